@@ -1,0 +1,1 @@
+"""Turns videos into HDF5 shards: frames, motion maps, motion boxes."""

@@ -1,0 +1,60 @@
+"""How commands fail: one line that says what was found, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+EXIT_ERROR = 1
+EXIT_SET_ASIDE = 3  # finished, but some clips were set aside (see failures.jsonl)
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class InputError(ValueError):
+    """Something a user gave is wrong; the message is shown as it is, without a traceback."""
+
+
+def user_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a command: an error that a user can cause becomes one line and an exit status.
+
+    InputError and errors of the file system end with status 1, Ctrl-C with 130. Any other
+    exception is an error of ours and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            print("\nstopped; run the same command again to go on", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            fail(_describe(error))
+
+    return wrapped
+
+
+def fail(message: str) -> None:
+    """Print one `error:` line on stderr and exit with status 1."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_ERROR)
+
+
+def _describe(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"no space left to write{where}: {error.strerror}; what was finished is kept, "
+            "free some space and run the same command again"
+        )
+    return f"{error.strerror}{where}"

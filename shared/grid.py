@@ -1,0 +1,90 @@
+"""Motion boxes through crop, resize and flip, onto the patch grid.
+
+Boxes are x1, y1, x2, y2, half-open, in pixels; a row of NaN is a frame without motion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class View:
+    """What of the source is shown, at which size, and whether it is mirrored.
+
+    Attributes:
+        crop: x1, y1, x2, y2 in source pixels (may be fractions).
+        size: (height, width) of the output in pixels.
+        flip_x: mirrored left to right after the crop.
+        flip_y: mirrored top to bottom after the crop.
+    """
+
+    crop: tuple[float, float, float, float]
+    size: tuple[int, int]
+    flip_x: bool = False
+    flip_y: bool = False
+
+    def __post_init__(self) -> None:
+        x1, y1, x2, y2 = self.crop
+        assert x2 > x1 and y2 > y1, f"empty crop {self.crop}"
+        assert min(self.size) > 0, f"empty output {self.size}"
+
+    def apply(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes [..., 4] of the source in output pixels, clipped to the output.
+
+        A box of which nothing is left, and a row of NaN, give a row of NaN. float32.
+        """
+        x1, y1, x2, y2 = self.crop
+        height, width = self.size
+        moved = np.array(boxes, dtype=np.float64)
+        moved[..., 0::2] = (moved[..., 0::2] - x1) * (width / (x2 - x1))
+        moved[..., 1::2] = (moved[..., 1::2] - y1) * (height / (y2 - y1))
+        if self.flip_x:
+            moved[..., 0::2] = width - moved[..., 2::-2]
+        if self.flip_y:
+            moved[..., 1::2] = height - moved[..., 3::-2]
+        moved[..., 0::2] = moved[..., 0::2].clip(0, width)
+        moved[..., 1::2] = moved[..., 1::2].clip(0, height)
+        empty = ~((moved[..., 2] > moved[..., 0]) & (moved[..., 3] > moved[..., 1]))
+        moved[empty] = np.nan
+        return moved.astype(np.float32)
+
+
+def canonical_view(width: int, height: int, size: int = 224) -> View:
+    """Short side to `size`, centre crop: the view of the stored tube tables."""
+    short = min(width, height)
+    left = (width - short) / 2
+    top = (height - short) / 2
+    return View(crop=(left, top, left + short, top + short), size=(size, size))
+
+
+def union_box(boxes: np.ndarray) -> np.ndarray:
+    """The smallest box around all non-NaN rows of boxes [T, 4]; NaN [4] where there is none."""
+    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+    kept = boxes[~np.isnan(boxes).any(axis=1)]
+    if len(kept) == 0:
+        return np.full(4, np.nan, dtype=np.float32)
+    return np.concatenate([kept[:, :2].min(axis=0), kept[:, 2:].max(axis=0)])
+
+
+def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = 16) -> np.ndarray:
+    """Which patches of the grid have their centre inside the box.
+
+    Args:
+        box: [4] x1 y1 x2 y2 in pixels of the view; NaN where there is no box.
+        size: (height, width) of the view in pixels, multiples of `patch`.
+        patch: side of a patch in pixels.
+
+    Returns:
+        bool [height // patch, width // patch], True inside; all False without a box.
+    """
+    height, width = size
+    assert height % patch == 0 and width % patch == 0, (size, patch)
+    x1, y1, x2, y2 = (float(value) for value in box)
+    centre_x = (np.arange(width // patch) + 0.5) * patch
+    centre_y = (np.arange(height // patch) + 0.5) * patch
+    columns = (centre_x >= x1) & (centre_x < x2)  # comparisons with NaN are False
+    rows = (centre_y >= y1) & (centre_y < y2)
+    return rows[:, None] & columns[None, :]

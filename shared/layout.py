@@ -1,0 +1,89 @@
+"""Where everything of one dataset lies below OUT."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import InputError
+
+DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class DatasetLayout:
+    """Paths of one dataset: `DatasetLayout(Path("out"), "ssv2").boxes` is `out/ssv2/boxes`.
+
+    Raises:
+        InputError: the dataset name could leave the OUT folder or confuse a shell.
+    """
+
+    out: Path
+    dataset: str
+
+    def __post_init__(self) -> None:
+        if not DATASET_NAME.fullmatch(self.dataset):
+            raise InputError(
+                f"dataset name {self.dataset!r}: letters, digits, '.', '_' and '-' are allowed, "
+                "beginning with a letter or digit"
+            )
+
+    @property
+    def root(self) -> Path:
+        return Path(self.out) / self.dataset
+
+    @property
+    def manifest(self) -> Path:
+        """One row a clip (see shared/manifest.py)."""
+        return self.root / "manifest.csv"
+
+    @property
+    def missing(self) -> Path:
+        """Annotated clips whose video was not found."""
+        return self.root / "missing.csv"
+
+    @property
+    def classes(self) -> Path:
+        """Class names, and what each kind of flip does to a label."""
+        return self.root / "classes.json"
+
+    @property
+    def failures(self) -> Path:
+        """Clips set aside: one JSON object a line with clip_id, stage and reason."""
+        return self.root / "failures.jsonl"
+
+    @property
+    def frames(self) -> Path:
+        return self.root / "frames"
+
+    @property
+    def flows(self) -> Path:
+        return self.root / "flows"
+
+    def flows_of(self, source: str) -> Path:
+        """Maps of a further flow source, beside the first: `flows-motion-vectors`."""
+        return self.root / f"flows-{source}"
+
+    @property
+    def boxes(self) -> Path:
+        return self.root / "boxes"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a training run."""
+        return self.root / "runs"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one command that may write shards here."""
+        return self.root / ".lock"
+
+    @property
+    def videos(self) -> Path:
+        """Videos of the toy dataset, which is rendered into OUT; others live where the user says."""
+        return self.root / "videos"

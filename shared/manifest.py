@@ -1,0 +1,230 @@
+"""The list of clips (`manifest.csv`) and of classes (`classes.json`) of a dataset."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+from dataclasses import asdict, astuple, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+
+from shared.errors import InputError
+from shared.files import write_atomically
+
+SPLITS = ("train", "val", "test")
+MAX_CLIP_ID_BYTES = 64  # `/clip/id` is S64 in the shards
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of the manifest.
+
+    Attributes:
+        clip_id: unique text, at most 64 bytes of UTF-8; `0123` stays `0123`.
+        video: path of the video, relative to the video root, with forward slashes.
+        start_seconds, stop_seconds: the span of the clip in the video; None = from its start, to
+            its end.
+        split: "train", "val" or "test".
+        label, verb, noun: class numbers from 0, or None.
+    """
+
+    clip_id: str
+    video: str
+    start_seconds: float | None = None
+    stop_seconds: float | None = None
+    split: str = "train"
+    label: int | None = None
+    verb: int | None = None
+    noun: int | None = None
+
+    def __post_init__(self) -> None:
+        num_bytes = len(self.clip_id.encode())
+        if not self.clip_id or num_bytes > MAX_CLIP_ID_BYTES or "\0" in self.clip_id:
+            raise InputError(
+                f"clip_id {_short(self.clip_id)} has {num_bytes} bytes; 1 to {MAX_CLIP_ID_BYTES} "
+                "bytes without NUL are allowed"
+            )
+        check_relative_path(self.video)
+        if self.split not in SPLITS:
+            raise InputError(f"split {self.split!r} is none of {', '.join(SPLITS)}")
+        for name in ("start_seconds", "stop_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+                raise InputError(f"{name} is {seconds}; a number of seconds from 0 is allowed")
+        if self.stop_seconds is not None and self.stop_seconds <= (self.start_seconds or 0.0):
+            raise InputError(
+                f"stop_seconds {self.stop_seconds} is not after start_seconds "
+                f"{self.start_seconds or 0.0}"
+            )
+        for name in ("label", "verb", "noun"):
+            number = getattr(self, name)
+            if number is not None and number < 0:
+                raise InputError(f"{name} is {number}; class numbers begin at 0")
+
+
+COLUMNS = tuple(column.name for column in fields(Clip))
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Names of the classes, and what a flip does to a label.
+
+    Attributes:
+        label, verb, noun: class names by class number; empty where the dataset has none.
+        flip_x, flip_y, flip_time: label after mirroring left-right, top-bottom, or playing
+            backwards; None where that flip would change what is seen into no class (it is off).
+    """
+
+    label: list[str] = field(default_factory=list)
+    verb: list[str] = field(default_factory=list)
+    noun: list[str] = field(default_factory=list)
+    flip_x: list[int] | None = None
+    flip_y: list[int] | None = None
+    flip_time: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("flip_x", "flip_y", "flip_time"):
+            flip = getattr(self, name)
+            if flip is not None and sorted(flip) != list(range(len(self.label))):
+                raise InputError(f"{name} must list each of the {len(self.label)} labels once")
+
+
+def check_relative_path(video: str) -> None:
+    """Refuse a video path that could leave the video root or be taken for an address.
+
+    Raises:
+        InputError: the path is empty, absolute, has `..`, a protocol, a NUL, or a name too long.
+    """
+    path = PurePosixPath(video)
+    allowed = "a path relative to the video root without '..' is allowed"
+    if not video or "\0" in video or "\\" in video:
+        raise InputError(f"video {_short(video)}: {allowed}")
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"video {_short(video)} leaves the video root; {allowed}")
+    if ":" in path.parts[0]:
+        raise InputError(f"video {_short(video)} looks like an address; {allowed}")
+    if len(video.encode()) > 1024 or any(len(part.encode()) > 255 for part in path.parts):
+        raise InputError(f"video {_short(video)}: the path is too long; {allowed}")
+
+
+def read_manifest(path: Path) -> list[Clip]:
+    """Read manifest.csv.
+
+    Raises:
+        InputError: no such file, missing columns, a bad value or a clip_id twice, with the row.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"no manifest at {path}; make one with `make manifest`") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    return parse_manifest(text, str(path))
+
+
+def parse_manifest(text: str, name: str) -> list[Clip]:
+    """Parse the text of a manifest; `name` stands for the file in messages."""
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [column for column in COLUMNS if column not in (rows.fieldnames or [])]
+    if missing:
+        raise InputError(
+            f"{name}: column {', '.join(missing)} missing; the header is {','.join(COLUMNS)}"
+        )
+    clips: list[Clip] = []
+    row_of: dict[str, int] = {}
+    for row in rows:
+        try:
+            clip = _clip_of(row)
+        except InputError as error:
+            raise InputError(f"{name}, row {rows.line_num}: {error}") from None
+        if clip.clip_id in row_of:
+            raise InputError(
+                f"{name}, row {rows.line_num}: clip_id {clip.clip_id!r} already stands in row "
+                f"{row_of[clip.clip_id]}; each clip needs its own"
+            )
+        row_of[clip.clip_id] = rows.line_num
+        clips.append(clip)
+    return clips
+
+
+def format_manifest(clips: list[Clip]) -> str:
+    """The text of manifest.csv: what `parse_manifest` reads back equal."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for clip in clips:
+        writer.writerow(["" if value is None else value for value in astuple(clip)])
+    return stream.getvalue()
+
+
+def write_manifest(path: Path, clips: list[Clip]) -> None:
+    """Write manifest.csv in one step."""
+    write_atomically(path, format_manifest(clips).encode())
+
+
+def manifest_digest(clips: list[Clip]) -> str:
+    """sha256 of what decides the content of the shards: ids, videos and spans, in order.
+
+    Labels and splits are left out: they may be mended without computing motion again.
+    """
+    hashed = hashlib.sha256()
+    for clip in clips:
+        what = (clip.clip_id, clip.video, clip.start_seconds, clip.stop_seconds)
+        hashed.update(json.dumps(what).encode() + b"\n")
+    return hashed.hexdigest()
+
+
+def read_classes(path: Path) -> ClassList:
+    """Read classes.json; a dataset without one has no classes.
+
+    Raises:
+        InputError: the file is not what `write_classes` writes.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ClassList()
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    known = {name.name for name in fields(ClassList)}
+    if not isinstance(content, dict) or set(content) - known:
+        raise InputError(f"{path}: an object with the keys {', '.join(sorted(known))} is allowed")
+    return ClassList(**content)
+
+
+def write_classes(path: Path, classes: ClassList) -> None:
+    """Write classes.json in one step."""
+    text = json.dumps(asdict(classes), indent=1, ensure_ascii=False)
+    write_atomically(path, text.encode() + b"\n")
+
+
+def _clip_of(row: dict[str, str | None]) -> Clip:
+    values = {column: row[column] or "" for column in COLUMNS}
+    return Clip(
+        clip_id=values["clip_id"],
+        video=values["video"],
+        start_seconds=_number(values, "start_seconds", float),
+        stop_seconds=_number(values, "stop_seconds", float),
+        split=values["split"],
+        label=_number(values, "label", int),
+        verb=_number(values, "verb", int),
+        noun=_number(values, "noun", int),
+    )
+
+
+def _number(values: dict[str, str], column: str, kind: type) -> int | float | None:
+    text = values[column]
+    if text == "":
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number of seconds"
+        raise InputError(f"{column} is {text!r}; {what} or nothing is allowed") from None
+
+
+def _short(text: str) -> str:
+    """Text fit for a message: a hostile manifest may hold thousands of characters."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")

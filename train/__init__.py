@@ -1,0 +1,1 @@
+"""Streams the shards into a masked-autoencoder video transformer: pretrain, finetune, evaluate."""
