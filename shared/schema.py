@@ -1,0 +1,91 @@
+"""The datasets of each kind of shard, format version 1: the one table that writer and reader share.
+
+Letters of dimensions: N clips, F frames of all clips, B bytes of all JPEG files, M values of all
+motion maps, K positions of all tube tables. A clip's rows of every per-frame dataset are
+`first:last` of `/clip/frames`; ragged data is `offsets` and `values`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """One dataset of a shard.
+
+    Attributes:
+        path: where it lies in the file.
+        dtype: numpy type string, little-endian.
+        dims: letters or numbers, `F+1` for offsets.
+        units: of the values; "" where there are none.
+        description: one sentence for the reader of a foreign file.
+        gzip: compressed (level 1, with shuffle); otherwise stored plain. All have fletcher32.
+    """
+
+    path: str
+    dtype: str
+    dims: tuple[str, ...]
+    units: str
+    description: str
+    gzip: bool = False
+
+
+CLIP_FIELDS = (
+    Field("/clip/id", "S64", ("N",), "", "clip_id of the manifest, UTF-8"),
+    Field("/clip/frames", "<i8", ("N", "2"), "frame", "rows first:last of per-frame datasets"),
+    Field("/clip/size", "<i4", ("N", "2"), "pixel", "width, height of the source, upright"),
+    Field("/frame/pts_seconds", "<f8", ("F",), "second", "presentation time in the source video"),
+)
+
+SCHEMAS: dict[str, tuple[Field, ...]] = {
+    "frames": CLIP_FIELDS
+    + (
+        Field("/clip/stored_size", "<i4", ("N", "2"), "pixel", "width, height of the JPEG frames"),
+        Field("/jpeg/offsets", "<i8", ("F+1",), "byte", "frame i is values[offsets[i]:offsets[i+1]]"),
+        Field("/jpeg/values", "|u1", ("B",), "", "JPEG files of all frames, one after another"),
+    ),
+    "flows": CLIP_FIELDS
+    + (
+        Field("/clip/map_size", "<i4", ("N", "2"), "pixel", "width, height of the motion maps"),
+        Field("/motion/offsets", "<i8", ("F+1",), "value", "map i is values[offsets[i]:offsets[i+1]]"),
+        Field(
+            "/motion/values",
+            "|u1",
+            ("M",),
+            "",
+            "motion maps, row by row: map = scale * values**2 (square-root companding)",
+            gzip=True,
+        ),
+        Field(
+            "/motion/scale",
+            "<f4",
+            ("F",),
+            "pixel/frame per pixel",
+            "of each map; motion at the resolution of the flow (attribute flow_short_side)",
+        ),
+    ),
+    "boxes": CLIP_FIELDS
+    + (
+        Field("/clip/box", "<f4", ("N", "4"), "pixel", "x1 y1 x2 y2 of the clip's motion area, source"),
+        Field(
+            "/box/xyxy",
+            "<f4",
+            ("F", "4"),
+            "pixel",
+            "x1 y1 x2 y2 of the frame's motion, source, half-open; NaN where nothing moves",
+        ),
+        Field("/box/score", "<f4", ("F",), "share", "of the frame's motion energy inside its box"),
+        Field("/tube/offsets", "<i8", ("N+1",), "value", "clip i is index[offsets[i]:offsets[i+1]]"),
+        Field(
+            "/tube/index",
+            "<i2",
+            ("K",),
+            "",
+            "sorted grid positions row*14+column whose patch centre lies in the clip's box, in the "
+            "canonical view (short side to 224, centre crop)",
+        ),
+    ),
+}
