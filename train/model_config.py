@@ -1,0 +1,153 @@
+"""The configuration of a video transformer: named sizes, checks, and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+from shared.errors import InputError
+
+NUM_CHANNELS = 3
+POSITIONS = ("sincos-1d", "sincos-3d")
+
+# Dosovitskiy et al. 2021, table 1 (L), and Touvron et al. 2021, table 1 (S, B).
+SIZES = {
+    "vit-s": {"width": 384, "depth": 12, "num_heads": 6},
+    "vit-b": {"width": 768, "depth": 12, "num_heads": 12},
+    "vit-l": {"width": 1024, "depth": 24, "num_heads": 16},
+}
+
+_COUNTS = (
+    *("image_size", "num_frames", "patch_size", "tubelet_size", "width", "depth", "num_heads"),
+    *("decoder_width", "decoder_depth", "decoder_heads"),
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the shape of a model and what it computes. Default: VideoMAE ViT-B."""
+
+    image_size: int = 224
+    """Height and width of a clip, pixels; a multiple of patch_size."""
+    num_frames: int = 16
+    """Frames of a clip; a multiple of tubelet_size."""
+    patch_size: int = 16
+    """Height and width of a patch, pixels."""
+    tubelet_size: int = 2
+    """Frames of a tubelet: 2 as VideoMAE (1,568 tokens), 8 as MOFO's text (392 tokens)."""
+    width: int = 768
+    """Channels of an encoder token; even, a multiple of num_heads."""
+    depth: int = 12
+    """Encoder blocks."""
+    num_heads: int = 12
+    """Attention heads of an encoder block."""
+    mlp_ratio: float = 4.0
+    """Hidden width of an encoder block's MLP, as a multiple of width (rounded)."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last encoder block, 0..1; falls linearly to 0 at the first."""
+    decoder_width: int = 384
+    """Channels of a decoder token; even, a multiple of decoder_heads."""
+    decoder_depth: int = 4
+    """Decoder blocks."""
+    decoder_heads: int = 6
+    """Attention heads of a decoder block."""
+    decoder_mlp_ratio: float = 4.0
+    """Hidden width of a decoder block's MLP, as a multiple of decoder_width (rounded)."""
+    prediction_dim: int | None = None
+    """Numbers predicted for a masked token; None is the tubelet's pixels (patch_dim)."""
+    positions: str = "sincos-1d"
+    """Fixed position table: sincos-1d (VideoMAE) or sincos-3d (time, row, column apart)."""
+    layer_norm_eps: float = 1e-6
+    """Added to the variance in the blocks and the encoder's norm (Hugging Face: 1e-12)."""
+    head_norm_eps: float = 1e-6
+    """The same in the decoder's last norm and the classifier's (Hugging Face: 1e-5)."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory for one more forward pass."""
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            _require_positive_int(name, getattr(self, name))
+        if self.prediction_dim is not None:
+            _require_positive_int("prediction_dim", self.prediction_dim)
+        _require_multiple(self, "image_size", "patch_size")
+        _require_multiple(self, "num_frames", "tubelet_size")
+        _require_multiple(self, "width", "num_heads")
+        _require_multiple(self, "decoder_width", "decoder_heads")
+        if self.positions not in POSITIONS:
+            raise InputError(f"positions is {self.positions!r}; allowed: {', '.join(POSITIONS)}")
+        narrowest = 6 if self.positions == "sincos-3d" else 2
+        for name in ("width", "decoder_width"):
+            value = getattr(self, name)
+            if value % 2 or value < narrowest:
+                raise InputError(
+                    f"{name} is {value}; {self.positions} positions need an even number of at "
+                    f"least {narrowest} (sine and cosine)"
+                )
+        if not 0.0 <= self.drop_path < 1.0:
+            raise InputError(f"drop_path is {self.drop_path}; allowed: 0 up to, not with, 1")
+        for name in ("mlp_ratio", "decoder_mlp_ratio", "layer_norm_eps", "head_norm_eps"):
+            if not getattr(self, name) > 0.0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+    @property
+    def grid(self) -> int:
+        """Patches along each side of the frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def time_steps(self) -> int:
+        """Tubelets along time."""
+        return self.num_frames // self.tubelet_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a clip, t-major: index = t * grid**2 + row * grid + column."""
+        return self.time_steps * self.grid**2
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers of a tubelet: tubelet_size * patch_size**2 * 3."""
+        return self.tubelet_size * self.patch_size**2 * NUM_CHANNELS
+
+    @property
+    def output_dim(self) -> int:
+        """Numbers that the decoder predicts for a masked token."""
+        return self.patch_dim if self.prediction_dim is None else self.prediction_dim
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """A configuration from plain values; InputError names a field that does not exist."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise InputError(
+                f"unknown model option {', '.join(unknown)}; allowed: {', '.join(known)}"
+            )
+        return cls(**fields)
+
+
+def named_config(name: str, **overrides: Any) -> ModelConfig:
+    """The configuration of `vit-s`, `vit-b` or `vit-l`, with single fields replaced.
+
+    The decoder is 4 blocks of 384 channels for every size; VideoMAE's own code pairs ViT-S with
+    192 (3 heads) and ViT-L with 512 (8 heads).
+    """
+    if name not in SIZES:
+        raise InputError(f"unknown model size {name!r}; allowed: {', '.join(SIZES)}")
+    return ModelConfig.from_dict({**SIZES[name], **overrides})
+
+
+def _require_positive_int(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+def _require_multiple(config: ModelConfig, name: str, divisor_name: str) -> None:
+    value, divisor = getattr(config, name), getattr(config, divisor_name)
+    if value % divisor:
+        raise InputError(f"{name} {value} is not a multiple of {divisor_name} {divisor}")
