@@ -85,5 +85,5 @@ class DatasetLayout:
 
     @property
     def videos(self) -> Path:
-        """Videos of the toy dataset, which is rendered into OUT; others live where the user says."""
+        """Videos of the toy dataset, rendered into OUT; others live where the user says."""
         return self.root / "videos"

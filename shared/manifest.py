@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,7 @@ from shared.errors import InputError
 from shared.files import write_atomically
 
 SPLITS = ("train", "val", "test")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break a row, or a terminal
 MAX_CLIP_ID_BYTES = 64  # `/clip/id` is S64 in the shards
 
 
@@ -41,10 +43,10 @@ class Clip:
 
     def __post_init__(self) -> None:
         num_bytes = len(self.clip_id.encode())
-        if not self.clip_id or num_bytes > MAX_CLIP_ID_BYTES or "\0" in self.clip_id:
+        if not 1 <= num_bytes <= MAX_CLIP_ID_BYTES or CONTROL.search(self.clip_id):
             raise InputError(
                 f"clip_id {_short(self.clip_id)} has {num_bytes} bytes; 1 to {MAX_CLIP_ID_BYTES} "
-                "bytes without NUL are allowed"
+                "bytes without control characters are allowed"
             )
         check_relative_path(self.video)
         if self.split not in SPLITS:
@@ -95,11 +97,12 @@ def check_relative_path(video: str) -> None:
     """Refuse a video path that could leave the video root or be taken for an address.
 
     Raises:
-        InputError: the path is empty, absolute, has `..`, a protocol, a NUL, or a name too long.
+        InputError: the path is empty, absolute, has `..`, a protocol, a control
+            character, or a name too long.
     """
     path = PurePosixPath(video)
     allowed = "a path relative to the video root without '..' is allowed"
-    if not video or "\0" in video or "\\" in video:
+    if not video or CONTROL.search(video) or "\\" in video:
         raise InputError(f"video {_short(video)}: {allowed}")
     if path.is_absolute() or ".." in path.parts:
         raise InputError(f"video {_short(video)} leaves the video root; {allowed}")

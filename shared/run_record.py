@@ -17,7 +17,16 @@ from typing import Any
 from shared.errors import InputError
 from shared.files import write_atomically
 
-PACKAGES = ("torch", "timm", "opencv-contrib-python-headless", "av", "numpy", "h5py", "ray", "deepspeed")
+PACKAGES = (
+    "torch",
+    "timm",
+    "opencv-contrib-python-headless",
+    "av",
+    "numpy",
+    "h5py",
+    "ray",
+    "deepspeed",
+)
 
 
 def write_options(path: Path, options: dict[str, Any]) -> None:

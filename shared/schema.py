@@ -44,13 +44,17 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
     "frames": CLIP_FIELDS
     + (
         Field("/clip/stored_size", "<i4", ("N", "2"), "pixel", "width, height of the JPEG frames"),
-        Field("/jpeg/offsets", "<i8", ("F+1",), "byte", "frame i is values[offsets[i]:offsets[i+1]]"),
+        Field(
+            "/jpeg/offsets", "<i8", ("F+1",), "byte", "frame i is values[offsets[i]:offsets[i+1]]"
+        ),
         Field("/jpeg/values", "|u1", ("B",), "", "JPEG files of all frames, one after another"),
     ),
     "flows": CLIP_FIELDS
     + (
         Field("/clip/map_size", "<i4", ("N", "2"), "pixel", "width, height of the motion maps"),
-        Field("/motion/offsets", "<i8", ("F+1",), "value", "map i is values[offsets[i]:offsets[i+1]]"),
+        Field(
+            "/motion/offsets", "<i8", ("F+1",), "value", "map i is values[offsets[i]:offsets[i+1]]"
+        ),
         Field(
             "/motion/values",
             "|u1",
@@ -69,7 +73,9 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
     ),
     "boxes": CLIP_FIELDS
     + (
-        Field("/clip/box", "<f4", ("N", "4"), "pixel", "x1 y1 x2 y2 of the clip's motion area, source"),
+        Field(
+            "/clip/box", "<f4", ("N", "4"), "pixel", "x1 y1 x2 y2 of the clip's motion area, source"
+        ),
         Field(
             "/box/xyxy",
             "<f4",
@@ -78,7 +84,9 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "x1 y1 x2 y2 of the frame's motion, source, half-open; NaN where nothing moves",
         ),
         Field("/box/score", "<f4", ("F",), "share", "of the frame's motion energy inside its box"),
-        Field("/tube/offsets", "<i8", ("N+1",), "value", "clip i is index[offsets[i]:offsets[i+1]]"),
+        Field(
+            "/tube/offsets", "<i8", ("N+1",), "value", "clip i is index[offsets[i]:offsets[i+1]]"
+        ),
         Field(
             "/tube/index",
             "<i2",

@@ -131,7 +131,9 @@ class ShardReader:
                 f"{self.path}{path} is damaged ({error}); `make verify` lists all such shards"
             ) from None
 
-    def ragged(self, offsets_path: str, values_path: str, first: int, last: int) -> list[np.ndarray]:
+    def ragged(
+        self, offsets_path: str, values_path: str, first: int, last: int
+    ) -> list[np.ndarray]:
         """Items first:last of a ragged pair, one array each."""
         offsets = self.rows(offsets_path, first, last + 1)
         if np.any(np.diff(offsets) < 0):

@@ -1,0 +1,134 @@
+# The front door. `make` runs the main job on the toy dataset; `make help` lists the targets.
+#
+# A goal named on the command line always runs its command, which reuses what is complete. What a
+# goal needs from the goals before it is made only where it is lacking. Goals run in the order given.
+
+PYTHON      ?= python3
+DATASET     ?= toy
+OUT         ?= out
+METHOD      ?= mofo
+# Empty means: as the command or the recipe has it.
+HEAD        ?=
+VIDEOS      ?=
+ANNOTATIONS ?=
+MANIFEST    ?=
+CLIPS_PER_SHARD ?=
+NUM_GPUS    ?=
+STRICT      ?=
+ARGS        ?=
+export DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD NUM_GPUS RAY_ADDRESS
+
+ROOT := $(OUT)/$(DATASET)
+RUNS := $(ROOT)/runs
+STAMP := .venv/installed
+
+ifneq ($(words $(OUT) $(DATASET)),2)
+  $(error OUT='$(OUT)' and DATASET='$(DATASET)' must be names without spaces, and not empty)
+endif
+ifneq ($(strip $(ARGS)),)
+  ifneq ($(words $(MAKECMDGOALS)),1)
+    $(error ARGS goes to the command of one goal, but the goals are '$(or $(MAKECMDGOALS),all)'; give them one at a time)
+  endif
+endif
+
+.DEFAULT_GOAL := all
+.NOTPARALLEL:
+.PHONY: all help .venv toy manifest flows boxes pretrain finetune evaluate report \
+        test test-slow lint clean-toy
+
+# $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
+# line. Status 3 says that clips were set aside: the count is printed and Make goes on.
+goal_args = $(if $(filter $(1),$(MAKECMDGOALS)),$(ARGS))
+run = @status=0; $(3) -m $(1) $(2) || status=$$?; \
+  if [ $$status -eq 3 ] && [ -z "$(filter-out 0,$(STRICT))" ]; then \
+    echo "$$(grep -c . $(ROOT)/failures.jsonl) clips set aside, see $(ROOT)/failures.jsonl (STRICT=1 stops here)" >&2; \
+  elif [ $$status -ne 0 ]; then exit $$status; fi
+
+python := .venv/bin/python
+# Several GPUs: one process each.
+launch := $(if $(filter-out 0 1,$(NUM_GPUS)),$(python) -m torch.distributed.run --standalone --nproc-per-node $(NUM_GPUS),$(python))
+dataset := --dataset "$$DATASET" --out "$$OUT"
+videos := $${VIDEOS:+--videos "$$VIDEOS"}
+
+toy_command      = $(call run,preprocess.toy,--out "$$OUT" $(call goal_args,toy),$(python))
+manifest_command = $(call run,preprocess.manifest,$(dataset) $(videos) $${ANNOTATIONS:+--annotations "$$ANNOTATIONS"} \
+                     $${MANIFEST:+--manifest "$$MANIFEST"} $(call goal_args,manifest),$(python))
+flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
+                     $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $(call goal_args,flows),$(python))
+boxes_command    = $(call run,preprocess.boxes,$(dataset) $(call goal_args,boxes),$(python))
+pretrain_command = $(call run,train.pretrain,$(dataset) --method "$$METHOD" $(call goal_args,pretrain),$(launch))
+finetune_command = $(call run,train.finetune,$(dataset) --method "$$METHOD" $${HEAD:+--head "$$HEAD"} \
+                     $(call goal_args,finetune),$(launch))
+
+##@ The main job
+
+all: manifest flows boxes pretrain finetune evaluate report  ## everything, on the toy dataset unless DATASET says otherwise
+
+toy: $(STAMP)  ## render the toy dataset
+	$(toy_command)
+
+manifest: $(STAMP) | $(if $(filter toy,$(DATASET)),$(ROOT)/annotations/manifest.csv)  ## annotation files -> OUT/DATASET/manifest.csv
+	$(manifest_command)
+
+flows: $(STAMP) | $(ROOT)/manifest.csv  ## videos -> frames/ and flows/ shards
+	$(flows_command)
+
+boxes: $(STAMP) | $(ROOT)/flows/dataset.json  ## flows/ -> boxes/ shards: motion boxes and tube tables
+	$(boxes_command)
+
+pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## masked pretraining (METHOD=mofo)
+	$(pretrain_command)
+
+finetune: $(STAMP) | $(RUNS)/pretrain-$(METHOD)/finished  ## supervised finetuning (HEAD=mca or mean)
+	$(finetune_command)
+
+evaluate: $(STAMP)  ## test top-1 of the finetuned run
+	$(call run,train.evaluate,$(dataset) --method "$$METHOD" $${HEAD:+--head "$$HEAD"} $(call goal_args,evaluate),$(launch))
+
+report: $(STAMP)  ## OUT/DATASET/report.html: pictures and numbers
+	$(call run,train.report,$(dataset) $(call goal_args,report),$(python))
+
+# What a goal lacks from the one before. Order-only: an existing file is never remade for its age.
+$(OUT)/toy/annotations/manifest.csv: | $(STAMP)
+	$(toy_command)
+$(ROOT)/manifest.csv: | $(STAMP) $(if $(filter toy,$(DATASET)),$(ROOT)/annotations/manifest.csv)
+	$(manifest_command)
+$(ROOT)/flows/dataset.json: | $(ROOT)/manifest.csv
+	$(flows_command)
+$(ROOT)/boxes/dataset.json: | $(ROOT)/flows/dataset.json
+	$(boxes_command)
+$(RUNS)/pretrain-$(METHOD)/finished: | $(ROOT)/boxes/dataset.json
+	$(pretrain_command)
+
+##@ Development
+
+test: $(STAMP)  ## the fast tests (at most 8 minutes on two cores)
+	@$(python) -m pytest $(call goal_args,test)
+
+test-slow: $(STAMP)  ## tests that do real harm or work at scale
+	@$(python) -m pytest -m slow $(call goal_args,test-slow)
+
+lint: .venv/linted  ## ruff
+	@.venv/bin/ruff check .
+
+##@ Set-up
+
+.venv: $(STAMP)  ## install everything into .venv
+
+# The stamp is written last: an interrupted installation, or a setup.cfg newer than it, installs again.
+$(STAMP): setup.cfg
+	@$(PYTHON) .preflight.py
+	@rm -f $(STAMP)
+	@test -x $(python) || { echo "making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
+	@echo "installing (several GB of packages, some minutes)"
+	@.venv/bin/pip install --disable-pip-version-check --progress-bar off --quiet '.[test]'
+	@touch $(STAMP)
+.venv/linted: $(STAMP)
+	@.venv/bin/pip install --disable-pip-version-check --quiet '.[lint]'
+	@touch .venv/linted
+
+help:  ## this list
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z.-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@printf '\nVariables: DATASET VIDEOS ANNOTATIONS MANIFEST OUT METHOD HEAD CLIPS_PER_SHARD\n'
+	@printf '           RAY_ADDRESS NUM_GPUS STRICT ARGS (to the one goal)\n'
