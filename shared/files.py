@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file in one step: killed at any moment, `path` is the old file or the new one.
+    """Write a file in one step: killed at any moment, `path` is the old file or the new one."""
+    with atomic_file(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BufferedRandom]:
+    """A file to write and read that becomes `path` in one step when the block ends well.
 
     A temporary name that begins with a dot and has a random part, fsync, rename, fsync of the
     folder. Missing folders are made. A full disk is an OSError, and the temporary file is removed.
@@ -17,8 +27,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with open(temporary, "xb") as stream:
-            stream.write(data)
+        with open(temporary, "x+b") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
