@@ -1,0 +1,104 @@
+"""Reads frames and motion boxes of single clips out of the shards, with few files open."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import InputError
+from shared.shards import CHUNK_BYTES, ShardReader
+from train.augment import decode_jpeg
+from train.clip_table import ClipTable
+
+
+class ClipReader:
+    """One worker's way into the shards.
+
+    Args:
+        table: of the clips.
+        max_open: shards kept open at a time; the one unused for longest is closed first.
+        cache_bytes: decoded whole frames to keep in memory, so that a small dataset is decoded
+            once; when that is full, further clips are decoded each time.
+    """
+
+    def __init__(self, table: ClipTable, max_open: int, cache_bytes: int = 0) -> None:
+        self._table = table
+        self._frames = OpenShards(table.frames_folder, table.shard_names, "frames", max_open)
+        self._boxes = None
+        if table.boxes_folder is not None:
+            self._boxes = OpenShards(table.boxes_folder, table.shard_names, "boxes", max_open)
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_bytes_left = cache_bytes
+
+    def frames(self, index: int, chosen: np.ndarray, reduction: int) -> dict[int, np.ndarray]:
+        """Frames of a clip: {frame number: RGB uint8 [H, W, 3]}.
+
+        Args:
+            index: row of the table.
+            chosen: int64 [K] frame numbers of the clip, rising, each once.
+            reduction: 1, 2, 4 or 8, see `augment.jpeg_reduction`.
+        """
+        if index in self._cache:
+            return {int(number): self._cache[index][number] for number in chosen}
+        first, last = (int(row) for row in self._table.frames[index])
+        if reduction == 1 and self._cache_bytes_left > 0:
+            every = np.arange(last - first)
+            clip = np.stack([decode_jpeg(jpeg, 1) for jpeg in self._jpegs(index, every)])
+            if clip.nbytes <= self._cache_bytes_left:
+                self._cache_bytes_left -= clip.nbytes
+                self._cache[index] = clip
+            return {int(number): clip[number] for number in chosen}
+        jpegs = self._jpegs(index, chosen)
+        return {
+            int(number): decode_jpeg(jpeg, reduction)
+            for number, jpeg in zip(chosen, jpegs, strict=True)
+        }
+
+    def boxes(self, index: int, chosen: np.ndarray) -> np.ndarray:
+        """Motion boxes float32 [K, 4] of the chosen frames, source pixels; NaN without motion."""
+        assert self._boxes is not None, "the table was read without boxes"
+        first, last = (int(row) for row in self._table.frames[index])
+        shard = self._boxes[int(self._table.shard[index])]
+        return shard.rows("/box/xyxy", first, last)[chosen]
+
+    def _jpegs(self, index: int, chosen: np.ndarray) -> list[np.ndarray]:
+        """The bytes of the chosen frames. Neighbours in the file are read in one go."""
+        shard = self._frames[int(self._table.shard[index])]
+        first, last = (int(row) for row in self._table.frames[index])
+        offsets = shard.rows("/jpeg/offsets", first, last + 1)
+        if np.any(np.diff(offsets) < 0):
+            raise InputError(f"{shard.path}/jpeg/offsets: offsets are out of order")
+        begins, ends = offsets[chosen], offsets[chosen + 1]
+        # A gap of less than a chunk costs nothing: that chunk is read and checked anyway.
+        breaks = np.flatnonzero(begins[1:] - ends[:-1] > CHUNK_BYTES) + 1
+        jpegs: list[np.ndarray] = []
+        for group in np.split(np.arange(len(chosen)), breaks):
+            begin, end = int(begins[group[0]]), int(ends[group[-1]])
+            values = shard.rows("/jpeg/values", begin, end)
+            jpegs += [values[begins[i] - begin : ends[i] - begin] for i in group]
+        return jpegs
+
+
+class OpenShards:
+    """Open shards by number, at most `most` at a time."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], kind: str, most: int) -> None:
+        self._folder = folder
+        self._names = names
+        self._kind = kind
+        self._most = most
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+
+    def __getitem__(self, number: int) -> ShardReader:
+        if number not in self._open:
+            if len(self._open) >= self._most:
+                self._open.popitem(last=False)[1].close()
+            path = self._folder / self._names[number]
+            self._open[number] = ShardReader(path, self._kind)
+        self._open.move_to_end(number)
+        return self._open[number]
+
+    def __len__(self) -> int:
+        return len(self._open)

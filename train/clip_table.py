@@ -1,0 +1,188 @@
+"""Which clips of a dataset can be trained on, and where in the shards each lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, manifest_digest, read_manifest
+from shared.shard_index import DatasetIndex, read_index
+from shared.shards import ShardReader
+
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class ClipTable:
+    """The clips of a split that are present in the shards; n clips, one array row each.
+
+    Clips that preprocessing set aside are absent from the shards, and so from here.
+
+    Attributes:
+        frames_folder: of the frames shards.
+        boxes_folder: of the boxes shards, or None where no method needs them.
+        shard_names: file names, the same in both folders.
+        data_digest: names the very shards, for the record of a run.
+        ids: S64 [n] clip ids.
+        shard: int32 [n] number in shard_names.
+        frames: int64 [n, 2] rows first:last of the shard's per-frame datasets.
+        source_size, stored_size: int32 [n, 2] width, height of the source (in which boxes are)
+            and of the stored frames, pixels.
+        labels: by kind of label ("label", "verb", "noun") int64 [n]; -1 where there is none.
+    """
+
+    frames_folder: Path
+    boxes_folder: Path | None
+    shard_names: tuple[str, ...]
+    data_digest: str
+    ids: np.ndarray
+    shard: np.ndarray
+    frames: np.ndarray
+    source_size: np.ndarray
+    stored_size: np.ndarray
+    labels: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def clip_id(self, index: int) -> str:
+        return self.ids[index].decode()
+
+    def take(self, chosen: np.ndarray) -> ClipTable:
+        """The same table with only the clips of an index array or bool [n]."""
+        labels = {kind: values[chosen] for kind, values in self.labels.items()}
+        rows = {
+            name: getattr(self, name)[chosen]
+            for name in ("ids", "shard", "frames", "source_size", "stored_size")
+        }
+        return replace(self, labels=labels, **rows)
+
+
+def read_clip_table(layout: DatasetLayout, splits: Sequence[str], boxes: bool) -> ClipTable:
+    """Find the clips of `splits` in the shards of a dataset.
+
+    Args:
+        boxes: whether motion boxes are needed; they are then checked to fit the frames.
+
+    Raises:
+        InputError: no shards, shards of another manifest, frames and boxes that do not agree, or
+            no clip of these splits.
+    """
+    clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
+    digest = manifest_digest(list(clips.values()))
+    index = _read_index(layout.frames, "frames", digest)
+    boxes_index = _read_index(layout.boxes, "boxes", digest) if boxes else None
+    if boxes_index is not None:
+        _check_places(layout, index, boxes_index)
+    parts, found = [], []
+    for number, entry in enumerate(tqdm(index.shards, "clips", unit="shard", leave=False)):
+        arrays = _read_head(layout.frames, entry.name, entry.bytes, "frames")
+        if boxes_index is not None:
+            head = _read_head(layout.boxes, entry.name, boxes_index.shards[number].bytes, "boxes")
+            for path in ("/clip/id", "/clip/frames"):
+                if not np.array_equal(arrays[path], head[path]):
+                    raise InputError(
+                        f"{layout.boxes / entry.name} and {layout.frames / entry.name} do not "
+                        f"hold the same clips ({path}); run `make boxes` again"
+                    )
+        rows, chosen = _rows_of_splits(arrays["/clip/id"], clips, splits, layout, entry.name)
+        parts.append((np.full(len(rows), number, np.int32), *(a[rows] for a in arrays.values())))
+        found.extend(chosen)
+    if not found:
+        raise InputError(
+            f"{layout.manifest} has no clip of split {' or '.join(splits)} whose frames are in "
+            f"{layout.frames}"
+        )
+    shard, ids, frames, source_size, stored_size = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    labels = {
+        kind: np.array([_label(clip, kind) for clip in found], dtype=np.int64)
+        for kind in ("label", "verb", "noun")
+    }
+    return ClipTable(
+        frames_folder=layout.frames,
+        boxes_folder=layout.boxes if boxes else None,
+        shard_names=tuple(entry.name for entry in index.shards),
+        data_digest=index.digest[:16] + ("+" + boxes_index.digest[:16] if boxes_index else ""),
+        ids=ids,
+        shard=shard,
+        frames=frames,
+        source_size=source_size,
+        stored_size=stored_size,
+        labels=labels,
+    )
+
+
+def _read_index(folder: Path, kind: str, digest: str) -> DatasetIndex:
+    # Frames and motion maps come out of one decoding: the goal that makes both is `flows`.
+    goal = "boxes" if kind == "boxes" else "flows"
+    index = read_index(folder)
+    if index is None:
+        raise InputError(f"no {kind} in {folder}; make them with `make {goal}`")
+    if index.kind != kind:
+        raise InputError(f"{folder} holds {index.kind}, not {kind}")
+    if index.manifest_digest != digest:
+        raise InputError(
+            f"{folder} was computed from manifest {index.manifest_digest[:12]}, and the manifest "
+            f"is now {digest[:12]}: clips were added, removed or cut anew; run `make {goal}` again"
+        )
+    return index
+
+
+def _check_places(layout: DatasetLayout, frames: DatasetIndex, boxes: DatasetIndex) -> None:
+    places = [[(entry.name, entry.clips) for entry in index.shards] for index in (frames, boxes)]
+    if places[0] != places[1]:
+        raise InputError(
+            f"{layout.boxes} ({boxes.num_clips} clips) and {layout.frames} ({frames.num_clips} "
+            "clips) do not hold the same clips; run `make boxes` again"
+        )
+
+
+def _read_head(folder: Path, name: str, num_bytes: int, kind: str) -> dict[str, np.ndarray]:
+    path = folder / name
+    if path.is_file() and path.stat().st_size != num_bytes:
+        raise InputError(
+            f"{path} has {path.stat().st_size} bytes, and dataset.json says {num_bytes}; "
+            "`make verify` lists damaged shards"
+        )
+    paths = ["/clip/id", "/clip/frames", "/clip/size"]
+    with ShardReader(path, kind) as reader:
+        if kind == "frames":
+            paths.append("/clip/stored_size")
+        arrays = {each: reader[each] for each in paths}
+        first, last = arrays["/clip/frames"].T
+        if np.any(first < 0) or np.any(last <= first) or np.any(last > reader.num_frames):
+            raise InputError(f"{path}: a clip's frames lie outside the shard's frames")
+    return arrays
+
+
+def _rows_of_splits(
+    ids: np.ndarray,
+    clips: dict[str, Clip],
+    splits: Sequence[str],
+    layout: DatasetLayout,
+    shard_name: str,
+) -> tuple[list[int], list[Clip]]:
+    rows, chosen = [], []
+    for row, clip_id in enumerate(ids):
+        clip = clips.get(clip_id.decode())
+        if clip is None:
+            raise InputError(
+                f"{layout.frames / shard_name}: clip {clip_id.decode()!r} is not in the manifest"
+            )
+        if clip.split in splits:
+            rows.append(row)
+            chosen.append(clip)
+    return rows, chosen
+
+
+def _label(clip: Clip, kind: str) -> int:
+    label = getattr(clip, kind)
+    return NO_LABEL if label is None else label

@@ -1,0 +1,176 @@
+"""What the training commands have in common: options, and how a run begins and ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.run_record import RunLock
+from train.config import parse_changes, read_recipe
+from train.engine import Processes
+from train.run_folder import RunFolder
+from train.sampler import BatchPlan
+from train.typed_tables import flatten, merge
+
+FOLDER = click.Path(path_type=Path)
+POSITIVE = click.IntRange(min=1)
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of both training commands, as given."""
+
+    dataset: str
+    out: Path
+    recipe: Path | None = None
+    settings: tuple[str, ...] = ()
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    run: str | None = None
+    workers: int | None = None
+    device: str = "auto"
+    stop_after: float | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+
+    def read_recipe(self) -> dict[str, Any]:
+        return read_recipe(self.dataset, self.recipe)
+
+    def training_changes(self) -> dict[str, Any]:
+        """What the command line changes of [pretrain] or [finetune]."""
+        changes = parse_changes(tuple(s for s in self.settings if not s.startswith("loader.")))
+        given = {"epochs": self.epochs, "batch_size": self.batch_size}
+        return merge(changes, {name: value for name, value in given.items() if value is not None})
+
+    def loader_changes(self) -> dict[str, Any]:
+        return loader_changes(self.settings, self.workers)
+
+
+def loader_changes(settings: tuple[str, ...], workers: int | None) -> dict[str, Any]:
+    """What the command line changes of [loader]."""
+    changes = parse_changes(tuple(s for s in settings if s.startswith("loader.")))
+    given = {} if workers is None else {"workers": workers}
+    return merge(changes.get("loader", {}), given)
+
+
+def data_options(command: Callable) -> Callable:
+    """Options of every command that reads a dataset."""
+    return _add(
+        command,
+        click.option("--dataset", default="toy", metavar="NAME", help="Folder below OUT."),
+        click.option(
+            "--out", default="out", type=FOLDER, metavar="FOLDER", help="Where all datasets lie."
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=0),
+            metavar="PROCESSES",
+            help="Readers of each training process; 0 reads in the process itself.",
+            show_default="as the recipe has it",
+        ),
+        click.option(
+            "--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where."
+        ),
+    )
+
+
+def training_options(command: Callable) -> Callable:
+    """Options of pretraining and finetuning, for `Common`."""
+    command = _add(
+        command,
+        # What is trained
+        click.option(
+            "--recipe", type=FOLDER, metavar="FILE", help="A recipe (TOML) of your own."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change one value of the recipe, such as optim.weight_decay=0.1 or mask.kind=tube.",
+        ),
+        click.option(
+            "--epochs", type=POSITIVE, metavar="N", show_default="as the recipe has it",
+            help="Passes over split train.",
+        ),
+        click.option(
+            "--batch-size", type=POSITIVE, metavar="CLIPS", show_default="as the recipe has it",
+            help="Clips of one optimiser step, over all processes.",
+        ),
+        click.option("--seed", default=0, metavar="N", help="Of weights, order, views and masks."),
+        # How the run goes
+        click.option("--run", metavar="NAME", help="Name of the run folder."),
+        click.option(
+            "--stop-after", type=click.FloatRange(min=0), metavar="MINUTES",
+            help="Save and stop then; the same command goes on.",
+        ),
+        click.option("--overwrite", is_flag=True, help="Begin again, whatever the folder holds."),
+        click.option("--dry-run", is_flag=True, help="Print the resolved options and stop."),
+    )
+    return data_options(command)
+
+
+# ---------------------------------------------------------------------------------------------
+# Begin and end of a run
+# ---------------------------------------------------------------------------------------------
+
+
+def print_resolved(
+    options: Mapping[str, Any],
+    folder: RunFolder,
+    plan: BatchPlan,
+    repeats: int,
+    learning_rate: float,
+    num_steps: int,
+) -> None:
+    """All options as the run will use them, one a line, and what follows from them."""
+    effective = plan.batch_size * repeats
+    rows = {
+        **flatten(options),
+        "folder": folder.path,
+        "effective batch": f"{effective} = {plan.micro_size} clips * {plan.world_size} processes"
+        f" * {plan.accumulation} accumulated * {repeats} repeats",
+        "learning rate": f"{learning_rate:.3g} = base * {effective} / 256",
+        "steps": num_steps,
+    }
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"  {name:<{width}}  {value}")
+
+
+def hold(folder: RunFolder, processes: Processes) -> contextlib.AbstractContextManager:
+    """The lock on a run folder, taken by the first process for all."""
+    return RunLock(folder.lock) if processes.is_first else contextlib.nullcontext()
+
+
+def begin_run(
+    folder: RunFolder, options: Mapping[str, Any], overwrite: bool, processes: Processes
+) -> bool:
+    """Make or check the folder; False where the run in it is finished already, which is said."""
+    if processes.is_first:
+        folder.begin(options, overwrite)
+    processes.wait()
+    if folder.is_finished:
+        processes.say(f"{folder.path} is finished already and is used as it is")
+    return not folder.is_finished
+
+
+def say_stopped(
+    reason: str, step: int, num_steps: int, folder: RunFolder, processes: Processes
+) -> None:
+    """Say where a run stopped; after a signal, end as the shell expects."""
+    processes.say(f"stopped by {reason} at step {step} of {num_steps}, saved in {folder.path}")
+    if reason != "--stop-after":
+        raise KeyboardInterrupt
+
+
+def _add(command: Callable, *options: Callable) -> Callable:
+    for option in reversed(options):
+        command = option(command)
+    return command

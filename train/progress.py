@@ -1,0 +1,161 @@
+"""What a loop keeps an eye on: losses, time, and when to save or stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.errors import InputError
+from shared.randomness import counter_generator
+from train.engine import Processes
+
+
+class LossWatch:
+    """Collects losses on the device and looks at them once in a while.
+
+    Reading a loss makes a GPU wait, so it is done once per line of the log. A loss that is not
+    finite then stops the run, and names the very step that had it.
+    """
+
+    def __init__(self, processes: Processes, clip_id: Callable[[int], str]) -> None:
+        self._processes = processes
+        self._clip_id = clip_id
+        self._losses: list[Tensor] = []
+        self._steps: list[tuple[int, float, list[Tensor]]] = []
+
+    def add(self, step: int, learning_rate: float, losses: Tensor, clips: list[Tensor]) -> None:
+        """Losses float [K] of one optimiser step, the first of which is trained on."""
+        self._losses.append(losses.detach())
+        self._steps.append((step, learning_rate, clips))
+
+    def mean(self) -> list[float]:
+        """The mean losses [K] since the last call, over all processes.
+
+        Raises:
+            InputError: a loss is NaN or infinite.
+        """
+        losses = torch.stack(self._losses).float()  # [steps, K]
+        mean = self._processes.mean(losses.mean(dim=0)).tolist()
+        if not all(math.isfinite(value) for value in mean):
+            self._refuse(losses[:, 0].tolist())
+        self._losses, self._steps = [], []
+        return mean
+
+    def _refuse(self, losses: list[float]) -> None:
+        found = None
+        for loss, (step, rate, clips) in zip(losses, self._steps, strict=True):
+            if not math.isfinite(loss):
+                names = [self._clip_id(int(index)) for index in torch.cat(clips).unique()]
+                found = f"loss {loss} at step {step}, learning rate {rate:.3g}, clips: {', '.join(names)}"
+                break
+        reports = [report for report in self._processes.gather(found) if report]
+        raise InputError(
+            "; ".join(reports or ["a loss is not finite"])
+            + ". The last checkpoint is from before; a lower base_learning_rate or "
+            "gradient_clipping may help, and `make show` shows these clips"
+        )
+
+
+class Stopwatch:
+    """Clips per second and the share of the time that the loop waits for data."""
+
+    def __init__(self) -> None:
+        self.begin = time.monotonic()
+        self.reset()
+
+    def reset(self) -> None:
+        self._since = time.monotonic()
+        self._waited = 0.0
+
+    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches; the time until each is there counts as waiting."""
+        iterator = iter(batches)
+        while True:
+            began = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except InputError as error:
+                raise _without_traceback(error) from None
+            self._waited += time.monotonic() - began
+            yield batch
+
+    def read(self, clips: int) -> dict[str, float]:
+        """Figures of the interval in which `clips` clips were seen."""
+        now = time.monotonic()
+        passed = max(now - self._since, 1e-9)
+        return {
+            "clips_per_second": round(clips / passed, 2),
+            "data_wait_share": round(self._waited / passed, 4),
+            "seconds": round(now - self.begin, 2),
+        }
+
+
+class Interruption:
+    """Ctrl-C, SIGTERM and --stop-after ask for a stop at the next step; a context manager.
+
+    The run then saves and ends. A second Ctrl-C ends it at once.
+    """
+
+    def __init__(self, processes: Processes, stop_after_minutes: float | None) -> None:
+        self._processes = processes
+        self._deadline = math.inf
+        if stop_after_minutes is not None:
+            self._deadline = time.monotonic() + 60 * stop_after_minutes
+        self._signal: int | None = None
+
+    def __enter__(self) -> Interruption:
+        self._old = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    @property
+    def reason(self) -> str | None:
+        """Why this process wants to stop, or None."""
+        if self._signal is not None:
+            return signal.Signals(self._signal).name
+        return "--stop-after" if time.monotonic() >= self._deadline else None
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class SaveClock:
+    """Says when the next checkpoint is due."""
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._last >= self._seconds
+
+    def reset(self) -> None:
+        self._last = time.monotonic()
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed dropout and drop path for one step, so that a resumed run draws the same."""
+    torch.manual_seed(int(counter_generator(seed, "step", step, rank).integers(2**63)))
+
+
+def _without_traceback(error: InputError) -> InputError:
+    """A worker's error carries its traceback as text; its last line is the message."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return InputError(lines[-1].removeprefix("shared.errors.InputError: "))

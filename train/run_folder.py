@@ -1,0 +1,93 @@
+"""The folder of one run: what it was made with, what it has done, whether it is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shared.errors import InputError
+from shared.files import write_atomically
+from shared.run_record import write_options
+from train.typed_tables import flatten
+
+# Options that may differ when a run goes on: they decide speed and memory, never a result.
+FREE = ("loader", "device")
+
+
+class RunFolder:
+    """OUT/<dataset>/runs/<name>/.
+
+    Files: options.json, log.jsonl, checkpoints/, weights.safetensors, best.safetensors (finetuning),
+    metrics.json and scores-<split>.h5 (evaluation), finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.options = self.path / "options.json"
+        self.log = self.path / "log.jsonl"
+        self.lock = self.path / ".lock"
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "weights.safetensors"
+        self.best_weights = self.path / "best.safetensors"
+        self.metrics = self.path / "metrics.json"
+        self.finished = self.path / "finished"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finished.is_file()
+
+    def read_options(self) -> dict[str, Any]:
+        """The resolved options of the run.
+
+        Raises:
+            InputError: there is no such run, or its record is not readable.
+        """
+        try:
+            return json.loads(self.options.read_text(encoding="utf-8"))["options"]
+        except FileNotFoundError:
+            known = sorted(path.parent.name for path in self.path.parent.glob("*/options.json"))
+            raise InputError(
+                f"no run {self.path.name} in {self.path.parent}; there are: "
+                f"{', '.join(known) or 'none'}"
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{self.options} is not readable; give --overwrite") from None
+
+    def begin(self, options: Mapping[str, Any], overwrite: bool) -> None:
+        """Make the folder, or check that the run in it was begun with the same options.
+
+        Raises:
+            InputError: it was begun with others; both values are named.
+        """
+        if overwrite and self.path.exists():
+            for path in self.path.iterdir():
+                if path != self.lock:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self.options.exists():
+            self._refuse_other_options(options)
+        write_options(self.options, dict(options))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as done."""
+        write_atomically(self.finished, json.dumps(summary, indent=1).encode() + b"\n")
+
+    def _refuse_other_options(self, options: Mapping[str, Any]) -> None:
+        plain = json.loads(json.dumps(options, default=str))
+        before, now = (_decisive(each) for each in (self.read_options(), plain))
+        differing = [
+            f"{key} is {before.get(key)!r} there and {now.get(key)!r} now"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        if differing:
+            raise InputError(
+                f"{self.path} was begun with other options: {'; '.join(differing)}. Give the same "
+                "options to go on, --run NAME for a new run, or --overwrite to begin again"
+            )
+
+
+def _decisive(options: Mapping[str, Any]) -> dict[str, Any]:
+    return flatten({key: value for key, value in options.items() if key not in FREE})
