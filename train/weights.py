@@ -1,0 +1,285 @@
+"""Weights that enter and leave the project.
+
+In: VideoMAE and VideoMAE V2 (.pth), Hugging Face VideoMAE (a folder), and safetensors of ours.
+Out: safetensors of ours, and Hugging Face folders. Every import is strict: a tensor that is
+missing, left over or of another shape is an error that lists it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from shared.errors import InputError
+from shared.files import write_atomically
+from train import huggingface, videomae
+from train.head import HeadConfig, VideoClassifier, build_head
+from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder
+
+Kind = Literal["pretraining", "classification", "encoder"]
+FORMAT, FORMAT_VERSION = "mofo", 1  # in the metadata of our safetensors
+
+# What must agree for an encoder to compute the same under other weights. Clip length and image
+# size need not: the position tables are fixed and made for any.
+_ENCODER_FIELDS = (
+    *("patch_size", "tubelet_size", "width", "depth", "num_heads"),
+    *("positions", "layer_norm_eps"),
+)
+
+
+@dataclass(frozen=True)
+class ImportedWeights:
+    """A model read from a file, under our names."""
+
+    kind: Kind
+    """pretraining: a MaskedAutoencoder. classification: a VideoClassifier. encoder: the encoder
+    alone, names with `encoder.`."""
+    config: ModelConfig
+    state_dict: dict[str, Tensor]
+    source: str
+    """The file or folder, for messages."""
+    num_classes: dict[str, int] = field(default_factory=dict)
+    """Classes by kind of label; empty unless kind is classification."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """The pooling head; of meaning where kind is classification."""
+
+    def build(self) -> MaskedAutoencoder | VideoClassifier | VideoEncoder:
+        """The model with its weights in place."""
+        model = self._empty()
+        load_strictly(model, self.state_dict, self.source)
+        return model["encoder"] if isinstance(model, nn.ModuleDict) else model
+
+    def check(self) -> None:
+        """Raise InputError unless the weights are exactly those of the model."""
+        with torch.device("meta"):
+            model = self._empty()
+        _require_same_tensors(model.state_dict(), self.state_dict, self.source)
+
+    def _empty(self) -> MaskedAutoencoder | VideoClassifier | nn.ModuleDict:
+        if self.kind == "pretraining":
+            return MaskedAutoencoder(self.config)
+        if self.kind == "classification":
+            encoder = VideoEncoder(self.config, final_norm=False)
+            head = build_head(self.head, self.config.width, self.config.head_norm_eps)
+            return VideoClassifier(encoder, head, self.num_classes)
+        with_norm = "encoder.norm.weight" in self.state_dict
+        return nn.ModuleDict({"encoder": VideoEncoder(self.config, final_norm=with_norm)})
+
+
+# ---------------------------------------------------------------------------------------------
+# In
+# ---------------------------------------------------------------------------------------------
+
+
+def import_weights(path: Path, **told: Any) -> ImportedWeights:
+    """Read the weights of a model.
+
+    Args:
+        path: a .pth file of VideoMAE, a folder of Hugging Face VideoMAE (config.json and
+            safetensors), or a .safetensors file of ours.
+        told: fields of ModelConfig that go before what the file says. A .pth file says nothing of
+            num_frames (16 is assumed), image_size (224), or the heads of unusual widths.
+
+    Raises:
+        InputError: the file is of no known kind, refused, or does not hold exactly one model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        imported = _import_huggingface(path, told)
+    elif path.suffix == ".safetensors":
+        imported = _import_safetensors(path, told)
+    elif path.suffix in (".pth", ".pt", ".bin"):
+        imported = _import_pth(path, told)
+    else:
+        raise InputError(
+            f"{path} is no file of weights; allowed: .pth (VideoMAE), .safetensors (of this "
+            "project), a Hugging Face folder"
+        )
+    imported.check()
+    return imported
+
+
+def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> list[str]:
+    """Put the encoder of other weights into a classifier; its head and classifiers stay fresh.
+
+    The norm after a pretraining encoder is left behind: a classifier normalises after pooling.
+
+    Returns:
+        The names of the parameters that stay fresh.
+
+    Raises:
+        InputError: the encoders differ; tensors are missing or left over.
+    """
+    _require_same_encoder(classifier.encoder.config, imported)
+    found = {
+        key: tensor
+        for key, tensor in imported.state_dict.items()
+        if key.startswith("encoder.") and not key.startswith("encoder.norm.")
+    }
+    load_strictly(nn.ModuleDict({"encoder": classifier.encoder}), found, imported.source)
+    return [name for name, _ in classifier.named_parameters() if not name.startswith("encoder.")]
+
+
+def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Load weights; InputError lists every tensor that is missing, left over or misshapen."""
+    _require_same_tensors(model.state_dict(), state_dict, source)
+    model.load_state_dict(state_dict)
+
+
+def _import_pth(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
+    state = videomae.from_videomae(videomae.read_pth(path))
+    return _recognise(state, videomae.infer_config(state, told), path)
+
+
+def _import_huggingface(folder: Path, told: Mapping[str, Any]) -> ImportedWeights:
+    fields, theirs = huggingface.read_folder(folder)
+    config = ModelConfig.from_dict({**huggingface.model_config(fields).to_dict(), **told})
+    return _recognise(huggingface.from_huggingface(theirs), config, folder)
+
+
+def _import_safetensors(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
+    state, metadata = huggingface.read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise InputError(
+            f"{path} is not of this project (format {metadata.get('format')!r} in its metadata); "
+            "for Hugging Face weights give the folder that holds config.json"
+        )
+    try:
+        version, kind = int(metadata["format_version"]), metadata["kind"]
+        config, head, num_classes = (
+            json.loads(metadata[name]) for name in ("config", "head", "num_classes")
+        )
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} has damaged metadata: {error!r}") from error
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}; "
+            "use a newer one"
+        )
+    return ImportedWeights(
+        kind=kind,
+        config=ModelConfig.from_dict({**config, **told}),
+        state_dict=state,
+        source=str(path),
+        num_classes=num_classes,
+        head=HeadConfig.from_dict(head),
+    )
+
+
+def _recognise(state: dict[str, Tensor], config: ModelConfig, path: Path) -> ImportedWeights:
+    """What the names of a foreign state dict say it is."""
+    kind: Kind = "encoder"
+    num_classes: dict[str, int] = {}
+    if "mask_token" in state or any(key.startswith("decoder.") for key in state):
+        kind = "pretraining"
+    elif "classifiers.label.weight" in state:
+        kind = "classification"
+        num_classes = {"label": state["classifiers.label.weight"].shape[0]}
+    return ImportedWeights(kind, config, state, str(path), num_classes)
+
+
+def _require_same_encoder(config: ModelConfig, imported: ImportedWeights) -> None:
+    differing = [
+        f"{name} {getattr(imported.config, name)} in the weights, {getattr(config, name)} here"
+        for name in _ENCODER_FIELDS
+        if getattr(imported.config, name) != getattr(config, name)
+    ]
+    if differing:
+        raise InputError(f"{imported.source} has another encoder: {'; '.join(differing)}")
+
+
+def _require_same_tensors(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str
+) -> None:
+    missing = [key for key in expected if key not in found]
+    left_over = [key for key in found if key not in expected]
+    misshapen = [
+        f"{key} {list(found[key].shape)} instead of {list(expected[key].shape)}"
+        for key in expected
+        if key in found and found[key].shape != expected[key].shape
+    ]
+    parts = (("missing", missing), ("left over", left_over), ("of another shape", misshapen))
+    problems = [f"{title}: {', '.join(keys)}" for title, keys in parts if keys]
+    if problems:
+        raise InputError(f"the weights of {source} do not fit the model; {'; '.join(problems)}")
+
+
+# ---------------------------------------------------------------------------------------------
+# Out
+# ---------------------------------------------------------------------------------------------
+
+
+def export_safetensors(path: Path, model: MaskedAutoencoder | VideoClassifier) -> None:
+    """Write a model of ours with all that `import_weights` needs, in one step."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} must end in .safetensors")
+    if isinstance(model, VideoClassifier):
+        kind, config, head = "classification", model.encoder.config, model.head.config
+        num_classes = model.num_classes
+    else:
+        kind, config, head, num_classes = "pretraining", model.config, HeadConfig(), {}
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "kind": kind,
+        "config": json.dumps(config.to_dict()),
+        "head": json.dumps(head.to_dict()),
+        "num_classes": json.dumps(num_classes),
+    }
+    write_atomically(path, safetensors.torch.save(_tensors(model.state_dict()), metadata))
+
+
+def export_huggingface(
+    folder: Path,
+    model: MaskedAutoencoder | VideoClassifier,
+    class_names: Iterable[str] | None = None,
+) -> None:
+    """Write a folder that transformers' `from_pretrained` reads.
+
+    Args:
+        folder: config.json and model.safetensors are written into it.
+        model: a masked autoencoder (VideoMAEForPreTraining), or a classifier with the mean head
+            and one kind of label (VideoMAEForVideoClassification).
+        class_names: of the classifier's classes, for id2label; None names them LABEL_0, ...
+
+    Raises:
+        InputError: VideoMAE has no place for what the model has.
+    """
+    folder = Path(folder)
+    if isinstance(model, VideoClassifier):
+        if model.head.config.kind != "mean" or list(model.num_classes) != ["label"]:
+            raise InputError(
+                "Hugging Face's VideoMAE has only the mean head and one kind of label, this model "
+                f"has the head {model.head.config.kind} and {', '.join(model.num_classes)}; "
+                "export plain safetensors instead"
+            )
+        names = _names(class_names, model.num_classes["label"])
+        architecture, config = "VideoMAEForVideoClassification", model.encoder.config
+    else:
+        architecture, config, names = "VideoMAEForPreTraining", model.config, None
+    fields = huggingface.huggingface_config(config, architecture, names)
+    weights = _tensors(huggingface.to_huggingface(model.state_dict()))
+    write_atomically(
+        folder / "model.safetensors", safetensors.torch.save(weights, {"format": "pt"})
+    )
+    text = json.dumps(fields, indent=2) + "\n"
+    write_atomically(folder / "config.json", text.encode())
+
+
+def _names(class_names: Iterable[str] | None, count: int) -> list[str]:
+    names = [f"LABEL_{i}" for i in range(count)] if class_names is None else list(class_names)
+    if len(names) != count:
+        raise InputError(f"{len(names)} class names for a classifier of {count} classes")
+    return names
+
+
+def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
