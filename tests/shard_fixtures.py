@@ -20,7 +20,7 @@ from shared.shard_index import DatasetIndex, ShardEntry, shard_name, write_index
 from shared.shards import build_shard, publish
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-SQUARE = 16  # pixels
+SIDES = (12, 14, 16, 20, 24)  # pixels
 SPLIT_CYCLE = ("train", "train", "train", "val", "test")
 
 
@@ -80,23 +80,24 @@ def _draw(clip: Clip, still: bool, num_frames: int, size: tuple[int, int]) -> di
     """Frames u1 [T, H, W, 3], maps u1 [T, H, W] (companded), boxes f4 [T, 4] of one clip."""
     width, height = size
     rng = counter_generator("squares", clip.clip_id)
+    side = int(rng.choice(SIDES))
     background = rng.integers(60, 120, (height // 4, width // 4, 1), dtype=np.uint8)
     background = np.repeat(cv2.resize(background, size)[..., None], 3, axis=2)
     texture = rng.integers(0, 2, (4, 4, 1)) * np.array([200, -120, -60]) + np.array([40, 180, 90])
-    texture = cv2.resize(texture.astype(np.uint8), (SQUARE, SQUARE), interpolation=0)
+    texture = cv2.resize(texture.astype(np.uint8), (side, side), interpolation=0)
     step = np.array(list(DIRECTIONS.values())[clip.label]) * (0 if still else 2)
     centre = np.array([width, height]) / 2 + rng.integers(-8, 9, 2)
     frames, maps, boxes = [], [], []
     for t in range(num_frames):
-        x, y = (centre + step * (t - num_frames / 2) - SQUARE / 2).astype(int)
-        x, y = int(np.clip(x, 0, width - SQUARE)), int(np.clip(y, 0, height - SQUARE))
+        x, y = (centre + step * (t - num_frames / 2) - side / 2).astype(int)
+        x, y = int(np.clip(x, 0, width - side)), int(np.clip(y, 0, height - side))
         frame = background.copy()
-        frame[y : y + SQUARE, x : x + SQUARE] = texture
+        frame[y : y + side, x : x + side] = texture
         frames.append(frame)
         edges = np.zeros((height, width), np.float32)
-        cv2.rectangle(edges, (x, y), (x + SQUARE - 1, y + SQUARE - 1), 255.0, 2)
+        cv2.rectangle(edges, (x, y), (x + side - 1, y + side - 1), 255.0, 2)
         maps.append((cv2.GaussianBlur(edges, (0, 0), 1.5) * (not still)).astype(np.uint8))
-        boxes.append([np.nan] * 4 if still else [x, y, x + SQUARE, y + SQUARE])
+        boxes.append([np.nan] * 4 if still else [x, y, x + side, y + side])
     return {"clip": clip, "frames": frames, "maps": maps, "boxes": np.array(boxes, np.float32)}
 
 

@@ -1,0 +1,150 @@
+"""Frames of clips with what was found in them drawn on: motion map, contours, box, mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import matplotlib
+import numpy as np
+
+from shared.grid import View, positions_inside, union_box
+from train.report_dataset import ClipData
+
+TILE_HEIGHT = 168  # pixels: twice what a column of four takes on a phone
+BOX_RGB = (255, 145, 30)
+CONTOUR_RGB = (90, 225, 255)
+HIDDEN_RGB = (88, 96, 104)
+MAP_COLOURS = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class ClipTiles:
+    """Pictures of one clip, u1[H, W, 3] RGB each; one an asked frame in every list.
+
+    Attributes:
+        boxed: frames with contours and motion box.
+        maps: motion maps with the box; empty where the dataset has none.
+        masked: what the encoder sees, at the model's size.
+    """
+
+    boxed: list[np.ndarray]
+    maps: list[np.ndarray]
+    masked: list[np.ndarray]
+
+
+def draw_tiles(
+    clip: ClipData,
+    contours: list[list[np.ndarray]],
+    view: View,
+    patch: int,
+    mask: np.ndarray,
+) -> ClipTiles:
+    """Draw the frames of a clip.
+
+    Args:
+        clip: frames, maps and boxes, n each.
+        contours: per frame, polygons f4[k, 2] in pixels of the source; empty lists for none.
+        view, patch: what the model sees, and the side of its patches in pixels.
+        mask: bool [rows, columns] of the patch grid, True = hidden from the encoder.
+    """
+    boxed, maps, masked = [], [], []
+    brightest = max((float(np.percentile(m, 99.7)) for m in clip.maps), default=0.0)
+    for i, frame in enumerate(clip.frames):
+        picture, scale = _tile(frame, clip.size)
+        for polygon in contours[i] if contours else []:
+            _draw_polygon(picture, polygon * scale)
+        draw_box(picture, clip.boxes[i] * np.tile(scale, 2))
+        boxed.append(picture)
+        if clip.maps:
+            shown = cv2.resize(clip.maps[i], picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            coloured = colour_map(shown, brightest)
+            draw_box(coloured, clip.boxes[i] * np.tile(scale, 2))
+            maps.append(coloured)
+        seen = see_view(frame, clip.size, view)
+        masked.append(_hide(seen, patch, mask))
+    return ClipTiles(boxed, maps, masked)
+
+
+def draw_thumbnail(clip: ClipData) -> np.ndarray:
+    """The first frame asked for, with its motion box: u1[168, W, 3]."""
+    picture, scale = _tile(clip.frames[0], clip.size)
+    draw_box(picture, clip.boxes[0] * np.tile(scale, 2))
+    return picture
+
+
+def inside_of_view(boxes: np.ndarray, view: View, patch: int) -> np.ndarray:
+    """bool [rows, columns]: positions inside the union of boxes [T, 4] of the source."""
+    return positions_inside(union_box(view.apply(boxes)), view.size, patch)
+
+
+def see_view(frame: np.ndarray, size: tuple[int, int], view: View) -> np.ndarray:
+    """A stored frame as the model sees it: u1[view height, view width, 3].
+
+    Args:
+        frame: u1[H, W, 3], stored, maybe smaller than the source.
+        size: (width, height) of the source, in whose pixels the view's crop is.
+    """
+    scale = np.array(frame.shape[1::-1]) / np.array(size)
+    x1, y1, x2, y2 = np.array(view.crop) * np.tile(scale, 2)
+    height, width = view.size
+    # Pixel centres lie at i + 0.5: the affine map from output to stored pixels.
+    a, b = (x2 - x1) / width, (y2 - y1) / height
+    matrix = np.array([[a, 0, x1 + 0.5 * a - 0.5], [0, b, y1 + 0.5 * b - 0.5]])
+    smooth = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(
+        frame, matrix, (width, height), flags=smooth, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def colour_map(values: np.ndarray, brightest: float) -> np.ndarray:
+    """A motion map f4[h, w] in colours u1[h, w, 3]; `brightest` and above is the lightest."""
+    shares = values / brightest if brightest > 0 else np.zeros_like(values)
+    return MAP_COLOURS[np.clip(shares * 255, 0, 255).astype(np.uint8)]
+
+
+def draw_box(picture: np.ndarray, box: np.ndarray, rgb: tuple[int, int, int] = BOX_RGB) -> None:
+    """Outline a box [4] in pixels of the picture; NaN draws nothing."""
+    if np.isnan(box).any():
+        return
+    height, width = picture.shape[:2]
+    x1, y1 = np.round(box[:2]).astype(int)
+    x2, y2 = np.round(box[2:]).astype(int) - 1  # half-open
+    corners = (max(x1, 0), max(y1, 0)), (min(x2, width - 1), min(y2, height - 1))
+    cv2.rectangle(picture, *corners, (20, 20, 20), 4)
+    cv2.rectangle(picture, *corners, rgb, 2)
+
+
+def enlarge(picture: np.ndarray, height: int) -> np.ndarray:
+    """Resize to a height in pixels, keeping the aspect."""
+    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+    method = cv2.INTER_AREA if picture.shape[0] >= height else cv2.INTER_CUBIC
+    return cv2.resize(picture, (width, height), interpolation=method)
+
+
+def _tile(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The frame at tile height, and (x, y) tile pixels per source pixel."""
+    picture = np.ascontiguousarray(enlarge(frame, TILE_HEIGHT))
+    return picture, np.array(picture.shape[1::-1]) / np.array(size)
+
+
+def _draw_polygon(picture: np.ndarray, points: np.ndarray) -> None:
+    fine = 4  # bits of sub-pixel precision
+    shifted = np.round((points - 0.5) * (1 << fine)).astype(np.int32)
+    cv2.polylines(picture, [shifted[:, None]], True, CONTOUR_RGB, 1, cv2.LINE_AA, fine)
+
+
+def _hide(seen: np.ndarray, patch: int, mask: np.ndarray) -> np.ndarray:
+    """Masked patches as a flat grey with thin seams."""
+    hidden = np.kron(mask, np.ones((patch, patch), bool))
+    picture = seen.copy()
+    picture[hidden] = HIDDEN_RGB
+    factor = max(1, round(TILE_HEIGHT / picture.shape[0]))
+    picture = np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
+    step = patch * factor
+    seam = (np.array(HIDDEN_RGB) * 0.8).astype(np.uint8)
+    big = np.repeat(np.repeat(hidden, factor, axis=0), factor, axis=1)
+    lines = np.zeros(big.shape, bool)
+    lines[::step] = lines[:, ::step] = True
+    picture[big & lines] = seam
+    return picture

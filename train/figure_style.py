@@ -1,0 +1,144 @@
+"""How charts look: one palette, one type size, drawn as SVG that follows a page's light or dark.
+
+Charts are drawn in the light palette. In the SVG each of its colours becomes a CSS variable
+(`var(--ink)`), which the page sets for light, dark and print; text stays text in the page's font.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PALETTE = {
+    "ink": "#1d2329",
+    "muted": "#5c6873",
+    "rule": "#d3d9de",
+    "blue": "#1f6f8b",
+    "orange": "#c8641e",
+    "green": "#4f8a3a",
+    "violet": "#85549a",
+    "on-dark": "#fdfefe",
+}
+SERIES = ("blue", "orange", "green", "violet")
+# Of heat maps: one mid blue whose alpha is the value, so that it reads on light and on dark paper.
+HEAT_RGB = (38, 124, 168)
+
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mofo",
+    "text.parse_math": False,  # a class may be called "$\frac"
+    "font.size": 9,
+    "text.color": PALETTE["ink"],
+    "axes.edgecolor": PALETTE["muted"],
+    "axes.labelcolor": PALETTE["muted"],
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": PALETTE["rule"],
+    "grid.linewidth": 0.6,
+    "xtick.color": PALETTE["muted"],
+    "ytick.color": PALETTE["muted"],
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.0,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+@dataclass
+class Chart:
+    """A chart being drawn on `axes`; `markup` is the inline SVG once the `with` block has ended."""
+
+    axes: Axes
+    markup: Markup = Markup("")
+
+
+@contextmanager
+def new_chart(title: str, width: float = 4.0, height: float = 2.5) -> Iterator[Chart]:
+    """Draw one chart in the project's style: `with new_chart("Loss") as chart: ...`.
+
+    Args:
+        title: read out by screen readers; not drawn, the caption on the page says it.
+        width, height: inches at 72 px an inch; text keeps its size relative to these.
+    """
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # Names in scripts that the measuring font lacks are drawn by the page's own fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        chart = Chart(figure.subplots())
+        yield chart
+        stream = io.StringIO()
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(stream, format="svg", metadata=metadata)
+    chart.markup = _inline_svg(stream.getvalue(), title)
+
+
+def heat_rgba(shares: np.ndarray) -> np.ndarray:
+    """Shares f[...] of 0..1 as u1[..., 4]: one hue, the share as opacity."""
+    rgba = np.empty((*np.shape(shares), 4), dtype=np.uint8)
+    rgba[..., :3] = HEAT_RGB
+    rgba[..., 3] = np.round(255 * np.clip(shares, 0.0, 1.0))
+    return rgba
+
+
+def printable(text: str, most: int = 60) -> str:
+    """Foreign text fit for a chart: no control or direction characters, at most `most` long."""
+    kept = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
+    return kept if len(kept) <= most else kept[: most - 1] + "\u2026"
+
+
+def png_uri(image: np.ndarray) -> str:
+    """An image u1[H, W, 3] (RGB) as a data: address."""
+    done, encoded = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert done, image.shape
+    return "data:image/png;base64," + base64.b64encode(encoded).decode()
+
+
+def jpeg_uri(image: np.ndarray, quality: int = 85) -> str:
+    """An image u1[H, W, 3] (RGB) as a data: address, for photographs."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
+    done, encoded = cv2.imencode(".jpg", image[..., ::-1], options)
+    assert done, image.shape
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+
+
+def _inline_svg(text: str, title: str) -> Markup:
+    """What matplotlib wrote, as an element of an HTML page."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[a-z]+(?:2d)?_\d+(?:_\d+)?"', "", text)  # the same in every chart
+    box = re.search(r'viewBox="([^"]+)"', text)
+    assert box is not None, "matplotlib's SVG has a viewBox"
+    width = float(box[1].split()[2])
+    text = text[text.index(">") + 1 :]
+    for name, colour in PALETTE.items():
+        text = text.replace(colour, f"var(--{name})")
+    text = re.sub(r"\n\s*", "\n", text)
+    head = (
+        f'<svg class="chart" role="img" aria-label="{escape(title)}" viewBox="{box[1]}" '
+        f'style="--width: {width:.0f}">'
+    )
+    return Markup(head + text.strip())
