@@ -1,0 +1,103 @@
+"""Annotated clips and the videos that are there, put together: rows of the manifest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from dataclasses import dataclass, field
+
+from preprocess.annotations.base import AnnotatedClip
+from preprocess.video_index import VideoIndex
+from shared.errors import InputError
+from shared.manifest import CONTROL, MAX_CLIP_ID_BYTES, Clip
+
+HASH_DIGITS = 12  # 48 bits: two of a million shortened names meet once in 500 datasets
+MISSING_COLUMNS = ("clip_id", "video", "split")
+
+
+@dataclass
+class ClipRows:
+    """Outcome of the look-up.
+
+    Attributes:
+        clips: rows of manifest.csv.
+        frames: clip_id -> span in frame numbers, for clips whose annotation gives no seconds.
+        missing: (clip_id, video, split) of annotated clips whose video is not there.
+        doubles: clip_id -> files of the clip, the one that is used first, where there are several.
+    """
+
+    clips: list[Clip] = field(default_factory=list)
+    frames: dict[str, tuple[int, int]] = field(default_factory=dict)
+    missing: list[tuple[str, str, str]] = field(default_factory=list)
+    doubles: dict[str, list[str]] = field(default_factory=dict)
+
+
+def look_up(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str) -> ClipRows:
+    """Find the video of each annotated clip.
+
+    Raises:
+        InputError: with file and row: a clip_id twice, a video that may not be used, a span that
+            ends before it starts.
+    """
+    rows = ClipRows()
+    seen: dict[str, str] = {}
+    for one in annotated:
+        try:
+            clip_id = clip_id_of(one.name)
+            if clip_id in seen:
+                raise InputError(
+                    f"clip {clip_id!r} already stands in {seen[clip_id]}; each needs its own id"
+                )
+            seen[clip_id] = one.where
+            found = index.find_exact(one.video) if one.exact else index.find(one.video, prefer)
+            clip = Clip(
+                clip_id,
+                found[0] if found else one.video,
+                one.start_seconds,
+                one.stop_seconds,
+                one.split,
+                one.label,
+                one.verb,
+                one.noun,
+            )
+        except (InputError, UnicodeEncodeError) as error:
+            raise InputError(f"{one.where}: {error}") from None
+        if not found:
+            rows.missing.append((clip_id, one.video, one.split))
+            continue
+        rows.clips.append(clip)
+        if one.frames is not None:
+            rows.frames[clip_id] = one.frames
+        if len(found) > 1:
+            rows.doubles[clip_id] = found
+    return rows
+
+
+def clip_id_of(name: str) -> str:
+    """The name itself where it fits into a clip_id, else a readable start and a hash of it all.
+
+    A clip_id has at most 64 bytes of UTF-8 and no control characters. The shortened form depends on
+    the name alone, so it is the same in every run and every subset of a dataset.
+    """
+    encoded = name.encode()
+    if len(encoded) <= MAX_CLIP_ID_BYTES and not CONTROL.search(name):
+        return name
+    digest = hashlib.blake2b(encoded, digest_size=HASH_DIGITS // 2)
+    start = CONTROL.sub("_", name).encode()[: MAX_CLIP_ID_BYTES - HASH_DIGITS - 1]
+    return f"{start.decode(errors='ignore')}-{digest.hexdigest()}"
+
+
+def format_missing(missing: list[tuple[str, str, str]]) -> str:
+    """The text of missing.csv."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(MISSING_COLUMNS)
+    writer.writerows(missing)
+    return stream.getvalue()
+
+
+def read_missing(text: str) -> list[tuple[str, str, str]]:
+    """The rows of a missing.csv: what `format_missing` was given."""
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    return [(clip_id, video, split) for clip_id, video, split in rows[1:]]

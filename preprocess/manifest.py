@@ -1,0 +1,225 @@
+"""Annotation files and a folder of videos in, manifest.csv out: one row a clip.
+
+    python -m preprocess.manifest --dataset ssv2 --annotations labels/ --videos 20bn-something-v2/
+
+takes a few seconds for the 220,847 clips of Something-Something V2 and writes
+
+    OUT/DATASET/manifest.csv   clips whose video is there
+    OUT/DATASET/missing.csv    annotated clips whose video is not
+    OUT/DATASET/classes.json   class names, and what flips do to labels
+
+A dataset with a TOML in data_manifests/ is read from its official files as they are. Any other name
+is your own data: class folders, a flat folder without labels, or a CSV (--manifest).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from preprocess.annotations.base import Annotations, Source
+from preprocess.annotations.formats import reader_of
+from preprocess.annotations.own_csv import read_own_csv
+from preprocess.annotations.own_folder import TEST_SHARE, read_own_folder
+from preprocess.clip_rows import ClipRows, format_missing, look_up
+from preprocess.dataset_spec import DatasetSpec, known_datasets, read_spec
+from preprocess.video_index import VideoIndex, scan_videos
+from shared.errors import InputError, user_errors
+from shared.files import write_atomically
+from shared.layout import DatasetLayout
+from shared.manifest import SPLITS, format_manifest
+from shared.run_record import RunLock
+
+
+@dataclass(frozen=True)
+class ManifestOptions:
+    """What the command was asked for; None = not given.
+
+    Attributes:
+        annotations: folder of official files.
+        videos: the video root.
+        manifest: a CSV of the user's own.
+        prefer: "webm" or "mp4", where a clip has both.
+        split_number: which official split.
+        test_share: share of own clips that become the test split, 0..1.
+        seed: of that choice.
+    """
+
+    annotations: Path | None = None
+    videos: Path | None = None
+    manifest: Path | None = None
+    prefer: str | None = None
+    split_number: int | None = None
+    test_share: float | None = None
+    seed: int | None = None
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--dataset", required=True, metavar="NAME",
+              help=f"{', '.join(known_datasets())}; or a name for your own data")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
+              help="folder of all datasets; this one goes to FOLDER/NAME")  # fmt: skip
+@click.option("--annotations", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="official annotation files, as downloaded")  # fmt: skip
+@click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="video root, searched with all folders below it")  # fmt: skip
+@click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE",
+              help="own data: a CSV with the columns of manifest.csv")  # fmt: skip
+@click.option("--prefer", type=click.Choice(["webm", "mp4"]),
+              help="file to use where a clip has both  [default: webm]")  # fmt: skip
+@click.option("--split-number", type=int, metavar="N",
+              help="official split of UCF101 and HMDB51, 1 to 3  [default: 1]")  # fmt: skip
+@click.option("--test-share", type=click.FloatRange(0, 1, max_open=True), metavar="SHARE",
+              help="own folders: share of the clips (of each class) that become the test split  "
+              f"[default: {TEST_SHARE} with classes, 0 without]")  # fmt: skip
+@click.option("--seed", type=int, metavar="NUMBER",
+              help="own folders: another seed, other test clips  [default: 0]")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="count and print, but write nothing")
+@user_errors
+def main(dataset: str, out: Path, dry_run: bool, **given: object) -> None:
+    layout = DatasetLayout(out, dataset)
+    spec = read_spec(dataset)
+    options = ManifestOptions(**given)
+    _refuse_unused(dataset, spec, options)
+    videos = _video_root(layout, spec, options)
+    # ------------------------------------------------------------------ read
+    print(f"manifest of {dataset}{f' ({spec.title})' if spec else ''}, videos in {videos}")
+    index = scan_videos(videos)
+    annotations = _annotations(layout, spec, options, index)
+    rows = look_up(annotations.clips, index, options.prefer or "webm")
+    _refuse_nothing_found(rows, index)
+    # ------------------------------------------------------------------ say what was found
+    for note in [*annotations.notes, *_index_notes(index)]:
+        print(f"  {note}")
+    print(_table(rows, spec))
+    print(f"  classes: {_class_counts(annotations)}")
+    if dry_run:
+        return
+    # ------------------------------------------------------------------ write
+    with RunLock(layout.lock):
+        written = write_files(layout, rows, annotations)
+    for path in (layout.manifest, layout.missing, layout.classes):
+        print(f"  {path}: {'written' if path in written else 'unchanged, left as it is'}")
+
+
+def write_files(layout: DatasetLayout, rows: ClipRows, annotations: Annotations) -> list[Path]:
+    """Write the three files, each only where its content changes; returns those written."""
+    classes = json.dumps(asdict(annotations.classes), indent=1, ensure_ascii=False) + "\n"
+    texts = {
+        layout.missing: format_missing(rows.missing),
+        layout.classes: classes,
+        layout.manifest: format_manifest(rows.clips),  # last: with it, the others are there
+    }
+    written = []
+    for path, text in texts.items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomically(path, text.encode())
+            written.append(path)
+    return written
+
+
+def _annotations(
+    layout: DatasetLayout, spec: DatasetSpec | None, options: ManifestOptions, index: VideoIndex
+) -> Annotations:
+    if options.manifest is not None:
+        return read_own_csv(options.manifest)
+    if spec is None:
+        return read_own_folder(index, options.test_share, options.seed or 0)
+    folder = options.annotations
+    if folder is None and spec.reader == "own_csv":
+        folder = layout.root / "annotations"  # the toy dataset brings its own
+    if folder is None:
+        raise InputError(
+            f"{layout.dataset} needs --annotations (ANNOTATIONS=folder): the folder with "
+            f"{', '.join(patterns[0] for patterns in spec.files.values())}"
+        )
+    return reader_of(spec).read(Source(folder, spec, options.split_number or 1))
+
+
+def _video_root(layout: DatasetLayout, spec: DatasetSpec | None, options: ManifestOptions) -> Path:
+    if options.videos is not None:
+        return options.videos
+    if spec is None:
+        raise InputError(
+            f"{layout.dataset!r} is no dataset known here ({', '.join(known_datasets())}); for "
+            "your own data say where the videos are with --videos (VIDEOS=folder)"
+        )
+    if spec.reader == "own_csv":
+        return layout.videos
+    raise InputError(f"{layout.dataset} needs --videos (VIDEOS=folder): the folder to search")
+
+
+def _refuse_unused(dataset: str, spec: DatasetSpec | None, options: ManifestOptions) -> None:
+    """Refuse options that the chosen way of reading would ignore."""
+    if options.manifest is not None:
+        kind, unused = "a CSV", {"annotations", "prefer", "split_number", "test_share", "seed"}
+    elif spec is None:
+        kind, unused = "own data in folders", {"annotations", "split_number"}
+    else:
+        kind, unused = f"dataset {dataset}", {"test_share", "seed"}
+        unused |= {"prefer"} if spec.reader == "own_csv" else set()
+        unused |= {"split_number"} if not spec.num_splits else set()
+        number = options.split_number
+        if spec.num_splits and number is not None and not 1 <= number <= spec.num_splits:
+            raise InputError(f"--split-number {number}: {dataset} has 1 to {spec.num_splits}")
+    for name, value in asdict(options).items():
+        if value is not None and name in unused:
+            raise InputError(f"--{name.replace('_', '-')} does not apply to {kind}; leave it out")
+
+
+def _refuse_nothing_found(rows: ClipRows, index: VideoIndex) -> None:
+    if rows.clips:
+        return
+    _, video, _ = rows.missing[0]
+    holds = f"{len(index.paths)} other videos" if index.paths else "no video at all"
+    raise InputError(
+        f"none of {len(rows.missing)} annotated videos is below {index.root}, which has {holds}; "
+        f"the first looked for is {video!r}"
+    )
+
+
+def _index_notes(index: VideoIndex) -> list[str]:
+    notes = []
+    if index.links:
+        notes.append(
+            f"{len(index.links)} linked folders are not searched, such as {index.links[0]!r}"
+        )
+    if index.refused:
+        path, reason = next(iter(index.refused.items()))
+        notes.append(f"{len(index.refused)} videos are left out, such as {path!r}, it {reason}")
+    return notes
+
+
+def _table(rows: ClipRows, spec: DatasetSpec | None) -> str:
+    found = Counter(clip.split for clip in rows.clips)
+    missing = Counter(split for _, _, split in rows.missing)
+    lines = [f"  {'split':12}{'clips':>9}{'missing':>9}"]
+    for split in SPLITS:
+        if found[split] or missing[split]:
+            mark = "  (the split that papers report)" if _is_reported(split, spec) else ""
+            lines.append(f"  {split:12}{found[split]:9}{missing[split]:9}{mark}")
+    lines.append(f"  {'all':12}{len(rows.clips):9}{len(rows.missing):9}")
+    if rows.doubles:
+        clip_id, paths = next(iter(rows.doubles.items()))
+        lines.append(
+            f"  {len(rows.doubles)} clips have several files; of {clip_id!r}, {paths[0]} is used"
+        )
+    return "\n".join(lines)
+
+
+def _is_reported(split: str, spec: DatasetSpec | None) -> bool:
+    return spec is not None and spec.reported_split == split
+
+
+def _class_counts(annotations: Annotations) -> str:
+    classes = annotations.classes
+    counts = {"label": classes.label, "verb": classes.verb, "noun": classes.noun}
+    return ", ".join(f"{len(names)} {kind}" for kind, names in counts.items() if names) or "none"
+
+
+if __name__ == "__main__":
+    main()

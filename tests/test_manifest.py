@@ -1,0 +1,377 @@
+"""preprocess.manifest: own data and the toy dataset in, manifest.csv out; bad input is named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preprocess.annotations.formats import reader_of
+from preprocess.annotations.own_folder import read_own_folder
+from preprocess.clip_rows import clip_id_of, format_missing, read_missing
+from preprocess.dataset_spec import known_datasets, read_spec
+from preprocess.manifest import main
+from preprocess.video_index import SUFFIXES, scan_videos
+from shared.errors import InputError
+from shared.manifest import COLUMNS, CONTROL, ClassList, read_classes, read_manifest, write_classes
+
+HEADER = ",".join(COLUMNS) + "\n"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """(exit status, everything printed) of the command."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def manifest_of(tmp_path: Path, *arguments: object, dataset: str = "mine") -> dict:
+    status, output = run("--dataset", dataset, "--out", tmp_path / "out", *arguments)
+    assert status == 0, output
+    clips = read_manifest(tmp_path / "out" / dataset / "manifest.csv")
+    return {clip.clip_id: clip for clip in clips}
+
+
+def refused(tmp_path: Path, *arguments: object, dataset: str = "mine") -> str:
+    status, output = run("--dataset", dataset, "--out", tmp_path / "out", *arguments)
+    assert status == 1 and output.splitlines()[-1].startswith("error: "), output
+    assert "Traceback" not in output
+    return output.splitlines()[-1]
+
+
+# ---------------------------------------------------------------------- own folders
+
+
+def test_flat_folder_has_no_labels_and_is_all_train(tmp_path):
+    videos = touch(tmp_path / "v", "b.mp4", "a.webm", "a.mp4", "0123.MOV", "notes.txt", ".x.mp4")
+    clips = manifest_of(tmp_path, "--videos", videos)
+    assert {name: clip.video for name, clip in clips.items()} == {
+        "0123": "0123.MOV",
+        "a": "a.webm",
+        "b": "b.mp4",
+    }
+    assert {(clip.split, clip.label) for clip in clips.values()} == {("train", None)}
+    assert read_classes(tmp_path / "out/mine/classes.json") == ClassList()
+
+
+def test_prefer_mp4(tmp_path):
+    videos = touch(tmp_path / "v", "a.webm", "a.mp4", "b.webm")
+    clips = manifest_of(tmp_path, "--videos", videos, "--prefer", "mp4")
+    assert [clip.video for clip in clips.values()] == ["a.mp4", "b.webm"]
+
+
+def test_class_folders_are_classes_in_order_of_their_names(tmp_path):
+    names = ("run", "jump", "a b")
+    videos = touch(tmp_path / "v", *(f"{name}/{i}.mp4" for name in names for i in range(10)))
+    clips = manifest_of(tmp_path, "--videos", videos)
+    assert read_classes(tmp_path / "out/mine/classes.json").label == ["a b", "jump", "run"]
+    assert clips["jump__3"].video == "jump/3.mp4" and clips["jump__3"].label == 1
+    for label in range(3):
+        splits = [clip.split for clip in clips.values() if clip.label == label]
+        assert splits.count("test") == 2 and splits.count("train") == 8
+
+
+def test_split_folders_are_kept(tmp_path):
+    videos = touch(tmp_path / "v", "train/run/1.mp4", "val/run/1.mp4", "test/jump/1.mp4")
+    clips = manifest_of(tmp_path, "--videos", videos)
+    assert {(clip.video, clip.split, clip.label) for clip in clips.values()} == {
+        ("train/run/1.mp4", "train", 1),
+        ("val/run/1.mp4", "val", 1),
+        ("test/jump/1.mp4", "test", 0),
+    }
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 12), min_size=1),
+    st.floats(0.01, 0.99),
+    st.integers(0, 5),
+)
+def test_own_split_depends_on_seed_and_names_alone(tmp_path_factory, sizes, share, seed):
+    root = tmp_path_factory.mktemp("v")
+    touch(root, *(f"{name}/{i}.mp4" for name, size in sizes.items() for i in range(size)))
+    if max(sizes.values()) == 1 and share < 0.5:
+        with pytest.raises(InputError, match="leaves split test empty"):
+            read_own_folder(scan_videos(root), share, seed)
+        return
+    if max(sizes.values()) == 1:
+        with pytest.raises(InputError, match="leaves split train empty"):
+            read_own_folder(scan_videos(root), share, seed)
+        return
+    clips = read_own_folder(scan_videos(root), share, seed).clips
+    again = read_own_folder(scan_videos(root), share, seed).clips
+    assert [clip.split for clip in clips] == [clip.split for clip in again]
+    for label, name in enumerate(sorted(sizes)):
+        num_test = sum(clip.split == "test" for clip in clips if clip.label == label)
+        assert abs(num_test - share * sizes[name]) <= 1
+        assert sizes[name] == 1 or 1 <= num_test < sizes[name]
+
+
+def test_another_seed_gives_other_test_clips(tmp_path):
+    index = scan_videos(touch(tmp_path, *(f"{i}.mp4" for i in range(100))))
+    splits = [[c.split for c in read_own_folder(index, 0.5, seed).clips] for seed in (0, 1)]
+    assert splits[0] != splits[1] and splits[0].count("test") == splits[1].count("test") == 50
+
+
+def test_videos_in_and_out_of_class_folders_are_refused(tmp_path):
+    videos = touch(tmp_path / "v", "run/1.mp4", "2.mp4")
+    assert "(run/1) and outside (2)" in refused(tmp_path, "--videos", videos)
+
+
+def test_links_out_of_the_root_are_refused_and_inner_ones_used(tmp_path):
+    touch(tmp_path, "secret.mp4")
+    videos = touch(tmp_path / "v", "a.mp4")
+    (videos / "inner.mp4").symlink_to("a.mp4")
+    (videos / "dangling.mp4").symlink_to("gone.mp4")
+    (videos / "loop.txt").symlink_to("loop.txt")
+    (videos / "folder").symlink_to(tmp_path, target_is_directory=True)
+    status, output = run("--dataset", "mine", "--out", tmp_path / "out", "--videos", videos)
+    assert status == 0 and "1 linked folders are not searched, such as 'folder'" in output
+    assert [c.video for c in read_manifest(tmp_path / "out/mine/manifest.csv")] == [
+        "a.mp4",
+        "inner.mp4",
+    ]
+    (videos / "out.mp4").symlink_to(tmp_path / "secret.mp4")
+    message = refused(tmp_path, "--videos", videos)
+    assert "video 'out.mp4' leaves the video root by a symbolic link" in message
+
+
+def test_names_that_no_manifest_can_hold_are_refused(tmp_path):
+    videos = touch(tmp_path / "v", "a\nb.mp4")
+    assert "control character" in refused(tmp_path, "--videos", videos)
+    (videos / "a\nb.mp4").unlink()
+    (videos / os.fsdecode(b"caf\xe9.mp4")).touch()
+    assert "not UTF-8" in refused(tmp_path, "--videos", videos)
+
+
+def test_a_pipe_is_refused(tmp_path):
+    videos = touch(tmp_path / "v", "a.mp4")
+    os.mkfifo(videos / "pipe.mp4")
+    assert "'pipe.mp4' is not a regular file" in refused(tmp_path, "--videos", videos)
+
+
+# ---------------------------------------------------------------------- own CSV
+
+
+def own_csv(tmp_path: Path, *rows: str, header: str = HEADER) -> Path:
+    path = tmp_path / "mine.csv"
+    path.write_text(header + "".join(row + "\n" for row in rows))
+    return path
+
+
+def test_own_csv_with_missing_videos(tmp_path):
+    videos = touch(tmp_path / "v", "x/1.mp4", "x/1.webm")
+    path = own_csv(tmp_path, "0123,x/1.mp4,0.5,2,train,2,,", "b,x/2.mp4,,,test,0,,")
+    clips = manifest_of(tmp_path, "--videos", videos, "--manifest", path)
+    assert list(clips) == ["0123"] and clips["0123"].video == "x/1.mp4"
+    assert (clips["0123"].start_seconds, clips["0123"].stop_seconds) == (0.5, 2.0)
+    assert (tmp_path / "out/mine/missing.csv").read_text().splitlines()[1] == "b,x/2.mp4,test"
+    assert read_classes(tmp_path / "out/mine/classes.json").label == ["0", "1", "2"]
+
+
+def test_own_csv_takes_the_classes_beside_it(tmp_path):
+    videos = touch(tmp_path / "v", "1.mp4")
+    path = own_csv(tmp_path, "a,1.mp4,,,train,1,,")
+    classes = ClassList(label=["left", "right"], flip_x=[1, 0])
+    write_classes(tmp_path / "classes.json", classes)
+    manifest_of(tmp_path, "--videos", videos, "--manifest", path)
+    assert read_classes(tmp_path / "out/mine/classes.json") == classes
+    own_csv(tmp_path, "a,1.mp4,,,train,1,,", "b,1.mp4,,,train,2,,")
+    message = refused(tmp_path, "--videos", videos, "--manifest", path)
+    assert "mine.csv, row 3 (clip 'b'): label is 2, but classes.json lists 2" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("b,../secret.mp4,,,train,,,", "row 3: video '../secret.mp4' leaves the video root"),
+        ("b,/etc/passwd,,,train,,,", "row 3: video '/etc/passwd' leaves the video root"),
+        ("b,https://a.b/c.mp4,,,train,,,", "'https://a.b/c.mp4' looks like an address"),
+        ("b,concat:1.mp4|1.mp4,,,train,,,", "'concat:1.mp4|1.mp4' looks like an address"),
+        ("b,list.m3u8,,,train,,,", "row 3 (clip 'b'): video 'list.m3u8': its suffix is none of"),
+        (f"b,{'n' * 4000}.mp4,,,train,,,", "row 3: video 'nnnn"),
+        ("b,out.mp4,,,train,,,", "row 3 (clip 'b'): video 'out.mp4' leaves the video root by"),
+        ("b,folder/secret.mp4,,,train,,,", "video 'folder/secret.mp4' leaves the video root by a"),
+        ("b,pipe.mp4,,,train,,,", "row 3 (clip 'b'): video 'pipe.mp4' is not a regular file"),
+        ("b,1.mp4,2,1,train,,,", "row 3: stop_seconds 1.0 is not after start_seconds 2.0"),
+        ("a,1.mp4,,,train,,,", "row 3: clip_id 'a' already stands in row 2"),
+        ("b,1.mp4,,,all,,,", "row 3: split 'all' is none of train, val, test"),
+        ("b,1.mp4,,,train,x,,", "row 3: label is 'x'"),
+    ],
+)
+def test_hostile_and_wrong_rows_are_refused_by_row(tmp_path, row, message):
+    touch(tmp_path, "secret.mp4")
+    videos = touch(tmp_path / "v", "1.mp4")
+    (videos / "out.mp4").symlink_to(tmp_path / "secret.mp4")
+    (videos / "folder").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(videos / "pipe.mp4")
+    path = own_csv(tmp_path, "a,1.mp4,,,train,,,", row)
+    shown = refused(tmp_path, "--videos", videos, "--manifest", path)
+    assert message in shown and len(shown) < 700
+    assert not (tmp_path / "out/mine/manifest.csv").exists()
+
+
+def test_missing_columns_other_encodings_and_no_rows(tmp_path):
+    videos = touch(tmp_path / "v", "1.mp4")
+    path = own_csv(tmp_path, "1.mp4,train", header="video,split\n")
+    given = ["--videos", videos, "--manifest", path]
+    assert "column clip_id, start_seconds" in refused(tmp_path, *given)
+    path.write_bytes(HEADER.encode("utf-16"))
+    assert "row 1: not UTF-8 (byte 0 is 0xff)" in refused(tmp_path, *given)
+    own_csv(tmp_path)
+    assert "lists no clip; an empty split" in refused(tmp_path, *given)
+    path.unlink()
+    assert "--manifest names a CSV" in refused(tmp_path, *given)
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_toy_needs_no_options_and_keeps_its_classes(tmp_path):
+    root = tmp_path / "out" / "toy"
+    touch(root / "videos", "toy00000.mp4", "toy00001.mp4")
+    (root / "annotations").mkdir()
+    rows = "".join(f"toy0000{i},toy0000{i}.mp4,,,train,{i},,\n" for i in range(3))
+    (root / "annotations" / "manifest.csv").write_text(HEADER + rows)
+    classes = ClassList(label=["left", "right", "up"], flip_x=[1, 0, 2])
+    write_classes(root / "annotations" / "classes.json", classes)
+    assert list(manifest_of(tmp_path, dataset="toy")) == ["toy00000", "toy00001"]
+    assert read_classes(root / "classes.json") == classes
+
+
+def test_a_rerun_leaves_unchanged_files_alone(tmp_path):
+    videos = touch(tmp_path / "v", "a.mp4")
+    manifest_of(tmp_path, "--videos", videos)
+    path = tmp_path / "out/mine/manifest.csv"
+    os.utime(path, (1, 1))
+    status, output = run("--dataset", "mine", "--out", tmp_path / "out", "--videos", videos)
+    assert status == 0 and output.count("unchanged, left as it is") == 3
+    assert path.stat().st_mtime == 1
+    touch(videos, "b.mp4")
+    assert list(manifest_of(tmp_path, "--videos", videos)) == ["a", "b"]
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    videos = touch(tmp_path / "v", "a.mp4")
+    status, _ = run("--dataset", "mine", "--out", tmp_path / "out", "--videos", videos, "--dry-run")
+    assert status == 0 and not (tmp_path / "out").exists()
+
+
+def test_an_unknown_dataset_without_videos_lists_the_known_ones(tmp_path):
+    message = refused(tmp_path, dataset="ssv3")
+    assert "'ssv3' is no dataset known here" in message and ", ".join(known_datasets()) in message
+    assert "VIDEOS=folder" in message
+
+
+def test_no_video_at_all_is_an_error(tmp_path):
+    (tmp_path / "v").mkdir()
+    assert "no video below" in refused(tmp_path, "--videos", tmp_path / "v")
+    assert "no folder of videos at" in refused(tmp_path, "--videos", tmp_path / "w")
+    path = own_csv(tmp_path, "a,a.mp4,,,train,,,")
+    message = refused(tmp_path, "--videos", tmp_path / "v", "--manifest", path)
+    assert "none of 1 annotated videos is below" in message and "no video at all" in message
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "message"),
+    [
+        ("mine", ["--annotations", "."], "--annotations does not apply to own data in folders"),
+        ("mine", ["--split-number", "1"], "--split-number does not apply to own data in folders"),
+        ("ssv2", ["--test-share", "0.1"], "--test-share does not apply to dataset ssv2"),
+        ("ssv2", ["--split-number", "1"], "--split-number does not apply to dataset ssv2"),
+        ("ssv2", ["--manifest", "x.csv", "--prefer", "mp4"], "--prefer does not apply to a CSV"),
+        ("ssv2", ["--annotations", "."], "ssv2 needs --videos"),
+        ("ssv2", ["--videos", "."], "ssv2 needs --annotations (ANNOTATIONS=folder)"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(tmp_path, dataset, options, message):
+    assert message in refused(tmp_path, *options, dataset=dataset)
+
+
+def test_the_command_runs_as_a_module(tmp_path):
+    videos = touch(tmp_path / "v", "a.mp4")
+    command = [sys.executable, "-m", "preprocess.manifest", "--dataset", "mine"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path, "--videos", videos], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "mine/manifest.csv: written" in done.stdout
+    done = subprocess.run([*command, "--out", tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: 'mine' is no dataset known")
+
+
+# ---------------------------------------------------------------------- ids and specs
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=120))
+def test_clip_ids_fit_and_are_stable(name):
+    clip_id = clip_id_of(name)
+    assert 1 <= len(clip_id.encode()) <= 64 and clip_id == clip_id_of(name)
+    assert not CONTROL.search(clip_id)
+    assert clip_id == name or clip_id[-13] == "-"
+
+
+def test_long_names_keep_a_readable_start_and_differ():
+    long = "Gaye_waves_to_the_paparazzi_as_she_flees_New_York_after_stalking_wave_u_cm_np1_fr_med_"
+    ids = {clip_id_of(f"{long}{i}") for i in range(100)}
+    assert len(ids) == 100
+    assert {clip_id[:40] for clip_id in ids} == {long[:40]}
+
+
+rows = st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs", "Cc"]))] * 3))
+
+
+@given(rows)
+def test_missing_csv_reads_back_equal(missing):
+    assert read_missing(format_missing(missing)) == missing
+
+
+@pytest.mark.parametrize("dataset", known_datasets())
+def test_every_spec_is_valid_and_names_its_reader(dataset):
+    assert reader_of(read_spec(dataset)).roles
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = 1", "reader is missing"),
+        ("title =", "not TOML"),
+        ("GOOD\nextra = 1", "'extra' is none of"),
+        ("GOOD\nnum_splits = '3'", "num_splits must be a int"),
+        ("GOOD\n[flips]\nx = 'mirror'", "flip x is 'mirror', none of identity, none"),
+        ("GOOD\n[classes]\nlabel = 2\nlabels = ['a']", "1 labels are listed, 2 are counted"),
+    ],
+)
+def test_a_wrong_spec_is_named(tmp_path, text, message):
+    good = "title = 't'\nreader = 'ssv2'\nreported_split = 'val'\nfiles = {train = ['a']}"
+    (tmp_path / "d.toml").write_text(text.replace("GOOD", good))
+    with pytest.raises(InputError, match=r"d\.toml") as caught:
+        read_spec("d", tmp_path)
+    assert message in str(caught.value)
+
+
+def test_every_suffix_is_found(tmp_path):
+    touch(tmp_path, *(f"clip{suffix.upper()}" for suffix in SUFFIXES))
+    index = scan_videos(tmp_path)
+    assert len(index.paths) == len(SUFFIXES)
+    assert index.find("clip", "mp4")[0] == "clip.MP4"
+    assert index.find("clip", "webm")[0] == "clip.WEBM"
+
+
+def test_classes_json_is_what_the_trainer_reads(tmp_path):
+    videos = touch(tmp_path / "v", "1.mp4")
+    path = own_csv(tmp_path, "a,1.mp4,,,train,,1,0")
+    manifest_of(tmp_path, "--videos", videos, "--manifest", path)
+    content = json.loads((tmp_path / "out/mine/classes.json").read_text())
+    assert content["verb"] == ["0", "1"] and content["noun"] == ["0"] and content["label"] == []
