@@ -28,7 +28,7 @@ from train.typed_tables import Choice, build, choose, merge, refuse_unknown
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 FLIPS = ("x", "y", "time")
-LABELS = ("label", "verb", "noun")
+LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 TARGETS: dict[str, Callable[..., Any]] = {"normalised_pixels": normalised_pixels}
 """What the decoder may predict: (clips [B, 3, T, H, W], ModelConfig) -> [B, N, numbers a token]."""
 
@@ -198,8 +198,8 @@ class FinetuneConfig:
         _check_training(self)
         _at_least(self, 0, "early_stop_epochs", "init_scale")
         _at_least(self, 1, "validate_epochs")
-        for kind in self.labels or ("none",):
-            _check_name("labels", kind, LABELS)
+        if self.labels not in LABELS:
+            raise InputError(f"labels are {self.labels}; allowed: {', '.join(map(str, LABELS))}")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout is {self.dropout}; 0 to below 1 is allowed")
         if self.flips and self.labels != ("label",):
@@ -278,16 +278,16 @@ def pretrain_config(
 
 
 def finetune_config(
-    tables: Mapping[str, Any], head: str, changes: Mapping[str, Any] | None = None
+    tables: Mapping[str, Any], head: str | None, changes: Mapping[str, Any] | None = None
 ) -> FinetuneConfig:
-    """The finetuning of a recipe with one head, with `changes` on top."""
+    """The finetuning of a recipe with one head (None: the recipe's), with `changes` on top."""
     table, heads = _split_variants(tables, "finetune")
-    _check_name("head", head, HEAD_KINDS)
-    table = merge(merge(table, heads.get(head, {})), changes or {})
-    options = table.get("head", {})
-    if head == "mean":
-        refuse_unknown(options, {}, "finetune.head, kind 'mean'")
-    table["head"] = {**options, "kind": head}
+    kind = head or table.get("head", {}).get("kind", "mean")
+    _check_name("head", kind, HEAD_KINDS)
+    table = merge(merge(table, {"head": {"kind": kind}, **heads.get(kind, {})}), changes or {})
+    table["head"] = {"kind": kind, **table["head"]}
+    if kind == "mean":
+        refuse_unknown(table["head"], {"kind": kind}, "finetune.head, kind 'mean'")
     table["model"] = _model(tables, table)
     config = build(FinetuneConfig, table, "finetune")
     return _with_choices(config, frames=FRAME_RULES, crop=CROPS)

@@ -112,6 +112,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return build(kind, value, where)
     if origin in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in arguments:
+            return None
         return convert(value, next(a for a in arguments if a is not types.NoneType), where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):

@@ -1,0 +1,364 @@
+"""Supervised finetuning of a pretrained encoder, with the mean or the motion-focused head.
+
+    python -m train.finetune --dataset toy --out out --head mca
+    python -m train.finetune --dataset toy --from none            from random weights
+
+Reads OUT/<dataset>/frames (and boxes for --head mca) and the weights of a pretraining run, writes
+OUT/<dataset>/runs/finetune-<method>-<head>/: options.json, log.jsonl, checkpoints/,
+weights.safetensors, best.safetensors, finished. The best weights are those with the highest top-1
+on split val; split test is not looked at here. Minutes on two CPU cores for the toy recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from shared.errors import InputError, user_errors
+from shared.layout import DatasetLayout
+from shared.manifest import ClassList, read_classes
+from shared.randomness import counter_generator
+from shared.run_record import JsonlLog
+from train.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
+from train.clip_table import NO_LABEL, ClipTable, read_clip_table
+from train.command import (
+    Common,
+    begin_run,
+    hold,
+    print_resolved,
+    say_stopped,
+    training_options,
+)
+from train.config import (
+    EvaluateConfig,
+    FinetuneConfig,
+    evaluate_config,
+    finetune_config,
+    loader_config,
+)
+from train.data import EvaluateDataset, FinetuneDataset, make_loader, to_device
+from train.engine import deepspeed_config, start_engine, start_processes, whole_model
+from train.head import KINDS, VideoClassifier, build_head
+from train.metrics import accuracy
+from train.mixing import ClipMixer
+from train.model import VideoEncoder
+from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
+from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
+from train.run_folder import RunFolder
+from train.sampler import BatchPlan, StepSampler, steps_per_epoch
+from train.scoring import score_clips
+from train.typed_tables import to_table
+from train.weights import export_safetensors, import_weights, load_encoder
+
+
+@click.command(context_settings={"show_default": True})
+@training_options
+@click.option(
+    "--head", type=click.Choice(KINDS), show_default="as the recipe has it", help="Pooling head."
+)
+@click.option("--method", default="mofo", metavar="NAME", help="Begin with run pretrain-NAME.")
+@click.option(
+    "--from",
+    "source",
+    metavar="RUN|WEIGHTS|none",
+    help="Begin with another run, a file of weights (.safetensors, .pth, Hugging Face folder), or "
+    "random weights (none).",
+)
+@user_errors
+def main(head: str | None, method: str, source: str | None, **options) -> None:
+    """Finetune a classifier on the labelled clips of split train."""
+    finetune(Common(**options), head, source or f"pretrain-{method}")
+
+
+def finetune(common: Common, head: str | None, source: str) -> RunFolder:
+    """Run one finetuning to its end, or to where it is told to stop; returns its folder.
+
+    Args:
+        source: name of a pretraining run, path of weights, or "none".
+    """
+    # -----------------------------------------------------------------------------------------
+    # Resolve
+    # -----------------------------------------------------------------------------------------
+    layout = DatasetLayout(common.out, common.dataset)
+    tables = common.read_recipe()
+    config = finetune_config(tables, head, common.training_changes())
+    loader = loader_config(tables, common.loader_changes())
+    weights = find_weights(layout, source)
+    folder = RunFolder(layout.runs / (common.run or run_name(source, config.head.kind)))
+    classes = read_classes(layout.classes)
+    num_classes = count_classes(classes, config, layout)
+    table = labelled(read_clip_table(layout, ["train"], config.needs_boxes), config, num_classes)
+    held_out = read_held_out(layout, config, num_classes)
+    processes = start_processes(common.device)
+    plan = BatchPlan.fit(config.batch_size, processes.world_size, loader.micro_batch_size)
+    epoch_steps = steps_per_epoch(len(table), config.batch_size)
+    num_steps = config.epochs * epoch_steps
+    effective = effective_batch(config.batch_size, config.repeats)
+    learning_rate = scaled_learning_rate(config.optim.base_learning_rate, effective)
+    options = {
+        "command": "finetune",
+        "dataset": common.dataset,
+        "data": table.data_digest,
+        "clips": len(table),
+        "from": source,
+        "from_digest": digest_of(weights),
+        "classes": num_classes,
+        "seed": common.seed,
+        "config": to_table(config),
+        "evaluate": to_table(evaluate_config(tables)),
+        "loader": to_table(loader),
+        "device": {"kind": processes.device.type, "processes": processes.world_size},
+    }
+    if processes.is_first:
+        print_resolved(options, folder, plan, config.repeats, learning_rate, num_steps)
+        if held_out is None:
+            print("  no labelled clip of split val: the last weights count, not the best")
+    if common.dry_run:
+        return folder
+
+    # -----------------------------------------------------------------------------------------
+    # Model, optimizer, engine
+    # -----------------------------------------------------------------------------------------
+    torch.manual_seed(common.seed)
+    model = build_classifier(config, num_classes)
+    if weights is not None:
+        load_encoder(model, import_weights(weights))
+    optimizer = make_optimizer(model, config.optim, learning_rate)
+    schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps)
+
+    with hold(folder, processes), Interruption(processes, common.stop_after) as stop:
+        if not begin_run(folder, options, common.overwrite, processes):
+            return folder
+        settings = deepspeed_config(
+            plan, config.repeats, config.optim.gradient_clipping, processes.uses_cuda
+        )
+        engine = start_engine(model, optimizer, settings, processes.device)
+        progress: dict[str, Any] = {"step": 0, "best_top1": -1.0, "best_epoch": 0}
+        if saved := complete_checkpoints(folder.checkpoints):
+            progress = load_checkpoint(engine, saved[-1])
+            processes.say(f"goes on from step {progress['step']} of {num_steps} ({saved[-1]})")
+
+        # -------------------------------------------------------------------------------------
+        # Data
+        # -------------------------------------------------------------------------------------
+        dataset = FinetuneDataset(table, classes, config, loader, common.seed)
+        order = StepSampler(
+            table.shard,
+            plan,
+            processes.rank,
+            progress["step"],
+            num_steps,
+            common.seed,
+            config.shuffle_shards,
+        )
+        if held_out is not None:
+            one_view = EvaluateConfig(segments=1, crops=1)
+            validation = EvaluateDataset(held_out, config.model, config.frames, one_view, loader)
+        mixer = ClipMixer(config.augment, config.model, num_classes)
+        watch = Stopwatch()
+        batches = watch.timed(make_loader(dataset, order, loader, processes.uses_cuda))
+        losses = LossWatch(processes, table.clip_id)
+        clock = SaveClock(loader.checkpoint_minutes)
+        log = JsonlLog(folder.log) if processes.is_first else None
+
+        # -------------------------------------------------------------------------------------
+        # Train
+        # -------------------------------------------------------------------------------------
+        bar = tqdm(
+            total=num_steps * effective,
+            initial=progress["step"] * effective,
+            desc=folder.path.name,
+            unit="clip",
+            disable=not processes.is_first,
+        )
+        step, seen, stops_early = progress["step"], 0, False
+        while step < num_steps and not stops_early:
+            schedule.step_update(step)
+            seed_step(common.seed, step, processes.rank)
+            rate = optimizer.param_groups[-1]["lr"]
+            step_losses, step_clips = [], []
+            for part in range(plan.accumulation):
+                batch = next(batches)
+                step_clips.append(batch["index"])
+                batch = to_device(batch, processes.device)
+                labels = {kind: batch[kind] for kind in config.labels}
+                rng = counter_generator(common.seed, "mix", step, part, processes.rank)
+                clips, inside, targets = mixer(batch["clips"], batch["inside"], labels, rng)
+                scores = engine(clips, inside)
+                loss = sum(F.cross_entropy(scores[k].float(), targets[k]) for k in targets)
+                engine.backward(loss)
+                engine.step()
+                step_losses.append(loss.detach().reshape(1))
+            step += 1
+            seen += effective
+            bar.update(effective)
+            losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
+
+            ends_epoch = step % epoch_steps == 0
+            epoch = step // epoch_steps
+            validates = held_out is not None and ends_epoch
+            validates = validates and (epoch % config.validate_epochs == 0 or step == num_steps)
+            due = step % loader.log_steps == 0 or step == num_steps or validates
+            if due or (processes.world_size == 1 and stop.reason):
+                # Here alone the device is waited for, and the processes agree on what to do.
+                mean = losses.mean()
+                asked = processes.from_first((clock.is_due(), stop.reason))
+                if log:
+                    log.write(
+                        {
+                            "event": "train",
+                            "step": step,
+                            "epoch": round(step / epoch_steps, 4),
+                            "loss": mean[0],
+                            "learning_rate": rate,
+                            **watch.read(seen),
+                        }
+                    )
+                    bar.set_postfix(loss=f"{mean[0]:.3f}", val=f"{progress['best_top1']:.1f}")
+                if validates:
+                    found = score_clips(engine.module, validation, loader, processes, "val")
+                    figures = accuracy(found, {k: held_out.labels[k] for k in config.labels})
+                    if log:
+                        log.write({"event": "validate", "step": step, "epoch": epoch, **figures})
+                    if figures["top1"] > progress["best_top1"]:
+                        progress |= {"best_top1": figures["top1"], "best_epoch": epoch}
+                        best = whole_model(engine, build_classifier(config, num_classes))
+                        if processes.is_first:
+                            export_safetensors(folder.best_weights, best)
+                    waited = epoch - progress["best_epoch"]
+                    stops_early = 0 < config.early_stop_epochs <= waited
+                watch.reset()
+                seen = 0
+                ends = stops_early or step == num_steps
+                if asked[0] or asked[1] or ends:
+                    save_checkpoint(engine, folder.checkpoints, step, progress, processes)
+                    clock.reset()
+                if asked[1] and not ends:
+                    bar.close()
+                    say_stopped(asked[1], step, num_steps, folder, processes)
+                    return folder
+        bar.close()
+
+        # -------------------------------------------------------------------------------------
+        # Weights that leave
+        # -------------------------------------------------------------------------------------
+        final = whole_model(engine, build_classifier(config, num_classes))
+        if processes.is_first:
+            export_safetensors(folder.weights, final)
+            folder.finish({**progress, "step": step, "stopped_early": stops_early})
+            if held_out is not None:
+                print(f"best val top-1 {progress['best_top1']:.1f} % in epoch {progress['best_epoch']}")
+            print(f"finetuned on {len(table)} clips, {step // epoch_steps} epochs: {folder.path}")
+        processes.wait()
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------
+# What a finetuning begins with
+# ---------------------------------------------------------------------------------------------
+
+
+def run_name(source: str, head: str) -> str:
+    """finetune-mofo-mca from run pretrain-mofo, finetune-scratch-mca from random weights."""
+    if source == "none":
+        return f"finetune-scratch-{head}"
+    return f"finetune-{Path(source).stem.removeprefix('pretrain-')}-{head}"
+
+
+def find_weights(layout: DatasetLayout, source: str) -> Path | None:
+    """The file that `--from` names; None for random weights.
+
+    Raises:
+        InputError: no such run or file, or the run is not finished.
+    """
+    if source == "none":
+        return None
+    run = RunFolder(layout.runs / source)
+    if run.options.is_file():
+        if not run.is_finished:
+            raise InputError(f"run {source} is not finished; the command that began it goes on")
+        return run.weights
+    if Path(source).exists():
+        return Path(source)
+    known = sorted(path.parent.name for path in layout.runs.glob("*/weights.safetensors"))
+    raise InputError(
+        f"--from {source}: no run of that name in {layout.runs} (there are: "
+        f"{', '.join(known) or 'none'}) and no such file; `make pretrain` makes one, --from none "
+        "begins with random weights"
+    )
+
+
+def digest_of(weights: Path | None) -> str | None:
+    """sha256 of the weights' file or of the files in its folder; tells apart runs begun anew."""
+    if weights is None:
+        return None
+    hashed = hashlib.sha256()
+    files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
+    for path in files:
+        with open(path, "rb") as stream:
+            hashed.update(hashlib.file_digest(stream, "sha256").digest())
+    return hashed.hexdigest()[:16]
+
+
+def build_classifier(config: FinetuneConfig, num_classes: dict[str, int]) -> VideoClassifier:
+    encoder = VideoEncoder(config.model, final_norm=False)
+    head = build_head(config.head, config.model.width, config.model.head_norm_eps)
+    return VideoClassifier(encoder, head, num_classes, config.dropout, config.init_scale)
+
+
+def count_classes(
+    classes: ClassList, config: FinetuneConfig, layout: DatasetLayout
+) -> dict[str, int]:
+    """Classes by kind of label.
+
+    Raises:
+        InputError: the dataset names none of a kind, or a flip has no map of its labels.
+    """
+    counts = {kind: len(getattr(classes, kind)) for kind in config.labels}
+    for kind, count in counts.items():
+        if count == 0:
+            raise InputError(f"{layout.classes} names no class of kind {kind}; nothing to learn")
+    for flip in config.flips:
+        if getattr(classes, f"flip_{flip}") is None:
+            raise InputError(
+                f"flips has {flip!r}, but {layout.classes} does not say what label a clip has "
+                f"after it (flip_{flip}); leave it out of the recipe's flips"
+            )
+    return counts
+
+
+def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, int]) -> ClipTable:
+    """The table, after a check that every clip has labels of known classes."""
+    for kind in config.labels:
+        labels = table.labels[kind]
+        without = int((labels == NO_LABEL).sum())
+        if without:
+            raise InputError(f"{without} of {len(table)} clips have no {kind}; finetuning needs one")
+        if labels.max() >= num_classes[kind]:
+            raise InputError(
+                f"a clip has {kind} {labels.max()}, and classes.json names {num_classes[kind]}"
+            )
+    return table
+
+
+def read_held_out(
+    layout: DatasetLayout, config: FinetuneConfig, num_classes: dict[str, int]
+) -> ClipTable | None:
+    """The clips of split val; None where there are none, or none has labels."""
+    try:
+        table = read_clip_table(layout, ["val"], config.needs_boxes)
+    except InputError:
+        return None
+    if any((table.labels[kind] == NO_LABEL).all() for kind in config.labels):
+        return None
+    return labelled(table, config, num_classes)
+
+
+if __name__ == "__main__":
+    main()

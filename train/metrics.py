@@ -1,0 +1,69 @@
+"""Accuracy of scored clips, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn.metrics import recall_score, top_k_accuracy_score
+
+TOP = (1, 5)
+
+
+def accuracy(
+    scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Top-1, top-5 and mean class accuracy.
+
+    Args:
+        scores: by kind of label, float [n, classes], higher is likelier; probabilities where verb
+            and noun are combined.
+        labels: by kind of label, int [n].
+
+    Returns:
+        "top1", "top5", "mean_class_accuracy" in percent. With verb and noun these figures come for
+        each kind ("verb_top1"), and plain "top1", "top5" count actions: both right.
+    """
+    if len(scores) == 1:
+        [kind] = scores
+        return _of_kind(scores[kind], labels[kind])
+    figures = {
+        f"{kind}_{name}": value
+        for kind in scores
+        for name, value in _of_kind(scores[kind], labels[kind]).items()
+    }
+    return figures | _of_actions(scores, labels)
+
+
+def _of_kind(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    num_classes = scores.shape[1]
+    classes = np.arange(num_classes)
+    figures = {}
+    for k in TOP:
+        # Two classes are a special case of scikit-learn's, which takes one column of scores.
+        columns = scores[:, 1] if num_classes == 2 else scores
+        hit = 1.0
+        if num_classes > k:
+            hit = float(top_k_accuracy_score(labels, columns, k=k, labels=classes))
+        figures[f"top{k}"] = 100 * hit
+    present = np.unique(labels)
+    recall = recall_score(labels, scores.argmax(1), labels=present, average="macro")
+    figures["mean_class_accuracy"] = 100 * float(recall)
+    return figures
+
+
+def _of_actions(
+    scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """An action's score is the product of its verb's and noun's (EPIC-KITCHENS-100)."""
+    most = max(TOP)
+    # The best pairs are made of the best verbs and the best nouns alone.
+    best = {kind: np.argsort(-scores[kind], axis=1)[:, :most] for kind in ("verb", "noun")}
+    verb, noun = (np.take_along_axis(scores[k], best[k], axis=1) for k in ("verb", "noun"))
+    pairs = (verb[:, :, None] * noun[:, None, :]).reshape(len(verb), -1)
+    right = (best["verb"] == labels["verb"][:, None])[:, :, None] & (
+        best["noun"] == labels["noun"][:, None]
+    )[:, None, :]
+    order = np.argsort(-pairs, axis=1, kind="stable")
+    ranked = np.take_along_axis(right.reshape(len(right), -1), order, axis=1)
+    return {f"top{k}": 100 * float(ranked[:, :k].any(axis=1).mean()) for k in TOP}
