@@ -13,12 +13,14 @@ from torch import nn
 
 from shared.errors import InputError
 from train.head import HeadConfig, VideoClassifier, build_head
+from train.huggingface import export_huggingface
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder, split_mask
 from train.targets import masked_loss, masked_targets, normalised_pixels
 from train.weights import (
-    export_huggingface,
+    adopt_norms,
     export_safetensors,
     import_weights,
+    load_autoencoder,
     load_encoder,
     load_strictly,
 )
@@ -447,6 +449,31 @@ def test_another_encoder_is_refused_even_where_shapes_agree(tmp_path: Path) -> N
     words = "num_heads 3 in the weights, 4 here; positions sincos-1d in the weights, sincos-3d here"
     with pytest.raises(InputError, match=words):
         load_encoder(model, imported)
+
+
+def test_norms_are_adopted_from_the_weights(tmp_path: Path) -> None:
+    theirs = ModelConfig.from_dict({**CONFIG.to_dict(), "layer_norm_eps": 1e-12, "num_frames": 8})
+    export_huggingface(tmp_path, MaskedAutoencoder(theirs))
+    imported = import_weights(tmp_path)
+    with pytest.raises(InputError, match=r"layer_norm_eps 1e-12 in the weights, 1e-06 here; set"):
+        load_encoder(classifier(), imported)
+    adopted = adopt_norms(CONFIG, imported)
+    assert adopted == ModelConfig.from_dict({**CONFIG.to_dict(), "layer_norm_eps": 1e-12})
+    encoder = VideoEncoder(adopted, final_norm=False)
+    load_encoder(VideoClassifier(encoder, build_head(HeadConfig(), 36), {"label": 2}), imported)
+
+
+def test_pretraining_goes_on_from_a_pretraining_of_the_same_model(tmp_path: Path) -> None:
+    source, model = autoencoder(), MaskedAutoencoder(CONFIG)
+    export_safetensors(tmp_path / "a.safetensors", source)
+    load_autoencoder(model, import_weights(tmp_path / "a.safetensors"))
+    assert same(model.state_dict(), source.state_dict())
+    other = ModelConfig.from_dict({**CONFIG.to_dict(), "decoder_heads": 5})
+    with pytest.raises(InputError, match="decoder_heads 2 in the weights, 5 here"):
+        load_autoencoder(MaskedAutoencoder(other), import_weights(tmp_path / "a.safetensors"))
+    export_safetensors(tmp_path / "b.safetensors", classifier())
+    with pytest.raises(InputError, match="a model for classification, without a decoder"):
+        load_autoencoder(model, import_weights(tmp_path / "b.safetensors"))
 
 
 def test_load_strictly_changes_nothing_on_error() -> None:

@@ -235,13 +235,12 @@ class VideoClassifier(nn.Module):
         self.head = head
         self.num_classes = dict(num_classes)
         self.dropout = nn.Dropout(dropout)
-        width = encoder.config.width
-        self.classifiers = nn.ModuleDict(
-            {name: nn.Linear(width, count) for name, count in self.num_classes.items()}
-        )
-        for classifier in self.classifiers.values():
+        self.classifiers = nn.ModuleDict()
+        for name, count in self.num_classes.items():
+            classifier = nn.Linear(encoder.config.width, count)
             nn.init.trunc_normal_(classifier.weight, std=0.02 * init_scale)
             nn.init.zeros_(classifier.bias)
+            self.classifiers[name] = classifier
 
     def features(self, clips: Tensor, inside: Tensor | None = None) -> Tensor:
         """The pooled vector of each clip [B, D]: what a linear probe and k-NN see."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shared.errors import InputError
+from shared.files import write_atomically
+from train.head import VideoClassifier
+from train.model import MaskedAutoencoder
 from train.model_config import NUM_CHANNELS, ModelConfig
 
 # transformers fixes the decoder's last norm and fc_norm at PyTorch's default, whatever
 # layer_norm_eps of the configuration says.
 FIXED_NORM_EPS = 1e-5
 
-# Ours to theirs; {i} is a block. Query, key and value are one matrix here and three there.
+# Ours to theirs. Query, key and value are one matrix here and three there.
 _OUTSIDE_BLOCKS = {
     "encoder.patch_embed.proj": "videomae.embeddings.patch_embeddings.projection",
     "encoder.norm": "videomae.layernorm",
@@ -75,6 +79,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path} is no intact safetensors file: {error}") from error
 
 
+def safetensors_image(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file in memory, so that it can be written in one step."""
+    on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    return safetensors.torch.save(on_cpu, dict(metadata))
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; a Hugging Face folder has it")
@@ -85,6 +95,48 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content
+
+
+def export_huggingface(
+    folder: Path,
+    model: MaskedAutoencoder | VideoClassifier,
+    class_names: Iterable[str] | None = None,
+) -> None:
+    """Write a folder that transformers' `from_pretrained` reads.
+
+    Args:
+        folder: config.json and model.safetensors are written into it.
+        model: a masked autoencoder (VideoMAEForPreTraining), or a classifier with the mean head
+            and one kind of label (VideoMAEForVideoClassification).
+        class_names: of the classifier's classes, for id2label; None names them LABEL_0, ...
+
+    Raises:
+        InputError: VideoMAE has no place for what the model has.
+    """
+    folder = Path(folder)
+    if isinstance(model, VideoClassifier):
+        if model.head.config.kind != "mean" or list(model.num_classes) != ["label"]:
+            raise InputError(
+                "Hugging Face's VideoMAE has only the mean head and one kind of label, this model "
+                f"has the head {model.head.config.kind} and {', '.join(model.num_classes)}; "
+                "export plain safetensors instead"
+            )
+        names = _names(class_names, model.num_classes["label"])
+        architecture, config = "VideoMAEForVideoClassification", model.encoder.config
+    else:
+        architecture, config, names = "VideoMAEForPreTraining", model.config, None
+    fields = huggingface_config(config, architecture, names)
+    image = safetensors_image(to_huggingface(model.state_dict()), {"format": "pt"})
+    write_atomically(folder / "model.safetensors", image)
+    text = json.dumps(fields, indent=2) + "\n"
+    write_atomically(folder / "config.json", text.encode())
+
+
+def _names(class_names: Iterable[str] | None, count: int) -> list[str]:
+    names = [f"LABEL_{i}" for i in range(count)] if class_names is None else list(class_names)
+    if len(names) != count:
+        raise InputError(f"{len(names)} class names for a classifier of {count} classes")
+    return names
 
 
 def from_huggingface(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -163,7 +215,7 @@ def model_config(theirs: Mapping[str, Any]) -> ModelConfig:
 def huggingface_config(
     config: ModelConfig, architecture: str, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
-    """The config.json of our model as VideoMAE.
+    """The config.json of our model as VideoMAE; class_names where it is a classifier.
 
     `head_norm_eps` is ours: transformers keeps it but computes with 1e-5, so a model trained with
     1e-6 gives slightly other scores there. Read back here, nothing is lost.
@@ -176,7 +228,7 @@ def huggingface_config(
             f"Hugging Face's VideoMAE has no {config.positions} positions (only sincos-1d); "
             "export plain safetensors instead"
         )
-    if config.output_dim != config.patch_dim:
+    if class_names is None and config.output_dim != config.patch_dim:
         raise InputError(
             f"Hugging Face's VideoMAE predicts {config.patch_dim} pixels a tubelet, this decoder "
             f"{config.output_dim} numbers; export plain safetensors instead"

@@ -113,6 +113,8 @@ class VideoEncoder(nn.Module):
             which normalises after pooling (VideoMAE's fc_norm).
     """
 
+    positions: Tensor  # [1, N, D]
+
     def __init__(self, config: ModelConfig, final_norm: bool) -> None:
         super().__init__()
         self.config = config
@@ -165,6 +167,8 @@ class Decoder(nn.Module):
 
 class MaskedAutoencoder(nn.Module):
     """Encoder on the visible tokens, decoder on all: predicts what the mask hides."""
+
+    decoder_positions: Tensor  # [1, N, decoder D]
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -223,7 +227,7 @@ def _block(width: int, heads: int, mlp_ratio: float, eps: float, drop_path: floa
         qkv_bias=True,  # BEiT's form: query and value biases, no key bias
         mlp_ratio=(hidden + 0.5) / width,
         drop_path=drop_path,
-        norm_layer=partial(nn.LayerNorm, eps=eps),
+        norm_layer=partial(nn.LayerNorm, eps=eps),  # type: ignore[arg-type]  # timm calls it only
     )
 
 

@@ -43,7 +43,7 @@ from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
 from train.targets import masked_loss, masked_targets, mean_predictor_loss
 from train.typed_tables import to_table
-from train.weights import export_safetensors, import_weights, load_strictly
+from train.weights import export_safetensors, import_weights, load_autoencoder
 
 
 @click.command(context_settings={"show_default": True})
@@ -101,7 +101,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     torch.manual_seed(common.seed)
     model = MaskedAutoencoder(config.model)
     if init is not None:
-        load_strictly(model, import_weights(init).state_dict, str(init))
+        load_autoencoder(model, import_weights(init))
     optimizer = make_optimizer(model, config.optim, learning_rate)
     schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps)
 

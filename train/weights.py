@@ -7,13 +7,13 @@ missing, left over or of another shape is an error that lists it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from train.head import HeadConfig, VideoClassifier, build_head
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder
 
 Kind = Literal["pretraining", "classification", "encoder"]
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 FORMAT, FORMAT_VERSION = "mofo", 1  # in the metadata of our safetensors
 
 # What must agree for an encoder to compute the same under other weights. Clip length and image
@@ -32,6 +33,7 @@ _ENCODER_FIELDS = (
     *("patch_size", "tubelet_size", "width", "depth", "num_heads"),
     *("positions", "layer_norm_eps"),
 )
+_DECODER_FIELDS = ("decoder_width", "decoder_depth", "decoder_heads", "head_norm_eps")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ImportedWeights:
         """The model with its weights in place."""
         model = self._empty()
         load_strictly(model, self.state_dict, self.source)
-        return model["encoder"] if isinstance(model, nn.ModuleDict) else model
+        return model.encoder if isinstance(model, _EncoderAlone) else model
 
     def check(self) -> None:
         """Raise InputError unless the weights are exactly those of the model."""
@@ -62,7 +64,7 @@ class ImportedWeights:
             model = self._empty()
         _require_same_tensors(model.state_dict(), self.state_dict, self.source)
 
-    def _empty(self) -> MaskedAutoencoder | VideoClassifier | nn.ModuleDict:
+    def _empty(self) -> MaskedAutoencoder | VideoClassifier | _EncoderAlone:
         if self.kind == "pretraining":
             return MaskedAutoencoder(self.config)
         if self.kind == "classification":
@@ -70,7 +72,15 @@ class ImportedWeights:
             head = build_head(self.head, self.config.width, self.config.head_norm_eps)
             return VideoClassifier(encoder, head, self.num_classes)
         with_norm = "encoder.norm.weight" in self.state_dict
-        return nn.ModuleDict({"encoder": VideoEncoder(self.config, final_norm=with_norm)})
+        return _EncoderAlone(VideoEncoder(self.config, final_norm=with_norm))
+
+
+class _EncoderAlone(nn.Module):
+    """Gives the names of an encoder's parameters their `encoder.`."""
+
+    def __init__(self, encoder: VideoEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
 
 
 # ---------------------------------------------------------------------------------------------
@@ -106,6 +116,30 @@ def import_weights(path: Path, **told: Any) -> ImportedWeights:
     return imported
 
 
+def adopt_norms(config: ModelConfig, imported: ImportedWeights) -> ModelConfig:
+    """A configuration with the layer_norm_eps that the imported encoder was made with.
+
+    A recipe names sizes and leaves this to the weights: files of the same ViT-B say 1e-6
+    (VideoMAE) or 1e-12 (Hugging Face).
+    """
+    return dataclasses.replace(config, layer_norm_eps=imported.config.layer_norm_eps)
+
+
+def load_autoencoder(model: MaskedAutoencoder, imported: ImportedWeights) -> None:
+    """Put all weights of a pretraining into a masked autoencoder.
+
+    Raises:
+        InputError: the weights are of another kind or model; tensors are missing or left over.
+    """
+    if imported.kind != "pretraining":
+        raise InputError(
+            f"{imported.source} holds a model for {imported.kind}, without a decoder; pretraining "
+            "goes on from weights of a pretraining"
+        )
+    _require_same_fields(model.config, imported, _ENCODER_FIELDS + _DECODER_FIELDS)
+    load_strictly(model, imported.state_dict, imported.source)
+
+
 def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> list[str]:
     """Put the encoder of other weights into a classifier; its head and classifiers stay fresh.
 
@@ -117,13 +151,13 @@ def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> list
     Raises:
         InputError: the encoders differ; tensors are missing or left over.
     """
-    _require_same_encoder(classifier.encoder.config, imported)
+    _require_same_fields(classifier.encoder.config, imported, _ENCODER_FIELDS)
     found = {
         key: tensor
         for key, tensor in imported.state_dict.items()
         if key.startswith("encoder.") and not key.startswith("encoder.norm.")
     }
-    load_strictly(nn.ModuleDict({"encoder": classifier.encoder}), found, imported.source)
+    load_strictly(_EncoderAlone(classifier.encoder), found, imported.source)
     return [name for name, _ in classifier.named_parameters() if not name.startswith("encoder.")]
 
 
@@ -152,7 +186,7 @@ def _import_safetensors(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
             "for Hugging Face weights give the folder that holds config.json"
         )
     try:
-        version, kind = int(metadata["format_version"]), metadata["kind"]
+        version, kind = int(metadata["format_version"]), _KINDS[metadata["kind"]]
         config, head, num_classes = (
             json.loads(metadata[name]) for name in ("config", "head", "num_classes")
         )
@@ -185,14 +219,19 @@ def _recognise(state: dict[str, Tensor], config: ModelConfig, path: Path) -> Imp
     return ImportedWeights(kind, config, state, str(path), num_classes)
 
 
-def _require_same_encoder(config: ModelConfig, imported: ImportedWeights) -> None:
+def _require_same_fields(
+    config: ModelConfig, imported: ImportedWeights, names: tuple[str, ...]
+) -> None:
     differing = [
         f"{name} {getattr(imported.config, name)} in the weights, {getattr(config, name)} here"
-        for name in _ENCODER_FIELDS
+        for name in names
         if getattr(imported.config, name) != getattr(config, name)
     ]
     if differing:
-        raise InputError(f"{imported.source} has another encoder: {'; '.join(differing)}")
+        raise InputError(
+            f"{imported.source} holds another model: {'; '.join(differing)}; "
+            "set the recipe's [model] to what the weights have"
+        )
 
 
 def _require_same_tensors(
@@ -234,52 +273,4 @@ def export_safetensors(path: Path, model: MaskedAutoencoder | VideoClassifier) -
         "head": json.dumps(head.to_dict()),
         "num_classes": json.dumps(num_classes),
     }
-    write_atomically(path, safetensors.torch.save(_tensors(model.state_dict()), metadata))
-
-
-def export_huggingface(
-    folder: Path,
-    model: MaskedAutoencoder | VideoClassifier,
-    class_names: Iterable[str] | None = None,
-) -> None:
-    """Write a folder that transformers' `from_pretrained` reads.
-
-    Args:
-        folder: config.json and model.safetensors are written into it.
-        model: a masked autoencoder (VideoMAEForPreTraining), or a classifier with the mean head
-            and one kind of label (VideoMAEForVideoClassification).
-        class_names: of the classifier's classes, for id2label; None names them LABEL_0, ...
-
-    Raises:
-        InputError: VideoMAE has no place for what the model has.
-    """
-    folder = Path(folder)
-    if isinstance(model, VideoClassifier):
-        if model.head.config.kind != "mean" or list(model.num_classes) != ["label"]:
-            raise InputError(
-                "Hugging Face's VideoMAE has only the mean head and one kind of label, this model "
-                f"has the head {model.head.config.kind} and {', '.join(model.num_classes)}; "
-                "export plain safetensors instead"
-            )
-        names = _names(class_names, model.num_classes["label"])
-        architecture, config = "VideoMAEForVideoClassification", model.encoder.config
-    else:
-        architecture, config, names = "VideoMAEForPreTraining", model.config, None
-    fields = huggingface.huggingface_config(config, architecture, names)
-    weights = _tensors(huggingface.to_huggingface(model.state_dict()))
-    write_atomically(
-        folder / "model.safetensors", safetensors.torch.save(weights, {"format": "pt"})
-    )
-    text = json.dumps(fields, indent=2) + "\n"
-    write_atomically(folder / "config.json", text.encode())
-
-
-def _names(class_names: Iterable[str] | None, count: int) -> list[str]:
-    names = [f"LABEL_{i}" for i in range(count)] if class_names is None else list(class_names)
-    if len(names) != count:
-        raise InputError(f"{len(names)} class names for a classifier of {count} classes")
-    return names
-
-
-def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    write_atomically(path, huggingface.safetensors_image(model.state_dict(), metadata))
