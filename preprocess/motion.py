@@ -1,0 +1,257 @@
+"""From flow to motion maps, and from motion maps to boxes.
+
+    flow (B,2,H,W) --motion_map--> (B,H,W) --reduce_maps--> (B,h,w) --compand--> bytes of the shard
+    maps f4 [T,h,w] of a clip --motion_boxes--> a box and a score for each frame
+
+The maps of a clip are all that boxes are made of, so thresholds are tuned without flow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from shared.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+REFERENCE_LINES = 240  # lengths of MotionParameters are pixels of maps with that many lines
+
+
+def motion_map(flow: torch.Tensor) -> torch.Tensor:
+    """MOFO, equation 1: m = sqrt(u_x^2 + u_y^2 + v_x^2 + v_y^2), large at motion boundaries.
+
+    Derivatives are central differences, (f[i+1] - f[i-1]) / 2, one-sided at the borders. The same
+    motion everywhere (a panning camera) gives 0.
+
+    Args:
+        flow: [B, 2, H, W] float, u then v, pixels per frame; H and W at least 2.
+
+    Returns:
+        [B, H, W] of the dtype of `flow`, pixels per frame per pixel, at least 0.
+    """
+    assert flow.ndim == 4 and flow.shape[1] == 2 and min(flow.shape[2:]) >= 2, flow.shape
+    return (_derivative(flow, 3).square() + _derivative(flow, 2).square()).sum(1).sqrt()
+
+
+def _derivative(values: torch.Tensor, dim: int) -> torch.Tensor:
+    length = values.shape[dim]
+    result = values.new_empty(values.shape)
+    result.narrow(dim, 1, length - 2).copy_(
+        (values.narrow(dim, 2, length - 2) - values.narrow(dim, 0, length - 2)) / 2
+    )
+    first, last = values.narrow(dim, 0, 2), values.narrow(dim, length - 2, 2)
+    result.select(dim, 0).copy_(first.select(dim, 1) - first.select(dim, 0))
+    result.select(dim, length - 1).copy_(last.select(dim, 1) - last.select(dim, 0))
+    return result
+
+
+def reduce_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Maps [B, H, W] -> [B, h, w], each value the mean over the area it covers; size = (h, w).
+
+    Exact for any ratio of sizes, unlike pooling over whole pixels, so that a box scales by
+    width / map width alone.
+    """
+    rows = maps.new_tensor(_area_weights(maps.shape[1], size[0]))
+    columns = maps.new_tensor(_area_weights(maps.shape[2], size[1]))
+    return rows @ maps @ columns.T
+
+
+def _area_weights(length: int, reduced: int) -> np.ndarray:
+    """[reduced, length]: which share of output cell i lies in input cell j; rows sum to 1."""
+    assert 1 <= reduced <= length, (length, reduced)
+    edges = np.linspace(0, length, reduced + 1)
+    cells = np.arange(length)
+    overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
+    return overlap.clip(min=0) * (reduced / length)
+
+
+def compand(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps f4 [T, h, w] as bytes: map = scale * values**2, finest where motion is small.
+
+    Returns:
+        values u1 [T, h, w], scale f4 [T]; a map of zeros has scale 0.
+    """
+    assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
+    scale = maps.max(axis=(1, 2), initial=0.0) / np.float32(255**2)
+    divisor = np.where(scale > 0, scale, np.float32(1))[:, None, None]
+    values = np.floor(np.sqrt(maps / divisor) + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+    return values, scale
+
+
+def expand(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The inverse of `compand`: u1 [T, h, w] and f4 [T] -> maps f4 [T, h, w]."""
+    return scale[:, None, None] * np.square(values, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class MotionParameters:
+    """How maps become boxes. Lengths are pixels of a map with 240 lines.
+
+    Steps, in this order; one with its neutral value does nothing.
+
+    Attributes:
+        window: frames whose maps are summed, the frame's own first; 1 = its own alone.
+        border: margin set to 0.
+        sigma_before: of the Gaussian before the thresholds.
+        peak_share: values under this share of the frame's maximum are dropped.
+        deviations: values under this many standard deviations of the frame are dropped.
+        sigma: of the Gaussian after them.
+        mean_factor: a pixel moves where the result exceeds this many times the frame's mean.
+        least_motion: nothing moves in a frame whose map stays below this, in pixels per frame per
+            pixel.
+        contours: how many of the largest contours the box encloses.
+        largest_distance: the second contour counts only when the centres are nearer than this share
+            of the diagonal.
+        largest_side: a box over this share of the width or height is replaced by the next frame's.
+        smallest_area: so is a box under this share of the area.
+    """
+
+    window: int = 1
+    border: float = 0.0
+    sigma_before: float = 0.0
+    peak_share: float = 0.0
+    deviations: float = 0.0
+    sigma: float = 5.625  # 3 px at 128 lines
+    mean_factor: float = 1.0
+    least_motion: float = 0.01
+    contours: int = 2
+    largest_distance: float = 1.0
+    largest_side: float = 1.0
+    smallest_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("window", 1), ("contours", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; {least} or more is allowed")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value < float("inf"):
+                raise InputError(f"{field.name} is {value}; a number from 0 is allowed")
+
+
+PRESETS: dict[str, MotionParameters] = {
+    "default": MotionParameters(),
+    # The text of MOFO (section 3.1) states the steps and no numbers: smooth, threshold, the two
+    # largest contours. The mean is the threshold without a parameter.
+    "paper": MotionParameters(least_motion=0.0),
+    # The public code. What differs here: flow is not clipped to +-20 px, and derivatives are those
+    # of the stored maps, not 3x3 kernels (maps are stored, flow is not). It keeps every pixel that
+    # the last Gaussian reaches at 1/255 of the peak; here that is any above a tenth of the mean.
+    "mofo-code": MotionParameters(
+        window=8,
+        border=8.0,
+        sigma_before=1.0,
+        peak_share=0.4,
+        deviations=1.5,
+        sigma=30.0,
+        mean_factor=0.1,
+        least_motion=0.0,
+        largest_distance=0.4,
+        largest_side=0.7,
+        smallest_area=0.01,
+    ),
+}
+
+
+def motion_boxes(
+    maps: np.ndarray, parameters: MotionParameters
+) -> tuple[np.ndarray, np.ndarray]:
+    """The box of each frame of a clip, from all its maps.
+
+    Args:
+        maps: f4 [T, h, w], the clip's motion maps in order.
+        parameters: see MotionParameters.
+
+    Returns:
+        boxes f4 [T, 4] x1 y1 x2 y2, half-open, in pixels of the maps, NaN where nothing moves;
+        score f4 [T], the share of the frame's motion energy (sum of squared map values) inside the
+        box, 0 where there is none.
+    """
+    assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
+    boxes = np.full((len(maps), 4), np.nan, dtype=np.float32)
+    for frame, evidence in enumerate(_window_sums(maps, parameters.window)):
+        if maps[frame].max() > parameters.least_motion:
+            boxes[frame] = _frame_box(evidence, parameters)
+    boxes = _replace_odd_sizes(boxes, maps.shape[1:], parameters)
+    return boxes, _scores(maps, boxes)
+
+
+def _window_sums(maps: np.ndarray, window: int) -> np.ndarray:
+    """[T, h, w]: the sum of each map and the window - 1 after it, as many as there are."""
+    if window == 1:
+        return maps
+    total = np.concatenate([np.zeros_like(maps[:1]), maps.cumsum(axis=0, dtype=np.float32)])
+    last = np.minimum(np.arange(len(maps)) + window, len(maps))
+    return total[last] - total[: len(maps)]
+
+
+def _frame_box(evidence: np.ndarray, parameters: MotionParameters) -> np.ndarray:
+    """x1 y1 x2 y2 around the largest contours of one map [h, w]; NaN where there is none."""
+    height, width = evidence.shape
+    scale = height / REFERENCE_LINES if height <= width else width / REFERENCE_LINES
+    kept = evidence.copy()
+    margin = round(parameters.border * scale)
+    if margin:
+        kept[:margin] = kept[-margin:] = 0
+        kept[:, :margin] = kept[:, -margin:] = 0
+    kept = _smoothed(kept, parameters.sigma_before * scale)
+    least = max(parameters.peak_share * kept.max(), parameters.deviations * kept.std())
+    kept[kept < least] = 0
+    kept = _smoothed(kept, parameters.sigma * scale)
+    moving = (kept > parameters.mean_factor * kept.mean()).astype(np.uint8)
+    contours, _ = cv2.findContours(moving, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # Area alone would leave equal ones in an order of OpenCV's choosing.
+    rectangles = [cv2.boundingRect(contour) for contour in contours]
+    areas = [cv2.contourArea(contour) for contour in contours]
+    order = sorted(range(len(contours)), key=lambda i: (-areas[i], rectangles[i]))
+    chosen = [_corners(rectangles[i]) for i in order[: parameters.contours]]
+    if not chosen:
+        return np.full(4, np.nan, dtype=np.float32)
+    reach = parameters.largest_distance * np.hypot(width, height)
+    near = [box for box in chosen if _distance(box, chosen[0]) <= reach]
+    return np.concatenate([np.min(near, axis=0)[:2], np.max(near, axis=0)[2:]])
+
+
+def _smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
+    if sigma <= 0:
+        return values
+    return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+
+
+def _corners(rectangle: tuple[int, int, int, int]) -> np.ndarray:
+    x, y, width, height = rectangle
+    return np.array([x, y, x + width, y + height], dtype=np.float32)
+
+
+def _distance(box: np.ndarray, other: np.ndarray) -> float:
+    """Between the centres, in pixels."""
+    return float(np.hypot(*((box[:2] + box[2:] - other[:2] - other[2:]) / 2)))
+
+
+def _replace_odd_sizes(
+    boxes: np.ndarray, size: tuple[int, int], parameters: MotionParameters
+) -> np.ndarray:
+    """Replace boxes too large or too small by the next frame's, from the last frame backwards."""
+    height, width = size
+    replaced = boxes.copy()
+    for frame in range(len(boxes) - 2, -1, -1):
+        sides = (boxes[frame, 2:] - boxes[frame, :2]) / (width, height)
+        if sides.max() > parameters.largest_side or sides.prod() < parameters.smallest_area:
+            replaced[frame] = replaced[frame + 1]
+    return replaced
+
+
+def _scores(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    scores = np.zeros(len(maps), dtype=np.float32)
+    for frame, box in enumerate(boxes):
+        total = np.square(maps[frame]).sum()
+        if total > 0 and not np.isnan(box).any():
+            x1, y1, x2, y2 = box.astype(int)
+            scores[frame] = np.square(maps[frame, y1:y2, x1:x2]).sum() / total
+    return scores
