@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from preprocess.annotations.base import AnnotatedClip
+from preprocess.probe import VideoHeader
 from preprocess.video_index import VideoIndex
 from shared.errors import InputError
 from shared.manifest import CONTROL, MAX_CLIP_ID_BYTES, Clip
@@ -72,6 +73,23 @@ def look_up(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str) -> C
         if len(found) > 1:
             rows.doubles[clip_id] = found
     return rows
+
+
+def frames_to_seconds(clip: Clip, frames: tuple[int, int], header: VideoHeader | str) -> Clip:
+    """Put a span of frames first:last into seconds; the whole video where it covers that.
+
+    Half a frame early on both sides, so that rounding never moves a frame over the border. Where
+    the header does not tell the rate, the clip is the whole video.
+    """
+    if isinstance(header, str) or header.frames_per_second is None:
+        return clip
+    first, last = frames
+    rate = header.frames_per_second
+    return replace(
+        clip,
+        start_seconds=round((first - 0.5) / rate, 6) if first else None,
+        stop_seconds=None if last == header.num_frames else round((last - 0.5) / rate, 6),
+    )
 
 
 def clip_id_of(name: str) -> str:

@@ -15,23 +15,26 @@ is your own data: class folders, a flat folder without labels, or a CSV (--manif
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+from tqdm import tqdm
 
 from preprocess.annotations.base import Annotations, Source
 from preprocess.annotations.formats import reader_of
 from preprocess.annotations.own_csv import read_own_csv
 from preprocess.annotations.own_folder import TEST_SHARE, read_own_folder
-from preprocess.clip_rows import ClipRows, format_missing, look_up
+from preprocess.clip_rows import ClipRows, format_missing, frames_to_seconds, look_up
 from preprocess.dataset_spec import DatasetSpec, known_datasets, read_spec
+from preprocess.probe import read_headers
 from preprocess.video_index import VideoIndex, scan_videos
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
-from shared.manifest import SPLITS, format_manifest
+from shared.manifest import SPLITS, Clip, format_manifest
 from shared.run_record import RunLock
 
 
@@ -92,6 +95,7 @@ def main(dataset: str, out: Path, dry_run: bool, **given: object) -> None:
     annotations = _annotations(layout, spec, options, index)
     rows = look_up(annotations.clips, index, options.prefer or "webm")
     _refuse_nothing_found(rows, index)
+    rows.clips = _in_seconds(rows, videos)
     # ------------------------------------------------------------------ say what was found
     for note in [*annotations.notes, *_index_notes(index)]:
         print(f"  {note}")
@@ -120,6 +124,23 @@ def write_files(layout: DatasetLayout, rows: ClipRows, annotations: Annotations)
             write_atomically(path, text.encode())
             written.append(path)
     return written
+
+
+def _in_seconds(rows: ClipRows, videos: Path) -> list[Clip]:
+    """The clips, with spans in seconds also where the annotation gives frame numbers."""
+    if not rows.frames:
+        return rows.clips
+    paths = sorted({clip.video for clip in rows.clips if clip.clip_id in rows.frames})
+    workers = os.cpu_count() or 1
+    headers = dict(
+        tqdm(read_headers(videos, paths, workers), "frame rates", len(paths), unit="video")
+    )
+    return [
+        frames_to_seconds(clip, rows.frames[clip.clip_id], headers[clip.video])
+        if clip.clip_id in rows.frames
+        else clip
+        for clip in rows.clips
+    ]
 
 
 def _annotations(

@@ -73,12 +73,12 @@ class Source:
         if not self.folder.is_dir():
             raise InputError(
                 f"no folder of annotations at {self.folder}; --annotations names the folder with "
-                f"{', '.join(self._patterns(role)[0] for role in self.spec.files)}"
+                f"{', '.join(self.patterns(role)[0] for role in self.spec.files)}"
             )
 
     def find_all(self, role: str) -> list[Path]:
         """The files of a role: all matches of the first of its patterns that has any."""
-        for pattern in self._patterns(role):
+        for pattern in self.patterns(role):
             found = sorted(path for path in self.folder.glob(pattern) if path.is_file())
             if found:
                 return found
@@ -107,7 +107,7 @@ class Source:
         """
         path = self.find(role)
         if path is None:
-            patterns = " or ".join(self._patterns(role))
+            patterns = " or ".join(self.patterns(role))
             raise InputError(
                 f"no {patterns} in {self.folder}; the official annotation files are needed"
             )
@@ -122,17 +122,18 @@ class Source:
         roles = [split for split in ("train", "val", "test") if split in self.spec.files]
         found = [(role, path) for role in roles if (path := self.find(role)) is not None]
         if not found:
-            tried = ", ".join(pattern for role in roles for pattern in self._patterns(role))
+            tried = ", ".join(pattern for role in roles for pattern in self.patterns(role))
             raise InputError(f"none of {tried} in {self.folder}; at least one is needed")
         present = {role for role, _ in found}
         notes += [
-            f"no {self._patterns(role)[0]}: split {role} is skipped"
+            f"no {self.patterns(role)[0]}: split {role} is skipped"
             for role in roles
             if role not in present
         ]
         return found
 
-    def _patterns(self, role: str) -> list[str]:
+    def patterns(self, role: str) -> list[str]:
+        """Names that the file of a role may have, in the order they are tried."""
         return [pattern.replace("{n}", str(self.split_number)) for pattern in self.spec.files[role]]
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from preprocess.annotations import own_csv, ssv2
+from preprocess.annotations import diving48, epic100, hmdb51, k400, own_csv, ssv2, ucf101
 from preprocess.annotations.base import Reader
 from preprocess.dataset_spec import DatasetSpec
 from shared.errors import InputError
 
 READERS: dict[str, Reader] = {
+    "diving48": Reader(diving48.ROLES, diving48.read),
+    "epic100": Reader(epic100.ROLES, epic100.read),
+    "hmdb51": Reader(hmdb51.ROLES, hmdb51.read),
+    "k400": Reader(k400.ROLES, k400.read),
     "own_csv": Reader(own_csv.ROLES, own_csv.read),
     "ssv2": Reader(ssv2.ROLES, ssv2.read),
+    "ucf101": Reader(ucf101.ROLES, ucf101.read),
 }
 
 

@@ -1,0 +1,141 @@
+"""EPIC-KITCHENS-100: CSV lists of segments in long videos, with verb and noun classes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.annotations.base import (
+    AnnotatedClip,
+    Annotations,
+    Source,
+    check_count,
+    require_clips,
+)
+from preprocess.annotations.reading import read_csv, whole_number
+from shared.errors import InputError
+
+ROLES = ("train", "val", "test", "verbs", "nouns", "videos")
+COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp")
+TIMESTAMP = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """A row of EPIC_100_video_info.csv."""
+
+    seconds: float
+    frames_per_second: float
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A row of a list of segments; `verb` and `noun` are None in the test list."""
+
+    where: str
+    clip_id: str
+    video: str
+    split: str
+    start_seconds: float
+    stop_seconds: float
+    verb: int | None
+    noun: int | None
+
+
+def read(source: Source) -> Annotations:
+    """A clip is the span between two timestamps of a video; frame numbers are not used.
+
+    (They are on a 60 frames/s grid whatever the video's own rate.) The label is the action: the
+    pair of verb and noun, numbered in order of (verb, noun) over all pairs of the lists present.
+    Clips of a video stand together, by start, so that overlapping spans are decoded once.
+
+    Raises:
+        InputError: a class outside the lists, a timestamp that is none, a stop before its start.
+    """
+    notes: list[str] = []
+    verbs, nouns = _class_names(source, "verbs"), _class_names(source, "nouns")
+    check_count("verb", verbs, source, notes)
+    check_count("noun", nouns, source, notes)
+    segments: list[_Segment] = []
+    for split, path in source.split_files(notes):
+        of_split = _segments(path, split, len(verbs), len(nouns))
+        require_clips(of_split, path)
+        segments += sorted(of_split, key=lambda one: (one.video, one.start_seconds))
+    pairs = sorted({(s.verb, s.noun) for s in segments if s.verb is not None})
+    number_of = {pair: number for number, pair in enumerate(pairs)}
+    notes.append(f"{len(pairs)} actions (pairs of verb and noun) occur in these lists")
+    clips = [
+        AnnotatedClip(
+            where=one.where,
+            name=one.clip_id,
+            video=one.video,
+            split=one.split,
+            label=number_of.get((one.verb, one.noun)),
+            verb=one.verb,
+            noun=one.noun,
+            start_seconds=one.start_seconds,
+            stop_seconds=one.stop_seconds,
+        )
+        for one in segments
+    ]
+    actions = [f"{verbs[verb]} {nouns[noun]}" for verb, noun in pairs]
+    return Annotations(clips, source.spec.class_list(actions, verbs, nouns), notes)
+
+
+def read_video_facts(source: Source) -> dict[str, VideoFacts]:
+    """video id -> length and frame rate; empty where the file is not there."""
+    path = source.find("videos")
+    if path is None:
+        return {}
+    facts = {}
+    for where, row in read_csv(path, ("video_id", "duration", "fps")):
+        try:
+            facts[row["video_id"]] = VideoFacts(float(row["duration"]), float(row["fps"]))
+        except ValueError:
+            raise InputError(f"{where}: duration and fps must be numbers") from None
+    return facts
+
+
+def seconds_of(timestamp: str, what: str, where: str) -> float:
+    """Seconds of `HH:MM:SS.ss`, rounded to the microsecond.
+
+    Raises:
+        InputError: with `where` and what the timestamp stands for.
+    """
+    parts = TIMESTAMP.fullmatch(timestamp.strip())
+    if parts is None:
+        raise InputError(f"{where}: {what} is {timestamp[:40]!r}; HH:MM:SS.ss is expected")
+    hours, minutes, seconds = parts.groups()
+    return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 6)
+
+
+def _segments(path: Path, split: str, num_verbs: int, num_nouns: int) -> list[_Segment]:
+    labelled = split != "test"
+    segments = []
+    for where, row in read_csv(path, COLUMNS + (("verb_class", "noun_class") if labelled else ())):
+        start = seconds_of(row["start_timestamp"], "start_timestamp", where)
+        stop = seconds_of(row["stop_timestamp"], "stop_timestamp", where)
+        if stop <= start:
+            raise InputError(
+                f"{where}: stop_timestamp {row['stop_timestamp']} is not after start_timestamp "
+                f"{row['start_timestamp']}"
+            )
+        verb = noun = None
+        if labelled:
+            verb = whole_number(row["verb_class"], "verb_class", where, num_verbs)
+            noun = whole_number(row["noun_class"], "noun_class", where, num_nouns)
+        segments.append(
+            _Segment(where, row["narration_id"], row["video_id"], split, start, stop, verb, noun)
+        )
+    return segments
+
+
+def _class_names(source: Source, role: str) -> list[str]:
+    """The keys of a class list, whose ids must count up from 0."""
+    names = []
+    for where, row in read_csv(source.require(role), ("id", "key")):
+        if whole_number(row["id"], "id", where) != len(names):
+            raise InputError(f"{where}: id {row['id']} stands where {len(names)} is expected")
+        names.append(row["key"])
+    return names

@@ -1,0 +1,65 @@
+"""HMDB51: one `{class}_test_splitN.txt` a class, with 1 for train, 2 for test, 0 for neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from preprocess.annotations.base import AnnotatedClip, Annotations, Source, require_clips
+from preprocess.annotations.reading import read_lines
+from shared.errors import InputError
+
+ROLES = ("lists",)
+SPLIT_OF = {"1": "train", "2": "test"}
+
+
+def read(source: Source) -> Annotations:
+    """Lines `name of the video.avi 1`; names hold `#`, `[`, `!`, `&`, `;`, and may hold spaces.
+
+    Class numbers are those of the sorted official names, also where lists of some classes lack.
+
+    Raises:
+        InputError: no list, a list of an unknown class, or a mark that is none of 0, 1, 2.
+    """
+    paths = source.find_all("lists")
+    if not paths:
+        patterns = " or ".join(source.patterns("lists"))
+        raise InputError(f"no {patterns} in {source.folder}; the official lists are needed")
+    names = list(source.spec.labels)
+    clips: list[AnnotatedClip] = []
+    num_neither = 0
+    for path in paths:
+        label = _label(path, names)
+        of_class, neither = _clips(path, label)
+        require_clips(of_class, path)
+        clips += of_class
+        num_neither += neither
+    for split in SPLIT_OF.values():
+        if not any(clip.split == split for clip in clips):
+            raise InputError(f"{source.folder}: split {split} is empty in the lists found there")
+    notes = [f"{num_neither} clips are in neither split"]
+    if len(paths) < len(names):
+        notes.append(f"lists of {len(paths)} of {len(names)} classes found")
+    return Annotations(clips, source.spec.class_list(names), notes)
+
+
+def _clips(path: Path, label: int) -> tuple[list[AnnotatedClip], int]:
+    """The clips of one list, and how many are in neither split."""
+    clips: list[AnnotatedClip] = []
+    neither = 0
+    for where, line in read_lines(path):
+        file, _, mark = line.rpartition(" ")
+        if mark == "0":
+            neither += 1
+            continue
+        if mark not in SPLIT_OF or not file:
+            raise InputError(f"{where}: a file name and 0, 1 or 2 are expected, not {line[:80]!r}")
+        name = file.strip().rpartition(".")[0]
+        clips.append(AnnotatedClip(where, name, name, SPLIT_OF[mark], label))
+    return clips, neither
+
+
+def _label(path: Path, names: list[str]) -> int:
+    name = path.name.partition("_test_split")[0]
+    if name not in names:
+        raise InputError(f"{path}: class {name!r} is none of {', '.join(names)}")
+    return names.index(name)

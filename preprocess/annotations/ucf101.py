@@ -1,0 +1,57 @@
+"""UCF101: classInd.txt, and train and test lists by split number."""
+
+from __future__ import annotations
+
+from preprocess.annotations.base import (
+    AnnotatedClip,
+    Annotations,
+    Source,
+    check_count,
+    require_clips,
+)
+from preprocess.annotations.reading import read_lines, whole_number
+from shared.errors import InputError
+
+ROLES = ("train", "test", "labels")
+
+
+def read(source: Source) -> Annotations:
+    """Lines `Class/v_Class_g01_c01.avi 1`; the test lists leave the number out.
+
+    Class numbers of the files begin at 1, ours at 0.
+
+    Raises:
+        InputError: a class that classInd.txt does not list, or a number that is another class's.
+    """
+    notes: list[str] = []
+    names = _class_names(source)
+    check_count("label", names, source, notes)
+    number_of = {name: number for number, name in enumerate(names)}
+    clips: list[AnnotatedClip] = []
+    for split, path in source.split_files(notes):
+        of_split = []
+        for where, line in read_lines(path):
+            file, _, given = line.partition(" ")
+            video = file.rpartition(".")[0]
+            name, _, stem = video.rpartition("/")
+            if name not in number_of or not stem:
+                listed = source.require("labels").name
+                raise InputError(f"{where}: class {name[:60]!r} is not in {listed}")
+            label = number_of[name]
+            if given and whole_number(given.strip(), "class number", where) != label + 1:
+                raise InputError(f"{where}: class {name} has number {label + 1}, not {given}")
+            of_split.append(AnnotatedClip(where, stem, video, split, label))
+        require_clips(of_split, path)
+        clips += of_split
+    return Annotations(clips, source.spec.class_list(names), notes)
+
+
+def _class_names(source: Source) -> list[str]:
+    path = source.require("labels")
+    names = []
+    for where, line in read_lines(path):
+        number, _, name = line.partition(" ")
+        if whole_number(number, "class number", where) != len(names) + 1 or not name:
+            raise InputError(f"{where}: '{len(names) + 1} NameOfClass' is expected, not {line!r}")
+        names.append(name)
+    return names
