@@ -191,8 +191,36 @@ def _window_sums(maps: np.ndarray, window: int) -> np.ndarray:
     return total[last] - total[: len(maps)]
 
 
+def motion_contours(maps: np.ndarray, parameters: MotionParameters) -> list[list[np.ndarray]]:
+    """What each frame's box is put around, for pictures.
+
+    Args:
+        maps: f4 [T, h, w], as for `motion_boxes`.
+
+    Returns:
+        for each frame its contours, the largest first, each f4 [k, 2] of x, y in pixels of the
+        map (a pixel's centre is at .5); none where nothing moves.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in maps]
+    for frame, evidence in enumerate(_window_sums(maps, parameters.window)):
+        if maps[frame].max() > parameters.least_motion:
+            contours = _frame_contours(evidence, parameters)
+            found[frame] = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours]
+    return found
+
+
 def _frame_box(evidence: np.ndarray, parameters: MotionParameters) -> np.ndarray:
-    """x1 y1 x2 y2 around the largest contours of one map [h, w]; NaN where there is none."""
+    """x1 y1 x2 y2 around the contours of one map [h, w]; NaN where there is none."""
+    boxes = [
+        _corners(cv2.boundingRect(contour)) for contour in _frame_contours(evidence, parameters)
+    ]
+    if not boxes:
+        return np.full(4, np.nan, dtype=np.float32)
+    return np.concatenate([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]])
+
+
+def _frame_contours(evidence: np.ndarray, parameters: MotionParameters) -> list[np.ndarray]:
+    """The largest contours of one map [h, w] as OpenCV gives them, those too far away left out."""
     height, width = evidence.shape
     scale = height / REFERENCE_LINES if height <= width else width / REFERENCE_LINES
     kept = evidence.copy()
@@ -210,12 +238,12 @@ def _frame_box(evidence: np.ndarray, parameters: MotionParameters) -> np.ndarray
     rectangles = [cv2.boundingRect(contour) for contour in contours]
     areas = [cv2.contourArea(contour) for contour in contours]
     order = sorted(range(len(contours)), key=lambda i: (-areas[i], rectangles[i]))
-    chosen = [_corners(rectangles[i]) for i in order[: parameters.contours]]
-    if not chosen:
-        return np.full(4, np.nan, dtype=np.float32)
+    chosen = order[: parameters.contours]
     reach = parameters.largest_distance * np.hypot(width, height)
-    near = [box for box in chosen if _distance(box, chosen[0]) <= reach]
-    return np.concatenate([np.min(near, axis=0)[:2], np.max(near, axis=0)[2:]])
+    largest = _corners(rectangles[chosen[0]]) if chosen else None
+    return [
+        contours[i] for i in chosen if _distance(_corners(rectangles[i]), largest) <= reach
+    ]
 
 
 def _smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
