@@ -1,0 +1,143 @@
+"""Annotated boxes, and how they meet the frames of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import InputError
+
+Frames = dict[int, np.ndarray]  # frame number -> f4[K,4]
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """A clip as the shards have it.
+
+    Attributes:
+        clip_id: of the manifest.
+        size: width, height of the source in pixels.
+        pts_seconds: f8[T], presentation times in the source video.
+    """
+
+    clip_id: str
+    size: tuple[int, int]
+    pts_seconds: np.ndarray
+
+
+@dataclass(frozen=True)
+class BoxAnnotations:
+    """Annotated boxes of a dataset.
+
+    Attributes:
+        names: what is annotated: clip ids, or ids of whole videos.
+        load: name -> boxes by frame number.
+        of_videos: the names are videos, frame numbers are frame times (number - 1) / rate, and a
+            clip belongs to the video whose id is its own without the last `_N`.
+        rate: frames per second of the numbering, by video; None = the video's own rate.
+        annotated_size: width, height that the boxes refer to, by name; None = the clip's pixels.
+    """
+
+    names: Collection[str]
+    load: Callable[[str], Frames]
+    of_videos: bool = False
+    rate: Callable[[str], float] | None = None
+    annotated_size: Callable[[str], tuple[float, float]] | None = None
+
+    def name_of(self, clip_id: str) -> str | None:
+        """The annotated name that a clip belongs to; None where it is not annotated."""
+        video = clip_id.rpartition("_")[0]
+        for name in (clip_id, video) if self.of_videos else (clip_id,):
+            if name in self.names:
+                return name
+        return None
+
+    def of(self, clip: ClipFrames) -> Frames:
+        """Frame index of the clip -> boxes in source pixels; frames without a box are left out.
+
+        Frames numbered beyond the clip's end are kept where the numbers are the clip's own.
+        """
+        name = self.name_of(clip.clip_id)
+        if name is None:
+            return {}
+        frames = self.load(name)
+        if self.of_videos:
+            frames = _nearest_frames(frames, self._rate(name, clip), clip.pts_seconds)
+        if self.annotated_size is not None:
+            width, height = self.annotated_size(name)
+            scale = np.array([clip.size[0] / width, clip.size[1] / height] * 2, np.float32)
+            frames = {index: boxes * scale for index, boxes in frames.items()}
+        return {index: boxes for index, boxes in frames.items() if len(boxes)}
+
+    def _rate(self, name: str, clip: ClipFrames) -> float:
+        if self.rate is not None:
+            return self.rate(name)
+        return 1.0 / _frame_seconds(clip.pts_seconds)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user may say about an annotation; None = not given.
+
+    Attributes:
+        min_score: detections with a lower score are left out, 0..1.
+        rate: frames per second of the frame numbers.
+    """
+
+    min_score: float | None = None
+    rate: float | None = None
+
+
+def box_array(boxes: list, where: str) -> np.ndarray:
+    """f4[K,4] of x1 y1 x2 y2; boxes without area are left out.
+
+    Raises:
+        InputError: a coordinate is infinite or not a number.
+    """
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    if not np.isfinite(array).all():
+        raise InputError(f"{where}: a box has a coordinate that is not a finite number")
+    return array[(array[:, 2] > array[:, 0]) & (array[:, 3] > array[:, 1])]
+
+
+def find_files(path: Path, pattern: str) -> list[Path]:
+    """The file itself, or the files of a folder that match.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(file for file in path.glob(pattern) if file.is_file())
+    if not found:
+        raise InputError(f"no {pattern} in {path}")
+    return found
+
+
+def _frame_seconds(pts_seconds: np.ndarray) -> float:
+    return float(np.median(np.diff(pts_seconds)))
+
+
+def _nearest_frames(frames: Frames, rate: float, pts_seconds: np.ndarray) -> Frames:
+    """Frame numbers of a video, counted from 1, to indices of a clip's frames.
+
+    A number goes to the frame nearest in time, at most half a frame away; of several numbers that
+    go to one frame, the nearest stays.
+    """
+    if not frames:
+        return {}
+    numbers = np.array(sorted(frames))
+    seconds = (numbers - 1) / rate
+    after = np.clip(np.searchsorted(pts_seconds, seconds), 1, len(pts_seconds) - 1)
+    closer = seconds - pts_seconds[after - 1] < pts_seconds[after] - seconds
+    indices = after - closer
+    away = np.abs(seconds - pts_seconds[indices])
+    found: dict[int, tuple[float, int]] = {}
+    limit = 0.5 * _frame_seconds(pts_seconds) + 1e-6
+    for number, index, distance in zip(numbers, indices, away, strict=True):
+        if distance <= limit:
+            found[int(index)] = min(found.get(int(index), (np.inf, 0)), (distance, int(number)))
+    return {index: frames[number] for index, (_, number) in found.items()}

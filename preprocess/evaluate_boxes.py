@@ -1,0 +1,285 @@
+"""Measure motion boxes against annotated ones, beside three trivial boxes.
+
+    python -m preprocess.evaluate_boxes --boxes OUT/ssv2/boxes --format something-else \\
+        --annotations something_else_boxes.json
+
+Every annotated frame counts: one without a motion box as 0. Frames are averaged per clip, then
+clips. IoU is taken with the smallest box around all annotated boxes of the frame (hands and
+objects), as MOFO does; recall and centre hit look at the annotated boxes themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from preprocess.box_annotations import BoxAnnotations, ClipFrames, Frames, ReadOptions
+from preprocess.box_formats import FORMATS, open_annotations
+from preprocess.box_metrics import (
+    TRIVIAL_BOXES,
+    box_figures,
+    clip_to_frame,
+    saliency,
+    trivial_box,
+)
+from shared.errors import InputError, user_errors
+from shared.shard_index import read_index
+from shared.shards import ShardReader
+
+FIGURES = ("iou", "centre_hit", "recall", "area")
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip of the shards.
+
+    Attributes:
+        frames: id, size and times.
+        boxes: f4[T,4], motion boxes in source pixels, NaN where nothing moves.
+        maps: u1[T,h,w], stored motion maps: motion is their square times a factor of the frame;
+            None without flows.
+    """
+
+    frames: ClipFrames
+    boxes: np.ndarray
+    maps: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class ClipFigures:
+    """Means over the annotated frames of a clip: `motion` of the motion box, and of each trivial
+    box by its name; `saliency` is None where it is not defined for any frame."""
+
+    num_frames: int
+    motion: dict[str, float]
+    trivial: dict[str, dict[str, float]]
+    saliency: float | None
+
+
+HELP = f"""{__doc__.splitlines()[0]}
+
+IoU is with the smallest box around all annotated boxes of a frame (hands and objects). An annotated
+frame without a motion box counts 0. Frames are averaged per clip, then clips.
+"""
+
+
+@click.command(help=HELP, context_settings={"show_default": True})
+@click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
+              help="boxes shards, such as out/ssv2/boxes")  # fmt: skip
+@click.option("--format", "box_format", required=True, type=click.Choice(list(FORMATS)),
+              help="of the annotations")  # fmt: skip
+@click.option("--annotations", required=True, type=click.Path(path_type=Path), metavar="PATH",
+              help="annotation file, or folder of them (csv: <clip_id>.boxes.csv)")  # fmt: skip
+@click.option("--flows", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="flows shards, for saliency  [default: flows beside the boxes]")  # fmt: skip
+@click.option("--min-score", type=click.FloatRange(0, 1), metavar="SCORE",
+              help="epic-hand-objects: least score of a detection  [default: 0.5]")  # fmt: skip
+@click.option("--annotation-fps", type=click.FloatRange(0, min_open=True), metavar="RATE",
+              help="epic-*: frames per second of the frame numbers  [default: hand-objects 60, "
+              "or 50 for videos like P01_101; epic55 the video's own]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="print JSON alone on stdout")
+@user_errors
+def main(
+    boxes: Path,
+    box_format: str,
+    annotations: Path,
+    flows: Path | None,
+    min_score: float | None,
+    annotation_fps: float | None,
+    as_json: bool,
+) -> None:
+    options = ReadOptions(min_score, annotation_fps)
+    figures = evaluate(boxes, box_format, annotations, flows, options)
+    print(json.dumps(summary(figures), indent=1) if as_json else table(figures))
+
+
+def evaluate(
+    boxes: Path, box_format: str, annotations: Path, flows: Path | None, options: ReadOptions
+) -> dict[str, ClipFigures]:
+    """Figures of every clip that has shards and annotations.
+
+    Raises:
+        InputError: no shards, no annotations, or none in common.
+    """
+    clip_ids = _clip_ids(boxes)
+    annotated = open_annotations(box_format, annotations, frozenset(clip_ids), options)
+    figures = {}
+    with tqdm(total=len(clip_ids), desc="boxes", unit="clip", disable=None) as progress:
+        for clip in _stored_clips(boxes, _flows_folder(boxes, flows), annotated):
+            progress.update()
+            found = clip_figures(clip, annotated.of(clip.frames))
+            if found is not None:
+                figures[clip.frames.clip_id] = found
+    if not figures:
+        names = ", ".join(sorted(annotated.names)[:3]) or "none at all"
+        raise InputError(
+            f"no frame of {boxes} is annotated in {annotations}: clips here {clip_ids[0]}, ..., "
+            f"annotated there {names}"
+        )
+    return figures
+
+
+def clip_figures(clip: StoredClip, annotated: Frames) -> ClipFigures | None:
+    """Figures of one clip; None where no frame has an annotated box inside the frame.
+
+    Annotated frames beyond the clip's last count as frames without a motion box.
+    """
+    size = clip.frames.size
+    stacked = _stack(annotated)
+    seen = ~np.isnan(clip_to_frame(stacked, size)).all(axis=(1, 2))
+    indices, stacked = np.array(sorted(annotated), int)[seen], stacked[seen]
+    if not len(indices):
+        return None
+    stored = indices < len(clip.boxes)
+    boxes = np.full((len(indices), 4), np.nan)
+    boxes[stored] = clip.boxes[indices[stored]]
+    scores = np.empty(0)
+    if clip.maps is not None:
+        motion = clip.maps[indices[stored]].astype(np.float64) ** 2
+        scores = saliency(motion, stacked[stored], size)
+        scores = scores[~np.isnan(scores)]
+    trivial = {
+        name: box_figures(np.tile(trivial_box(share, size), (len(boxes), 1)), stacked, size)
+        for name, share in TRIVIAL_BOXES.items()
+    }
+    return ClipFigures(
+        num_frames=len(indices),
+        motion=_means(box_figures(boxes, stacked, size)),
+        trivial={name: _means(values) for name, values in trivial.items()},
+        saliency=float(scores.mean()) if len(scores) else None,
+    )
+
+
+def summary(figures: dict[str, ClipFigures]) -> dict:
+    """What `--json` prints: means over clips, and the same of each clip under `per_clip`."""
+    per_clip = {clip_id: _row(1, one) for clip_id, one in figures.items()}
+    return _row(len(figures), mean_figures(figures)) | {"per_clip": per_clip}
+
+
+def mean_figures(figures: dict[str, ClipFigures]) -> ClipFigures:
+    """Mean over clips; the number of frames is their sum."""
+    clips = list(figures.values())
+    scores = [clip.saliency for clip in clips if clip.saliency is not None]
+    return ClipFigures(
+        num_frames=sum(clip.num_frames for clip in clips),
+        motion={name: _mean(clip.motion[name] for clip in clips) for name in FIGURES},
+        trivial={
+            box: {name: _mean(clip.trivial[box][name] for clip in clips) for name in FIGURES}
+            for box in TRIVIAL_BOXES
+        },
+        saliency=_mean(scores) if scores else None,
+    )
+
+
+def table(figures: dict[str, ClipFigures]) -> str:
+    """The figures for people."""
+    mean = mean_figures(figures)
+    rows = {"motion box": mean.motion} | {
+        name.replace("_", " "): values for name, values in mean.trivial.items()
+    }
+    lines = [f"{len(figures)} clips, {mean.num_frames} annotated frames (mean over clips)", ""]
+    lines.append(f"{'':14}{'IoU':>8}{'centre hit':>12}{'recall':>8}{'area':>8}")
+    for name, values in rows.items():
+        lines.append(
+            f"{name:14}{values['iou']:8.3f}{values['centre_hit']:12.3f}{values['recall']:8.3f}"
+            f"{values['area']:8.3f}"
+        )
+    score = "not measured" if mean.saliency is None else f"{mean.saliency:.2f}"
+    return "\n".join([*lines, "", f"saliency (motion inside / outside annotated boxes): {score}"])
+
+
+def _row(num_clips: int, figures: ClipFigures) -> dict:
+    return {
+        "clips": num_clips,
+        "frames": figures.num_frames,
+        "iou": figures.motion["iou"],
+        **{f"iou_{name}": values["iou"] for name, values in figures.trivial.items()},
+        **{name: figures.motion[name] for name in FIGURES[1:]},
+        "saliency": figures.saliency,
+    }
+
+
+def _clip_ids(boxes: Path) -> list[str]:
+    index = read_index(boxes)
+    if index is None or not index.num_clips:
+        raise InputError(f"no finished boxes at {boxes}; make them with `make boxes`")
+    clip_ids = []
+    for shard in index.shards:
+        with ShardReader(boxes / shard.name, "boxes") as reader:
+            clip_ids += reader.clip_ids()
+    return clip_ids
+
+
+def _flows_folder(boxes: Path, flows: Path | None) -> Path | None:
+    """The flows to read; those beside the boxes only where they are finished."""
+    if flows is not None:
+        if read_index(flows) is None:
+            raise InputError(f"no finished flows at {flows}; make them with `make flows`")
+        return flows
+    beside = boxes.parent / "flows"
+    return beside if read_index(beside) is not None else None
+
+
+def _stored_clips(
+    boxes: Path, flows: Path | None, annotated: BoxAnnotations
+) -> Iterator[StoredClip]:
+    """Clips in the order of the shards; maps are read for annotated ones only."""
+    for shard in read_index(boxes).shards:
+        with ExitStack() as stack:
+            reader = stack.enter_context(ShardReader(boxes / shard.name, "boxes"))
+            maps = None
+            if flows is not None:
+                maps = stack.enter_context(ShardReader(flows / shard.name, "flows"))
+                if maps.clip_ids() != reader.clip_ids():
+                    raise InputError(f"{maps.path} holds other clips than {reader.path}")
+            for number, clip_id in enumerate(reader.clip_ids()):
+                wanted = annotated.name_of(clip_id) is not None
+                yield _stored_clip(reader, maps if wanted else None, number, clip_id)
+
+
+def _stored_clip(
+    reader: ShardReader, maps: ShardReader | None, number: int, clip_id: str
+) -> StoredClip:
+    first, last = (int(row) for row in reader.rows("/clip/frames", number, number + 1)[0])
+    width, height = (int(side) for side in reader.rows("/clip/size", number, number + 1)[0])
+    frames = ClipFrames(clip_id, (width, height), reader.rows("/frame/pts_seconds", first, last))
+    boxes = reader.rows("/box/xyxy", first, last)
+    return StoredClip(frames, boxes, _maps(maps, number, clip_id) if maps else None)
+
+
+def _maps(maps: ShardReader, number: int, clip_id: str) -> np.ndarray:
+    """u1[T,h,w], stored maps of a clip."""
+    first, last = (int(row) for row in maps.rows("/clip/frames", number, number + 1)[0])
+    width, height = (int(side) for side in maps.rows("/clip/map_size", number, number + 1)[0])
+    values = maps.ragged("/motion/offsets", "/motion/values", first, last)
+    if any(len(one) != width * height for one in values):
+        raise InputError(f"{maps.path}: a map of clip {clip_id} is not {width}x{height}")
+    return np.stack(values).reshape(-1, height, width)
+
+
+def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(of_frames.mean()) for name, of_frames in values.items()}
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _stack(annotated: Frames) -> np.ndarray:
+    """f8[F,K,4] of the annotated frames in order, filled up with NaN to the largest K."""
+    most = max((len(boxes) for boxes in annotated.values()), default=0)
+    stacked = np.full((len(annotated), most, 4), np.nan)
+    for row, index in enumerate(sorted(annotated)):
+        stacked[row, : len(annotated[index])] = annotated[index]
+    return stacked
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""EPIC-KITCHENS hand-object detections (Shan et al. 2020), read without running anything in them.
+
+A file is a pickled list of bytes, one protobuf message a frame. The unpickler allows no class, and
+the few message types are read straight from the wire format, so neither the pickle nor a protobuf
+library has to be trusted:
+
+    Detections      2 frame_number (from 1), 3 repeated HandDetection, 4 repeated ObjectDetection
+    Hand-, ObjectDetection      1 BBox, 2 score
+    BBox            1 left, 2 top, 3 right, 4 bottom, as shares of the frame
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import InputError
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+FRAME_NUMBER, HANDS, OBJECTS = 2, 3, 4  # fields of Detections
+BOX, SCORE = 1, 2  # fields of both kinds of detection
+
+
+class _NoClasses(pickle.Unpickler):
+    """Loads numbers, texts, bytes and lists of them; a class or function is refused."""
+
+    def find_class(self, module: str, name: str) -> type:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read_detections(path: Path, min_score: float) -> dict[int, np.ndarray]:
+    """Boxes of hands and objects by frame number (from 1), as shares of the frame.
+
+    Args:
+        path: `<video_id>.pkl`.
+        min_score: detections with a lower score are left out.
+
+    Returns:
+        frame number -> f4[K,4], x1 y1 x2 y2 in 0..1.
+
+    Raises:
+        InputError: not a pickled list of bytes, a pickle that asks for a class, or a message that
+            is not in the format.
+    """
+    try:
+        messages = _NoClasses(io.BytesIO(path.read_bytes())).load()
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(f"{path}: refused, not a plain pickled list of bytes ({error})") from None
+    if not isinstance(messages, list) or not all(isinstance(item, bytes) for item in messages):
+        raise InputError(f"{path}: a pickled list of bytes is expected")
+    frames = {}
+    for place, message in enumerate(messages):
+        try:
+            number, boxes = parse_frame(message, min_score)
+        except (ValueError, struct.error) as error:
+            raise InputError(f"{path}, message {place}: not a detection ({error})") from None
+        frames[number] = boxes
+    return frames
+
+
+def parse_frame(message: bytes, min_score: float) -> tuple[int, np.ndarray]:
+    """Frame number and f4[K,4] boxes with at least `min_score` of one message.
+
+    Raises:
+        ValueError: not the wire format, or a box outside 0..1.
+    """
+    number = 0
+    boxes = []
+    for field, wire_type, value in _fields(message):
+        if (field, wire_type) == (FRAME_NUMBER, VARINT):
+            number = value
+        elif field in (HANDS, OBJECTS) and wire_type == BYTES:
+            box, score = _detection(value)
+            if score >= min_score:
+                boxes.append(box)
+    found = np.array(boxes, np.float32).reshape(-1, 4)
+    if not (np.all(found >= 0) and np.all(found <= 1)):  # also refuses what is not a number
+        raise ValueError("a box leaves the frame")
+    return number, found[(found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])]
+
+
+def _detection(message: bytes) -> tuple[list[float], float]:
+    box, score = [0.0] * 4, 0.0  # absent in proto3 = 0
+    for field, wire_type, value in _fields(message):
+        if (field, wire_type) == (SCORE, FIXED32):
+            score = _float(value)
+        elif (field, wire_type) == (BOX, BYTES):
+            for side, side_type, side_value in _fields(value):
+                if 1 <= side <= 4 and side_type == FIXED32:
+                    box[side - 1] = _float(side_value)
+    return box, score
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
+    """(field number, wire type, value) of each field of a message."""
+    place = 0
+    while place < len(message):
+        key, place = _varint(message, place)
+        field, wire_type = key >> 3, key & 7
+        if wire_type == VARINT:
+            value, place = _varint(message, place)
+            yield field, wire_type, value
+            continue
+        if wire_type == BYTES:
+            length, place = _varint(message, place)
+        elif wire_type in (FIXED32, FIXED64):
+            length = 4 if wire_type == FIXED32 else 8
+        else:
+            raise ValueError(f"wire type {wire_type}")
+        if place + length > len(message):
+            raise ValueError("a field is cut short")
+        yield field, wire_type, message[place : place + length]
+        place += length
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, least first, and the place after it."""
+    number = 0
+    for shift in range(0, 64, 7):
+        if place >= len(message):
+            raise ValueError("a number is cut short")
+        byte = message[place]
+        place += 1
+        number |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return number, place
+    raise ValueError("a number of more than 64 bits")
+
+
+def _float(value: bytes) -> float:
+    return struct.unpack("<f", value)[0]
