@@ -1,0 +1,145 @@
+"""Draws what was found in a frame: flow in colours, motion map, contours, boxes, masks, captions.
+
+Pictures are u1 [H, W, 3], RGB. Boxes are x1 y1 x2 y2 in pixels of the picture, half-open.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+BOX_RGB = (255, 145, 30)
+ANNOTATION_RGB = (120, 230, 90)
+STORED_RGB = (245, 110, 220)
+CONTOUR_RGB = (90, 225, 255)
+HIDDEN_RGB = (88, 96, 104)
+PAPER_RGB = (20, 24, 28)
+INK_RGB = (230, 233, 236)
+MUTED_RGB = (155, 167, 178)
+
+# The colour wheel of Baker et al. ("A database and evaluation methodology for optical flow", IJCV
+# 2011, after a design of Scott Daniel): red, yellow, green, cyan, blue, magenta and back to red, at
+# unequal steps, because the eye tells some hues apart better than others.
+WHEEL_STEPS = np.array([0, 15, 21, 25, 36, 49, 55]) / 55
+WHEEL_RGB = np.array(
+    [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], dtype=np.float32
+)
+MAP_COLOURS = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+
+
+def flow_colours(flow: np.ndarray, longest: float) -> np.ndarray:
+    """Flow as colours: the hue is the direction, the strength the length.
+
+    Right is red, down is yellow, left is cyan-blue, up is violet; no motion is white.
+
+    Args:
+        flow: f4 [2, H, W], u then v, pixels per frame.
+        longest: length that has the full colour; longer vectors are darker, as in the original.
+
+    Returns:
+        u1 [H, W, 3].
+    """
+    turn = np.arctan2(flow[1], flow[0]) / (2 * np.pi) % 1.0
+    length = np.hypot(flow[0], flow[1])[..., None] / max(longest, 1e-6)
+    hue = np.stack([np.interp(turn, WHEEL_STEPS, WHEEL_RGB[:, c]) for c in range(3)], axis=-1)
+    colours = np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue)
+    return np.round(255 * colours).astype(np.uint8)
+
+
+def flow_wheel(diameter: int) -> np.ndarray:
+    """The key to `flow_colours`: a disc on dark paper."""
+    axis = (np.arange(diameter) + 0.5) / diameter * 2 - 1
+    flow = np.stack(np.meshgrid(axis, axis)).astype(np.float32)
+    wheel = flow_colours(flow, 1.0)
+    edge = np.clip((1 - np.hypot(*flow)) * diameter / 2, 0, 1)[..., None]  # smooth by one pixel
+    return np.round(edge * wheel + (1 - edge) * np.array(PAPER_RGB)).astype(np.uint8)
+
+
+def map_colours(motion_map: np.ndarray, brightest: float) -> np.ndarray:
+    """A motion map f4 [H, W] as colours by its square root; `brightest` and above is lightest."""
+    shares = motion_map / brightest if brightest > 0 else np.zeros_like(motion_map)
+    return MAP_COLOURS[(255 * np.sqrt(np.clip(shares, 0, 1))).astype(np.uint8)]
+
+
+def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture at (width, height), averaged where it shrinks."""
+    shrinks = size[0] < picture.shape[1]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def draw_box(picture: np.ndarray, box: np.ndarray, rgb: tuple[int, int, int]) -> None:
+    """Outline a box [4]; NaN draws nothing."""
+    if np.isnan(box).any():
+        return
+    height, width = picture.shape[:2]
+    x1, y1 = np.round(box[:2]).astype(int)
+    x2, y2 = np.round(box[2:]).astype(int) - 1  # half-open
+    corners = (max(x1, 0), max(y1, 0)), (min(x2, width - 1), min(y2, height - 1))
+    cv2.rectangle(picture, *corners, (15, 15, 15), 4)
+    cv2.rectangle(picture, *corners, rgb, 2)
+
+
+def draw_contours(picture: np.ndarray, contours: list[np.ndarray]) -> None:
+    """Outline contours, each f4 [k, 2] of x, y in pixels of the picture."""
+    fine = 4  # bits of sub-pixel precision
+    for contour in contours:
+        points = np.round((contour - 0.5) * (1 << fine)).astype(np.int32)
+        cv2.polylines(picture, [points[:, None]], True, CONTOUR_RGB, 1, cv2.LINE_AA, fine)
+
+
+def draw_mask(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray) -> None:
+    """Hide the masked patches of the part of the frame that a model sees; the rest is darkened.
+
+    Args:
+        mask: bool [rows, columns], True = hidden from the encoder.
+        crop: x1 y1 x2 y2 of what the model sees, in pixels of the picture.
+    """
+    rows, columns = mask.shape
+    x = np.round(np.linspace(crop[0], crop[2], columns + 1)).astype(int)
+    y = np.round(np.linspace(crop[1], crop[3], rows + 1)).astype(int)
+    seen = np.zeros(picture.shape[:2], bool)
+    seen[y[0] : y[-1], x[0] : x[-1]] = True
+    picture[~seen] //= 4
+    for row, column in np.argwhere(mask):
+        patch = picture[y[row] : y[row + 1], x[column] : x[column + 1]]
+        patch[:] = HIDDEN_RGB
+        patch[0] = patch[:, 0] = (70, 77, 84)  # a seam, so that patches can be counted
+
+
+def captioned(picture: np.ndarray, text: str, height: int = 22) -> np.ndarray:
+    """The picture with a line of text above it."""
+    return np.concatenate([caption(text, picture.shape[1], height), picture])
+
+
+@functools.lru_cache(maxsize=256)
+def caption(text: str, width: int, height: int = 22, strong: bool = False) -> np.ndarray:
+    """A line of text on dark paper, u1 [height, width, 3]; cut off with an ellipsis if too long."""
+    image = Image.new("RGB", (width, height), PAPER_RGB)
+    draw = ImageDraw.Draw(image)
+    font = _font(round(height * 0.6))
+    while text and draw.textlength(text, font) > width - 8:
+        text = text.rstrip("\u2026")[:-1] + "\u2026" if len(text) > 2 else ""
+    draw.text((4, height / 2), text, INK_RGB if strong else MUTED_RGB, font, anchor="lm")
+    return np.array(image)
+
+
+def in_grid(pictures: list[np.ndarray], columns: int, gap: int = 6) -> np.ndarray:
+    """Pictures of one size beside and below each other on dark paper."""
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    grid = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)
+    grid[:] = PAPER_RGB
+    for i, picture in enumerate(pictures):
+        y, x = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        grid[y : y + height, x : x + width] = picture
+    return grid
+
+
+@functools.lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

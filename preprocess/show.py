@@ -1,0 +1,267 @@
+"""Look before you run: from a video straight to an annotated video and a contact sheet.
+
+    python -m preprocess.show video.mp4 other.webm --out out/show
+
+writes out/show/video-motion.mp4 and out/show/video-motion.png: the frames with contours and motion
+box, flow in colours, motion map, and what the masks of VideoMAE and MOFO leave visible. Nothing is
+needed but the videos. Some seconds for a clip of four.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from preprocess.box_annotations import ClipFrames
+from preprocess.box_formats import FORMATS
+from preprocess.decode import ClipError, DecodeOptions, decode_clip, scaled_size
+from preprocess.motion import (
+    PRESETS,
+    MotionParameters,
+    compand,
+    expand,
+    motion_boxes,
+    motion_contours,
+    motion_map,
+    reduce_maps,
+)
+from preprocess.show_boxes import annotated_boxes, stored_boxes
+from preprocess.show_panels import FoundMotion, contact_sheet, encode_mp4, video_frames
+from preprocess.tvl1 import PRESETS as FLOW_PRESETS
+from preprocess.tvl1 import tvl1_flow
+from preprocess.work import WorkOptions
+from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
+from shared.files import write_atomically
+from shared.grid import canonical_view, positions_inside, union_box
+from shared.manifest import Clip
+from shared.masking import tube_mask
+from shared.randomness import counter_generator
+
+FOLDER = click.Path(path_type=Path)
+PATCH = 16  # pixels of the canonical view
+FLOW_BATCH = 8  # pairs of a piece of work
+
+
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
+@click.argument("videos", nargs=-1, required=True, type=FOLDER)
+# What is written
+@click.option(
+    "--out",
+    default="out/show",
+    metavar="FOLDER",
+    type=FOLDER,
+    help="Where the pictures go: VIDEO-motion.mp4 and VIDEO-motion.png.",
+)
+@click.option(
+    "--seconds",
+    default=20.0,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    help="Show no more than the beginning of a long video.",
+)
+# How motion is found
+@click.option(
+    "--flow",
+    "flow_preset",
+    default="fast",
+    type=click.Choice(list(FLOW_PRESETS)),
+    help="Preset of TV-L1.",
+)
+@click.option(
+    "--motion",
+    "motion_preset",
+    default="default",
+    type=click.Choice(list(PRESETS)),
+    help="Preset of the boxes.",
+)
+@click.option(
+    "--mask-ratio",
+    default=0.9,
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    help="Of all patches to hide.",
+)
+@click.option(
+    "--inside-ratio",
+    default=0.75,
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    help="Of those in the box to hide (MOFO).",
+)
+# What is drawn beside it
+@click.option(
+    "--boxes",
+    metavar="FOLDER",
+    type=FOLDER,
+    help="The boxes of these shards too (OUT/DATASET/boxes), in pink.",
+)
+@click.option("--annotations", metavar="PATH", type=FOLDER, help="Annotated boxes too, in green.")
+@click.option(
+    "--format",
+    "box_format",
+    type=click.Choice(list(FORMATS)),
+    help="Of the annotations.",
+    show_default="something-else for .json, else csv",
+)
+@user_errors
+def main(
+    videos: tuple[Path, ...],
+    out: Path,
+    seconds: float,
+    flow_preset: str,
+    motion_preset: str,
+    mask_ratio: float,
+    inside_ratio: float,
+    boxes: Path | None,
+    annotations: Path | None,
+    box_format: str | None,
+) -> None:
+    """Draw the motion of each VIDEO: an annotated mp4 and a contact sheet.
+
+    \b
+    In the pictures: contours (blue) and motion box (orange) on the frame; flow in colours (the
+    wheel below is the key); the motion map; and what the encoder sees under each mask.
+    """
+    if box_format is not None and annotations is None:
+        raise InputError("--format is of --annotations, which is not given")
+    ratios = (mask_ratio, inside_ratio)
+    names = output_names(videos, out)
+    set_aside = 0
+    for video, name in zip(videos, names, strict=True):
+        try:
+            found = find_motion(video, seconds, flow_preset, PRESETS[motion_preset], ratios)
+            if boxes is not None:
+                found = replace(found, stored=stored_boxes(boxes, video, found.pts_seconds))
+            if annotations is not None:
+                clip = ClipFrames(video.stem, found.source_size, found.pts_seconds)
+                known = box_format or _format_of(annotations)
+                found = replace(found, annotated=annotated_boxes(known, annotations, clip))
+        except ClipError as error:
+            print(f"{video}: {error}", file=sys.stderr)
+            set_aside += 1
+            continue
+        frames = tqdm(video_frames(found), name, total=len(found.frames), unit="frame", leave=False)
+        write_atomically(out / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
+        sheet = cv2.imencode(".png", contact_sheet(found)[..., ::-1])[1]
+        write_atomically(out / f"{name}.png", sheet.tobytes())
+        print(f"{out / name}.mp4\n{out / name}.png")
+    if set_aside:
+        sys.exit(EXIT_SET_ASIDE)
+
+
+def output_names(videos: tuple[Path, ...], out: Path) -> list[str]:
+    """`clip-motion` for clip.mp4; numbered where two videos are called alike.
+
+    Raises:
+        InputError: a picture would take the place of one of the videos.
+    """
+    names: list[str] = []
+    for video in videos:
+        name, number = f"{video.stem}-motion", 2
+        while name in names:
+            name, number = f"{video.stem}-motion-{number}", number + 1
+        if (out / f"{name}.mp4").resolve() in [each.resolve() for each in videos]:
+            raise InputError(f"{out / name}.mp4 is one of the videos; give another --out")
+        names.append(name)
+    return names
+
+
+def find_motion(
+    video: Path,
+    seconds: float,
+    flow_preset: str,
+    parameters: MotionParameters,
+    ratios: tuple[float, float],
+) -> FoundMotion:
+    """Decode the beginning of a video and find its motion, as `flows` and `boxes` would.
+
+    Raises:
+        ClipError: the video cannot be used.
+    """
+    options = WorkOptions(video.parent)
+    clip = Clip("shown", video.name, stop_seconds=seconds)
+    chunks = list(decode_clip(clip, options.video_root, DecodeOptions()))
+    frames = np.concatenate([chunk.rgb for chunk in chunks])
+    source_size = chunks[0].source_size
+    flow, maps = _flow_and_maps(frames, flow_preset, options)
+    boxes, score = motion_boxes(maps, parameters)
+    to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
+    boxes = (boxes * np.tile(to_source, 2)).astype(np.float32)
+    clip_box = union_box(boxes)
+    view = canonical_view(*source_size)
+    inside = positions_inside(view.apply(clip_box), view.size, PATCH)
+    return FoundMotion(
+        name=video.name,
+        source_size=source_size,
+        pts_seconds=np.concatenate([chunk.pts_seconds for chunk in chunks]),
+        frames=frames,
+        flow=flow,
+        maps=maps,
+        contours=motion_contours(maps, parameters),
+        boxes=boxes,
+        score=score,
+        view=view,
+        masks=draw_masks(video.name, inside, *ratios),
+        clip_box=clip_box,
+    )
+
+
+def draw_masks(
+    name: str, inside: np.ndarray, mask_ratio: float, inside_ratio: float
+) -> dict[str, np.ndarray]:
+    """One mask of each method, bool [rows, columns] (True = hidden), by a caption.
+
+    Args:
+        name: of the video; the same name gives the same masks.
+        inside: bool [rows, columns], positions in the box of the clip.
+    """
+    masks = {}
+    for method, looked_at in (("VideoMAE", np.zeros_like(inside)), ("MOFO", inside)):
+        rng = counter_generator("show", name, method)
+        mask = tube_mask(looked_at.ravel(), mask_ratio, inside_ratio, rng).reshape(inside.shape)
+        share = mask[inside].mean() if inside.any() else mask.mean()
+        where = "of box hidden" if inside.any() else "hidden"
+        masks[f"{method}: {100 * share:.0f} % {where}"] = mask
+    return masks
+
+
+def _format_of(annotations: Path) -> str:
+    return "something-else" if annotations.suffix == ".json" else "csv"
+
+
+def _flow_and_maps(
+    frames: np.ndarray, preset: str, options: WorkOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flow f4 [T, 2, h, w] and motion maps f4 [T, m, n] of frames u1 [T, H, W, 3].
+
+    The maps are companded and expanded, so that the boxes equal those made from shards.
+    """
+    width, height = scaled_size(*frames.shape[2:0:-1], options.flow_short_side)
+    greys = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
+    grey = np.stack([cv2.resize(g, (width, height), interpolation=cv2.INTER_AREA) for g in greys])
+    map_width, map_height = scaled_size(width, height, options.map_short_side)
+    firsts = range(0, len(grey) - 1, FLOW_BATCH)
+
+    def solve(first: int) -> tuple[np.ndarray, np.ndarray]:
+        batch = torch.from_numpy(grey[first : first + FLOW_BATCH + 1])
+        flow = tvl1_flow(batch[:-1], batch[1:], preset)
+        return flow.numpy(), reduce_maps(motion_map(flow), (map_height, map_width)).numpy()
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # the solver leaves Python while it works
+        parts = list(tqdm(threads.map(solve, firsts), "flow", len(firsts), leave=False))
+    flow = np.concatenate([flow for flow, _ in parts])
+    maps = expand(*compand(np.concatenate([maps for _, maps in parts])))
+    return np.concatenate([flow, flow[-1:]]), np.concatenate([maps, maps[-1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""preprocess.show and what it draws with: colours, boxes, masks, the video and the sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from shard_fixtures import write_moving_squares
+from video_fixtures import render_video
+
+from preprocess.decode import ClipError
+from preprocess.draw import (
+    BOX_RGB,
+    HIDDEN_RGB,
+    caption,
+    draw_box,
+    draw_mask,
+    flow_colours,
+    flow_wheel,
+    in_grid,
+    map_colours,
+)
+from preprocess.motion import PRESETS, expand, motion_boxes, motion_contours
+from preprocess.show import draw_masks, find_motion, main, output_names
+from preprocess.show_boxes import stored_boxes
+from preprocess.show_panels import contact_sheet, video_frames
+from preprocess.work import Decoder, FlowWorker, Job, WorkOptions
+from shared.errors import EXIT_SET_ASIDE, InputError
+from shared.manifest import Clip
+from shared.masking import masked_counts
+
+RATIOS = (0.9, 0.75)
+
+
+def show(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render_video(tmp_path_factory.mktemp("videos") / "square.mp4", num_frames=12)
+
+
+# ---------------------------------------------------------------------------------------------
+# Drawing
+# ---------------------------------------------------------------------------------------------
+
+
+def test_flow_colours_tell_directions_apart() -> None:
+    directions = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1), "none": (0, 0)}
+    flow = np.array(list(directions.values()), np.float32).T.reshape(2, 1, 5)
+    right, down, left, up, none = flow_colours(flow, longest=1.0)[0].astype(int)
+    assert right.tolist() == [255, 0, 0]
+    assert down[2] == 0 and min(down[:2]) > 200  # yellow
+    assert left[0] == 0 and left[2] > 200  # between cyan and blue
+    assert up[2] == 255 and up[1] == 0 and up[0] > 90  # violet
+    assert none.tolist() == [255, 255, 255]
+
+
+def test_longer_flow_is_stronger_until_it_is_too_long() -> None:
+    flow = np.zeros((2, 1, 4), np.float32)
+    flow[0, 0] = [0, 2, 4, 8]
+    colours = flow_colours(flow, longest=4.0)[0].astype(int)
+    assert colours[:3, 1].tolist() == [255, 128, 0]
+    assert colours[3].tolist() == [191, 0, 0]
+
+
+def test_wheel_agrees_with_the_colours() -> None:
+    wheel = flow_wheel(81)
+    right = flow_colours(np.array([[[78 / 81]], [[0.0]]], np.float32), 1.0)[0, 0]
+    assert np.abs(wheel[40, 79].astype(int) - right).max() <= 12
+    assert wheel[0, 0].max() < 40  # outside the disc
+
+
+def test_brighter_where_more_moves() -> None:
+    brightness = map_colours(np.linspace(0, 2, 50, dtype=np.float32)[None], 1.0).sum(axis=2)[0]
+    assert np.all(np.diff(brightness) >= 0) and brightness[0] < 20
+    assert np.all(map_colours(np.zeros((2, 2), np.float32), 0.0).max() < 20)
+
+
+def test_box_is_half_open_and_nan_draws_nothing() -> None:
+    picture = np.zeros((20, 30, 3), np.uint8)
+    draw_box(picture, np.full(4, np.nan), BOX_RGB)
+    assert not picture.any()
+    draw_box(picture, np.array([5.0, 4.0, 25.0, 16.0]), BOX_RGB)
+    rows, columns = np.nonzero((picture == BOX_RGB).all(axis=2))
+    assert 4 in rows and 15 in rows and 5 in columns and 24 in columns
+
+
+def test_mask_hides_exactly_its_patches() -> None:
+    picture = np.full((40, 60, 3), 200, np.uint8)
+    mask = np.array([[True, False], [False, True]])
+    draw_mask(picture, mask, np.array([10, 0, 50, 40]))
+    assert picture[10, 20].tolist() == list(HIDDEN_RGB) == picture[30, 40].tolist()
+    assert picture[10, 40].tolist() == [200, 200, 200] == picture[30, 20].tolist()
+    assert picture[20, 5].tolist() == [50, 50, 50]  # not seen by the model
+
+
+def test_captions_keep_their_size() -> None:
+    for text in ("short", "very long text " * 20, "", "\u4e0a $\\frac"):
+        assert caption(text, 120, 22).shape == (22, 120, 3)
+    assert caption("short", 120).max() > 100
+    grid = in_grid([np.zeros((10, 20, 3), np.uint8)] * 4, columns=3, gap=2)
+    assert grid.shape == (2 * 12 + 2, 3 * 22 + 2, 3)
+
+
+def test_masks_have_the_counts_of_the_rule() -> None:
+    inside = np.zeros((14, 14), bool)
+    inside[3:9, 4:10] = True
+    masks = list(draw_masks("clip.mp4", inside, *RATIOS).values())
+    hidden, hidden_inside = masked_counts(196, 36, *RATIOS)
+    assert [int(mask.sum()) for mask in masks] == [hidden, hidden]
+    assert int(masks[1][inside].sum()) == hidden_inside
+
+
+# ---------------------------------------------------------------------------------------------
+# Motion of a video
+# ---------------------------------------------------------------------------------------------
+
+
+def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
+    found = find_motion(video, 20.0, "fast", PRESETS["default"], RATIOS)
+    options = WorkOptions(video.parent)
+    job = Job(0, Clip("square", video.name))
+    chunks = [FlowWorker(options).maps(grey) for _, grey in Decoder(options).chunks(job)]
+    maps = np.concatenate([expand(chunk.values, chunk.scale) for chunk in chunks])
+    assert len(found.frames) == 12 == len(maps) + 1  # the last map counts twice
+    # The solver may work on other batches here, which must not change a pair's flow.
+    np.testing.assert_allclose(found.maps[:-1], maps, rtol=1e-4, atol=1e-5)
+    boxes, score = motion_boxes(found.maps, PRESETS["default"])
+    np.testing.assert_allclose(found.boxes, boxes * (64 / found.maps.shape[2]), rtol=1e-5)
+    np.testing.assert_array_equal(found.score, score)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_boxes_enclose_their_contours(preset: str) -> None:
+    rng = np.random.default_rng(1)
+    maps = rng.random((5, 48, 64)).astype(np.float32) ** 8
+    maps[3] = 0
+    contours = motion_contours(maps, PRESETS[preset])
+    assert len(contours) == 5 and contours[3] == []
+    if preset == "mofo-code":  # it may take the box of the next frame
+        return
+    boxes, _ = motion_boxes(maps, PRESETS[preset])
+    for of_frame, box in zip(contours, boxes, strict=True):
+        assert bool(of_frame) == (not np.isnan(box).any())
+        if of_frame:
+            points = np.concatenate(of_frame)
+            np.testing.assert_array_equal(points.min(axis=0) - 0.5, box[:2])
+            np.testing.assert_array_equal(points.max(axis=0) + 0.5, box[2:])
+
+
+def test_sheet_and_video_have_a_panel_each(video: Path) -> None:
+    found = find_motion(video, 20.0, "fast", PRESETS["default"], RATIOS)
+    frames = list(video_frames(found))
+    assert len(frames) == 12
+    assert all(side % 2 == 0 for frame in frames for side in frame.shape[:2])
+    sheet = contact_sheet(found)
+    assert sheet.shape[1] == 5 * (200 + 6) + 6
+    assert sheet.shape[0] > 6 * 150
+
+
+def test_only_the_beginning_is_shown(video: Path) -> None:
+    found = find_motion(video, 0.5, "fast", PRESETS["default"], RATIOS)
+    assert len(found.frames) == 6  # 12 frames per second
+
+
+# ---------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------
+
+
+def test_command_writes_video_and_sheet(video: Path, tmp_path: Path) -> None:
+    result = show(video, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    files = [tmp_path / "square-motion.mp4", tmp_path / "square-motion.png"]
+    assert result.stdout.split("\n")[:2] == [str(file) for file in files]
+    with av.open(str(files[0])) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == 12
+        assert sum(1 for _ in container.decode(stream)) == 12
+    assert cv2.imread(str(files[1])).shape[1] == 5 * (200 + 6) + 6
+
+
+def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"not a video" * 100)
+    result = show(bad, video, "--out", tmp_path)
+    assert result.exit_code == EXIT_SET_ASIDE
+    assert str(bad) in result.stderr and "Traceback" not in result.stderr
+    assert (tmp_path / "square-motion.png").is_file()
+    with pytest.raises(ClipError):
+        find_motion(bad, 20.0, "fast", PRESETS["default"], RATIOS)
+
+
+def test_pictures_never_replace_a_video() -> None:
+    videos = (Path("a/x.mp4"), Path("b/x.webm"))
+    assert output_names(videos, Path("o")) == ["x-motion", "x-motion-2"]
+    with pytest.raises(InputError, match="one of the videos"):
+        output_names((Path("o/x.mp4"), Path("o/x-motion.mp4")), Path("o"))
+
+
+def test_format_without_annotations_is_refused(video: Path, tmp_path: Path) -> None:
+    result = show(video, "--out", tmp_path, "--format", "csv")
+    assert result.exit_code == 1 and "--annotations" in result.stderr
+
+
+def test_stored_and_annotated_boxes_are_drawn(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=2, size=(64, 48))
+    video = render_video(tmp_path / "square-000.mp4", num_frames=12)
+    boxes = tmp_path / "square-000.boxes.csv"
+    boxes.write_text("frame,x1,y1,x2,y2\n3,4,5,20,25\n")
+    plain = show(video, "--out", tmp_path / "plain")
+    more = ("--boxes", layout.boxes, "--annotations", boxes)
+    marked = show(video, "--out", tmp_path / "marked", *more)
+    assert plain.exit_code == marked.exit_code == 0, marked.output
+    sheets = [
+        cv2.imread(str(tmp_path / name / "square-000-motion.png")) for name in ("plain", "marked")
+    ]
+    assert sheets[0].shape == sheets[1].shape
+    assert (sheets[0] != sheets[1]).any()
+
+
+def test_stored_boxes_meet_frames_by_time(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=2)
+    every_other = np.arange(0, 16, 2) / 12
+    found = stored_boxes(layout.boxes, Path("square-001.mp4"), every_other)
+    whole = stored_boxes(layout.boxes, Path("square-001.mp4"), np.arange(16) / 12)
+    assert [box.tolist() for box in found] == [box.tolist() for box in whole[::2]]
+    beyond = stored_boxes(layout.boxes, Path("square-001.mp4"), np.array([5.0]))
+    assert len(beyond[0]) == 0
+    with pytest.raises(InputError, match="no clip of other"):
+        stored_boxes(layout.boxes, Path("other.mp4"), every_other)
+
+
+@pytest.mark.parametrize("name", ["ssv2/3201.webm", "clips/video_90.mov"])
+def test_real_videos(samples: Path, name: str) -> None:
+    found = find_motion(samples / name, 0.3, "fast", PRESETS["default"], RATIOS)
+    sheet = contact_sheet(found)
+    assert sheet.std() > 10
+    height, width = found.frames.shape[1:3]
+    assert (height > width) == (name == "clips/video_90.mov")  # upright
+    assert (found.source_size[1] > found.source_size[0]) == (height > width)
+
+
+def test_shown_annotations_of_a_real_clip(samples: Path, tmp_path: Path) -> None:
+    video = samples / "davis" / "drift-chicane.mp4"
+    boxes = samples / "davis" / "drift-chicane.boxes.csv"
+    result = show(video, "--out", tmp_path, "--seconds", 0.2, "--annotations", boxes)
+    assert result.exit_code == 0, result.output
