@@ -229,18 +229,19 @@ class EvaluateConfig:
 
 
 def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
-    """The tables of `file`, or of the dataset's own recipe.
+    """The tables of `file`, or of the dataset's own recipe, or of default.toml where it has none.
 
     Raises:
-        InputError: no such recipe, or not TOML.
+        InputError: no such file, or not TOML.
     """
     path = file or RECIPES / f"{dataset}.toml"
+    if file is None and not path.is_file():
+        path = RECIPES / "default.toml"
     try:
         with open(path, "rb") as stream:
             tables = tomllib.load(stream)
     except FileNotFoundError:
-        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
-        raise InputError(f"no recipe at {path}; give --recipe FILE, or a dataset of: {known}") from None
+        raise InputError(f"no recipe at {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
     sections = ("model", "loader", "pretrain", "finetune", "evaluate")
@@ -273,8 +274,7 @@ def pretrain_config(
     _check_name("method", method, tuple(methods))
     table = merge(merge(table, methods[method]), changes or {})
     table["model"] = _model(tables, table)
-    config = build(PretrainConfig, table, "pretrain")
-    return _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=MASKS)
+    return recorded_pretrain_config(table)
 
 
 def finetune_config(
@@ -289,6 +289,17 @@ def finetune_config(
     if kind == "mean":
         refuse_unknown(table["head"], {"kind": kind}, "finetune.head, kind 'mean'")
     table["model"] = _model(tables, table)
+    return recorded_finetune_config(table)
+
+
+def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
+    """The config of a complete table, such as `config` in a run's options.json."""
+    config = build(PretrainConfig, table, "pretrain")
+    return _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=MASKS)
+
+
+def recorded_finetune_config(table: Mapping[str, Any]) -> FinetuneConfig:
+    """The config of a complete table, such as `config` in a run's options.json."""
     config = build(FinetuneConfig, table, "finetune")
     return _with_choices(config, frames=FRAME_RULES, crop=CROPS)
 

@@ -23,7 +23,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import SPLITS
 from train.clip_table import read_clip_table
 from train.command import data_options, loader_changes
-from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig, read_recipe
+from train.config import EvaluateConfig, LoaderConfig, read_recipe, recorded_finetune_config
 from train.data import EvaluateDataset
 from train.engine import start_processes
 from train.finetune import digest_of, labelled, run_name
@@ -94,7 +94,7 @@ def evaluate(
         raise InputError(f"{folder.path} is no finetuning; only a classifier has an accuracy")
     if not folder.is_finished:
         raise InputError(f"{folder.path} is not finished; the command that began it goes on")
-    config = build(FinetuneConfig, options["config"], "config")
+    config = recorded_finetune_config(options["config"])
     views_config = build(EvaluateConfig, merge(options["evaluate"], views), "evaluate")
     loader = build(LoaderConfig, merge(options["loader"], loader_changes((), workers)), "loader")
     loader = replace(loader, cache_megabytes=0)  # each clip is read once

@@ -32,17 +32,17 @@ def make_optimizer(model: nn.Module, config: OptimConfig, learning_rate: float) 
     its factor as `lr_scale`, which the schedule multiplies in.
     """
     depth = len(model.encoder.blocks)
-    groups: dict[tuple[int, bool], dict] = {}
+    groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        layer = layer_of(name, depth)
+        scale = config.layer_decay ** (depth + 1 - layer_of(name, depth))
         decays = parameter.ndim > 1 and name != "mask_token"
         group = groups.setdefault(
-            (layer, decays),
+            (scale, decays),
             {
                 "params": [],
-                "lr_scale": config.layer_decay ** (depth + 1 - layer),
+                "lr_scale": scale,
                 "weight_decay": config.weight_decay if decays else 0.0,
             },
         )

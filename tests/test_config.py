@@ -1,0 +1,186 @@
+"""Recipes: every key known and of its type, nothing ignored."""
+
+import dataclasses
+import json
+
+import pytest
+
+from shared.errors import InputError
+from train.config import (
+    RECIPES,
+    EvaluateConfig,
+    FinetuneConfig,
+    LoaderConfig,
+    OptimConfig,
+    PretrainConfig,
+    evaluate_config,
+    finetune_config,
+    loader_config,
+    parse_changes,
+    pretrain_config,
+    read_recipe,
+    recorded_finetune_config,
+    recorded_pretrain_config,
+)
+from train.typed_tables import Choice, convert, flatten, merge, to_table
+from training_fixtures import TINY_RECIPE
+
+DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return read_recipe("squares", path)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("method", ["mofo", "videomae"])
+def test_every_recipe_pretrains_by_every_method(dataset, method):
+    tables = read_recipe(dataset, None)
+    config = pretrain_config(tables, method)
+    assert config.needs_boxes == (method == "mofo")
+    assert loader_config(tables).micro_batch_size >= 1
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("head", ["mean", "mca"])
+def test_every_recipe_finetunes_with_every_head(dataset, head):
+    tables = read_recipe(dataset, None)
+    config = finetune_config(tables, head)
+    assert config.head.kind == head and config.needs_boxes == (head == "mca")
+    pretraining = pretrain_config(tables, "mofo").model
+    for name in ("width", "depth", "num_heads", "patch_size", "tubelet_size", "positions"):
+        assert getattr(config.model, name) == getattr(pretraining, name)
+    assert evaluate_config(tables).segments >= 1
+
+
+def test_a_recipe_survives_the_record_of_a_run(tiny):
+    pretraining, finetuning = pretrain_config(tiny, "mofo"), finetune_config(tiny, "mca")
+    for config, read in (
+        (pretraining, recorded_pretrain_config),
+        (finetuning, recorded_finetune_config),
+    ):
+        assert read(json.loads(json.dumps(to_table(config)))) == config
+
+
+def test_every_field_says_what_it_is():
+    for cls in (PretrainConfig, FinetuneConfig, LoaderConfig, OptimConfig, EvaluateConfig):
+        source = open(RECIPES.parent / "config.py").read()
+        for field in dataclasses.fields(cls):
+            line = source.split(f"class {cls.__name__}")[1].split(f"    {field.name}: ")[1]
+            assert line.split("\n")[1].strip().startswith('"""'), f"{cls.__name__}.{field.name}"
+
+
+def test_the_command_line_goes_last(tiny):
+    changes = parse_changes(("optim.weight_decay=0.2", "mask.inside_ratio=0.5", "flips=[]"))
+    config = pretrain_config(tiny, "mofo", {**changes, "epochs": 7})
+    assert config.optim.weight_decay == 0.2 and config.optim.base_learning_rate == 0.1
+    assert config.mask == Choice("motion_tube", {"mask_ratio": 0.5, "inside_ratio": 0.5})
+    assert config.flips == () and config.epochs == 7
+
+
+def test_a_bare_word_is_a_text(tiny):
+    changes = parse_changes(("crop.kind=centre",))
+    assert pretrain_config(tiny, "mofo", changes).crop == Choice("centre", {})
+
+
+def test_loader_settings_do_not_reach_training():
+    assert parse_changes(("loader.workers=3",)) == {"loader": {"workers": 3}}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"mask": {"kind": "tube", "mask_ratio": 0.9, "inside_ratio": 0.5}}, "inside_ratio"),
+        ({"mask": {"kind": "mosaic"}}, "motion_tube, tube"),
+        ({"mask": {"mask_ratio": 1.5}}, "mask_ratio is 1.5"),
+        ({"crop": {"kind": "centre", "pixels": 4}}, "pixels"),
+        ({"crop": {"scales": [2.0]}}, r"scales are \(2.0,\)"),
+        ({"frames": {"stride": 0}}, "stride is 0"),
+        ({"epoch": 3}, "does not use epoch"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": "three"}, "epochs is 'three'"),
+        ({"flips": ["z"]}, "flips is 'z'"),
+        ({"flips": "x"}, "a list is expected"),
+        ({"optim": {"betas": [0.9]}}, "2 are expected"),
+        ({"optim": {"layer_decay": 0.5}}, "layer_decay is not used in pretraining"),
+        ({"model": {"image_size": 33}}, "image_size 33"),
+        ({"model": {"size": "vit-xxl"}}, "vit-xxl"),
+        ({"target": "hog"}, "target is 'hog'"),
+    ],
+)
+def test_wrong_values_are_named(tiny, change, named):
+    with pytest.raises(InputError, match=named):
+        pretrain_config(tiny, "mofo", change)
+
+
+def test_a_mask_without_its_ratio_is_refused(tiny):
+    change = {"mask": {"kind": "motion_tube", "mask_ratio": 0.5}}
+    with pytest.raises(InputError, match="'motion_tube' needs inside_ratio"):
+        pretrain_config(tiny, "videomae", change)
+
+
+def test_unknown_methods_and_heads_list_the_known(tiny):
+    with pytest.raises(InputError, match="allowed: mofo, videomae"):
+        pretrain_config(tiny, "mae")
+    with pytest.raises(InputError, match="allowed: mean, mca"):
+        finetune_config(tiny, "max")
+
+
+def test_the_mean_head_takes_no_options_of_the_other(tiny):
+    with pytest.raises(InputError, match="does not use depth"):
+        finetune_config(tiny, "mean", {"head": {"depth": 2}})
+    assert finetune_config(tiny, "mca", {"head": {"depth": 2}}).head.depth == 2
+    tiny["finetune"]["mca"] = {"head": {"depth": 3}}
+    assert finetune_config(tiny, "mca").head.depth == 3
+    assert finetune_config(tiny, "mean").head.kind == "mean"
+
+
+def test_the_recipe_names_its_own_head(tiny):
+    assert finetune_config(tiny, None).head.kind == "mean"
+    tiny["finetune"]["head"] = {"kind": "mca"}
+    assert finetune_config(tiny, None).head.kind == "mca"
+
+
+def test_size_names_a_model_and_fields_change_it(tiny):
+    tiny["model"] = {"size": "vit-s", "tubelet_size": 8}
+    model = pretrain_config(tiny, "mofo").model
+    assert (model.width, model.depth, model.tubelet_size) == (384, 12, 8)
+
+
+def test_flips_need_plain_labels(tiny):
+    with pytest.raises(InputError, match="verbs and nouns"):
+        finetune_config(tiny, "mean", {"labels": ["verb", "noun"]})
+
+
+def test_a_recipe_that_is_no_toml_is_refused(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("epochs = = 3")
+    with pytest.raises(InputError, match="not TOML"):
+        read_recipe("toy", path)
+    path.write_text("[pretraining]\nepochs = 3")
+    with pytest.raises(InputError, match="does not use pretraining"):
+        read_recipe("toy", path)
+    with pytest.raises(InputError, match="no recipe at"):
+        read_recipe("toy", tmp_path / "missing.toml")
+
+
+def test_a_dataset_without_a_recipe_gets_the_default():
+    assert read_recipe("holiday-videos", None) == read_recipe("default", None)
+
+
+def test_merging_replaces_a_choice_of_another_kind():
+    base = {"mask": {"kind": "tube", "ratio": 1}, "optim": {"lr": 1, "wd": 2}}
+    assert merge(base, {"optim": {"lr": 3}})["optim"] == {"lr": 3, "wd": 2}
+    assert merge(base, {"mask": {"ratio": 2}})["mask"] == {"kind": "tube", "ratio": 2}
+    assert merge(base, {"mask": {"kind": "block"}})["mask"] == {"kind": "block"}
+    assert flatten(base) == {"mask.kind": "tube", "mask.ratio": 1, "optim.lr": 1, "optim.wd": 2}
+
+
+def test_numbers_and_truth_are_not_mixed_up():
+    assert convert(1, float, "x") == 1.0
+    for value, kind in ((True, int), (True, float), (1.5, int), (1, bool), (1, str)):
+        with pytest.raises(InputError):
+            convert(value, kind, "x")

@@ -1,0 +1,356 @@
+"""From shards to batches: what is found, in which order, and that nothing depends on workers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shard_fixtures import write_moving_squares
+from shared.errors import InputError
+from shared.grid import union_box
+from shared.layout import DatasetLayout
+from shared.manifest import read_classes, read_manifest, write_manifest
+from shared.shards import ShardReader
+from train.clip_reader import ClipReader
+from train.clip_table import ClipTable, read_clip_table
+from train.config import (
+    EvaluateConfig,
+    LoaderConfig,
+    finetune_config,
+    pretrain_config,
+    read_recipe,
+)
+from train.data import EvaluateDataset, FinetuneDataset, PretrainDataset, make_loader, to_device
+from train.frame_sampling import FRAME_RULES, dense, segments, view_places
+from train.progress import Stopwatch
+from train.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
+from train.targets import unstandardise
+from training_fixtures import TINY_RECIPE
+
+NO_WORKERS = LoaderConfig(workers=0)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory) -> DatasetLayout:
+    return write_moving_squares(tmp_path_factory.mktemp("out"), num_clips=40, still=(0,))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> dict:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return read_recipe("squares", path)
+
+
+@pytest.fixture(scope="module")
+def table(squares) -> ClipTable:
+    return read_clip_table(squares, ["train"], boxes=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# The table of clips
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_table_holds_the_clips_of_the_split(squares, table):
+    clips = [clip for clip in read_manifest(squares.manifest) if clip.split == "train"]
+    assert [table.clip_id(i) for i in range(len(table))] == [clip.clip_id for clip in clips]
+    assert table.labels["label"].tolist() == [clip.label for clip in clips]
+    assert set(table.labels["verb"]) == {-1}
+    assert np.all(table.frames[:, 1] - table.frames[:, 0] == 16)
+
+
+def test_taking_rows_keeps_them_together(table):
+    some = table.take(np.array([5, 2]))
+    assert len(some) == 2 and some.clip_id(1) == table.clip_id(2)
+    assert some.labels["label"][0] == table.labels["label"][5]
+
+
+@pytest.fixture
+def own_squares(tmp_path) -> DatasetLayout:
+    return write_moving_squares(tmp_path, num_clips=8, clips_per_shard=4)
+
+
+def refused(layout: DatasetLayout, match: str, splits=("train",)) -> None:
+    with pytest.raises(InputError, match=match):
+        read_clip_table(layout, splits, boxes=True)
+
+
+def test_missing_shards_name_the_goal(own_squares):
+    (own_squares.boxes / "dataset.json").unlink()
+    assert len(read_clip_table(own_squares, ["train"], boxes=False)) > 0
+    refused(own_squares, "make boxes")
+    (own_squares.frames / "dataset.json").unlink()
+    refused(own_squares, "make flows")
+
+
+def test_shards_of_another_manifest_are_refused(own_squares):
+    write_manifest(own_squares.manifest, read_manifest(own_squares.manifest)[:-1])
+    refused(own_squares, "clips were added, removed or cut anew")
+
+
+def test_frames_and_boxes_of_different_clips_are_refused(own_squares):
+    index = json.loads((own_squares.boxes / "dataset.json").read_text())
+    index["shards"] = index["shards"][:1]
+    (own_squares.boxes / "dataset.json").write_text(json.dumps(index))
+    refused(own_squares, "do not hold the same clips")
+
+
+def test_a_shard_of_another_size_than_its_index_is_refused(own_squares):
+    with open(own_squares.frames / "00001.h5", "ab") as stream:
+        stream.write(b"\0")
+    refused(own_squares, "dataset.json says")
+
+
+def test_a_split_without_clips_is_refused(own_squares):
+    clips = [c for c in read_manifest(own_squares.manifest)]
+    write_manifest(own_squares.manifest, [_with_split(clip, "train") for clip in clips])
+    refused(own_squares, "no clip of split test", ["test"])
+
+
+def _with_split(clip, split):
+    return type(clip)(**{**vars(clip), "split": split})
+
+
+# ---------------------------------------------------------------------------------------------
+# Order
+# ---------------------------------------------------------------------------------------------
+
+
+@given(
+    shard=st.lists(st.integers(0, 6), min_size=1, max_size=60),
+    seed=st.integers(0, 2**31),
+    epoch=st.integers(0, 1000),
+    window=st.integers(1, 8),
+)
+def test_an_epoch_is_a_permutation_that_reads_window_by_window(shard, seed, epoch, window):
+    shard = np.sort(np.array(shard))
+    order = epoch_order(shard, seed, epoch, window)
+    assert sorted(order) == list(range(len(shard)))
+    assert np.array_equal(order, epoch_order(shard, seed, epoch, window))
+    seen = shard[order]
+    first, last = (
+        {number: places[0 if first else -1] for number, places in _places(seen).items()}
+        for first in (True, False)
+    )
+    for place in range(len(seen)):
+        open_shards = sum(first[n] <= place <= last[n] for n in first)
+        assert open_shards <= window
+
+
+def _places(seen: np.ndarray) -> dict[int, np.ndarray]:
+    return {number: np.flatnonzero(seen == number) for number in np.unique(seen)}
+
+
+def test_epochs_and_seeds_differ():
+    shard = np.repeat(np.arange(5), 20)
+    orders = [epoch_order(shard, seed, epoch, 2).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("first_step", [0, 3, 7])
+def test_global_batches_do_not_depend_on_the_processes(world_size, first_step):
+    shard = np.repeat(np.arange(4), 12)
+
+    def batches(world_size, accumulation, first):
+        plan = BatchPlan(8, world_size, accumulation)
+        ranks = [
+            list(StepSampler(shard, plan, rank, first, 15, 7, 2)) for rank in range(world_size)
+        ]
+        steps = zip(*(zip(*[iter(rank)] * accumulation, strict=True) for rank in ranks), strict=True)
+        return [sorted(key for rank in step for part in rank for key in part) for step in steps]
+
+    whole = batches(1, 1, 0)
+    assert len(whole) == 15 and all(len(batch) == 8 for batch in whole)
+    assert batches(world_size, 2, first_step) == whole[first_step:]
+
+
+def test_an_epoch_shows_no_clip_twice():
+    shard = np.repeat(np.arange(4), 10)
+    keys = [key for batch in StepSampler(shard, BatchPlan(8, 1, 1), 0, 0, 10, 0, 2) for key in batch]
+    for epoch in (0, 1):
+        clips = [index for of, index in keys if of == epoch]
+        assert len(clips) == len(set(clips)) == 40
+    with pytest.raises(InputError, match="--batch-size 40 or less"):
+        steps_per_epoch(40, 41)
+
+
+# ---------------------------------------------------------------------------------------------
+# Frames
+# ---------------------------------------------------------------------------------------------
+
+
+@given(
+    length=st.integers(1, 300),
+    num_frames=st.integers(1, 32),
+    stride=st.integers(1, 4),
+    place=st.floats(0, 1, exclude_max=True),
+)
+def test_frame_rules_stay_in_the_clip(length, num_frames, stride, place):
+    places = np.full(num_frames, place)
+    for chosen in (dense(length, num_frames, places, stride=stride), segments(length, num_frames, places)):
+        assert len(chosen) == num_frames and np.all(np.diff(chosen) >= 0)
+        assert 0 <= chosen[0] and chosen[-1] < length
+
+
+def test_frame_rules_on_known_clips():
+    assert dense(20, 4, np.zeros(4), stride=2).tolist() == [0, 2, 4, 6]
+    assert dense(20, 4, np.full(4, 0.999), stride=2).tolist() == [13, 15, 17, 19]
+    assert dense(5, 4, np.zeros(4), stride=4).tolist() == [0, 1, 3, 4]  # too short: spread evenly
+    assert segments(16, 4, np.full(4, 0.5)).tolist() == [2, 6, 10, 14]
+    assert segments(2, 4, np.zeros(4)).tolist() == [0, 0, 1, 1]
+    assert [view_places(s, 2, 1)[0] for s in (0, 1)] == [0.25, 0.75]
+    assert set(FRAME_RULES) == {"dense", "segments"}
+
+
+def test_frames_are_those_of_the_shard(squares, table):
+    reader = ClipReader(table, max_open=2)
+    shard = ShardReader(squares.frames / "00000.h5", "frames")
+    jpegs = shard.ragged("/jpeg/offsets", "/jpeg/values", 0, 16)
+    from train.augment import decode_jpeg
+
+    frames = reader.frames(0, np.array([1, 7, 15]), 1)
+    assert sorted(frames) == [1, 7, 15]
+    for number, frame in frames.items():
+        assert np.array_equal(frame, decode_jpeg(jpegs[number], 1))
+    boxes = ShardReader(squares.boxes / "00000.h5", "boxes")["/box/xyxy"]
+    assert np.array_equal(reader.boxes(1, np.array([3, 4])), boxes[16 + 3 : 16 + 5])
+
+
+def test_the_cache_changes_nothing_and_keeps_to_its_size(table):
+    plain, cached = ClipReader(table, 2), ClipReader(table, 2, cache_bytes=500_000)
+    for _ in range(2):
+        for index in range(4):
+            chosen = np.array([0, 3])
+            for number, frame in plain.frames(index, chosen, 1).items():
+                assert np.array_equal(frame, cached.frames(index, chosen, 1)[number])
+    assert len(cached._cache) == 2  # of 196,608 bytes each
+
+
+def test_few_shards_are_open_at_a_time(table):
+    reader = ClipReader(table, max_open=2)
+    for index in range(len(table)):
+        reader.frames(index, np.array([0]), 1)
+        reader.boxes(index, np.array([0]))
+        assert len(reader._frames) <= 2 and len(reader._boxes) <= 2
+
+
+# ---------------------------------------------------------------------------------------------
+# Samples
+# ---------------------------------------------------------------------------------------------
+
+
+def test_masks_hold_exact_counts_and_look_at_the_box(table, recipe):
+    config = pretrain_config(recipe, "mofo", {"crop": {"kind": "centre"}, "flips": []})
+    dataset = PretrainDataset(table, config, NO_WORKERS, seed=3)
+    still = 0
+    for index in range(len(table)):
+        sample = dataset[0, index]
+        assert sample["pixels"].shape == (1, 4, 32, 32, 3) and sample["pixels"].dtype == torch.uint8
+        mask = sample["mask"].view(1, 2, 2, 2)
+        assert mask.sum() == 4 and torch.equal(mask[:, 0], mask[:, 1])
+        still += int(np.isnan(union_box(dataset._reader.boxes(index, np.arange(16)))).all())
+    assert still == 1  # and it was masked like any other
+
+
+def test_samples_depend_on_seed_epoch_and_view_alone(table, recipe):
+    config = pretrain_config(recipe, "mofo", {"repeats": 2})
+    first, second = (PretrainDataset(table, config, NO_WORKERS, seed=3) for _ in range(2))
+    second[1, 7]  # what was read before does not matter
+    for name, values in first[5, 2].items():
+        assert torch.equal(values, second[5, 2][name])
+    other_epoch, other_seed = first[6, 2], PretrainDataset(table, config, NO_WORKERS, 4)[5, 2]
+    assert not torch.equal(first[5, 2]["pixels"], other_epoch["pixels"])
+    assert not torch.equal(first[5, 2]["pixels"], other_seed["pixels"])
+    views = first[5, 2]["pixels"]
+    assert len(views) == 2 and not torch.equal(views[0], views[1])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(table, recipe, workers):
+    config = pretrain_config(recipe, "mofo")
+
+    def batches(loader):
+        order = StepSampler(table.shard, BatchPlan(6, 1, 2), 0, 1, 4, 0, 2)
+        return list(make_loader(PretrainDataset(table, config, loader, 0), order, loader, False))
+
+    alone, shared = batches(NO_WORKERS), batches(LoaderConfig(workers=workers))
+    assert len(alone) == 6
+    for one, other in zip(alone, shared, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_damage_found_by_a_worker_is_one_line(own_squares, recipe):
+    table = read_clip_table(own_squares, ["train"], boxes=True)
+    path = own_squares.frames / "00000.h5"
+    with ShardReader(path, "frames") as reader:
+        values = reader.rows("/jpeg/values", 0, 64).tobytes()
+    data = bytearray(path.read_bytes())
+    data[data.find(values) + 20] ^= 4
+    path.write_bytes(bytes(data))
+    config, loader = pretrain_config(recipe, "mofo"), LoaderConfig(workers=1)
+    order = StepSampler(table.shard, BatchPlan(5, 1, 1), 0, 0, 1, 0, 2)
+    batches = make_loader(PretrainDataset(table, config, loader, 0), order, loader, False)
+    with pytest.raises(InputError) as caught:
+        list(Stopwatch().timed(batches))
+    assert "is damaged" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_flipped_clips_have_the_other_label(squares, table, recipe):
+    plain = {"crop": {"kind": "centre"}, "augment": {"rand_layers": 0, "erase_probability": 0.0}}
+    config = finetune_config(recipe, "mca", plain)
+    classes = read_classes(squares.classes)
+    dataset = FinetuneDataset(table, classes, config, NO_WORKERS, seed=0)
+    test = EvaluateDataset(table, config.model, config.frames, EvaluateConfig(), NO_WORKERS)
+    flipped = 0
+    for index in range(1, len(table)):
+        sample, straight = dataset[0, index], test[index]
+        label = int(table.labels["label"][index])
+        image = sample["pixels"][0].float().mean(dim=0)
+        ways = [straight["pixels"][0].float().mean(dim=0), None]
+        ways[1] = ways[0].flip(1)
+        nearest = int(np.argmin([float((image - way).abs().mean()) for way in ways]))
+        assert int(sample["label"]) == (classes.flip_x[label] if nearest else label)
+        flipped += nearest
+    assert 0 < flipped < len(table) - 1
+
+
+def test_inside_tokens_are_where_the_square_is(table, recipe):
+    config = finetune_config(recipe, "mca")
+    model = config.model
+    dataset = EvaluateDataset(table, model, config.frames, EvaluateConfig(), NO_WORKERS)
+    for index in range(1, 12):
+        sample = dataset[index]
+        inside = sample["inside"].view(2, 2, 2)
+        frames = dataset._choose(config.frames, index, view_places(0, 1, 4))
+        x1, y1, x2, y2 = union_box(dataset._reader.boxes(index, frames)) / 2  # 64 px to 32 px
+        for row in range(2):
+            for column in range(2):
+                centre = (column * 16 + 8, row * 16 + 8)
+                expected = x1 <= centre[0] < x2 and y1 <= centre[1] < y2
+                assert inside[0, row, column] == inside[1, row, column] == bool(expected)
+
+
+def test_evaluation_shows_every_segment_and_crop(tmp_path, recipe):
+    layout = write_moving_squares(tmp_path, num_clips=8, size=(96, 64))
+    table = read_clip_table(layout, ["train"], boxes=False)
+    config = finetune_config(recipe, "mean")
+    views = EvaluateConfig(segments=2, crops=3)
+    dataset = EvaluateDataset(table, config.model, config.frames, views, NO_WORKERS)
+    sample = dataset[0]
+    assert sample["pixels"].shape == (6, 4, 32, 32, 3) and sample["index"].tolist() == [0]
+    assert len({view.numpy().tobytes() for view in sample["pixels"]}) == 6
+    assert not sample["inside"].any()  # no boxes were asked for
+
+
+def test_pixels_arrive_standardised(table, recipe):
+    config = pretrain_config(recipe, "videomae")
+    sample = PretrainDataset(table, config, NO_WORKERS, 0)[0, 0]
+    batch = to_device(dict(sample), torch.device("cpu"))
+    assert batch["clips"].shape == (1, 3, 4, 32, 32) and "pixels" not in batch
+    back = unstandardise(batch["clips"])[0].permute(1, 2, 3, 0) * 255
+    assert torch.allclose(back, sample["pixels"][0].float(), atol=1e-3)
