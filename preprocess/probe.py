@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 
-from preprocess.decode import CODECS, FORMATS, ClipError, find_video
+from preprocess.video_file import CODECS, FORMATS, ClipError, find_video
 
 BATCH_FILES = 64  # handed to a worker at a time
 MAX_SECONDS = 10  # on one file
@@ -99,6 +99,11 @@ def _until_death(
 ) -> Iterator[list[VideoHeader | str]]:
     """Headers of batch after batch; ends early where a process dies."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    try:
+        pool.submit(_start_worker).result()
+    except BrokenProcessPool:
+        pool.shutdown()
+        raise RuntimeError("no process can be started to read headers in") from None
     try:
         for job in [pool.submit(_read_batch, video_root, batch) for batch in batches]:
             yield job.result()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import av
 
-from preprocess.decode import CODECS, FORMATS, ClipError
+from preprocess.video_file import CODECS, FORMATS, ClipError
 from shared.errors import InputError
 from shared.files import remove_leftovers, sync_folder
 

@@ -1,0 +1,151 @@
+"""Did all of a clip come? FFmpeg often stops short without an error.
+
+What arrived is held against everything that the container says of itself: how many frames, how
+many packets, how long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from shared.manifest import Clip
+
+TIME_TOLERANCE = 1e-3  # seconds; manifests give three decimals, presentation times are exact
+FRAMES_TOLERANCE = 1  # headers of HMDB51 claim one frame too many
+HOLES_TOLERANCE = 0.1  # share of frames that a live recording may have dropped
+COUNTING_FORMATS = ("mov", "matroska", "avi")  # where a packet of the container is a frame
+HIDING_CODECS = ("vp8", "libvpx")  # where a packet may hold a frame that is never shown
+SKIPPING_CODECS = ("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "flv")
+SKIPPED_BYTES = 8  # at most, of a packet of those that says "as before" and may give no frame
+
+
+class Completeness:
+    """What the container promises of a clip, and what has come of it.
+
+    Times are seconds from the start of the video stream.
+
+    Attributes:
+        start, stop: the span, stop exclusive; 0 and infinity where the clip has none.
+        frame_seconds: between frames, on average.
+        duration: of the video stream by the container, None where it does not say.
+        num_frames: shown so far in the span.
+    """
+
+    def __init__(
+        self, clip: Clip, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> None:
+        self.start = clip.start_seconds or 0.0
+        self.stop = math.inf if clip.stop_seconds is None else clip.stop_seconds
+        self.num_frames = 0
+        self._stream = stream
+        rate = stream.average_rate or stream.guessed_rate
+        self.frame_seconds = float(1 / rate) if rate else 0.04
+        self.duration, self._tolerance = self._announced_duration(container)
+        self._counts_packets = container.format.name.split(",")[0] in COUNTING_FORMATS
+        self._num_packets = 0
+        self._num_skipped = 0
+        self._discarded: list[float] = []
+        self._times: list[float] = []  # of the frames shown, in the span or before it
+        self._reached_stop = False
+
+    @property
+    def is_whole_video(self) -> bool:
+        return self.start == 0.0 and self.stop == math.inf
+
+    def contains(self, seconds: float) -> bool:
+        return self.start - TIME_TOLERANCE <= seconds < self.stop - TIME_TOLERANCE
+
+    def seconds(self, pts: int) -> float:
+        return float((pts - (self._stream.start_time or 0)) * self._stream.time_base)
+
+    def saw_packet(self, packet: av.Packet) -> None:
+        """Count a packet of the stream, before it is decoded."""
+        if packet.size == 0 and packet.dts is None:
+            return  # the flush at the end
+        codec = self._stream.codec_context.name
+        if packet.is_discard and packet.pts is not None:
+            self._discarded.append(self.seconds(packet.pts))
+        elif packet.size <= (SKIPPED_BYTES if codec in SKIPPING_CODECS else 0):
+            self._num_skipped += 1
+        elif packet.pts is None or self.contains(self.seconds(packet.pts)):
+            self._num_packets += 1
+
+    def saw_frame(self, seconds: float) -> bool:
+        """Count a decoded frame; True where it belongs to the clip."""
+        if seconds >= self.stop - TIME_TOLERANCE:
+            self._reached_stop = True
+            return False
+        self._times.append(seconds)
+        self.num_frames += self.contains(seconds)
+        return self.contains(seconds)
+
+    @property
+    def is_past(self) -> bool:
+        """Whether a frame after the span has been seen: nothing more is to be decoded."""
+        return self._reached_stop
+
+    @property
+    def end(self) -> float:
+        """Until when the last frame is shown."""
+        return max(self._times) + self.frame_seconds if self._times else 0.0
+
+    def shortfall(self) -> str | None:
+        """What is missing, in words; None where the clip is whole."""
+        if self.num_frames == 0:
+            return f"no frame between {self.start:g} and {min(self.stop, self.end):g} s"
+        if self.num_frames == 1:
+            return "the clip has one frame; motion needs two"
+        for expected, how in self._expected_frames():
+            if self.num_frames < expected - FRAMES_TOLERANCE:
+                return f"ended early: {self.num_frames} frames decoded of {expected} {how}"
+        expected_end = min(self.stop, self.duration or 0.0)
+        if not self._reached_stop and self.end < expected_end - self._tolerance:
+            return (
+                f"ended early: the last frame is shown until {self.end:.3f} s "
+                f"of {expected_end:.3f} s"
+            )
+        allowed = max(FRAMES_TOLERANCE, HOLES_TOLERANCE * len(self._times))
+        if self._stream.frames == 0 and self._num_holes() > allowed:
+            return f"frames are missing: {self._num_holes()} between the {self.num_frames} decoded"
+        return None
+
+    def _expected_frames(self) -> Iterator[tuple[int, str]]:
+        if self._counts_packets and self._stream.codec_context.name not in HIDING_CODECS:
+            yield self._num_packets, "in the file"
+        if self.is_whole_video:
+            announced = self._stream.frames - self._num_skipped
+            # An edit list hides frames before or after what it shows. Between them it is damage,
+            # and so is a hidden end where as many are missing from the middle.
+            first, last = min(self._times), max(self._times)
+            before = sum(seconds < first for seconds in self._discarded)
+            after = sum(seconds > last for seconds in self._discarded)
+            hidden = before + (after if self._num_holes() <= FRAMES_TOLERANCE else 0)
+            yield announced - hidden, "announced"
+
+    def _num_holes(self) -> int:
+        """How many frames fit between those shown, by the most usual distance."""
+        distances = np.diff(np.sort(self._times))
+        usual = np.median(distances)
+        return int(np.rint(distances / usual - 1).clip(min=0).sum()) if usual > 0 else 0
+
+    def _announced_duration(
+        self, container: av.container.InputContainer
+    ) -> tuple[float | None, float]:
+        """Seconds, and how far they may be off."""
+        tolerance = (FRAMES_TOLERANCE + 0.5) * self.frame_seconds
+        if self._stream.duration:
+            return float(self._stream.duration * self._stream.time_base), tolerance
+        try:  # a tag of Matroska
+            hours, minutes, seconds = self._stream.metadata.get("DURATION", "").split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds), tolerance
+        except ValueError:
+            pass
+        if container.duration:
+            # Of the longest stream, and sound often ends later than the picture.
+            alone = len(container.streams) == 1
+            return container.duration / av.time_base, tolerance if alone else 1.0 + tolerance
+        return None, tolerance

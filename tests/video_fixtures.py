@@ -1,0 +1,73 @@
+"""Real videos, rendered where they are needed."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+CODECS = {  # encoder and a container that it is usual in
+    "h264": ("libx264", "mp4"),
+    "mpeg4": ("mpeg4", "avi"),
+    "vp9": ("libvpx-vp9", "webm"),
+    "hevc": ("libx265", "mkv"),
+}
+
+
+def moving_picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
+    """Frame `index`, u1 [H, W, 3]: a bright square goes over a texture row by row, 2 px a frame."""
+    y, x = np.mgrid[:height, :width]
+    texture = 100 + 40 * np.sin(x / 3) * np.cos(y / 4)
+    row, left = divmod(2 * index, width - 16)
+    top = 4 * row % (height - 16)
+    texture[top : top + 16, left : left + 16] = 230
+    return np.repeat(texture[..., None], 3, axis=2).astype(np.uint8)
+
+
+def render_video(
+    path: Path,
+    num_frames: int = 24,
+    size: tuple[int, int] = (64, 48),
+    codec: str = "libx264",
+    rate: int = 12,
+    keyframe_every: int = 12,
+    with_sound: bool = False,
+) -> Path:
+    """Encode `moving_picture` 0 .. num_frames - 1; size is (width, height), even, above 16."""
+    encoder_options = {
+        "libx264": {"preset": "ultrafast", "bf": "2", "threads": "1"},
+        "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=none"},
+        "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+    }
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV has no encoder {codec}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            codec, rate=Fraction(rate), options=encoder_options.get(codec, {})
+        )
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = keyframe_every
+        if with_sound:
+            _add_silence(container, num_frames / rate)
+        for index in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(moving_picture(index, *size), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def _add_silence(container: av.container.OutputContainer, seconds: float) -> None:
+    stream = container.add_stream("aac", rate=44_100)
+    for start in range(0, int(seconds * 44_100), 1024):
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono"
+        )
+        frame.sample_rate = 44_100
+        frame.pts = start
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
