@@ -16,7 +16,8 @@ from pathlib import Path
 
 import av
 
-from preprocess.video_file import CODECS, FORMATS, ClipError
+from preprocess.decode import DecodeOptions
+from preprocess.video_file import ClipError, opened, video_stream
 from shared.errors import InputError
 from shared.files import remove_leftovers, sync_folder
 
@@ -38,7 +39,7 @@ ENCODER_OPTIONS = {
 COPY_NAME = re.compile(r"[0-9a-f]{32}\.mp4")
 
 
-def transcode(video: Path, scratch: Path) -> Path:
+def transcode(video: Path, scratch: Path, max_pixels: int = DecodeOptions.max_pixels) -> Path:
     """The H.264 copy of a video: made now, or found in the scratch folder.
 
     Frames, their order and their times (from the first frame on) are those of the video, and so is
@@ -48,9 +49,10 @@ def transcode(video: Path, scratch: Path) -> Path:
     Args:
         video: any file that preprocess/decode.py would take.
         scratch: a folder for the copies; made if needed.
+        max_pixels: of a frame, width * height; more is refused.
 
     Raises:
-        ClipError: the video does not decode to its end.
+        ClipError: the video does not decode, or its codec or container is not allowed.
         InputError: this build of FFmpeg has no H.264 encoder.
         OSError: the disk is full, or the video cannot be read.
     """
@@ -60,7 +62,7 @@ def transcode(video: Path, scratch: Path) -> Path:
     copy.parent.mkdir(parents=True, exist_ok=True)
     temporary = copy.with_name(f".{copy.name}.{secrets.token_hex(6)}.tmp")
     try:
-        _encode(video, temporary)
+        _encode(video, temporary, max_pixels)
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, copy)
@@ -93,7 +95,7 @@ def _content_key(video: Path) -> str:
     return hashed.hexdigest()
 
 
-def _encode(video: Path, target: Path) -> None:
+def _encode(video: Path, target: Path, max_pixels: int) -> None:
     if ENCODER not in av.codecs_available:
         raise InputError(
             f"--transcode needs the encoder {ENCODER}, which this FFmpeg lacks; install the av "
@@ -101,28 +103,21 @@ def _encode(video: Path, target: Path) -> None:
         )
     try:
         with (
-            av.open(
-                str(video),
-                metadata_errors="ignore",
-                container_options={
-                    "protocol_whitelist": "file",
-                    "format_whitelist": FORMATS,
-                    "codec_whitelist": CODECS,
-                },
-            ) as source,
+            opened(video, max_pixels) as source,
             av.open(str(target), "w", format="mp4") as output,
         ):
-            _copy_frames(source, output)
+            _copy_frames(source, video_stream(source, max_pixels), output)
     except av.error.FFmpegError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(error.errno, error.strerror, str(target)) from None
         raise ClipError("decode", f"cannot be transcoded: {error.strerror}") from None
 
 
-def _copy_frames(source: av.container.InputContainer, output: av.container.OutputContainer) -> None:
-    if not source.streams.video:
-        raise ClipError("decode", "no video stream")
-    stream = source.streams.video[0]
+def _copy_frames(
+    source: av.container.InputContainer,
+    stream: av.VideoStream,
+    output: av.container.OutputContainer,
+) -> None:
     encoder = None
     time_base = stream.time_base or Fraction(1, 1000)
     first = last = None
