@@ -221,7 +221,7 @@ def _table(rows: ClipRows, spec: DatasetSpec | None) -> str:
     lines = [f"  {'split':12}{'clips':>9}{'missing':>9}"]
     for split in SPLITS:
         if found[split] or missing[split]:
-            mark = "  (the split that papers report)" if _is_reported(split, spec) else ""
+            mark = "  (the reported one)" if _is_reported(split, spec) else ""
             lines.append(f"  {split:12}{found[split]:9}{missing[split]:9}{mark}")
     lines.append(f"  {'all':12}{len(rows.clips):9}{len(rows.missing):9}")
     if rows.doubles:

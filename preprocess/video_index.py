@@ -75,6 +75,10 @@ class VideoIndex:
             return found
         return sorted(found, key=lambda path: _rank(path, video, prefer))
 
+    def same_name(self, path: str) -> list[str]:
+        """All files that have the name of this one, whatever their suffix and folder."""
+        return self._by_stem.get(stem_of(path), [])
+
     def find_exact(self, path: str) -> list[str]:
         """[path] where that file is there; empty where it is not.
 

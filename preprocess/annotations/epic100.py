@@ -62,6 +62,7 @@ def read(source: Source) -> Annotations:
         of_split = _segments(path, split, len(verbs), len(nouns))
         require_clips(of_split, path)
         segments += sorted(of_split, key=lambda one: (one.video, one.start_seconds))
+    notes += _beyond_the_end(source, segments)
     pairs = sorted({(s.verb, s.noun) for s in segments if s.verb is not None})
     number_of = {pair: number for number, pair in enumerate(pairs)}
     notes.append(f"{len(pairs)} actions (pairs of verb and noun) occur in these lists")
@@ -83,11 +84,12 @@ def read(source: Source) -> Annotations:
     return Annotations(clips, source.spec.class_list(actions, verbs, nouns), notes)
 
 
-def read_video_facts(source: Source) -> dict[str, VideoFacts]:
-    """video id -> length and frame rate; empty where the file is not there."""
-    path = source.find("videos")
-    if path is None:
-        return {}
+def read_video_facts(path: Path) -> dict[str, VideoFacts]:
+    """video id -> length and frame rate, from a CSV with the columns video_id, duration, fps.
+
+    Raises:
+        InputError: with file and row.
+    """
     facts = {}
     for where, row in read_csv(path, ("video_id", "duration", "fps")):
         try:
@@ -108,6 +110,20 @@ def seconds_of(timestamp: str, what: str, where: str) -> float:
         raise InputError(f"{where}: {what} is {timestamp[:40]!r}; HH:MM:SS.ss is expected")
     hours, minutes, seconds = parts.groups()
     return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 6)
+
+
+def _beyond_the_end(source: Source, segments: list[_Segment]) -> list[str]:
+    """A note where segments end after their videos do; decoding stops at the video's end."""
+    path = source.find("videos")
+    facts = read_video_facts(path) if path is not None else {}
+    beyond = [s for s in segments if s.video in facts and s.stop_seconds > facts[s.video].seconds]
+    if not beyond:
+        return []
+    first = beyond[0]
+    late = first.stop_seconds - facts[first.video].seconds
+    return [
+        f"{len(beyond)} segments end after their video, such as {first.clip_id} by {late:.3f} s"
+    ]
 
 
 def _segments(path: Path, split: str, num_verbs: int, num_nouns: int) -> list[_Segment]:

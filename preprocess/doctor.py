@@ -1,0 +1,240 @@
+"""Examine the videos of a dataset before they are decoded: what is wrong, and what will remain.
+
+    python -m preprocess.doctor --dataset ssv2 --videos 20bn-something-something-v2/
+
+reads the manifest and the header of every video (thousands of files a second from a local disk, no
+frame is decoded) and lists, with counts and the first names, clips that are
+
+    missing       annotated, but no video was found (missing.csv)
+    unreadable    not a video, no video stream, or a codec that is not allowed
+    empty         fewer than two frames in the clip's span
+    shorter       the video ends before the clip does; the frames that are there are used
+    frame rate    not one that the dataset comes in
+    double        several files of one name, or the span of another clip
+
+Missing, unreadable and empty clips are lost; the others remain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from preprocess.annotations.epic100 import read_video_facts
+from preprocess.annotations.reading import read_text
+from preprocess.clip_rows import read_missing
+from preprocess.dataset_spec import read_spec
+from preprocess.probe import VideoHeader, read_headers
+from preprocess.video_index import VideoIndex, scan_videos, stem_of
+from shared.errors import InputError, user_errors
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, read_manifest
+
+FINDINGS = ("missing", "unreadable", "empty", "shorter", "frame_rate", "double")
+LOST = {"missing", "unreadable", "empty"}
+RATE_TOLERANCE = 0.005  # share: 29.97 passes for 30
+END_TOLERANCE_FRAMES = 2.5  # as the decoder has it
+
+
+@dataclass
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        num_clips: annotated clips, with and without a video.
+        findings: kind -> [(clip_id, what exactly)], in the order of the manifest.
+        frame_rates: frames per second, rounded to two digits -> videos.
+        codecs: name -> videos.
+        hours: of all videos that tell their length.
+    """
+
+    num_clips: int
+    findings: dict[str, list[tuple[str, str]]] = field(
+        default_factory=lambda: {kind: [] for kind in FINDINGS}
+    )
+    frame_rates: Counter[float] = field(default_factory=Counter)
+    codecs: Counter[str] = field(default_factory=Counter)
+    hours: float = 0.0
+
+    @property
+    def num_remaining(self) -> int:
+        lost = {clip_id for kind in LOST for clip_id, _ in self.findings[kind]}
+        return self.num_clips - len(lost)
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--dataset", required=True, metavar="NAME",
+              help="folder below OUT with manifest.csv")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
+              help="folder of all datasets")  # fmt: skip
+@click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="video root  [default: OUT/NAME/videos]")  # fmt: skip
+@click.option("--video-info", type=click.Path(path_type=Path), metavar="FILE",
+              help="CSV with video_id,duration,fps, such as EPIC_100_video_info.csv: the frame "
+              "rate to expect of each video")  # fmt: skip
+@click.option("--first", type=click.IntRange(min=0), default=5, metavar="COUNT",
+              help="clips to name of each finding")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=0), default=os.cpu_count(), metavar="PROCESSES",
+              help="read headers at a time; 0 reads them in this process, where a file that kills "
+              "its reader kills it")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="print JSON alone on stdout")
+@user_errors
+def main(
+    dataset: str,
+    out: Path,
+    videos: Path | None,
+    video_info: Path | None,
+    first: int,
+    workers: int,
+    as_json: bool,
+) -> None:
+    layout = DatasetLayout(out, dataset)
+    diagnosis = diagnose(layout, videos or layout.videos, video_info, workers)
+    if as_json:
+        print(json.dumps(summary(diagnosis, first), indent=1))
+    else:
+        print(table(diagnosis, first))
+
+
+def diagnose(
+    layout: DatasetLayout, videos: Path, video_info: Path | None, workers: int
+) -> Diagnosis:
+    """Examine every clip of the manifest.
+
+    Raises:
+        InputError: no manifest, no video root, or a video_info that speaks of other videos.
+    """
+    clips = read_manifest(layout.manifest)
+    missing = read_missing(read_text(layout.missing)) if layout.missing.is_file() else []
+    index = scan_videos(videos)
+    paths = sorted({clip.video for clip in clips})
+    expected = _expected_rates(layout.dataset, paths, video_info)
+    # ------------------------------------------------------------------ headers
+    diagnosis = Diagnosis(len(clips) + len(missing))
+    headers: dict[str, VideoHeader | str] = {}
+    progress = tqdm(
+        read_headers(videos, paths, workers), "headers", len(paths), unit="video", disable=None
+    )
+    for path, header in progress:
+        headers[path] = header
+        if isinstance(header, VideoHeader):
+            diagnosis.codecs[header.codec] += 1
+            diagnosis.frame_rates[round(header.frames_per_second or 0.0, 2)] += 1
+            diagnosis.hours += (header.seconds or 0.0) / 3600
+    # ------------------------------------------------------------------ clips
+    for clip_id, video, _ in missing:
+        diagnosis.findings["missing"].append((clip_id, f"no video {video}"))
+    for clip in clips:
+        for kind, what in examine(clip, headers[clip.video], expected[clip.video]):
+            diagnosis.findings[kind].append((clip.clip_id, what))
+    diagnosis.findings["double"] += _doubles(clips, index)
+    return diagnosis
+
+
+def examine(
+    clip: Clip, header: VideoHeader | str, expected_rates: tuple[float, ...]
+) -> Iterator[tuple[str, str]]:
+    """(kind, what exactly) of each thing that is wrong with a clip by its video's header."""
+    if isinstance(header, str):
+        yield "unreadable", header
+        return
+    start, rate = clip.start_seconds or 0.0, header.frames_per_second
+    frame_seconds = 1 / rate if rate else 0.0
+    if header.num_frames is not None and header.num_frames < 2:
+        yield "empty", f"the video has {header.num_frames} frames"
+    elif header.seconds is not None and start >= header.seconds - frame_seconds:
+        yield "empty", f"begins at {start:.2f} s of a video of {header.seconds:.2f} s"
+    elif (
+        header.seconds is not None
+        and clip.stop_seconds is not None
+        and clip.stop_seconds > header.seconds + END_TOLERANCE_FRAMES * frame_seconds
+    ):
+        yield "shorter", f"ends at {clip.stop_seconds:.2f} s, its video at {header.seconds:.2f} s"
+    if rate is None:
+        yield "frame_rate", "the header tells no frame rate"
+    elif expected_rates and not any(_close(rate, one) for one in expected_rates):
+        wanted = " or ".join(f"{one:g}" for one in expected_rates)
+        yield "frame_rate", f"{rate:.3f} frames/s, expected {wanted}"
+
+
+def summary(diagnosis: Diagnosis, first: int) -> dict:
+    """What `--json` prints."""
+    return {
+        "clips": diagnosis.num_clips,
+        "remaining": diagnosis.num_remaining,
+        "findings": {
+            kind: {
+                "clips": len(found),
+                "first": [{"clip_id": clip_id, "what": what} for clip_id, what in found[:first]],
+            }
+            for kind, found in diagnosis.findings.items()
+        },
+        "frame_rates": {f"{rate:g}": n for rate, n in sorted(diagnosis.frame_rates.items())},
+        "codecs": dict(diagnosis.codecs.most_common()),
+        "hours": diagnosis.hours,
+    }
+
+
+def table(diagnosis: Diagnosis, first: int) -> str:
+    """The findings for people."""
+    rates = ", ".join(f"{rate:g} ({n})" for rate, n in diagnosis.frame_rates.most_common(6))
+    codecs = ", ".join(f"{codec} ({n})" for codec, n in diagnosis.codecs.most_common())
+    num_videos = sum(diagnosis.codecs.values())
+    lines = [
+        f"{num_videos} readable videos, {diagnosis.hours:.2f} hours",
+        f"  codecs           {codecs or 'none'}",
+        f"  frames a second  {rates or 'none'}",
+        "",
+    ]
+    for kind, found in diagnosis.findings.items():
+        lines.append(f"{kind.replace('_', ' '):12}{len(found):9}")
+        lines += [f"    {clip_id}: {what}" for clip_id, what in found[:first]]
+        if len(found) > first > 0:
+            lines.append("    ...")
+    return "\n".join(
+        [*lines, "", f"{diagnosis.num_remaining} of {diagnosis.num_clips} clips remain"]
+    )
+
+
+def _expected_rates(
+    dataset: str, videos: list[str], video_info: Path | None
+) -> dict[str, tuple[float, ...]]:
+    """Frame rates to expect, by video; none where any will do."""
+    spec = read_spec(dataset)
+    general = spec.frame_rates if spec is not None else ()
+    if video_info is None:
+        return dict.fromkeys(videos, general)
+    if not video_info.is_file():
+        raise InputError(f"no file {video_info}; --video-info names a CSV of videos")
+    facts = read_video_facts(video_info)
+    known = {v: (facts[stem_of(v)].frames_per_second,) for v in videos if stem_of(v) in facts}
+    if not known:
+        raise InputError(f"{video_info} lists none of the videos, such as {videos[0]}")
+    return dict.fromkeys(videos, general) | known
+
+
+def _doubles(clips: list[Clip], index: VideoIndex) -> Iterator[tuple[str, str]]:
+    first_with: dict[tuple, str] = {}
+    for clip in clips:
+        span = (clip.video, clip.start_seconds, clip.stop_seconds)
+        if span in first_with:
+            yield clip.clip_id, f"the same span of {clip.video} as clip {first_with[span]}"
+        first_with.setdefault(span, clip.clip_id)
+        others = [path for path in index.same_name(clip.video) if path != clip.video]
+        if others:
+            yield clip.clip_id, f"{clip.video} is used, not {', '.join(others)}"
+
+
+def _close(rate: float, expected: float) -> bool:
+    return abs(rate - expected) <= RATE_TOLERANCE * expected
+
+
+if __name__ == "__main__":
+    main()
