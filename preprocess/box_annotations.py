@@ -127,7 +127,7 @@ def _nearest_frames(frames: Frames, rate: float, pts_seconds: np.ndarray) -> Fra
     A number goes to the frame nearest in time, at most half a frame away; of several numbers that
     go to one frame, the nearest stays.
     """
-    if not frames:
+    if not frames or len(pts_seconds) < 2:
         return {}
     numbers = np.array(sorted(frames))
     seconds = (numbers - 1) / rate

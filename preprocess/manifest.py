@@ -7,6 +7,7 @@ takes a few seconds for the 220,847 clips of Something-Something V2 and writes
     OUT/DATASET/manifest.csv   clips whose video is there
     OUT/DATASET/missing.csv    annotated clips whose video is not
     OUT/DATASET/classes.json   class names, and what flips do to labels
+    OUT/DATASET/options.json   the options, command line and versions that they were made with
 
 A dataset with a TOML in data_manifests/ is read from its official files as they are. Any other name
 is your own data: class folders, a flat folder without labels, or a CSV (--manifest).
@@ -35,7 +36,7 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, Clip, format_manifest
-from shared.run_record import RunLock
+from shared.run_record import RunLock, write_options
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def main(dataset: str, out: Path, dry_run: bool, **given: object) -> None:
     # ------------------------------------------------------------------ write
     with RunLock(layout.lock):
         written = write_files(layout, rows, annotations)
+        if written:
+            write_options(layout.root / "options.json", {"dataset": dataset, **asdict(options)})
     for path in (layout.manifest, layout.missing, layout.classes):
         print(f"  {path}: {'written' if path in written else 'unchanged, left as it is'}")
 

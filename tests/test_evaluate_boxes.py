@@ -16,7 +16,11 @@ from preprocess.box_formats import open_annotations, read_boxes_csv
 from preprocess.box_metrics import box_figures, saliency, trivial_box, union_area
 from preprocess.evaluate_boxes import StoredClip, clip_figures, evaluate, main, summary
 from preprocess.hand_object_detections import parse_frame, read_detections
+from preprocess.toy import write_clip
+from preprocess.toy_render import make_looks, render
+from preprocess.toy_scene import make_scene
 from shared.errors import InputError
+from shared.layout import DatasetLayout
 from shared.shard_index import read_index
 from shared.shards import ShardReader
 from tests.shard_fixtures import write_moving_squares
@@ -253,6 +257,19 @@ def test_davis_samples(samples):
     clip = ClipFrames("car-shadow", (854, 480), np.arange(40) / 24)
     found = read_all("csv", samples / "davis", clip)
     assert found[0].tolist() == [[313, 88, 655, 282]] and set(found) == set(range(40))
+
+
+def test_toy_truth_is_read_as_it_was_rendered(tmp_path):
+    layout = DatasetLayout(tmp_path, "toy")
+    for index in range(3):
+        write_clip(layout, 0, index, frozenset())
+        scene = make_scene(0, index)
+        _, boxes = render(scene, make_looks(0, index, scene))
+        clip = ClipFrames(f"toy{index:05d}", (64, 64), np.arange(16) / 12)
+        wanted = {frame: [box] for frame, box in enumerate(boxes) if not np.isnan(box[0])}
+        found = read_all("csv", layout.root / "truth" / "boxes", clip)
+        assert found.keys() == wanted.keys()
+        assert all(np.allclose(found[frame], wanted[frame], rtol=1e-5) for frame in wanted)
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,8 @@ def test_a_rerun_leaves_unchanged_files_alone(tmp_path):
     status, output = run("--dataset", "mine", "--out", tmp_path / "out", "--videos", videos)
     assert status == 0 and output.count("unchanged, left as it is") == 3
     assert path.stat().st_mtime == 1
+    options = json.loads((tmp_path / "out/mine/options.json").read_text())["options"]
+    assert options["videos"] == str(videos) and options["seed"] is None
     touch(videos, "b.mp4")
     assert list(manifest_of(tmp_path, "--videos", videos)) == ["a", "b"]
 
