@@ -1,0 +1,234 @@
+"""Flow from motion vectors against flow from pictures: time per video, and how far they differ.
+
+    python -m benchmarks.motion_vectors VIDEO... --out benchmarks/results/motion_vectors.json
+
+For each video, in one run and one thread: decoding with motion vectors and their dense map at 1/8
+resolution, against decoding and OpenCV's TV-L1 with its defaults, this project's TV-L1 (preset
+fast) and OpenCV's DIS, at `--short-side` lines. Pictures that flow is computed on are decoded at
+that size; motion vectors come from the whole stream whatever its size, so small pictures favour the
+other side. A video whose codec exports no vectors is re-encoded first, and that time stands apart.
+
+Times are CPU seconds of this process, so that other work on the machine does not count. OpenCV's
+TV-L1 takes up to seconds a pair: it and the others are timed on `--pairs` pairs spread over the
+video, and decoding is added for all frames.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+import click
+import cv2
+import numpy as np
+import torch
+
+from preprocess.flow_sources import SourceOptions, make_source
+from preprocess.motion_vectors import VectorFlows, export_vectors, fill_holes
+from preprocess.transcode import transcode
+from shared.errors import InputError, user_errors
+from shared.files import write_atomically
+from shared.run_record import command_line, git_commit, versions
+
+
+@dataclass(frozen=True)
+class Row:
+    """One video. Times are milliseconds a frame, ratios are of times with decoding included.
+
+    Attributes:
+        transcode_ms: 0 where the codec exports vectors.
+        vectors_ms: decoding with export, and the map.
+        decode_ms: decoding alone, to grey pictures at short_side lines.
+        opencv_ms, fast_ms, dis_ms: flow of a pair, without decoding.
+        times_opencv, times_fast, times_dis: how many times faster motion vectors are.
+        difference_px: mean end-point difference of the filled map from TV-L1 (fast), in pixels of
+            the pictures, beside the mean length of that flow.
+        holes: share of cells without a vector.
+    """
+
+    video: str
+    codec: str
+    size: str
+    num_frames: int
+    transcode_ms: float
+    vectors_ms: float
+    decode_ms: float
+    opencv_ms: float
+    fast_ms: float
+    dis_ms: float
+    times_opencv: float
+    times_fast: float
+    times_dis: float
+    difference_px: float
+    flow_px: float
+    holes: float
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--short-side", default=240, metavar="PIXELS", help="Of the pictures.")
+@click.option("--pairs", default=6, metavar="COUNT", help="Timed with each flow of pictures.")
+@click.option("--repeats", default=3, metavar="COUNT", help="The fastest counts.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON to write.")
+@user_errors
+def main(videos: tuple[Path, ...], short_side: int, pairs: int, repeats: int, out: Path | None):
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for video in videos:
+            rows.append(measure(video, short_side, pairs, repeats, Path(scratch)))
+            print_row(rows[-1], is_first=len(rows) == 1)
+    slowest = min(row.times_opencv for row in rows)
+    print(
+        f"motion vectors are at least {slowest:.0f} times faster than OpenCV's TV-L1 on each video"
+    )
+    if out:
+        record = {
+            "command": command_line(),
+            "machine": f"{platform.machine()}, one thread",
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "short_side": short_side,
+            "pairs": pairs,
+            "least_times_opencv": slowest,
+            "videos": [asdict(row) for row in rows],
+        }
+        write_atomically(out, json.dumps(record, indent=1).encode() + b"\n")
+
+
+def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Path) -> Row:
+    began = time.process_time()
+    source, codec = with_vectors(video, scratch)
+    transcode_seconds = time.process_time() - began if source != video else 0.0
+    vector_seconds, maps = fastest(repeats, lambda: decode_vectors(source))
+    decode_seconds, frames = fastest(repeats, lambda: decode_pictures(video, short_side))
+    if len(maps) != len(frames):
+        raise InputError(f"{video}: {len(maps)} maps from {len(frames)} frames")
+    chosen = np.unique(np.linspace(0, len(frames) - 2, pairs).astype(int))
+    batch = [torch.from_numpy(np.stack([frames[i + k] for i in chosen])) for k in (0, 1)]
+    solvers = {
+        "opencv": opencv_tvl1,
+        "fast": make_source("tvl1", SourceOptions()),
+        "dis": make_source("dis", SourceOptions()),
+    }
+    for solve in solvers.values():
+        solve(batch[0][:1], batch[1][:1])  # compile, warm up
+    times, flows = {}, {}
+    for name, solve in solvers.items():
+        seconds, flows[name] = fastest(
+            1 if name == "opencv" else repeats, lambda s=solve: s(*batch)
+        )
+        times[name] = 1000 * seconds / len(chosen)
+    count = len(frames)
+    vectors_ms, decode_ms = 1000 * vector_seconds / count, 1000 * decode_seconds / count
+    difference, length = against(maps, flows["fast"].numpy(), chosen)
+    return Row(
+        video.name,
+        codec,
+        f"{frames[0].shape[1]}x{frames[0].shape[0]}",
+        count,
+        1000 * transcode_seconds / count,
+        vectors_ms,
+        decode_ms,
+        *times.values(),
+        *((decode_ms + ms) / vectors_ms for ms in times.values()),
+        difference,
+        length,
+        float(np.mean([np.isnan(flow[0]).mean() for flow in maps[1:]])),
+    )
+
+
+def with_vectors(video: Path, scratch: Path) -> tuple[Path, str]:
+    """The video, or a copy whose codec exports motion vectors; and the video's codec."""
+    with av.open(str(video), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        codec = stream.codec_context.name
+        try:
+            export_vectors(stream)
+            return video, codec
+        except InputError:
+            return transcode(video, scratch), codec
+
+
+def decode_vectors(video: Path) -> list[np.ndarray]:
+    maps = []
+    with av.open(str(video), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        export_vectors(stream)
+        stream.codec_context.thread_count = 1
+        flows = VectorFlows(stream)
+        for packet in container.demux(stream):
+            flows.note(packet)
+            for frame in packet.decode():
+                maps += flows.add(frame)
+        return maps + flows.finish()
+
+
+def decode_pictures(video: Path, short_side: int) -> list[np.ndarray]:
+    frames = []
+    with av.open(str(video), metadata_errors="ignore") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for frame in container.decode(video=0):
+            scale = min(1.0, short_side / min(frame.width, frame.height))
+            size = round(frame.width * scale), round(frame.height * scale)
+            frames.append(frame.reformat(*size, format="gray").to_ndarray())
+    return frames
+
+
+def opencv_tvl1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    solver = cv2.optflow.DualTVL1OpticalFlow_create()
+    flows = [
+        torch.from_numpy(solver.calc(np.ascontiguousarray(one), np.ascontiguousarray(other), None))
+        for one, other in zip(first.numpy(), second.numpy(), strict=True)
+    ]
+    return torch.stack(flows).permute(0, 3, 1, 2)
+
+
+def fastest(repeats: int, work):
+    """Seconds of the fastest of several runs, and what it returned."""
+    best = None
+    for _ in range(repeats):
+        began = time.process_time()
+        result = work()
+        seconds = time.process_time() - began
+        if best is None or seconds < best[0]:
+            best = seconds, result
+    return best
+
+
+def against(maps: list[np.ndarray], flows: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
+    """Mean end-point difference of filled maps from flow of pictures, and that flow's length."""
+    filled = [np.zeros_like(maps[0])]
+    for flow in maps[1:]:
+        filled.append(fill_holes(flow, filled[-1]))
+    differences = []
+    height, width = flows.shape[2:]
+    for index, flow in zip(chosen, flows, strict=True):
+        # Values are pixels of the source, whose longer side a map covers in cells of 8.
+        wide = cv2.resize(filled[index + 1].transpose(1, 2, 0), (width, height))
+        scale = max(height, width) / (8 * max(filled[0].shape[1:]))
+        differences.append(np.hypot(*(wide.transpose(2, 0, 1) * scale - flow)).mean())
+    return float(np.mean(differences)), float(np.hypot(flows[:, 0], flows[:, 1]).mean())
+
+
+def print_row(row: Row, is_first: bool) -> None:
+    if is_first:
+        print("video                     codec      size frames  ms a frame: vectors decode"
+              "  OpenCV    fast     DIS   times faster than OpenCV   fast    DIS")  # fmt: skip
+    print(
+        f"{row.video[:25]:25} {row.codec:5} {row.size:>9} {row.num_frames:6}"
+        f" {row.vectors_ms:20.2f} {row.decode_ms:6.2f} {row.opencv_ms:7.1f} {row.fast_ms:7.1f}"
+        f" {row.dis_ms:7.1f} {row.times_opencv:26.0f} {row.times_fast:6.1f} {row.times_dis:6.1f}"
+        + (f"   + {row.transcode_ms:.1f} ms re-encoding" if row.transcode_ms else ""),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
