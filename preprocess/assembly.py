@@ -58,7 +58,8 @@ class _ClipParts:
     """What has come of one clip, in one attempt; keys are numbers of first frames or maps."""
 
     attempt: int = 0
-    num_frames: int | None = None
+    num_frames: int | None = None  # known once all are decoded
+    num_encoded: int = 0
     num_maps: int = 0
     source_size: tuple[int, int] = (0, 0)
     stored_size: tuple[int, int] = (0, 0)
@@ -71,7 +72,8 @@ class _ClipParts:
 
     @property
     def is_complete(self) -> bool:
-        return self.num_frames is not None and self.num_maps == self.num_frames - 1
+        """F frames have come, and F - 1 maps."""
+        return self.num_frames == self.num_encoded and self.num_maps == self.num_encoded - 1
 
     @property
     def map_values(self) -> int:
@@ -119,6 +121,7 @@ class Assembly:
 
     def _add_frames(self, parts: _ClipParts, event: EncodedFrames) -> None:
         parts.source_size, parts.stored_size = event.source_size, event.stored_size
+        parts.num_encoded += len(event.pts_seconds)
         parts.pts_seconds[event.first_index] = event.pts_seconds
         parts.jpeg_bytes[event.first_index] = event.jpeg_bytes
         parts.jpeg_extents[event.first_index] = self._spill.append(event.jpegs)
@@ -136,17 +139,16 @@ class Assembly:
             place in self.failures or parts.is_complete for place, parts in self._parts.items()
         )
 
-    def publish(
-        self, folders: dict[str, Path], configs: dict[str, dict]
-    ) -> dict[str, ShardEntry]:
+    def publish(self, folders: dict[str, Path], configs: dict[str, dict]) -> dict[str, ShardEntry]:
         """Write the frames and the flows shard; clips in order of their places.
 
         Args:
             folders, configs: by kind, "frames" and "flows"; a config becomes the attributes.
         """
         assert self.is_settled, self.number
-        kept = [parts for place, parts in sorted(self._parts.items()) if place not in self.failures]
-        ids = [clip.clip_id for place, clip in sorted(self.clips.items()) if place not in self.failures]
+        places = [place for place in sorted(self.clips) if place not in self.failures]
+        kept = [self._parts[place] for place in places]
+        ids = [self.clips[place].clip_id for place in places]
         common = _clip_arrays(ids, kept)
         entries = {}
         for kind, arrays in (("frames", self._frames(kept)), ("flows", self._flows(kept))):
@@ -191,15 +193,13 @@ class Assembly:
 
 
 def _clip_arrays(ids: list[str], kept: list[_ClipParts]) -> dict[str, np.ndarray]:
-    ends = np.cumsum([parts.num_frames for parts in kept], dtype="<i8")
+    ends = np.cumsum([0, *(parts.num_frames for parts in kept)], dtype="<i8")
     times = [_in_order(parts.pts_seconds) for parts in kept]
     for parts, clip_times in zip(kept, times, strict=True):
         assert len(clip_times) == parts.num_frames, "frames in must equal frames out"
     return {
         "/clip/id": np.array([clip_id.encode() for clip_id in ids], dtype="S64"),
-        "/clip/frames": np.stack([np.concatenate([[0], ends[:-1]])[: len(ends)], ends], axis=1).astype(
-            "<i8"
-        ),
+        "/clip/frames": np.stack([ends[:-1], ends[1:]], axis=1),
         "/clip/size": _sizes([parts.source_size for parts in kept]),
         "/frame/pts_seconds": _joined(times, "<f8"),
     }

@@ -6,14 +6,13 @@ come, and `close()`. What the events say does not depend on the pool or on the n
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from preprocess.ray_start import start_ray
 from preprocess.work import (
     BATCH_CLIPS,
     ClipDecoded,
@@ -31,7 +30,6 @@ Event = EncodedFrames | Maps | ClipDecoded | ClipFailed
 
 START_SECONDS = 300.0  # until a new actor must have answered; importing torch can be slow
 START_TRIES = 3
-OBJECT_STORE_BYTES_A_BATCH = 32 << 20
 
 
 @dataclass
@@ -182,7 +180,8 @@ class RayPool:
     def _new_actor(self, is_decoder: bool) -> _Actor:
         remote = self._decoder if is_decoder else self._flow_worker
         handle = remote.remote(self._options)
-        return _Actor(handle, is_decoder, call=handle.__ray_ready__.remote(), since=time.monotonic())
+        is_ready = handle.__ray_ready__.remote()
+        return _Actor(handle, is_decoder, call=is_ready, since=time.monotonic())
 
     def _allowed(self, actor: _Actor) -> float:
         return START_SECONDS if actor.is_starting else self._timeout
@@ -232,6 +231,9 @@ class RayPool:
         except self._ray.exceptions.RayActorError:
             yield from self._lose(actor, "worker died")
             return
+        except self._ray.exceptions.RayError as error:  # such as a result that was lost
+            yield from self._lose(actor, f"worker failed: {type(error).__name__}")
+            return
         actor.call = None
         if actor.is_starting:
             actor.is_starting = False
@@ -277,38 +279,3 @@ class RayPool:
                 yield ClipFailed(lost.places[index], "flow", reason)
             else:
                 self._flow_jobs.appendleft(_FlowJob(lost.batch, lost.places, [index], attempt=1))
-
-
-def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
-    """Start Ray on this machine, or join the cluster of RAY_ADDRESS; returns the module.
-
-    Raises:
-        InputError: Ray is not installed, or the cluster is not reached.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise InputError("Ray is not installed; install it, or use --pool in-process") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    address = os.environ.get("RAY_ADDRESS")
-    try:
-        if address:
-            root = Path(__file__).resolve().parents[1]
-            excludes = ["out/", ".venv/", ".git/", "build/", "tests/"]
-            environment = {"working_dir": str(root), "excludes": excludes}
-            ray.init(address=address, runtime_env=environment, **common)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=num_workers,
-                num_gpus=num_gpus,
-                include_dashboard=False,
-                object_store_memory=num_batches * OBJECT_STORE_BYTES_A_BATCH,
-                _node_ip_address="127.0.0.1",
-                **common,
-            )
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        where = f"the cluster at {address}" if address else "this machine"
-        raise InputError(f"Ray does not start on {where}: {error}") from None
-    return ray

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from shared.run_record import read_jsonl
 from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index
 
 JOURNAL_NAME = ".journal.jsonl"
-ALLOWED_DIFFERENCE = "give what was found, or make all shards again with --overwrite"
 
 
 def refuse_other_options(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -28,7 +26,8 @@ def refuse_other_options(folder: Path, found: dict[str, Any], wanted: dict[str, 
         if found.get(name) != wanted.get(name):
             raise InputError(
                 f"{folder} was made with {name} {_shown(found.get(name))}, "
-                f"now {_shown(wanted.get(name))} is asked for; {ALLOWED_DIFFERENCE}"
+                f"now {_shown(wanted.get(name))} is asked for; give what was found, or make all "
+                "shards again with --overwrite"
             )
 
 
@@ -116,6 +115,14 @@ class Journal:
             del self.finished[number]
         return damaged
 
+    def failures(self) -> list[dict[str, Any]]:
+        """What the records list as `failures`, in order of the shards."""
+        return [
+            failure
+            for number in sorted(self.finished)
+            for failure in self.finished[number]["failures"]
+        ]
+
     def entries(self, kind: str) -> list[ShardEntry]:
         return [ShardEntry(**self.finished[number][kind]) for number in sorted(self.finished)]
 
@@ -146,7 +153,3 @@ def remove_other_shards(folder: Path, entries: list[ShardEntry]) -> None:
     for path in Path(folder).glob("*.h5"):
         if path.name not in names:
             path.unlink()
-
-
-def entry_record(entry: ShardEntry) -> dict[str, Any]:
-    return asdict(entry)

@@ -191,6 +191,9 @@ class Decoder:
             decoded.events.append(ClipDecoded(job.place, job.attempt, self._num_frames))
         except ClipError as error:
             decoded.events.append(ClipFailed(job.place, error.stage, error.reason))
+        except Exception as error:  # one clip, whatever it is, must not stop the run
+            reason = f"{type(error).__name__}: {error}"
+            decoded.events.append(ClipFailed(job.place, "decode", reason))
         else:
             decoded.events.append(encoded)
             self._num_frames += len(encoded.pts_seconds)
@@ -252,6 +255,8 @@ class FlowWorker:
         if options.device == "cpu":
             torch.set_num_threads(1)
         self.options = options
+        # Whatever compiles on first use does so now, while the pool waits for a worker to start.
+        FlowWorker.maps(self, GreyFrames(0, 0, 0, np.zeros((2, 32, 32), dtype=np.uint8)))
 
     def run(self, batch: list[GreyFrames], wanted: list[int] | None = None) -> Flowed:
         """Maps of every chunk of the batch, or of those numbered in `wanted`."""
@@ -265,6 +270,8 @@ class FlowWorker:
     def _maps_or_failure(self, grey: GreyFrames) -> Maps | ClipFailed:
         try:
             return self.maps(grey)
+        except ClipError as error:
+            return ClipFailed(grey.place, error.stage, error.reason)
         except InputError as error:
             return ClipFailed(grey.place, "flow", str(error))
         except Exception as error:  # one clip, whatever it is, must not stop the run

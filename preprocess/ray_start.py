@@ -1,0 +1,46 @@
+"""Start Ray on this machine, closed to the network, or join a cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from shared.errors import InputError
+
+OBJECT_STORE_BYTES_A_BATCH = 32 << 20
+NOT_SHIPPED = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
+
+
+def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
+    """Start Ray on this machine, or join the cluster of RAY_ADDRESS; returns the module.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster is not reached.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError("Ray is not installed; install it, or use --pool in-process") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            root = Path(__file__).resolve().parents[1]
+            environment = {"working_dir": str(root), "excludes": NOT_SHIPPED}
+            ray.init(address=address, runtime_env=environment, **common)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=num_workers,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                object_store_memory=num_batches * OBJECT_STORE_BYTES_A_BATCH,
+                _node_ip_address="127.0.0.1",
+                **common,
+            )
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        where = f"the cluster at {address}" if address else "this machine"
+        raise InputError(f"Ray does not start on {where}: {error}") from None
+    return ray

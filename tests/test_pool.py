@@ -1,0 +1,178 @@
+"""Both pools give the same; a clip that kills or hangs its worker costs itself alone."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from video_fixtures import render_video
+
+from preprocess.assembly import Assembly
+from preprocess.pool import InProcessPool, RayPool
+from preprocess.work import ClipFailed, Decoder, FlowWorker, Job, WorkOptions
+from shared.manifest import Clip
+from shared.shards import ShardReader
+
+ray = pytest.importorskip("ray")
+
+
+class HarmfulDecoder(Decoder):
+    """Does to its process what the name of the clip says."""
+
+    def chunks(self, job):
+        for index, chunk in enumerate(super().chunks(job)):
+            _do_harm(job.clip.clip_id, "decode", index, self.options.video_root)
+            yield chunk
+
+
+class HarmfulFlowWorker(FlowWorker):
+    """Also does so; it knows the clip by its place alone."""
+
+    def maps(self, grey):
+        names = json.loads((self.options.video_root / "names.json").read_text())
+        _do_harm(names[grey.place], "flow", 0, self.options.video_root)
+        return super().maps(grey)
+
+
+def _do_harm(name, stage, chunk, folder):
+    if name == f"{stage}-raises":
+        raise RuntimeError("what a library may raise")
+    if name == f"{stage}-dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == f"{stage}-segfaults":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if name == f"{stage}-hangs":
+        time.sleep(3600)
+    if name == f"{stage}-killed-once" and chunk == 0:
+        # As when the system runs out of memory, or somebody kills a worker: no fault of the clip.
+        mark = folder / f"{stage}-was-killed"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pickle_by_value():
+    """Ray's workers cannot import this module."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def make_jobs(folder: Path, names: list[str]) -> list[Job]:
+    """One video for all, of more than one chunk for a few."""
+    render_video(folder / "short.mp4", 8, size=(32, 32))
+    render_video(folder / "long.mp4", 150, size=(32, 32))
+    (folder / "names.json").write_text(json.dumps(names))
+    videos = ["long.mp4" if name.startswith("long") else "short.mp4" for name in names]
+    clips = [Clip(name, video) for name, video in zip(names, videos, strict=True)]
+    return [Job(place, clip) for place, clip in enumerate(clips)]
+
+
+def shards_of(pool, jobs, folder: Path):
+    """Run the jobs as one shard: (bytes of both files, failures by clip id)."""
+    assembly = Assembly(0, {job.place: job.clip for job in jobs}, folder)
+    try:
+        num_settled = sum(assembly.add(event) for event in pool.run(jobs))
+    finally:
+        pool.close()
+    assert num_settled == len(jobs)
+    folders = {kind: folder / kind for kind in ("frames", "flows")}
+    assembly.publish(folders, {"frames": {}, "flows": {}})
+    failures = {jobs[place].clip.clip_id: event for place, event in assembly.failures.items()}
+    assembly.close()
+    return [(folders[kind] / "00000.h5").read_bytes() for kind in folders], failures
+
+
+def check_harm(tmp_path, names, harmful, num_decoders, num_flow_workers, timeout):
+    """Exactly the harmful clips are set aside, and all others are as in a clean run."""
+    jobs = make_jobs(tmp_path, names)
+    options = WorkOptions(tmp_path)
+    pool = RayPool(
+        options,
+        num_decoders,
+        num_flow_workers,
+        clip_timeout=timeout,
+        decoder=HarmfulDecoder,
+        flow_worker=HarmfulFlowWorker,
+    )
+    found, failures = shards_of(pool, jobs, tmp_path / "harmed")
+    assert {name: event.stage for name, event in failures.items()} == {
+        name: name.partition("-")[0] for name in harmful
+    }
+    for name, event in failures.items():
+        expected = {"dies": "worker died", "segfaults": "worker died", "hangs": "no answer"}
+        assert expected.get(name.partition("-")[2], "RuntimeError: what a") in event.reason
+
+    clean = InProcessPool(options)
+    innocent = [job for job in jobs if job.clip.clip_id not in harmful]
+    expected, none = shards_of(clean, innocent, tmp_path / "clean")
+    assert not none
+    assert found == expected
+
+
+def test_harmful_clips_cost_themselves_alone(tmp_path):
+    harmful = ["decode-raises", "decode-dies", "flow-raises", "flow-segfaults", "decode-hangs"]
+    spared = ["decode-killed-once", "flow-killed-once", "long-1", "long-2"]
+    names = [f"clip-{i:02d}" for i in range(30)]
+    for place, name in enumerate([*harmful, *spared]):
+        names.insert(3 * place + 1, name)
+    check_harm(tmp_path, names, harmful, num_decoders=1, num_flow_workers=2, timeout=5)
+
+
+@pytest.mark.slow
+def test_four_harmful_clips_of_four_hundred(tmp_path):
+    harmful = ["decode-raises", "decode-segfaults", "flow-dies", "flow-hangs"]
+    names = [f"clip-{i:03d}" for i in range(396)]
+    for place, name in enumerate(harmful):
+        names.insert(97 * place + 11, name)
+    check_harm(tmp_path, names, harmful, num_decoders=2, num_flow_workers=2, timeout=10)
+
+
+@pytest.mark.slow
+def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
+    jobs = make_jobs(tmp_path, [f"clip-{i}" for i in range(20)] + ["long-1", "long-2"])
+    options = WorkOptions(tmp_path)
+    expected, _ = shards_of(InProcessPool(options), jobs, tmp_path / "in-process")
+    for num_decoders, num_flow_workers in ((1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2)):
+        pool = RayPool(options, num_decoders, num_flow_workers)
+        folder = tmp_path / f"{num_decoders}-{num_flow_workers}"
+        found, failures = shards_of(pool, jobs, folder)
+        assert not failures and found == expected, (num_decoders, num_flow_workers)
+
+
+def test_a_failed_part_fails_its_clip_once(tmp_path):
+    """What still comes of a clip that was set aside is dropped, and its place stays empty."""
+    jobs = make_jobs(tmp_path, ["good", "long-bad", "also-good"])
+    assembly = Assembly(0, {job.place: job.clip for job in jobs}, tmp_path)
+    events = list(InProcessPool(WorkOptions(tmp_path)).run(jobs))
+    bad = [event for event in events if event.place == 1]
+    events.insert(events.index(bad[3]), ClipFailed(1, "flow", "for the test"))
+    assert sum(assembly.add(event) for event in events) == 3
+    assert list(assembly.failures) == [1]
+    folders = {kind: tmp_path / kind for kind in ("frames", "flows")}
+    entries = assembly.publish(folders, {"frames": {}, "flows": {}})
+    assert [entry.clips for entry in entries.values()] == [2, 2]
+    for kind, folder in folders.items():
+        with ShardReader(folder / "00000.h5", kind) as reader:
+            assert reader.clip_ids() == ["good", "also-good"]
+            assert reader["/clip/frames"].tolist() == [[0, 8], [8, 16]]
+
+
+def test_parts_in_any_order_make_the_same_shard(tmp_path):
+    jobs = make_jobs(tmp_path, ["clip-0", "long-1", "clip-2"])
+    expected, _ = shards_of(InProcessPool(WorkOptions(tmp_path)), jobs, tmp_path / "in-order")
+    events = list(InProcessPool(WorkOptions(tmp_path)).run(jobs))
+
+    class Reversed:
+        def run(self, jobs):
+            return iter(events[::-1])
+
+        def close(self):
+            pass
+
+    found, _ = shards_of(Reversed(), jobs, tmp_path / "reversed")
+    assert found == expected
