@@ -15,7 +15,7 @@ from av.video.frame import PictureType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.decode import ClipError
+from preprocess.clip_vectors import ClipVectors
 from preprocess.motion_vectors import (
     COLUMNS,
     VectorFlows,
@@ -27,6 +27,7 @@ from preprocess.motion_vectors import (
 )
 from preprocess.transcode import clear_scratch, transcode
 from preprocess.tvl1 import tvl1_flow
+from preprocess.video_file import ClipError
 from shared.errors import InputError
 from shared.randomness import counter_generator
 
@@ -268,6 +269,53 @@ def test_turning_turns_places_and_vectors():
     one[0, 0, 2] = 5  # the top right corner moves right: turned, the top left moves up
     assert turn_upright(one, 1).shape == (2, 3, 2)
     assert turn_upright(one, 1)[:, 0, 0].tolist() == [0, -5]
+
+
+# ------------------------------------------------------------------ of one clip
+
+
+def clip_flows(path: Path, is_shown=lambda index: True) -> list[np.ndarray]:
+    flows = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        vectors = ClipVectors(stream)
+        index = 0
+        for packet in container.demux(stream):
+            vectors.saw_packet(packet)
+            for frame in packet.decode():
+                vectors.saw_frame(frame, is_shown(index))
+                index += 1
+            flows += vectors.take()
+        vectors.saw_end()
+        return flows + vectors.take()
+
+
+@pytest.mark.parametrize("num_frames", [2, 63, 64, 65])
+def test_frames_in_flows_out(tmp_path, num_frames):
+    options = {**X264, "bf": 3, "x264-params": "b-pyramid=normal"}
+    path = write_video(tmp_path / "pan.mp4", panning_frames(num_frames, (48, 64)), **options)
+    flows = clip_flows(path)
+    assert len(flows) == num_frames - 1
+    assert all(flow.shape == (2, 6, 8) and np.isfinite(flow).all() for flow in flows)
+
+
+def test_a_clip_of_a_video_has_the_flows_between_its_frames(tmp_path):
+    options = {**X264, "bf": 3, "b_strategy": 0, "x264-params": "b-pyramid=normal"}
+    path = write_video(tmp_path / "pan.mp4", panning_frames(20), **options)
+    whole = clip_flows(path)
+    span = clip_flows(path, lambda index: 6 <= index < 15)
+    assert len(span) == 8
+    assert all(np.array_equal(a, b) for a, b in zip(span, whole[6:14], strict=True))
+
+
+def test_flows_of_turned_videos_are_upright(samples):
+    path = samples / "clips/video_90.mov"
+    flows = clip_flows(path)
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    assert round(frames[0].rotation / 90) % 2 == 1, "stored on its side"
+    assert len(flows) == len(frames) - 1
+    assert flows[0].shape == (2, frames[0].width // 8, frames[0].height // 8)
 
 
 # ------------------------------------------------------------------ re-encoded copies
