@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,13 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from run_fixtures import write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
 
 from shared.layout import DatasetLayout
+from shared.manifest import read_manifest
 from shared.shard_index import INDEX_NAME
 from train.report import main
 from train.report_clips import choose_samples, strangest
 from train.report_dataset import read_box_table, read_clip
+from train.report_runs import read_run
+from train.report_training import confused_pairs
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -26,9 +31,9 @@ HOSTILE = [
 ]
 
 
-def make_report(layout: DatasetLayout) -> tuple[str, str]:
+def make_report(layout: DatasetLayout, *options: str) -> tuple[str, str]:
     """Run the command: its standard output, and the page."""
-    arguments = ["--dataset", layout.dataset, "--out", str(layout.out)]
+    arguments = ["--dataset", layout.dataset, "--out", str(layout.out), *options]
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout, layout.report.read_text(encoding="utf-8")
@@ -58,8 +63,13 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> DatasetLayout:
     return write_moving_squares(tmp_path_factory.mktemp("out"), num_clips=12, still=(3, 8))
 
 
-def test_page_is_one_file_without_loads(squares: DatasetLayout) -> None:
-    _, html = make_report(squares)
+@pytest.fixture(scope="module")
+def squares_page(squares: DatasetLayout) -> str:
+    return make_report(squares)[1]
+
+
+def test_page_is_one_file_without_loads(squares_page: str) -> None:
+    html = squares_page
     page = Page(html)
     assert "http://" not in html and "https://" not in html
     assert not page.all("script") and not page.all("link") and not page.all("iframe")
@@ -71,8 +81,8 @@ def test_page_is_one_file_without_loads(squares: DatasetLayout) -> None:
         assert anchor["href"].startswith("#")
 
 
-def test_page_shows_the_dataset(squares: DatasetLayout) -> None:
-    _, html = make_report(squares)
+def test_page_shows_the_dataset(squares_page: str) -> None:
+    html = squares_page
     page = Page(html)
     assert len(page.all("svg")) == 4  # area, place, positions, energy
     samples = html[html.index('id="clips"') : html.index('id="dataset"')]
@@ -82,8 +92,8 @@ def test_page_shows_the_dataset(squares: DatasetLayout) -> None:
         assert direction in page.text
 
 
-def test_same_input_gives_the_same_page(squares: DatasetLayout) -> None:
-    assert make_report(squares)[1] == make_report(squares)[1]
+def test_same_input_gives_the_same_page(squares: DatasetLayout, squares_page: str) -> None:
+    assert make_report(squares)[1] == squares_page
 
 
 def test_hostile_names_are_escaped(tmp_path: Path) -> None:
@@ -164,8 +174,6 @@ def test_box_table_measures_what_was_drawn(squares: DatasetLayout) -> None:
 
 
 def test_samples_move_and_are_of_different_classes(squares: DatasetLayout) -> None:
-    from shared.manifest import read_manifest
-
     table, clips = read_box_table(squares), read_manifest(squares.manifest)
     chosen = choose_samples(table, clips)
     assert len({clips[row].label for row in chosen}) == 4
@@ -178,3 +186,122 @@ def test_strangest_clips_come_once_and_first_by_measure(squares: DatasetLayout) 
     assert len(rows) == len(set(rows)) <= 6
     assert {3, 8} <= set(rows)
     assert all(why != "longest" for _, why, _ in found)  # all are of one length
+
+
+# ---------------------------------------------------------------------------------------------
+# Runs
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetLayout, str, str]:
+    """20 clips, 4 of them in split test (one a class), one of which is taken for class 0.
+
+    Returns the layout, what the command printed, and the page.
+    """
+    layout = write_moving_squares(tmp_path_factory.mktemp("out"))
+    write_pretrain_run(layout)
+    write_finetune_run(layout, wrong=(2,))
+    evaluation = {"clips": 20, "frames": 320, "iou": 0.712, "iou_full_frame": 0.141}
+    (layout.root / "box_evaluation.json").write_text(json.dumps(evaluation))
+    return layout, *make_report(layout)
+
+
+def test_last_two_lines(trained: tuple[DatasetLayout, str, str]) -> None:
+    layout, stdout, _ = trained
+    assert stdout == f"test top-1 75.0 %\nreport {layout.report}\n"
+
+
+def test_without_a_tested_run_only_the_report_is_named(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    write_finetune_run(layout, evaluated=False)
+    stdout, html = make_report(layout)
+    assert stdout == f"report {layout.report}\n"
+    assert "was not evaluated on split test" in Page(html).text
+
+
+def test_validation_figures_are_no_test_figures(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    folder = write_finetune_run(layout)
+    metrics = json.loads(folder.metrics.read_text()) | {"split": "val"}
+    folder.metrics.write_text(json.dumps(metrics))
+    assert make_report(layout)[0] == f"report {layout.report}\n"
+
+
+def test_named_run_and_the_newest(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path)
+    older = write_finetune_run(layout, "finetune-older", wrong=(0, 1))
+    write_finetune_run(layout, "finetune-newer", wrong=(0,))
+    for path in (older.log, older.metrics):
+        os.utime(path, (1, 1))
+    assert make_report(layout)[0].startswith("test top-1 75.0 %\n")
+    assert make_report(layout, "--run", "finetune-older")[0].startswith("test top-1 50.0 %\n")
+    arguments = ["--dataset", layout.dataset, "--out", str(tmp_path), "--run", "finetune-no"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "finetune-newer, finetune-older" in result.stderr
+
+
+def test_page_shows_the_runs(trained: tuple[DatasetLayout, str, str]) -> None:
+    _, _, html = trained
+    text = Page(html).text
+    pretraining = html[html.index('id="pretraining"') : html.index('id="finetuning"')]
+    finetuning = html[html.index('id="finetuning"') : html.index('id="runs"')]
+    assert pretraining.count("<svg") == 4
+    assert pretraining.count("<img") == 4 * 3 * 4  # clips; input, masked, predicted; times
+    assert finetuning.count("<svg") == 6  # loss, accuracy, three of the pace, confusion
+    assert "3 of 4 are right" in text
+    assert "chance 25.0 %" in text
+    assert "mean of each patch 0.998" in text
+    assert "motion_tube 0.9 / 0.75" in text
+
+
+def test_page_with_runs_loads_nothing_either(trained: tuple[DatasetLayout, str, str]) -> None:
+    _, _, html = trained
+    assert "http://" not in html and "https://" not in html and "<script" not in html
+
+
+def test_box_evaluation_is_shown(trained: tuple[DatasetLayout, str, str]) -> None:
+    text = Page(trained[2]).text
+    assert "0.712" in text and "full frame 0.141" in text and "320 annotated frames" in text
+
+
+def test_hostile_names_in_runs(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, names=HOSTILE)
+    folder = write_finetune_run(layout, wrong=(0, 1, 2, 3))
+    record = json.loads(folder.options.read_text())
+    record["command"] = "</pre><script>alert(2)</script>"
+    folder.options.write_text(json.dumps(record))
+    page = Page(make_report(layout)[1])
+    assert not page.all("script")
+    assert record["command"] in page.text
+
+
+def test_unreadable_runs_are_said(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    for number, content in enumerate(("{", "[]", '{"options": 3}', "null")):
+        folder = write_finetune_run(layout, f"finetune-{number}", evaluated=False)
+        folder.options.write_text(content)
+    text = Page(make_report(layout)[1]).text
+    assert all(f"finetune-{number}" in text for number in range(4))
+    assert "No finetuned run" in text
+
+
+def test_runs_that_resumed_count_each_step_once_and_all_time(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    folder = write_pretrain_run(layout, weights=False, steps=10)
+    with open(folder.log, "a") as log:
+        for step in (9, 10):  # killed after a checkpoint at step 8
+            event = {"event": "train", "step": step, "epoch": step / 10, "loss": 0.5}
+            log.write(json.dumps(event | {"seconds": 3.0 * (step - 8)}) + "\n")
+        log.write('{"event": "tra')  # cut short by a kill
+    run = read_run(folder.path)
+    assert len(run.curve("loss").x) == 10
+    assert run.curve("loss").y[-2:] == [0.5, 0.5]
+    assert run.minutes == pytest.approx((20 + 6) / 60)
+
+
+def test_confused_pairs_are_the_largest_off_the_diagonal() -> None:
+    matrix = np.array([[9, 2, 0], [0, 5, 4], [1, 0, 0]])
+    assert confused_pairs(matrix, most=2) == [(1, 2, 4), (0, 1, 2)]
+    assert confused_pairs(np.diag([3, 4])) == []

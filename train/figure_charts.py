@@ -1,4 +1,4 @@
-"""Charts of the report: curves, histograms, heat maps, the confusion matrix. Inline SVG."""
+"""Charts of the report: curves, histograms, heat maps, the confusion matrix."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import Formatter, MaxNLocator
 
 from shared.masking import masked_counts
-from train.figure_style import PALETTE, SERIES, heat_rgba, new_chart, printable
+from train.figure_style import PALETTE, SERIES, Chart, heat_rgba, printable
 
 MOST_NAMED_CLASSES = 16  # beyond, the axes of a confusion matrix show class numbers
 MOST_POINTS = 600  # of a curve: what a chart of this width can show
@@ -34,10 +33,11 @@ def curves_chart(
     reference: tuple[float, str] | None = None,
     as_percent: bool = False,
     from_zero: bool = False,
-) -> Markup:
+    width: float = Chart.width,
+) -> Chart:
     """Lines over a common axis; `reference` is (value, name) of a dashed level to compare with."""
-    with new_chart(title) as chart:
-        axes = chart.axes
+
+    def draw(axes: Axes) -> None:
         for number, curve in enumerate(curves):
             x, y = _thinned(np.asarray(curve.x, float), np.asarray(curve.y, float))
             marker = "o" if len(x) <= 12 else None
@@ -61,27 +61,27 @@ def curves_chart(
         if len(curves) > 1:
             axes.legend(loc="best", handlelength=1.4)
         if as_percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(PlainTicks(percent=True))
         else:
-            axes.yaxis.set_major_formatter(FuncFormatter(_short_number))
-        axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+            axes.yaxis.set_major_formatter(PlainTicks())
+        axes.xaxis.set_major_formatter(PlainTicks())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.02, y=0.12)
+        axes.set_xlim(left=0)
         if from_zero:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-    return chart.markup
+
+    return Chart(title, draw, width)
 
 
-def shares_chart(
-    title: str, shares_of: dict[str, np.ndarray], x_label: str, y_label: str
-) -> Markup:
+def shares_chart(title: str, shares_of: dict[str, np.ndarray], x_label: str, y_label: str) -> Chart:
     """Histograms of shares f[n] in 0..1 (NaN is left out) over each other, each summing to 1."""
     bins = np.linspace(0.0, 1.0, 26)
-    with new_chart(title) as chart:
-        axes = chart.axes
+
+    def draw(axes: Axes) -> None:
         for (name, shares), colour in zip(shares_of.items(), SERIES, strict=False):
             known = shares[~np.isnan(shares)]
             if len(known) == 0:
@@ -91,44 +91,46 @@ def shares_chart(
             axes.stairs(heights, bins, color=PALETTE[colour], alpha=0.12, fill=True)
         if len(shares_of) > 1:
             axes.legend(loc="best", handlelength=1.4)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_formatter(PlainTicks(percent=True))
+        axes.yaxis.set_major_formatter(PlainTicks(percent=True))
         axes.set_xlim(0, 1)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-    return chart.markup
+
+    return Chart(title, draw)
 
 
-def coverage_chart(coverage: np.ndarray) -> Markup:
+def coverage_chart(coverage: np.ndarray) -> Chart:
     """Where motion is: share of frames [h, w] whose box covers each part of the frame."""
     most = float(coverage.max())
-    with new_chart("Map of where motion boxes lie", width=3.4, height=2.5) as chart:
-        axes = chart.axes
+
+    def draw(axes: Axes) -> None:
         shown = heat_rgba(coverage / most if most > 0 else coverage)
         axes.imshow(shown, extent=(0, 1, 1, 0), interpolation="nearest", aspect=0.75)
         axes.grid(False)
         axes.set_xticks([0, 0.5, 1], ["left", "middle", "right"])
         axes.set_yticks([0, 0.5, 1], ["top", "middle", "bottom"])
         axes.spines[["top", "right"]].set_visible(True)
-    return chart.markup
+
+    return Chart("Map of where motion boxes lie", draw, width=3.4, height=2.5)
 
 
 def inside_chart(
     num_inside: np.ndarray, num_positions: int, mask_ratio: float, inside_ratio: float
-) -> Markup:
+) -> Chart:
     """Histogram of the positions inside the clips' boxes, and what share of them is masked then."""
     counts = np.bincount(np.clip(num_inside, 0, num_positions), minlength=num_positions + 1)
     positions = np.arange(1, num_positions)
     masked = np.array(
         [masked_counts(num_positions, int(m), mask_ratio, inside_ratio) for m in positions]
     )
-    with new_chart("Positions inside the motion box, and the share of them masked") as chart:
-        axes = chart.axes
+
+    def draw(axes: Axes) -> None:
         width = max(1, (num_positions + 1) // 49)
         edges = np.arange(0, num_positions + 1 + width, width)
-        binned = np.add.reduceat(counts, edges[edges <= num_positions]) / counts.sum()
+        binned = np.add.reduceat(counts, edges[:-1]) / counts.sum()
         axes.bar(
-            edges[: len(binned)],
+            edges[:-1],
             binned,
             width=0.85 * width,
             align="edge",
@@ -136,31 +138,32 @@ def inside_chart(
             alpha=0.45,
         )
         axes.set_ylabel("share of clips")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PlainTicks(percent=True))
         axes.set_xlabel(f"positions inside the box, of {num_positions}")
-        axes.set_xlim(0, num_positions)
+        axes.set_xlim(0, edges[-1])
         axes.grid(False)
         right = _right_axis(axes, "share masked")
-        right.plot(positions, masked[:, 1] / positions, color=PALETTE["blue"], label="inside")
+        right.plot(
+            positions, masked[:, 1] / positions, color=PALETTE["blue"], label="masked inside"
+        )
         outside = (masked[:, 0] - masked[:, 1]) / (num_positions - positions)
-        right.plot(positions, outside, color=PALETTE["orange"], label="outside")
+        right.plot(positions, outside, color=PALETTE["orange"], label="masked outside")
         right.set_ylim(0, 1.05)
-        right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        right.legend(loc="lower right", title="masked", title_fontsize=8.5, handlelength=1.4)
-    return chart.markup
+        right.yaxis.set_major_formatter(PlainTicks(percent=True))
+        right.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1.4)
+
+    return Chart("Positions inside the motion box, and the share of them masked", draw)
 
 
-def confusion_chart(matrix: np.ndarray, names: list[str]) -> Markup:
+def confusion_chart(matrix: np.ndarray, names: list[str]) -> Chart:
     """Confusion matrix [true, predicted] of counts; opacity is the share of the true class."""
     totals = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(totals, 1)
     count = len(matrix)
     named = count <= MOST_NAMED_CLASSES
     side = 5.2 if named else 5.6
-    with new_chart(
-        "Confusion matrix", width=side, height=side * (0.92 if named else 0.95)
-    ) as chart:
-        axes = chart.axes
+
+    def draw(axes: Axes) -> None:
         axes.imshow(heat_rgba(shares), interpolation="nearest", aspect="equal")
         axes.grid(False)
         axes.spines[["top", "right"]].set_visible(True)
@@ -192,7 +195,8 @@ def confusion_chart(matrix: np.ndarray, names: list[str]) -> Markup:
                         fontsize=8.5 if count <= 12 else 7,
                         color=PALETTE[colour],
                     )
-    return chart.markup
+
+    return Chart("Confusion matrix", draw, width=side, height=side * (0.92 if named else 0.95))
 
 
 def _right_axis(axes: Axes, label: str) -> Axes:
@@ -215,14 +219,34 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _short_number(value: float, _position: int | None = None) -> str:
-    """12000 as 12k, 0.00015 as 1.5e-4; plain text, no math markup."""
+class PlainTicks(Formatter):
+    """Numbers of an axis with as many decimals as the finest needs: 0.95, 1.00; 12k; 1.5e-4.
+
+    With `percent`, shares as 2.5 %, 5.0 %.
+    """
+
+    def __init__(self, percent: bool = False) -> None:
+        self.percent = percent
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        return self.format_ticks([value])[0]
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        if self.percent:
+            return [f"{text} %" for text in PlainTicks().format_ticks([100 * v for v in values])]
+        largest = max(map(abs, values), default=0.0)
+        if largest >= 10_000:
+            return [f"{value / 1000:g}k" if value else "0" for value in values]
+        if 0 < largest < 0.01:
+            return [_scientific(value) for value in values]
+        shifted = (np.array(values) * 10.0**places for places in range(7))
+        exact = (np.allclose(each, np.round(each), rtol=0, atol=1e-3) for each in shifted)
+        decimals = next((places for places, fits in enumerate(exact) if fits), 6)
+        return [f"{value:.{decimals}f}".replace("-", "\u2212") for value in values]
+
+
+def _scientific(value: float) -> str:
     if value == 0:
         return "0"
-    size = abs(value)
-    if size >= 10_000:
-        return f"{value / 1000:g}k"
-    if size >= 0.001:
-        return f"{value:.4g}".replace("-", "\u2212")
     mantissa, exponent = f"{value:.3e}".split("e")
     return f"{float(mantissa):g}e\u2212{abs(int(exponent))}"

@@ -9,10 +9,12 @@ import matplotlib
 import numpy as np
 
 from shared.grid import View, positions_inside, union_box
+from shared.randomness import counter_generator
 from train.report_dataset import ClipData
 
 TILE_HEIGHT = 168  # pixels: twice what a column of four takes on a phone
 BOX_RGB = (255, 145, 30)
+MAP_REFERENCE_LINES = 240  # lengths in the config of the boxes are pixels of maps with that many
 CONTOUR_RGB = (90, 225, 255)
 HIDDEN_RGB = (88, 96, 104)
 MAP_COLOURS = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
@@ -33,6 +35,54 @@ class ClipTiles:
     masked: list[np.ndarray]
 
 
+def spread_over_classes(labels: np.ndarray, num_clips: int) -> np.ndarray:
+    """Numbers of clips i8 [n], one drawn from each of classes spread over the list.
+
+    The draw depends on the labels alone, so that pictures made again show the same clips.
+    """
+    rng = counter_generator("spread over classes", len(labels))
+    order = rng.permutation(len(labels))
+    rank = np.empty(len(labels), dtype=np.int64)  # of a clip among those of its class
+    classes = np.unique(labels)
+    for label in classes:
+        of_class = order[labels[order] == label]
+        rank[of_class] = np.arange(len(of_class))
+    by_turn = np.lexsort((labels, rank))  # one of each class, then a second of each
+    if len(classes) > num_clips:
+        return by_turn[np.linspace(0, len(classes) - 1, num_clips).round().astype(int)]
+    return by_turn[:num_clips]
+
+
+def motion_contours(motion_map: np.ndarray, config: dict) -> list[np.ndarray] | None:
+    """What the motion box of a map f4[h, w] was put around; f4[k, 2] each, x, y in map pixels.
+
+    The boxes program smooths a map and takes the largest contours above a multiple of its mean;
+    this repeats that for pictures.
+
+    Args:
+        config: of the boxes shards.
+
+    Returns:
+        the contours, or None where the boxes were made with further steps than these.
+    """
+    further = ("border", "sigma_before", "peak_share", "deviations", "smallest_area")
+    steps = ("sigma", "mean_factor", "contours", "least_motion")
+    if not all(name in config for name in steps) or any(config.get(name) for name in further):
+        return None
+    if config.get("window", 1) != 1 or config.get("largest_distance", 1) < 1:
+        return None
+    if motion_map.max() <= config["least_motion"]:
+        return []
+    sigma = config["sigma"] * min(motion_map.shape) / MAP_REFERENCE_LINES
+    smooth = motion_map
+    if sigma > 0:
+        smooth = cv2.GaussianBlur(motion_map, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    moving = (smooth > config["mean_factor"] * smooth.mean()).astype(np.uint8)
+    found, _ = cv2.findContours(moving, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    largest = sorted(found, key=lambda each: (-cv2.contourArea(each), cv2.boundingRect(each)))
+    return [each[:, 0].astype(np.float32) + 0.5 for each in largest[: config["contours"]]]
+
+
 def draw_tiles(
     clip: ClipData,
     contours: list[list[np.ndarray]],
@@ -44,7 +94,7 @@ def draw_tiles(
 
     Args:
         clip: frames, maps and boxes, n each.
-        contours: per frame, polygons f4[k, 2] in pixels of the source; empty lists for none.
+        contours: per frame, polygons f4[k, 2] in pixels of its map; empty lists for none.
         view, patch: what the model sees, and the side of its patches in pixels.
         mask: bool [rows, columns] of the patch grid, True = hidden from the encoder.
     """
@@ -52,8 +102,9 @@ def draw_tiles(
     brightest = max((float(np.percentile(m, 99.7)) for m in clip.maps), default=0.0)
     for i, frame in enumerate(clip.frames):
         picture, scale = _tile(frame, clip.size)
-        for polygon in contours[i] if contours else []:
-            _draw_polygon(picture, polygon * scale)
+        for polygon in contours[i]:
+            to_picture = np.array(picture.shape[1::-1]) / clip.maps[i].shape[::-1]
+            _draw_polygon(picture, polygon * to_picture)
         draw_box(picture, clip.boxes[i] * np.tile(scale, 2))
         boxed.append(picture)
         if clip.maps:
@@ -98,9 +149,9 @@ def see_view(frame: np.ndarray, size: tuple[int, int], view: View) -> np.ndarray
 
 
 def colour_map(values: np.ndarray, brightest: float) -> np.ndarray:
-    """A motion map f4[h, w] in colours u1[h, w, 3]; `brightest` and above is the lightest."""
+    """A map f4[h, w] in colours u1[h, w, 3] by its square root, lightest from `brightest` on."""
     shares = values / brightest if brightest > 0 else np.zeros_like(values)
-    return MAP_COLOURS[np.clip(shares * 255, 0, 255).astype(np.uint8)]
+    return MAP_COLOURS[(255 * np.sqrt(np.clip(shares, 0, 1))).astype(np.uint8)]
 
 
 def draw_box(picture: np.ndarray, box: np.ndarray, rgb: tuple[int, int, int] = BOX_RGB) -> None:

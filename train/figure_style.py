@@ -11,8 +11,7 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -68,32 +67,40 @@ STYLE = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Chart:
-    """A chart being drawn on `axes`; `markup` is the inline SVG once the `with` block has ended."""
+    """A chart that can be drawn into a page or a file.
 
-    axes: Axes
-    markup: Markup = Markup("")
-
-
-@contextmanager
-def new_chart(title: str, width: float = 4.0, height: float = 2.5) -> Iterator[Chart]:
-    """Draw one chart in the project's style: `with new_chart("Loss") as chart: ...`.
-
-    Args:
-        title: read out by screen readers; not drawn, the caption on the page says it.
+    Attributes:
+        title: read out by screen readers; not drawn, the caption says it.
+        draw: draws on given axes.
         width, height: inches at 72 px an inch; text keeps its size relative to these.
     """
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # Names in scripts that the measuring font lacks are drawn by the page's own fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=(width, height), layout="constrained")
-        chart = Chart(figure.subplots())
-        yield chart
-        stream = io.StringIO()
-        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(stream, format="svg", metadata=metadata)
-    chart.markup = _inline_svg(stream.getvalue(), title)
+
+    title: str
+    draw: Callable[[Axes], None]
+    width: float = 4.0
+    height: float = 2.5
+
+    def svg(self) -> Markup:
+        """An element of an HTML page whose colours are the page's variables."""
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        text = self._save(format="svg", metadata=metadata).decode()
+        return _inline_svg(text, self.title)
+
+    def png(self, pixels_per_inch: int = 200) -> bytes:
+        """A PNG file on white paper."""
+        return self._save(format="png", dpi=pixels_per_inch, facecolor="white")
+
+    def _save(self, **options) -> bytes:
+        with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+            # Names in scripts that the measuring font lacks are drawn by the page's own fonts.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure = Figure(figsize=(self.width, self.height), layout="constrained")
+            self.draw(figure.subplots())
+            stream = io.BytesIO()
+            figure.savefig(stream, **options)
+        return stream.getvalue()
 
 
 def heat_rgba(shares: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ finetuned run, and where the report lies.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,21 @@ import jinja2
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
-from shared.manifest import read_classes, read_manifest
+from shared.manifest import ClassList, read_classes, read_manifest
 from shared.run_record import command_line, git_commit
-from train.report_clips import MaskSettings
+from train.report_comparison import comparison_section, runs_made
 from train.report_dataset import BoxTable, read_box_table, split_rows
-from train.report_sections import Dataset, dataset_section, samples_section, shards_made
+from train.report_runs import Run, mask_settings, newest, read_runs
+from train.report_sections import (
+    Dataset,
+    counted,
+    dataset_section,
+    percent,
+    read_box_evaluation,
+    samples_section,
+    shards_made,
+)
+from train.report_training import finetuning_section, pretraining_section, reconstructions
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 SECTIONS = {
@@ -46,33 +57,78 @@ SECTIONS = {
     type=click.Path(path_type=Path),
     help="Where all datasets lie.",
 )
+@click.option(
+    "--run",
+    metavar="NAME",
+    show_default="the newest that was tested",
+    help="The finetuned run on top of the page and in its section.",
+)
 @user_errors
-def main(dataset: str, out: Path) -> None:
+def main(dataset: str, out: Path, run: str | None) -> None:
     """Write OUT/DATASET/report.html from the files that lie there."""
     layout = DatasetLayout(out, dataset)
     if not layout.root.is_dir():
         raise InputError(f"no folder {layout.root}; `make DATASET={dataset}` fills it")
-    page = build_page(layout)
+    runs, unreadable = read_runs(layout.runs)
+    chosen = choose_runs(runs, run)
+    page = build_page(layout, runs, unreadable, chosen)
     write_atomically(layout.report, render(page).encode())
+    if chosen.finetuned is not None and chosen.finetuned.test_top1 is not None:
+        print(f"test top-1 {chosen.finetuned.test_top1:.1f} %")
     print(f"report {layout.report}")
 
 
-def build_page(layout: DatasetLayout) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ChosenRuns:
+    """The runs that have a section of their own."""
+
+    pretrained: Run | None
+    finetuned: Run | None
+
+
+def choose_runs(runs: list[Run], name: str | None) -> ChosenRuns:
+    """The named finetuned run or the newest, and the pretraining it began with or the newest.
+
+    Raises:
+        InputError: no finetuned run of that name.
+    """
+    finetuned = newest(runs, "finetune")
+    if name is not None:
+        of_name = {run.name: run for run in runs if run.kind == "finetune"}
+        if name not in of_name:
+            known = ", ".join(sorted(of_name)) or "none"
+            raise InputError(f"--run {name}: no finetuned run of that name; there are: {known}")
+        finetuned = of_name[name]
+    begun_from = finetuned.options.get("from") if finetuned else None
+    pretrained = next((run for run in runs if run.name == begun_from), newest(runs, "pretrain"))
+    return ChosenRuns(pretrained, finetuned)
+
+
+def build_page(
+    layout: DatasetLayout, runs: list[Run], unreadable: list[str], chosen: ChosenRuns
+) -> dict[str, Any]:
     """Everything that the template shows."""
     unavailable: list[str] = []
     clips = _or_say(unavailable, [], read_manifest, layout.manifest)
+    classes = _or_say(unavailable, ClassList(), read_classes, layout.classes)
     boxes: BoxTable | None = _or_say(unavailable, None, read_box_table, layout)
-    dataset = Dataset(layout, clips, read_classes(layout.classes), boxes)
-    mask = MaskSettings()
+    dataset = Dataset(layout, clips, classes, boxes)
+    mask = mask_settings(chosen.pretrained)
+    pretraining = pretraining_section(chosen.pretrained)
+    pictures = reconstructions(dataset, chosen.pretrained)
+    pretraining["missing"] += pictures.pop("missing", [])
     return {
         "dataset": layout.dataset,
         "lead": _lead(dataset),
-        "numbers": _numbers(dataset),
+        "numbers": _numbers(dataset, chosen),
         "unavailable": unavailable,
         "sections": list(SECTIONS.items()),
         "samples": samples_section(dataset, mask),
         "data": dataset_section(dataset, mask),
-        "made": {"shards": shards_made(layout)},
+        "pretraining": pretraining | pictures,
+        "finetuning": finetuning_section(dataset, chosen.finetuned),
+        "comparison": comparison_section(runs, unreadable),
+        "made": {"runs": runs_made(runs), "shards": shards_made(layout)},
         "command": command_line(),
         "commit": git_commit(),
     }
@@ -103,13 +159,35 @@ def _lead(dataset: Dataset) -> str:
     return " · ".join(parts) or "nothing is known of the clips"
 
 
-def _numbers(dataset: Dataset) -> list[dict[str, str]]:
+def _numbers(dataset: Dataset, chosen: ChosenRuns) -> list[dict[str, str]]:
     """The figures on top of the page."""
     numbers = []
+    finetuned, pretrained, table = chosen.finetuned, chosen.pretrained, dataset.boxes
+    if finetuned is not None and finetuned.test_top1 is not None:
+        classes = len(dataset.classes.label)
+        notes = [f"chance {100 / classes:.1f} %"] if classes else []
+        notes += [counted(finetuned.metrics.get("clips", 0), "clip"), finetuned.name]
+        numbers.append(("test top-1", f"{finetuned.test_top1:.1f} %", notes))
+    if pretrained is not None and pretrained.last("loss") is not None:
+        level = pretrained.last("mean_predictor_loss") or 1.0
+        notes = [f"mean of each patch {level:.3f}", pretrained.name]
+        numbers.append(("pretraining loss", f"{pretrained.last('loss'):.3f}", notes))
+    evaluation = read_box_evaluation(dataset.layout)
+    if evaluation is not None:
+        others = [("full frame", "iou_full_frame"), ("centred half", "iou_centre_half")]
+        notes = [f"{name} {evaluation[key]:.3f}" for name, key in others if key in evaluation]
+        numbers.append(("IoU of the boxes", f"{evaluation['iou']:.3f}", notes))
     if dataset.clips:
-        splits = " · ".join(f"{name} {clips:,}" for name, clips, _ in split_rows(dataset.clips))
-        numbers.append({"label": "clips", "value": f"{len(dataset.clips):,}", "note": splits})
-    return numbers
+        notes = [f"{name} {clips:,}" for name, clips, _ in split_rows(dataset.clips)]
+        numbers.append(("clips", f"{len(dataset.clips):,}", notes))
+    if table is not None:
+        moving = len(table.clip_id) - table.num_without_motion
+        notes = [f"{moving:,} of {len(table.clip_id):,}"]
+        numbers.append(("clips with motion", percent(moving / len(table.clip_id)), notes))
+    return [
+        {"label": label, "value": value, "note": " \u00b7 ".join(notes)}
+        for label, value, notes in numbers
+    ]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,14 @@ from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip
 from shared.masking import tube_mask
 from shared.randomness import counter_generator
-from train.figure_clips import draw_thumbnail, draw_tiles, inside_of_view
+from shared.shard_index import read_index
+from train.figure_clips import (
+    draw_thumbnail,
+    draw_tiles,
+    inside_of_view,
+    motion_contours,
+    spread_over_classes,
+)
 from train.figure_style import jpeg_uri, png_uri
 from train.report_dataset import BoxTable, class_name, read_clip
 
@@ -39,29 +46,12 @@ class MaskSettings:
 
 
 def choose_samples(table: BoxTable, clips: list[Clip], num_samples: int = NUM_SAMPLES) -> list[int]:
-    """Rows of `table`: clips with motion, of classes spread over the list, drawn at random.
-
-    The draw depends on the clip ids alone, so that a report made again shows the same clips.
-    """
-    of_class: dict[int | None, list[int]] = {}
+    """Rows of `table`: clips with motion, of classes spread over the list, drawn at random."""
     label_of = {clip.clip_id: clip.label for clip in clips}
-    for row in np.flatnonzero(~np.isnan(table.clip_share)):
-        of_class.setdefault(label_of.get(table.clip_id[row]), []).append(int(row))
-    labels = sorted(of_class, key=lambda label: (label is None, label))
-    if not labels:
-        return []
-    if len(labels) >= num_samples:
-        spread = np.linspace(0, len(labels) - 1, num_samples).round().astype(int)
-        drawn = [labels[i] for i in spread]
-    else:
-        drawn = [labels[i % len(labels)] for i in range(num_samples)]
-    chosen: list[int] = []
-    for label in drawn:
-        rows = [row for row in of_class[label] if row not in chosen]
-        if rows:
-            rng = counter_generator("report samples", len(chosen), len(rows))
-            chosen.append(rows[rng.integers(len(rows))])
-    return chosen
+    moving = np.flatnonzero(~np.isnan(table.clip_share))
+    labels = [label_of.get(table.clip_id[row]) for row in moving]
+    numbers = np.array([-1 if label is None else label for label in labels], dtype=np.int64)
+    return moving[spread_over_classes(numbers, num_samples)].tolist()
 
 
 def sample_pictures(
@@ -73,6 +63,7 @@ def sample_pictures(
 ) -> list[dict]:
     """Tiles of the sample clips as the template takes them."""
     clip_of = {clip.clip_id: clip for clip in clips}
+    config = read_index(layout.boxes).config
     pictures = []
     for row in choose_samples(table, clips):
         times = np.linspace(0, table.num_frames[row] - 1, NUM_TIMES + 2).round().astype(int)[1:-1]
@@ -82,7 +73,9 @@ def sample_pictures(
         inside = inside_of_view(shown.all_boxes, view, mask.patch_size)
         rng = counter_generator("report mask", shown.clip_id)
         hidden = tube_mask(inside.ravel(), mask.mask_ratio, mask.inside_ratio, rng)
-        tiles = draw_tiles(shown, [], view, mask.patch_size, hidden.reshape(inside.shape))
+        contours = [motion_contours(each, config) or [] for each in shown.maps]
+        contours = contours or [[] for _ in shown.frames]
+        tiles = draw_tiles(shown, contours, view, mask.patch_size, hidden.reshape(inside.shape))
         seen_inside = int((~hidden & inside.ravel()).sum())
         clip = clip_of.get(shown.clip_id)
         pictures.append(
@@ -109,8 +102,8 @@ def strangest(table: BoxTable, most: int = NUM_STRANGEST) -> list[tuple[int, str
     """
     measures = [
         ("most frames without motion", table.still_share, -1, _percent),
-        ("largest box", table.clip_share, -1, _percent),
-        ("smallest box", table.clip_share, 1, _percent),
+        ("largest box", table.clip_share, -1, lambda v: f"{_percent(v)} of the frame"),
+        ("smallest box", table.clip_share, 1, lambda v: f"{_percent(v)} of the frame"),
         (
             "most motion outside its box",
             table.score,

@@ -19,6 +19,12 @@ from train.report_dataset import BoxTable, class_rows, split_rows
 
 MOST_CLASSES_SHOWN = 40
 MOST_FAILURES_SHOWN = 20
+BOX_EVALUATION = "box_evaluation.json"
+TRIVIAL_NAMES = {
+    "iou_full_frame": "the full frame",
+    "iou_centre_half": "centred box of half the size",
+    "iou_centre_70": "centred box of 70 % of the size",
+}
 TUBE_POSITIONS = 14 * 14  # of the stored tube tables
 
 
@@ -71,6 +77,9 @@ def dataset_section(dataset: Dataset, mask: MaskSettings) -> dict:
         )
     else:
         section["sentence"] = _boxes_sentence(table)
+        evaluation = read_box_evaluation(layout)
+        if evaluation is not None:
+            section["evaluation"] = _evaluation(evaluation)
         section["charts"] = _dataset_charts(table, mask)
         try:
             section["strangest"] = strangest_pictures(layout, table)
@@ -81,6 +90,34 @@ def dataset_section(dataset: Dataset, mask: MaskSettings) -> dict:
     except ValueError as error:
         section["missing"].append(f"{layout.failures} cannot be read: {error}.")
     return section
+
+
+def read_box_evaluation(layout: DatasetLayout) -> dict[str, float] | None:
+    """The numbers of box_evaluation.json (what `preprocess.evaluate_boxes --json` prints).
+
+    None where there is no such file, or no IoU in it.
+    """
+    path = layout.root / BOX_EVALUATION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    numbers = content if isinstance(content, dict) else {}
+    kept = {name: value for name, value in numbers.items() if isinstance(value, (int, float))}
+    return kept if {"iou", "clips", "frames"} <= set(kept) else None
+
+
+def _evaluation(numbers: dict[str, float]) -> dict:
+    rows = [("motion box", numbers["iou"])]
+    for name, value in numbers.items():
+        if name.startswith("iou_"):
+            rows.append((TRIVIAL_NAMES.get(name, name.removeprefix("iou_")), value))
+    return {
+        "sentence": f"{counted(int(numbers['frames']), 'annotated frame')} of "
+        f"{counted(int(numbers['clips']), 'clip')}; an annotated frame without a motion box "
+        "counts 0, frames are averaged per clip, then clips.",
+        "rows": [(name, f"{value:.3f}") for name, value in rows],
+    }
 
 
 def shards_made(layout: DatasetLayout) -> list[dict]:
@@ -139,11 +176,14 @@ def _boxes_sentence(table: BoxTable) -> str:
     num_frames = int(table.num_frames.sum())
     still_frames = float((np.nan_to_num(table.still_share) * table.num_frames).sum())
     without = table.num_without_motion
-    text = (
-        f"Motion boxes of {counted(num_clips, 'clip')} with {counted(num_frames, 'frame')}. "
-        f"{counted(without, 'clip')} ({percent(without / num_clips)}) and "
-        f"{percent(still_frames / max(1, num_frames))} of all frames are without any motion box."
-    )
+    text = f"Motion boxes of {counted(num_clips, 'clip')} with {counted(num_frames, 'frame')}. "
+    if still_frames == 0:
+        text += "Every frame has one."
+    else:
+        text += (
+            f"{counted(without, 'clip')} ({percent(without / num_clips)}) and "
+            f"{percent(still_frames / max(1, num_frames))} of all frames are without any."
+        )
     if without < num_clips:
         text += (
             f" The median clip's box covers {percent(float(np.nanmedian(table.clip_share)))} of "

@@ -1,0 +1,248 @@
+"""Charts, pictures of clips, reconstructions, and the command that writes them as PNG."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run_fixtures import write_finetune_run, write_pretrain_run
+from shard_fixtures import write_moving_squares
+
+from preprocess.motion import PRESETS
+from preprocess.motion import motion_contours as contours_of_boxes
+from shared.errors import InputError
+from shared.grid import canonical_view
+from shared.layout import DatasetLayout
+from train.figure_charts import (
+    Curve,
+    PlainTicks,
+    confusion_chart,
+    coverage_chart,
+    curves_chart,
+    inside_chart,
+    shares_chart,
+)
+from train.figure_clips import motion_contours, see_view, spread_over_classes
+from train.figure_reconstruction import reconstruct
+from train.figure_style import PALETTE, heat_rgba, png_uri, printable
+from train.figures import main
+from train.run_folder import RunFolder
+
+
+def run_figures(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> DatasetLayout:
+    layout = write_moving_squares(tmp_path_factory.mktemp("out"))
+    write_pretrain_run(layout, "mofo")
+    write_pretrain_run(layout, "videomae")
+    write_finetune_run(layout, wrong=(1,))
+    return layout
+
+
+# ---------------------------------------------------------------------------------------------
+# Charts
+# ---------------------------------------------------------------------------------------------
+
+CHARTS = {
+    "curves": curves_chart(
+        "Loss", [Curve("a", range(50), np.linspace(2, 1, 50)), Curve("b", [1, 2], [1.5, np.nan])],
+        "epoch", "loss", reference=(1.0, "level"),
+    ),
+    "many points": curves_chart("Loss", [Curve("a", range(9999), range(9999))], "epoch", "loss"),
+    "no points": curves_chart("Loss", [Curve("a", [], [])], "epoch", "loss"),
+    "shares": shares_chart("Area", {"a": np.array([0.1, np.nan, 2.0])}, "x", "y"),
+    "coverage": coverage_chart(np.random.default_rng(0).random((32, 32))),
+    "no coverage": coverage_chart(np.zeros((32, 32))),
+    "inside": inside_chart(np.array([0, 40, 196]), 196, 0.9, 0.75),
+    "confusion": confusion_chart(np.arange(16).reshape(4, 4), ["a", "b", "<i>&", "$x_1^"]),
+    "large confusion": confusion_chart(np.eye(174, dtype=int), [str(i) for i in range(174)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_chart_is_an_svg_in_the_colours_of_the_page(name: str) -> None:
+    svg = str(CHARTS[name].svg())
+    ElementTree.fromstring(svg.replace("xlink:href", "href"))  # well-formed
+    assert "http" not in svg and "<script" not in svg and "<!--" not in svg
+    assert "var(--" in svg
+    assert not any(colour in svg for colour in PALETTE.values())
+
+
+def test_chart_as_png_has_its_size() -> None:
+    chart = CHARTS["curves"]
+    image = cv2.imdecode(np.frombuffer(chart.png(100), np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape == (round(chart.height * 100), round(chart.width * 100), 3)
+    assert image.std() > 5 and image[0, 0].tolist() == [255, 255, 255]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_any_name_makes_a_well_formed_chart(name: str, other: str) -> None:
+    svg = str(confusion_chart(np.eye(2, dtype=int), [name, other]).svg())
+    ElementTree.fromstring(svg.replace("xlink:href", "href"))
+
+
+@given(st.text())
+def test_printable_text_is_short_and_without_controls(text: str) -> None:
+    shown = printable(text, most=20)
+    assert len(shown) <= 20
+    assert not re.search(r"[\x00-\x1f\x7f\u200e\u200f\u202a-\u202e]", shown)
+
+
+@pytest.mark.parametrize(
+    "values, texts",
+    [
+        ([0.0, 0.5, 1.0], ["0.0", "0.5", "1.0"]),
+        ([0.95, 1.0, 1.05], ["0.95", "1.00", "1.05"]),
+        ([0, 20, 40], ["0", "20", "40"]),
+        ([0, 20_000], ["0", "20k"]),
+        ([0, 1.5e-4], ["0", "1.5e\u22124"]),
+        ([-1, 1], ["\u22121", "1"]),
+    ],
+)
+def test_ticks(values: list[float], texts: list[str]) -> None:
+    assert PlainTicks().format_ticks(values) == texts
+
+
+def test_percent_ticks() -> None:
+    assert PlainTicks(percent=True).format_ticks([0.0, 0.025]) == ["0.0 %", "2.5 %"]
+
+
+def test_heat_is_the_share_as_opacity() -> None:
+    rgba = heat_rgba(np.array([0.0, 0.5, 1.0, 7.0]))
+    assert rgba[:, 3].tolist() == [0, 128, 255, 255]
+    assert png_uri(rgba[None, :, :3]).startswith("data:image/png;base64,")
+
+
+# ---------------------------------------------------------------------------------------------
+# Clips
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_contours_are_those_that_the_boxes_were_put_around(preset: str) -> None:
+    rng = np.random.default_rng(0)
+    maps = cv2.GaussianBlur(rng.random((90, 64 * 6)).astype(np.float32) ** 9, (0, 0), 1.5)
+    maps = np.ascontiguousarray(maps.reshape(90, 6, 64).transpose(1, 0, 2))
+    maps[2] = 0
+    expected = contours_of_boxes(maps, PRESETS[preset])
+    for motion_map, contours in zip(maps, expected, strict=True):
+        found = motion_contours(motion_map, vars(PRESETS[preset]))
+        assert len(found) == len(contours)
+        for one, other in zip(found, contours, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_contours_of_other_steps_are_not_guessed() -> None:
+    motion_map = np.ones((64, 64), np.float32)
+    assert motion_contours(motion_map, vars(PRESETS["mofo-code"])) is None
+    assert motion_contours(motion_map, {}) is None
+
+
+def test_view_shows_the_middle_of_the_frame() -> None:
+    frame = np.zeros((60, 100, 3), np.uint8)
+    frame[:, 20:80] = 200  # the centre square of what is stored
+    seen = see_view(frame, (400, 240), canonical_view(400, 240, size=32))
+    assert seen.shape == (32, 32, 3)
+    assert (seen[:, 1:-1] == 200).all()
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 12))
+def test_clips_are_spread_over_classes(labels: list[int], num_clips: int) -> None:
+    array = np.array(labels)
+    chosen = spread_over_classes(array, num_clips)
+    assert len(set(chosen.tolist())) == len(chosen) == min(num_clips, len(labels))
+    assert len(set(array[chosen])) == min(num_clips, len(set(labels)))
+
+
+# ---------------------------------------------------------------------------------------------
+# Reconstructions
+# ---------------------------------------------------------------------------------------------
+
+
+def test_reconstruction_keeps_what_is_visible(trained: DatasetLayout) -> None:
+    folders = [RunFolder(trained.runs / f"pretrain-{name}") for name in ("mofo", "videomae")]
+    found = reconstruct(trained, folders, num_clips=3)
+    assert [clip.split for clip in found] == ["test"] * 3
+    assert len({clip.label for clip in found}) == 3
+    for clip in found:
+        assert clip.clip.shape == (16, 64, 64, 3) and clip.hidden.shape == (16, 64, 64)
+        assert clip.hidden.mean() == 14 / 16  # round(0.9 * 16) of 16 positions
+        assert list(clip.predicted) == ["pretrain-mofo", "pretrain-videomae"]
+        for predicted in clip.predicted.values():
+            visible = ~clip.hidden
+            assert np.abs(predicted[visible].astype(int) - clip.clip[visible]).max() <= 1
+            assert (predicted != clip.clip).any()
+        assert 0.5 < clip.mean_loss < 1.0 < min(clip.loss.values())  # random weights
+        rows = clip.rows(num_times=4)
+        assert [len(frames) for _, frames in rows] == [4] * 4
+
+
+def test_reconstruction_is_the_same_again(trained: DatasetLayout) -> None:
+    folders = [RunFolder(trained.runs / "pretrain-mofo")]
+    first, second = (reconstruct(trained, folders, 2) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.hidden, other.hidden)
+        np.testing.assert_array_equal(
+            one.predicted["pretrain-mofo"], other.predicted["pretrain-mofo"]
+        )
+
+
+def test_reconstruction_needs_weights_of_a_pretraining(trained: DatasetLayout) -> None:
+    with pytest.raises(InputError, match="no pretraining run"):
+        reconstruct(trained, [RunFolder(trained.runs / "finetune-mofo-mean")], 1)
+    with pytest.raises(InputError, match="no run nothing"):
+        reconstruct(trained, [RunFolder(trained.runs / "nothing")], 1)
+
+
+# ---------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------
+
+
+def test_figures_of_a_pretraining(trained: DatasetLayout) -> None:
+    run = trained.runs / "pretrain-mofo"
+    result = run_figures(run, "--beside", trained.runs / "pretrain-videomae", "--clips", 2)
+    assert result.exit_code == 0, result.output
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    assert [path.name for path in paths] == [
+        "pretraining-loss.png",
+        "learning-rate.png",
+        "throughput.png",
+        "waiting-for-data.png",
+        "reconstructions.png",
+    ]
+    for path in paths:
+        image = cv2.imread(str(path))
+        assert path.parent == run / "figures" and image.std() > 5
+    # 8 columns of an inch; 2 clips of 4 rows with a gap between them.
+    assert image.shape[:2] == (round((8 + 0.35 + 0.2) * 120), round((8 + 2.1) * 120))
+
+
+def test_figures_of_a_finetuning(trained: DatasetLayout) -> None:
+    result = run_figures(trained.runs / "finetune-mofo-mean")
+    assert result.exit_code == 0, result.output
+    names = [Path(line).name for line in result.stdout.splitlines()]
+    assert names[:2] == ["finetuning-loss.png", "validation-accuracy.png"]
+    assert names[-1] == "confusion-matrix.png"
+
+
+def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> None:
+    finetuned = trained.runs / "finetune-mofo-mean"
+    missing = run_figures(trained.runs / "pretrain-none")
+    assert missing.exit_code == 1 and "there are: finetune-mofo-mean" in missing.stderr
+    beside = run_figures(finetuned, "--beside", trained.runs / "pretrain-mofo")
+    assert beside.exit_code == 1 and "no pretraining run" in beside.stderr
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    unfinished = run_figures(write_pretrain_run(layout, weights=False).path)
+    assert unfinished.exit_code == 1 and "has no weights yet" in unfinished.stderr

@@ -1,0 +1,95 @@
+"""The report's sections about all runs: side by side, and how each was made."""
+
+from __future__ import annotations
+
+import json
+
+from train.figure_charts import curves_chart
+from train.report_runs import Run
+from train.report_sections import counted
+from train.report_training import PATCH_MEAN
+
+MOST_CURVES = 8
+
+
+def comparison_section(runs: list[Run], unreadable: list[str]) -> dict:
+    """A table of all runs, and the curves of those of a kind over each other."""
+    missing = list(unreadable)
+    if not runs:
+        missing.append("No runs yet.")
+        return {"missing": missing}
+    columns = [
+        ("run", False),
+        ("begun from", False),
+        ("mask or head", False),
+        ("epochs", True),
+        ("minutes", True),
+        ("last loss", True),
+        ("best val top-1", True),
+        ("test top-1", True),
+    ]
+    in_order = sorted(runs, key=lambda run: run.kind, reverse=True)  # pretraining first
+    charts = []
+    for kind, key, event, title, y_label in (
+        ("pretrain", "loss", "train", "Pretraining loss", "loss"),
+        ("finetune", "top1", "validate", "Validation top-1", "val top-1, %"),
+    ):
+        curves = [run.curve(key, event) for run in runs if run.kind == kind]
+        curves = [curve for curve in curves if curve.y]
+        if len(curves) > 1:
+            reference = PATCH_MEAN if kind == "pretrain" else None
+            text = f"{title} of {counted(len(curves), 'run')}"
+            if len(curves) > MOST_CURVES:
+                text += f", the first {MOST_CURVES} by name"
+            shown = curves[:MOST_CURVES]
+            charts.append((curves_chart(title, shown, "epoch", y_label, reference), text + "."))
+    return {
+        "columns": columns,
+        "rows": [_comparison_row(run) for run in in_order],
+        "charts": charts,
+        "missing": missing,
+    }
+
+
+def runs_made(runs: list[Run]) -> list[dict]:
+    """Command, commit, versions and options of each run."""
+    made = []
+    for run in runs:
+        versions = run.record.get("versions") or {}
+        named = ", ".join(f"{name} {version}" for name, version in versions.items())
+        note = [f"commit {run.record.get('git_commit') or 'unknown'}", named]
+        if run.options.get("data"):
+            note.append(f"data {run.options['data']}")
+        made.append(
+            {
+                "name": run.name,
+                "command": str(run.record.get("command", "unknown")),
+                "note": "; ".join(part for part in note if part),
+                "options": json.dumps(run.options, indent=1, ensure_ascii=False),
+            }
+        )
+    return made
+
+
+def _comparison_row(run: Run) -> list[str]:
+    begun = run.options.get("from") or run.options.get("init") or "random weights"
+    begun = "random weights" if begun == "none" else begun
+    mask, head = run.option("config", "mask"), run.option("config", "head", "kind")
+    what = str(head or "")
+    if isinstance(mask, dict):
+        ratios = [f"{mask[name]:g}" for name in ("mask_ratio", "inside_ratio") if name in mask]
+        what = f"{mask.get('kind')} {' / '.join(ratios)}"
+    return [
+        run.name,
+        str(begun),
+        what,
+        _figure(run.last("epoch"), "{:g}"),
+        _figure(run.minutes, "{:.1f}"),
+        _figure(run.last("loss"), "{:.3f}"),
+        _figure(run.best("top1", "validate"), "{:.1f} %"),
+        _figure(run.test_top1, "{:.1f} %"),
+    ]
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "\u2013" if value is None else form.format(value)

@@ -1,0 +1,191 @@
+"""The run folders of a dataset as the report reads them: records, logs, metrics, scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from shared.errors import InputError
+from shared.run_record import read_jsonl
+from train.figure_charts import Curve
+from train.report_clips import MaskSettings
+from train.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. What is not there is empty.
+
+    Attributes:
+        folder: where it lies.
+        record: options.json: command, options, versions, git_commit.
+        events: lines of log.jsonl.
+        metrics: metrics.json of the evaluation, or None.
+        modified: seconds since 1970 of the newest of its log and metrics.
+    """
+
+    folder: RunFolder
+    record: dict[str, Any]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, Any] | None = None
+    modified: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.record["options"]
+
+    @property
+    def kind(self) -> str:
+        """ "pretrain", "finetune", or what else wrote it."""
+        return str(self.options.get("command", "unknown"))
+
+    def option(self, *path: str) -> Any:
+        """A value of the resolved options, None where there is none: option("config", "epochs")."""
+        value: Any = self.options
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def curve(self, key: str, event: str = "train", name: str = "") -> Curve:
+        """A number of the log over epochs. A step that was done again after a kill counts once."""
+        points = {
+            line["epoch"]: line[key]
+            for line in self.events
+            if line.get("event") == event
+            and _is_number(line.get(key))
+            and _is_number(line.get("epoch"))
+        }
+        epochs = sorted(points)
+        return Curve(name or self.name, epochs, [points[epoch] for epoch in epochs])
+
+    def last(self, key: str, event: str = "train") -> float | None:
+        values = self.curve(key, event).y
+        return values[-1] if values else None
+
+    def best(self, key: str, event: str) -> float | None:
+        return max(self.curve(key, event).y, default=None)
+
+    @property
+    def minutes(self) -> float | None:
+        """Time of the loop over all its starts; the log's `seconds` begin anew at each."""
+        total = before = 0.0
+        for line in self.events:
+            seconds = line.get("seconds")
+            if _is_number(seconds):
+                total += before if seconds < before else 0.0
+                before = seconds
+        return (total + before) / 60 if before else None
+
+    @property
+    def test_top1(self) -> float | None:
+        """Of split test, percent; None where metrics.json holds none."""
+        metrics = self.metrics or {}
+        value = metrics.get("top1")
+        return value if metrics.get("split") == "test" and _is_number(value) else None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """scores-<split>.h5 of one kind of label: n clips, their labels and predicted classes."""
+
+    clip_id: list[str]
+    label: np.ndarray
+    predicted: np.ndarray
+
+    def confusion(self, num_classes: int) -> np.ndarray:
+        """Counts i8 [true, predicted]; clips without a label do not count."""
+        matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+        known = self.label >= 0
+        np.add.at(matrix, (self.label[known], self.predicted[known]), 1)
+        return matrix
+
+
+def read_run(path: Path) -> Run:
+    """Read one run folder.
+
+    Raises:
+        InputError: no run there, or its files are not what training writes.
+    """
+    folder = RunFolder(path)
+    folder.read_options()  # says which runs there are, if not this one
+    try:
+        record = json.loads(folder.options.read_text(encoding="utf-8"))
+        events = [line for line in read_jsonl(folder.log) if isinstance(line, dict)]
+        metrics = None
+        if folder.metrics.is_file():
+            metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+        if not isinstance(record["options"], dict) or not isinstance(metrics, dict | None):
+            raise ValueError("options and metrics.json must be objects")
+    except ValueError as error:
+        raise InputError(f"run {folder.path.name} cannot be read: {error}") from None
+    files = [file for file in (folder.log, folder.metrics) if file.is_file()]
+    modified = max((file.stat().st_mtime for file in files), default=0.0)
+    return Run(folder, record, events, metrics, modified)
+
+
+def read_runs(runs: Path) -> tuple[list[Run], list[str]]:
+    """All runs of a dataset by name, and a line for each that cannot be read."""
+    found, unreadable = [], []
+    for path in sorted(runs.glob("*/options.json")):
+        try:
+            found.append(read_run(path.parent))
+        except InputError as error:
+            unreadable.append(str(error))
+    return found, unreadable
+
+
+def newest(runs: list[Run], kind: str) -> Run | None:
+    """The run of a kind whose log or metrics are newest; one tested goes before one not tested."""
+    of_kind = [run for run in runs if run.kind == kind]
+    order = [(run.test_top1 is not None, run.modified, run.name) for run in of_kind]
+    return of_kind[order.index(max(order))] if of_kind else None
+
+
+def mask_settings(run: Run | None) -> MaskSettings:
+    """The mask of a pretraining run; MOFO's defaults without one."""
+    if run is None:
+        return MaskSettings()
+    found = {
+        "image_size": run.option("config", "model", "image_size"),
+        "patch_size": run.option("config", "model", "patch_size"),
+        "mask_ratio": run.option("config", "mask", "mask_ratio"),
+        # A mask without a ratio of its own for the box masks it like the rest.
+        "inside_ratio": run.option("config", "mask", "inside_ratio")
+        or run.option("config", "mask", "mask_ratio"),
+    }
+    known = {name: value for name, value in found.items() if _is_number(value)}
+    return MaskSettings(**known, source=f"run {run.name}")
+
+
+def read_scores(run: Run, split: str = "test") -> Scores | None:
+    """The scores of the first kind of label; None where the run was not evaluated on the split.
+
+    Raises:
+        InputError: the file is not what the evaluation writes.
+    """
+    path = run.folder.path / f"scores-{split}.h5"
+    if not path.is_file():
+        return None
+    try:
+        with h5py.File(path, "r") as file:
+            kind = next(kind for kind in ("label", "verb", "noun") if kind in file)
+            return Scores(
+                clip_id=[clip_id.decode() for clip_id in file["/clip/id"][:]],
+                label=file[kind]["label"][:],
+                predicted=file[kind]["probability"][:].argmax(axis=1),
+            )
+    except (OSError, KeyError, StopIteration, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error!r}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
