@@ -295,7 +295,9 @@ def finetune_config(
 def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
     """The config of a complete table, such as `config` in a run's options.json."""
     config = build(PretrainConfig, table, "pretrain")
-    return _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=MASKS)
+    config = _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=MASKS)
+    _check_mask(config)
+    return config
 
 
 def recorded_finetune_config(table: Mapping[str, Any]) -> FinetuneConfig:
@@ -361,8 +363,23 @@ def _trial_arguments(name: str) -> tuple[Any, ...]:
     return {
         "frames": (8, 2, np.zeros(2)),
         "crop": (64, 64, rng),
-        "mask": (Scene(1, np.zeros((14, 14), dtype=np.bool_)), rng),
+        "mask": (_still_scene(1, 14), rng),
     }[name]
+
+
+def _still_scene(time_steps: int, grid: int) -> Scene:
+    return Scene(time_steps, np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid)))
+
+
+def _check_mask(config: PretrainConfig) -> None:
+    """Refuse a mask that leaves the encoder or the decoder nothing to do on the model's grid."""
+    scene = _still_scene(config.model.time_steps, config.model.grid)
+    mask = MASKS[config.mask.kind](scene, np.random.default_rng(0), **config.mask.options)
+    if mask.all() or not mask.any():
+        raise InputError(
+            f"[mask] {config.mask.kind} hides {mask.sum()} of {mask.size} tokens, of a grid of "
+            f"{config.model.grid} x {config.model.grid}; some must be hidden and some visible"
+        )
 
 
 def _check_training(config: PretrainConfig | FinetuneConfig) -> None:

@@ -1,0 +1,267 @@
+"""Every mask over thousands of scenes: exact counts, uniform places, keyed by the view."""
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from shared.errors import InputError
+from shared.masking import masked_counts, round_half_up
+from shared.randomness import counter_generator
+from train.masks import MASKS, Scene
+from train.masks_moving import _bounce
+from train.rectangles import draw_aspect, nearest_cells, sides
+
+T, G = 8, 14
+DRAWS = 10_000
+
+
+def scene_of(rng, time_steps=T, grid=G) -> Scene:
+    """A scene with a random box of positions, possibly none or all, and random motion."""
+    inside = np.zeros((grid, grid), dtype=np.bool_)
+    (top, bottom), (left, right) = np.sort(rng.integers(0, grid + 1, (2, 2)), axis=1)
+    inside[top:bottom, left:right] = True
+    motion = rng.gamma(0.3, size=(time_steps, grid, grid)).astype(np.float32)
+    return Scene(time_steps, inside, motion * (rng.random(motion.shape) < 0.8))
+
+
+KINDS = {
+    "tube": {"mask_ratio": 0.9},
+    "motion_tube": {"mask_ratio": 0.9, "inside_ratio": 0.75},
+    "random": {"mask_ratio": 0.9},
+    "block": {"mask_ratio": 0.75},
+    "smm": {"mask_ratio": 0.75},
+    "smm sparse": {"mask_ratio": 0.75, "pattern": "sparse"},
+}
+
+
+def draw(name: str, scene: Scene, *key, **changes) -> np.ndarray:
+    """bool [T', R, Q]"""
+    options = KINDS[name] | changes
+    mask = MASKS[name.split()[0]](scene, counter_generator(*key), **options)
+    assert mask.dtype == np.bool_ and mask.shape == (scene.time_steps * scene.inside.size,)
+    return mask.reshape(scene.time_steps, *scene.grid)
+
+
+def uniform_pvalue(counts: np.ndarray, draws: int) -> float:
+    """How likely counts [P] of `draws` draws without replacement are, if all are as likely.
+
+    Pearson's statistic, but with the variance of draws without replacement.
+    """
+    expected = counts.mean()
+    share = expected / draws
+    statistic = ((counts - expected) ** 2).sum() / (expected * (1 - share))
+    return chi2.sf(statistic * (1 - 1 / counts.size), counts.size - 1)
+
+
+# ---------------------------------------------------------------------------------------------
+# What all masks have in common
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_counts_are_exact_over_random_boxes_and_seeds(name):
+    """In all and, but for random tokens, at every time step; on grids and ratios of any kind."""
+    scenes = np.random.default_rng(1)
+    for number in range(DRAWS):
+        grid = int(scenes.integers(4, 15))
+        scene = scene_of(scenes, int(scenes.integers(1, 5)), grid)
+        ratio = scenes.uniform(0.05, 0.95)
+        mask = draw(name, scene, number, mask_ratio=ratio)
+        if name == "random":
+            assert mask.sum() == round_half_up(ratio * mask.size)
+            continue
+        count = round_half_up(ratio * grid * grid)
+        assert (mask.sum(axis=(1, 2)) == count).all()
+        if name == "motion_tube":
+            num_inside = int(scene.inside.sum())
+            inside = masked_counts(grid * grid, num_inside, ratio, 0.75)[1]
+            assert (mask[:, scene.inside].sum(axis=1) == inside).all()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_key_decides_the_mask(name):
+    scene = scene_of(np.random.default_rng(2))
+    key = (0, 3, "clip", 1)
+    first = draw(name, scene, *key)
+    assert np.array_equal(first, draw(name, scene, *key))
+    for other in [(1, 3, "clip", 1), (0, 4, "clip", 1), (0, 3, "clap", 1), (0, 3, "clip", 2)]:
+        assert not np.array_equal(first, draw(name, scene, *other))
+
+
+@pytest.mark.parametrize("name", ["tube", "random", "smm sparse"])
+def test_every_position_is_equally_likely(name):
+    scene = scene_of(np.random.default_rng(3))
+    counts = sum(draw(name, scene, 5, number).astype(int) for number in range(DRAWS))
+    if name == "random":
+        assert uniform_pvalue(counts.ravel(), DRAWS) > 1e-6
+    else:
+        for step in counts:
+            assert uniform_pvalue(step.ravel(), DRAWS) > 1e-6
+
+
+def test_the_measure_of_uniformity_sees_a_bias_of_five_percent():
+    rng = np.random.default_rng(4)
+    weights = np.ones(196)
+    weights[:98] = 1.05
+    counts = np.zeros(196)
+    for _ in range(DRAWS):
+        counts[np.argsort(rng.exponential(size=196) / weights)[:98]] += 1
+    assert uniform_pvalue(counts, DRAWS) < 1e-6
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 0), (2, 3, 9, 8), (0, 0, 14, 14)])
+def test_every_position_of_a_part_is_equally_likely(box):
+    left, top, right, bottom = box
+    inside = np.zeros((G, G), dtype=bool)
+    inside[top:bottom, left:right] = True
+    counts = sum(draw("motion_tube", Scene(1, inside), 7, n)[0].astype(int) for n in range(DRAWS))
+    for part in (inside, ~inside):
+        if part.any():
+            assert uniform_pvalue(counts[part], DRAWS) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["tube", "motion_tube", "block"])
+def test_static_masks_do_not_move(name):
+    for number in range(100):
+        mask = draw(name, scene_of(np.random.default_rng(number)), number)
+        assert (mask == mask[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "named"),
+    [
+        ("random", {"mask_ratio": 1.0}, "mask_ratio is 1.0"),
+        ("block", {"aspect": (2.0, 1.0)}, "aspect is"),
+        ("smm", {"aspect": (0.0, 1.0)}, "aspect is"),
+        ("smm", {"pattern": "stripes"}, "allowed: dense, sparse"),
+        ("smm", {"speed": (3.0, 1.0)}, "speed is"),
+        ("smm sparse", {"aspect": (1.0, 1.0)}, "not used by the sparse pattern"),
+    ],
+)
+def test_wrong_options_are_named(name, options, named):
+    with pytest.raises(InputError, match=named):
+        draw(name, scene_of(np.random.default_rng(0)), 0, **options)
+
+
+# ---------------------------------------------------------------------------------------------
+# Rectangles
+# ---------------------------------------------------------------------------------------------
+
+
+def slow_nearest(centre, size, grid, count, ties):
+    """The same by sorting a list of cells."""
+    cells = []
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            across = abs(column + 0.5 - centre[0]) / size[0]
+            down = abs(row + 0.5 - centre[1]) / size[1]
+            cells.append((max(across, down), ties[row, column], row, column))
+    taken = {(row, column) for _, _, row, column in sorted(cells)[:count]}
+    return np.array([[(r, c) in taken for c in range(grid[1])] for r in range(grid[0])])
+
+
+def test_nearest_cells_are_those_of_a_sort():
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        grid = tuple(int(side) for side in rng.integers(1, 9, 2))
+        count = int(rng.integers(0, grid[0] * grid[1] + 1))
+        # Half of the centres on cell centres and borders, where many cells are equally near.
+        centre = rng.uniform(0, 8, (3, 2))
+        centre[0] = np.round(centre[0] * 2) / 2
+        size = sides(max(count, 1), draw_aspect(rng, (0.5, 2.0), 3), grid)
+        ties = rng.random(grid)
+        found = nearest_cells(centre, size, grid, count, ties)
+        for step in range(3):
+            expected = slow_nearest(centre[step], size[step], grid, count, ties)
+            assert np.array_equal(found[step], expected)
+
+
+def test_a_rectangle_whose_sides_are_whole_is_that_rectangle():
+    found = nearest_cells(
+        np.array([[5.0, 4.5]]), np.array([[6.0, 3.0]]), (10, 10), 18, np.zeros((10, 10))
+    )
+    expected = np.zeros((10, 10), dtype=bool)
+    expected[3:6, 2:8] = True
+    assert np.array_equal(found[0], expected)
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (4, 4), (7, 12)])
+def test_sides_keep_the_area_and_stay_in_the_grid(grid):
+    rng = np.random.default_rng(6)
+    for count in range(1, grid[0] * grid[1] + 1):
+        width, height = sides(count, draw_aspect(rng, (0.3, 3.0), 1), grid)[0]
+        assert width * height == pytest.approx(count)
+        assert width <= grid[1] + 1e-9 and height <= grid[0] + 1e-9
+
+
+@pytest.mark.parametrize("name", ["block", "smm"])
+def test_dense_masks_are_rectangles_with_a_border_of_one_cell(name):
+    """All cells of the box around the mask but for those along its border are masked."""
+    for number in range(300):
+        for cells in draw(name, scene_of(np.random.default_rng(number)), number):
+            rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+            within = cells[rows[0] + 1 : rows[-1], columns[0] + 1 : columns[-1]]
+            assert within.all()
+            assert 0.7 < len(columns) / len(rows) < 1.5
+
+
+def test_block_is_anywhere_in_the_grid():
+    scene = Scene(1, np.zeros((G, G), dtype=bool))
+    masks = [draw("block", scene, 1, n, mask_ratio=0.25)[0] for n in range(2000)]
+    counts = np.sum(masks, axis=0)
+    # Mirrored and turned, the chance is the same: what lies in the middle is hidden most.
+    assert counts.min() > 0 and counts.argmax() // G in range(5, 9)
+    for turned in (counts[::-1], counts[:, ::-1], counts.T):
+        assert np.abs(counts - turned).max() < 6 * np.sqrt(counts.max())
+
+
+# ---------------------------------------------------------------------------------------------
+# Simulated motion
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "least"), [("smm", 0.95), ("smm sparse", 1.0)])
+def test_simulated_motion_moves(name, least):
+    """Nearly always: a dense one may begin in a corner and be reflected into it."""
+    scene = Scene(T, np.zeros((G, G), dtype=bool))
+    masks = [draw(name, scene, 2, n) for n in range(500)]
+    assert np.mean([(mask != mask[0]).any() for mask in masks]) >= least
+    same_shape = {} if "sparse" in name else {"aspect": (1.0, 1.0)}
+    still = draw(name, scene, 2, 0, speed=(0.0, 0.0), **same_shape)
+    assert (still == still[0]).all()
+
+
+def test_a_dense_mask_moves_by_its_speed():
+    """A small rectangle, far from the borders at first, is carried along a line."""
+    scene = Scene(4, np.zeros((40, 40), dtype=bool))
+    rows, columns = np.mgrid[:40, :40] + 0.5
+    seen = 0
+    for number in range(200):
+        options = {"mask_ratio": 25 / 1600, "speed": (1.5, 1.5), "aspect": (1.0, 1.0)}
+        mask = draw("smm", scene, 3, number, **options)
+        centres = np.array([[columns[step].mean(), rows[step].mean()] for step in mask])
+        if (np.abs(centres[0] - 20) < 10).all():  # 3 steps of 1.5 do not reach a border
+            seen += 1
+            assert np.hypot(*(centres[3] - centres[0])) == pytest.approx(4.5, abs=1.5)
+            assert np.abs(centres[3] + centres[0] - centres[1] - centres[2]).max() <= 1.0
+    assert seen > 20
+
+
+def test_places_are_reflected_at_both_ends():
+    place, velocity, path = np.array([1.0, 0.5]), np.array([0.75, -2.0]), []
+    for _ in range(4):
+        place, velocity = _bounce(place, velocity, np.array([2.0, 0.0]))
+        path.append(place[0])
+    assert path == pytest.approx([1.75, 1.5, 0.75, 0.0])
+    assert place[1] == pytest.approx(0.0, abs=1e-8)  # no room, no motion
+    # Several times in one step: 1 -> 2 -> 0 -> 2 -> 1.5
+    far, back = _bounce(np.array([1.0]), np.array([5.5]), np.array([2.0]))
+    assert far == pytest.approx([1.5]) and back == pytest.approx([-5.5])
+
+
+def test_a_sparse_pattern_keeps_its_shape_and_comes_back_on_the_other_side():
+    for number in range(200):
+        mask = draw("smm sparse", Scene(T, np.zeros((5, 7), dtype=bool)), 4, number)
+        for step in mask[1:]:
+            turns = [np.roll(mask[0], (y, x), (0, 1)) for y in range(5) for x in range(7)]
+            assert any(np.array_equal(step, turn) for turn in turns)

@@ -1,0 +1,75 @@
+"""Every method of pretraining end to end, by the command that users run."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from shard_fixtures import write_moving_squares
+from training_fixtures import TINY_RECIPE
+
+from shared.run_record import read_jsonl
+from train.config import RECIPES, pretrain_config, read_recipe
+from train.pretrain import main
+from train.weights import import_weights
+
+METHODS = """
+[pretrain.random]
+mask = {kind = "random", mask_ratio = 0.9}
+
+[pretrain.block]
+mask = {kind = "block", mask_ratio = 0.75}
+
+[pretrain.smm]
+mask = {kind = "smm", mask_ratio = 0.75}
+"""
+DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    write_moving_squares(folder, num_clips=20)
+    (folder / "methods.toml").write_text(TINY_RECIPE + METHODS)
+    return folder
+
+
+def run(out: Path, method: str, *settings: str, name: str | None = None):
+    arguments = ["--dataset", "squares", "--out", str(out), "--recipe", str(out / "methods.toml")]
+    arguments += ["--method", method, "--device", "cpu", "--epochs", "1"]
+    for setting in settings:
+        arguments += ["--set", setting]
+    return CliRunner().invoke(main, arguments + (["--run", name] if name else []))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("random", ()),
+        ("block", ()),
+        ("smm", ()),
+        ("smm", ("mask.pattern=sparse",)),
+    ],
+)
+def test_a_method_pretrains(out, method, settings):
+    name = "-".join((method, *(setting.replace(".", "-") for setting in settings)))
+    done = run(out, method, *settings, name=name)
+    assert done.exit_code == 0, done.output
+    folder = out / "squares" / "runs" / name
+    assert [0.5 < event["loss"] < 2.0 for event in read_jsonl(folder / "log.jsonl")] == [True] * 3
+    assert import_weights(folder / "weights.safetensors").kind == "pretraining"
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("method", ["random", "block", "smm"])
+def test_every_recipe_knows_the_method(dataset, method):
+    config = pretrain_config(read_recipe(dataset, None), method)
+    assert config.mask.kind == method and not config.needs_boxes
+
+
+def test_a_mask_that_hides_everything_is_refused(out):
+    done = run(out, "smm", "mask.mask_ratio=0.95", "mask.pattern=sparse")
+    assert done.exit_code == 1
+    assert done.stderr.strip() == (
+        "error: [mask] smm hides 8 of 8 tokens, of a grid of 2 x 2; some must be hidden and some "
+        "visible"
+    )

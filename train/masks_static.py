@@ -1,0 +1,60 @@
+"""Masks that are the same at every time step, or know no time: see train/masks.py."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shared.masking import round_half_up, tube_mask
+from train.rectangles import ASPECT, draw_aspect, nearest_cells, sides
+from train.scene import Scene, check_share
+
+
+def tube(scene: Scene, rng: np.random.Generator, *, mask_ratio: float) -> np.ndarray:
+    """Random positions, the same at every time step (VideoMAE, Tong et al. 2022, sec. 3.3)."""
+    check_share("mask_ratio", mask_ratio)
+    nothing_inside = np.zeros(scene.inside.size, dtype=np.bool_)
+    positions = tube_mask(nothing_inside, mask_ratio, mask_ratio, rng)
+    return np.tile(positions, scene.time_steps)
+
+
+def motion_tube(
+    scene: Scene, rng: np.random.Generator, *, mask_ratio: float, inside_ratio: float
+) -> np.ndarray:
+    """A tube that masks `inside_ratio` of the positions in the motion box (MOFO, sec. 3.2).
+
+    `mask_ratio` of all positions are masked, and where both cannot hold this total wins: see
+    shared/masking.py.
+    """
+    check_share("mask_ratio", mask_ratio)
+    check_share("inside_ratio", inside_ratio)
+    positions = tube_mask(scene.inside.ravel(), mask_ratio, inside_ratio, rng)
+    return np.tile(positions, scene.time_steps)
+
+
+def random(scene: Scene, rng: np.random.Generator, *, mask_ratio: float) -> np.ndarray:
+    """Random tokens, wherever and whenever (Feichtenhofer et al. 2022, sec. 3, "agnostic")."""
+    check_share("mask_ratio", mask_ratio)
+    num_tokens = scene.time_steps * scene.inside.size
+    mask = np.zeros(num_tokens, dtype=np.bool_)
+    mask[rng.permutation(num_tokens)[: round_half_up(mask_ratio * num_tokens)]] = True
+    return mask
+
+
+def block(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    mask_ratio: float,
+    aspect: tuple[float, float] = ASPECT,
+) -> np.ndarray:
+    """One rectangle, the same at every time step; it lies in the grid, everywhere as likely.
+
+    Args:
+        aspect: least and most width / height, as far as the grid allows.
+    """
+    count = scene.masked_positions(mask_ratio)
+    size = sides(count, draw_aspect(rng, aspect, 1), scene.grid)
+    room = np.array(scene.grid[::-1]) - size
+    centre = size / 2 + rng.random((1, 2)) * room
+    positions = nearest_cells(centre, size, scene.grid, count, rng.random(scene.grid))
+    return np.tile(positions.ravel(), scene.time_steps)
