@@ -1,36 +1,34 @@
-"""TV-L1 optical flow, batched: Zach, Pock, Bischof (DAGM 2007), the duality method."""
+"""TV-L1 optical flow: coarse to fine, warped, total variation against absolute residual.
+
+    flow = tvl1_flow(first, second)            # (B, H, W) each -> (B, 2, H, W)
+
+The energy is that of Zach, Pock and Bischof (A duality based approach for realtime TV-L1 optical
+flow, DAGM 2007), the parameters those of Sanchez Perez, Meinhardt-Llopis and Facciolo (IPOL
+2013); the default presets minimise it with the primal-dual iteration of Chambolle and Pock (JMIV
+2011), which needs far fewer iterations than their alternation (presets `opencv`, `ipol`).
+
+One algorithm, three ways to run it, chosen by where the frames are:
+
+    tvl1_native.py   CPU: C++ compiled on first use, one thread, pair after pair
+    tvl1_cuda.py     CUDA: Triton kernels, the whole batch at once
+    tvl1_eager.py    plain PyTorch: the reference, and the fallback where there is no compiler
+
+The flow of a pair depends on its two frames (and `initial`) alone, bit for bit: not on the batch,
+not on pairs before it. It is the same to about 1e-4 px on the three.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import warnings
 
 import torch
-import torch.nn.functional as F
 
+from preprocess import tvl1_eager, tvl1_native
+from preprocess.tvl1_presets import PRESETS, SMALLEST_SIDE, Preset
 from shared.errors import InputError
 
-SMALLEST_SIDE = 16
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Numbers of one quality level; names as in Sanchez Perez et al. (IPOL 2013), section 4."""
-
-    scales: int
-    warps: int
-    iterations: int
-    scale_step: float = 0.8
-    attachment: float = 0.15
-    tightness: float = 0.3
-    time_step: float = 0.25
-
-
-PRESETS = {
-    "opencv": Preset(scales=5, warps=5, iterations=60),
-    "ipol": Preset(scales=5, warps=5, iterations=60),
-    "fast": Preset(scales=5, warps=3, iterations=20),
-    "exact": Preset(scales=5, warps=10, iterations=60),
-}
+__all__ = ["PRESETS", "SMALLEST_SIDE", "tvl1_flow"]
 
 
 def tvl1_flow(
@@ -39,16 +37,59 @@ def tvl1_flow(
     preset: str = "fast",
     initial: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Flow of B independent pairs: (B, H, W) uint8 or float in 0..255 -> (B, 2, H, W) float32.
+    """Flow of B independent pairs of grey frames.
 
-    u (right) then v (down), pixels per frame, from `first` to `second`. `initial` is a flow of
-    the same shape as the result to start from. Raises InputError for sizes under 16 px,
-    unequal shapes or dtypes, NaN values and unknown presets.
+    Args:
+        first, second: (B, H, W), uint8 or float with values 0..255, at least 16 px a side.
+        preset: "fast" (default), "exact" (lowest energy), "opencv" (cv2.optflow's results with
+            its defaults), "ipol" (the parameters of the IPOL article).
+        initial: (B, 2, H, W) flow to start from, for example that of the pair before; None is
+            zero. It steers the coarsest level only, so a wrong one does little harm.
+
+    Returns:
+        (B, 2, H, W) float32 on the device of `first`: u (right), then v (down), in pixels per
+        frame: second(x + u, y + v) looks like first(x, y).
+
+    Raises:
+        InputError: sizes under 16 px, unequal shapes, dtypes or devices, values that are not
+            finite, unknown presets.
     """
     _check(first, second, preset, initial)
     numbers = PRESETS[preset]
+    first, second = first.float(), second.float()
+    initial = None if initial is None else initial.to(first)
     with torch.no_grad():
-        return _solve(first.float(), second.float(), numbers, initial)
+        if first.shape[0] == 0:
+            return first.new_zeros(0, 2, *first.shape[1:])
+        if first.is_cuda:
+            return _solve_cuda(first, second, initial, numbers)
+        return _solve_cpu(first, second, initial, numbers)
+
+
+def _solve_cpu(first, second, initial, preset: Preset) -> torch.Tensor:
+    try:
+        return tvl1_native.solve(first, second, initial, preset)
+    except tvl1_native.Unavailable as reason:
+        _warn_slow(str(reason))
+    return tvl1_eager.solve(first, second, initial, preset, tvl1_eager.EAGER)
+
+
+def _solve_cuda(first, second, initial, preset: Preset) -> torch.Tensor:
+    try:
+        from preprocess.tvl1_cuda import FUSED as kernels
+    except ImportError as reason:
+        _warn_slow(f"Triton cannot be imported ({reason})")
+        kernels = tvl1_eager.EAGER
+    return tvl1_eager.solve(first, second, initial, preset, kernels)
+
+
+@functools.cache
+def _warn_slow(reason: str) -> None:
+    warnings.warn(
+        f"TV-L1 flow runs in plain PyTorch, many times slower, same results: {reason}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def _check(first, second, preset, initial) -> None:
@@ -56,108 +97,31 @@ def _check(first, second, preset, initial) -> None:
         raise InputError(f"unknown flow preset {preset!r}: choose one of {', '.join(PRESETS)}")
     if first.ndim != 3:
         raise InputError(f"frames of shape {tuple(first.shape)}: (B, H, W) grey values are needed")
-    if first.shape != second.shape or first.dtype != second.dtype:
+    if (first.shape, first.dtype, first.device) != (second.shape, second.dtype, second.device):
         raise InputError(
-            f"the frames of a pair differ: {tuple(first.shape)} {first.dtype} against "
-            f"{tuple(second.shape)} {second.dtype}; resize or convert one of them"
+            f"the frames of a pair differ: {_describe(first)} against {_describe(second)}; "
+            "resize, convert or move one of them"
         )
-    if min(first.shape[1:]) < SMALLEST_SIDE:
-        height, width = first.shape[1:]
-        raise InputError(f"frames of {width}x{height} px: flow needs {SMALLEST_SIDE} px a side")
-    if first.dtype.is_floating_point and not bool((first.isfinite() & second.isfinite()).all()):
-        raise InputError("frames hold NaN or infinite values; grey values 0..255 are needed")
-    expected = (first.shape[0], 2, *first.shape[1:])
-    if initial is not None and tuple(initial.shape) != expected:
-        raise InputError(f"initial flow of shape {tuple(initial.shape)}: {expected} is needed")
-
-
-def _sizes(height: int, width: int, numbers: Preset) -> list[tuple[int, int]]:
-    sizes = [(height, width)]
-    while len(sizes) < numbers.scales:
-        factor = numbers.scale_step ** len(sizes)
-        size = (round(height * factor), round(width * factor))
-        if min(size) < SMALLEST_SIDE:
-            break
-        sizes.append(size)
-    return sizes
-
-
-def _resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-
-
-def _solve(first, second, numbers, initial):
+    if first.dtype != torch.uint8 and not first.dtype.is_floating_point:
+        raise InputError(f"frames of {first.dtype}: uint8 or float grey values 0..255 are needed")
     height, width = first.shape[1:]
-    sizes = _sizes(height, width, numbers)
-    pyramid = [torch.stack([first, second], 1)]
-    for size in sizes[1:]:
-        pyramid.append(_resize(pyramid[-1], size))
-    flow = None
+    if min(height, width) < SMALLEST_SIDE:
+        raise InputError(
+            f"frames of {width}x{height} px: flow needs at least {SMALLEST_SIDE} px a side; "
+            "enlarge them or leave the clip out"
+        )
+    for frames in (first, second) if first.dtype.is_floating_point else ():
+        if not bool(frames.isfinite().all()):
+            raise InputError("frames hold NaN or infinite values; grey values 0..255 are needed")
     if initial is not None:
-        flow = _rescale_flow(initial.float(), sizes[-1])
-    for images in reversed(pyramid):
-        if flow is None:
-            flow = torch.zeros_like(images)
-        elif flow.shape != images.shape:
-            flow = _rescale_flow(flow, tuple(images.shape[2:]))
-        flow = _solve_scale(images[:, 0], images[:, 1], flow, numbers)
-    return flow
+        expected = (first.shape[0], 2, height, width)
+        if tuple(initial.shape) != expected:
+            raise InputError(
+                f"initial flow of shape {tuple(initial.shape)}: {expected} is needed, u then v"
+            )
+        if not bool(initial.isfinite().all()):
+            raise InputError("the initial flow holds NaN or infinite values")
 
 
-def _rescale_flow(flow, size):
-    scale = flow.new_tensor([size[1] / flow.shape[3], size[0] / flow.shape[2]]).view(1, 2, 1, 1)
-    return _resize(flow, size) * scale
-
-
-def _solve_scale(first, second, flow, numbers):
-    batch, height, width = first.shape
-    source = torch.stack([second, *_central_differences(second)], 1)
-    xs = torch.arange(width, device=first.device, dtype=torch.float32)
-    ys = torch.arange(height, device=first.device, dtype=torch.float32)[:, None]
-    dual_x, dual_y = torch.zeros_like(flow), torch.zeros_like(flow)
-    for _ in range(numbers.warps):
-        grid = torch.stack(
-            [
-                (xs + flow[:, 0]) * (2 / (width - 1)) - 1,
-                (ys + flow[:, 1]) * (2 / (height - 1)) - 1,
-            ],
-            -1,
-        )
-        warped = F.grid_sample(
-            source, grid, mode="bicubic", padding_mode="border", align_corners=True
-        )
-        inside = (grid.abs() <= 1).all(-1)[:, None]
-        gradient = warped[:, 1:] * inside
-        constant = (warped[:, 0] - first) * inside[:, 0] - (gradient * flow).sum(1)
-        flow, dual_x, dual_y = _iterate(flow, dual_x, dual_y, gradient, constant, numbers)
-    return flow
-
-
-def _central_differences(images):
-    padded = F.pad(images[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    return (
-        (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * 0.5,
-        (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) * 0.5,
-    )
-
-
-def _iterate(flow, dual_x, dual_y, gradient, constant, numbers):
-    """Inner iterations: thresholding (eq. 8) and the dual step of each component (eq. 11)."""
-    step = numbers.attachment * numbers.tightness
-    ratio = numbers.time_step / numbers.tightness
-    squared = gradient.square().sum(1).clamp_(min=1e-9)
-    for _ in range(numbers.iterations):
-        residual = (gradient * flow).sum(1).add_(constant)
-        amount = (residual / squared).clamp_(-step, step)
-        divergence = dual_x + dual_y
-        divergence[..., 1:] -= dual_x[..., :-1]
-        divergence[..., 1:, :] -= dual_y[..., :-1, :]
-        flow = flow - gradient * amount[:, None] + divergence.mul_(numbers.tightness)
-        along_x = torch.zeros_like(flow)
-        along_y = torch.zeros_like(flow)
-        torch.sub(flow[..., 1:], flow[..., :-1], out=along_x[..., :-1])
-        torch.sub(flow[..., 1:, :], flow[..., :-1, :], out=along_y[..., :-1, :])
-        scale = torch.sqrt(along_x * along_x + along_y * along_y).mul_(ratio).add_(1).reciprocal_()
-        dual_x = along_x.mul_(ratio).add_(dual_x).mul_(scale)
-        dual_y = along_y.mul_(ratio).add_(dual_y).mul_(scale)
-    return flow, dual_x, dual_y
+def _describe(frames: torch.Tensor) -> str:
+    return f"{tuple(frames.shape)} {frames.dtype} on {frames.device}"

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints one headline figure beside what it is compared with."""

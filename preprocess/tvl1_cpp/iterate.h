@@ -1,0 +1,145 @@
+// The inner iterations: nearly all the time is spent here.
+#pragma once
+
+#include "field.h"
+
+namespace tvl1 {
+
+struct Steps { float primal, dual, pull; };
+
+// One primal-dual iteration (Chambolle, Pock 2011, algorithm 1) of groups [begin, end): the flow
+// of row y, then the dual of row y - 1, whose lower neighbour is now there. `row` is null below
+// the image, `above` above it.
+template <bool HAS_ROW, bool HAS_ABOVE>
+inline void primal_dual_row(const Field& field, float* row, float* above, int begin, int end,
+                            const Steps& steps) {
+    const float primal = steps.primal, pull = steps.pull;
+    const Vec dual = all(steps.dual), one = all(1.0f);
+    const Vec dual_last = dual * field.inside(field.groups - 1, 1);
+    const int last = field.groups - 1;
+    Vec left_u{}, left_v{}, bar_u{}, bar_v{}, below_u{}, below_v{}, pyu_above{}, pyv_above{};
+    if (HAS_ROW) {
+        row += (size_t)begin * GROUP;
+        if (begin > 0) left_u = load(row - GROUP + PXU * LANES), left_v = load(row - GROUP + PXV * LANES);
+    }
+    if (HAS_ABOVE) {
+        above += (size_t)begin * GROUP;
+        bar_u = load(above + UB * LANES), bar_v = load(above + VB * LANES);
+    }
+    auto flow_step = [&](Vec& next_below_u, Vec& next_below_v, Vec pyu, Vec pyv) {
+        Vec pxu = load(row + PXU * LANES), pxv = load(row + PXV * LANES);
+        Vec old_u = load(row + U * LANES), old_v = load(row + V * LANES);
+        Vec u = old_u + primal * ((pxu - from_left(left_u, pxu)) + (load(row + PYU * LANES) - pyu));
+        Vec v = old_v + primal * ((pxv - from_left(left_v, pxv)) + (load(row + PYV * LANES) - pyv));
+        left_u = pxu, left_v = pxv;
+        Vec ex = load(row + EX * LANES), ey = load(row + EY * LANES);
+        Vec bound = load(row + BOUND * LANES);
+        Vec amount = load(row + RES * LANES) + ex * u + ey * v;
+        amount = pull * smaller(larger(amount, -bound), bound);
+        u -= ex * amount, v -= ey * amount;
+        next_below_u = 2.0f * u - old_u, next_below_v = 2.0f * v - old_v;
+        store(row + U * LANES, u), store(row + V * LANES, v);
+        store(row + UB * LANES, next_below_u), store(row + VB * LANES, next_below_v);
+        row += GROUP;
+    };
+    auto dual_step = [&](Vec dual_x) {
+        Vec next_u = load(above + GROUP + UB * LANES), next_v = load(above + GROUP + VB * LANES);
+        if (!HAS_ROW) below_u = bar_u, below_v = bar_v;
+        Vec pxu = load(above + PXU * LANES) + dual_x * (from_right(bar_u, next_u) - bar_u);
+        Vec pxv = load(above + PXV * LANES) + dual_x * (from_right(bar_v, next_v) - bar_v);
+        Vec pyu = pyu_above + dual * (below_u - bar_u), pyv = pyv_above + dual * (below_v - bar_v);
+        Vec shrink_u = inverse_root(larger(pxu * pxu + pyu * pyu, one));
+        Vec shrink_v = inverse_root(larger(pxv * pxv + pyv * pyv, one));
+        store(above + PXU * LANES, pxu * shrink_u), store(above + PYU * LANES, pyu * shrink_u);
+        store(above + PXV * LANES, pxv * shrink_v), store(above + PYV * LANES, pyv * shrink_v);
+        bar_u = next_u, bar_v = next_v;
+        above += GROUP;
+    };
+    if (HAS_ABOVE) pyu_above = load(above + PYU * LANES), pyv_above = load(above + PYV * LANES);
+    if (HAS_ROW) flow_step(below_u, below_v, pyu_above, pyv_above);
+    for (int g = begin; g < end - 1; g++) {
+        Vec next_below_u{}, next_below_v{}, pyu{}, pyv{};
+        if (HAS_ABOVE) pyu = load(above + GROUP + PYU * LANES), pyv = load(above + GROUP + PYV * LANES);
+        if (HAS_ROW) flow_step(next_below_u, next_below_v, pyu, pyv);
+        if (HAS_ABOVE) dual_step(dual);
+        below_u = next_below_u, below_v = next_below_v, pyu_above = pyu, pyv_above = pyv;
+    }
+    if (HAS_ABOVE) dual_step(end - 1 == last ? dual_last : dual);
+}
+
+// Up to DEPTH iterations in one sweep over the image. Iteration k follows k rows below its
+// predecessor, and a strip of columns moves one group to the right per iteration and is done
+// before the strip on its left, so every value is read exactly as old as in a sweep of its own.
+constexpr int DEPTH = 5, STRIP = 128 / LANES;
+
+void primal_dual(Field& field, int iterations, const Steps& steps) {
+    const int height = field.height, groups = field.groups;
+    const int strip = groups <= STRIP + 2 ? groups + DEPTH : STRIP;
+    for (int done = 0; done < iterations; done += DEPTH) {
+        const int depth = std::min(DEPTH, iterations - done);
+        for (int right = groups; right > 1 - depth; right -= strip) {
+            for (int sweep = 0; sweep < height + depth; sweep++) {
+                for (int k = 0; k < depth; k++) {
+                    int y = sweep - k;
+                    int begin = std::max(right - strip + k, 0), end = std::min(right + k, groups);
+                    if (y < 0 || y > height || begin >= end) continue;
+                    float* row = y < height ? field.group(y, 0) : nullptr;
+                    float* above = y > 0 ? field.group(y - 1, 0) : nullptr;
+                    if (!above) primal_dual_row<true, false>(field, row, above, begin, end, steps);
+                    else if (!row) primal_dual_row<false, true>(field, row, above, begin, end, steps);
+                    else primal_dual_row<true, true>(field, row, above, begin, end, steps);
+                }
+            }
+        }
+    }
+}
+
+// One iteration of the original scheme (Zach et al., eq. 8 to 11; Chambolle's semi-implicit dual
+// step). Returns the sum of squared changes of the flow.
+double relaxed(Field& field, const Steps& steps) {
+    const float primal = steps.primal;
+    const Vec dual = all(steps.dual);
+    double change = 0;
+    for (int y = 0; y <= field.height; y++) {
+        Vec left_u{}, left_v{}, squared{};
+        for (int g = 0; g < field.groups && y < field.height; g++) {
+            float* row = field.group(y, g);
+            float* above = y > 0 ? field.group(y - 1, g) : nullptr;
+            Vec old_u = load(row + U * LANES), old_v = load(row + V * LANES);
+            Vec pxu = load(row + PXU * LANES), pxv = load(row + PXV * LANES);
+            Vec pyu = above ? load(above + PYU * LANES) : Vec{};
+            Vec pyv = above ? load(above + PYV * LANES) : Vec{};
+            Vec ex = load(row + EX * LANES), ey = load(row + EY * LANES);
+            Vec bound = load(row + BOUND * LANES);
+            Vec amount = load(row + RES * LANES) + ex * old_u + ey * old_v;
+            amount = smaller(larger(amount, -bound), bound);
+            Vec u = old_u - ex * amount
+                  + primal * ((pxu - from_left(left_u, pxu)) + (load(row + PYU * LANES) - pyu));
+            Vec v = old_v - ey * amount
+                  + primal * ((pxv - from_left(left_v, pxv)) + (load(row + PYV * LANES) - pyv));
+            left_u = pxu, left_v = pxv;
+            squared += (u - old_u) * (u - old_u) + (v - old_v) * (v - old_v);
+            store(row + U * LANES, u), store(row + V * LANES, v);
+        }
+        for (int i = 0; i < LANES; i++) change += squared[i];
+        for (int g = 0; g < field.groups && y > 0; g++) {
+            float* row = field.group(y - 1, g);
+            float* below = y < field.height ? field.group(y, g) : row;
+            Vec u = load(row + U * LANES), v = load(row + V * LANES);
+            Vec mask = field.inside(g, 1);
+            Vec ux = (from_right(u, load(row + GROUP + U * LANES)) - u) * mask;
+            Vec vx = (from_right(v, load(row + GROUP + V * LANES)) - v) * mask;
+            Vec uy = load(below + U * LANES) - u, vy = load(below + V * LANES) - v;
+            Vec squared_u = ux * ux + uy * uy, squared_v = vx * vx + vy * vy;
+            Vec shrink_u = 1.0f / (1.0f + dual * (squared_u * inverse_root(larger(squared_u, all(1e-30f)))));
+            Vec shrink_v = 1.0f / (1.0f + dual * (squared_v * inverse_root(larger(squared_v, all(1e-30f)))));
+            store(row + PXU * LANES, (load(row + PXU * LANES) + dual * ux) * shrink_u);
+            store(row + PYU * LANES, (load(row + PYU * LANES) + dual * uy) * shrink_u);
+            store(row + PXV * LANES, (load(row + PXV * LANES) + dual * vx) * shrink_v);
+            store(row + PYV * LANES, (load(row + PYV * LANES) + dual * vy) * shrink_v);
+        }
+    }
+    return change;
+}
+
+}  // namespace tvl1

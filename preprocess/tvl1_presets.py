@@ -1,0 +1,130 @@
+"""The numbers of TV-L1 flow: quality levels, pyramid sizes, filter taps and step lengths."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SMALLEST_SIDE = 16  # px: smaller frames are refused, and no pyramid level is smaller
+
+# Squared norm of the forward-difference operator of one flow component (Chambolle 2004, th. 3.1).
+OPERATOR_NORM_SQUARED = 8.0
+# Product of the two steps and the squared norm. Below 4/3 the primal-dual iteration still
+# converges (He, Ma, Xu, Yuan: A generalized primal-dual algorithm with improved convergence
+# condition for saddle point problems, SIAM J. Imaging Sci. 2022); the classical bound is 1.
+STEP_PRODUCT = 1.28
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One quality level. Greek letters as in Sanchez Perez et al. (IPOL 2013), section 3.
+
+    The energy per pixel is |grad u| + |grad v| + attachment * |I1(x + u) - I0(x)|, grey values
+    0..255. With tightness (theta) > 0 the data term is its Moreau envelope,
+    min over v of attachment * |rho(v)| + |u - v|^2 / (2 theta): what the duality method of Zach
+    et al. minimises for theta = 0.3, the energy itself for 0.
+    """
+
+    scheme: str = "primal-dual"
+    """"primal-dual": Chambolle and Pock (2011), algorithm 1. "relaxed": alternation of
+    thresholding and one semi-implicit dual step, as in Zach et al. (2007) and OpenCV."""
+
+    attachment: float = 0.15
+    """Weight of the data term per grey value (lambda)."""
+    tightness: float = 0.05
+    """Theta, see above; px^2."""
+    step_ratio: float = 1.0
+    """Primal-dual: square root of dual over primal step."""
+    time_step: float = 0.25
+    """Relaxed: step of the dual variable (tau)."""
+
+    max_levels: int = 99
+    """Pyramid levels at most, the full size included."""
+    scale_step: float = 0.8
+    """Size of a level over that of the next finer one."""
+    presmooth: float = 0.5
+    """Standard deviation of the Gaussian over both frames; px, 0 for none."""
+    pyramid_blur: float = 0.0
+    """Gaussian before each reduction: this times sqrt(1 / scale_step^2 - 1) px."""
+
+    warps_fine: int = 3
+    """Linearisations of the data term at full size."""
+    iterations_fine: int = 20
+    """Iterations per round at full size."""
+    warps: int = 2
+    """Linearisations at every smaller level."""
+    iterations: int = 10
+    """Iterations per round at every smaller level."""
+    rounds: int = 1
+    """Rounds of a median filter and iterations per warp."""
+    median: int = 0
+    """Side of the median filter over the flow before each round: 0 for none, 3 or 5."""
+    stop: float = 0.0
+    """Relaxed: a warp ends when the root mean squared change of the flow in one iteration is
+    below this; px."""
+
+    gradient: str = "interpolant"
+    """Of the second frame: derivative of the cubic "interpolant", or "central" differences."""
+    cubic: float = -0.6
+    """Parameter a of cubic convolution (Keys 1981)."""
+    dual_kept: float = 0.5
+    """A level starts from the dual variables of the coarser one times this. All of them (1)
+    gives the lowest energy; none (0) follows small moving things better, whose motion the
+    coarser level smoothed away. Half has most of both."""
+
+    @property
+    def steps(self) -> tuple[float, float]:
+        """Primal and dual step."""
+        if self.scheme == "relaxed":
+            return self.tightness, self.time_step / self.tightness
+        root = math.sqrt(OPERATOR_NORM_SQUARED)
+        return 1 / (self.step_ratio * root), STEP_PRODUCT * self.step_ratio / root
+
+    @property
+    def reach(self) -> float:
+        """The longest step of the data term is attachment * reach * |gradient|."""
+        return self.tightness + (self.steps[0] if self.scheme == "primal-dual" else 0.0)
+
+
+PRESETS = {
+    "opencv": Preset(
+        scheme="relaxed", tightness=0.3, max_levels=5, scale_step=0.8, presmooth=0.0,
+        warps_fine=5, iterations_fine=30, warps=5, iterations=30, rounds=10, median=5, stop=0.01,
+        gradient="central", cubic=-0.75, dual_kept=0.0,
+    ),
+    "ipol": Preset(
+        scheme="relaxed", tightness=0.3, scale_step=0.5, presmooth=0.8, pyramid_blur=0.6,
+        warps_fine=5, iterations_fine=300, warps=5, iterations=300, median=0, stop=0.01,
+        gradient="central", cubic=-0.5, dual_kept=0.0,
+    ),
+    "fast": Preset(),
+    "exact": Preset(
+        tightness=0.0, presmooth=0.0, warps_fine=10, iterations_fine=60, warps=5, iterations=30,
+        cubic=-0.75, dual_kept=1.0,
+    ),
+}  # fmt: skip
+
+
+def level_sizes(height: int, width: int, preset: Preset) -> list[tuple[int, int]]:
+    """(height, width) of the pyramid levels, full size first."""
+    sizes = [(height, width)]
+    while len(sizes) < preset.max_levels:
+        size = tuple(round(side * preset.scale_step) for side in sizes[-1])
+        if min(size) < SMALLEST_SIDE:
+            break
+        sizes.append(size)
+    return sizes
+
+
+def gaussian_taps(sigma: float) -> list[float]:
+    """Half of a normalised Gaussian, centre first, out to 3 sigma; [1.0] for sigma 0."""
+    if sigma == 0:
+        return [1.0]
+    taps = [math.exp(-(i * i) / (2 * sigma * sigma)) for i in range(math.ceil(3 * sigma) + 1)]
+    total = 2 * sum(taps) - taps[0]
+    return [tap / total for tap in taps]
+
+
+def pyramid_sigma(preset: Preset) -> float:
+    """Standard deviation of the blur before a reduction, px of the finer level."""
+    return preset.pyramid_blur * math.sqrt(1 / preset.scale_step**2 - 1)
