@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.errors import InputError
 
+OBJECT_STORE_BYTES = 80 << 20  # at least; Ray refuses less
 OBJECT_STORE_BYTES_A_BATCH = 32 << 20
 NOT_SHIPPED = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
 
@@ -18,13 +19,17 @@ def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
     Raises:
         InputError: Ray is not installed, or the cluster is not reached.
     """
+    address = os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:
+        # Ray binds to all interfaces unless it takes this machine for one that cannot be part of a
+        # cluster; it then binds to 127.0.0.1 alone. Read when Ray is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:
         raise InputError("Ray is not installed; install it, or use --pool in-process") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
             root = Path(__file__).resolve().parents[1]
@@ -36,8 +41,9 @@ def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
                 num_cpus=num_workers,
                 num_gpus=num_gpus,
                 include_dashboard=False,
-                object_store_memory=num_batches * OBJECT_STORE_BYTES_A_BATCH,
-                _node_ip_address="127.0.0.1",
+                object_store_memory=max(
+                    OBJECT_STORE_BYTES, num_batches * OBJECT_STORE_BYTES_A_BATCH
+                ),
                 **common,
             )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
