@@ -20,7 +20,7 @@ from shared.shard_index import INDEX_NAME
 from train.report import main
 from train.report_clips import choose_samples, strangest
 from train.report_dataset import read_box_table, read_clip
-from train.report_runs import read_run
+from train.report_runs import mask_settings, read_run
 from train.report_training import confused_pairs
 
 HOSTILE = [
@@ -108,6 +108,7 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     assert all("onerror" not in attributes for _, attributes in page.tags)
     assert "<script>alert(1)</script>" in page.text  # shown as text
     assert "<img src=x onerror=y>" in page.text
+    assert "\u202e" not in html and "\x07" not in html  # would turn or break the text
 
 
 def test_failures_are_counted_by_stage(tmp_path: Path) -> None:
@@ -305,3 +306,18 @@ def test_confused_pairs_are_the_largest_off_the_diagonal() -> None:
     matrix = np.array([[9, 2, 0], [0, 5, 4], [1, 0, 0]])
     assert confused_pairs(matrix, most=2) == [(1, 2, 4), (0, 1, 2)]
     assert confused_pairs(np.diag([3, 4])) == []
+
+
+@pytest.mark.parametrize("method, sentence", [
+    ("mofo", "hides 90 % of all patches and 75 % of those in the box"),
+    ("videomae", "hides 90 % of all patches (run pretrain-videomae)"),
+])  # fmt: skip
+def test_samples_are_masked_as_in_the_run(tmp_path: Path, method: str, sentence: str) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    run = read_run(write_pretrain_run(layout, method, weights=False).path)
+    settings = mask_settings(run)
+    assert (settings.image_size, settings.patch_size, settings.mask_ratio) == (64, 16, 0.9)
+    assert settings.inside_ratio == (0.75 if method == "mofo" else None)
+    html = make_report(layout)[1]
+    assert sentence in " ".join(Page(html).text.split())
+    assert "2 of 16 patches" in html

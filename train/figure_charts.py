@@ -156,15 +156,19 @@ def inside_chart(
 
 
 def confusion_chart(matrix: np.ndarray, names: list[str]) -> Chart:
-    """Confusion matrix [true, predicted] of counts; opacity is the share of the true class."""
+    """Confusion matrix [true, predicted] of counts; opacity is the share of the true class.
+
+    With many classes it is the share's square root, or single mistakes could not be seen.
+    """
     totals = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(totals, 1)
     count = len(matrix)
     named = count <= MOST_NAMED_CLASSES
-    side = 5.2 if named else 5.6
+    side = 3.2 + 0.17 * count if named else 5.6  # inches: cells of one size
 
     def draw(axes: Axes) -> None:
-        axes.imshow(heat_rgba(shares), interpolation="nearest", aspect="equal")
+        opacity = shares if named else np.sqrt(shares)
+        axes.imshow(heat_rgba(opacity), interpolation="nearest", aspect="equal")
         axes.grid(False)
         axes.spines[["top", "right"]].set_visible(True)
         axes.set_xlabel("predicted")
@@ -196,7 +200,7 @@ def confusion_chart(matrix: np.ndarray, names: list[str]) -> Chart:
                         color=PALETTE[colour],
                     )
 
-    return Chart("Confusion matrix", draw, width=side, height=side * (0.92 if named else 0.95))
+    return Chart("Confusion matrix", draw, width=side, height=0.94 * side)
 
 
 def _right_axis(axes: Axes, label: str) -> Axes:

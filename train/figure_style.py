@@ -33,6 +33,7 @@ PALETTE = {
 }
 SERIES = ("blue", "orange", "green", "violet")
 # Of heat maps: one mid blue whose alpha is the value, so that it reads on light and on dark paper.
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode annex 9
 HEAT_RGB = (38, 124, 168)
 
 STYLE = {
@@ -111,10 +112,22 @@ def heat_rgba(shares: np.ndarray) -> np.ndarray:
     return rgba
 
 
+def visible(text: str) -> str:
+    """Foreign text without control characters and without those that turn the direction of text."""
+    return "".join("\ufffd" if _is_hidden(character) else character for character in text)
+
+
 def printable(text: str, most: int = 60) -> str:
-    """Foreign text fit for a chart: no control or direction characters, at most `most` long."""
-    kept = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
+    """Foreign text fit for one line of a chart: visible, at most `most` characters long."""
+    kept = visible(text).replace("\n", " ").replace("\t", " ")
     return kept if len(kept) <= most else kept[: most - 1] + "\u2026"
+
+
+def _is_hidden(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    turns = unicodedata.bidirectional(character) in TURNING or character in "\u200e\u200f\u061c"
+    return turns or unicodedata.category(character) in ("Cc", "Cs")
 
 
 def png_uri(image: np.ndarray) -> str:

@@ -23,6 +23,7 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest
 from shared.run_record import command_line, git_commit
+from train.figure_style import visible
 from train.report_comparison import comparison_section, runs_made
 from train.report_dataset import BoxTable, read_box_table, split_rows
 from train.report_runs import Run, mask_settings, newest, read_runs
@@ -137,7 +138,10 @@ def build_page(
 def render(page: dict[str, Any]) -> str:
     """The page as HTML; every value is escaped unless it is markup of our own charts."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True
+        autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page)

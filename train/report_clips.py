@@ -34,14 +34,15 @@ class MaskSettings:
 
     Attributes:
         image_size, patch_size: of the model, pixels.
-        mask_ratio, inside_ratio: shares, 0..1.
+        mask_ratio: share of all positions hidden, 0..1.
+        inside_ratio: share of those in the box; None for a mask that does not look at it.
         source: where these come from, for the caption.
     """
 
     image_size: int = 224
     patch_size: int = 16
     mask_ratio: float = 0.9
-    inside_ratio: float = 0.75
+    inside_ratio: float | None = 0.75
     source: str = "the defaults of MOFO"
 
 
@@ -72,7 +73,7 @@ def sample_pictures(
         view = canonical_view(*shown.size, size=mask.image_size)
         inside = inside_of_view(shown.all_boxes, view, mask.patch_size)
         rng = counter_generator("report mask", shown.clip_id)
-        hidden = tube_mask(inside.ravel(), mask.mask_ratio, mask.inside_ratio, rng)
+        hidden = _draw_mask(inside.ravel(), mask, rng)
         contours = [motion_contours(each, config) or [] for each in shown.maps]
         contours = contours or [[] for _ in shown.frames]
         tiles = draw_tiles(shown, contours, view, mask.patch_size, hidden.reshape(inside.shape))
@@ -141,6 +142,13 @@ def strangest_pictures(layout: DatasetLayout, table: BoxTable) -> list[dict]:
             image = jpeg_uri(draw_thumbnail(read_clip(layout, table, row, middle)))
         pictures.append({"clip_id": table.clip_id[row], "why": why, "value": value, "image": image})
     return pictures
+
+
+def _draw_mask(inside: np.ndarray, mask: MaskSettings, rng: np.random.Generator) -> np.ndarray:
+    """Hidden positions bool [P] of a tube mask; `inside` bool [P] are those in the box."""
+    if mask.inside_ratio is None:
+        return tube_mask(np.zeros_like(inside), mask.mask_ratio, mask.mask_ratio, rng)
+    return tube_mask(inside, mask.mask_ratio, mask.inside_ratio, rng)
 
 
 def _percent(share: float) -> str:

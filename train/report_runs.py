@@ -151,19 +151,21 @@ def newest(runs: list[Run], kind: str) -> Run | None:
 
 
 def mask_settings(run: Run | None) -> MaskSettings:
-    """The mask of a pretraining run; MOFO's defaults without one."""
+    """The tube mask of a pretraining run; MOFO's where there is no run, or it has another mask."""
     if run is None:
         return MaskSettings()
-    found = {
-        "image_size": run.option("config", "model", "image_size"),
-        "patch_size": run.option("config", "model", "patch_size"),
-        "mask_ratio": run.option("config", "mask", "mask_ratio"),
-        # A mask without a ratio of its own for the box masks it like the rest.
-        "inside_ratio": run.option("config", "mask", "inside_ratio")
-        or run.option("config", "mask", "mask_ratio"),
-    }
-    known = {name: value for name, value in found.items() if _is_number(value)}
-    return MaskSettings(**known, source=f"run {run.name}")
+    sides = {name: run.option("config", "model", name) for name in ("image_size", "patch_size")}
+    mask = run.option("config", "mask") or {}
+    if not all(map(_is_number, sides.values())):
+        return MaskSettings()
+    if mask.get("kind") not in ("tube", "motion_tube") or not _is_number(mask.get("mask_ratio")):
+        return MaskSettings(**sides)
+    return MaskSettings(
+        **sides,
+        mask_ratio=mask["mask_ratio"],
+        inside_ratio=mask.get("inside_ratio"),
+        source=f"run {run.name}",
+    )
 
 
 def read_scores(run: Run, split: str = "test") -> Scores | None:

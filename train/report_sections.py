@@ -43,8 +43,7 @@ def samples_section(dataset: Dataset, mask: MaskSettings) -> dict:
     section = {
         "clips": [],
         "missing": [],
-        "mask": f"{percent(mask.mask_ratio)} of all patches are hidden, of those in the box "
-        f"{percent(mask.inside_ratio)} ({mask.source})",
+        "mask": _mask_sentence(mask),
     }
     layout = dataset.layout
     if dataset.boxes is None:
@@ -63,6 +62,13 @@ def samples_section(dataset: Dataset, mask: MaskSettings) -> dict:
         if read_index(layout.flows) is None:
             section["missing"].append(f"No flows in {layout.flows}, so no motion maps are shown.")
     return section
+
+
+def _mask_sentence(mask: MaskSettings) -> str:
+    text = f"a tube mask hides {percent(mask.mask_ratio)} of all patches"
+    if mask.inside_ratio is not None:
+        text += f" and {percent(mask.inside_ratio)} of those in the box, as far as both can hold"
+    return f"{text} ({mask.source})"
 
 
 def dataset_section(dataset: Dataset, mask: MaskSettings) -> dict:
@@ -193,12 +199,13 @@ def _boxes_sentence(table: BoxTable) -> str:
 
 
 def _dataset_charts(table: BoxTable, mask: MaskSettings) -> list[tuple]:
+    inside_ratio = MaskSettings.inside_ratio if mask.inside_ratio is None else mask.inside_ratio
     inside = (
-        inside_chart(table.num_inside, TUBE_POSITIONS, mask.mask_ratio, mask.inside_ratio),
-        "Patch positions inside the clips' boxes on the 14 x 14 grid (bars), and the shares really "
-        f"masked inside and outside when {percent(mask.mask_ratio)} of all and "
-        f"{percent(mask.inside_ratio)} inside are asked for (lines): both cannot hold for large "
-        "boxes, and then the total wins.",
+        inside_chart(table.num_inside, TUBE_POSITIONS, mask.mask_ratio, inside_ratio),
+        "Patch positions inside the clips' boxes on the 14 x 14 grid (bars), and the shares that "
+        f"MOFO's mask really hides inside and outside when {percent(mask.mask_ratio)} of all and "
+        f"{percent(inside_ratio)} inside are asked for (lines): both cannot hold for large boxes, "
+        "and then the total wins.",
     )
     if len(table.frame_shares) == 0:
         return [inside]
