@@ -48,6 +48,7 @@ def run(out: Path, method: str, *settings: str, name: str | None = None):
         ("block", ()),
         ("smm", ()),
         ("smm", ("mask.pattern=sparse",)),
+        ("smm", ("model.attention=divided",)),
     ],
 )
 def test_a_method_pretrains(out, method, settings):

@@ -85,6 +85,7 @@ def test_token_counts_of_videomae_and_of_the_mofo_text() -> None:
         ({"depth": "12"}, "depth is '12'"),
         ({"prediction_dim": -1}, "prediction_dim is -1"),
         ({"positions": "learned"}, "sincos-1d, sincos-3d"),
+        ({"attention": "axial"}, "joint, divided"),
         ({"width": 15, "num_heads": 3}, "width is 15"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0"),

@@ -213,11 +213,13 @@ def test_an_autoencoder_goes_out_and_back_in_bfloat16(tmp_path: Path) -> None:
 def test_what_videomae_has_no_place_for_is_not_exported(tmp_path: Path) -> None:
     factorised = ModelConfig.from_dict({**CONFIG.to_dict(), "positions": "sincos-3d"})
     trajectories = ModelConfig.from_dict({**CONFIG.to_dict(), "prediction_dim": 60})
+    divided = ModelConfig.from_dict({**CONFIG.to_dict(), "attention": "divided"})
     for model, words in (
         (classifier(HeadConfig("mca")), "has the head mca"),
         (classifier(verb=3, noun=4), "verb, noun"),
         (MaskedAutoencoder(factorised), "sincos-3d"),
         (MaskedAutoencoder(trajectories), "60"),
+        (MaskedAutoencoder(divided), "no divided attention"),
     ):
         with pytest.raises(InputError, match=words):
             export_huggingface(tmp_path, model)

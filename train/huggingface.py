@@ -223,11 +223,12 @@ def huggingface_config(
     Raises:
         InputError: the model has what VideoMAE has not.
     """
-    if config.positions != "sincos-1d":
-        raise InputError(
-            f"Hugging Face's VideoMAE has no {config.positions} positions (only sincos-1d); "
-            "export plain safetensors instead"
-        )
+    for name, value in (("positions", "sincos-1d"), ("attention", "joint")):
+        if getattr(config, name) != value:
+            raise InputError(
+                f"Hugging Face's VideoMAE has no {getattr(config, name)} {name} (only {value}); "
+                "export plain safetensors instead"
+            )
     if class_names is None and config.output_dim != config.patch_dim:
         raise InputError(
             f"Hugging Face's VideoMAE predicts {config.patch_dim} pixels a tubelet, this decoder "

@@ -9,6 +9,7 @@ Parameter names are VideoMAE's own, so that its checkpoints need no renaming.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.beit import Block
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from train.divided_attention import DividedBlock, VisibleTokens, WholeClip
 from train.model_config import NUM_CHANNELS, ModelConfig, named_config
 from train.positions import position_table
 
@@ -122,10 +124,9 @@ class VideoEncoder(nn.Module):
         table = position_table(config.positions, config.time_steps, config.grid, config.width)
         self.register_buffer("positions", table[None], persistent=False)
         drop_path = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(
-            _block(config.width, config.num_heads, config.mlp_ratio, config.layer_norm_eps, rate)
-            for rate in drop_path
-        )
+        block = DividedBlock if config.attention == "divided" else Block
+        sizes = (config.width, config.num_heads, config.mlp_ratio, config.layer_norm_eps)
+        self.blocks = nn.ModuleList(_block(*sizes, rate, block) for rate in drop_path)
         norm = partial(nn.LayerNorm, config.width, eps=config.layer_norm_eps)
         self.norm = norm() if final_norm else nn.Identity()
         self.apply(initialise)
@@ -140,8 +141,17 @@ class VideoEncoder(nn.Module):
         tokens = self.patch_embed(clips, visible)
         positions = self.positions.to(tokens.dtype)
         tokens = tokens + (positions if visible is None else take_tokens(positions, visible))
-        tokens = _run(self.blocks, tokens, self.config.activation_checkpointing)
+        groups = self._groups(visible, tokens.dtype)
+        tokens = _run(self.blocks, tokens, self.config.activation_checkpointing, *groups)
         return self.norm(tokens)
+
+    def _groups(self, visible: Tensor | None, dtype: torch.dtype) -> tuple[Any, ...]:
+        """What a block must know besides the tokens: nothing, or which of them meet."""
+        if self.config.attention == "joint":
+            return ()
+        if visible is None:
+            return (WholeClip(self.config.time_steps),)
+        return (VisibleTokens(visible, self.config.grid**2, dtype),)
 
 
 class Decoder(nn.Module):
@@ -218,10 +228,17 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _block(width: int, heads: int, mlp_ratio: float, eps: float, drop_path: float = 0.0) -> Block:
+def _block(
+    width: int,
+    heads: int,
+    mlp_ratio: float,
+    eps: float,
+    drop_path: float = 0.0,
+    kind: type[Block] = Block,
+) -> Block:
     # timm truncates width * ratio, which loses one for some exact ratios (488 / 112 * 112).
     hidden = round(width * mlp_ratio)
-    return Block(
+    return kind(
         width,
         heads,
         qkv_bias=True,  # BEiT's form: query and value biases, no key bias
@@ -231,10 +248,10 @@ def _block(width: int, heads: int, mlp_ratio: float, eps: float, drop_path: floa
     )
 
 
-def _run(blocks: nn.ModuleList, tokens: Tensor, checkpointing: bool) -> Tensor:
+def _run(blocks: nn.ModuleList, tokens: Tensor, checkpointing: bool, *context: Any) -> Tensor:
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():
-            tokens = checkpoint(block, tokens, use_reentrant=False)
+            tokens = checkpoint(block, tokens, *context, use_reentrant=False)
         else:
-            tokens = block(tokens)
+            tokens = block(tokens, *context)
     return tokens

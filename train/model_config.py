@@ -10,6 +10,7 @@ from shared.errors import InputError
 
 NUM_CHANNELS = 3
 POSITIONS = ("sincos-1d", "sincos-3d")
+ATTENTION = ("joint", "divided")
 
 # Dosovitskiy et al. 2021, table 1 (L), and Touvron et al. 2021, table 1 (S, B).
 SIZES = {
@@ -46,6 +47,8 @@ class ModelConfig:
     """Hidden width of an encoder block's MLP, as a multiple of width (rounded)."""
     drop_path: float = 0.0
     """Stochastic depth of the last encoder block, 0..1; falls linearly to 0 at the first."""
+    attention: str = "joint"
+    """Of the encoder: joint over all tokens, or divided into time and space (TimeSformer)."""
     decoder_width: int = 384
     """Channels of a decoder token; even, a multiple of decoder_heads."""
     decoder_depth: int = 4
@@ -74,8 +77,10 @@ class ModelConfig:
         _require_multiple(self, "num_frames", "tubelet_size")
         _require_multiple(self, "width", "num_heads")
         _require_multiple(self, "decoder_width", "decoder_heads")
-        if self.positions not in POSITIONS:
-            raise InputError(f"positions is {self.positions!r}; allowed: {', '.join(POSITIONS)}")
+        for name, allowed in (("positions", POSITIONS), ("attention", ATTENTION)):
+            if getattr(self, name) not in allowed:
+                found = getattr(self, name)
+                raise InputError(f"{name} is {found!r}; allowed: {', '.join(allowed)}")
         narrowest = 6 if self.positions == "sincos-3d" else 2
         for name in ("width", "decoder_width"):
             value = getattr(self, name)

@@ -31,7 +31,7 @@ FORMAT, FORMAT_VERSION = "mofo", 1  # in the metadata of our safetensors
 # size need not: the position tables are fixed and made for any.
 _ENCODER_FIELDS = (
     *("patch_size", "tubelet_size", "width", "depth", "num_heads"),
-    *("positions", "layer_norm_eps"),
+    *("positions", "attention", "layer_norm_eps"),
 )
 _DECODER_FIELDS = ("decoder_width", "decoder_depth", "decoder_heads", "head_norm_eps")
 
