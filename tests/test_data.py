@@ -14,6 +14,7 @@ from shared.grid import union_box
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_manifest
 from shared.shards import ShardReader
+from train.augment import decode_jpeg
 from train.clip_reader import ClipReader
 from train.clip_table import ClipTable, read_clip_table
 from train.config import (
@@ -211,8 +212,6 @@ def test_frames_are_those_of_the_shard(squares, table):
     reader = ClipReader(table, max_open=2)
     shard = ShardReader(squares.frames / "00000.h5", "frames")
     jpegs = shard.ragged("/jpeg/offsets", "/jpeg/values", 0, 16)
-    from train.augment import decode_jpeg
-
     frames = reader.frames(0, np.array([1, 7, 15]), 1)
     assert sorted(frames) == [1, 7, 15]
     for number, frame in frames.items():

@@ -93,8 +93,8 @@ def test_the_schedule_warms_up_and_ends_at_the_minimum():
 
 def test_warm_up_fits_into_a_short_run():
     optimizer = make_optimizer(classifier(), optim(warmup_epochs=40.0), 1e-3)
-    schedule = make_schedule(optimizer, optim(warmup_epochs=40.0), steps_per_epoch=1, num_steps=2)
-    schedule.step_update(1)
+    schedule = make_schedule(optimizer, optim(warmup_epochs=40.0), steps_per_epoch=1, num_steps=8)
+    schedule.step_update(4)
     assert optimizer.param_groups[-1]["lr"] == 1e-3
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from shared.run_record import read_jsonl
 from train.command import Common
 
@@ -84,3 +87,10 @@ def tiny_run(out: Path, *settings: str, **options: Any) -> Common:
 def losses(log: Path) -> dict[int, float]:
     """The loss of each step; of a step logged twice, the last."""
     return {event["step"]: event["loss"] for event in read_jsonl(log) if event["event"] == "train"}
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Two safetensors files hold the same bits (their metadata comes in any order)."""
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)

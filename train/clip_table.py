@@ -81,7 +81,8 @@ def read_clip_table(layout: DatasetLayout, splits: Sequence[str], boxes: bool) -
     if boxes_index is not None:
         _check_places(layout, index, boxes_index)
     parts, found = [], []
-    for number, entry in enumerate(tqdm(index.shards, "clips", unit="shard", leave=False)):
+    shards = tqdm(index.shards, "finding clips", unit="shard", leave=False, delay=1)
+    for number, entry in enumerate(shards):
         arrays = _read_head(layout.frames, entry.name, entry.bytes, "frames")
         if boxes_index is not None:
             head = _read_head(layout.boxes, entry.name, boxes_index.shards[number].bytes, "boxes")

@@ -7,9 +7,11 @@ import.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,19 +95,19 @@ def start_processes(device: str) -> Processes:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no GPU here; give --device cpu")
-    _complete_launch()
-    rank, world_size, local_rank = (int(os.environ[name]) for name in LAUNCHER_VARIABLES[:3])
-    if kind == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise InputError(
-                f"process {local_rank} of this machine has no GPU: there are "
-                f"{torch.cuda.device_count()}; start that many processes"
-            )
-        torch.cuda.set_device(local_rank)
-    deepspeed = _import_deepspeed(kind)
-    if not dist.is_initialized():
-        deepspeed.init_distributed("nccl" if kind == "cuda" else "gloo", verbose=False)
-        atexit.register(dist.destroy_process_group)
+    with _launched():
+        rank, world_size, local_rank = (int(os.environ[name]) for name in LAUNCHER_VARIABLES[:3])
+        if kind == "cuda":
+            if local_rank >= torch.cuda.device_count():
+                raise InputError(
+                    f"process {local_rank} of this machine has no GPU: there are "
+                    f"{torch.cuda.device_count()}; start that many processes"
+                )
+            torch.cuda.set_device(local_rank)
+        deepspeed = _import_deepspeed(kind)
+        if not dist.is_initialized():
+            deepspeed.init_distributed("nccl" if kind == "cuda" else "gloo", verbose=False)
+            atexit.register(dist.destroy_process_group)
     return Processes(rank, world_size, torch.device(kind, local_rank if kind == "cuda" else None))
 
 
@@ -134,9 +136,15 @@ def start_engine(
 ) -> Any:
     """A DeepSpeed engine around the model; `engine(...)`, `engine.backward(loss)`, `engine.step()`."""
     deepspeed = _import_deepspeed(device.type)
-    engine, _, _, _ = deepspeed.initialize(
-        model=model.to(device), optimizer=optimizer, config=config, dist_init_required=False
-    )
+    # Buffers too, which DeepSpeed would leave: timm's key biases are added to bf16 ones.
+    dtype = torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
+    with _launched():
+        engine, _, _, _ = deepspeed.initialize(
+            model=model.to(device, dtype),
+            optimizer=optimizer,
+            config=config,
+            dist_init_required=False,
+        )
     return engine
 
 
@@ -156,10 +164,16 @@ def whole_model(engine: Any, model: nn.Module) -> nn.Module:
     return model
 
 
-def _complete_launch() -> None:
-    """Set what a launcher would have set, for a single process on this machine's loopback."""
+@contextlib.contextmanager
+def _launched() -> Iterator[None]:
+    """Inside, the environment holds what a launcher sets; without one, a single process.
+
+    A single process meets itself at a free port of this machine's loopback. Outside nothing of
+    that is left, so that programs started from here do not take themselves for its peers.
+    """
     given = [name for name in LAUNCHER_VARIABLES if name in os.environ]
     if len(given) == len(LAUNCHER_VARIABLES):
+        yield
         return
     if given:
         missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
@@ -171,8 +185,15 @@ def _complete_launch() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     values = ("0", "1", "0", "127.0.0.1", str(port))
-    os.environ.update(dict(zip(LAUNCHER_VARIABLES, values, strict=True)))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name may not resolve; nothing leaves
+    own = dict(zip(LAUNCHER_VARIABLES, values, strict=True))
+    if "GLOO_SOCKET_IFNAME" not in os.environ:
+        own["GLOO_SOCKET_IFNAME"] = "lo"  # a host name may not resolve; nothing leaves the machine
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
 
 
 def _import_deepspeed(kind: str) -> Any:

@@ -12,6 +12,7 @@ on split val; split test is not looked at here. Minutes on two CPU cores for the
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
 from train.scoring import score_clips
 from train.typed_tables import to_table
-from train.weights import export_safetensors, import_weights, load_encoder
+from train.weights import adopt_norms, export_safetensors, import_weights, load_encoder
 
 
 @click.command(context_settings={"show_default": True})
@@ -90,6 +91,9 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     config = finetune_config(tables, head, common.training_changes())
     loader = loader_config(tables, common.loader_changes())
     weights = find_weights(layout, source)
+    imported = None if weights is None else import_weights(weights)
+    if imported is not None:
+        config = replace(config, model=adopt_norms(config.model, imported))
     folder = RunFolder(layout.runs / (common.run or run_name(source, config.head.kind)))
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
@@ -127,8 +131,8 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = build_classifier(config, num_classes)
-    if weights is not None:
-        load_encoder(model, import_weights(weights))
+    if imported is not None:
+        load_encoder(model, imported)
     optimizer = make_optimizer(model, config.optim, learning_rate)
     schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps)
 
@@ -175,18 +179,19 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             initial=progress["step"] * effective,
             desc=folder.path.name,
             unit="clip",
+            mininterval=0.5,
             disable=not processes.is_first,
         )
         step, seen, stops_early = progress["step"], 0, False
         while step < num_steps and not stops_early:
             schedule.step_update(step)
-            seed_step(common.seed, step, processes.rank)
             rate = optimizer.param_groups[-1]["lr"]
             step_losses, step_clips = [], []
             for part in range(plan.accumulation):
                 batch = next(batches)
                 step_clips.append(batch["index"])
                 batch = to_device(batch, processes.device)
+                seed_step(common.seed, step, part, processes.rank)
                 labels = {kind: batch[kind] for kind in config.labels}
                 rng = counter_generator(common.seed, "mix", step, part, processes.rank)
                 clips, inside, targets = mixer(batch["clips"], batch["inside"], labels, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from sklearn.metrics import recall_score, top_k_accuracy_score
+from sklearn.metrics import recall_score
 
 TOP = (1, 5)
 
@@ -36,20 +36,11 @@ def accuracy(
 
 
 def _of_kind(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    num_classes = scores.shape[1]
-    classes = np.arange(num_classes)
-    figures = {}
-    for k in TOP:
-        # Two classes are a special case of scikit-learn's, which takes one column of scores.
-        columns = scores[:, 1] if num_classes == 2 else scores
-        hit = 1.0
-        if num_classes > k:
-            hit = float(top_k_accuracy_score(labels, columns, k=k, labels=classes))
-        figures[f"top{k}"] = 100 * hit
+    ranked = np.argsort(-scores, axis=1, kind="stable")
+    figures = {f"top{k}": _percent(ranked[:, :k] == labels[:, None]) for k in TOP}
     present = np.unique(labels)
-    recall = recall_score(labels, scores.argmax(1), labels=present, average="macro")
-    figures["mean_class_accuracy"] = 100 * float(recall)
-    return figures
+    recall = recall_score(labels, ranked[:, 0], labels=present, average="macro")
+    return {**figures, "mean_class_accuracy": 100 * float(recall)}
 
 
 def _of_actions(
@@ -66,4 +57,9 @@ def _of_actions(
     )[:, None, :]
     order = np.argsort(-pairs, axis=1, kind="stable")
     ranked = np.take_along_axis(right.reshape(len(right), -1), order, axis=1)
-    return {f"top{k}": 100 * float(ranked[:, :k].any(axis=1).mean()) for k in TOP}
+    return {f"top{k}": _percent(ranked[:, :k]) for k in TOP}
+
+
+def _percent(right: np.ndarray) -> float:
+    """Share of the rows of bool [n, k] with any True, in percent."""
+    return 100 * float(right.any(axis=1).mean())

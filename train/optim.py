@@ -68,8 +68,8 @@ def make_schedule(
     Call `step_update(step)` before optimiser step `step`, from 0: the rate is a function of the
     step alone, so a resumed run goes on with the same one.
     """
-    # Warm-up of a cut-short run (--epochs) may not take more than all of it.
-    warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), num_steps - 1)
+    # A run cut short (--epochs) must not be all warm-up.
+    warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), num_steps // 2)
     return CosineLRScheduler(
         optimizer,
         t_initial=num_steps - warmup_steps,

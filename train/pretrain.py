@@ -14,6 +14,7 @@ score about 1.0, and that figure is printed beside it. 0.9 after some epochs mea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -43,7 +44,7 @@ from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
 from train.targets import masked_loss, masked_targets, mean_predictor_loss
 from train.typed_tables import to_table
-from train.weights import export_safetensors, import_weights, load_autoencoder
+from train.weights import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
 
 @click.command(context_settings={"show_default": True})
@@ -69,6 +70,9 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     layout = DatasetLayout(common.out, common.dataset)
     tables = common.read_recipe()
     config = pretrain_config(tables, method, common.training_changes())
+    imported = None if init is None else import_weights(init)
+    if imported is not None:
+        config = replace(config, model=adopt_norms(config.model, imported))
     loader = loader_config(tables, common.loader_changes())
     folder = RunFolder(layout.runs / (common.run or f"pretrain-{method}"))
     table = read_clip_table(layout, ["train"], boxes=config.needs_boxes)
@@ -100,8 +104,8 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = MaskedAutoencoder(config.model)
-    if init is not None:
-        load_autoencoder(model, import_weights(init))
+    if imported is not None:
+        load_autoencoder(model, imported)
     optimizer = make_optimizer(model, config.optim, learning_rate)
     schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps)
 
@@ -145,19 +149,20 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             initial=first_step * effective,
             desc=folder.path.name,
             unit="clip",
+            mininterval=0.5,
             disable=not processes.is_first,
         )
         step, seen, mean = first_step, 0, None
         while step < num_steps:
             schedule.step_update(step)
-            seed_step(common.seed, step, processes.rank)
             rate = optimizer.param_groups[-1]["lr"]
             step_losses, step_clips = [], []
-            for _ in range(plan.accumulation):
+            for part in range(plan.accumulation):
                 batch = next(batches)
                 num_masked = int(batch["mask"][0].sum())  # still on the CPU: nothing waits
                 step_clips.append(batch["index"])
                 batch = to_device(batch, processes.device)
+                seed_step(common.seed, step, part, processes.rank)
                 target = target_of(batch["clips"], config.model)
                 target = masked_targets(target, batch["mask"], num_masked)
                 predicted = engine(batch["clips"], batch["mask"], num_masked)

@@ -150,9 +150,9 @@ class SaveClock:
         self._last = time.monotonic()
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed dropout and drop path for one step, so that a resumed run draws the same."""
-    torch.manual_seed(int(counter_generator(seed, "step", step, rank).integers(2**63)))
+def seed_step(seed: int, step: int, part: int, rank: int) -> None:
+    """Seed dropout and drop path of one forward pass, so that a resumed run draws the same."""
+    torch.manual_seed(int(counter_generator(seed, "step", step, part, rank).integers(2**63)))
 
 
 def _without_traceback(error: InputError) -> InputError:

@@ -1,0 +1,140 @@
+"""Checkpoints: whole or not there, three kept, and nothing in them is run."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from shard_fixtures import write_moving_squares
+from shared.errors import InputError
+from train.checkpoint import COMPLETE, complete_checkpoints, load_checkpoint, save_checkpoint
+from train.config import OptimConfig
+from train.engine import deepspeed_config, start_engine, start_processes, whole_model
+from train.model import MaskedAutoencoder, ModelConfig
+from train.optim import make_optimizer
+from train.pretrain import pretrain
+from train.sampler import BatchPlan
+from training_fixtures import losses, tiny_run
+
+TINY = ModelConfig(
+    image_size=32, num_frames=2, width=24, depth=1, num_heads=2,
+    decoder_width=12, decoder_depth=1, decoder_heads=2,
+)  # fmt: skip
+OPTIM = OptimConfig(base_learning_rate=0.1, betas=(0.9, 0.95), weight_decay=0.1, warmup_epochs=0.0)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    return start_processes("cpu")
+
+
+def engine_of(processes, seed: int, bf16: bool = False):
+    torch.manual_seed(seed)
+    model = MaskedAutoencoder(TINY)
+    config = deepspeed_config(BatchPlan(4, 1, 1), 1, gradient_clipping=1.0, bf16=bf16)
+    return start_engine(model, make_optimizer(model, OPTIM, 0.01), config, processes.device)
+
+
+def step(engine, seed: int) -> float:
+    torch.manual_seed(seed)
+    clips = torch.randn(4, 3, 2, 32, 32)
+    mask = torch.tensor([[True, False, True, False]]).expand(4, 4)
+    loss = engine(clips, mask, 2).float().square().mean()
+    engine.backward(loss)
+    engine.step()
+    return loss.item()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_engine_goes_on_as_if_nothing_happened(processes, tmp_path, bf16):
+    engine = engine_of(processes, 0, bf16)
+    for seed in range(3):
+        step(engine, seed)
+    tag = save_checkpoint(engine, tmp_path, 3, {"best": 1.5}, processes)
+    expected = [step(engine, seed) for seed in (3, 4)]
+    other = engine_of(processes, 1, bf16)
+    assert load_checkpoint(other, tag) == {"best": 1.5, "step": 3}
+    assert [step(other, seed) for seed in (3, 4)] == expected
+
+
+def test_whole_weights_are_those_the_optimizer_works_on(processes):
+    engine = engine_of(processes, 0, bf16=True)
+    for seed in range(3):
+        step(engine, seed)
+    model = whole_model(engine, MaskedAutoencoder(TINY))
+    for name, parameter in engine.module.named_parameters():
+        full = model.get_parameter(name)
+        assert parameter.dtype == torch.bfloat16 and full.dtype == torch.float32
+        assert torch.equal(full.bfloat16(), parameter)
+    assert any(
+        not torch.equal(p, p.bfloat16().float()) for p in model.parameters() if p.requires_grad
+    )
+
+
+def test_three_are_kept_and_half_ones_are_passed_over(processes, tmp_path):
+    engine = engine_of(processes, 0)
+    for number in (1, 2, 3, 4, 5):
+        save_checkpoint(engine, tmp_path, number, {}, processes)
+    names = [tag.name for tag in complete_checkpoints(tmp_path)]
+    assert names == ["step-00000003", "step-00000004", "step-00000005"]
+    newest = tmp_path / names[-1]
+    (newest / COMPLETE).unlink()  # killed before the end of a save
+    assert [tag.name for tag in complete_checkpoints(tmp_path)] == names[:2]
+    [state, *_] = (tmp_path / names[1]).glob("*optim_states.pt")
+    os.truncate(state, 100)
+    assert [tag.name for tag in complete_checkpoints(tmp_path)] == names[:1]
+    save_checkpoint(engine, tmp_path, 5, {}, processes)  # over the half one
+    assert [tag.name for tag in complete_checkpoints(tmp_path)] == [names[0], names[2]]
+    assert complete_checkpoints(tmp_path / "nowhere") == []
+
+
+class RunsCode:
+    """What a stranger's checkpoint could hold."""
+
+    def __reduce__(self):
+        return os.mkdir, (str(Path(self.folder)),)
+
+    def __init__(self, folder):
+        self.folder = folder
+
+
+@pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "*_optim_states.pt"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_checkpoint_runs_no_code(processes, tmp_path, name, plain):
+    engine = engine_of(processes, 0)
+    tag = save_checkpoint(engine, tmp_path / "run", 1, {}, processes)
+    [path] = tag.glob(name)
+    proof = tmp_path / "proof"
+    if plain:
+        path.write_bytes(pickle.dumps({"module": RunsCode(proof)}))
+    else:
+        content = torch.load(path, weights_only=False)
+        torch.save({**content, "more": RunsCode(proof)}, path)
+    with pytest.raises(InputError, match="would run code"):
+        load_checkpoint(engine, tag)
+    assert not proof.exists()
+
+
+def test_the_state_of_other_processes_is_refused(processes, tmp_path):
+    engine = engine_of(processes, 0)
+    tag = save_checkpoint(engine, tmp_path, 1, {}, processes)
+    [state] = tag.glob("*zero_pp_rank_0*")
+    shutil.copy(state, tag / state.name.replace("pp_rank_0", "pp_rank_1"))
+    with pytest.raises(InputError, match="saved by 2 processes, and these are 1"):
+        load_checkpoint(engine, tag)
+
+
+def test_a_run_passes_over_a_damaged_checkpoint(tmp_path):
+    write_moving_squares(tmp_path, num_clips=20)
+    whole = pretrain(tiny_run(tmp_path, run="whole"), "mofo")
+    for _ in range(3):
+        folder = pretrain(tiny_run(tmp_path, run="damaged", stop_after=0.0), "mofo")
+    newest = complete_checkpoints(folder.checkpoints)[-1]
+    assert newest.name == "step-00000003"
+    [state] = newest.glob("*optim_states.pt")
+    os.truncate(state, 1000)
+    pretrain(tiny_run(tmp_path, run="damaged"), "mofo")
+    assert losses(folder.log) == pytest.approx(losses(whole.log), abs=1e-6)

@@ -1,0 +1,305 @@
+"""Finetuning and evaluation end to end on small shards."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import train.evaluate
+import train.finetune
+from shard_fixtures import write_moving_squares
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
+from shared.run_record import read_jsonl
+from train.checkpoint import complete_checkpoints
+from train.clip_table import read_clip_table
+from train.config import EvaluateConfig, LoaderConfig, finetune_config
+from train.data import EvaluateDataset, to_device
+from train.engine import Processes
+from train.evaluate import evaluate
+from train.finetune import finetune, run_name
+from train.metrics import accuracy
+from train.pretrain import pretrain
+from train.run_folder import RunFolder
+from train.scoring import score_clips
+from train.weights import import_weights
+from training_fixtures import assert_same_weights, losses, tiny_run
+
+LEARNS = (
+    *("augment.mixup_alpha=0.0", "augment.cutmix_alpha=0.0", "augment.rand_layers=0"),
+    *("augment.erase_probability=0.0", "model.drop_path=0.0", "init_scale=1.0"),
+    *('crop={kind="centre"}', "optim.base_learning_rate=0.3", "optim.layer_decay=1.0"),
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    write_moving_squares(folder, num_clips=80, still=(0,))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def layout(out) -> DatasetLayout:
+    return DatasetLayout(out, "squares")
+
+
+@pytest.fixture(scope="module")
+def pretrained(out) -> RunFolder:
+    return pretrain(tiny_run(out, run="pretrain-mofo", epochs=1, batch_size=8), "mofo")
+
+
+@pytest.fixture(scope="module")
+def finetuned(out, pretrained) -> RunFolder:
+    """With everything the recipe can do: mixing, erasing, layer decay, drop path, validation."""
+    return finetune(tiny_run(out, batch_size=8), "mca", "pretrain-mofo")
+
+
+# ---------------------------------------------------------------------------------------------
+# Finetuning
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_record_and_weights(finetuned, pretrained):
+    assert finetuned.path.name == "finetune-mofo-mca" and finetuned.is_finished
+    events = read_jsonl(finetuned.log)
+    assert len(losses(finetuned.log)) == 12
+    validations = [event for event in events if event["event"] == "validate"]
+    assert [event["epoch"] for event in validations] == [1, 2]
+    best = json.loads(finetuned.finished.read_text())
+    assert best["best_top1"] == max(event["top1"] for event in validations)
+    for path in (finetuned.weights, finetuned.best_weights):
+        weights = import_weights(path)
+        assert weights.kind == "classification" and weights.num_classes == {"label": 4}
+        assert weights.head.kind == "mca" and weights.config.drop_path == 0.1
+    assert finetuned.read_options()["from"] == "pretrain-mofo"
+
+
+def test_it_begins_with_the_pretrained_encoder(out, pretrained):
+    """At a learning rate of nearly nothing the encoder stays what it was."""
+    settings = ("optim.base_learning_rate=1e-12",)
+    folder = finetune(tiny_run(out, *settings, run="frozen", epochs=1), "mean", "pretrain-mofo")
+    before, after = (import_weights(f.weights).state_dict for f in (pretrained, folder))
+    kept = [name for name in after if name.startswith("encoder.")]
+    assert len(kept) > 20
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in kept)
+
+
+@pytest.mark.parametrize("head", ["mean", "mca"])
+def test_it_learns(out, head):
+    run = tiny_run(out, *LEARNS, "validate_epochs=10", batch_size=8, epochs=40)
+    folder = finetune(run, head, "none")
+    found = list(losses(folder.log).values())
+    assert np.mean(found[-10:]) < 0.7 * np.mean(found[:10])
+
+
+def test_stopped_it_goes_on_exactly(out, finetuned):
+    """Mixing, drop path and validation included."""
+    for _ in range(3):
+        folder = finetune(tiny_run(out, run="halves", batch_size=8, stop_after=0.0), "mca", "pretrain-mofo")
+    assert not folder.is_finished
+    folder = finetune(tiny_run(out, run="halves", batch_size=8, workers=2), "mca", "pretrain-mofo")
+    assert losses(folder.log) == pytest.approx(losses(finetuned.log), abs=1e-6)
+    assert_same_weights(folder.weights, finetuned.weights)
+    assert_same_weights(folder.best_weights, finetuned.best_weights)
+
+
+def test_it_stops_early_and_keeps_the_best(out, monkeypatch):
+    top1 = iter([30.0, 50.0, 40.0, 45.0, 50.0, 60.0])
+    real = train.finetune.accuracy
+    monkeypatch.setattr(
+        train.finetune, "accuracy", lambda *given: {**real(*given), "top1": next(top1)}
+    )
+    run = tiny_run(out, "early_stop_epochs=3", run="early", batch_size=8, epochs=6)
+    folder = finetune(run, "mean", "none")
+    finished = json.loads(folder.finished.read_text())
+    assert finished["best_top1"] == 50.0 and finished["best_epoch"] == 2
+    assert finished["stopped_early"] and finished["step"] == 5 * 6
+    best, last = (import_weights(p).state_dict for p in (folder.best_weights, folder.weights))
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+    assert complete_checkpoints(folder.checkpoints)[-1].name == "step-00000030"
+
+
+def test_another_pretraining_is_another_run(out, layout, finetuned, pretrained):
+    weights = pretrained.weights.read_bytes()
+    try:
+        other = pretrain(tiny_run(out, run="other", epochs=1, seed=7), "mofo")
+        pretrained.weights.write_bytes(other.weights.read_bytes())
+        with pytest.raises(InputError, match="from_digest is .* there and .* now"):
+            finetune(tiny_run(out, batch_size=8), "mca", "pretrain-mofo")
+    finally:
+        pretrained.weights.write_bytes(weights)
+
+
+def test_what_it_begins_with_must_be_there_and_fit(out, pretrained):
+    with pytest.raises(InputError, match="no run of that name .*there are: .*pretrain-mofo"):
+        finetune(tiny_run(out, run="x"), "mean", "pretrain-mae")
+    with pytest.raises(InputError, match="width 24 in the weights, 48 here"):
+        finetune(tiny_run(out, "model.width=48", run="x"), "mean", "pretrain-mofo")
+    pretrain(tiny_run(out, run="begun", stop_after=0.0), "mofo")
+    with pytest.raises(InputError, match="run begun is not finished"):
+        finetune(tiny_run(out, run="x"), "mean", "begun")
+
+
+def test_weights_of_a_file_will_do(out, pretrained, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(pretrained.weights.read_bytes())
+    folder = finetune(tiny_run(out, epochs=1, stop_after=0.0), "mean", str(path))
+    assert folder.path.name == "finetune-mine-mean"
+
+
+def test_run_names():
+    assert run_name("none", "mca") == "finetune-scratch-mca"
+    assert run_name("pretrain-videomae", "mean") == "finetune-videomae-mean"
+    assert run_name("/some/where/vit_b.pth", "mean") == "finetune-vit_b-mean"
+
+
+@pytest.fixture
+def own(tmp_path) -> DatasetLayout:
+    return write_moving_squares(tmp_path, num_clips=20)
+
+
+def change_clips(layout: DatasetLayout, **changes) -> None:
+    clips = read_manifest(layout.manifest)
+    write_manifest(layout.manifest, [replace(clip, **changes) for clip in clips])
+
+
+def test_labels_and_classes_are_checked(own):
+    classes = read_classes(own.classes)
+    for changed, named in (
+        (replace(classes, flip_x=None), "does not say what label a clip has after it"),
+        (type(classes)(), "names no class of kind label"),
+        (replace(classes, label=classes.label[:2], flip_x=[1, 0]), "classes.json names 2"),
+    ):
+        write_classes(own.classes, changed)
+        with pytest.raises(InputError, match=named):
+            finetune(tiny_run(own.out), "mean", "none")
+    write_classes(own.classes, classes)
+    change_clips(own, label=None)
+    with pytest.raises(InputError, match="12 of 12 clips have no label"):
+        finetune(tiny_run(own.out), "mean", "none")
+
+
+def test_without_held_out_clips_the_last_weights_count(own, capsys):
+    change_clips(own, split="train")
+    folder = finetune(tiny_run(own.out, epochs=1), "mean", "none")
+    assert "no labelled clip of split val" in capsys.readouterr().out
+    assert folder.weights.is_file() and not folder.best_weights.exists()
+
+
+# ---------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def metrics(layout, finetuned):
+    return evaluate(layout, finetuned, "test", {}, workers=0, device="cpu")
+
+
+def test_metrics_are_those_of_the_scores(layout, finetuned, metrics):
+    assert metrics == json.loads(finetuned.metrics.read_text())
+    assert (metrics["split"], metrics["views"], metrics["clips"]) == ("test", 6, 16)
+    assert metrics["weights"] == "best on val"
+    with h5py.File(finetuned.path / "scores-test.h5") as file:
+        ids = [clip_id.decode() for clip_id in file["/clip/id"][:]]
+        scores, labels = file["/label/probability"][:], file["/label/label"][:]
+    clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
+    assert ids == [name for name, clip in clips.items() if clip.split == "test"]
+    assert labels.tolist() == [clips[name].label for name in ids]
+    assert np.allclose(scores.sum(axis=1), 1, atol=1e-5)
+    assert metrics["top1"] == pytest.approx(100 * np.mean(scores.argmax(1) == labels))
+
+
+def test_scores_are_the_mean_over_views(layout, finetuned):
+    table = read_clip_table(layout, ["test"], boxes=True)
+    recipe = {"model": {}, "finetune": finetuned.read_options()["config"]}
+    config = finetune_config(recipe, "mca")
+    model = import_weights(finetuned.best_weights).build()
+    alone = Processes(0, 1, torch.device("cpu"))
+
+    def scores(segments, crops):
+        views = EvaluateConfig(segments, crops)
+        dataset = EvaluateDataset(table, config.model, config.frames, views, LoaderConfig(workers=0))
+        return dataset, score_clips(model, dataset, LoaderConfig(workers=0), alone, "test")["label"]
+
+    dataset, found = scores(2, 3)
+    sample = dataset[3]
+    batch = to_device(dict(sample), torch.device("cpu"))
+    with torch.inference_mode():
+        each = model.eval()(batch["clips"], batch["inside"])["label"].softmax(1)
+    assert np.allclose(found[3], each.mean(0), atol=1e-6)
+
+
+def test_an_evaluation_is_used_again_until_asked_otherwise(layout, finetuned, metrics, capsys):
+    before = finetuned.metrics.stat().st_mtime_ns
+    assert evaluate(layout, finetuned, "test", {}, 0, "cpu") == metrics
+    assert "has these figures already" in capsys.readouterr().out
+    assert finetuned.metrics.stat().st_mtime_ns == before
+    other = evaluate(layout, finetuned, "test", {"crops": 1}, 0, "cpu")
+    assert other["views"] == 2
+    assert evaluate(layout, finetuned, "test", {}, 0, "cpu") == metrics
+
+
+def test_the_command_ends_with_the_figure(out, metrics, finetuned):
+    arguments = [
+        *("--dataset", "squares", "--out", str(out), "--head", "mca"),
+        *("--workers", "0", "--device", "cpu"),
+    ]
+    done = CliRunner().invoke(train.evaluate.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == f"test top-1 {metrics['top1']:.1f} %"
+
+
+def test_only_finished_classifiers_are_evaluated(layout, pretrained, out):
+    with pytest.raises(InputError, match="is no finetuning"):
+        evaluate(layout, pretrained, "test", {})
+    with pytest.raises(InputError, match="no run nothing .*there are: .*finetune-mofo-mca"):
+        evaluate(layout, RunFolder(layout.runs / "nothing"), "test", {})
+    begun = finetune(tiny_run(out, run="unfinished", stop_after=0.0), "mean", "none")
+    with pytest.raises(InputError, match="not finished"):
+        evaluate(layout, begun, "test", {})
+
+
+# ---------------------------------------------------------------------------------------------
+# Figures
+# ---------------------------------------------------------------------------------------------
+
+
+def test_accuracy_of_a_worked_example():
+    scores = np.eye(6, dtype=np.float32)[[0, 0, 1, 2]] + np.linspace(0.1, 0, 6, dtype=np.float32)
+    labels = np.array([0, 1, 1, 5])
+    figures = accuracy({"label": scores}, {"label": labels})
+    # Recalled of class 0: all; of class 1: half; of class 5: none, since it ranks last of six.
+    assert figures == pytest.approx({"top1": 50.0, "top5": 75.0, "mean_class_accuracy": 50.0})
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 5, 6, 9])
+def test_accuracy_agrees_with_counting(num_classes):
+    rng = np.random.default_rng(num_classes)
+    scores = rng.random((50, num_classes)).astype(np.float32)
+    labels = rng.integers(0, num_classes, 50)
+    order = np.argsort(-scores, axis=1)
+    figures = accuracy({"label": scores}, {"label": labels})
+    for k in (1, 5):
+        hit = np.mean([label in ranked[:k] for label, ranked in zip(labels, order, strict=True)])
+        assert figures[f"top{k}"] == pytest.approx(100 * hit)
+
+
+def test_actions_count_pairs():
+    rng = np.random.default_rng(0)
+    scores = {"verb": rng.dirichlet(np.ones(7), 60), "noun": rng.dirichlet(np.ones(9), 60)}
+    labels = {"verb": rng.integers(0, 7, 60), "noun": rng.integers(0, 9, 60)}
+    figures = accuracy(scores, labels)
+    pairs = (scores["verb"][:, :, None] * scores["noun"][:, None, :]).reshape(60, -1)
+    pair = labels["verb"] * 9 + labels["noun"]
+    ranks = (pairs > pairs[np.arange(60), pair][:, None]).sum(axis=1)
+    for k in (1, 5):
+        assert figures[f"top{k}"] == pytest.approx(100 * np.mean(ranks < k))
+    assert {"verb_top1", "noun_mean_class_accuracy"} <= set(figures)
