@@ -4,17 +4,15 @@
     python -m preprocess.boxes --dataset ssv2 --out out --preset mofo-code --overwrite
 
 Reads flows/NNNNN.h5 alone and writes boxes/NNNNN.h5 and their dataset.json, so thresholds are tuned
-without computing flow again: seconds for the toy dataset, about 20,000 frames a second and core. A run
-that was stopped goes on where it was; one that is complete says so and ends.
+without computing flow again: seconds for the toy dataset. A run that was stopped goes on where it
+was; one that is complete says so and ends.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -38,6 +36,9 @@ from shared.run_record import RunLock, write_options
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, write_index
 from shared.shards import ShardReader, write_shard
 
+if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV
+    from preprocess.motion import MotionParameters
+
 CANONICAL_SIZE = 224  # pixels; 14 x 14 positions of 16 px
 PATCH = 16
 NUM_POSITIONS = (CANONICAL_SIZE // PATCH) ** 2
@@ -45,29 +46,29 @@ VIEW = "short side to 224, centre crop"
 MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 
 
-# fmt: off
-@click.command(context_settings={"show_default": True, "max_content_width": 100})
-# Data
-@click.option("--dataset", required=True, metavar="NAME", help="Folder below OUT with flows/.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER", help="Where all results go.")
-# Recipe
-@click.option("--preset", default="default", metavar="NAME", help="default, paper or mofo-code; see preprocess/motion.py.")
-@click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER", help="One number of the preset, such as sigma=4; may be given again.")
-# Run
-@click.option("--workers", type=click.IntRange(1), metavar="PROCESSES", help="[default: one a core]")
-@click.option("--overwrite", is_flag=True, help="Make all shards again, also if made with other options.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done and stop.")
-# fmt: on
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with flows/")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
+              help="folder of all datasets; this one is in FOLDER/NAME")  # fmt: skip
+# The recipe
+@click.option("--preset", default="default", metavar="NAME",
+              help="default, paper or mofo-code: see preprocess/motion.py")  # fmt: skip
+@click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER",
+              help="change one number of the preset, such as sigma=4; may be repeated")  # fmt: skip
+# The run
+@click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
+              help="[default: one a core]")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="make all shards again, also with other options")
+@click.option("--dry-run", is_flag=True, help="print what would be done and stop")
 @user_errors
 def main(**options: Any) -> None:
-    """Find the motion boxes of a dataset: boxes/ shards from flows/ shards."""
-    from preprocess.motion import MotionParameters
+    from preprocess.motion import read_parameters
 
     layout = DatasetLayout(options["out"], options["dataset"])
     flows = read_index(layout.flows)
     if flows is None:
-        raise InputError(f"{layout.flows} is not complete (no dataset.json); run `make flows` first")
-    parameters: MotionParameters = read_parameters(options["preset"], options["changes"])
+        raise InputError(f"{layout.flows} is not complete (no dataset.json); run `make flows`")
+    parameters = read_parameters(options["preset"], options["changes"])
     wanted = DatasetIndex(
         kind="boxes",
         dataset=layout.dataset,
@@ -75,43 +76,19 @@ def main(**options: Any) -> None:
         clips_per_shard=flows.clips_per_shard,
         manifest_digest=flows.manifest_digest,
     )
-    print(f"boxes: {flows.num_clips} clips in {len(flows.shards)} shards, preset {options['preset']}")
-    print("  " + "  ".join(f"{name}={value:g}" for name, value in asdict(parameters).items()))
+    print(f"boxes: {flows.num_clips} clips in {len(flows.shards)} shards, from {layout.flows}")
+    print("  " + ", ".join(f"{name} {value}" for name, value in asdict(parameters).items()))
     if options["dry_run"]:
         return
     with RunLock(layout.lock):
         if options["overwrite"]:
             resume.forget(layout.boxes)
         elif resume.complete_index(layout.boxes, wanted) is not None:
-            print(f"reuse: {layout.boxes} is complete ({flows.num_clips} clips)")
+            print(f"reuse: {layout.boxes} is complete")
             return
         write_options(layout.boxes / "options.json", options)
         compute(layout, flows, wanted, parameters, options["workers"])
     print_coverage(layout.boxes, wanted)
-
-
-def read_parameters(preset: str, changes: tuple[str, ...]) -> Any:
-    """The numbers of a preset, some of them changed.
-
-    Raises:
-        InputError: an unknown preset or name, or a value that is not allowed.
-    """
-    from preprocess.motion import PRESETS
-
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-    parameters = PRESETS[preset]
-    for change in changes:
-        name, _, text = change.partition("=")
-        known = {field.name: type(getattr(parameters, field.name)) for field in dataclasses.fields(parameters)}
-        if name not in known:
-            raise InputError(f"--set {change}: no number {name!r}; known are {', '.join(known)}")
-        try:
-            value = known[name](text)
-        except ValueError:
-            raise InputError(f"--set {change}: {text!r} is not a number") from None
-        parameters = dataclasses.replace(parameters, **{name: value})
-    return parameters
 
 
 # --------------------------------------------------------------------------------------------------
@@ -122,34 +99,47 @@ def compute(
     layout: DatasetLayout,
     flows: DatasetIndex,
     wanted: DatasetIndex,
-    parameters: Any,
+    parameters: MotionParameters,
     num_workers: int | None,
 ) -> None:
     """Make the shards that are missing and dataset.json last."""
+    # ----- What an earlier run finished
     remove_leftovers(layout.boxes)
     journal = resume.Journal(layout.boxes, resume.described(wanted))
     if journal.finished:
         journal.keep_intact({"boxes": layout.boxes})
         print(f"going on: {len(journal.finished)} of {len(flows.shards)} shards are finished")
     journal.start()
-    todo = [
-        (number, shard)
-        for number, shard in enumerate(flows.shards)
-        if number not in journal.finished
+    todo = [number for number in range(len(flows.shards)) if number not in journal.finished]
+
+    # ----- Shard by shard, several at a time
+    names = [shard.name for shard in flows.shards]
+    tasks = [
+        (
+            number,
+            layout.flows / names[number],
+            layout.boxes / names[number],
+            parameters,
+            wanted.config,
+        )
+        for number in todo
     ]
-    num_workers = min(num_workers or len(os.sched_getaffinity(0)), max(1, len(todo)))
-    done = flows.num_clips - sum(shard.clips for _, shard in todo)
+    num_todo = sum(flows.shards[number].clips for number in todo)
     with (
-        tqdm(total=flows.num_clips, initial=done, desc="boxes", unit="clip", mininterval=0.5) as bar,
-        shard_maker(num_workers) as make,
+        tqdm(
+            total=flows.num_clips,
+            initial=flows.num_clips - num_todo,
+            desc="boxes",
+            unit="clip",
+            mininterval=0.5,
+        ) as progress,
+        shard_maker(min(num_workers or len(os.sched_getaffinity(0)), len(todo))) as make,
     ):
-        tasks = [
-            (number, layout.flows / shard.name, layout.boxes / shard.name, parameters, wanted.config)
-            for number, shard in todo
-        ]
         for number, entry in make(tasks):
             journal.add({"shard": number, "boxes": asdict(entry)})
-            bar.update(entry.clips)
+            progress.update(entry.clips)
+
+    # ----- Everything is there: say so, once
     entries = journal.entries("boxes")
     resume.remove_other_shards(layout.boxes, entries)
     wanted.shards.extend(entries)
@@ -160,7 +150,7 @@ def compute(
 @contextmanager
 def shard_maker(num_workers: int) -> Iterator[Any]:
     """Run `make_shard` over tasks, in this process or in several; results as they come."""
-    if num_workers == 1:
+    if num_workers <= 1:
         yield lambda tasks: (make_shard(*task) for task in tasks)
         return
     executor = ProcessPoolExecutor(
@@ -189,7 +179,7 @@ def _start_worker() -> None:
 
 
 def make_shard(
-    number: int, flows_path: Path, path: Path, parameters: Any, config: dict[str, Any]
+    number: int, flows_path: Path, path: Path, parameters: MotionParameters, config: dict[str, Any]
 ) -> tuple[int, ShardEntry]:
     """Write the boxes shard of one flows shard; returns its number and entry."""
     import cv2
@@ -201,7 +191,7 @@ def make_shard(
     return number, ShardEntry(path.name, num_bytes, sha256, len(arrays["/clip/id"]))
 
 
-def shard_arrays(flows_path: Path, parameters: Any) -> dict[str, np.ndarray]:
+def shard_arrays(flows_path: Path, parameters: MotionParameters) -> dict[str, np.ndarray]:
     """All arrays of a boxes shard."""
     from preprocess.motion import expand, motion_boxes
 
@@ -246,31 +236,34 @@ def tube_positions(box: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 def print_coverage(folder: Path, index: DatasetIndex) -> None:
     """How much the boxes cover, and what the ratios of MOFO then mask inside and outside."""
-    counts, moving = [np.empty(0, np.int64)], []
+    num_inside, has_motion = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
     for shard in index.shards:
         with ShardReader(folder / shard.name, "boxes") as reader:
-            counts.append(np.diff(reader["/tube/offsets"]))
-            moving.append(~np.isnan(reader["/box/xyxy"][:, 0]))
-    inside = np.concatenate(counts)
+            num_inside.append(np.diff(reader["/tube/offsets"]))
+            has_motion.append(~np.isnan(reader["/box/xyxy"]).any(axis=1))
+    inside, moving = np.concatenate(num_inside), np.concatenate(has_motion)
+    print(
+        f"{folder}: {len(inside)} clips, {sum(shard.bytes for shard in index.shards) / 1e6:.1f} MB"
+    )
     if len(inside) == 0:
-        print(f"{folder}: no clips", file=sys.stderr)
         return
-    print(f"{folder}: {len(inside)} clips, {np.mean(inside == 0):.1%} without a position in the box, ")
-    print(f"  {np.mean(np.concatenate(moving)):.1%} of frames with motion")
-    print(f"  positions inside the clip's box, of {NUM_POSITIONS}:")
+    print(
+        f"  without a position inside the box: {np.mean(inside == 0):.1%} of the clips; "
+        f"without motion: {np.mean(~moving):.1%} of the frames"
+    )
+    print(f"  positions inside the clip's box, of {NUM_POSITIONS}, and number of clips:")
     edges = [0, 1, *range(20, NUM_POSITIONS, 20), NUM_POSITIONS, NUM_POSITIONS + 1]
     histogram = np.histogram(inside, bins=edges)[0]
-    for first, last, count in zip(edges, edges[1:], histogram, strict=False):
+    for first, last, count in zip(edges[:-1], edges[1:], histogram, strict=True):
         name = str(first) if last == first + 1 else f"{first}-{last - 1}"
-        bar = "#" * round(40 * count / histogram.max())
-        print(f"  {name:>8} {count:7d} {bar}")
-    pairs = [masked_counts(NUM_POSITIONS, int(m), MASK_RATIO, INSIDE_RATIO) for m in inside]
-    masked, masked_inside = np.array(pairs).sum(axis=0)
-    outside = (NUM_POSITIONS - inside).sum()
+        print(f"  {name:>8} {count:8d} {'#' * round(40 * count / histogram.max())}")
+    masked, masked_inside = np.sum(
+        [masked_counts(NUM_POSITIONS, int(m), MASK_RATIO, INSIDE_RATIO) for m in inside], axis=0
+    )
     print(
-        f"  mask ratio {MASK_RATIO:.0%}, inside ratio {INSIDE_RATIO:.0%}: masked are "
-        f"{masked_inside / max(1, inside.sum()):.1%} of the positions inside, "
-        f"{(masked - masked_inside) / max(1, outside):.1%} of those outside"
+        f"  mask ratio {MASK_RATIO:.0%} with {INSIDE_RATIO:.0%} inside masks in effect "
+        f"{masked_inside / max(1, inside.sum()):.1%} inside the boxes and "
+        f"{(masked - masked_inside) / max(1, (NUM_POSITIONS - inside).sum()):.1%} outside"
     )
 
 

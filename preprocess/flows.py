@@ -30,6 +30,7 @@ from tqdm import tqdm
 from preprocess import resume
 from preprocess.failures import failure_record, write_failures
 from preprocess.plan import KINDS, Plan, make_plan
+from preprocess.tvl1_presets import PRESETS
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import remove_leftovers
 from shared.layout import DatasetLayout
@@ -58,8 +59,8 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
               help="of the frames that flow is computed on")  # fmt: skip
 @click.option("--map-short-side", type=click.IntRange(4), default=64, metavar="PIXELS",
               help="of the stored motion maps")  # fmt: skip
-@click.option("--preset", default="fast", metavar="NAME",
-              help="of TV-L1: opencv, ipol, fast or exact")  # fmt: skip
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="fast",
+              help="of TV-L1")  # fmt: skip
 # What is refused
 @click.option("--max-pixels", type=click.IntRange(256), default=8192 * 4320, metavar="PIXELS",
               help="of a frame of a video, width times height")  # fmt: skip

@@ -9,6 +9,7 @@ The maps of a clip are all that boxes are made of, so thresholds are tuned witho
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,9 +160,27 @@ PRESETS: dict[str, MotionParameters] = {
 }
 
 
-def motion_boxes(
-    maps: np.ndarray, parameters: MotionParameters
-) -> tuple[np.ndarray, np.ndarray]:
+def read_parameters(preset: str, changes: Sequence[str] = ()) -> MotionParameters:
+    """A preset with some of its numbers changed, each as text: ("sigma=4", "contours=1").
+
+    Raises:
+        InputError: an unknown preset or name, or a value that is not allowed.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; {', '.join(PRESETS)} are known")
+    numbers = dataclasses.asdict(PRESETS[preset])
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in numbers:
+            raise InputError(f"{change}: no number is called {name!r}; {', '.join(numbers)} are")
+        try:
+            numbers[name] = type(numbers[name])(text)
+        except ValueError:
+            raise InputError(f"{change}: {text!r} is not a number as {name} needs it") from None
+    return MotionParameters(**numbers)
+
+
+def motion_boxes(maps: np.ndarray, parameters: MotionParameters) -> tuple[np.ndarray, np.ndarray]:
     """The box of each frame of a clip, from all its maps.
 
     Args:
@@ -241,9 +260,7 @@ def _frame_contours(evidence: np.ndarray, parameters: MotionParameters) -> list[
     chosen = order[: parameters.contours]
     reach = parameters.largest_distance * np.hypot(width, height)
     largest = _corners(rectangles[chosen[0]]) if chosen else None
-    return [
-        contours[i] for i in chosen if _distance(_corners(rectangles[i]), largest) <= reach
-    ]
+    return [contours[i] for i in chosen if _distance(_corners(rectangles[i]), largest) <= reach]
 
 
 def _smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
