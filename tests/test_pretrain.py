@@ -41,7 +41,7 @@ def whole(out):
 def command(out: Path, run: str, *more: str) -> list[str]:
     return [
         *(sys.executable, "-m", "train.pretrain", "--dataset", "squares", "--out", str(out)),
-        *("--recipe", str(out / "tiny.toml"), "--device", "cpu", "--run", run, *more),
+        *("--recipe", str(out / "tiny.toml"), "--device", "cpu", "--run-name", run, *more),
     ]
 
 

@@ -59,6 +59,13 @@ def loader_changes(settings: tuple[str, ...], workers: int | None) -> dict[str, 
     return merge(changes.get("loader", {}), given)
 
 
+def run_option(text: str) -> Callable:
+    # torchrun takes --run, wherever it stands, for an abbreviation of its own --run-path.
+    return click.option(
+        "--run", "--run-name", "run", metavar="NAME", help=f"{text} (--run-name under torchrun)"
+    )
+
+
 def data_options(command: Callable) -> Callable:
     """Options of every command that reads a dataset."""
     return _add(
@@ -105,7 +112,7 @@ def training_options(command: Callable) -> Callable:
         ),
         click.option("--seed", default=0, metavar="N", help="Of weights, order, views and masks."),
         # How the run goes
-        click.option("--run", metavar="NAME", help="Name of the run folder."),
+        run_option("Name of the run folder."),
         click.option(
             "--stop-after", type=click.FloatRange(min=0), metavar="MINUTES",
             help="Save and stop then; the same command goes on.",

@@ -22,7 +22,7 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS
 from train.clip_table import read_clip_table
-from train.command import data_options, loader_changes
+from train.command import data_options, loader_changes, run_option
 from train.config import EvaluateConfig, LoaderConfig, read_recipe, recorded_finetune_config
 from train.data import EvaluateDataset
 from train.engine import start_processes
@@ -37,7 +37,7 @@ from train.weights import import_weights
 
 @click.command(context_settings={"show_default": True})
 @data_options
-@click.option("--run", metavar="NAME", help="The run, instead of --method and --head.")
+@run_option("The run, instead of --method and --head.")
 @click.option("--method", default="mofo", metavar="NAME", help="Of its pretraining.")
 @click.option(
     "--head", type=click.Choice(KINDS), show_default="as the recipe has it", help="Of the run."
