@@ -1,0 +1,254 @@
+"""Render the toy dataset: short clips of eight motions under a moving camera.
+
+    python -m preprocess.toy --out out
+
+takes about half a minute on two cores for the default 3200 clips (40 MB) and makes
+
+    OUT/toy/videos/<clip_id>.mp4               H.264, 64 px, 16 frames at 12 a second
+    OUT/toy/annotations/manifest.csv           labels and splits: input of preprocess.manifest
+    OUT/toy/annotations/classes.json           class names, and what flips do to labels
+    OUT/toy/truth/boxes/<clip_id>.boxes.csv    frame,x1,y1,x2,y2 of what moves by itself (pixels,
+                                               half-open; empty where it is out of view)
+    OUT/toy/truth/flow/<clip_id>.npz           some pairs: first, second, flow, valid
+    OUT/toy/toy.json                           the options, and whether all of it is there
+
+A clip depends on the seed and its number alone. Run again, it reuses what is there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import av
+import click
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from preprocess.toy_render import make_looks, render, true_flow
+from preprocess.toy_scene import CLASSES, FRAMES_PER_SECOND, NUM_FRAMES, make_scene
+from shared.errors import InputError, user_errors
+from shared.files import remove_leftovers, write_atomically
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, write_classes, write_manifest
+from shared.run_record import RunLock
+
+VERSION = 1  # of the pictures: raise it when a clip of the same seed comes out different
+NUM_CLASSES = len(CLASSES.label)
+NUM_FLOW_PAIRS = 24
+FLOW_FRAME = NUM_FRAMES // 2  # the pair is this frame and the next
+QUALITY = "16"  # x264's constant rate factor: 0 is lossless, 51 worst
+
+
+@dataclass(frozen=True)
+class ToyOptions:
+    """What decides the content of the dataset."""
+
+    clips: int
+    seed: int
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.clips < 3 * NUM_CLASSES or self.clips % NUM_CLASSES:
+            raise InputError(
+                f"--clips {self.clips}: a multiple of {NUM_CLASSES} from {3 * NUM_CLASSES} is "
+                f"allowed, so that train, val and test each hold every class equally often"
+            )
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
+              help="folder of all datasets; this one goes to FOLDER/toy")  # fmt: skip
+@click.option("--clips", type=int, default=3200, metavar="COUNT",
+              help="clips in all: a tenth is val, 15 % is test, the rest train")  # fmt: skip
+@click.option("--seed", type=int, default=0, metavar="NUMBER", help="another seed, other clips")
+@click.option("--workers", type=click.IntRange(min=1), default=2, metavar="PROCESSES",
+              help="clips rendered at a time")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="render all of it again, also with other options")
+@click.option("--dry-run", is_flag=True, help="print what would be done, and stop")
+@user_errors
+def main(out: Path, clips: int, seed: int, workers: int, overwrite: bool, dry_run: bool) -> None:
+    options = ToyOptions(clips, seed)
+    layout = DatasetLayout(out, "toy")
+    print(f"toy dataset: {clips} clips, seed {seed}, in {layout.root}")
+    if dry_run:
+        return
+    with RunLock(layout.lock):
+        make_dataset(layout, options, workers, overwrite)
+
+
+def make_dataset(layout: DatasetLayout, options: ToyOptions, workers: int, overwrite: bool) -> int:
+    """Render what is not there yet; returns how many clips that was.
+
+    Raises:
+        InputError: the folder holds clips made with other options, and `overwrite` is not set.
+    """
+    record = layout.root / "toy.json"
+    clips = list_clips(options)
+    # ------------------------------------------------------------------ what is there already
+    kept = _kept_clips(layout, record, options, overwrite)
+    todo = [index for index, clip in enumerate(clips) if clip.clip_id not in kept]
+    if len(todo) < len(clips):
+        print(f"reusing {len(clips) - len(todo)} of {len(clips)} clips")
+    # ------------------------------------------------------------------ render the rest
+    write_atomically(record, _record_text(options, complete=False))
+    job = partial(write_clip, layout, options.seed, flow_clips=flow_clips(clips))
+    with tqdm(total=len(todo), desc="render", unit="clip", disable=not todo) as progress:
+        for _ in _in_processes(job, todo, min(workers, len(todo))):
+            progress.update()
+    # ------------------------------------------------------------------ lists, and the mark
+    os.sync()
+    write_manifest(layout.root / "annotations" / "manifest.csv", clips)
+    write_classes(layout.root / "annotations" / "classes.json", CLASSES)
+    write_atomically(record, _record_text(options, complete=True))
+    return len(todo)
+
+
+def list_clips(options: ToyOptions) -> list[Clip]:
+    """The manifest: labels go round, so that each split is balanced."""
+    groups = options.clips // NUM_CLASSES  # one clip of each class
+    num_test, num_val = max(1, round(0.15 * groups)), max(1, round(0.1 * groups))
+    splits = ["train"] * (groups - num_val - num_test) + ["val"] * num_val + ["test"] * num_test
+    return [
+        Clip(
+            clip_id=f"toy{index:05d}",
+            video=f"toy{index:05d}.mp4",
+            split=splits[index // NUM_CLASSES],
+            label=index % NUM_CLASSES,
+        )
+        for index in range(options.clips)
+    ]
+
+
+def flow_clips(clips: list[Clip]) -> frozenset[str]:
+    """Clips with flow truth: the first of val, which is there to make choices on."""
+    return frozenset([clip.clip_id for clip in clips if clip.split == "val"][:NUM_FLOW_PAIRS])
+
+
+def write_clip(layout: DatasetLayout, seed: int, index: int, flow_clips: frozenset[str]) -> None:
+    """Render one clip with its truth; the video comes last and stands for all."""
+    clip_id = f"toy{index:05d}"
+    scene = make_scene(seed, index)
+    looks = make_looks(seed, index, scene)
+    frames, boxes = render(scene, looks)
+    _write(_boxes_path(layout, clip_id), _boxes_text(boxes))
+    if clip_id in flow_clips:
+        flow, valid = true_flow(scene, looks, FLOW_FRAME)
+        first, second = (
+            cv2.cvtColor(frames[t], cv2.COLOR_RGB2GRAY) for t in (FLOW_FRAME, FLOW_FRAME + 1)
+        )
+        stream = io.BytesIO()
+        np.savez_compressed(stream, first=first, second=second, flow=flow, valid=valid)
+        _write(layout.root / "truth" / "flow" / f"{clip_id}.npz", stream.getvalue())
+    _write(layout.videos / f"{clip_id}.mp4", encode(frames))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, but without the two fsync of `write_atomically`.
+
+    Thousands of them can take longer than the rendering; one sync before the mark does as well.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def encode(frames: np.ndarray) -> bytes:
+    """An H.264 mp4 of u1[T,H,W,3] RGB frames; the same frames give the same bytes."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        video = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
+        video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        # B-frames and weights are left out: with them x264 165 encodes frames as small as these
+        # differently from run to run, even in one thread.
+        video.options = {
+            "crf": QUALITY,
+            "preset": "veryfast",
+            "threads": "1",
+            "x264-params": "bframes=0:weightp=0",
+        }
+        for frame in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode(None))
+    return stream.getvalue()
+
+
+def _in_processes(job: partial, todo: list[int], workers: int) -> Iterator[None]:
+    """Run the job for each index, in any order; in this process where one is enough."""
+    if workers <= 1:
+        yield from map(job, todo)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, _start_worker) as pool:
+        yield from pool.imap_unordered(job, todo, chunksize=8)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+
+
+def _kept_clips(
+    layout: DatasetLayout, record: Path, options: ToyOptions, overwrite: bool
+) -> set[str]:
+    """Clip ids that need no rendering; with `overwrite`, what was there is removed."""
+    made_with = None if overwrite else _read_record(record)
+    videos = list(layout.videos.glob("*.mp4")) if layout.videos.is_dir() else []
+    if overwrite:
+        for path in [*videos, *layout.root.glob("truth/*/toy*")]:
+            path.unlink()
+    elif made_with != asdict(options) and (made_with or videos):
+        raise InputError(
+            f"{layout.root} holds a dataset made with {_words(made_with)}, asked for is "
+            f"{_words(asdict(options))}; give another --out, or --overwrite to replace it"
+        )
+    for folder in (layout.videos, *layout.root.glob("truth/*")):
+        remove_leftovers(folder)
+    if overwrite:
+        return set()
+    return {path.stem for path in videos if _boxes_path(layout, path.stem).is_file()}
+
+
+def _read_record(record: Path) -> dict | None:
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        return content["options"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{record} is damaged; remove {record.parent} and run again") from None
+
+
+def _record_text(options: ToyOptions, complete: bool) -> bytes:
+    return json.dumps({"options": asdict(options), "complete": complete}).encode() + b"\n"
+
+
+def _words(options: dict | None) -> str:
+    if options is None:
+        return "unknown options"
+    return ", ".join(f"{name} {value}" for name, value in options.items())
+
+
+def _boxes_path(layout: DatasetLayout, clip_id: str) -> Path:
+    return layout.root / "truth" / "boxes" / f"{clip_id}.boxes.csv"
+
+
+def _boxes_text(boxes: np.ndarray) -> bytes:
+    rows = ["frame,x1,y1,x2,y2"]
+    for frame, box in enumerate(boxes):
+        values = ["" if np.isnan(value) else f"{value:g}" for value in box]
+        rows.append(",".join([str(frame), *values]))
+    return ("\n".join(rows) + "\n").encode()
+
+
+if __name__ == "__main__":
+    main()

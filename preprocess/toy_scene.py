@@ -1,0 +1,186 @@
+"""What happens in a toy clip: the camera, who moves how, and what the labels mean.
+
+Coordinates: the *scene* is a plane measured in pixels of the frame at zoom 1, its origin in the
+middle of the canvas; the *frame* has its origin in the top left corner, pixel centres at i + 0.5.
+All motions are similarity transforms, kept as 3x3 matrices on (x, y, 1) columns.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.manifest import ClassList
+from shared.randomness import counter_generator
+
+SIZE = 64  # px, height and width of a frame
+NUM_FRAMES = 16
+FRAMES_PER_SECOND = 12
+
+CLASSES = ClassList(
+    label=["left", "right", "up", "down", "approaching", "receding", "turning", "swinging"],
+    flip_x=[1, 0, 2, 3, 4, 5, 6, 7],
+    flip_y=[0, 1, 3, 2, 4, 5, 6, 7],
+    flip_time=[1, 0, 3, 2, 5, 4, 6, 7],
+)
+# Direction of travel in the frame, radians from the x axis towards the y axis (down).
+TRAVEL = {"left": math.pi, "right": 0.0, "up": -math.pi / 2, "down": math.pi / 2}
+
+# The object's own motion, relative to the scene.
+TRAVEL_SHARE = (0.5, 0.8)  # of the frame
+TRAVEL_TILT = math.radians(15)  # at most, off the axis
+SCALE = (2.0, 3.0)
+TURN = (math.radians(120), math.radians(220))
+SWING_ANGLE = (math.radians(25), math.radians(45))  # amplitude
+SWING_ARM = (0.35, 0.6)  # of the frame, from the pivot to the object
+SWING_CYCLES = (1.0, 1.5)  # in a clip
+
+RADIUS = (5.5, 18.0)  # px at zoom 1, half the length of an object
+SECOND_OBJECT_SHARE = 0.25  # of the clips
+NUM_DISTRACTORS = (1, 3)
+
+# The camera's motion over the clip, the same for every label.
+PAN = (0.05, 0.25)  # of the frame
+ZOOM = 1.2  # at most, in or out
+ROLL = math.radians(6)  # at most
+SHAKE = 0.5  # px, standard deviation a frame
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip before it has looks. T = NUM_FRAMES, M movers, D distractors.
+
+    Attributes:
+        label: class number.
+        camera: f8[T,3,3], scene -> frame.
+        movers: f8[M,T,3,3], the object's unit square (-1..1) -> scene.
+        distractors: f8[D,3,3], the same for those that stand still.
+    """
+
+    label: int
+    camera: np.ndarray
+    movers: np.ndarray
+    distractors: np.ndarray
+
+    def to_frame(self) -> np.ndarray:
+        """f8[D+M,T,3,3]: unit square -> frame, those further back first."""
+        still = np.repeat(self.distractors[:, None], NUM_FRAMES, axis=1)
+        return self.camera @ np.concatenate([still, self.movers])
+
+
+def make_scene(seed: int, index: int) -> Scene:
+    """The scene of clip `index`. The camera has its own generator: it cannot know the label."""
+    label = index % len(CLASSES.label)
+    camera = camera_path(counter_generator(seed, "toy", index, "camera"))
+    rng = counter_generator(seed, "toy", index, "motion")
+    motion = object_motion(CLASSES.label[label], rng)
+    num_movers = 2 if rng.random() < SECOND_OBJECT_SHARE else 1
+    movers: list[np.ndarray] = []
+    for _ in range(num_movers):
+        placed = _place(motion, camera, movers, rng)
+        if placed is not None:
+            movers.append(placed)
+    num_distractors = rng.integers(NUM_DISTRACTORS[0], NUM_DISTRACTORS[1], endpoint=True)
+    distractors = [_stand(camera, rng) for _ in range(num_distractors)]
+    return Scene(label, camera, np.stack(movers), np.stack(distractors))
+
+
+def camera_path(rng: np.random.Generator) -> np.ndarray:
+    """Pan, zoom, roll and shake: f8[T,3,3], scene -> frame."""
+    progress = np.linspace(-0.5, 0.5, NUM_FRAMES)  # the scene's middle is in view at half time
+    heading = rng.uniform(0, 2 * math.pi)
+    length = SIZE * rng.uniform(*PAN)
+    shake = rng.normal(0, SHAKE, (NUM_FRAMES, 2))
+    x = length * math.cos(heading) * progress + shake[:, 0]
+    y = length * math.sin(heading) * progress + shake[:, 1]
+    zoom = np.exp(math.log(ZOOM) * rng.uniform(-1, 1) * 2 * progress)
+    roll = ROLL * rng.uniform(-1, 1) * 2 * progress
+    to_middle = similarity(zoom, roll, np.zeros(NUM_FRAMES), np.zeros(NUM_FRAMES))
+    shifted = similarity(np.ones(NUM_FRAMES), np.zeros(NUM_FRAMES), x, y)
+    middle = similarity(1.0, 0.0, SIZE / 2, SIZE / 2)
+    return middle @ to_middle @ shifted
+
+
+def object_motion(name: str, rng: np.random.Generator) -> np.ndarray:
+    """What an object of class `name` does about its place: f8[T,3,3], scale and turn included.
+
+    Looks of a single frame tell little: an object of any class has the sizes that approaching and
+    receding ones have at their ends, and any orientation.
+    """
+    time = np.linspace(0, 1, NUM_FRAMES)
+    eased = time + rng.uniform(0, 0.5) / (2 * math.pi) * np.sin(
+        2 * math.pi * time + rng.uniform(0, 2 * math.pi)
+    )
+    eased = (eased - eased[0]) / (eased[-1] - eased[0])
+    factor = rng.uniform(*SCALE)
+    small = math.exp(rng.uniform(math.log(RADIUS[0]), math.log(RADIUS[1] / factor)))
+    radius = np.full(NUM_FRAMES, small if rng.random() < 0.5 else small * factor)
+    angle = np.full(NUM_FRAMES, rng.uniform(0, 2 * math.pi))
+    x = y = np.zeros(NUM_FRAMES)
+    if name in TRAVEL:
+        heading = TRAVEL[name] + rng.uniform(-TRAVEL_TILT, TRAVEL_TILT)
+        length = SIZE * rng.uniform(*TRAVEL_SHARE)
+        x, y = length * math.cos(heading) * eased, length * math.sin(heading) * eased
+    elif name == "approaching":
+        radius = small * factor**eased
+    elif name == "receding":
+        radius = small * factor ** (1 - eased)
+    elif name == "turning":
+        angle = angle + rng.choice((-1, 1)) * rng.uniform(*TURN) * eased
+    elif name == "swinging":
+        swing = rng.uniform(*SWING_ANGLE) * np.sin(
+            2 * math.pi * (rng.uniform(*SWING_CYCLES) * time + rng.random())
+        )
+        arm, rest = SIZE * rng.uniform(*SWING_ARM), rng.uniform(0, 2 * math.pi)
+        x, y = arm * np.cos(rest + swing), arm * np.sin(rest + swing)
+        angle = angle + swing
+    else:
+        raise AssertionError(name)
+    return similarity(radius, angle, x, y)
+
+
+def similarity(scale, angle, x, y) -> np.ndarray:
+    """Scale, turn by `angle` radians, then shift by (x, y): broadcast to f8[...,3,3]."""
+    scale, angle, x, y = np.broadcast_arrays(scale, angle, x, y)
+    matrix = np.zeros((*scale.shape, 3, 3))
+    matrix[..., 0, 0] = matrix[..., 1, 1] = scale * np.cos(angle)
+    matrix[..., 1, 0] = scale * np.sin(angle)
+    matrix[..., 0, 1] = -matrix[..., 1, 0]
+    matrix[..., 0, 2], matrix[..., 1, 2], matrix[..., 2, 2] = x, y, 1
+    return matrix
+
+
+def _place(motion, camera, others, rng, num_tries=256, margin=0.1) -> np.ndarray | None:
+    """Put a motion at a random place where its middle stays in view: f8[T,3,3].
+
+    Where no place tried keeps it whole in view (a long way against the camera's), the one that
+    loses least. None when it would run into one of `others` wherever it is put.
+    """
+    places = rng.uniform(-1.2 * SIZE, 1.2 * SIZE, (num_tries, 1, 2))
+    paths = places + motion[:, :2, 2]  # [tries, T, 2], scene
+    clear = np.ones(num_tries, dtype=bool)
+    for other in others:
+        apart = np.linalg.norm(paths - other[:, :2, 2], axis=-1).min(axis=1)
+        clear &= apart > 2.0 * _radius(motion).max()
+    if not clear.any():
+        return None
+    seen = np.einsum("tij,ntj->nti", camera[:, :2, :2], paths) + camera[:, :2, 2]
+    low, high = margin * SIZE, (1 - margin) * SIZE
+    outside = np.maximum(low - seen, seen - high).clip(min=0).max(axis=(1, 2))
+    outside[~clear] = np.inf
+    best = np.argmin(outside)  # the first of those wholly in view, hence a random one
+    return similarity(1.0, 0.0, *places[best, 0]) @ motion
+
+
+def _stand(camera: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A place in view at half time, any size and orientation: f8[3,3]."""
+    x, y, _ = np.linalg.inv(camera[NUM_FRAMES // 2]) @ (*rng.uniform(0, SIZE, 2), 1)
+    radius = math.exp(rng.uniform(math.log(RADIUS[0]), math.log(RADIUS[1])))
+    return similarity(radius, rng.uniform(0, 2 * math.pi), x, y)
+
+
+def _radius(motion: np.ndarray) -> np.ndarray:
+    """Scale of similarity transforms, f8[...]."""
+    return np.hypot(motion[..., 0, 0], motion[..., 1, 0])
