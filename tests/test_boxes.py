@@ -1,0 +1,157 @@
+"""The boxes command: from flows shards alone, tube tables, reuse, refusals, resume."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes, run_flows, start
+
+from shared.grid import canonical_view, positions_inside, union_box
+from shared.layout import DatasetLayout
+from shared.run_record import RunLock
+from shared.shard_index import read_index
+from shared.shards import ShardReader
+
+
+@pytest.fixture(scope="module")
+def flowed(tmp_path_factory) -> DatasetLayout:
+    """Flows of six small videos in three shards; not to be written to."""
+    layout = make_dataset(tmp_path_factory.mktemp("flowed"))
+    assert run_flows(layout, "--clips-per-shard", 2).exit_code == 0
+    return layout
+
+
+@pytest.fixture
+def layout(flowed, tmp_path) -> DatasetLayout:
+    """The same flows, without boxes; neither videos nor frames are there."""
+    copy = DatasetLayout(tmp_path, flowed.dataset)
+    copy.root.mkdir()
+    copy.flows.symlink_to(flowed.flows)
+    return copy
+
+
+def test_boxes_come_from_flows_alone(layout):
+    done = run_boxes(layout)
+    assert done.exit_code == 0, done.output
+    index = read_index(layout.boxes)
+    assert index.config["flows"] == read_index(layout.flows).digest
+    assert [entry.clips for entry in index.shards] == [2, 2, 2]
+    with (
+        ShardReader(layout.flows / "00001.h5", "flows") as flows,
+        ShardReader(layout.boxes / "00001.h5", "boxes") as boxes,
+    ):
+        for path in ("/clip/id", "/clip/frames", "/clip/size", "/frame/pts_seconds"):
+            assert np.array_equal(boxes[path], flows[path])
+        assert boxes.attributes["patch"] == 16 and boxes.attributes["grid"] == "14x14"
+        found = boxes["/box/xyxy"]
+        assert found.shape == (18, 4)
+        kept = found[~np.isnan(found).any(axis=1)]
+        assert len(kept) > 9
+        assert np.all(kept >= 0) and np.all(kept[:, 2] <= 48) and np.all(kept[:, 3] <= 32)
+        assert np.all((boxes["/box/score"] > 0) == ~np.isnan(found).any(axis=1))
+        offsets, positions = boxes["/tube/offsets"], boxes["/tube/index"]
+        for clip, (first, last) in enumerate(boxes["/clip/frames"]):
+            box = boxes["/clip/box"][clip]
+            np.testing.assert_array_equal(box, union_box(found[first:last]))
+            view = canonical_view(*boxes["/clip/size"][clip].tolist())
+            inside = np.flatnonzero(positions_inside(view.apply(box), (224, 224)))
+            assert positions[offsets[clip] : offsets[clip + 1]].tolist() == inside.tolist()
+
+
+def test_the_histogram_shows_what_the_ratio_does(layout):
+    output = run_boxes(layout).output
+    assert "positions inside the clip's box, of 196" in output
+    assert "mask ratio 90% with 75% inside masks in effect" in output
+    assert "without motion: " in output
+
+
+def test_workers_do_not_change_bytes(layout, tmp_path):
+    assert run_boxes(layout, "--workers", 1).exit_code == 0
+    expected = checksums(layout.boxes)
+    assert run_boxes(layout, "--workers", 2, "--overwrite").exit_code == 0
+    assert checksums(layout.boxes) == expected
+
+
+def test_a_complete_run_is_reused_and_other_options_are_refused(layout):
+    assert run_boxes(layout).exit_code == 0
+    before = checksums(layout.boxes)
+    assert "reuse:" in run_boxes(layout).output
+    refused = run_boxes(layout, "--set", "sigma=4")
+    assert refused.exit_code == 1 and "sigma 5.625, now 4.0 is asked for" in refused.output
+    assert checksums(layout.boxes) == before
+    assert run_boxes(layout, "--set", "sigma=4", "--overwrite").exit_code == 0
+    assert read_index(layout.boxes).config["sigma"] == 4.0
+
+
+def test_reuse_does_not_wait_for_torch(layout):
+    assert run_boxes(layout).exit_code == 0
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'ray', 'av'): sys.modules[name] = None\n"
+        "from preprocess.boxes import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, *arguments(layout)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "reuse:" in done.stdout, done.stderr
+    again = subprocess.run([*command, "--overwrite"], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr  # nor does the work need it
+
+
+def test_other_flows_make_other_boxes(flowed, layout):
+    assert run_boxes(layout).exit_code == 0
+    layout.flows.unlink()
+    other = make_dataset(layout.out / "other", num_clips=6, num_frames=9)
+    assert run_flows(other, "--clips-per-shard", 2).exit_code == 0
+    layout.flows.symlink_to(other.flows)
+    refused = run_boxes(layout)
+    assert refused.exit_code == 1 and "was made with flows" in refused.output
+
+
+def test_what_is_lacking_is_named(tmp_path):
+    nothing = run_boxes(DatasetLayout(tmp_path, "nothing"))
+    assert nothing.exit_code == 1 and "run `make flows`" in nothing.output
+
+
+def test_a_damaged_flows_shard_is_named(flowed, layout):
+    layout.flows.unlink()
+    layout.flows.mkdir()
+    for path in flowed.flows.glob("[!.]*"):
+        (layout.flows / path.name).write_bytes(path.read_bytes())
+    damaged = bytearray((layout.flows / "00001.h5").read_bytes())
+    damaged[-2000] ^= 16
+    (layout.flows / "00001.h5").write_bytes(damaged)
+    done = run_boxes(layout, "--workers", 1)
+    assert done.exit_code == 1 and "00001.h5" in done.output and "damaged" in done.output
+    assert read_index(layout.boxes) is None
+
+
+def test_a_second_run_is_refused(layout):
+    with RunLock(layout.lock):
+        assert "in use by another run" in run_boxes(layout).output
+
+
+def test_a_killed_run_goes_on_where_it_was(layout):
+    assert run_boxes(layout).exit_code == 0
+    expected = checksums(layout.boxes)
+    for path in layout.boxes.glob("*"):
+        path.unlink()
+    run = start("preprocess.boxes", layout, "--workers", 1)
+    while not (layout.boxes / "00000.h5").exists():
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.002)
+    run.kill()
+    run.wait()
+    for path in layout.boxes.glob("*.h5"):
+        ShardReader(path, "boxes").close()
+    assert run_boxes(layout).exit_code == 0
+    assert checksums(layout.boxes) == expected
+    assert not list(layout.boxes.glob(".*"))
+
+
+def test_dry_run_writes_nothing(layout):
+    done = run_boxes(layout, "--dry-run")
+    assert done.exit_code == 0 and "6 clips in 3 shards" in done.output
+    assert not layout.boxes.exists()

@@ -1,0 +1,179 @@
+"""Motion maps and boxes: equation 1, reduction, companding, and boxes of drawn motion."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from preprocess.motion import (
+    PRESETS,
+    MotionParameters,
+    compand,
+    expand,
+    motion_boxes,
+    motion_contours,
+    motion_map,
+    read_parameters,
+    reduce_maps,
+)
+from shared.errors import InputError
+
+
+def test_motion_map_is_equation_1():
+    """Against derivatives worked out by numpy, which uses the same central differences."""
+    flow = np.random.default_rng(0).normal(size=(3, 2, 20, 30))
+    along_y, along_x = np.gradient(flow, axis=(2, 3))
+    expected = np.sqrt((along_x**2 + along_y**2).sum(axis=1))
+    np.testing.assert_allclose(motion_map(torch.from_numpy(flow)).numpy(), expected, rtol=1e-12)
+
+
+def test_equal_motion_everywhere_is_no_motion_boundary():
+    flow = torch.full((1, 2, 16, 16), 3.25)
+    assert motion_map(flow).abs().max() == 0
+
+
+def test_motion_map_of_a_zoom_is_its_rate():
+    """u = a x, v = a y: the map is a * sqrt(2) everywhere, the borders included."""
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
+    flow = 0.5 * torch.stack([x, y])[None]
+    torch.testing.assert_close(motion_map(flow), torch.full((1, 12, 16), 0.5 * 2**0.5))
+
+
+@given(
+    st.integers(4, 40),
+    st.integers(4, 40),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_reduced_maps_are_means_over_areas(height, width, small_height, small_width, seed):
+    small = (min(small_height, height), min(small_width, width))
+    maps = torch.from_numpy(np.random.default_rng(seed).random((2, height, width)))
+    reduced = reduce_maps(maps, small)
+    assert reduced.shape == (2, *small)
+    torch.testing.assert_close(reduced.mean((1, 2)), maps.mean((1, 2)))
+    # Enlarging each cell by the ratio and averaging whole pixels gives the same.
+    enlarged = maps.repeat_interleave(small[0], 1).repeat_interleave(small[1], 2)
+    expected = enlarged.reshape(2, small[0], height, small[1], width).mean((2, 4))
+    torch.testing.assert_close(reduced, expected)
+
+
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 3), st.integers(1, 8), st.integers(1, 8)),
+        elements=st.floats(0, 50, width=32),
+    )
+)
+@settings(deadline=None)
+def test_companding_is_exact_to_its_step(maps):
+    values, scale = compand(maps)
+    assert values.dtype == np.uint8 and scale.dtype == np.float32
+    restored = expand(values, scale)
+    assert restored.dtype == np.float32
+    largest = maps.max(axis=(1, 2))
+    # A step of the square root is sqrt(largest) / 255, of the value 2 * sqrt(value) times that.
+    root = np.abs(np.sqrt(restored) - np.sqrt(maps)).max(axis=(1, 2))
+    assert np.all(root <= np.sqrt(largest) / 255 * 0.501 + 1e-18)
+    assert np.array_equal(scale == 0, largest < 255**2 * np.float32(1e-45))
+
+
+def drawn_maps(boxes, size=(60, 80), value=0.5):
+    """Maps f4 [T, h, w] that are `value` in x1:x2, y1:y2 of each frame's boxes."""
+    maps = np.zeros((len(boxes), *size), dtype=np.float32)
+    for frame, frame_boxes in enumerate(boxes):
+        for x1, y1, x2, y2 in frame_boxes:
+            maps[frame, y1:y2, x1:x2] = value
+    return maps
+
+
+EXACT = MotionParameters(sigma=0.0)
+
+
+def test_boxes_enclose_what_moves_half_open():
+    boxes, scores = motion_boxes(drawn_maps([[(10, 20, 30, 40)], [(11, 22, 33, 44)]]), EXACT)
+    assert boxes.tolist() == [[10, 20, 30, 40], [11, 22, 33, 44]]
+    assert scores.tolist() == [1, 1]
+    assert boxes.dtype == scores.dtype == np.float32
+
+
+def test_the_two_largest_contours_count():
+    large, middle, small = (10, 10, 30, 30), (50, 40, 60, 50), (70, 5, 74, 9)
+    boxes, scores = motion_boxes(drawn_maps([[small, middle, large]]), EXACT)
+    assert boxes[0].tolist() == [10, 10, 60, 50]
+    assert scores[0] == pytest.approx(500 / 516)
+    one, _ = motion_boxes(
+        drawn_maps([[small, middle, large]]), dataclasses.replace(EXACT, contours=1)
+    )
+    assert one[0].tolist() == list(large)
+    near = dataclasses.replace(EXACT, largest_distance=0.2)
+    assert motion_boxes(drawn_maps([[middle, large]]), near)[0][0].tolist() == list(large)
+
+
+def test_without_motion_there_is_no_box():
+    maps = drawn_maps([[], [(10, 20, 30, 40)], [(10, 20, 30, 40)]])
+    maps[2] *= 0.001
+    boxes, scores = motion_boxes(maps, EXACT)
+    assert np.isnan(boxes).all(axis=1).tolist() == [True, False, True]
+    assert scores.tolist() == [0, 1, 0]
+    assert motion_boxes(maps[:0], EXACT)[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@given(seed=st.integers(0, 999), height=st.integers(4, 40), width=st.integers(4, 60))
+@settings(deadline=None, max_examples=15)
+def test_boxes_lie_inside_and_scores_are_shares(preset, seed, height, width):
+    rng = np.random.default_rng(seed)
+    maps = (rng.random((5, height, width)) ** 8).astype(np.float32)
+    boxes, scores = motion_boxes(maps, PRESETS[preset])
+    found = boxes[~np.isnan(boxes).any(axis=1)]
+    assert np.isnan(boxes).any(axis=1).sum() == np.isnan(boxes).all(axis=1).sum()
+    assert np.all(found[:, :2] >= 0) and np.all(found[:, 2:] <= (width, height))
+    assert np.all(found[:, :2] < found[:, 2:])
+    assert np.all((0 <= scores) & (scores <= 1.0001))
+    contours = motion_contours(maps, PRESETS[preset])
+    assert len(contours) == len(maps)
+
+
+def test_presets_find_a_moving_square_in_noise():
+    rng = np.random.default_rng(3)
+    truth = np.array([20, 16, 44, 40])
+    maps = drawn_maps([[tuple(truth)]] * 6, size=(64, 85), value=0.4)
+    maps += 0.02 * rng.random(maps.shape, dtype=np.float32)
+    for preset, least in (("default", 0.5), ("paper", 0.5), ("mofo-code", 0.1)):
+        boxes, _ = motion_boxes(maps, PRESETS[preset])
+        for box in boxes:
+            inner = np.minimum(box[2:], truth[2:]) - np.maximum(box[:2], truth[:2])
+            areas = np.prod(box[2:] - box[:2]), np.prod(truth[2:] - truth[:2])
+            overlap = np.prod(inner.clip(0))
+            assert overlap / (sum(areas) - overlap) >= least, (preset, box)
+
+
+def test_windows_and_replacement_look_ahead():
+    maps = drawn_maps([[], [], [(10, 20, 30, 40)]])
+    window = dataclasses.replace(EXACT, window=3, least_motion=0.0)
+    assert np.isnan(motion_boxes(maps, window)[0][:2]).all()  # nothing moves in those frames
+    maps[:2, 0, 0] = 0.01
+    assert motion_boxes(maps, window)[0][:, 2].tolist() == [30, 30, 30]
+    replaced = dataclasses.replace(EXACT, least_motion=0.0, smallest_area=0.01)
+    assert motion_boxes(maps, replaced)[0].tolist() == [[10, 20, 30, 40]] * 3
+
+
+def test_numbers_of_a_preset_can_be_changed():
+    changed = read_parameters("default", ("sigma=4", "contours=1"))
+    assert changed == dataclasses.replace(PRESETS["default"], sigma=4.0, contours=1)
+    for preset, changes, message in (
+        ("best", (), "default, paper, mofo-code are known"),
+        ("default", ("sigmas=4",), "no number is called 'sigmas'"),
+        ("default", ("sigma=wide",), "'wide' is not a number"),
+        ("default", ("sigma=-1",), "sigma is -1.0; a number from 0 is allowed"),
+        ("default", ("contours=0",), "contours is 0; 1 or more is allowed"),
+        ("default", ("sigma=nan",), "sigma is nan"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_parameters(preset, changes)
