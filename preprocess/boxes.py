@@ -193,7 +193,7 @@ def make_shard(
 
 def shard_arrays(flows_path: Path, parameters: MotionParameters) -> dict[str, np.ndarray]:
     """All arrays of a boxes shard."""
-    from preprocess.motion import expand, motion_boxes
+    from preprocess.motion import contour_vertices, expand, motion_boxes
 
     with ShardReader(flows_path, "flows") as reader:
         sizes, frames = reader["/clip/size"], reader["/clip/frames"]
@@ -202,12 +202,15 @@ def shard_arrays(flows_path: Path, parameters: MotionParameters) -> dict[str, np
         scores = np.zeros(reader.num_frames, dtype="<f4")
         clip_boxes = np.full((reader.num_clips, 4), np.nan, dtype="<f4")
         tubes: list[np.ndarray] = []
+        vertices: list[np.ndarray] = []
         for clip, (first, last) in enumerate(frames):
             width, height = map_sizes[clip]
             values = reader.ragged("/motion/offsets", "/motion/values", first, last)
             maps = expand(np.stack(values).reshape(-1, height, width), scales[first:last])
             found, scores[first:last] = motion_boxes(maps, parameters)
-            boxes[first:last] = found * np.tile(sizes[clip] / map_sizes[clip], 2)
+            to_source = sizes[clip] / map_sizes[clip]
+            boxes[first:last] = found * np.tile(to_source, 2)
+            vertices += contour_vertices(maps, parameters, to_source)
             clip_boxes[clip] = union_box(boxes[first:last])
             tubes.append(tube_positions(clip_boxes[clip], sizes[clip]))
         return {
@@ -218,6 +221,8 @@ def shard_arrays(flows_path: Path, parameters: MotionParameters) -> dict[str, np
             "/clip/box": clip_boxes,
             "/box/xyxy": boxes,
             "/box/score": scores,
+            "/contour/offsets": np.cumsum([0, *map(len, vertices)], dtype="<i8"),
+            "/contour/vertices": np.concatenate([np.empty((0, 3), "<i2"), *vertices]),
             "/tube/offsets": np.cumsum([0, *map(len, tubes)], dtype="<i8"),
             "/tube/index": np.concatenate([np.empty(0, "<i2"), *tubes]).astype("<i2"),
         }

@@ -97,7 +97,8 @@ class MotionParameters:
     Steps, in this order; one with its neutral value does nothing.
 
     Attributes:
-        window: frames whose maps are summed, the frame's own first; 1 = its own alone.
+        frames_before, frames_after: whose maps are summed with the frame's own, as many as there
+            are.
         border: margin set to 0.
         sigma_before: of the Gaussian before the thresholds.
         peak_share: values under this share of the frame's maximum are dropped.
@@ -107,13 +108,16 @@ class MotionParameters:
         least_motion: nothing moves in a frame whose map stays below this, in pixels per frame per
             pixel.
         contours: how many of the largest contours the box encloses.
+        smallest_share: the second contour counts only when it holds at least this share of the
+            motion (sum of the map) that the first holds.
         largest_distance: the second contour counts only when the centres are nearer than this share
             of the diagonal.
         largest_side: a box over this share of the width or height is replaced by the next frame's.
         smallest_area: so is a box under this share of the area.
     """
 
-    window: int = 1
+    frames_before: int = 0
+    frames_after: int = 0
     border: float = 0.0
     sigma_before: float = 0.0
     peak_share: float = 0.0
@@ -122,14 +126,14 @@ class MotionParameters:
     mean_factor: float = 1.0
     least_motion: float = 0.01
     contours: int = 2
+    smallest_share: float = 0.0
     largest_distance: float = 1.0
     largest_side: float = 1.0
     smallest_area: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in (("window", 1), ("contours", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; {least} or more is allowed")
+        if self.contours < 1:
+            raise InputError(f"contours is {self.contours}; 1 or more is allowed")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not 0 <= value < float("inf"):
@@ -137,7 +141,12 @@ class MotionParameters:
 
 
 PRESETS: dict[str, MotionParameters] = {
-    "default": MotionParameters(),
+    # Few numbers, none of them fine: summing over 9 frames steadies the box where flow flickers,
+    # one and a half times the mean leaves out the noise of the background that the mean itself
+    # lets in, and a second contour much weaker than the first is noise more often than an object.
+    "default": MotionParameters(
+        frames_before=4, frames_after=4, mean_factor=1.5, smallest_share=0.4
+    ),
     # The text of MOFO (section 3.1) states the steps and no numbers: smooth, threshold, the two
     # largest contours. The mean is the threshold without a parameter.
     "paper": MotionParameters(least_motion=0.0),
@@ -145,7 +154,7 @@ PRESETS: dict[str, MotionParameters] = {
     # of the stored maps, not 3x3 kernels (maps are stored, flow is not). It keeps every pixel that
     # the last Gaussian reaches at 1/255 of the peak; here that is any above a tenth of the mean.
     "mofo-code": MotionParameters(
-        window=8,
+        frames_after=7,
         border=8.0,
         sigma_before=1.0,
         peak_share=0.4,
@@ -194,20 +203,22 @@ def motion_boxes(maps: np.ndarray, parameters: MotionParameters) -> tuple[np.nda
     """
     assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
     boxes = np.full((len(maps), 4), np.nan, dtype=np.float32)
-    for frame, evidence in enumerate(_window_sums(maps, parameters.window)):
+    for frame, evidence in enumerate(_window_sums(maps, parameters)):
         if maps[frame].max() > parameters.least_motion:
             boxes[frame] = _frame_box(evidence, parameters)
     boxes = _replace_odd_sizes(boxes, maps.shape[1:], parameters)
     return boxes, _scores(maps, boxes)
 
 
-def _window_sums(maps: np.ndarray, window: int) -> np.ndarray:
-    """[T, h, w]: the sum of each map and the window - 1 after it, as many as there are."""
-    if window == 1:
+def _window_sums(maps: np.ndarray, parameters: MotionParameters) -> np.ndarray:
+    """[T, h, w]: the sum of each map and those of its window, as many as there are."""
+    if parameters.frames_before == parameters.frames_after == 0:
         return maps
-    total = np.concatenate([np.zeros_like(maps[:1]), maps.cumsum(axis=0, dtype=np.float32)])
-    last = np.minimum(np.arange(len(maps)) + window, len(maps))
-    return total[last] - total[: len(maps)]
+    total = np.concatenate([np.zeros_like(maps[:1]), maps.cumsum(axis=0, dtype=np.float64)])
+    frames = np.arange(len(maps))
+    first = np.maximum(frames - parameters.frames_before, 0)
+    last = np.minimum(frames + parameters.frames_after + 1, len(maps))
+    return (total[last] - total[first]).astype(np.float32)
 
 
 def motion_contours(maps: np.ndarray, parameters: MotionParameters) -> list[list[np.ndarray]]:
@@ -221,11 +232,34 @@ def motion_contours(maps: np.ndarray, parameters: MotionParameters) -> list[list
         map (a pixel's centre is at .5); none where nothing moves.
     """
     found: list[list[np.ndarray]] = [[] for _ in maps]
-    for frame, evidence in enumerate(_window_sums(maps, parameters.window)):
+    for frame, evidence in enumerate(_window_sums(maps, parameters)):
         if maps[frame].max() > parameters.least_motion:
             contours = _frame_contours(evidence, parameters)
             found[frame] = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours]
     return found
+
+
+def contour_vertices(
+    maps: np.ndarray, parameters: MotionParameters, to_source: np.ndarray
+) -> list[np.ndarray]:
+    """The contours of each frame as a boxes shard keeps them.
+
+    Args:
+        maps: f4 [T, h, w], as for `motion_boxes`.
+        to_source: [2], source pixels per map pixel in x and y.
+
+    Returns:
+        for each frame i2 [vertices, 3]: the contour's number (0 is the largest), x and y in source
+        pixels.
+    """
+    frames = []
+    for contours in motion_contours(maps, parameters):
+        rows = [np.empty((0, 3), np.int16)]
+        for number, contour in enumerate(contours):
+            corners = np.floor(contour * to_source + 0.5).astype(np.int16)
+            rows.append(np.insert(corners, 0, number, axis=1))
+        frames.append(np.concatenate(rows))
+    return frames
 
 
 def _frame_box(evidence: np.ndarray, parameters: MotionParameters) -> np.ndarray:
@@ -239,7 +273,7 @@ def _frame_box(evidence: np.ndarray, parameters: MotionParameters) -> np.ndarray
 
 
 def _frame_contours(evidence: np.ndarray, parameters: MotionParameters) -> list[np.ndarray]:
-    """The largest contours of one map [h, w] as OpenCV gives them, those too far away left out."""
+    """The largest contours of one map [h, w] as OpenCV gives them, those that do not count left out."""
     height, width = evidence.shape
     scale = height / REFERENCE_LINES if height <= width else width / REFERENCE_LINES
     kept = evidence.copy()
@@ -259,8 +293,24 @@ def _frame_contours(evidence: np.ndarray, parameters: MotionParameters) -> list[
     order = sorted(range(len(contours)), key=lambda i: (-areas[i], rectangles[i]))
     chosen = order[: parameters.contours]
     reach = parameters.largest_distance * np.hypot(width, height)
-    largest = _corners(rectangles[chosen[0]]) if chosen else None
-    return [contours[i] for i in chosen if _distance(_corners(rectangles[i]), largest) <= reach]
+    return [
+        contours[i]
+        for rank, i in enumerate(chosen)
+        if rank == 0
+        or (
+            _distance(_corners(rectangles[i]), _corners(rectangles[chosen[0]])) <= reach
+            and _motion_inside(kept, contours[i])
+            >= parameters.smallest_share * _motion_inside(kept, contours[chosen[0]])
+        )
+    ]
+
+
+def _motion_inside(evidence: np.ndarray, contour: np.ndarray) -> float:
+    """The sum of a map [h, w] over the pixels of a contour and those it surrounds."""
+    x, y, width, height = cv2.boundingRect(contour)
+    inside = np.zeros((height, width), dtype=np.uint8)
+    cv2.drawContours(inside, [contour], -1, 1, thickness=cv2.FILLED, offset=(-x, -y))
+    return float(evidence[y : y + height, x : x + width][inside > 0].sum())
 
 
 def _smoothed(values: np.ndarray, sigma: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The datasets of each kind of shard, format version 1: the one table that writer and reader share.
 
 Letters of dimensions: N clips, F frames of all clips, B bytes of all JPEG files, M values of all
-motion maps, K positions of all tube tables. A clip's rows of every per-frame dataset are
+motion maps, K positions of all tube tables, P vertices of all contours. A clip's rows of every per-frame dataset are
 `first:last` of `/clip/frames`; ragged data is `offsets` and `values`.
 """
 
@@ -84,6 +84,21 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "x1 y1 x2 y2 of the frame's motion, source, half-open; NaN where nothing moves",
         ),
         Field("/box/score", "<f4", ("F",), "share", "of the frame's motion energy inside its box"),
+        Field(
+            "/contour/offsets",
+            "<i8",
+            ("F+1",),
+            "vertex",
+            "contours of frame i are vertices[offsets[i]:offsets[i+1]]",
+        ),
+        Field(
+            "/contour/vertices",
+            "<i2",
+            ("P", "3"),
+            "pixel",
+            "what the box was put around: number of the contour in its frame, x, y, source",
+            gzip=True,
+        ),
         Field(
             "/tube/offsets", "<i8", ("N+1",), "value", "clip i is index[offsets[i]:offsets[i+1]]"
         ),

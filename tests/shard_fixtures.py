@@ -127,9 +127,18 @@ def _arrays(kind: str, drawn: list[dict], size: tuple[int, int]) -> dict[str, np
         "/clip/box": unions,
         "/box/xyxy": boxes,
         "/box/score": np.where(moves, 0.9, 0.0).astype(np.float32),
+        "/contour/offsets": np.cumsum([0, *(4 * moves)]).astype(np.int64),
+        "/contour/vertices": _outlines(boxes[moves]),
         "/tube/offsets": _offsets(tubes),
         "/tube/index": np.concatenate(tubes).astype(np.int16),
     }
+
+
+def _outlines(boxes: np.ndarray) -> np.ndarray:
+    """The corners of boxes f4[n, 4] as vertices of one contour each: i2[4 * n, 3]."""
+    x1, y1, x2, y2 = boxes.T
+    corners = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 2)
+    return np.insert(corners, 0, 0, axis=1).astype(np.int16)
 
 
 def _tube(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from run_fixtures import write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
 
-from preprocess.motion import PRESETS
-from preprocess.motion import motion_contours as contours_of_boxes
 from shared.errors import InputError
 from shared.grid import canonical_view
 from shared.layout import DatasetLayout
@@ -29,7 +27,7 @@ from train.figure_charts import (
     inside_chart,
     shares_chart,
 )
-from train.figure_clips import motion_contours, see_view, spread_over_classes
+from train.figure_clips import see_view, spread_over_classes
 from train.figure_reconstruction import reconstruct
 from train.figure_style import PALETTE, heat_rgba, png_uri, printable
 from train.figures import main
@@ -127,26 +125,6 @@ def test_heat_is_the_share_as_opacity() -> None:
 # ---------------------------------------------------------------------------------------------
 # Clips
 # ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("preset", ["default", "paper"])
-def test_contours_are_those_that_the_boxes_were_put_around(preset: str) -> None:
-    rng = np.random.default_rng(0)
-    maps = cv2.GaussianBlur(rng.random((90, 64 * 6)).astype(np.float32) ** 9, (0, 0), 1.5)
-    maps = np.ascontiguousarray(maps.reshape(90, 6, 64).transpose(1, 0, 2))
-    maps[2] = 0
-    expected = contours_of_boxes(maps, PRESETS[preset])
-    for motion_map, contours in zip(maps, expected, strict=True):
-        found = motion_contours(motion_map, vars(PRESETS[preset]))
-        assert len(found) == len(contours)
-        for one, other in zip(found, contours, strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
-def test_contours_of_other_steps_are_not_guessed() -> None:
-    motion_map = np.ones((64, 64), np.float32)
-    assert motion_contours(motion_map, vars(PRESETS["mofo-code"])) is None
-    assert motion_contours(motion_map, {}) is None
 
 
 def test_view_shows_the_middle_of_the_frame() -> None:

@@ -13,6 +13,7 @@ from preprocess.motion import (
     PRESETS,
     MotionParameters,
     compand,
+    contour_vertices,
     expand,
     motion_boxes,
     motion_contours,
@@ -154,9 +155,37 @@ def test_presets_find_a_moving_square_in_noise():
             assert overlap / (sum(areas) - overlap) >= least, (preset, box)
 
 
+def test_a_weak_second_contour_does_not_count():
+    large, weak = (10, 10, 30, 30), (50, 40, 66, 52)  # 400 and 192 pixels
+    maps = drawn_maps([[large, weak]])
+    for share, expected in ((0.4, [10, 10, 66, 52]), (0.5, list(large))):
+        parameters = dataclasses.replace(EXACT, smallest_share=share)
+        assert motion_boxes(maps, parameters)[0][0].tolist() == expected
+
+
+def test_a_window_sums_maps_on_both_sides():
+    maps = drawn_maps([[(10 * k, 20, 10 * k + 10, 30)] for k in range(5)])
+    window = dataclasses.replace(EXACT, frames_before=1, frames_after=2, contours=1)
+    boxes, _ = motion_boxes(maps, window)
+    assert boxes[:, 0].tolist() == [0, 0, 10, 20, 30]
+    assert boxes[:, 2].tolist() == [30, 40, 50, 50, 50]
+
+
+def test_stored_vertices_are_the_contours_in_source_pixels():
+    large, small = (10, 10, 30, 30), (50, 40, 66, 52)
+    maps = drawn_maps([[large, small], []])
+    frames = contour_vertices(maps, EXACT, np.array([2.0, 3.0]))
+    assert [vertices.dtype for vertices in frames] == [np.int16] * 2
+    assert frames[1].shape == (0, 3)
+    for number, (x1, y1, x2, y2) in enumerate((large, small)):
+        x, y = frames[0][frames[0][:, 0] == number, 1:].T
+        assert (x.min(), x.max()) == (2 * x1 + 1, 2 * x2 - 1)  # centres of pixels
+        assert (y.min(), y.max()) == (3 * y1 + 2, 3 * y2 - 1)
+
+
 def test_windows_and_replacement_look_ahead():
     maps = drawn_maps([[], [], [(10, 20, 30, 40)]])
-    window = dataclasses.replace(EXACT, window=3, least_motion=0.0)
+    window = dataclasses.replace(EXACT, frames_after=2, least_motion=0.0)
     assert np.isnan(motion_boxes(maps, window)[0][:2]).all()  # nothing moves in those frames
     maps[:2, 0, 0] = 0.01
     assert motion_boxes(maps, window)[0][:, 2].tolist() == [30, 30, 30]

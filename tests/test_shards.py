@@ -35,6 +35,8 @@ def boxes_arrays(frames_per_clip=(3, 0, 2)):
         "/clip/box": np.arange(num_clips * 4, dtype="<f4").reshape(-1, 4),
         "/box/xyxy": np.arange(num_frames * 4, dtype="<f4").reshape(-1, 4),
         "/box/score": np.linspace(0, 1, num_frames, dtype="<f4"),
+        "/contour/offsets": np.zeros(num_frames + 1, dtype="<i8"),
+        "/contour/vertices": np.zeros((0, 3), dtype="<i2"),
         "/tube/offsets": np.arange(num_clips + 1, dtype="<i8") * 2,
         "/tube/index": np.arange(num_clips * 2, dtype="<i2"),
     }

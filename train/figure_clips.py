@@ -14,7 +14,6 @@ from train.report_dataset import ClipData
 
 TILE_HEIGHT = 168  # pixels: twice what a column of four takes on a phone
 BOX_RGB = (255, 145, 30)
-MAP_REFERENCE_LINES = 240  # lengths in the config of the boxes are pixels of maps with that many
 CONTOUR_RGB = (90, 225, 255)
 HIDDEN_RGB = (88, 96, 104)
 MAP_COLOURS = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
@@ -53,39 +52,8 @@ def spread_over_classes(labels: np.ndarray, num_clips: int) -> np.ndarray:
     return by_turn[:num_clips]
 
 
-def motion_contours(motion_map: np.ndarray, config: dict) -> list[np.ndarray] | None:
-    """What the motion box of a map f4[h, w] was put around; f4[k, 2] each, x, y in map pixels.
-
-    The boxes program smooths a map and takes the largest contours above a multiple of its mean;
-    this repeats that for pictures.
-
-    Args:
-        config: of the boxes shards.
-
-    Returns:
-        the contours, or None where the boxes were made with further steps than these.
-    """
-    further = ("border", "sigma_before", "peak_share", "deviations", "smallest_area")
-    steps = ("sigma", "mean_factor", "contours", "least_motion")
-    if not all(name in config for name in steps) or any(config.get(name) for name in further):
-        return None
-    if config.get("window", 1) != 1 or config.get("largest_distance", 1) < 1:
-        return None
-    if motion_map.max() <= config["least_motion"]:
-        return []
-    sigma = config["sigma"] * min(motion_map.shape) / MAP_REFERENCE_LINES
-    smooth = motion_map
-    if sigma > 0:
-        smooth = cv2.GaussianBlur(motion_map, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    moving = (smooth > config["mean_factor"] * smooth.mean()).astype(np.uint8)
-    found, _ = cv2.findContours(moving, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    largest = sorted(found, key=lambda each: (-cv2.contourArea(each), cv2.boundingRect(each)))
-    return [each[:, 0].astype(np.float32) + 0.5 for each in largest[: config["contours"]]]
-
-
 def draw_tiles(
     clip: ClipData,
-    contours: list[list[np.ndarray]],
     view: View,
     patch: int,
     mask: np.ndarray,
@@ -93,8 +61,7 @@ def draw_tiles(
     """Draw the frames of a clip.
 
     Args:
-        clip: frames, maps and boxes, n each.
-        contours: per frame, polygons f4[k, 2] in pixels of its map; empty lists for none.
+        clip: frames, maps, boxes and contours, n each.
         view, patch: what the model sees, and the side of its patches in pixels.
         mask: bool [rows, columns] of the patch grid, True = hidden from the encoder.
     """
@@ -102,9 +69,8 @@ def draw_tiles(
     brightest = max((float(np.percentile(m, 99.7)) for m in clip.maps), default=0.0)
     for i, frame in enumerate(clip.frames):
         picture, scale = _tile(frame, clip.size)
-        for polygon in contours[i]:
-            to_picture = np.array(picture.shape[1::-1]) / clip.maps[i].shape[::-1]
-            _draw_polygon(picture, polygon * to_picture)
+        for polygon in clip.contours[i]:
+            _draw_polygon(picture, polygon * scale)
         draw_box(picture, clip.boxes[i] * np.tile(scale, 2))
         boxed.append(picture)
         if clip.maps:

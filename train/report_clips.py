@@ -12,12 +12,10 @@ from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip
 from shared.masking import tube_mask
 from shared.randomness import counter_generator
-from shared.shard_index import read_index
 from train.figure_clips import (
     draw_thumbnail,
     draw_tiles,
     inside_of_view,
-    motion_contours,
     spread_over_classes,
 )
 from train.figure_style import jpeg_uri, png_uri
@@ -64,7 +62,6 @@ def sample_pictures(
 ) -> list[dict]:
     """Tiles of the sample clips as the template takes them."""
     clip_of = {clip.clip_id: clip for clip in clips}
-    config = read_index(layout.boxes).config
     pictures = []
     for row in choose_samples(table, clips):
         times = np.linspace(0, table.num_frames[row] - 1, NUM_TIMES + 2).round().astype(int)[1:-1]
@@ -74,9 +71,7 @@ def sample_pictures(
         inside = inside_of_view(shown.all_boxes, view, mask.patch_size)
         rng = counter_generator("report mask", shown.clip_id)
         hidden = _draw_mask(inside.ravel(), mask, rng)
-        contours = [motion_contours(each, config) or [] for each in shown.maps]
-        contours = contours or [[] for _ in shown.frames]
-        tiles = draw_tiles(shown, contours, view, mask.patch_size, hidden.reshape(inside.shape))
+        tiles = draw_tiles(shown, view, mask.patch_size, hidden.reshape(inside.shape))
         seen_inside = int((~hidden & inside.ravel()).sum())
         clip = clip_of.get(shown.clip_id)
         pictures.append(

@@ -62,6 +62,7 @@ class ClipData:
         frames: list of u1[H, W, 3], RGB.
         maps: list of f4[h, w], motion maps; empty where the dataset has none.
         boxes: f4[n, 4], x1 y1 x2 y2 in pixels of the source; NaN where nothing moves.
+        contours: what each of the boxes was put around: lists of i2[k, 2], x y in source pixels.
         all_boxes: f4[T, 4], of every frame of the clip.
         size: (width, height) of the source in pixels.
     """
@@ -70,6 +71,7 @@ class ClipData:
     frames: list[np.ndarray]
     maps: list[np.ndarray]
     boxes: np.ndarray
+    contours: list[list[np.ndarray]]
     all_boxes: np.ndarray
     size: tuple[int, int]
 
@@ -142,6 +144,7 @@ def read_clip(
         first, last = _rows_of(reader, row, clip_id)
         size = tuple(int(side) for side in reader.rows("/clip/size", row, row + 1)[0])
         boxes = reader.rows("/box/xyxy", first, last)
+        vertices = reader.ragged("/contour/offsets", "/contour/vertices", first, last)
     with ShardReader(layout.frames / shard, "frames") as reader:
         first, last = _rows_of(reader, row, clip_id)
         files = reader.ragged("/jpeg/offsets", "/jpeg/values", first, last)
@@ -151,9 +154,16 @@ def read_clip(
         frames=[_decode(files[i], clip_id) for i in wanted],
         maps=_read_maps(layout.flows / shard, row, clip_id, wanted),
         boxes=boxes[wanted],
+        contours=[_polygons(vertices[i]) for i in wanted],
         all_boxes=boxes,
         size=size,
     )
+
+
+def _polygons(vertices: np.ndarray) -> list[np.ndarray]:
+    """Contour number, x, y of the vertices of a frame, i2[n, 3] -> one i2[k, 2] a contour."""
+    ends = np.flatnonzero(np.diff(vertices[:, 0])) + 1
+    return np.split(vertices[:, 1:], ends) if len(vertices) else []
 
 
 def _measure(reader: ShardReader, name: str) -> dict:
