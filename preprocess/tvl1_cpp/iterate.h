@@ -1,32 +1,28 @@
 // The inner iterations: nearly all the time is spent here.
 #pragma once
 
+#include <algorithm>
+
 #include "field.h"
 
 namespace tvl1 {
 
 struct Steps { float primal, dual, pull; };
 
-// One primal-dual iteration (Chambolle, Pock 2011, algorithm 1) of groups [begin, end): the flow
-// of row y, then the dual of row y - 1, whose lower neighbour is now there. `row` is null below
-// the image, `above` above it.
+// One primal-dual iteration (Chambolle, Pock 2011, algorithm 1) in one row: the flow of `row`, then
+// the dual of the row above it, whose lower neighbour is now there. The first row of an image has
+// no row above; after the last one comes a call without `row`.
+//
+// The dual step of a group runs beside the flow step of the next: each is a chain of some twenty
+// dependent operations, and two independent chains keep the arithmetic busy.
 template <bool HAS_ROW, bool HAS_ABOVE>
-inline void primal_dual_row(const Field& field, float* row, float* above, int begin, int end,
-                            const Steps& steps) {
+inline void primal_dual_row(const Field& field, float* row, float* above, const Steps& steps) {
     const float primal = steps.primal, pull = steps.pull;
     const Vec dual = all(steps.dual), one = all(1.0f);
-    const Vec dual_last = dual * field.inside(field.groups - 1, 1);
     const int last = field.groups - 1;
     Vec left_u{}, left_v{}, bar_u{}, bar_v{}, below_u{}, below_v{}, pyu_above{}, pyv_above{};
-    if (HAS_ROW) {
-        row += (size_t)begin * GROUP;
-        if (begin > 0) left_u = load(row - GROUP + PXU * LANES), left_v = load(row - GROUP + PXV * LANES);
-    }
-    if (HAS_ABOVE) {
-        above += (size_t)begin * GROUP;
-        bar_u = load(above + UB * LANES), bar_v = load(above + VB * LANES);
-    }
-    auto flow_step = [&](Vec& next_below_u, Vec& next_below_v, Vec pyu, Vec pyv) {
+
+    auto flow_step = [&](Vec& new_below_u, Vec& new_below_v, Vec pyu, Vec pyv) {
         Vec pxu = load(row + PXU * LANES), pxv = load(row + PXV * LANES);
         Vec old_u = load(row + U * LANES), old_v = load(row + V * LANES);
         Vec u = old_u + primal * ((pxu - from_left(left_u, pxu)) + (load(row + PYU * LANES) - pyu));
@@ -37,14 +33,14 @@ inline void primal_dual_row(const Field& field, float* row, float* above, int be
         Vec amount = load(row + RES * LANES) + ex * u + ey * v;
         amount = pull * smaller(larger(amount, -bound), bound);
         u -= ex * amount, v -= ey * amount;
-        next_below_u = 2.0f * u - old_u, next_below_v = 2.0f * v - old_v;
+        new_below_u = 2.0f * u - old_u, new_below_v = 2.0f * v - old_v;
         store(row + U * LANES, u), store(row + V * LANES, v);
-        store(row + UB * LANES, next_below_u), store(row + VB * LANES, next_below_v);
+        store(row + UB * LANES, new_below_u), store(row + VB * LANES, new_below_v);
         row += GROUP;
     };
     auto dual_step = [&](Vec dual_x) {
         Vec next_u = load(above + GROUP + UB * LANES), next_v = load(above + GROUP + VB * LANES);
-        if (!HAS_ROW) below_u = bar_u, below_v = bar_v;
+        if (!HAS_ROW) below_u = bar_u, below_v = bar_v;  // no difference across the lower border
         Vec pxu = load(above + PXU * LANES) + dual_x * (from_right(bar_u, next_u) - bar_u);
         Vec pxv = load(above + PXV * LANES) + dual_x * (from_right(bar_v, next_v) - bar_v);
         Vec pyu = pyu_above + dual * (below_u - bar_u), pyv = pyv_above + dual * (below_v - bar_v);
@@ -55,40 +51,40 @@ inline void primal_dual_row(const Field& field, float* row, float* above, int be
         bar_u = next_u, bar_v = next_v;
         above += GROUP;
     };
-    if (HAS_ABOVE) pyu_above = load(above + PYU * LANES), pyv_above = load(above + PYV * LANES);
-    if (HAS_ROW) flow_step(below_u, below_v, pyu_above, pyv_above);
-    for (int g = begin; g < end - 1; g++) {
-        Vec next_below_u{}, next_below_v{}, pyu{}, pyv{};
-        if (HAS_ABOVE) pyu = load(above + GROUP + PYU * LANES), pyv = load(above + GROUP + PYV * LANES);
-        if (HAS_ROW) flow_step(next_below_u, next_below_v, pyu, pyv);
-        if (HAS_ABOVE) dual_step(dual);
-        below_u = next_below_u, below_v = next_below_v, pyu_above = pyu, pyv_above = pyv;
+
+    if (HAS_ABOVE) {
+        bar_u = load(above + UB * LANES), bar_v = load(above + VB * LANES);
+        pyu_above = load(above + PYU * LANES), pyv_above = load(above + PYV * LANES);
     }
-    if (HAS_ABOVE) dual_step(end - 1 == last ? dual_last : dual);
+    if (HAS_ROW) flow_step(below_u, below_v, pyu_above, pyv_above);
+    for (int g = 0; g < last; g++) {
+        Vec new_below_u{}, new_below_v{}, pyu{}, pyv{};
+        if (HAS_ABOVE) pyu = load(above + GROUP + PYU * LANES), pyv = load(above + GROUP + PYV * LANES);
+        if (HAS_ROW) flow_step(new_below_u, new_below_v, pyu, pyv);
+        if (HAS_ABOVE) dual_step(dual);
+        below_u = new_below_u, below_v = new_below_v, pyu_above = pyu, pyv_above = pyv;
+    }
+    if (HAS_ABOVE) dual_step(dual * field.inside(last, 1));  // nor across the right border
 }
 
-// Up to DEPTH iterations in one sweep over the image. Iteration k follows k rows below its
-// predecessor, and a strip of columns moves one group to the right per iteration and is done
-// before the strip on its left, so every value is read exactly as old as in a sweep of its own.
-constexpr int DEPTH = 5, STRIP = 128 / LANES;
-
+// Several iterations in one sweep over the image: each follows one row behind its predecessor, in
+// place, and reads every value exactly as old as in a sweep of its own. The rows in flight stay
+// in the second-level cache. (Strips of columns that stay in the first were measured: no gain.)
 void primal_dual(Field& field, int iterations, const Steps& steps) {
-    const int height = field.height, groups = field.groups;
-    const int strip = groups <= STRIP + 2 ? groups + DEPTH : STRIP;
-    for (int done = 0; done < iterations; done += DEPTH) {
-        const int depth = std::min(DEPTH, iterations - done);
-        for (int right = groups; right > 1 - depth; right -= strip) {
-            for (int sweep = 0; sweep < height + depth; sweep++) {
-                for (int k = 0; k < depth; k++) {
-                    int y = sweep - k;
-                    int begin = std::max(right - strip + k, 0), end = std::min(right + k, groups);
-                    if (y < 0 || y > height || begin >= end) continue;
-                    float* row = y < height ? field.group(y, 0) : nullptr;
-                    float* above = y > 0 ? field.group(y - 1, 0) : nullptr;
-                    if (!above) primal_dual_row<true, false>(field, row, above, begin, end, steps);
-                    else if (!row) primal_dual_row<false, true>(field, row, above, begin, end, steps);
-                    else primal_dual_row<true, true>(field, row, above, begin, end, steps);
-                }
+    constexpr size_t CACHE = 768 << 10;  // bytes
+    const size_t row_bytes = sizeof(float) * GROUP * field.groups;
+    const int deepest = std::clamp((int)(CACHE / row_bytes) - 2, 2, 10);
+    for (int done = 0; done < iterations; done += deepest) {
+        const int depth = std::min(deepest, iterations - done);
+        for (int sweep = 0; sweep < field.height + depth; sweep++) {
+            for (int k = 0; k < depth; k++) {
+                const int y = sweep - k;
+                if (y < 0 || y > field.height) continue;
+                float* row = y < field.height ? field.group(y, 0) : nullptr;
+                float* above = y > 0 ? field.group(y - 1, 0) : nullptr;
+                if (!above) primal_dual_row<true, false>(field, row, above, steps);
+                else if (!row) primal_dual_row<false, true>(field, row, above, steps);
+                else primal_dual_row<true, true>(field, row, above, steps);
             }
         }
     }
