@@ -33,8 +33,8 @@ endif
 
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
-.PHONY: all help .venv toy manifest flows boxes pretrain finetune evaluate report \
-        test test-slow lint clean-toy
+.PHONY: all help .venv toy manifest doctor flows boxes show pretrain finetune evaluate report \
+        test test-slow lint
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -62,7 +62,10 @@ finetune_command = $(call run,train.finetune,$(dataset) --method "$$METHOD" $${H
 
 ##@ The main job
 
-all: manifest flows boxes pretrain finetune evaluate report  ## everything, on the toy dataset unless DATASET says otherwise
+# The toy dataset knows where its objects are, so its boxes are measured as well.
+toy_truth := $(if $(filter toy,$(DATASET)),$(ROOT)/box_evaluation.json)
+
+all: manifest flows boxes $(toy_truth) pretrain finetune evaluate report  ## everything, on the toy dataset unless DATASET says otherwise
 
 toy: $(STAMP)  ## render the toy dataset
 	$(toy_command)
@@ -70,11 +73,17 @@ toy: $(STAMP)  ## render the toy dataset
 manifest: $(STAMP) | $(if $(filter toy,$(DATASET)),$(ROOT)/annotations/manifest.csv)  ## annotation files -> OUT/DATASET/manifest.csv
 	$(manifest_command)
 
+doctor: $(STAMP) | $(ROOT)/manifest.csv  ## what is missing, unreadable, short or double, from the videos' headers
+	$(call run,preprocess.doctor,$(dataset) $(videos) $(call goal_args,doctor),$(python))
+
 flows: $(STAMP) | $(ROOT)/manifest.csv  ## videos -> frames/ and flows/ shards
 	$(flows_command)
 
 boxes: $(STAMP) | $(ROOT)/flows/dataset.json  ## flows/ -> boxes/ shards: motion boxes and tube tables
 	$(boxes_command)
+
+show: $(STAMP)  ## any video drawn on: make show ARGS="clip.mp4"
+	$(call run,preprocess.show,$(call goal_args,show),$(python))
 
 pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## masked pretraining (METHOD=mofo)
 	$(pretrain_command)
@@ -97,6 +106,9 @@ $(ROOT)/flows/dataset.json: | $(ROOT)/manifest.csv
 	$(flows_command)
 $(ROOT)/boxes/dataset.json: | $(ROOT)/flows/dataset.json
 	$(boxes_command)
+$(OUT)/toy/box_evaluation.json: $(OUT)/toy/boxes/dataset.json
+	@$(python) -m preprocess.evaluate_boxes --boxes $(OUT)/toy/boxes --format csv \
+	  --annotations $(OUT)/toy/truth/boxes --json > $@.tmp && mv $@.tmp $@
 $(RUNS)/pretrain-$(METHOD)/finished: | $(ROOT)/boxes/dataset.json
 	$(pretrain_command)
 
