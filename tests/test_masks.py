@@ -31,6 +31,8 @@ KINDS = {
     "block": {"mask_ratio": 0.75},
     "smm": {"mask_ratio": 0.75},
     "smm sparse": {"mask_ratio": 0.75, "pattern": "sparse"},
+    "mgm": {"mask_ratio": 0.75},
+    "mgm sparse": {"mask_ratio": 0.75, "pattern": "sparse"},
 }
 
 
@@ -136,6 +138,8 @@ def test_static_masks_do_not_move(name):
         ("smm", {"pattern": "stripes"}, "allowed: dense, sparse"),
         ("smm", {"speed": (3.0, 1.0)}, "speed is"),
         ("smm sparse", {"aspect": (1.0, 1.0)}, "not used by the sparse pattern"),
+        ("mgm", {"pattern": "stripes"}, "allowed: dense, sparse"),
+        ("mgm sparse", {"aspect": (1.0, 1.0)}, "not used by the sparse pattern"),
     ],
 )
 def test_wrong_options_are_named(name, options, named):
@@ -265,3 +269,70 @@ def test_a_sparse_pattern_keeps_its_shape_and_comes_back_on_the_other_side():
         for step in mask[1:]:
             turns = [np.roll(mask[0], (y, x), (0, 1)) for y in range(5) for x in range(7)]
             assert any(np.array_equal(step, turn) for turn in turns)
+
+
+# ---------------------------------------------------------------------------------------------
+# The clip's own motion
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_dense_mask_lies_around_the_largest_motion():
+    """In the middle of what is hidden, wherever the grid leaves room for that."""
+    rng = np.random.default_rng(8)
+    rows, columns = np.mgrid[:40, :40]
+    shapes = set()
+    for number in range(200):
+        motion = rng.random((T, 40, 40)).astype(np.float32)
+        peaks = rng.integers(8, 32, (T, 2))
+        motion[np.arange(T), peaks[:, 0], peaks[:, 1]] = 2.0
+        scene = Scene(T, np.zeros((40, 40), dtype=bool), motion)
+        mask = draw("mgm", scene, number, mask_ratio=100 / 1600)
+        assert mask[np.arange(T), peaks[:, 0], peaks[:, 1]].all()
+        centres = [[rows[step].mean(), columns[step].mean()] for step in mask]
+        assert np.abs(centres - peaks).max() < 0.75
+        shapes |= {tuple(np.ptp(np.argwhere(step), axis=0) + 1) for step in mask}
+    assert {(12, 9), (9, 12)} <= shapes  # the box around 100 cells, by their aspect
+
+
+def test_a_dense_mask_in_a_corner_still_has_its_count():
+    motion = np.zeros((1, G, G), dtype=np.float32)
+    motion[0, 0, 13] = 1.0
+    scene = Scene(1, np.zeros((G, G), dtype=bool), motion)
+    mask = draw("mgm", scene, 0, mask_ratio=0.25, aspect=(1.0, 1.0))[0]
+    expected = np.zeros((G, G), dtype=bool)
+    expected[:7, 7:] = True
+    assert np.array_equal(mask, expected)
+
+
+def test_without_motion_any_place_is_as_good():
+    scene = Scene(1, np.zeros((G, G), dtype=bool), np.zeros((1, G, G), dtype=np.float32))
+    for name in ("mgm", "mgm sparse"):
+        ratio = 1 / 196 if name == "mgm" else 0.75  # the one cell of the centre
+        counts = sum(draw(name, scene, 9, n, mask_ratio=ratio).astype(int) for n in range(DRAWS))
+        assert uniform_pvalue(counts.ravel(), DRAWS) > 1e-6
+
+
+def test_sparse_positions_are_drawn_by_their_motion_one_after_another():
+    """Against the chances of successive draws, worked out over all orders."""
+    weights = np.array([1.0, 2.0, 3.0, 6.0])
+    chance = np.zeros(4)
+    for first in range(4):
+        for second in range(4):
+            if first != second:
+                drawn = weights[first] / 12 * weights[second] / (12 - weights[first])
+                chance[[first, second]] += drawn
+    scene = Scene(1, np.zeros((2, 2), dtype=bool), weights.reshape(1, 2, 2).astype(np.float32))
+    counts = np.zeros(4)
+    for number in range(DRAWS):
+        counts += draw("mgm sparse", scene, 10, number, mask_ratio=0.5).ravel()
+    deviation = np.sqrt(DRAWS * chance * (1 - chance))
+    assert (np.abs(counts - DRAWS * chance) < 5 * deviation).all()
+
+
+def test_still_positions_are_hidden_last():
+    motion = np.zeros((1, G, G), dtype=np.float32)
+    motion[0, :7] = np.random.default_rng(11).random((7, G)) + 1e-30
+    scene = Scene(1, np.zeros((G, G), dtype=bool), motion)
+    few, many = (draw("mgm sparse", scene, 12, mask_ratio=ratio)[0] for ratio in (0.4, 0.75))
+    assert not few[7:].any()
+    assert many[:7].all() and many[7:].sum() == 147 - 98

@@ -1,5 +1,6 @@
 """Every method of pretraining end to end, by the command that users run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from click.testing import CliRunner
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
+from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
 from train.config import RECIPES, pretrain_config, read_recipe
 from train.pretrain import main
@@ -21,6 +23,9 @@ mask = {kind = "block", mask_ratio = 0.75}
 
 [pretrain.smm]
 mask = {kind = "smm", mask_ratio = 0.75}
+
+[pretrain.mgm]
+mask = {kind = "mgm", mask_ratio = 0.75}
 """
 DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 
@@ -30,6 +35,8 @@ def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     write_moving_squares(folder, num_clips=20)
     (folder / "methods.toml").write_text(TINY_RECIPE + METHODS)
+    squares = DatasetLayout(folder, "squares")
+    shutil.copytree(squares.flows, squares.flows_of("motion-vectors"))
     return folder
 
 
@@ -49,6 +56,9 @@ def run(out: Path, method: str, *settings: str, name: str | None = None):
         ("smm", ()),
         ("smm", ("mask.pattern=sparse",)),
         ("smm", ("model.attention=divided",)),
+        ("mgm", ()),
+        ("mgm", ("mask.pattern=sparse",)),
+        ("mgm", ("motion_source=motion-vectors", "model.attention=divided")),
     ],
 )
 def test_a_method_pretrains(out, method, settings):
@@ -61,10 +71,11 @@ def test_a_method_pretrains(out, method, settings):
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("method", ["random", "block", "smm"])
+@pytest.mark.parametrize("method", ["random", "block", "smm", "mgm"])
 def test_every_recipe_knows_the_method(dataset, method):
     config = pretrain_config(read_recipe(dataset, None), method)
     assert config.mask.kind == method and not config.needs_boxes
+    assert (config.needed_motion is not None) == (method == "mgm")
 
 
 def test_a_mask_that_hides_everything_is_refused(out):
@@ -74,3 +85,16 @@ def test_a_mask_that_hides_everything_is_refused(out):
         "error: [mask] smm hides 8 of 8 tokens, of a grid of 2 x 2; some must be hidden and some "
         "visible"
     )
+
+
+def test_a_motion_source_that_is_not_there_names_the_command_that_makes_it(out):
+    done = run(out, "mgm", "motion_source=dis")
+    assert done.exit_code == 1
+    assert done.stderr.strip().endswith(
+        "squares/flows-dis; make them with `make flows ARGS='--source dis'`"
+    )
+
+
+def test_a_motion_source_that_nothing_looks_at_is_refused(out):
+    done = run(out, "smm", "motion_source=motion-vectors")
+    assert done.exit_code == 1 and "the mask smm looks at no motion" in done.stderr

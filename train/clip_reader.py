@@ -1,4 +1,4 @@
-"""Reads frames and motion boxes of single clips out of the shards, with few files open."""
+"""Reads frames, motion boxes and motion maps of single clips, with few files open."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ class ClipReader:
         self._boxes = None
         if table.boxes_folder is not None:
             self._boxes = OpenShards(table.boxes_folder, table.shard_names, "boxes", max_open)
+        self._motion = None
+        if table.motion_folder is not None:
+            self._motion = OpenShards(table.motion_folder, table.shard_names, "flows", max_open)
         self._cache: dict[int, np.ndarray] = {}
         self._cache_bytes_left = cache_bytes
 
@@ -62,6 +65,25 @@ class ClipReader:
         first, last = (int(row) for row in self._table.frames[index])
         shard = self._boxes[int(self._table.shard[index])]
         return shard.rows("/box/xyxy", first, last)[chosen]
+
+    def motion(self, index: int, chosen: np.ndarray) -> np.ndarray:
+        """Motion maps float32 [K, h, w] of the chosen frames, of the whole source frame."""
+        assert self._motion is not None, "the table was read without motion maps"
+        first, last = int(chosen.min()), int(chosen.max()) + 1
+        place = int(self._table.frames[index][0])
+        shard = self._motion[int(self._table.shard[index])]
+        clip = int(np.flatnonzero(shard["/clip/id"] == self._table.ids[index])[0])
+        width, height = (int(side) for side in shard.rows("/clip/map_size", clip, clip + 1)[0])
+        rows = place + first, place + last
+        maps = shard.ragged("/motion/offsets", "/motion/values", *rows)
+        if any(len(values) != width * height for values in maps):
+            raise InputError(
+                f"{shard.path}: the maps of clip {self._table.clip_id(index)} are not {width} x "
+                f"{height}; `make verify` lists damaged shards"
+            )
+        values = np.stack(maps).reshape(-1, height, width)[chosen - first]
+        scale = shard.rows("/motion/scale", *rows)[chosen - first]
+        return scale[:, None, None] * np.square(values, dtype=np.float32)
 
     def _jpegs(self, index: int, chosen: np.ndarray) -> list[np.ndarray]:
         """The bytes of the chosen frames. Neighbours in the file are read in one go."""

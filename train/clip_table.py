@@ -16,6 +16,7 @@ from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
 NO_LABEL = -1
+FLOW = "flow"  # the motion source that lies in flows/; another one is in flows-<name>/
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class ClipTable:
     Attributes:
         frames_folder: of the frames shards.
         boxes_folder: of the boxes shards, or None where no method needs them.
-        shard_names: file names, the same in both folders.
+        motion_folder: of the flows shards, with motion maps, or None where no method needs them.
+        shard_names: file names, the same in all folders.
         data_digest: names the very shards, for the record of a run.
         ids: S64 [n] clip ids.
         shard: int32 [n] number in shard_names.
@@ -39,6 +41,7 @@ class ClipTable:
 
     frames_folder: Path
     boxes_folder: Path | None
+    motion_folder: Path | None
     shard_names: tuple[str, ...]
     data_digest: str
     ids: np.ndarray
@@ -64,34 +67,35 @@ class ClipTable:
         return replace(self, labels=labels, **rows)
 
 
-def read_clip_table(layout: DatasetLayout, splits: Sequence[str], boxes: bool) -> ClipTable:
+def read_clip_table(
+    layout: DatasetLayout, splits: Sequence[str], boxes: bool, motion_source: str | None = None
+) -> ClipTable:
     """Find the clips of `splits` in the shards of a dataset.
 
     Args:
         boxes: whether motion boxes are needed; they are then checked to fit the frames.
+        motion_source: whose motion maps are needed, and then checked likewise: "flow" for flows/,
+            another name for flows-<name>/, None for none.
 
     Raises:
-        InputError: no shards, shards of another manifest, frames and boxes that do not agree, or
-            no clip of these splits.
+        InputError: no shards, shards of another manifest, shards that do not hold the same clips
+            as the frames, or no clip of these splits.
     """
     clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
     digest = manifest_digest(list(clips.values()))
-    index = _read_index(layout.frames, "frames", digest)
-    boxes_index = _read_index(layout.boxes, "boxes", digest) if boxes else None
-    if boxes_index is not None:
-        _check_places(layout, index, boxes_index)
+    index = _read_index(layout.frames, "frames", "make flows", digest)
+    beside = []
+    if boxes:
+        beside.append(_Beside(layout.boxes, "boxes", "make boxes", digest, index))
+    if motion_source is not None:
+        folder, goal = _motion_folder(layout, motion_source)
+        beside.append(_Beside(folder, "flows", goal, digest, index))
     parts, found = [], []
     shards = tqdm(index.shards, "finding clips", unit="shard", leave=False, delay=1)
     for number, entry in enumerate(shards):
         arrays = _read_head(layout.frames, entry.name, entry.bytes, "frames")
-        if boxes_index is not None:
-            head = _read_head(layout.boxes, entry.name, boxes_index.shards[number].bytes, "boxes")
-            for path in ("/clip/id", "/clip/frames"):
-                if not np.array_equal(arrays[path], head[path]):
-                    raise InputError(
-                        f"{layout.boxes / entry.name} and {layout.frames / entry.name} do not "
-                        f"hold the same clips ({path}); run `make boxes` again"
-                    )
+        for other in beside:
+            other.check_clips(number, arrays)
         rows, chosen = _rows_of_splits(arrays["/clip/id"], clips, splits, layout, entry.name)
         parts.append((np.full(len(rows), number, np.int32), *(a[rows] for a in arrays.values())))
         found.extend(chosen)
@@ -110,8 +114,9 @@ def read_clip_table(layout: DatasetLayout, splits: Sequence[str], boxes: bool) -
     return ClipTable(
         frames_folder=layout.frames,
         boxes_folder=layout.boxes if boxes else None,
+        motion_folder=None if motion_source is None else beside[-1].folder,
         shard_names=tuple(entry.name for entry in index.shards),
-        data_digest=index.digest[:16] + ("+" + boxes_index.digest[:16] if boxes_index else ""),
+        data_digest="+".join(each.digest[:16] for each in (index, *(o.index for o in beside))),
         ids=ids,
         shard=shard,
         frames=frames,
@@ -121,29 +126,61 @@ def read_clip_table(layout: DatasetLayout, splits: Sequence[str], boxes: bool) -
     )
 
 
-def _read_index(folder: Path, kind: str, digest: str) -> DatasetIndex:
-    # Frames and motion maps come out of one decoding: the goal that makes both is `flows`.
-    goal = "boxes" if kind == "boxes" else "flows"
+class _Beside:
+    """Shards that must hold the clips of the frames shards, in the same places.
+
+    Args:
+        folder, kind: which.
+        goal: the command that makes them, for messages.
+        digest: of the manifest.
+        frames: index of the frames shards.
+    """
+
+    def __init__(
+        self, folder: Path, kind: str, goal: str, digest: str, frames: DatasetIndex
+    ) -> None:
+        self.folder, self.kind, self.goal = folder, kind, goal
+        self.index = _read_index(folder, kind, goal, digest)
+        places = [
+            [(entry.name, entry.clips) for entry in each.shards] for each in (frames, self.index)
+        ]
+        if places[0] != places[1]:
+            raise InputError(
+                f"{folder} ({self.index.num_clips} clips) and the frames ({frames.num_clips} "
+                f"clips) do not hold the same clips; run `{goal}` again"
+            )
+
+    def check_clips(self, number: int, frames: dict[str, np.ndarray]) -> None:
+        """Compare shard `number` with the arrays of the frames shard."""
+        entry = self.index.shards[number]
+        head = _read_head(self.folder, entry.name, entry.bytes, self.kind)
+        for path in ("/clip/id", "/clip/frames"):
+            if not np.array_equal(frames[path], head[path]):
+                raise InputError(
+                    f"{self.folder / entry.name} and the frames do not hold the same clips "
+                    f"({path}); run `{self.goal}` again"
+                )
+
+
+def _motion_folder(layout: DatasetLayout, source: str) -> tuple[Path, str]:
+    """Where the motion maps of a source lie, and the command that makes them."""
+    if source == FLOW:
+        return layout.flows, "make flows"
+    return layout.flows_of(source), f"make flows ARGS='--source {source}'"
+
+
+def _read_index(folder: Path, kind: str, goal: str, digest: str) -> DatasetIndex:
     index = read_index(folder)
     if index is None:
-        raise InputError(f"no {kind} in {folder}; make them with `make {goal}`")
+        raise InputError(f"no {kind} in {folder}; make them with `{goal}`")
     if index.kind != kind:
         raise InputError(f"{folder} holds {index.kind}, not {kind}")
     if index.manifest_digest != digest:
         raise InputError(
             f"{folder} was computed from manifest {index.manifest_digest[:12]}, and the manifest "
-            f"is now {digest[:12]}: clips were added, removed or cut anew; run `make {goal}` again"
+            f"is now {digest[:12]}: clips were added, removed or cut anew; run `{goal}` again"
         )
     return index
-
-
-def _check_places(layout: DatasetLayout, frames: DatasetIndex, boxes: DatasetIndex) -> None:
-    places = [[(entry.name, entry.clips) for entry in index.shards] for index in (frames, boxes)]
-    if places[0] != places[1]:
-        raise InputError(
-            f"{layout.boxes} ({boxes.num_clips} clips) and {layout.frames} ({frames.num_clips} "
-            "clips) do not hold the same clips; run `make boxes` again"
-        )
 
 
 def _read_head(folder: Path, name: str, num_bytes: int, kind: str) -> dict[str, np.ndarray]:

@@ -18,10 +18,11 @@ import numpy as np
 
 from shared.errors import InputError
 from train.augment import CROPS
+from train.clip_table import FLOW
 from train.frame_sampling import FRAME_RULES
 from train.head import KINDS as HEAD_KINDS
 from train.head import HeadConfig
-from train.masks import MASKS, NEEDS_BOXES, Scene
+from train.masks import MASKS, NEEDS_BOXES, NEEDS_MOTION, Scene
 from train.model_config import ModelConfig, named_config
 from train.targets import normalised_pixels
 from train.typed_tables import Choice, build, choose, merge, refuse_unknown
@@ -117,9 +118,16 @@ class PretrainConfig:
     """Views of one read of a clip, each with its own crop and mask (VideoMAE: 4)."""
     shuffle_shards: int = 16
     """Shards whose clips are shuffled together; more is more random and reads more files."""
+    motion_source: str = FLOW
+    """Whose motion maps a mask looks at: flow is OUT/<dataset>/flows, another name flows-<name>."""
 
     def __post_init__(self) -> None:
         _check_training(self)
+        if self.motion_source != FLOW and self.mask.kind not in NEEDS_MOTION:
+            raise InputError(
+                f"motion_source is {self.motion_source!r}, but the mask {self.mask.kind} looks at "
+                f"no motion; of use with: {', '.join(sorted(NEEDS_MOTION))}"
+            )
         _check_name("target", self.target, tuple(TARGETS))
         if self.optim.layer_decay != 1.0:
             raise InputError("optim.layer_decay is not used in pretraining; it must be 1")
@@ -127,6 +135,11 @@ class PretrainConfig:
     @property
     def needs_boxes(self) -> bool:
         return self.mask.kind in NEEDS_BOXES
+
+    @property
+    def needed_motion(self) -> str | None:
+        """The motion source to read, None where the mask needs none."""
+        return self.motion_source if self.mask.kind in NEEDS_MOTION else None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from shared.grid import positions_inside, union_box
+from shared.grid import View, positions_inside, union_box
 from shared.manifest import ClassList
 from shared.randomness import counter_generator
 from train.augment import (
@@ -42,6 +42,7 @@ from train.config import (
 from train.frame_sampling import FRAME_RULES, view_places
 from train.masks import MASKS, Scene
 from train.model_config import ModelConfig
+from train.motion_cells import cell_means
 from train.targets import standardise
 from train.typed_tables import Choice
 
@@ -119,15 +120,27 @@ class _ClipDataset(Dataset):
         if self.table.boxes_folder is None:
             return np.zeros((size // patch, size // patch), dtype=np.bool_)
         union = union_box(self._reader.boxes(index, view.frames))
-        shown = source_view(
+        shown = self._source_view(index, view)
+        return positions_inside(shown.apply(union), shown.size, patch)
+
+    def _motion(self, index: int, view: Cutting) -> np.ndarray | None:
+        """Mean motion f4 [T', rows, columns] of each tubelet; None where maps are not read."""
+        if self.table.motion_folder is None:
+            return None
+        maps = self._reader.motion(index, view.frames)
+        grid, size = self.model.grid, tuple(self.table.source_size[index])
+        cells = cell_means(maps, self._source_view(index, view), size, (grid, grid))
+        return cells.reshape(self.model.time_steps, -1, grid, grid).mean(axis=1)
+
+    def _source_view(self, index: int, view: Cutting) -> View:
+        return source_view(
             view.crop,
             tuple(self.table.stored_size[index]),
             tuple(self.table.source_size[index]),
-            size,
+            self.model.image_size,
             view.flip_x,
             view.flip_y,
         )
-        return positions_inside(shown.apply(union), shown.size, patch)
 
     def _inside_tokens(self, index: int, views: list[Cutting]) -> Tensor:
         """Tokens bool [R, N] inside the box: the same positions at every time step."""
@@ -157,7 +170,8 @@ class PretrainDataset(_ClipDataset):
             view, _ = self._draw(index, config.frames, config.crop, config.flips, rng)
             # A stream of its own: the same mask whatever the augmentation draws.
             rng = counter_generator(self.seed, epoch, clip_id, number, "mask")
-            scene = Scene(self.model.time_steps, self._inside(index, view))
+            inside, motion = self._inside(index, view), self._motion(index, view)
+            scene = Scene(self.model.time_steps, inside, motion)
             masks.append(MASKS[config.mask.kind](scene, rng, **config.mask.options))
             views.append(view)
         return {
@@ -219,6 +233,7 @@ class EvaluateDataset(_ClipDataset):
     """Every view of a clip, nothing random. Key index -> {"pixels", "inside", "index"}.
 
     pixels uint8 [R, T, S, S, 3] and inside bool [R, N] with R = segments * crops; index int64 [1].
+    With a table that has motion maps also "motion" f4 [R, T', rows, columns].
     """
 
     def __init__(
@@ -242,11 +257,15 @@ class EvaluateDataset(_ClipDataset):
             for number in range(self.config.crops):
                 crop = square_along(width, height, number, self.config.crops)
                 views.append(Cutting(frames, crop))
-        return {
+        sample = {
             "pixels": torch.from_numpy(self._cut(index, views)),
             "inside": self._inside_tokens(index, views),
             "index": torch.tensor([index]),
         }
+        if self.table.motion_folder is not None:
+            motion = np.stack([self._motion(index, view) for view in views])
+            sample["motion"] = torch.from_numpy(motion)
+        return sample
 
 
 def make_loader(

@@ -135,7 +135,8 @@ def _reconstruct_one(
     sample = to_device(clips[index], torch.device("cpu"))
     inside = sample["inside"][0].numpy().reshape(cut.time_steps, cut.grid, cut.grid)[0]
     rng = counter_generator("reconstruction", table.clip_id(index))
-    scene = Scene(cut.time_steps, inside)
+    motion = sample["motion"][0].numpy() if "motion" in sample else None
+    scene = Scene(cut.time_steps, inside, motion)
     mask = torch.from_numpy(MASKS[config.mask.kind](scene, rng, **config.mask.options))[None]
     target = masked_targets(normalised_pixels(sample["clips"], cut), mask)
     predicted, loss = {}, {}
@@ -190,11 +191,11 @@ def _held_out(layout: DatasetLayout, config: PretrainConfig) -> tuple[ClipTable,
     """Clips that pretraining has not seen, where there are some."""
     for split in HELD_OUT_FIRST[:-1]:
         try:
-            return read_clip_table(layout, [split], config.needs_boxes), split
+            return read_clip_table(layout, [split], config.needs_boxes, config.needed_motion), split
         except InputError:
             continue
     split = HELD_OUT_FIRST[-1]
-    return read_clip_table(layout, [split], config.needs_boxes), split
+    return read_clip_table(layout, [split], config.needs_boxes, config.needed_motion), split
 
 
 def _frames(pixels: torch.Tensor) -> np.ndarray:

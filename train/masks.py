@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from train.masks_moving import smm
+from train.masks_moving import mgm, smm
 from train.masks_static import block, motion_tube, random, tube
 from train.scene import Scene
 
-__all__ = ["MASKS", "NEEDS_BOXES", "Scene"]
+__all__ = ["MASKS", "NEEDS_BOXES", "NEEDS_MOTION", "Scene"]
 
 MASKS: dict[str, Callable[..., np.ndarray]] = {
     "tube": tube,
@@ -26,7 +26,11 @@ MASKS: dict[str, Callable[..., np.ndarray]] = {
     "random": random,
     "block": block,
     "smm": smm,
+    "mgm": mgm,
 }
 
 NEEDS_BOXES = {"motion_tube"}
 """Masks that look at `scene.inside`: without a boxes dataset they cannot be drawn."""
+
+NEEDS_MOTION = {"mgm"}
+"""Masks that look at `scene.motion`: without motion maps they cannot be drawn."""

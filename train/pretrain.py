@@ -3,10 +3,11 @@
     python -m train.pretrain --dataset toy --out out --method mofo
     torchrun --nproc-per-node 8 -m train.pretrain --dataset ssv2 --method mofo
 
-Reads OUT/<dataset>/frames and boxes, writes OUT/<dataset>/runs/pretrain-<method>/: options.json,
-log.jsonl, checkpoints/, weights.safetensors, finished. Killed at any point it goes on from its last
-checkpoint at the exact sample. The toy recipe takes minutes on two CPU cores; ViT-B on
-Something-Something V2 for 800 epochs takes weeks of one H200.
+Reads OUT/<dataset>/frames and what the mask looks at (boxes or flows), writes
+OUT/<dataset>/runs/pretrain-<method>/: options.json, log.jsonl, checkpoints/, weights.safetensors,
+finished. Killed at any point it goes on from its last checkpoint at the exact sample. The toy
+recipe takes minutes on two CPU cores; ViT-B on Something-Something V2 for 800 epochs takes weeks of
+one H200.
 
 The loss is the mean squared error of normalised pixels; predicting every patch's mean colour would
 score about 1.0, and that figure is printed beside it. 0.9 after some epochs means that it learns.
@@ -75,7 +76,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         config = replace(config, model=adopt_norms(config.model, imported))
     loader = loader_config(tables, common.loader_changes())
     folder = RunFolder(layout.runs / (common.run or f"pretrain-{method}"))
-    table = read_clip_table(layout, ["train"], boxes=config.needs_boxes)
+    table = read_clip_table(layout, ["train"], config.needs_boxes, config.needed_motion)
     processes = start_processes(common.device)
     plan = BatchPlan.fit(config.batch_size, processes.world_size, loader.micro_batch_size)
     epoch_steps = steps_per_epoch(len(table), config.batch_size)
