@@ -75,12 +75,25 @@ def _solve_cpu(first, second, initial, preset: Preset) -> torch.Tensor:
 
 
 def _solve_cuda(first, second, initial, preset: Preset) -> torch.Tensor:
-    try:
-        from preprocess.tvl1_cuda import FUSED as kernels
-    except ImportError as reason:
-        _warn_slow(f"Triton cannot be imported ({reason})")
-        kernels = tvl1_eager.EAGER
+    kernels, reason = _cuda_kernels(first.device)
+    if reason:
+        _warn_slow(reason)
     return tvl1_eager.solve(first, second, initial, preset, kernels)
+
+
+@functools.cache
+def _cuda_kernels(device: torch.device) -> tuple[tvl1_eager.Kernels, str]:
+    """Triton's where they work, else PyTorch's and why. They are tried out on a small picture:
+    without a C compiler, for example, it is the first launch that fails."""
+    try:
+        from preprocess import tvl1_cuda
+
+        nothing = torch.zeros(1, SMALLEST_SIDE, SMALLEST_SIDE, device=device)
+        tvl1_eager.solve(nothing, nothing, None, PRESETS["fast"], tvl1_cuda.FUSED)
+    except Exception as error:  # Triton and the tools it calls fail with many types
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return tvl1_eager.EAGER, f"Triton's kernels do not run: {lines[0]}"
+    return tvl1_cuda.FUSED, ""
 
 
 @functools.cache

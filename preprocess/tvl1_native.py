@@ -98,39 +98,45 @@ def solve(
     return flow
 
 
-@functools.cache
 def load() -> ctypes.CDLL:
-    """The compiled solver, built if need be. Raises Unavailable."""
-    path = _build()
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be loaded: {error}") from error
-    pointer = ctypes.c_void_p
-    library.tvl1_flow.argtypes = [pointer] * 4 + [ctypes.c_int64] + [pointer] * 4
-    library.tvl1_flow.restype = ctypes.c_int
+    """The compiled solver, built if need be. Raises Unavailable, again without another try."""
+    library, reason = _load_once()
+    if library is None:
+        raise Unavailable(reason)
     return library
 
 
-def _build() -> Path:
+@functools.cache
+def _load_once() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None and why there is none."""
     command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     if shutil.which(command[0]) is None:
-        raise Unavailable(f"the C++ compiler {command[0]!r} is not on the PATH")
+        return None, f"the C++ compiler {command[0]!r} is not on the PATH"
     try:
-        folder = _cache_folder()
-        path = folder / f"tvl1-{_fingerprint(command)}.so"
-        if not path.exists():
-            _compile(command, path)
+        with tempfile.TemporaryDirectory() as scratch:  # a loaded library needs its file no more
+            path = _cache_folder(Path(scratch)) / f"tvl1-{_fingerprint(command)}.so"
+            if not path.exists():
+                _compile(command, path)
+            library = ctypes.CDLL(str(path))
+    except Unavailable as error:
+        return None, str(error)
     except OSError as error:
-        raise Unavailable(f"the compiled solver cannot be kept: {error}") from error
-    return path
+        return None, f"the compiled solver cannot be kept or loaded: {error}"
+    pointer = ctypes.c_void_p
+    library.tvl1_flow.argtypes = [pointer] * 4 + [ctypes.c_int64] + [pointer] * 4
+    library.tvl1_flow.restype = ctypes.c_int
+    return library, ""
 
 
-def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "mofo"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _cache_folder(scratch: Path) -> Path:
+    """Where compiled solvers are kept, or `scratch` where nothing can be kept."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home) / "mofo"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # read-only, or no home
+        return scratch
+    return folder if os.access(folder, os.W_OK) else scratch
 
 
 def _fingerprint(command: list[str]) -> str:

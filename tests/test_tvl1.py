@@ -243,11 +243,11 @@ def test_narrower_vectors_give_the_same_flow(native, flags, monkeypatch, tmp_pat
     expected = tvl1_native.solve(first, second, None, PRESETS["fast"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tvl1_native, "FOR_THIS_PROCESSOR", flags)
-    tvl1_native.load.cache_clear()
+    tvl1_native._load_once.cache_clear()
     try:
         flow = tvl1_native.solve(first, second, None, PRESETS["fast"])
     finally:
-        tvl1_native.load.cache_clear()
+        tvl1_native._load_once.cache_clear()
     assert (flow - expected).abs().max() < 1e-3
 
 
@@ -329,6 +329,19 @@ def test_several_processes_build_at_once(native, tmp_path):
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert [path.suffix for path in (tmp_path / "mofo").iterdir()] == [".so"]
+
+
+def test_without_a_place_to_keep_it_the_solver_is_still_built(native, tmp_path):
+    (tmp_path / "file").touch()
+    code = "from preprocess import tvl1_native; tvl1_native.load()"
+    run_python(code, XDG_CACHE_HOME=str(tmp_path / "file"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's kernels run here")
+def test_where_triton_does_not_run_its_reason_is_told():
+    kernels, reason = tvl1._cuda_kernels(torch.device("cpu"))
+    assert kernels is tvl1_eager.EAGER
+    assert reason.startswith("Triton's kernels do not run: ")
 
 
 def test_loading_the_solver_leaves_floating_point_as_it_is(native):
