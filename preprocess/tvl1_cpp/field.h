@@ -1,42 +1,32 @@
 // The state of the solver at one pyramid level.
 #pragma once
 
-#include <cstdlib>
-#include <new>
-
 #include "image.h"
 
 namespace tvl1 {
 
-// Variables of a group. Flow, its dual, the over-relaxed flow, and the linearised data term:
-// unit gradient direction, residual over gradient length, largest step along the direction.
-enum { U, V, PXU, PYU, PXV, PYV, UB, VB, EX, EY, RES, BOUND, NUM_VARIABLES };
+// A group is LANES neighbouring pixels of a row. Its variables lie side by side, so that an
+// iteration walks along one stream of memory: flow, its dual, and the linearised data term, which
+// is unit gradient direction, residual over gradient length, and the largest step along it.
+enum { U, V, PXU, PYU, PXV, PYV, EX, EY, RES, BOUND, NUM_VARIABLES };
 constexpr int GROUP = NUM_VARIABLES * LANES;
 
 struct Field {
     int width = 0, height = 0, groups = 0;
-    float* memory = nullptr;
-    size_t capacity = 0;
+    Buffer state;
+    Buffer bars;  // scratch of the iterations
     void shape(int h, int w) {
         width = w, height = h, groups = (w + LANES - 1) / LANES;
-        size_t needed = ((size_t)h * groups + 1) * GROUP;
-        if (needed > capacity) {
-            std::free(memory);
-            memory = (float*)std::aligned_alloc(64, (needed * sizeof(float) + 63) / 64 * 64);
-            if (!memory) throw std::bad_alloc();
-            capacity = needed;
-        }
-        std::memset(memory, 0, needed * sizeof(float));
+        const size_t count = ((size_t)h * groups + 1) * GROUP;
+        state.reserve(count);
+        std::memset(state.data, 0, count * sizeof(float));
     }
-    float* group(int y, int g) const { return memory + ((size_t)y * groups + g) * GROUP; }
+    float* group(int y, int g) const { return state.data + ((size_t)y * groups + g) * GROUP; }
     // Lanes of the group that lie inside the image: 1, else 0.
     Vec inside(int g, int shrink = 0) const {
         Vec x = lane_numbers() + (float)(g * LANES);
         return x < (float)(width - shrink) ? all(1.0f) : Vec{};
     }
-    Field() = default;
-    Field(const Field&) = delete;
-    ~Field() { std::free(memory); }
 };
 
 void copy_out(const Field& field, int variable, Image& image) {

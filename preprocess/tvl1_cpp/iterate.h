@@ -9,14 +9,18 @@ namespace tvl1 {
 
 struct Steps { float primal, dual, pull; };
 
+constexpr int BAR = 2 * LANES;  // over-relaxed flow of a group
+
 // One primal-dual iteration (Chambolle, Pock 2011, algorithm 1) in one row: the flow of `row`, then
 // the dual of the row above it, whose lower neighbour is now there. The first row of an image has
-// no row above; after the last one comes a call without `row`.
+// no row above; after the last one comes a call without `row`. `bars` holds the over-relaxed flow
+// of the row above and takes that of `row`, group by group, u and v in turn.
 //
 // The dual step of a group runs beside the flow step of the next: each is a chain of some twenty
 // dependent operations, and two independent chains keep the arithmetic busy.
 template <bool HAS_ROW, bool HAS_ABOVE>
-inline void primal_dual_row(const Field& field, float* row, float* above, const Steps& steps) {
+inline void primal_dual_row(const Field& field, float* row, float* above, float* bars,
+                            const Steps& steps) {
     const float primal = steps.primal, pull = steps.pull;
     const Vec dual = all(steps.dual), one = all(1.0f);
     const int last = field.groups - 1;
@@ -35,11 +39,10 @@ inline void primal_dual_row(const Field& field, float* row, float* above, const 
         u -= ex * amount, v -= ey * amount;
         new_below_u = 2.0f * u - old_u, new_below_v = 2.0f * v - old_v;
         store(row + U * LANES, u), store(row + V * LANES, v);
-        store(row + UB * LANES, new_below_u), store(row + VB * LANES, new_below_v);
         row += GROUP;
     };
     auto dual_step = [&](Vec dual_x) {
-        Vec next_u = load(above + GROUP + UB * LANES), next_v = load(above + GROUP + VB * LANES);
+        Vec next_u = load(bars + BAR), next_v = load(bars + BAR + LANES);
         if (!HAS_ROW) below_u = bar_u, below_v = bar_v;  // no difference across the lower border
         Vec pxu = load(above + PXU * LANES) + dual_x * (from_right(bar_u, next_u) - bar_u);
         Vec pxv = load(above + PXV * LANES) + dual_x * (from_right(bar_v, next_v) - bar_v);
@@ -53,7 +56,7 @@ inline void primal_dual_row(const Field& field, float* row, float* above, const 
     };
 
     if (HAS_ABOVE) {
-        bar_u = load(above + UB * LANES), bar_v = load(above + VB * LANES);
+        bar_u = load(bars), bar_v = load(bars + LANES);
         pyu_above = load(above + PYU * LANES), pyv_above = load(above + PYV * LANES);
     }
     if (HAS_ROW) flow_step(below_u, below_v, pyu_above, pyv_above);
@@ -62,18 +65,24 @@ inline void primal_dual_row(const Field& field, float* row, float* above, const 
         if (HAS_ABOVE) pyu = load(above + GROUP + PYU * LANES), pyv = load(above + GROUP + PYV * LANES);
         if (HAS_ROW) flow_step(new_below_u, new_below_v, pyu, pyv);
         if (HAS_ABOVE) dual_step(dual);
+        if (HAS_ROW) store(bars, below_u), store(bars + LANES, below_v);
+        bars += BAR;
         below_u = new_below_u, below_v = new_below_v, pyu_above = pyu, pyv_above = pyv;
     }
     if (HAS_ABOVE) dual_step(dual * field.inside(last, 1));  // nor across the right border
+    if (HAS_ROW) store(bars, below_u), store(bars + LANES, below_v);
 }
 
 // Several iterations in one sweep over the image: each follows one row behind its predecessor, in
-// place, and reads every value exactly as old as in a sweep of its own. The rows in flight stay
-// in the second-level cache. (Strips of columns that stay in the first were measured: no gain.)
+// place, and reads every value exactly as old as in a sweep of its own. The rows in flight stay in
+// the second-level cache. Strips of columns narrow enough for the first were slower: what they
+// save in traffic they lose at their edges.
 void primal_dual(Field& field, int iterations, const Steps& steps) {
-    constexpr size_t CACHE = 768 << 10;  // bytes
+    constexpr size_t CACHE = 768 << 10;  // bytes, of 1 MiB on most server cores
     const size_t row_bytes = sizeof(float) * GROUP * field.groups;
     const int deepest = std::clamp((int)(CACHE / row_bytes) - 2, 2, 10);
+    const size_t stride = (size_t)(field.groups + 1) * BAR;
+    field.bars.reserve(deepest * stride);
     for (int done = 0; done < iterations; done += deepest) {
         const int depth = std::min(deepest, iterations - done);
         for (int sweep = 0; sweep < field.height + depth; sweep++) {
@@ -82,9 +91,10 @@ void primal_dual(Field& field, int iterations, const Steps& steps) {
                 if (y < 0 || y > field.height) continue;
                 float* row = y < field.height ? field.group(y, 0) : nullptr;
                 float* above = y > 0 ? field.group(y - 1, 0) : nullptr;
-                if (!above) primal_dual_row<true, false>(field, row, above, steps);
-                else if (!row) primal_dual_row<false, true>(field, row, above, steps);
-                else primal_dual_row<true, true>(field, row, above, steps);
+                float* bars = field.bars.data + k * stride;
+                if (!above) primal_dual_row<true, false>(field, row, above, bars, steps);
+                else if (!row) primal_dual_row<false, true>(field, row, above, bars, steps);
+                else primal_dual_row<true, true>(field, row, above, bars, steps);
             }
         }
     }

@@ -3,7 +3,9 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -97,5 +99,24 @@ inline Vec lane_numbers() {
     for (int i = 0; i < LANES; i++) v[i] = (float)i;
     return v;
 }
+
+// Floats that begin at a cache line. Growing throws their values away.
+class Buffer {
+public:
+    Buffer() = default;
+    Buffer(const Buffer&) = delete;
+    ~Buffer() { std::free(data); }
+    void reserve(size_t count) {
+        if (count <= capacity) return;
+        std::free(data);
+        data = (float*)std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64);
+        capacity = data ? count : 0;
+        if (!data) throw std::bad_alloc();
+    }
+    float* data = nullptr;
+
+private:
+    size_t capacity = 0;
+};
 
 }  // namespace tvl1
