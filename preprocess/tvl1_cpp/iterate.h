@@ -83,6 +83,7 @@ void primal_dual(Field& field, int iterations, const Steps& steps) {
     const int deepest = std::clamp((int)(CACHE / row_bytes) - 2, 2, 10);
     const size_t stride = (size_t)(field.groups + 1) * BAR;
     field.bars.reserve(deepest * stride);
+    std::fill_n(field.bars.data, deepest * stride, 0.0f);  // what lies right of the image is read
     for (int done = 0; done < iterations; done += deepest) {
         const int depth = std::min(deepest, iterations - done);
         for (int sweep = 0; sweep < field.height + depth; sweep++) {
