@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
 from train.config import (
@@ -23,7 +24,6 @@ from train.config import (
     recorded_pretrain_config,
 )
 from train.typed_tables import Choice, convert, flatten, merge, to_table
-from training_fixtures import TINY_RECIPE
 
 DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 
@@ -150,9 +150,11 @@ def test_size_names_a_model_and_fields_change_it(tiny):
     assert (model.width, model.depth, model.tubelet_size) == (384, 12, 8)
 
 
-def test_flips_need_plain_labels(tiny):
-    with pytest.raises(InputError, match="verbs and nouns"):
-        finetune_config(tiny, "mean", {"labels": ["verb", "noun"]})
+def test_kinds_of_label_go_together(tiny):
+    assert finetune_config(tiny, "mean", {"labels": ["verb", "noun"]}).labels == ("verb", "noun")
+    for labels in ([], ["label", "verb"], ["noun", "verb"]):
+        with pytest.raises(InputError, match="labels are"):
+            finetune_config(tiny, "mean", {"labels": labels})
 
 
 def test_a_recipe_that_is_no_toml_is_refused(tmp_path):
@@ -165,6 +167,18 @@ def test_a_recipe_that_is_no_toml_is_refused(tmp_path):
         read_recipe("toy", path)
     with pytest.raises(InputError, match="no recipe at"):
         read_recipe("toy", tmp_path / "missing.toml")
+
+
+def test_a_recipe_extends_another(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "ssv2"\n[pretrain]\nepochs = 3\n[evaluate]\ncrops = 1')
+    base, mine = read_recipe("ssv2", None), read_recipe("ssv2", path)
+    assert mine["pretrain"]["epochs"] == 3
+    assert mine["pretrain"]["optim"] == base["pretrain"]["optim"]
+    assert mine["evaluate"] == {**base["evaluate"], "crops": 1}
+    path.write_text('extends = "nothing"')
+    with pytest.raises(InputError, match="extends is 'nothing'; allowed: default"):
+        read_recipe("ssv2", path)
 
 
 def test_a_dataset_without_a_recipe_gets_the_default():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from shard_fixtures import write_moving_squares
+from training_fixtures import TINY_RECIPE
+
 from shared.errors import InputError
 from shared.grid import union_box
 from shared.layout import DatasetLayout
@@ -29,7 +30,6 @@ from train.frame_sampling import FRAME_RULES, dense, segments, view_places
 from train.progress import Stopwatch
 from train.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
 from train.targets import unstandardise
-from training_fixtures import TINY_RECIPE
 
 NO_WORKERS = LoaderConfig(workers=0)
 
@@ -107,7 +107,7 @@ def test_a_shard_of_another_size_than_its_index_is_refused(own_squares):
 
 
 def test_a_split_without_clips_is_refused(own_squares):
-    clips = [c for c in read_manifest(own_squares.manifest)]
+    clips = read_manifest(own_squares.manifest)
     write_manifest(own_squares.manifest, [_with_split(clip, "train") for clip in clips])
     refused(own_squares, "no clip of split test", ["test"])
 
@@ -162,7 +162,9 @@ def test_global_batches_do_not_depend_on_the_processes(world_size, first_step):
         ranks = [
             list(StepSampler(shard, plan, rank, first, 15, 7, 2)) for rank in range(world_size)
         ]
-        steps = zip(*(zip(*[iter(rank)] * accumulation, strict=True) for rank in ranks), strict=True)
+        steps = zip(
+            *(zip(*[iter(rank)] * accumulation, strict=True) for rank in ranks), strict=True
+        )
         return [sorted(key for rank in step for part in rank for key in part) for step in steps]
 
     whole = batches(1, 1, 0)
@@ -172,7 +174,9 @@ def test_global_batches_do_not_depend_on_the_processes(world_size, first_step):
 
 def test_an_epoch_shows_no_clip_twice():
     shard = np.repeat(np.arange(4), 10)
-    keys = [key for batch in StepSampler(shard, BatchPlan(8, 1, 1), 0, 0, 10, 0, 2) for key in batch]
+    keys = [
+        key for batch in StepSampler(shard, BatchPlan(8, 1, 1), 0, 0, 10, 0, 2) for key in batch
+    ]
     for epoch in (0, 1):
         clips = [index for of, index in keys if of == epoch]
         assert len(clips) == len(set(clips)) == 40
@@ -193,7 +197,10 @@ def test_an_epoch_shows_no_clip_twice():
 )
 def test_frame_rules_stay_in_the_clip(length, num_frames, stride, place):
     places = np.full(num_frames, place)
-    for chosen in (dense(length, num_frames, places, stride=stride), segments(length, num_frames, places)):
+    for chosen in (
+        dense(length, num_frames, places, stride=stride),
+        segments(length, num_frames, places),
+    ):
         assert len(chosen) == num_frames and np.all(np.diff(chosen) >= 0)
         assert 0 <= chosen[0] and chosen[-1] < length
 

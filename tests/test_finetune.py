@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from shard_fixtures import write_moving_squares
+from training_fixtures import assert_same_weights, losses, tiny_run
 
 import train.evaluate
 import train.finetune
-from shard_fixtures import write_moving_squares
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
@@ -29,7 +30,6 @@ from train.pretrain import pretrain
 from train.run_folder import RunFolder
 from train.scoring import score_clips
 from train.weights import import_weights
-from training_fixtures import assert_same_weights, losses, tiny_run
 
 LEARNS = (
     *("augment.mixup_alpha=0.0", "augment.cutmix_alpha=0.0", "augment.rand_layers=0"),
@@ -102,7 +102,9 @@ def test_it_learns(out, head):
 def test_stopped_it_goes_on_exactly(out, finetuned):
     """Mixing, drop path and validation included."""
     for _ in range(3):
-        folder = finetune(tiny_run(out, run="halves", batch_size=8, stop_after=0.0), "mca", "pretrain-mofo")
+        folder = finetune(
+            tiny_run(out, run="halves", batch_size=8, stop_after=0.0), "mca", "pretrain-mofo"
+        )
     assert not folder.is_finished
     folder = finetune(tiny_run(out, run="halves", batch_size=8, workers=2), "mca", "pretrain-mofo")
     assert losses(folder.log) == pytest.approx(losses(finetuned.log), abs=1e-6)
@@ -200,7 +202,7 @@ def test_without_held_out_clips_the_last_weights_count(own, capsys):
 
 @pytest.fixture(scope="module")
 def metrics(layout, finetuned):
-    return evaluate(layout, finetuned, "test", {}, workers=0, device="cpu")
+    return evaluate(layout, finetuned, {}, workers=0, device="cpu")
 
 
 def test_metrics_are_those_of_the_scores(layout, finetuned, metrics):
@@ -225,8 +227,10 @@ def test_scores_are_the_mean_over_views(layout, finetuned):
     alone = Processes(0, 1, torch.device("cpu"))
 
     def scores(segments, crops):
-        views = EvaluateConfig(segments, crops)
-        dataset = EvaluateDataset(table, config.model, config.frames, views, LoaderConfig(workers=0))
+        views = EvaluateConfig(segments=segments, crops=crops)
+        dataset = EvaluateDataset(
+            table, config.model, config.frames, views, LoaderConfig(workers=0)
+        )
         return dataset, score_clips(model, dataset, LoaderConfig(workers=0), alone, "test")["label"]
 
     dataset, found = scores(2, 3)
@@ -239,12 +243,12 @@ def test_scores_are_the_mean_over_views(layout, finetuned):
 
 def test_an_evaluation_is_used_again_until_asked_otherwise(layout, finetuned, metrics, capsys):
     before = finetuned.metrics.stat().st_mtime_ns
-    assert evaluate(layout, finetuned, "test", {}, 0, "cpu") == metrics
+    assert evaluate(layout, finetuned, {}, 0, "cpu") == metrics
     assert "has these figures already" in capsys.readouterr().out
     assert finetuned.metrics.stat().st_mtime_ns == before
-    other = evaluate(layout, finetuned, "test", {"crops": 1}, 0, "cpu")
+    other = evaluate(layout, finetuned, {"crops": 1}, 0, "cpu")
     assert other["views"] == 2
-    assert evaluate(layout, finetuned, "test", {}, 0, "cpu") == metrics
+    assert evaluate(layout, finetuned, {}, 0, "cpu") == metrics
 
 
 def test_the_command_ends_with_the_figure(out, metrics, finetuned):
@@ -259,12 +263,12 @@ def test_the_command_ends_with_the_figure(out, metrics, finetuned):
 
 def test_only_finished_classifiers_are_evaluated(layout, pretrained, out):
     with pytest.raises(InputError, match="is no finetuning"):
-        evaluate(layout, pretrained, "test", {})
+        evaluate(layout, pretrained, {})
     with pytest.raises(InputError, match="no run nothing .*there are: .*finetune-mofo-mca"):
-        evaluate(layout, RunFolder(layout.runs / "nothing"), "test", {})
+        evaluate(layout, RunFolder(layout.runs / "nothing"), {})
     begun = finetune(tiny_run(out, run="unfinished", stop_after=0.0), "mean", "none")
     with pytest.raises(InputError, match="not finished"):
-        evaluate(layout, begun, "test", {})
+        evaluate(layout, begun, {})
 
 
 # ---------------------------------------------------------------------------------------------

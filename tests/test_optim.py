@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from shared.errors import InputError
 from train.config import OptimConfig
-from train.head import VideoClassifier, build_head
-from train.head import HeadConfig
+from train.head import HeadConfig, VideoClassifier, build_head
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder
 from train.optim import layer_of, make_optimizer, make_schedule, scaled_learning_rate
 from train.sampler import BatchPlan
@@ -23,10 +22,8 @@ TINY = ModelConfig(
 
 
 def optim(**changes) -> OptimConfig:
-    fields = {
-        "base_learning_rate": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.05, "warmup_epochs": 2.0,
-    }  # fmt: skip
-    return OptimConfig(**{**fields, **changes})
+    fields = {"base_learning_rate": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.05}
+    return OptimConfig(**{**fields, "warmup_epochs": 2.0, **changes})
 
 
 def classifier() -> VideoClassifier:
@@ -75,9 +72,9 @@ def test_layers_are_told_by_name():
 
 def test_the_schedule_warms_up_and_ends_at_the_minimum():
     model = classifier()
-    config = optim(warmup_epochs=2.0, min_learning_rate=1e-6, layer_decay=0.5)
+    config = optim(warmup_epochs=2.0, min_learning_rate=5e-7, layer_decay=0.5)
     optimizer = make_optimizer(model, config, 1e-3)
-    schedule = make_schedule(optimizer, config, steps_per_epoch=10, num_steps=100)
+    schedule = make_schedule(optimizer, config, 10, num_steps=100, effective_batch_size=512)
     rates = []
     for step in range(100):
         schedule.step_update(step)
@@ -93,7 +90,7 @@ def test_the_schedule_warms_up_and_ends_at_the_minimum():
 
 def test_warm_up_fits_into_a_short_run():
     optimizer = make_optimizer(classifier(), optim(warmup_epochs=40.0), 1e-3)
-    schedule = make_schedule(optimizer, optim(warmup_epochs=40.0), steps_per_epoch=1, num_steps=8)
+    schedule = make_schedule(optimizer, optim(warmup_epochs=40.0), 1, 8, effective_batch_size=256)
     schedule.step_update(4)
     assert optimizer.param_groups[-1]["lr"] == 1e-3
 
@@ -102,9 +99,7 @@ def test_the_learning_rate_is_per_256_clips():
     assert scaled_learning_rate(1.5e-4, 2048) == pytest.approx(1.2e-3)
 
 
-@given(
-    share=st.integers(1, 500), world_size=st.sampled_from([1, 2, 3, 8]), most=st.integers(1, 64)
-)
+@given(share=st.integers(1, 500), world_size=st.sampled_from([1, 2, 3, 8]), most=st.integers(1, 64))
 def test_a_batch_is_shared_evenly_with_few_accumulations(share, world_size, most):
     plan = BatchPlan.fit(share * world_size, world_size, most)
     assert plan.micro_size * plan.world_size * plan.accumulation == plan.batch_size

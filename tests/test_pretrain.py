@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from shard_fixtures import write_moving_squares
+from training_fixtures import assert_same_weights, losses, tiny_run
 
 import train.pretrain
-from shard_fixtures import write_moving_squares
 from shared.errors import InputError
 from shared.run_record import RunLock, read_jsonl
 from train.checkpoint import complete_checkpoints
 from train.pretrain import main, pretrain
 from train.run_folder import RunFolder
 from train.weights import import_weights
-from training_fixtures import assert_same_weights, losses, tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -110,7 +110,9 @@ def test_stopped_after_each_step_it_goes_on_exactly(whole, out):
     assert folder.is_finished
     assert losses(folder.log) == pytest.approx(losses(whole.log), abs=1e-6)
     assert_same_weights(folder.weights, whole.weights)
-    steps = [int(tag.name.removeprefix("step-")) for tag in complete_checkpoints(folder.checkpoints)]
+    steps = [
+        int(tag.name.removeprefix("step-")) for tag in complete_checkpoints(folder.checkpoints)
+    ]
     assert steps == [10, 11, 12]
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from shared.run_record import RunLock
-from train.config import parse_changes, read_recipe
+from train.config import LoaderConfig, loader_config, parse_changes, read_recipe
 from train.engine import Processes
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan
@@ -48,15 +49,18 @@ class Common:
         given = {"epochs": self.epochs, "batch_size": self.batch_size}
         return merge(changes, {name: value for name, value in given.items() if value is not None})
 
-    def loader_changes(self) -> dict[str, Any]:
-        return loader_changes(self.settings, self.workers)
+    def loader(self, tables: Mapping[str, Any]) -> LoaderConfig:
+        """How clips are read: the recipe's [loader] with what the command line changes of it."""
+        changes = parse_changes(tuple(s for s in self.settings if s.startswith("loader.")))
+        config = loader_config(tables, changes.get("loader"))
+        return with_workers(config, self.workers)
 
 
-def loader_changes(settings: tuple[str, ...], workers: int | None) -> dict[str, Any]:
-    """What the command line changes of [loader]."""
-    changes = parse_changes(tuple(s for s in settings if s.startswith("loader.")))
-    given = {} if workers is None else {"workers": workers}
-    return merge(changes.get("loader", {}), given)
+def with_workers(config: LoaderConfig, workers: int | None) -> LoaderConfig:
+    """The config with the workers asked for; without that, as many as this machine has cores."""
+    if workers is None:
+        workers = min(config.workers, len(os.sched_getaffinity(0)))
+    return replace(config, workers=workers)
 
 
 def run_option(text: str) -> Callable:
@@ -92,29 +96,35 @@ def training_options(command: Callable) -> Callable:
     command = _add(
         command,
         # What is trained
-        click.option(
-            "--recipe", type=FOLDER, metavar="FILE", help="A recipe (TOML) of your own."
-        ),
+        click.option("--recipe", type=FOLDER, metavar="FILE", help="A recipe (TOML) of your own."),
         click.option(
             "--set",
             "settings",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change one value of the recipe, such as optim.weight_decay=0.1 or mask.kind=tube.",
+            help="Change a value of the recipe, such as optim.weight_decay=0.1 or mask.kind=tube.",
         ),
         click.option(
-            "--epochs", type=POSITIVE, metavar="N", show_default="as the recipe has it",
+            "--epochs",
+            type=POSITIVE,
+            metavar="N",
+            show_default="as the recipe has it",
             help="Passes over split train.",
         ),
         click.option(
-            "--batch-size", type=POSITIVE, metavar="CLIPS", show_default="as the recipe has it",
+            "--batch-size",
+            type=POSITIVE,
+            metavar="CLIPS",
+            show_default="as the recipe has it",
             help="Clips of one optimiser step, over all processes.",
         ),
         click.option("--seed", default=0, metavar="N", help="Of weights, order, views and masks."),
         # How the run goes
         run_option("Name of the run folder."),
         click.option(
-            "--stop-after", type=click.FloatRange(min=0), metavar="MINUTES",
+            "--stop-after",
+            type=click.FloatRange(min=0),
+            metavar="MINUTES",
             help="Save and stop then; the same command goes on.",
         ),
         click.option("--overwrite", is_flag=True, help="Begin again, whatever the folder holds."),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import InputError
+from shared.manifest import SPLITS
 from train.augment import CROPS
 from train.clip_table import FLOW
 from train.frame_sampling import FRAME_RULES
@@ -45,11 +46,9 @@ class OptimConfig:
     weight_decay: float
     """Decoupled; not on biases, norms and other 1-D parameters."""
     warmup_epochs: float
-    """The learning rate rises linearly from `warmup_learning_rate` over so many epochs."""
-    warmup_learning_rate: float = 0.0
-    """Where warm-up begins; not scaled by the batch."""
+    """The learning rate rises linearly from 0 over so many epochs."""
     min_learning_rate: float = 0.0
-    """Where the cosine ends; not scaled by the batch."""
+    """Where the cosine ends; per 256 clips too."""
     eps: float = 1e-8
     """Added to the root of the variance."""
     gradient_clipping: float = 0.0
@@ -59,7 +58,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 0.0, "base_learning_rate", "weight_decay", "warmup_epochs")
-        _at_least(self, 0.0, "warmup_learning_rate", "min_learning_rate", "gradient_clipping")
+        _at_least(self, 0.0, "min_learning_rate", "gradient_clipping")
         if not 0.0 < self.layer_decay <= 1.0:
             raise InputError(f"layer_decay is {self.layer_decay}; above 0 up to 1 is allowed")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
@@ -71,7 +70,7 @@ class LoaderConfig:
     """How clips are read and work is shared. Decides speed and memory, never a result."""
 
     workers: int = 2
-    """Processes that read and decode, for each training process; 0 reads in the training process."""
+    """Processes that read and decode for each training process; 0: the training process does."""
     prefetch: int = 4
     """Batches that each worker prepares ahead."""
     open_shards: int = 16
@@ -191,7 +190,8 @@ class FinetuneConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Colours, erasing, mixing."""
     flips: tuple[str, ...] = ()
-    """Of x, y, time: each mirrors half of the clips, and the label with them by classes.json."""
+    """Of x, y, time: each mirrors half of the clips, and the label with them by classes.json, which
+    must allow it. Verbs and nouns stay."""
     labels: tuple[str, ...] = ("label",)
     """Kinds of label learned: ["label"], or ["verb", "noun"]."""
     dropout: float = 0.0
@@ -215,8 +215,6 @@ class FinetuneConfig:
             raise InputError(f"labels are {self.labels}; allowed: {', '.join(map(str, LABELS))}")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout is {self.dropout}; 0 to below 1 is allowed")
-        if self.flips and self.labels != ("label",):
-            raise InputError("flips swap labels of kind label only; verbs and nouns have no map")
 
     @property
     def needs_boxes(self) -> bool:
@@ -227,12 +225,15 @@ class FinetuneConfig:
 class EvaluateConfig:
     """Test views of a clip, whose softmax scores are averaged."""
 
+    split: str = "test"
+    """Which clips: the split that the papers on a dataset report."""
     segments: int = 1
     """Views along time, evenly spread."""
     crops: int = 1
     """Squares along the long side: 1 is the centre, 3 are both ends and the centre."""
 
     def __post_init__(self) -> None:
+        _check_name("split", self.split, SPLITS)
         _at_least(self, 1, "segments", "crops")
 
 
@@ -244,8 +245,11 @@ class EvaluateConfig:
 def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
     """The tables of `file`, or of the dataset's own recipe, or of default.toml where it has none.
 
+    A recipe that says `extends = "default"` begins with the tables of that one in train/recipes and
+    holds what differs.
+
     Raises:
-        InputError: no such file, or not TOML.
+        InputError: no such file, not TOML, or unknown tables.
     """
     path = file or RECIPES / f"{dataset}.toml"
     if file is None and not path.is_file():
@@ -257,9 +261,14 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
         raise InputError(f"no recipe at {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
-    sections = ("model", "loader", "pretrain", "finetune", "evaluate")
+    sections = ("extends", "model", "loader", "pretrain", "finetune", "evaluate")
     refuse_unknown(tables, dict.fromkeys(sections), str(path))
-    return tables
+    base = tables.pop("extends", None)
+    if base is None:
+        return tables
+    known = sorted(recipe.stem for recipe in RECIPES.glob("*.toml"))
+    _check_name("extends", base, tuple(name for name in known if name != path.stem))
+    return merge(read_recipe(base, None), tables)
 
 
 def parse_changes(settings: tuple[str, ...]) -> dict[str, Any]:

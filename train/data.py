@@ -212,7 +212,7 @@ class FinetuneDataset(_ClipDataset):
             views.append(view)
             for kind in config.labels:
                 label = int(self.table.labels[kind][index])
-                for flip in flipped:
+                for flip in flipped if kind == "label" else ():
                     label = self._maps[flip][label]
                 labels[kind].append(label)
         pixels = self._cut(index, views)

@@ -22,7 +22,7 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS
 from train.clip_table import read_clip_table
-from train.command import data_options, loader_changes, run_option
+from train.command import data_options, run_option, with_workers
 from train.config import EvaluateConfig, LoaderConfig, read_recipe, recorded_finetune_config
 from train.data import EvaluateDataset
 from train.engine import start_processes
@@ -42,13 +42,21 @@ from train.weights import import_weights
 @click.option(
     "--head", type=click.Choice(KINDS), show_default="as the recipe has it", help="Of the run."
 )
-@click.option("--split", default="test", type=click.Choice(SPLITS), help="Which clips.")
 @click.option(
-    "--segments", type=click.IntRange(min=1), metavar="N", show_default="as the run has it",
+    "--split", type=click.Choice(SPLITS), show_default="as the run has it", help="Which clips."
+)
+@click.option(
+    "--segments",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="as the run has it",
     help="Views along time.",
 )
 @click.option(
-    "--crops", type=click.IntRange(min=1), metavar="N", show_default="as the run has it",
+    "--crops",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="as the run has it",
     help="Views along the long side.",
 )
 @click.option("--overwrite", is_flag=True, help="Evaluate again.")
@@ -61,7 +69,7 @@ def main(
     run: str | None,
     method: str,
     head: str | None,
-    split: str,
+    split: str | None,
     segments: int | None,
     crops: int | None,
     overwrite: bool,
@@ -70,22 +78,25 @@ def main(
     layout = DatasetLayout(out, dataset)
     name = run or run_name(f"pretrain-{method}", head or _default_head(dataset))
     folder = RunFolder(layout.runs / name)
-    given = {"segments": segments, "crops": crops}
-    views = {key: value for key, value in given.items() if value is not None}
-    metrics = evaluate(layout, folder, split, views, workers, device, overwrite)
-    print(f"{split} top-1 {metrics['top1']:.1f} %")
+    given = {"split": split, "segments": segments, "crops": crops}
+    changes = {key: value for key, value in given.items() if value is not None}
+    metrics = evaluate(layout, folder, changes, workers, device, overwrite)
+    print(f"{metrics['split']} top-1 {metrics['top1']:.1f} %")
 
 
 def evaluate(
     layout: DatasetLayout,
     folder: RunFolder,
-    split: str,
-    views: dict[str, int],
+    changes: dict[str, Any],
     workers: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Score a split with a run's weights; returns what metrics.json holds."""
+    """Score a split with a run's weights; returns what metrics.json holds.
+
+    Args:
+        changes: of the EvaluateConfig that the run was made with.
+    """
     # -----------------------------------------------------------------------------------------
     # Resolve
     # -----------------------------------------------------------------------------------------
@@ -95,19 +106,19 @@ def evaluate(
     if not folder.is_finished:
         raise InputError(f"{folder.path} is not finished; the command that began it goes on")
     config = recorded_finetune_config(options["config"])
-    views_config = build(EvaluateConfig, merge(options["evaluate"], views), "evaluate")
-    loader = build(LoaderConfig, merge(options["loader"], loader_changes((), workers)), "loader")
+    views = build(EvaluateConfig, merge(options["evaluate"], changes), "evaluate")
+    loader = with_workers(build(LoaderConfig, options["loader"], "loader"), workers)
     loader = replace(loader, cache_megabytes=0)  # each clip is read once
     best = folder.best_weights.is_file()
     weights = folder.best_weights if best else folder.weights
-    table = read_clip_table(layout, [split], config.needs_boxes)
+    table = read_clip_table(layout, [views.split], config.needs_boxes)
     table = labelled(table, config, options["classes"])
     asked = {
         "run": folder.path.name,
-        "split": split,
-        "segments": views_config.segments,
-        "crops": views_config.crops,
-        "views": views_config.segments * views_config.crops,
+        "split": views.split,
+        "segments": views.segments,
+        "crops": views.crops,
+        "views": views.segments * views.crops,
         "clips": len(table),
         "weights": "best on val" if best else "last",
         "weights_digest": digest_of(weights),
@@ -116,6 +127,8 @@ def evaluate(
     processes = start_processes(device)
     for key, value in asked.items():
         processes.say(f"  {key:<14}  {value}")
+    if best and views.split == "val":
+        processes.say("  these weights were chosen on this very split: the figures flatter them")
     before = _read_metrics(folder.metrics)
     if not overwrite and {key: before.get(key) for key in asked} == asked:
         processes.say(f"{folder.metrics} has these figures already")
@@ -126,12 +139,12 @@ def evaluate(
     # -----------------------------------------------------------------------------------------
     model = import_weights(weights).build()
     assert isinstance(model, VideoClassifier)
-    dataset = EvaluateDataset(table, config.model, config.frames, views_config, loader)
-    scores = score_clips(model.to(processes.device), dataset, loader, processes, split)
+    dataset = EvaluateDataset(table, config.model, config.frames, views, loader)
+    scores = score_clips(model.to(processes.device), dataset, loader, processes, views.split)
     labels = {kind: table.labels[kind] for kind in config.labels}
     metrics = {**asked, **accuracy(scores, labels)}
     if processes.is_first:
-        write_scores(folder.path / f"scores-{split}.h5", table, scores)
+        write_scores(folder.path / f"scores-{views.split}.h5", table, scores)
         write_atomically(folder.metrics, json.dumps(metrics, indent=1).encode() + b"\n")
         for key, value in metrics.items():
             if key not in asked:

@@ -41,11 +41,10 @@ from train.config import (
     FinetuneConfig,
     evaluate_config,
     finetune_config,
-    loader_config,
 )
 from train.data import EvaluateDataset, FinetuneDataset, make_loader, to_device
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
-from train.head import KINDS, VideoClassifier, build_head
+from train.head import KINDS, VideoClassifier, build_head, parameter_counts
 from train.metrics import accuracy
 from train.mixing import ClipMixer
 from train.model import VideoEncoder
@@ -89,7 +88,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     layout = DatasetLayout(common.out, common.dataset)
     tables = common.read_recipe()
     config = finetune_config(tables, head, common.training_changes())
-    loader = loader_config(tables, common.loader_changes())
+    loader = common.loader(tables)
     weights = find_weights(layout, source)
     imported = None if weights is None else import_weights(weights)
     if imported is not None:
@@ -131,10 +130,12 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = build_classifier(config, num_classes)
+    counts = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(model).items())
+    processes.say(f"  parameters: {counts}")
     if imported is not None:
         load_encoder(model, imported)
     optimizer = make_optimizer(model, config.optim, learning_rate)
-    schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps)
+    schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps, effective)
 
     with hold(folder, processes), Interruption(processes, common.stop_after) as stop:
         if not begin_run(folder, options, common.overwrite, processes):
@@ -174,81 +175,83 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
-        bar = tqdm(
+        step, seen, stops_early = progress["step"], 0, False
+        with tqdm(
             total=num_steps * effective,
             initial=progress["step"] * effective,
             desc=folder.path.name,
             unit="clip",
             mininterval=0.5,
             disable=not processes.is_first,
-        )
-        step, seen, stops_early = progress["step"], 0, False
-        while step < num_steps and not stops_early:
-            schedule.step_update(step)
-            rate = optimizer.param_groups[-1]["lr"]
-            step_losses, step_clips = [], []
-            for part in range(plan.accumulation):
-                batch = next(batches)
-                step_clips.append(batch["index"])
-                batch = to_device(batch, processes.device)
-                seed_step(common.seed, step, part, processes.rank)
-                labels = {kind: batch[kind] for kind in config.labels}
-                rng = counter_generator(common.seed, "mix", step, part, processes.rank)
-                clips, inside, targets = mixer(batch["clips"], batch["inside"], labels, rng)
-                scores = engine(clips, inside)
-                loss = sum(F.cross_entropy(scores[k].float(), targets[k]) for k in targets)
-                engine.backward(loss)
-                engine.step()
-                step_losses.append(loss.detach().reshape(1))
-            step += 1
-            seen += effective
-            bar.update(effective)
-            losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
+        ) as bar:
+            while step < num_steps and not stops_early:
+                schedule.step_update(step)
+                rate = optimizer.param_groups[-1]["lr"]
+                step_losses, step_clips = [], []
+                for part in range(plan.accumulation):
+                    batch = next(batches)
+                    step_clips.append(batch["index"])
+                    batch = to_device(batch, processes.device)
+                    seed_step(common.seed, step, part, processes.rank)
+                    labels = {kind: batch[kind] for kind in config.labels}
+                    rng = counter_generator(common.seed, "mix", step, part, processes.rank)
+                    clips, inside, targets = mixer(batch["clips"], batch["inside"], labels, rng)
+                    scores = engine(clips, inside)
+                    loss = sum(F.cross_entropy(scores[k].float(), targets[k]) for k in targets)
+                    engine.backward(loss)
+                    engine.step()
+                    step_losses.append(loss.detach().reshape(1))
+                step += 1
+                seen += effective
+                bar.update(effective)
+                losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
 
-            ends_epoch = step % epoch_steps == 0
-            epoch = step // epoch_steps
-            validates = held_out is not None and ends_epoch
-            validates = validates and (epoch % config.validate_epochs == 0 or step == num_steps)
-            due = step % loader.log_steps == 0 or step == num_steps or validates
-            if due or (processes.world_size == 1 and stop.reason):
-                # Here alone the device is waited for, and the processes agree on what to do.
-                mean = losses.mean()
-                asked = processes.from_first((clock.is_due(), stop.reason))
-                if log:
-                    log.write(
-                        {
-                            "event": "train",
-                            "step": step,
-                            "epoch": round(step / epoch_steps, 4),
-                            "loss": mean[0],
-                            "learning_rate": rate,
-                            **watch.read(seen),
-                        }
-                    )
-                    bar.set_postfix(loss=f"{mean[0]:.3f}", val=f"{progress['best_top1']:.1f}")
-                if validates:
-                    found = score_clips(engine.module, validation, loader, processes, "val")
-                    figures = accuracy(found, {k: held_out.labels[k] for k in config.labels})
+                ends_epoch = step % epoch_steps == 0
+                epoch = step // epoch_steps
+                validates = held_out is not None and ends_epoch
+                validates = validates and (epoch % config.validate_epochs == 0 or step == num_steps)
+                due = step % loader.log_steps == 0 or step == num_steps or validates
+                if due or (processes.world_size == 1 and stop.reason):
+                    # Here alone the device is waited for, and the processes agree on what to do.
+                    mean = losses.mean()
+                    asked = processes.from_first((clock.is_due(), stop.reason))
                     if log:
-                        log.write({"event": "validate", "step": step, "epoch": epoch, **figures})
-                    if figures["top1"] > progress["best_top1"]:
-                        progress |= {"best_top1": figures["top1"], "best_epoch": epoch}
-                        best = whole_model(engine, build_classifier(config, num_classes))
-                        if processes.is_first:
-                            export_safetensors(folder.best_weights, best)
-                    waited = epoch - progress["best_epoch"]
-                    stops_early = 0 < config.early_stop_epochs <= waited
-                watch.reset()
-                seen = 0
-                ends = stops_early or step == num_steps
-                if asked[0] or asked[1] or ends:
-                    save_checkpoint(engine, folder.checkpoints, step, progress, processes)
-                    clock.reset()
-                if asked[1] and not ends:
-                    bar.close()
-                    say_stopped(asked[1], step, num_steps, folder, processes)
-                    return folder
-        bar.close()
+                        log.write(
+                            {
+                                "event": "train",
+                                "step": step,
+                                "epoch": round(step / epoch_steps, 4),
+                                "loss": mean[0],
+                                "learning_rate": rate,
+                                **watch.read(seen),
+                            }
+                        )
+                        best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
+                        bar.set_postfix(loss=f"{mean[0]:.3f}", best_val=best)
+                    if validates:
+                        found = score_clips(engine.module, validation, loader, processes, "val")
+                        figures = accuracy(found, {k: held_out.labels[k] for k in config.labels})
+                        if log:
+                            log.write(
+                                {"event": "validate", "step": step, "epoch": epoch, **figures}
+                            )
+                        if figures["top1"] > progress["best_top1"]:
+                            progress |= {"best_top1": figures["top1"], "best_epoch": epoch}
+                            better = whole_model(engine, build_classifier(config, num_classes))
+                            if processes.is_first:
+                                export_safetensors(folder.best_weights, better)
+                        waited = epoch - progress["best_epoch"]
+                        stops_early = 0 < config.early_stop_epochs <= waited
+                    watch.reset()
+                    seen = 0
+                    ends = stops_early or step == num_steps
+                    if asked[0] or asked[1] or ends:
+                        save_checkpoint(engine, folder.checkpoints, step, progress, processes)
+                        clock.reset()
+                    if asked[1] and not ends:
+                        bar.close()
+                        say_stopped(asked[1], step, num_steps, folder, processes)
+                        return folder
 
         # -------------------------------------------------------------------------------------
         # Weights that leave
@@ -258,7 +261,8 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             export_safetensors(folder.weights, final)
             folder.finish({**progress, "step": step, "stopped_early": stops_early})
             if held_out is not None:
-                print(f"best val top-1 {progress['best_top1']:.1f} % in epoch {progress['best_epoch']}")
+                top1, epoch = progress["best_top1"], progress["best_epoch"]
+                print(f"best val top-1 {top1:.1f} % in epoch {epoch}")
             print(f"finetuned on {len(table)} clips, {step // epoch_steps} epochs: {folder.path}")
         processes.wait()
     return folder
@@ -330,11 +334,14 @@ def count_classes(
         if count == 0:
             raise InputError(f"{layout.classes} names no class of kind {kind}; nothing to learn")
     for flip in config.flips:
-        if getattr(classes, f"flip_{flip}") is None:
+        labels = getattr(classes, f"flip_{flip}")
+        if labels is None:
             raise InputError(
                 f"flips has {flip!r}, but {layout.classes} does not say what label a clip has "
                 f"after it (flip_{flip}); leave it out of the recipe's flips"
             )
+        if config.labels != ("label",) and labels != list(range(len(labels))):
+            raise InputError(f"flips has {flip!r}, which swaps labels, but learns {config.labels}")
     return counts
 
 
@@ -344,7 +351,7 @@ def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, in
         labels = table.labels[kind]
         without = int((labels == NO_LABEL).sum())
         if without:
-            raise InputError(f"{without} of {len(table)} clips have no {kind}; finetuning needs one")
+            raise InputError(f"{without} of {len(table)} clips have no {kind}; each needs one")
         if labels.max() >= num_classes[kind]:
             raise InputError(
                 f"a clip has {kind} {labels.max()}, and classes.json names {num_classes[kind]}"

@@ -60,9 +60,7 @@ class ClipMixer:
             clips = torch.lerp(clips.flip(0), clips, share)
             inside = inside | inside.flip(0)
         targets = {
-            kind: mixup_target(
-                values, self.num_classes[kind], share, self.config.label_smoothing
-            )
+            kind: mixup_target(values, self.num_classes[kind], share, self.config.label_smoothing)
             for kind, values in labels.items()
         }
         return clips, inside, targets

@@ -14,7 +14,7 @@ _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
 
 def effective_batch(batch_size: int, repeats: int) -> int:
-    """Clips that one optimiser step averages over: per-GPU batch * GPUs * accumulation * repeats."""
+    """Views that a step averages over: per-GPU batch * GPUs * accumulation * repeats."""
     return batch_size * repeats
 
 
@@ -23,7 +23,9 @@ def scaled_learning_rate(base: float, effective_batch_size: int) -> float:
     return base * effective_batch_size / 256
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig, learning_rate: float) -> torch.optim.AdamW:
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, learning_rate: float
+) -> torch.optim.AdamW:
     """AdamW over all parameters that ask for gradients.
 
     Biases, norms and other 1-D parameters are not decayed. With layer_decay d and an encoder of L
@@ -48,7 +50,10 @@ def make_optimizer(model: nn.Module, config: OptimConfig, learning_rate: float) 
         )
         group["params"].append(parameter)
     return torch.optim.AdamW(
-        [groups[key] for key in sorted(groups)], lr=learning_rate, betas=config.betas, eps=config.eps
+        [groups[key] for key in sorted(groups)],
+        lr=learning_rate,
+        betas=config.betas,
+        eps=config.eps,
     )
 
 
@@ -61,9 +66,13 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int, num_steps: int
+    optimizer: torch.optim.Optimizer,
+    config: OptimConfig,
+    steps_per_epoch: int,
+    num_steps: int,
+    effective_batch_size: int,
 ) -> CosineLRScheduler:
-    """Linear warm-up, then half a cosine down over the rest of `num_steps`.
+    """Linear warm-up from 0, then half a cosine down over the rest of `num_steps`.
 
     Call `step_update(step)` before optimiser step `step`, from 0: the rate is a function of the
     step alone, so a resumed run goes on with the same one.
@@ -73,9 +82,8 @@ def make_schedule(
     return CosineLRScheduler(
         optimizer,
         t_initial=num_steps - warmup_steps,
-        lr_min=config.min_learning_rate,
+        lr_min=scaled_learning_rate(config.min_learning_rate, effective_batch_size),
         warmup_t=warmup_steps,
-        warmup_lr_init=config.warmup_learning_rate,
         warmup_prefix=True,
         t_in_epochs=False,
     )

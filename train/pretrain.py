@@ -35,9 +35,10 @@ from train.command import (
     say_stopped,
     training_options,
 )
-from train.config import TARGETS, loader_config, pretrain_config
+from train.config import TARGETS, pretrain_config
 from train.data import PretrainDataset, make_loader, to_device
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
+from train.head import parameter_counts
 from train.model import MaskedAutoencoder
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
 from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
@@ -55,7 +56,7 @@ from train.weights import adopt_norms, export_safetensors, import_weights, load_
     "--init",
     type=click.Path(path_type=Path),
     metavar="WEIGHTS",
-    help="Begin with these weights instead of random ones (.safetensors, .pth, Hugging Face folder).",
+    help="Begin with weights, not at random (.safetensors, .pth, Hugging Face folder).",
 )
 @user_errors
 def main(method: str, init: Path | None, **options) -> None:
@@ -74,7 +75,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     imported = None if init is None else import_weights(init)
     if imported is not None:
         config = replace(config, model=adopt_norms(config.model, imported))
-    loader = loader_config(tables, common.loader_changes())
+    loader = common.loader(tables)
     folder = RunFolder(layout.runs / (common.run or f"pretrain-{method}"))
     table = read_clip_table(layout, ["train"], config.needs_boxes, config.needed_motion)
     processes = start_processes(common.device)
@@ -105,10 +106,12 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = MaskedAutoencoder(config.model)
+    counts = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(model).items())
+    processes.say(f"  parameters: {counts}")
     if imported is not None:
         load_autoencoder(model, imported)
     optimizer = make_optimizer(model, config.optim, learning_rate)
-    schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps)
+    schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps, effective)
 
     with hold(folder, processes), Interruption(processes, common.stop_after) as stop:
         if not begin_run(folder, options, common.overwrite, processes):
@@ -145,65 +148,64 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
-        bar = tqdm(
+        step, seen, mean = first_step, 0, None
+        with tqdm(
             total=num_steps * effective,
             initial=first_step * effective,
             desc=folder.path.name,
             unit="clip",
             mininterval=0.5,
             disable=not processes.is_first,
-        )
-        step, seen, mean = first_step, 0, None
-        while step < num_steps:
-            schedule.step_update(step)
-            rate = optimizer.param_groups[-1]["lr"]
-            step_losses, step_clips = [], []
-            for part in range(plan.accumulation):
-                batch = next(batches)
-                num_masked = int(batch["mask"][0].sum())  # still on the CPU: nothing waits
-                step_clips.append(batch["index"])
-                batch = to_device(batch, processes.device)
-                seed_step(common.seed, step, part, processes.rank)
-                target = target_of(batch["clips"], config.model)
-                target = masked_targets(target, batch["mask"], num_masked)
-                predicted = engine(batch["clips"], batch["mask"], num_masked)
-                loss = masked_loss(predicted, target)
-                engine.backward(loss)
-                engine.step()
-                step_losses.append(torch.stack([loss.detach(), mean_predictor_loss(target)]))
-            step += 1
-            seen += effective
-            bar.update(effective)
-            losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
+        ) as bar:
+            while step < num_steps:
+                schedule.step_update(step)
+                rate = optimizer.param_groups[-1]["lr"]
+                step_losses, step_clips = [], []
+                for part in range(plan.accumulation):
+                    batch = next(batches)
+                    num_masked = int(batch["mask"][0].sum())  # still on the CPU: nothing waits
+                    step_clips.append(batch["index"])
+                    batch = to_device(batch, processes.device)
+                    seed_step(common.seed, step, part, processes.rank)
+                    target = target_of(batch["clips"], config.model)
+                    target = masked_targets(target, batch["mask"], num_masked)
+                    predicted = engine(batch["clips"], batch["mask"], num_masked)
+                    loss = masked_loss(predicted, target)
+                    engine.backward(loss)
+                    engine.step()
+                    step_losses.append(torch.stack([loss.detach(), mean_predictor_loss(target)]))
+                step += 1
+                seen += effective
+                bar.update(effective)
+                losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
 
-            due = step % loader.log_steps == 0 or step == num_steps
-            if due or (processes.world_size == 1 and stop.reason):
-                # Here alone the device is waited for, and the processes agree on what to do.
-                mean = losses.mean()
-                asked = processes.from_first((clock.is_due(), stop.reason))
-                if log:
-                    log.write(
-                        {
-                            "event": "train",
-                            "step": step,
-                            "epoch": round(step / epoch_steps, 4),
-                            "loss": mean[0],
-                            "mean_predictor_loss": mean[1],
-                            "learning_rate": rate,
-                            **watch.read(seen),
-                        }
-                    )
-                    bar.set_postfix(loss=f"{mean[0]:.3f}", mean_predictor=f"{mean[1]:.3f}")
-                watch.reset()
-                seen = 0
-                if asked[0] or asked[1] or step == num_steps:
-                    save_checkpoint(engine, folder.checkpoints, step, {}, processes)
-                    clock.reset()
-                if asked[1] and step < num_steps:
-                    bar.close()
-                    say_stopped(asked[1], step, num_steps, folder, processes)
-                    return folder
-        bar.close()
+                due = step % loader.log_steps == 0 or step == num_steps
+                if due or (processes.world_size == 1 and stop.reason):
+                    # Here alone the device is waited for, and the processes agree on what to do.
+                    mean = losses.mean()
+                    asked = processes.from_first((clock.is_due(), stop.reason))
+                    if log:
+                        log.write(
+                            {
+                                "event": "train",
+                                "step": step,
+                                "epoch": round(step / epoch_steps, 4),
+                                "loss": mean[0],
+                                "mean_predictor_loss": mean[1],
+                                "learning_rate": rate,
+                                **watch.read(seen),
+                            }
+                        )
+                        bar.set_postfix(loss=f"{mean[0]:.3f}", mean_predictor=f"{mean[1]:.3f}")
+                    watch.reset()
+                    seen = 0
+                    if asked[0] or asked[1] or step == num_steps:
+                        save_checkpoint(engine, folder.checkpoints, step, {}, processes)
+                        clock.reset()
+                    if asked[1] and step < num_steps:
+                        bar.close()
+                        say_stopped(asked[1], step, num_steps, folder, processes)
+                        return folder
 
         # -------------------------------------------------------------------------------------
         # Weights that leave
@@ -216,7 +218,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                 summary |= {"loss": mean[0], "mean_predictor_loss": mean[1]}
                 print(f"pretraining loss {mean[0]:.3f} (patch-mean predictor {mean[1]:.3f})")
             folder.finish(summary)
-            print(f"pretrained {method} on {len(table)} clips, {config.epochs} epochs: {folder.weights}")
+            print(f"pretrained on {len(table)} clips, {config.epochs} epochs: {folder.weights}")
         processes.wait()
     return folder
 

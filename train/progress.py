@@ -53,7 +53,8 @@ class LossWatch:
         for loss, (step, rate, clips) in zip(losses, self._steps, strict=True):
             if not math.isfinite(loss):
                 names = [self._clip_id(int(index)) for index in torch.cat(clips).unique()]
-                found = f"loss {loss} at step {step}, learning rate {rate:.3g}, clips: {', '.join(names)}"
+                where = f"loss {loss} at step {step}, learning rate {rate:.3g}"
+                found = f"{where}, clips: {', '.join(names)}"
                 break
         reports = [report for report in self._processes.gather(found) if report]
         raise InputError(

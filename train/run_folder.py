@@ -13,15 +13,15 @@ from shared.files import write_atomically
 from shared.run_record import write_options
 from train.typed_tables import flatten
 
-# Options that may differ when a run goes on: they decide speed and memory, never a result.
-FREE = ("loader", "device")
+# Options that may differ when a run goes on: they decide speed and memory, or what comes after it.
+FREE = ("loader", "device", "evaluate")
 
 
 class RunFolder:
     """OUT/<dataset>/runs/<name>/.
 
-    Files: options.json, log.jsonl, checkpoints/, weights.safetensors, best.safetensors (finetuning),
-    metrics.json and scores-<split>.h5 (evaluation), finished.
+    Files: options.json, log.jsonl, checkpoints/, weights.safetensors, finished; of finetuning
+    best.safetensors; of evaluation metrics.json and scores-<split>.h5.
     """
 
     def __init__(self, path: Path) -> None:

@@ -64,7 +64,8 @@ class BatchPlan:
                 f"multiple of {world_size}"
             )
         share = batch_size // world_size
-        parts = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most_per_process)
+        divisors = (n for n in range(1, share + 1) if share % n == 0)
+        parts = next(n for n in divisors if share // n <= most_per_process)
         return cls(batch_size, world_size, parts)
 
 

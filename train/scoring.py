@@ -20,7 +20,11 @@ from train.engine import Processes
 
 @torch.inference_mode()
 def score_clips(
-    model: nn.Module, dataset: EvaluateDataset, loader: LoaderConfig, processes: Processes, name: str
+    model: nn.Module,
+    dataset: EvaluateDataset,
+    loader: LoaderConfig,
+    processes: Processes,
+    name: str,
 ) -> dict[str, np.ndarray]:
     """Class probabilities of each clip: the mean of the softmax over its views.
 

@@ -158,6 +158,4 @@ def refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], where: st
 
 
 def _is_required(field: dataclasses.Field) -> bool:
-    return (
-        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    )
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
