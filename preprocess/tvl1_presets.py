@@ -109,7 +109,8 @@ def level_sizes(height: int, width: int, preset: Preset) -> list[tuple[int, int]
     """(height, width) of the pyramid levels, full size first."""
     sizes = [(height, width)]
     while len(sizes) < preset.max_levels:
-        size = tuple(round(side * preset.scale_step) for side in sizes[-1])
+        height, width = sizes[-1]
+        size = (round(height * preset.scale_step), round(width * preset.scale_step))
         if min(size) < SMALLEST_SIDE:
             break
         sizes.append(size)

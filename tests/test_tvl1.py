@@ -336,16 +336,13 @@ def test_without_a_place_to_keep_it_the_solver_is_still_built(native, fresh_buil
     tvl1_native.load()
 
 
-def test_flow_does_not_depend_on_what_memory_held(native, tmp_path):
+def test_flow_does_not_depend_on_what_memory_held(native):
     first, second, _ = textured_pair(lambda x, y: (1.0, np.cos(x / 12)), 40, 75)
-    torch.save((first, second), tmp_path / "frames")
-    code = (
-        "import sys, torch; from preprocess.tvl1 import tvl1_flow; "
-        f"torch.save(tvl1_flow(*torch.load({str(tmp_path / 'frames')!r})), "
-        f"{str(tmp_path / 'flow')!r})"
-    )
-    run_python(code, MALLOC_PERTURB_="85")  # the C library fills new memory with this
-    assert torch.equal(torch.load(tmp_path / "flow"), tvl1_flow(first, second))
+    expected = tvl1_flow(first, second)
+    for _ in range(5):
+        blocks = [np.full(count, np.nan, np.float32) for count in range(64, 8192, 64)]
+        del blocks  # the allocator hands these out next
+        assert torch.equal(tvl1_flow(first, second), expected)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's kernels run here")
