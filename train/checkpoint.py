@@ -1,5 +1,9 @@
 """Checkpoints to go on from after a stop or a kill, in DeepSpeed's layout.
 
+    python -m train.checkpoint import SOURCE WEIGHTS.safetensors
+    python -m train.checkpoint export SOURCE WEIGHTS.safetensors|FOLDER
+    python -m train.checkpoint reshard RUN --processes 8
+
 checkpoints/step-00001234/ holds DeepSpeed's files and, written last, COMPLETE. A folder without it,
 or with a file of another size than COMPLETE says, is as good as none. Tensors and plain values
 only: what would need unpickling of code is refused, see `SafeFiles`.
@@ -37,19 +41,24 @@ def save_checkpoint(
     if processes.is_first:
         shutil.rmtree(tag, ignore_errors=True)  # left half-written by a kill
     processes.wait()
-    engine.checkpoint_engine = _safe_files()
+    engine.checkpoint_engine = safe_files()
     state = {"progress": {**progress, "step": step}}
     engine.save_checkpoint(str(folder), tag=tag.name, client_state=state, save_latest=False)
     processes.wait()
     if processes.is_first:
-        sync_folder(tag)
-        files = {path.name: path.stat().st_size for path in sorted(tag.iterdir())}
-        text = json.dumps({"step": step, "files": files}, indent=1)
-        write_atomically(tag / COMPLETE, text.encode() + b"\n")
+        mark_complete(tag, step)
         for old in complete_checkpoints(folder)[:-KEPT]:
             (old / COMPLETE).unlink()  # first: half a checkpoint must not look whole
             shutil.rmtree(old)
     return tag
+
+
+def mark_complete(tag: Path, step: int) -> None:
+    """Write COMPLETE: from now on the folder is a checkpoint."""
+    sync_folder(tag)
+    files = {path.name: path.stat().st_size for path in sorted(tag.iterdir())}
+    text = json.dumps({"step": step, "files": files}, indent=1)
+    write_atomically(tag / COMPLETE, text.encode() + b"\n")
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
@@ -64,7 +73,7 @@ def load_checkpoint(engine: Any, tag: Path) -> dict[str, Any]:
         InputError: the files hold something else than tensors and plain values, or the state of
             another number of processes.
     """
-    engine.checkpoint_engine = _safe_files()
+    engine.checkpoint_engine = safe_files()
     _check_world_size(engine, tag)
     _, state = engine.load_checkpoint(str(tag.parent), tag=tag.name)
     return state["progress"]
@@ -82,11 +91,13 @@ def _check_world_size(engine: Any, tag: Path) -> None:
     found = len(list(tag.glob("*zero_pp_rank_*_optim_states.pt")))
     if found != engine.world_size:
         raise InputError(
-            f"{tag} was saved by {found} processes, and these are {engine.world_size}; start {found}"
+            f"{tag} was saved by {found} processes, and these are {engine.world_size}; start "
+            f"{found}, or run `python -m train.checkpoint reshard {tag.parent.parent} --processes "
+            f"{engine.world_size}`"
         )
 
 
-def _safe_files() -> Any:
+def safe_files() -> Any:
     """DeepSpeed's way to files, such that writes last and reads run no code."""
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
@@ -115,3 +126,9 @@ def _safe_files() -> Any:
                 ) from None
 
     return SafeFiles()
+
+
+if __name__ == "__main__":
+    from train.checkpoint_command import main
+
+    main()

@@ -104,7 +104,7 @@ def start_processes(device: str) -> Processes:
                     f"{torch.cuda.device_count()}; start that many processes"
                 )
             torch.cuda.set_device(local_rank)
-        deepspeed = _import_deepspeed(kind)
+        deepspeed = import_deepspeed(kind)
         if not dist.is_initialized():
             deepspeed.init_distributed("nccl" if kind == "cuda" else "gloo", verbose=False)
             atexit.register(dist.destroy_process_group)
@@ -135,7 +135,7 @@ def start_engine(
     model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], device: torch.device
 ) -> Any:
     """A DeepSpeed engine around the model; `engine(...)`, `engine.backward(loss)`, `engine.step()`."""
-    deepspeed = _import_deepspeed(device.type)
+    deepspeed = import_deepspeed(device.type)
     # Buffers too, which DeepSpeed would leave: timm's key biases are added to bf16 ones.
     dtype = torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
     with _launched():
@@ -196,7 +196,8 @@ def _launched() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _import_deepspeed(kind: str) -> Any:
+def import_deepspeed(kind: str) -> Any:
+    """The package, quiet and for an accelerator "cpu" or "cuda"; the first call decides which."""
     os.environ.setdefault("DS_ACCELERATOR", kind)  # otherwise it probes, and warns
     for name in ("DeepSpeed", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.ERROR)

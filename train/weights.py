@@ -257,20 +257,37 @@ def _require_same_tensors(
 
 def export_safetensors(path: Path, model: MaskedAutoencoder | VideoClassifier) -> None:
     """Write a model of ours with all that `import_weights` needs, in one step."""
+    weights = {"state_dict": model.state_dict(), "source": str(path)}
+    if isinstance(model, VideoClassifier):
+        write_safetensors(
+            path,
+            ImportedWeights(
+                kind="classification",
+                config=model.encoder.config,
+                num_classes=model.num_classes,
+                head=model.head.config,
+                **weights,
+            ),
+        )
+    else:
+        write_safetensors(path, ImportedWeights("pretraining", model.config, **weights))
+
+
+def write_safetensors(path: Path, weights: ImportedWeights) -> None:
+    """Write imported weights as a file of ours, in one step.
+
+    Raises:
+        InputError: the name does not end in .safetensors.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors")
-    if isinstance(model, VideoClassifier):
-        kind, config, head = "classification", model.encoder.config, model.head.config
-        num_classes = model.num_classes
-    else:
-        kind, config, head, num_classes = "pretraining", model.config, HeadConfig(), {}
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "kind": kind,
-        "config": json.dumps(config.to_dict()),
-        "head": json.dumps(head.to_dict()),
-        "num_classes": json.dumps(num_classes),
+        "kind": weights.kind,
+        "config": json.dumps(weights.config.to_dict()),
+        "head": json.dumps(weights.head.to_dict()),
+        "num_classes": json.dumps(weights.num_classes),
     }
-    write_atomically(path, huggingface.safetensors_image(model.state_dict(), metadata))
+    write_atomically(path, huggingface.safetensors_image(weights.state_dict, metadata))

@@ -1,0 +1,309 @@
+"""`python -m train.checkpoint`: weights in and out, runs cut short, other numbers of processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from shard_fixtures import write_moving_squares
+from test_pretrain import launch
+from test_weights import CONFIG, autoencoder, classifier, same, videomae_names
+from training_fixtures import assert_same_weights, losses, tiny_run
+
+from shared.manifest import read_classes
+from train.checkpoint import complete_checkpoints
+from train.checkpoint_command import main
+from train.finetune import finetune
+from train.head import HeadConfig
+from train.huggingface import export_huggingface
+from train.model import VideoEncoder
+from train.pretrain import pretrain
+from train.weights import export_safetensors, import_weights
+from train.zero_partitions import read_whole_weights, reshard
+
+TOLD = ("image_size=32", "num_frames=4", "num_heads=3", "decoder_heads=2")
+
+
+def run(*arguments: object, settings: tuple[str, ...] = ()):
+    given = [str(argument) for argument in arguments]
+    return CliRunner().invoke(main, given + [part for s in settings for part in ("--set", s)])
+
+
+def succeed(*arguments: object, settings: tuple[str, ...] = ()) -> str:
+    done = run(*arguments, settings=settings)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def refuse(*arguments: object, settings: tuple[str, ...] = ()) -> str:
+    """The one line that says why."""
+    done = run(*arguments, settings=settings)
+    assert done.exit_code == 1, done.output
+    [line] = done.stderr.strip().splitlines()
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    write_moving_squares(folder, num_clips=40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(out):
+    """A finished pretraining of 12 steps."""
+    return pretrain(tiny_run(out, run="whole"), "mofo")
+
+
+# ---------------------------------------------------------------------------------------------
+# In and out
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_pth_comes_in_and_goes_out_as_a_folder(tmp_path):
+    model = autoencoder()
+    torch.save({"model": model.state_dict()}, tmp_path / "theirs.pth")
+    target = tmp_path / "ours.safetensors"
+    printed = succeed("import", tmp_path / "theirs.pth", target, settings=TOLD)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert printed == f"pretraining, {num_parameters:,} parameters, 32 tokens a clip: {target}\n"
+    succeed("export", tmp_path / "ours.safetensors", tmp_path / "folder")
+    succeed("import", tmp_path / "folder", tmp_path / "again.safetensors")
+    for name in ("ours", "again"):
+        imported = import_weights(tmp_path / f"{name}.safetensors")
+        assert imported.config == CONFIG
+        assert same(imported.state_dict, model.state_dict())
+
+
+def test_an_encoder_alone_stays_one(tmp_path):
+    torch.save({"model": VideoEncoder(CONFIG, final_norm=True).state_dict()}, tmp_path / "vit.pth")
+    told = TOLD[:3]
+    succeed("import", tmp_path / "vit.pth", tmp_path / "vit.safetensors", settings=told)
+    imported = import_weights(tmp_path / "vit.safetensors")
+    assert imported.kind == "encoder" and isinstance(imported.build(), VideoEncoder)
+    line = refuse("export", tmp_path / "vit.safetensors", tmp_path / "folder")
+    assert "holds an encoder alone" in line
+
+
+def test_a_classifier_goes_out_with_the_names_of_its_classes(tmp_path):
+    torch.save({"module": videomae_names(classifier(label=4))}, tmp_path / "theirs.pth")
+    layout = write_moving_squares(tmp_path / "out", num_clips=8)
+    told = ("export", tmp_path / "theirs.pth", tmp_path / "folder", "--classes", layout.classes)
+    succeed(*told, settings=TOLD[:3])
+    fields = json.loads((tmp_path / "folder" / "config.json").read_text())
+    assert list(fields["id2label"].values()) == read_classes(layout.classes).label
+    succeed("export", tmp_path / "folder", tmp_path / "plain.safetensors")
+    assert import_weights(tmp_path / "plain.safetensors").num_classes == {"label": 4}
+
+
+def test_nothing_is_replaced_unasked(tmp_path):
+    export_safetensors(tmp_path / "a.safetensors", autoencoder())
+    export_safetensors(tmp_path / "b.safetensors", autoencoder())
+    before = (tmp_path / "b.safetensors").read_bytes()
+    for command in ("import", "export"):
+        line = refuse(command, tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+        assert line.endswith("b.safetensors exists already; --overwrite replaces it")
+    assert (tmp_path / "b.safetensors").read_bytes() == before
+    succeed("import", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--overwrite")
+    export_huggingface(tmp_path / "folder", autoencoder())
+    assert "exists already" in refuse("export", tmp_path / "a.safetensors", tmp_path / "folder")
+
+
+def test_what_does_not_fit_is_listed(tmp_path):
+    state = autoencoder().state_dict()
+    del state["decoder.norm.bias"]
+    state["decoder.extra"] = torch.zeros(1)
+    torch.save({"model": state}, tmp_path / "theirs.pth")
+    target = tmp_path / "ours.safetensors"
+    line = refuse("import", tmp_path / "theirs.pth", target, settings=TOLD)
+    assert "missing: decoder.norm.bias; left over: decoder.extra" in line
+    assert "tell num_heads" in refuse("import", tmp_path / "theirs.pth", target)
+    line = refuse("import", tmp_path / "theirs.pth", target, settings=(*TOLD, "colour=3"))
+    assert "unknown model option colour" in line
+    export_safetensors(tmp_path / "whole.safetensors", autoencoder())
+    assert "must end in .safetensors" in refuse(
+        "import", tmp_path / "whole.safetensors", tmp_path / "ours.bin"
+    )
+    assert "does not exist" in refuse("import", tmp_path / "no.pth", target)
+    assert not target.exists()
+
+
+def test_classes_are_refused_where_they_have_no_place(tmp_path):
+    export_safetensors(tmp_path / "a.safetensors", autoencoder())
+    export_safetensors(tmp_path / "mca.safetensors", classifier(HeadConfig("mca")))
+    classes = write_moving_squares(tmp_path / "out", num_clips=8).classes
+    given = ("--classes", classes)
+    for name, target, words in (
+        ("a", "b.safetensors", "in a Hugging Face folder, not in a file"),
+        ("a", "folder", "is no classifier"),
+        ("mca", "folder", "has the head mca"),
+    ):
+        source = tmp_path / f"{name}.safetensors"
+        assert words in refuse("export", source, tmp_path / target, *given)
+    assert not (tmp_path / "folder").exists()
+
+
+# ---------------------------------------------------------------------------------------------
+# Runs of ours
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_gives_its_weights(whole, tmp_path):
+    succeed("import", whole.path, tmp_path / "run.safetensors")
+    assert_same_weights(tmp_path / "run.safetensors", whole.weights)
+    imported = import_weights(tmp_path / "run.safetensors")
+    assert imported.config == import_weights(whole.weights).config
+
+
+def test_a_run_cut_short_gives_those_of_its_last_checkpoint(whole, out, tmp_path):
+    for _ in range(3):
+        folder = pretrain(tiny_run(out, run="cut", stop_after=0.0), "mofo")
+    succeed("import", folder.path, tmp_path / "newest.safetensors")
+    first = complete_checkpoints(folder.checkpoints)[0]
+    succeed("import", first, tmp_path / "first.safetensors")
+    one, other = (import_weights(tmp_path / f"{n}.safetensors") for n in ("newest", "first"))
+    assert one.config == other.config and not same(one.state_dict, other.state_dict)
+    # A finetuning can begin with it, as with any other file of weights.
+    begun = finetune(tiny_run(out, run="from-cut"), "mean", str(tmp_path / "newest.safetensors"))
+    assert begun.is_finished
+
+
+def test_a_finetuned_run_gives_its_classifier(out, tmp_path):
+    folder = finetune(tiny_run(out, run="finetuned"), "mca", "none")
+    succeed("import", folder.path, tmp_path / "run.safetensors")
+    assert_same_weights(tmp_path / "run.safetensors", folder.weights)
+    found = import_weights(tmp_path / "run.safetensors")
+    expected = import_weights(folder.weights)
+    for name in ("kind", "config", "head", "num_classes"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
+def test_runs_that_cannot_be_read(whole, tmp_path):
+    target = tmp_path / "ours.safetensors"
+    run_folder = tmp_path / "run"
+    shutil.copytree(whole.path, run_folder)
+    assert "--set: a run of this project" in refuse(
+        "import", run_folder, target, settings=("num_frames=16",)
+    )
+    tag = complete_checkpoints(run_folder / "checkpoints")[-1]
+    (tag / "zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink()
+    assert "is no complete checkpoint" in refuse("import", tag, target)
+    shutil.rmtree(run_folder / "checkpoints")
+    assert "has no complete checkpoint" in refuse("import", run_folder, target)
+    assert "is no run" in refuse("reshard", tmp_path, "--processes", 2)
+    assert not target.exists()
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(whole, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "run")
+    tag = complete_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    path = tag / "mp_rank_00_model_states.pt"
+    torch.save({"module": {}, "hook": pytest.fail}, path)
+    record = json.loads((tag / "COMPLETE").read_text())
+    record["files"][path.name] = path.stat().st_size
+    (tag / "COMPLETE").write_text(json.dumps(record))
+    line = refuse("import", tmp_path / "run", tmp_path / "ours.safetensors")
+    assert "is refused: it is damaged, or would run code" in line
+
+
+# ---------------------------------------------------------------------------------------------
+# Other numbers of processes
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(out, request):
+    """A run stopped at step 3 of 12."""
+    for _ in range(3):
+        folder = pretrain(
+            tiny_run(out, run=f"reshard-{request.node.name}", stop_after=0.0), "mofo"
+        )
+    return folder
+
+
+def files_of(tag: Path) -> dict[str, dict]:
+    paths = [tag / "mp_rank_00_model_states.pt", *sorted(tag.glob("zero_pp_rank_*"))]
+    return {path.name: torch.load(path, weights_only=False) for path in paths}
+
+
+def test_to_three_processes_and_back_nothing_is_lost(stopped):
+    first = complete_checkpoints(stopped.checkpoints)[-1]
+    printed = succeed("reshard", stopped.path, "--processes", 3)
+    three = complete_checkpoints(stopped.checkpoints)[-1]
+    assert printed.startswith(str(three)) and three.name == f"{first.name}-of-3"
+    assert len(list(three.glob("zero_pp_rank_*"))) == 3
+    assert same(read_whole_weights(three), read_whole_weights(first))
+    back = reshard(three, 1)
+    before, after = files_of(first), files_of(back)
+    state, parts = (
+        [files.pop("mp_rank_00_model_states.pt") for files in (before, after)],
+        [files.popitem()[1]["optimizer_state_dict"] for files in (before, after)],
+    )
+    assert same(state[0]["module"], state[1]["module"])
+    assert state[0]["progress"] == state[1]["progress"]
+    weights = [part["single_partition_of_fp32_groups"] for part in parts]
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+    for key in ("group_paddings", "partition_count"):
+        assert parts[0][key] == parts[1][key]
+    for group, means in parts[0]["base_optimizer_state"]["state"].items():
+        assert same(parts[1]["base_optimizer_state"]["state"][group], means)
+    assert "for 1 processes already" in refuse("reshard", stopped.path, "--processes", 1)
+
+
+def test_shares_are_what_the_processes_would_have_saved(stopped):
+    """Three parts of seven and of ten numbers: padded to 12 in all, the end of it not saved."""
+    tag = complete_checkpoints(stopped.checkpoints)[-1]
+    name = "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    model = torch.load(tag / "mp_rank_00_model_states.pt", weights_only=False)
+    part = torch.load(tag / name, weights_only=False)
+    model["module"] = {"a": torch.zeros(3), "b": torch.zeros(2, 2), "c": torch.zeros(10)}
+    model["param_shapes"] = [
+        {"a": torch.Size([3]), "b": torch.Size([2, 2])}, {"c": torch.Size([10])},
+    ]  # fmt: skip
+    flat = [torch.arange(1.0, 8.0), torch.arange(10.0, 20.0)]
+    state = part["optimizer_state_dict"]
+    state["single_partition_of_fp32_groups"] = flat
+    steps = torch.tensor(3.0)
+    state["base_optimizer_state"]["state"] = {
+        group: {"step": steps, "exp_avg": torch.cat([values * 2, torch.zeros(len(values) % 2)])}
+        for group, values in enumerate(flat)
+    }
+    torch.save(model, tag / "mp_rank_00_model_states.pt")
+    torch.save(part, tag / name)
+    three = reshard(tag, 3)
+    weights = read_whole_weights(three)
+    assert weights["a"].tolist() == [1, 2, 3] and weights["b"].tolist() == [[4, 5], [6, 7]]
+    saved = [
+        torch.load(three / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", weights_only=False)
+        for rank in range(3)
+    ]
+    states = [each["optimizer_state_dict"] for each in saved]
+    found = [[w.tolist() for w in s["single_partition_of_fp32_groups"]] for s in states]
+    assert found == [
+        [[1, 2, 3, 4], [10, 11, 12, 13]], [[5, 6, 7], [14, 15, 16, 17]], [[], [18, 19]],
+    ]  # fmt: skip
+    assert [s["group_paddings"] for s in states] == [[0, 0], [1, 0], [4, 2]]
+    means = [s["base_optimizer_state"]["state"][0]["exp_avg"].tolist() for s in states]
+    assert means == [[2, 4, 6, 8], [10, 12, 14, 0], [0, 0, 0, 0]]
+    assert all(s["base_optimizer_state"]["state"][1]["step"] == 3 for s in states)
+
+
+def test_there_and_back_the_run_goes_on_exactly(whole, stopped, out):
+    reshard(reshard(complete_checkpoints(stopped.checkpoints)[-1], 2), 1)
+    folder = pretrain(tiny_run(out, run=stopped.path.name), "mofo")
+    assert losses(folder.log) == pytest.approx(losses(whole.log), abs=1e-6)
+    assert_same_weights(folder.weights, whole.weights)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_what_one_began(whole, stopped, out):
+    succeed("reshard", stopped.path, "--processes", 2)
+    found = launch(out, stopped.path.name, 2)
+    assert found == pytest.approx(losses(whole.log), abs=1e-5)
+    one, other = (import_weights(folder.weights).state_dict for folder in (stopped, whole))
+    assert max(float((one[name] - other[name]).abs().max()) for name in other) < 1e-5
