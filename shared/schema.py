@@ -1,8 +1,9 @@
 """The datasets of each kind of shard, format version 1: the one table that writer and reader share.
 
 Letters of dimensions: N clips, F frames of all clips, B bytes of all JPEG files, M values of all
-motion maps, K positions of all tube tables, P vertices of all contours. A clip's rows of every per-frame dataset are
-`first:last` of `/clip/frames`; ragged data is `offsets` and `values`.
+motion maps, K positions of all tube tables, P vertices of all contours, R tracks, D and H values of
+their displacements and HOG. A clip's rows of every per-frame dataset are `first:last` of
+`/clip/frames`; ragged data is `offsets` and `values`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Field:
         dims: letters or numbers, `F+1` for offsets.
         units: of the values; "" where there are none.
         description: one sentence for the reader of a foreign file.
-        gzip: compressed (level 1, with shuffle); otherwise stored plain. All have fletcher32.
+        gzip: compressed (level 1); otherwise stored plain. All have fletcher32.
+        optional: there only where it was asked for, in all shards of a folder or in none.
     """
 
     path: str
@@ -31,6 +33,7 @@ class Field:
     units: str
     description: str
     gzip: bool = False
+    optional: bool = False
 
 
 CLIP_FIELDS = (
@@ -38,6 +41,86 @@ CLIP_FIELDS = (
     Field("/clip/frames", "<i8", ("N", "2"), "frame", "rows first:last of per-frame datasets"),
     Field("/clip/size", "<i4", ("N", "2"), "pixel", "width, height of the source, upright"),
     Field("/frame/pts_seconds", "<f8", ("F",), "second", "presentation time in the source video"),
+)
+
+# With --stabilise: what of the motion was the camera's. The last frame repeats the last pair.
+CAMERA_FIELDS = (
+    Field(
+        "/camera/homography",
+        "<f8",
+        ("F", "9"),
+        "pixel",
+        "3x3 by rows, from the frame to the next, pixel centres at whole numbers, on frames of "
+        "flow_short_side; the identity where too few matches agree",
+        gzip=True,
+        optional=True,
+    ),
+    Field(
+        "/camera/inliers",
+        "<i4",
+        ("F",),
+        "match",
+        "that agree on the homography, also where it was refused",
+        gzip=True,
+        optional=True,
+    ),
+)
+
+# With --trajectories: points tracked from every frame (preprocess/trajectories.py).
+TRACK_FIELDS = (
+    Field(
+        "/clip/track_grid",
+        "<i4",
+        ("N", "2"),
+        "point",
+        "rows, columns of the grid that every frame's tracks start from, in the middle of equal "
+        "cells that fill the frame",
+        optional=True,
+    ),
+    Field(
+        "/clip/track_size",
+        "<i4",
+        ("N", "2"),
+        "pixel",
+        "width, height of the frames that points are tracked on",
+        optional=True,
+    ),
+    Field(
+        "/track/offsets",
+        "<i8",
+        ("F+1",),
+        "track",
+        "tracks that start at frame i, by rows of the grid, are offsets[i]:offsets[i+1]",
+        optional=True,
+    ),
+    Field(
+        "/track/steps",
+        "|u1",
+        ("R",),
+        "step",
+        "before the track leaves the frame or the clip ends; track_length for a whole track",
+        gzip=True,
+        optional=True,
+    ),
+    Field(
+        "/track/displacements",
+        "<i2",
+        ("D",),
+        "track_displacement_unit pixels",
+        "x, y of each of track_length steps of each track; 0 after its end",
+        gzip=True,
+        optional=True,
+    ),
+    Field(
+        "/track/hog",
+        "|u1",
+        ("H",),
+        "",
+        "9 orientations at the position that each step of each track starts from: mean gradient = "
+        "track_hog_unit * value**2 grey values per pixel",
+        gzip=True,
+        optional=True,
+    ),
 )
 
 SCHEMAS: dict[str, tuple[Field, ...]] = {
@@ -70,7 +153,9 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "pixel/frame per pixel",
             "of each map; motion at the resolution of the flow (attribute flow_short_side)",
         ),
-    ),
+    )
+    + CAMERA_FIELDS
+    + TRACK_FIELDS,
     "boxes": CLIP_FIELDS
     + (
         Field(

@@ -38,7 +38,8 @@ def build_shard(kind: str, arrays: dict[str, np.ndarray], attributes: dict) -> b
 
     Args:
         kind: "frames", "flows" or "boxes".
-        arrays: every path of `SCHEMAS[kind]` to an array of its dtype and dims.
+        arrays: every path of `SCHEMAS[kind]` to an array of its dtype and dims; optional fields
+            may be left out.
         attributes: of the root, whatever JSON can hold; stored as one JSON text in `config`, and
             plain numbers and texts as attributes of their own.
 
@@ -183,6 +184,7 @@ class ShardReader:
             raise InputError(f"{self.path} is not a readable HDF5 file: {error}") from None
         try:
             self._check_head()
+            self._fields = {p: f for p, f in self._fields.items() if not self._is_left_out(f)}
             self._datasets = {path: self._open(field) for path, field in self._fields.items()}
             self._check_shapes()
         except (OSError, RuntimeError, KeyError) as error:
@@ -205,6 +207,10 @@ class ShardReader:
 
     def close(self) -> None:
         self._file.close()
+
+    def __contains__(self, path: str) -> bool:
+        """Whether the shard has a dataset that is optional."""
+        return path in self._datasets
 
     def __getitem__(self, path: str) -> np.ndarray:
         """A whole dataset. For the large ones (`values`) use `rows`."""
@@ -259,6 +265,18 @@ class ShardReader:
             raise InputError(f"{self.path}: attribute {name} must be a short fixed-length text")
         return bytes(self._file.attrs[name]).decode()
 
+    def _is_left_out(self, field: Field) -> bool:
+        """Whether there is nothing at an optional path; links that lead elsewhere are something."""
+        parent = self._file
+        for name in field.path.strip("/").split("/"):
+            if not field.optional or not isinstance(parent, h5py.Group):
+                return False
+            link = parent.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                return link is None
+            parent = parent[name]
+        return False
+
     def _open(self, field: Field) -> h5py.Dataset:
         """Open a dataset by hard links alone and check how it is stored."""
         parent: h5py.Group = self._file
@@ -303,7 +321,8 @@ def _fill(
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
     for field in SCHEMAS[kind]:
-        _write_dataset(file, field, arrays[field.path])
+        if field.path in arrays:
+            _write_dataset(file, field, arrays[field.path])
 
 
 def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) -> None:
@@ -334,7 +353,7 @@ def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) ->
 
 
 def _check_arrays(kind: str, arrays: dict[str, np.ndarray | Pieces]) -> None:
-    fields = SCHEMAS[kind]
+    fields = [field for field in SCHEMAS[kind] if field.path in arrays or not field.optional]
     assert set(arrays) == {field.path for field in fields}, sorted(arrays)
     for field in fields:
         found = arrays[field.path].dtype.str
