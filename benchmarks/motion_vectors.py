@@ -153,7 +153,7 @@ def with_vectors(video: Path, scratch: Path) -> tuple[Path, str]:
             export_vectors(stream)
             return video, codec
         except InputError:
-            return transcode(video, scratch), codec
+            return transcode(video, scratch, max_pixels=1 << 26), codec
 
 
 def decode_vectors(video: Path) -> list[np.ndarray]:

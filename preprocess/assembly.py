@@ -1,83 +1,80 @@
 """Clips in the order they were finished, shards in the order of the manifest.
 
 An Assembly collects what the workers made of the clips of one shard, in whatever order it comes,
-and writes the frames and flows shards. Bytes wait in an unnamed temporary file, so that neither a
+and writes the frames shard and those of each flow. Bytes wait in a spill file, so that neither a
 long video nor a large shard is ever held in memory.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from preprocess.work import ClipDecoded, ClipFailed, EncodedFrames, Maps
+from preprocess.flow_options import NUM_BINS, FlowOptions, flow_folders, shard_kind
+from preprocess.messages import ClipFailed, EncodedFrames, Event, Maps, TracksOfFrames
+from preprocess.spill import Extent, Spill
 from shared.manifest import Clip
 from shared.shard_index import ShardEntry, shard_name
 from shared.shards import Pieces, write_shard
 
-READ_BYTES = 1 << 20
+DEFAULT_FLOW = FlowOptions()
 
 
-class Spill:
-    """An unnamed temporary file: bytes in, an extent (first, last) out. Gone with the process."""
+@dataclass
+class _MapParts:
+    """Maps of one output; keys are numbers of first pairs."""
 
-    def __init__(self, folder: Path) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        # Unbuffered, so that a full disk shows where the bytes are written.
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
-        self._end = 0
+    num_maps: int = 0
+    size: tuple[int, int] = (0, 0)
+    scales: dict[int, np.ndarray] = field(default_factory=dict)
+    extents: dict[int, Extent] = field(default_factory=dict)
+    homographies: dict[int, np.ndarray] = field(default_factory=dict)
+    inliers: dict[int, np.ndarray] = field(default_factory=dict)
 
-    def append(self, data: np.ndarray) -> tuple[int, int]:
-        """Store u1 [n] of any shape; returns where."""
-        first = self._end
-        rest = memoryview(np.ascontiguousarray(data)).cast("B")
-        while len(rest):
-            written = os.pwrite(self._file.fileno(), rest, self._end)
-            self._end += written
-            rest = rest[written:]
-        return first, self._end
+    @property
+    def num_values(self) -> int:
+        return self.size[0] * self.size[1]
 
-    def read(self, extents: list[tuple[int, int]]) -> Iterator[np.ndarray]:
-        """The bytes of the extents, one after another, a block at a time."""
-        for first, last in extents:
-            for start in range(first, last, READ_BYTES):
-                block = os.pread(self._file.fileno(), min(READ_BYTES, last - start), start)
-                yield np.frombuffer(block, dtype=np.uint8)
 
-    def close(self) -> None:
-        self._file.close()
+@dataclass
+class _TrackParts:
+    """Tracks of one clip; keys are numbers of first frames."""
+
+    num_frames: int = 0
+    grid: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
+    displacements: dict[int, Extent] = field(default_factory=dict)
+    steps: dict[int, Extent] = field(default_factory=dict)
+    hog: dict[int, Extent] = field(default_factory=dict)
 
 
 @dataclass
 class _ClipParts:
-    """What has come of one clip, in one attempt; keys are numbers of first frames or maps."""
+    """What has come of one clip, in one attempt; keys are numbers of first frames."""
 
+    maps: dict[str, _MapParts]
+    tracks: _TrackParts | None
     attempt: int = 0
     num_frames: int | None = None  # known once all are decoded
     num_encoded: int = 0
-    num_maps: int = 0
     source_size: tuple[int, int] = (0, 0)
     stored_size: tuple[int, int] = (0, 0)
-    map_size: tuple[int, int] = (0, 0)
     pts_seconds: dict[int, np.ndarray] = field(default_factory=dict)
     jpeg_bytes: dict[int, np.ndarray] = field(default_factory=dict)
-    jpeg_extents: dict[int, tuple[int, int]] = field(default_factory=dict)
-    scales: dict[int, np.ndarray] = field(default_factory=dict)
-    map_extents: dict[int, tuple[int, int]] = field(default_factory=dict)
+    jpeg_extents: dict[int, Extent] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
-        """F frames have come, and F - 1 maps."""
-        return self.num_frames == self.num_encoded and self.num_maps == self.num_encoded - 1
-
-    @property
-    def map_values(self) -> int:
-        return self.map_size[0] * self.map_size[1]
+        """F frames have come, F - 1 maps of each output, and tracks from F frames."""
+        num_pairs = self.num_encoded - 1
+        return (
+            self.num_frames == self.num_encoded
+            and all(maps.num_maps == num_pairs for maps in self.maps.values())
+            and (self.tracks is None or self.tracks.num_frames == self.num_encoded)
+        )
 
 
 class Assembly:
@@ -87,19 +84,31 @@ class Assembly:
         number: of the shard.
         clips: the manifest's clips that belong here, by place.
         folder: for the temporary file, on the disk of the shards.
+        flow: which flows come, and with which extras.
 
     Attributes:
         failures: ClipFailed by place.
     """
 
-    def __init__(self, number: int, clips: dict[int, Clip], folder: Path) -> None:
+    def __init__(
+        self,
+        number: int,
+        clips: dict[int, Clip],
+        folder: Path,
+        flow: FlowOptions = DEFAULT_FLOW,
+    ) -> None:
         self.number = number
         self.clips = clips
         self.failures: dict[int, ClipFailed] = {}
-        self._parts = {place: _ClipParts() for place in clips}
+        self._flow = flow
+        self._parts = {place: self._no_parts() for place in clips}
         self._spill = Spill(folder)
 
-    def add(self, event: EncodedFrames | Maps | ClipDecoded | ClipFailed) -> bool:
+    def _no_parts(self, attempt: int = 0) -> _ClipParts:
+        maps = {output: _MapParts() for output in self._flow.outputs}
+        return _ClipParts(maps, _TrackParts() if self._flow.tracks else None, attempt)
+
+    def add(self, event: Event) -> bool:
         """Take in one event; True when it settles its clip, one way or the other."""
         if event.place in self.failures or self._parts[event.place].is_complete:
             return False  # a part of a clip that another part has already failed
@@ -110,11 +119,14 @@ class Assembly:
         if event.attempt != parts.attempt:
             if event.attempt < parts.attempt:
                 return False  # its decoder died since, and the clip was begun again
-            parts = self._parts[event.place] = _ClipParts(attempt=event.attempt)
+            parts = self._parts[event.place] = self._no_parts(event.attempt)
         if isinstance(event, EncodedFrames):
             self._add_frames(parts, event)
         elif isinstance(event, Maps):
-            self._add_maps(parts, event)
+            self._add_maps(parts.maps[event.output], event)
+        elif isinstance(event, TracksOfFrames):
+            assert parts.tracks is not None
+            self._add_tracks(parts.tracks, event)
         else:
             parts.num_frames = event.num_frames
         return parts.is_complete
@@ -126,12 +138,22 @@ class Assembly:
         parts.jpeg_bytes[event.first_index] = event.jpeg_bytes
         parts.jpeg_extents[event.first_index] = self._spill.append(event.jpegs)
 
-    def _add_maps(self, parts: _ClipParts, event: Maps) -> None:
+    def _add_maps(self, parts: _MapParts, event: Maps) -> None:
         num_maps, height, width = event.values.shape
-        parts.map_size = (width, height)
+        parts.size = (width, height)
         parts.num_maps += num_maps
         parts.scales[event.first_index] = event.scale
-        parts.map_extents[event.first_index] = self._spill.append(event.values)
+        parts.extents[event.first_index] = self._spill.append(event.values)
+        if event.homography is not None:
+            parts.homographies[event.first_index] = event.homography
+            parts.inliers[event.first_index] = event.inliers
+
+    def _add_tracks(self, parts: _TrackParts, event: TracksOfFrames) -> None:
+        parts.num_frames += len(event.steps)
+        parts.grid, parts.size = event.grid, event.size
+        parts.displacements[event.first_index] = self._spill.append(event.displacements)
+        parts.steps[event.first_index] = self._spill.append(event.steps)
+        parts.hog[event.first_index] = self._spill.append(event.hog)
 
     @property
     def is_settled(self) -> bool:
@@ -140,10 +162,11 @@ class Assembly:
         )
 
     def publish(self, folders: dict[str, Path], configs: dict[str, dict]) -> dict[str, ShardEntry]:
-        """Write the frames and the flows shard; clips in order of their places.
+        """Write the frames shard and one for each flow; clips in order of their places.
 
         Args:
-            folders, configs: by kind, "frames" and "flows"; a config becomes the attributes.
+            folders, configs: by name, "frames" and those of `flow_folders`; a config becomes the
+                attributes.
         """
         assert self.is_settled, self.number
         places = [place for place in sorted(self.clips) if place not in self.failures]
@@ -151,17 +174,21 @@ class Assembly:
         ids = [self.clips[place].clip_id for place in places]
         common = _clip_arrays(ids, kept)
         entries = {}
-        for kind, arrays in (("frames", self._frames(kept)), ("flows", self._flows(kept))):
-            name = shard_name(self.number)
+        arrays = {"frames": self._frames(kept)}
+        for output, name in flow_folders(self._flow).items():
+            arrays[name] = self._flows(kept, output)
+            if output == self._flow.tracked:
+                arrays[name] |= self._tracks(kept)
+        for name, arrays_of_kind in arrays.items():
+            path = folders[name] / shard_name(self.number)
             num_bytes, sha256 = write_shard(
-                folders[kind] / name, kind, common | arrays, configs[kind]
+                path, shard_kind(name), common | arrays_of_kind, configs[name]
             )
-            entries[kind] = ShardEntry(name, num_bytes, sha256, len(kept))
+            entries[name] = ShardEntry(path.name, num_bytes, sha256, len(kept))
         return entries
 
     def _frames(self, kept: list[_ClipParts]) -> dict[str, np.ndarray | Pieces]:
-        lengths = _joined([_in_order(parts.jpeg_bytes) for parts in kept], "<i8")
-        offsets = np.concatenate([[0], lengths.cumsum()]).astype("<i8")
+        offsets = _offsets([_in_order(parts.jpeg_bytes) for parts in kept])
         extents = [extent for parts in kept for extent in _values(parts.jpeg_extents)]
         return {
             "/clip/stored_size": _sizes([parts.stored_size for parts in kept]),
@@ -169,24 +196,47 @@ class Assembly:
             "/jpeg/values": Pieces(int(offsets[-1]), np.dtype("|u1"), self._spill.read(extents)),
         }
 
-    def _flows(self, kept: list[_ClipParts]) -> dict[str, np.ndarray | Pieces]:
+    def _flows(self, kept: list[_ClipParts], output: str) -> dict[str, np.ndarray | Pieces]:
         """F frames have F - 1 maps; the last frame repeats the last map."""
-        scales, lengths, extents = [], [], []
-        for parts in kept:
-            assert parts.num_frames is not None
-            scale = np.concatenate(_values(parts.scales))
-            scales.append(np.append(scale, scale[-1]))
-            lengths.append(np.full(parts.num_frames, parts.map_values))
-            extents += _values(parts.map_extents)
+        lengths, extents = [], []
+        maps = [parts.maps[output] for parts in kept]
+        for parts, of_clip in zip(kept, maps, strict=True):
+            lengths.append(np.full(parts.num_frames, of_clip.num_values))
+            extents += _values(of_clip.extents)
             last = extents[-1][1]
-            extents.append((last - parts.map_values, last))
-        offsets = np.concatenate([[0], _joined(lengths, "<i8").cumsum()]).astype("<i8")
-        return {
-            "/clip/map_size": _sizes([parts.map_size for parts in kept]),
+            extents.append((last - of_clip.num_values, last))
+        offsets = _offsets(lengths)
+        arrays = {
+            "/clip/map_size": _sizes([of_clip.size for of_clip in maps]),
             "/motion/offsets": offsets,
             "/motion/values": Pieces(int(offsets[-1]), np.dtype("|u1"), self._spill.read(extents)),
-            "/motion/scale": _joined(scales, "<f4"),
+            "/motion/scale": _joined([_last_repeated(m.scales) for m in maps], "<f4"),
         }
+        if self._flow.is_stabilised(output):
+            homographies = [_last_repeated(m.homographies) for m in maps]
+            arrays["/camera/homography"] = np.concatenate([np.empty((0, 9)), *homographies])
+            arrays["/camera/inliers"] = _joined([_last_repeated(m.inliers) for m in maps], "<i4")
+        return arrays
+
+    def _tracks(self, kept: list[_ClipParts]) -> dict[str, np.ndarray | Pieces]:
+        options = self._flow.tracks
+        assert options is not None
+        tracks = [parts.tracks for parts in kept if parts.tracks is not None]
+        offsets = _offsets([np.full(parts.num_frames, math.prod(parts.grid)) for parts in tracks])
+        num_tracks = int(offsets[-1])
+        arrays = {
+            "/clip/track_grid": _sizes([parts.grid for parts in tracks]),
+            "/clip/track_size": _sizes([parts.size for parts in tracks]),
+            "/track/offsets": offsets,
+        }
+        stored = [("steps", "|u1", 1), ("displacements", "<i2", 2 * options.length)]
+        if options.cell:
+            stored.append(("hog", "|u1", NUM_BINS * options.length))
+        for name, dtype, per_track in stored:
+            extents = [extent for parts in tracks for extent in _values(getattr(parts, name))]
+            values = self._spill.read(extents, dtype)
+            arrays[f"/track/{name}"] = Pieces(num_tracks * per_track, np.dtype(dtype), values)
+        return arrays
 
     def close(self) -> None:
         self._spill.close()
@@ -203,6 +253,16 @@ def _clip_arrays(ids: list[str], kept: list[_ClipParts]) -> dict[str, np.ndarray
         "/clip/size": _sizes([parts.source_size for parts in kept]),
         "/frame/pts_seconds": _joined(times, "<f8"),
     }
+
+
+def _last_repeated(by_first: dict[int, np.ndarray]) -> np.ndarray:
+    """F - 1 values of pairs, and the last one once more."""
+    values = _in_order(by_first)
+    return np.concatenate([values, values[-1:]])
+
+
+def _offsets(lengths: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([[0], _joined(lengths, "<i8").cumsum()]).astype("<i8")
 
 
 def _values(by_first: dict[int, object]) -> list:

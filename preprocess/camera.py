@@ -109,7 +109,7 @@ def total_flow(residual: np.ndarray, homography: np.ndarray) -> np.ndarray:
 
 
 def residual_flow(
-    flow: np.ndarray, min_inliers: int = MIN_INLIERS
+    flow: np.ndarray, min_inliers: int = MIN_INLIERS, inlier_px: float = FLOW_INLIER_PX
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Take the camera's motion out of a flow field, without the frames.
 
@@ -120,6 +120,7 @@ def residual_flow(
     Args:
         flow: f4 [2, H, W], u then v, pixels per frame.
         min_inliers: with fewer samples that agree, the flow comes back as it is.
+        inlier_px: distance at which a sample agrees, in pixels of the field.
 
     Returns:
         flow f4 [2, H, W], homography f8 [3, 3], and the number of samples that agree on it.
@@ -129,7 +130,7 @@ def residual_flow(
     sampled = np.s_[:, step // 2 :: step, step // 2 :: step]
     points = places[sampled].reshape(2, -1).T
     moved = points + flow[sampled].reshape(2, -1).T
-    camera = _fit(points, moved, flow.shape[1:], FLOW_INLIER_PX, min_inliers)
+    camera = _fit(points, moved, flow.shape[1:], inlier_px, min_inliers)
     back = _apply(np.linalg.inv(camera.homography), places + flow)
     return (back - places).astype(np.float32), camera.homography, camera.num_inliers
 

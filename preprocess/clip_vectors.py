@@ -7,7 +7,7 @@ from collections import deque
 import av
 import numpy as np
 
-from preprocess.motion_vectors import VectorFlows, export_vectors, fill_holes, turn_upright
+from preprocess.motion_vectors import VectorFlows, export_vectors, fill_holes
 
 
 class ClipVectors:
@@ -28,7 +28,6 @@ class ClipVectors:
         export_vectors(stream)
         self._flows = VectorFlows(stream, cell)
         self._is_shown: deque[bool] = deque()  # of the frames whose maps are not ready
-        self._quarter_turns = 0
         self._has_begun = False
         self._before: np.ndarray | None = None
         self._ready: list[np.ndarray] = []
@@ -39,7 +38,6 @@ class ClipVectors:
 
     def saw_frame(self, frame: av.VideoFrame, is_shown: bool) -> None:
         """The next frame, and whether it belongs to the clip."""
-        self._quarter_turns = round(frame.rotation / 90) % 4
         self._is_shown.append(is_shown)
         self._collect(self._flows.add(frame))
 
@@ -48,7 +46,7 @@ class ClipVectors:
         self._collect(self._flows.finish())
 
     def take(self) -> list[np.ndarray]:
-        """Flows that became ready, in order: f4 [2, h, w], upright, without holes.
+        """Flows that became ready, in order: f4 [2, h, w] without holes, as the frames are stored.
 
         Pixels of the source per frame; those of B-frames come after the P-frame that follows them.
         """
@@ -61,5 +59,5 @@ class ClipVectors:
                 continue
             if self._has_begun:
                 self._before = fill_holes(flow, self._before)
-                self._ready.append(turn_upright(self._before, self._quarter_turns))
+                self._ready.append(self._before)
             self._has_begun = True

@@ -11,13 +11,18 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from preprocess.clip_vectors import ClipVectors
 from preprocess.completeness import Completeness
+from preprocess.motion_vectors import CODECS as VECTOR_CODECS
+from preprocess.motion_vectors import turn_upright
+from preprocess.transcode import transcode
 from preprocess.video_file import (
     ClipError,
     Clock,
@@ -27,7 +32,10 @@ from preprocess.video_file import (
     seek_before,
     video_stream,
 )
+from shared.errors import InputError
 from shared.manifest import Clip
+
+Frames = Iterator[tuple[float, av.VideoFrame]]  # seconds from the start of the stream, frame
 
 SMALLEST_SIDE = 16  # pixels; TV-L1 needs that much, and a patch is as large
 LONGEST_KEPT_SIDE = 65_500  # pixels; a JPEG cannot be longer
@@ -45,6 +53,9 @@ class DecodeOptions:
         chunk_frames: frames handed over at a time, fewer where they exceed chunk_bytes. Content
             does not depend on it, but flow is computed chunk by chunk.
         chunk_bytes: of the RGB frames of a chunk.
+        vectors: whether chunks come with the flow of the codec's motion vectors.
+        scratch: folder for copies of videos whose codec has none (preprocess/transcode.py); None:
+            such a clip is refused.
     """
 
     short_side: int = 256
@@ -53,6 +64,8 @@ class DecodeOptions:
     max_seconds: float = 3600.0
     chunk_frames: int = 64
     chunk_bytes: int = 32 << 20
+    vectors: bool = False
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +77,17 @@ class FrameChunk:
         pts_seconds: f8 [T], presentation times from the start of the video's stream.
         rgb: u1 [T, H, W, 3], upright, of the kept size.
         source_size: width, height of the source in pixels, upright.
+        is_last: whether the clip ends with it.
+        vectors: flows of motion vectors, f4 [2, h, w] each, upright, pixels of the source per
+            frame; those between the last frames of a chunk may come with the next.
     """
 
     first_index: int
     pts_seconds: np.ndarray
     rgb: np.ndarray
     source_size: tuple[int, int]
+    is_last: bool
+    vectors: list[np.ndarray]
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -101,16 +119,46 @@ def decode_clip(clip: Clip, video_root: Path, options: DecodeOptions) -> Iterato
     path = find_video(clip.video, video_root)
     progress: Completeness | None = None
     try:
-        with _placed(clip, path, options) as (container, stream, progress):
-            yield from _chunks(_frames(container, stream, progress, options), options)
+        with _reading(clip, path, options) as (progress, frames, vectors):
+            yield from _chunks(frames, vectors, options)
             shortfall = progress.shortfall()
             if shortfall:
                 raise ClipError("decode", shortfall)
+    except InputError as error:
+        raise ClipError("decode", str(error)) from None
     except av.error.FFmpegError as error:
         where = f" after {progress.num_frames} frames" if progress else ""
         raise ClipError("decode", f"damaged or not a video{where}: {error.strerror}") from None
     except (MemoryError, OverflowError, UnicodeError) as error:
         raise ClipError("decode", f"cannot be decoded: {error!r}") from None
+
+
+@contextmanager
+def _reading(
+    clip: Clip, path: Path, options: DecodeOptions
+) -> Iterator[tuple[Completeness, Frames, ClipVectors | None]]:
+    """The frames of the clip, and where their motion vectors gather as they are read."""
+    with _placed(clip, path, options) as video:
+        _, stream, progress = video
+        if not options.vectors:
+            yield progress, _frames(*video, options, None), None
+        elif stream.codec_context.name in VECTOR_CODECS or options.scratch is None:
+            vectors = ClipVectors(stream)
+            yield progress, _frames(*video, options, vectors), vectors
+        else:
+            copy = transcode(path, options.scratch, options.max_pixels)
+            with _placed(clip, copy, options) as copied:
+                vectors = ClipVectors(copied[1])
+                others = _frames(*copied, options, vectors)
+                yield progress, _beside(_frames(*video, options, None), others), vectors
+
+
+def _beside(frames: Frames, others: Frames) -> Frames:
+    """Read both, give the first: a video and its copy must have the same frames."""
+    for frame, other in zip_longest(frames, others):
+        if frame is None or other is None:
+            raise ClipError("decode", "the copy re-encoded for motion vectors has other frames")
+        yield frame
 
 
 @contextmanager
@@ -149,33 +197,50 @@ def _frames(
     stream: av.VideoStream,
     progress: Completeness,
     options: DecodeOptions,
-) -> Iterator[tuple[float, av.VideoFrame]]:
+    vectors: ClipVectors | None,
+) -> Frames:
     """(seconds, frame) of the clip, in the order they are shown."""
     clock = Clock(container, progress)
     for packet in demuxed(container, stream):
         progress.saw_packet(packet)
         clock.saw_packet(packet)
+        if vectors is not None:
+            vectors.saw_packet(packet)
         for frame in packet.decode():
             seconds = clock.seconds(frame)
-            if progress.saw_frame(seconds):
+            is_shown = progress.saw_frame(seconds)
+            if is_shown:
                 yield seconds, frame
+            if vectors is not None:
+                vectors.saw_frame(frame, is_shown)
             if progress.num_frames > options.max_frames:
                 raise ClipError("decode", f"more frames than announced; {_frames_allowed(options)}")
             if seconds - progress.start > options.max_seconds:
                 raise ClipError("decode", f"longer than {options.max_seconds:g} s (--max-seconds)")
         if progress.is_past:
-            return
+            break
+    if vectors is not None:
+        vectors.saw_end()
 
 
 def _chunks(
-    frames: Iterator[tuple[float, av.VideoFrame]], options: DecodeOptions
+    frames: Frames, vectors: ClipVectors | None, options: DecodeOptions
 ) -> Iterator[FrameChunk]:
     reformatter = VideoReformatter()
     rgb: list[np.ndarray] = []
     times: list[float] = []
     first_index = 0
     coded_size = upright_size = None
+    quarter_turns = 0
     length = options.chunk_frames
+
+    def chunk(is_last: bool) -> FrameChunk:
+        ready = vectors.take() if vectors is not None else []
+        upright = [turn_upright(flow, quarter_turns) for flow in ready]
+        return FrameChunk(
+            first_index, np.array(times), np.stack(rgb), upright_size, is_last, upright
+        )
+
     for seconds, frame in frames:
         if coded_size is None:
             coded_size = (frame.width, frame.height)
@@ -189,14 +254,14 @@ def _chunks(
                 f"the frame size changes from {coded_size[0]}x{coded_size[1]} to "
                 f"{frame.width}x{frame.height} at frame {first_index + len(rgb)}",
             )
-        rgb.append(_upright_rgb(reformatter, frame, kept, quarter_turns))
-        times.append(seconds)
-        if len(rgb) == length:
-            yield FrameChunk(first_index, np.array(times), np.stack(rgb), upright_size)
+        if len(rgb) == length:  # and another frame has come, so that this chunk is not the last
+            yield chunk(is_last=False)
             first_index += len(rgb)
             rgb, times = [], []
+        rgb.append(_upright_rgb(reformatter, frame, kept, quarter_turns))
+        times.append(seconds)
     if rgb:
-        yield FrameChunk(first_index, np.array(times), np.stack(rgb), upright_size)
+        yield chunk(is_last=True)
 
 
 def _checked_kept_size(size: tuple[int, int], options: DecodeOptions) -> tuple[int, int]:

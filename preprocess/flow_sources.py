@@ -3,33 +3,30 @@
 A source turns pairs of grey pictures into flow. To add one, write a function that takes
 `SourceOptions` and returns a `FlowSource`, and give it a line in `SOURCES`. The codec's motion
 vectors are no such source: they come with the decoded frame (preprocess/motion_vectors.py).
+
+Solvers are imported by the functions that make them, so that names are checked in no time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import cv2
-import numpy as np
-import torch
-
-from preprocess.raft import EXPECTED, RaftFlow
-from preprocess.tvl1 import PRESETS as TVL1_PRESETS
-from preprocess.tvl1 import SMALLEST_SIDE, tvl1_flow
+from preprocess.tvl1_presets import PRESETS as TVL1_PRESETS
+from preprocess.tvl1_presets import SMALLEST_SIDE
 from shared.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # flow(first, second): two (B, H, W) batches of grey pictures, uint8 or float 0..255
 # -> (B, 2, H, W) float32, u (right) then v (down) in pixels per frame, from first to second.
-FlowSource = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+FlowSource: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 
 MOTION_VECTORS = "motion-vectors"
-DIS_PRESETS = {
-    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
-    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
-    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
-}
+DIS_PRESETS = ("ultrafast", "fast", "medium")  # OpenCV's
 
 
 @dataclass(frozen=True)
@@ -38,53 +35,65 @@ class SourceOptions:
 
     Attributes:
         tvl1_preset: see preprocess/tvl1.py.
-        dis_preset: "ultrafast", "fast" or "medium": OpenCV's.
+        dis_preset: "ultrafast", "fast" or "medium".
         raft_weights: a local file; see preprocess/raft.py.
-        device: where TV-L1 and RAFT run, "cpu" or "cuda"; DIS has only the CPU.
     """
 
     tvl1_preset: str = "fast"
     dis_preset: str = "medium"
     raft_weights: Path | None = None
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         _check_choice("TV-L1 preset", self.tvl1_preset, TVL1_PRESETS)
         _check_choice("DIS preset", self.dis_preset, DIS_PRESETS)
 
 
-def tvl1_source(options: SourceOptions) -> FlowSource:
+def tvl1_source(options: SourceOptions, device: str) -> FlowSource:
+    from preprocess.tvl1 import tvl1_flow
+
     def flow(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return tvl1_flow(
-            first.to(options.device), second.to(options.device), preset=options.tvl1_preset
-        )
+        return tvl1_flow(first.to(device), second.to(device), preset=options.tvl1_preset)
 
     return flow
 
 
-def dis_source(options: SourceOptions) -> FlowSource:
-    """Dense inverse search (Kroeger et al., ECCV 2016) as OpenCV has it, pair by pair.
+def dis_source(options: SourceOptions, device: str) -> FlowSource:
+    """Dense inverse search (Kroeger et al., ECCV 2016) as OpenCV has it, pair by pair, on the CPU.
 
     OpenCV is told to use one thread, in the whole process: workers are what runs side by side.
     """
+    import cv2
+    import torch
+
     cv2.setNumThreads(1)
-    solver = cv2.DISOpticalFlow_create(DIS_PRESETS[options.dis_preset])
+    preset = getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{options.dis_preset.upper()}")
 
     def flow(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        pairs = zip(_bytes(first), _bytes(second), strict=True)
-        flows = [torch.from_numpy(solver.calc(one, other, None)) for one, other in pairs]
-        return torch.stack(flows).permute(0, 3, 1, 2).contiguous()
+        pictures = [
+            batch.round().clamp(0, 255) if batch.is_floating_point() else batch
+            for batch in (first, second)
+        ]
+        arrays = [batch.to(torch.uint8).cpu().contiguous().numpy() for batch in pictures]
+        # A new one: a solver that has seen a small picture keeps the scales that it took for that.
+        solver = cv2.DISOpticalFlow_create(preset)
+        flows = [
+            torch.from_numpy(solver.calc(one, other, None))
+            for one, other in zip(*arrays, strict=True)
+        ]
+        return torch.stack(flows).permute(0, 3, 1, 2).contiguous().to(device)
 
     return flow
 
 
-def raft_source(options: SourceOptions) -> FlowSource:
+def raft_source(options: SourceOptions, device: str) -> FlowSource:
+    from preprocess.raft import EXPECTED, RaftFlow
+
     if options.raft_weights is None:
         raise InputError(f"the source raft needs --raft-weights FILE; {EXPECTED}")
-    return RaftFlow(options.raft_weights, options.device)
+    return RaftFlow(options.raft_weights, device)
 
 
-SOURCES: dict[str, Callable[[SourceOptions], FlowSource]] = {
+SOURCES: dict[str, Callable[[SourceOptions, str], FlowSource]] = {
     "tvl1": tvl1_source,
     "dis": dis_source,
     "raft": raft_source,
@@ -99,24 +108,34 @@ def parse_sources(text: str) -> tuple[str, ...]:
         InputError: an unknown name, or one given twice.
     """
     names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        _check_choice("flow source", name, SOURCE_NAMES)
-    if len(set(names)) < len(names):
-        raise InputError(f"flow sources {text!r}: each can be given once")
+    check_sources(names)
     return names
 
 
-def make_source(name: str, options: SourceOptions) -> FlowSource:
-    """Make a source ready: load its weights, check its options.
+def check_sources(names: Iterable[str]) -> None:
+    """Refuse unknown names, and one given twice."""
+    seen: set[str] = set()
+    for name in names:
+        _check_choice("flow source", name, SOURCE_NAMES)
+        if name in seen:
+            raise InputError(f"flow source {name} is given twice; each can be given once")
+        seen.add(name)
+
+
+def make_source(name: str, options: SourceOptions, device: str = "cpu") -> FlowSource:
+    """Make a source ready: load its weights, compile what it needs.
 
     The result is meant for the process that made it, and raises InputError for frames smaller
     than 16 px, pairs that differ in shape or dtype, and values that are not finite.
+
+    Args:
+        device: "cpu" or "cuda"; where TV-L1 and RAFT run, and where the flow is.
 
     Raises:
         InputError: no source of this name takes pictures, or its options do not fit.
     """
     _check_choice("flow source for pictures", name, SOURCES)
-    source = SOURCES[name](options)
+    source = SOURCES[name](options, device)
 
     def checked(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         check_pair(first, second)
@@ -141,13 +160,6 @@ def check_pair(first: torch.Tensor, second: torch.Tensor) -> None:
         raise InputError("frames hold NaN or infinite values; grey values 0..255 are needed")
 
 
-def _bytes(pictures: torch.Tensor) -> np.ndarray:
-    """u1[B,H,W], for OpenCV's DIS takes nothing else."""
-    if pictures.is_floating_point():
-        pictures = pictures.round().clamp(0, 255)
-    return np.ascontiguousarray(pictures.to(torch.uint8).cpu().numpy())
-
-
-def _check_choice(what: str, name: str, allowed) -> None:
+def _check_choice(what: str, name: str, allowed: Iterable[str]) -> None:
     if name not in allowed:
         raise InputError(f"unknown {what} {name!r}: choose among {', '.join(allowed)}")

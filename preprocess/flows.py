@@ -6,16 +6,19 @@
 Reads OUT/DATASET/manifest.csv and writes
 
     OUT/DATASET/frames/NNNNN.h5    JPEG frames
-    OUT/DATASET/flows/NNNNN.h5     motion maps, clip by clip in the same places
+    OUT/DATASET/flows/NNNNN.h5     motion maps, clip by clip in the same places; on request the
+                                   camera's motion and tracks of points
+    OUT/DATASET/flows-SOURCE/      the same of a further --source
     OUT/DATASET/failures.jsonl     clips set aside; the exit status is 3 then
 
-and dataset.json in both folders last. A run that was stopped goes on where it was; one that is
+and dataset.json in each folder last. A run that was stopped goes on where it was; one that is
 complete says so and ends. Flow is nearly all of the work on CPU: see what is printed at the end.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +32,10 @@ from tqdm import tqdm
 
 from preprocess import resume
 from preprocess.failures import failure_record, write_failures
-from preprocess.plan import KINDS, Plan, make_plan
+from preprocess.flow_options import STABILISE
+from preprocess.flow_sources import DIS_PRESETS
+from preprocess.flow_summary import print_sizes, print_times
+from preprocess.plan import Plan, make_plan
 from preprocess.tvl1_presets import PRESETS
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import remove_leftovers
@@ -59,8 +65,30 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
               help="of the frames that flow is computed on")  # fmt: skip
 @click.option("--map-short-side", type=click.IntRange(4), default=64, metavar="PIXELS",
               help="of the stored motion maps")  # fmt: skip
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="fast",
-              help="of TV-L1")  # fmt: skip
+# Flow
+@click.option("--source", default="tvl1", metavar="NAMES",
+              help="tvl1, dis, raft or motion-vectors, or several with commas: the first goes to "
+              "flows/, from which boxes are made")  # fmt: skip
+@click.option("--preset", type=click.Choice(list(PRESETS)), show_default="fast", help="of TV-L1")
+@click.option("--dis-preset", type=click.Choice(DIS_PRESETS), show_default="medium", help="of DIS")
+@click.option("--raft-weights", type=click.Path(path_type=Path), metavar="FILE",
+              help="of torchvision's raft_small or raft_large")  # fmt: skip
+@click.option("--transcode", is_flag=True,
+              help="re-encode videos whose codec has no motion vectors, in OUT")  # fmt: skip
+@click.option("--stabilise", type=click.Choice(STABILISE), default="off",
+              help="take out the camera's motion; warp computes flow again")  # fmt: skip
+@click.option("--keep-unstabilised", is_flag=True,
+              help="the first source also as it is, in flows-SOURCE-unstabilised/")  # fmt: skip
+# Tracks of points
+@click.option("--trajectories", is_flag=True,
+              help="track points from every frame, with their HOG: megabytes a clip")  # fmt: skip
+@click.option("--track-length", type=int, show_default="6", metavar="FLOWS", help="of a track")
+@click.option("--track-points", type=int, show_default="42", metavar="COUNT",
+              help="along the short side of the frame")  # fmt: skip
+@click.option("--track-max-flow", type=float, show_default="20", metavar="PIXELS",
+              help="components of flow are clipped to this; 0: they are not")  # fmt: skip
+@click.option("--track-cell", type=int, show_default="8", metavar="PIXELS",
+              help="side of the HOG cell; 0: no HOG")  # fmt: skip
 # What is refused
 @click.option("--max-pixels", type=click.IntRange(256), default=8192 * 4320, metavar="PIXELS",
               help="of a frame of a video, width times height")  # fmt: skip
@@ -92,7 +120,10 @@ def main(**options: Any) -> None:
     resolve_workers(options)
 
     print(f"flows: {len(plan.clips)} clips in {plan.num_shards} shards, videos in {videos}")
-    print("  " + ", ".join(f"{name} {value}" for name, value in options.items()))
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    print("  " + ", ".join(f"{name} {value}" for name, value in given.items()))
+    for name, config in plan.configs.items():
+        print(f"  {name}/: " + ", ".join(f"{key} {value}" for key, value in config.items()))
     if options["dry_run"]:
         return
     with RunLock(layout.lock):
@@ -100,7 +131,7 @@ def main(**options: Any) -> None:
             for folder in plan.folders.values():
                 resume.forget(folder)
         elif plan.is_complete():
-            print(f"reuse: {layout.frames} and {layout.flows} are complete")
+            print(f"reuse: {' and '.join(map(str, plan.folders.values()))} are complete")
             report_failures(layout, read_jsonl(layout.failures))
             return
         if not videos.is_dir():
@@ -143,7 +174,7 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     assemblies: dict[int, Assembly] = {}
     with (
         closing(JsonlLog(layout.failures)) as ledger,
-        running_pool(options, is_needed=bool(jobs)) as pool,
+        running_pool(plan, options, is_needed=bool(jobs)) as pool,
         tqdm(
             total=len(plan.clips),
             initial=len(plan.clips) - len(jobs),
@@ -159,7 +190,7 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
                 continue  # what was still under way for a clip set aside
             if shard not in assemblies:
                 clips = {place: plan.clips[place] for place in plan.places(shard)}
-                assemblies[shard] = Assembly(shard, clips, layout.flows)
+                assemblies[shard] = Assembly(shard, clips, layout.flows, plan.flow)
             if not assemblies[shard].add(event):
                 continue
             progress.update()
@@ -176,7 +207,7 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     # ----- Everything is there: say so, once
     failures = journal.failures()
     write_failures(layout.failures, failures)
-    plan.write_indexes({kind: journal.entries(kind) for kind in KINDS})
+    plan.write_indexes({name: journal.entries(name) for name in plan.folders})
     journal.remove()
     if pool is not None:
         print_times(pool, seconds, len(jobs))
@@ -202,7 +233,7 @@ def find_finished(plan: Plan) -> resume.Journal:
 
 @contextmanager
 def running_pool(
-    options: dict[str, Any], is_needed: bool
+    plan: Plan, options: dict[str, Any], is_needed: bool
 ) -> Iterator[RayPool | InProcessPool | None]:
     """The workers that the options ask for, gone at the end; None where there is no work."""
     if not is_needed:
@@ -210,24 +241,22 @@ def running_pool(
         return
     from preprocess.pool import InProcessPool, RayPool
 
-    work = work_options(options)
+    work = work_options(plan, options)
+    scratch = work.decode.scratch
     if options["pool"] == "in-process":
-        yield InProcessPool(work)
-        return
-    pool = RayPool(
-        work,
-        options["decoders"],
-        options["flow_workers"],
-        options["num_gpus"],
-        options["clip_timeout"],
-    )
+        pool = InProcessPool(work)
+    else:
+        workers = options["decoders"], options["flow_workers"], options["num_gpus"]
+        pool = RayPool(work, *workers, options["clip_timeout"])
     try:
         yield pool
     finally:
         pool.close()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def work_options(options: dict[str, Any]) -> WorkOptions:
+def work_options(plan: Plan, options: dict[str, Any]) -> WorkOptions:
     from preprocess.decode import DecodeOptions
     from preprocess.work import WorkOptions
 
@@ -238,17 +267,19 @@ def work_options(options: dict[str, Any]) -> WorkOptions:
             max_pixels=options["max_pixels"],
             max_frames=options["max_frames"],
             max_seconds=options["max_seconds"],
+            # Copies of videos wait here, and are gone after the run.
+            scratch=plan.layout.root.resolve() / ".transcoded" if plan.flow.transcode else None,
         ),
         jpeg_quality=options["jpeg_quality"],
         flow_short_side=options["flow_short_side"],
         map_short_side=options["map_short_side"],
-        preset=options["preset"],
         device="cuda" if options["num_gpus"] else "cpu",
+        flow=plan.flow,
     )
 
 
 def publish(plan: Plan, journal: resume.Journal, assembly: Any) -> None:
-    """Write the frames and the flows shard of an assembly and note them as finished."""
+    """Write the shards of an assembly and note them as finished."""
     entries = assembly.publish(plan.folders, plan.configs)
     assembly.close()
     failures = [
@@ -257,26 +288,6 @@ def publish(plan: Plan, journal: resume.Journal, assembly: Any) -> None:
     ]
     record = {kind: asdict(entry) for kind, entry in entries.items()}
     journal.add({"shard": assembly.number, "failures": failures} | record)
-
-
-def print_times(pool: RayPool | InProcessPool, seconds: float, num_clips: int) -> None:
-    times = pool.times
-    efficiency = max(times.decode_seconds, times.flow_seconds) / seconds
-    print(
-        f"decode {times.decode_seconds:.1f} s ({times.num_decoders} workers), "
-        f"flow {times.flow_seconds:.1f} s ({times.num_flow_workers} workers), "
-        f"whole {seconds:.1f} s: overlap efficiency {efficiency:.2f}, "
-        f"{num_clips / seconds:.1f} clips/s"
-    )
-
-
-def print_sizes(plan: Plan, num_clips: int) -> None:
-    for kind, index in plan.indexes.items():
-        total = sum(entry.bytes for entry in index.shards)
-        print(
-            f"{plan.folders[kind]}: {num_clips} clips, {total / 1e6:.1f} MB, "
-            f"{total / max(1, num_clips):.0f} bytes a clip"
-        )
 
 
 if __name__ == "__main__":

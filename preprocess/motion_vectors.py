@@ -127,7 +127,8 @@ class VectorFlows:
             self._since_anchor = 0
         *waiting, anchor = self._waiting
         for flow in waiting:
-            np.copyto(flow, anchor, where=np.isnan(flow))
+            if flow.shape == anchor.shape:  # a stream may change its size
+                np.copyto(flow, anchor, where=np.isnan(flow))
         return self.finish()
 
     def finish(self) -> list[np.ndarray]:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from preprocess import resume
+from preprocess.flow_options import FlowOptions, flow_folders, read_flow_options, shard_kind
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, manifest_digest
 from shared.shard_index import DatasetIndex, ShardEntry, write_index
-
-KINDS = ("frames", "flows")
 
 
 @dataclass(frozen=True)
@@ -27,21 +26,24 @@ class Plan:
         layout: paths of the dataset.
         clips: of the manifest; clip i belongs to shard i // clips_per_shard, also if it fails.
         clips_per_shard: places of a shard. One whose clips all failed is published without clips.
-        indexes: dataset.json by kind, still without shards.
+        flow: which flows are made.
+        indexes: dataset.json by name of the folder, still without shards.
     """
 
     layout: DatasetLayout
     clips: list[Clip]
     clips_per_shard: int
+    flow: FlowOptions
     indexes: dict[str, DatasetIndex]
 
     @property
     def folders(self) -> dict[str, Path]:
-        return {"frames": self.layout.frames, "flows": self.layout.flows}
+        """frames/, flows/ and a folder beside it for each further flow."""
+        return {name: self.layout.root / name for name in self.indexes}
 
     @property
     def configs(self) -> dict[str, dict[str, Any]]:
-        return {kind: index.config for kind, index in self.indexes.items()}
+        return {name: index.config for name, index in self.indexes.items()}
 
     @property
     def num_shards(self) -> int:
@@ -55,29 +57,37 @@ class Plan:
         return range(first, min(first + self.clips_per_shard, len(self.clips)))
 
     def is_complete(self) -> bool:
-        """Whether both folders hold what is planned.
+        """Whether all folders hold what is planned.
 
         Raises:
             InputError: one was made with other options or from another manifest.
         """
-        found = [resume.complete_index(self.folders[kind], self.indexes[kind]) for kind in KINDS]
+        found = [
+            resume.complete_index(folder, self.indexes[name])
+            for name, folder in self.folders.items()
+        ]
         return all(index is not None for index in found)
 
     def journal(self) -> resume.Journal:
-        """The journal of both folders, with what an earlier run finished.
+        """The journal of all folders, with what an earlier run finished.
 
         Raises:
             InputError: that run had other options or another manifest.
         """
-        frames, flows = (resume.described(self.indexes[kind]) for kind in KINDS)
-        return resume.Journal(self.layout.flows, frames | flows)
+        wanted: dict[str, Any] = {}
+        for name, index in self.indexes.items():
+            for option, value in resume.described(index).items():
+                is_its_own = wanted.setdefault(option, value) != value
+                if is_its_own:
+                    wanted[f"{name}: {option}"] = value
+        return resume.Journal(self.layout.flows, wanted)
 
     def write_indexes(self, entries: dict[str, list[ShardEntry]]) -> None:
-        """Declare both folders complete, and rid them of shards that belong to no place."""
-        for kind in KINDS:
-            resume.remove_other_shards(self.folders[kind], entries[kind])
-            self.indexes[kind].shards.extend(entries[kind])
-            write_index(self.folders[kind], self.indexes[kind])
+        """Declare all folders complete, and rid them of shards that belong to no place."""
+        for name, folder in self.folders.items():
+            resume.remove_other_shards(folder, entries[name])
+            self.indexes[name].shards.extend(entries[name])
+            write_index(folder, self.indexes[name])
 
 
 def make_plan(layout: DatasetLayout, clips: list[Clip], options: dict[str, Any]) -> Plan:
@@ -87,24 +97,20 @@ def make_plan(layout: DatasetLayout, clips: list[Clip], options: dict[str, Any])
     fail, never what is stored.
 
     Raises:
-        InputError: there are no clips.
+        InputError: there are no clips, or options of the flow do not fit together.
     """
     if not clips:
         raise InputError(f"{layout.manifest} lists no clip")
+    flow = read_flow_options(options)
     frames = {"frame_short_side": options["frame_short_side"]}
-    flows = {
-        "flow_source": "tvl1",
-        "flow_preset": options["preset"],
-        "flow_short_side": options["flow_short_side"],
-        "map_short_side": options["map_short_side"],
-    }
-    configs = {
-        "frames": frames | {"jpeg_quality": options["jpeg_quality"]},
-        "flows": frames | flows,
-    }
+    sizes = {name: options[name] for name in ("flow_short_side", "map_short_side")}
+    configs = {"frames": frames | {"jpeg_quality": options["jpeg_quality"]}}
+    for output, folder in flow_folders(flow).items():
+        configs[folder] = frames | sizes | flow.config(output)
     digest = manifest_digest(clips)
     per_shard = options["clips_per_shard"]
     indexes = {
-        kind: DatasetIndex(kind, layout.dataset, configs[kind], per_shard, digest) for kind in KINDS
+        name: DatasetIndex(shard_kind(name), layout.dataset, config, per_shard, digest)
+        for name, config in configs.items()
     }
-    return Plan(layout, clips, per_shard, indexes)
+    return Plan(layout, clips, per_shard, flow, indexes)

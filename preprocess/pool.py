@@ -1,7 +1,8 @@
 """The two pools that run decoders and flow workers: in this process, or as Ray actors.
 
-Both have `run(jobs)`, which yields the workers' events (see preprocess/work.py) in the order they
-come, and `close()`. What the events say does not depend on the pool or on the number of workers.
+Both have `run(jobs)`, which yields the workers' events (see preprocess/messages.py) in the order
+they come, and `close()`. What the events say does not depend on the pool or on the number of
+workers.
 """
 
 from __future__ import annotations
@@ -12,21 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from preprocess.messages import ClipFailed, Event, Job, WorkOptions
 from preprocess.ray_start import start_ray
-from preprocess.work import (
-    BATCH_CLIPS,
-    ClipDecoded,
-    ClipFailed,
-    Decoder,
-    EncodedFrames,
-    FlowWorker,
-    Job,
-    Maps,
-    WorkOptions,
-)
+from preprocess.work import BATCH_CLIPS, Decoder, FlowWorker
 from shared.errors import InputError
-
-Event = EncodedFrames | Maps | ClipDecoded | ClipFailed
 
 START_SECONDS = 300.0  # until a new actor must have answered; importing torch can be slow
 START_TRIES = 3
@@ -146,6 +136,8 @@ class RayPool:
         self._max_queued = num_flow_workers + 1
         self.times = StageTimes(num_decoders, num_flow_workers)
         batches = num_decoders + num_flow_workers + self._max_queued
+        if options.flow.tracks:
+            batches *= 4  # what comes of a batch is larger than its frames
         self._ray = start_ray(num_decoders + num_flow_workers, num_gpus, batches)
         remote = self._ray.remote(max_restarts=0, max_task_retries=0, num_cpus=1)
         self._decoder = remote(decoder)

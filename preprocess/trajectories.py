@@ -32,41 +32,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from shared.errors import InputError
-
-NUM_BINS = 9  # of 20 degrees, the first centred on a gradient along x; mirrored, bin k is (9-k) % 9
-DISPLACEMENT_UNIT = 1 / 64  # px of a stored displacement
-# Stored HOG is v with value = HOG_UNIT * v**2; a gradient of central differences is at most
-# hypot(127.5, 127.5) grey values a pixel.
-HOG_UNIT = math.hypot(127.5, 127.5) / 255**2
-
-
-@dataclass(frozen=True)
-class TrackOptions:
-    """How tracks are made.
-
-    Attributes:
-        length: L, flows that a track goes through.
-        points: grid points along the short side of the frame.
-        max_flow: components of flow are clipped to this many pixels either way; 0 = not at all.
-        cell: side of the HOG cell in pixels, even; 0 = no HOG.
-    """
-
-    length: int = 6
-    points: int = 42
-    max_flow: float = 20.0
-    cell: int = 8
-
-    def __post_init__(self) -> None:
-        for name, least, most in (("length", 1, 255), ("points", 1, 1024), ("cell", 0, 64)):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(
-                    f"tracks: {name} is {getattr(self, name)}; {least} to {most} is allowed"
-                )
-        if self.cell % 2:
-            raise InputError(f"tracks: cell is {self.cell}; an even number of pixels is allowed")
-        if not 0 <= self.max_flow < math.inf:
-            raise InputError(f"tracks: max_flow is {self.max_flow}; a number from 0 is allowed")
+from preprocess.flow_options import (
+    DISPLACEMENT_UNIT,
+    HOG_LEVELS,
+    HOG_UNIT,
+    NUM_BINS,
+    TrackOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -236,14 +208,14 @@ def _box_sums(planes: torch.Tensor, cell: int) -> torch.Tensor:
 def quantised(tracks: Tracks) -> dict[str, np.ndarray]:
     """Tracks as they are stored: displacements i2 [T, G, L, 2], num_steps u1 [T, G], hog u1.
 
-    Rounded half up; displacements beyond +-512 px are cut off there.
+    Rounded half up.
     """
     steps = np.floor(tracks.displacements / DISPLACEMENT_UNIT + 0.5)
     hog = np.floor(np.sqrt(tracks.hog / np.float32(HOG_UNIT)) + 0.5)
     return {
         "displacements": steps.clip(-32768, 32767).astype(np.int16),
         "num_steps": tracks.num_steps,
-        "hog": hog.clip(0, 255).astype(np.uint8),
+        "hog": hog.clip(0, HOG_LEVELS).astype(np.uint8),
     }
 
 

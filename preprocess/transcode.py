@@ -16,7 +16,6 @@ from pathlib import Path
 
 import av
 
-from preprocess.decode import DecodeOptions
 from preprocess.video_file import ClipError, opened, video_stream
 from shared.errors import InputError
 from shared.files import remove_leftovers, sync_folder
@@ -39,7 +38,7 @@ ENCODER_OPTIONS = {
 COPY_NAME = re.compile(r"[0-9a-f]{32}\.mp4")
 
 
-def transcode(video: Path, scratch: Path, max_pixels: int = DecodeOptions.max_pixels) -> Path:
+def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
     """The H.264 copy of a video: made now, or found in the scratch folder.
 
     Frames, their order and their times (from the first frame on) are those of the video, and so is

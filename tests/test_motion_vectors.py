@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocess.clip_vectors import ClipVectors
+from preprocess.decode import DecodeOptions, decode_clip
 from preprocess.motion_vectors import (
     COLUMNS,
     VectorFlows,
@@ -25,10 +26,12 @@ from preprocess.motion_vectors import (
     raw_vectors,
     turn_upright,
 )
-from preprocess.transcode import clear_scratch, transcode
+from preprocess.transcode import clear_scratch
+from preprocess.transcode import transcode as transcode_up_to
 from preprocess.tvl1 import tvl1_flow
 from preprocess.video_file import ClipError
 from shared.errors import InputError
+from shared.manifest import Clip
 from shared.randomness import counter_generator
 
 PAN = (3, -2)  # px a frame, right and up
@@ -74,6 +77,10 @@ def vector_flows(path: Path, cell: int = 8) -> tuple[list[np.ndarray], str]:
                 types += PictureType(frame.pict_type).name
         maps += flows.finish()
     return maps, types
+
+
+def transcode(video: Path, scratch: Path) -> Path:
+    return transcode_up_to(video, scratch, max_pixels=1 << 24)
 
 
 X264 = {"preset": "fast", "crf": 20, "g": 100}
@@ -309,13 +316,11 @@ def test_a_clip_of_a_video_has_the_flows_between_its_frames(tmp_path):
 
 
 def test_flows_of_turned_videos_are_upright(samples):
-    path = samples / "clips/video_90.mov"
-    flows = clip_flows(path)
-    with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
-    assert round(frames[0].rotation / 90) % 2 == 1, "stored on its side"
-    assert len(flows) == len(frames) - 1
-    assert flows[0].shape == (2, frames[0].width // 8, frames[0].height // 8)
+    options = DecodeOptions(vectors=True)
+    (chunk,) = decode_clip(Clip("clip", "video_90.mov"), samples / "clips", options)
+    width, height = chunk.source_size
+    assert (width, height) == (320, 568), "stored on its side"
+    assert [flow.shape for flow in chunk.vectors] == [(2, height // 8, width // 8)] * 2
 
 
 # ------------------------------------------------------------------ re-encoded copies
@@ -388,7 +393,7 @@ def test_a_killed_run_leaves_no_half_copy(tmp_path):
     scratch = tmp_path / "scratch"
     code = (
         "import sys; from pathlib import Path; from preprocess.transcode import transcode\n"
-        "transcode(Path(sys.argv[1]), Path(sys.argv[2]))"
+        "transcode(Path(sys.argv[1]), Path(sys.argv[2]), 1 << 24)"
     )
     root = Path(__file__).resolve().parents[1]
     process = subprocess.Popen([sys.executable, "-c", code, video, scratch], cwd=root)

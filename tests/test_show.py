@@ -126,7 +126,7 @@ def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
     found = find_motion(video, 20.0, "fast", PRESETS["default"], RATIOS)
     options = WorkOptions(video.parent)
     job = Job(0, Clip("square", video.name))
-    chunks = [FlowWorker(options).maps(grey) for _, grey in Decoder(options).chunks(job)]
+    chunks = [FlowWorker(options).maps(grey)[0] for _, grey in Decoder(options).chunks(job)]
     maps = np.concatenate([expand(chunk.values, chunk.scale) for chunk in chunks])
     assert len(found.frames) == 12 == len(maps) + 1  # the last map counts twice
     # The solver may work on other batches here, which must not change a pair's flow.

@@ -10,11 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from preprocess.camera import camera_flow, total_flow
+from preprocess.flow_options import DISPLACEMENT_UNIT, HOG_UNIT, LARGEST_HOG, NUM_BINS, TrackOptions
 from preprocess.trajectories import (
-    DISPLACEMENT_UNIT,
-    HOG_UNIT,
-    NUM_BINS,
-    TrackOptions,
     Tracks,
     grid_shape,
     make_tracks,
@@ -287,7 +284,7 @@ def test_storage_keeps_what_it_promises(seed):
     rng = counter_generator("storage", seed)
     displacements = rng.normal(0, 10, (3, 4, 6, 2)).astype(np.float32)
     num_steps = rng.integers(0, 7, (3, 4), dtype=np.uint8)
-    hog = rng.uniform(0, 180, (3, 4, 6, 9)).astype(np.float32) ** rng.uniform(0, 1)
+    hog = rng.uniform(0, LARGEST_HOG, (3, 4, 6, 9)).astype(np.float32) ** rng.uniform(0, 1)
     stored = quantised(Tracks(displacements, num_steps, hog))
     assert [stored[name].dtype for name in ("displacements", "num_steps", "hog")] == [
         "i2",

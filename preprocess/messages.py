@@ -1,0 +1,162 @@
+"""What the driver, decoders and flow workers tell each other: plain data, small enough to send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.decode import DecodeOptions
+from preprocess.flow_options import FlowOptions
+from shared.manifest import Clip
+
+
+@dataclass(frozen=True)
+class WorkOptions:
+    """What every worker must know.
+
+    Attributes:
+        video_root: folder that the manifest's paths are relative to.
+        decode: see DecodeOptions.
+        jpeg_quality: of the kept frames, 1..100.
+        flow_short_side: of the frames that flow is computed on, pixels; never enlarged.
+        map_short_side: of the stored motion maps, pixels; never enlarged.
+        device: "cpu" or "cuda".
+        flow: which flows are made.
+    """
+
+    video_root: Path
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    jpeg_quality: int = 90
+    flow_short_side: int = 240
+    map_short_side: int = 64
+    device: str = "cpu"
+    flow: FlowOptions = FlowOptions()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip to be worked on: its place in the manifest, and which try this is (from 0)."""
+
+    place: int
+    clip: Clip
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class EncodedFrames:
+    """JPEG frames of a chunk: u1 [B] one after another, and i8 [T] bytes of each."""
+
+    place: int
+    attempt: int
+    first_index: int
+    pts_seconds: np.ndarray
+    jpegs: np.ndarray
+    jpeg_bytes: np.ndarray
+    source_size: tuple[int, int]
+    stored_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GreyFrames:
+    """Frames of a chunk for flow: u1 [T, h, w], the first of them number first_index in the clip.
+
+    Attributes:
+        num_before: how many of the frames are from before the chunk: one, for its first pair, or as
+            many as a track is long, for those that began before it.
+        is_last: whether the clip ends with it.
+    """
+
+    place: int
+    attempt: int
+    first_index: int
+    frames: np.ndarray
+    num_before: int = 0
+    is_last: bool = True
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Companded motion maps of consecutive pairs: u1 [T, h, w], f4 [T].
+
+    Attributes:
+        output: of FlowOptions, which of the flows.
+        homography, inliers: f8 [T, 9] and i4 [T], the camera's motion; None where not asked for.
+    """
+
+    place: int
+    attempt: int
+    first_index: int
+    values: np.ndarray
+    scale: np.ndarray
+    output: str = "tvl1"
+    homography: np.ndarray | None = None
+    inliers: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TracksOfFrames:
+    """Tracks that start at T consecutive frames, on each from the points of a grid.
+
+    Attributes:
+        grid: rows, columns.
+        size: width, height of the frames.
+        displacements, steps, hog: as `quantised` gives them (preprocess/trajectories.py).
+    """
+
+    place: int
+    attempt: int
+    first_index: int
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    displacements: np.ndarray
+    steps: np.ndarray
+    hog: np.ndarray
+
+
+@dataclass(frozen=True)
+class ClipDecoded:
+    """All frames of a clip have been handed over."""
+
+    place: int
+    attempt: int
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class ClipFailed:
+    """A clip is set aside; stage is "decode" or "flow", reason in words."""
+
+    place: int
+    stage: str
+    reason: str
+
+
+Event = EncodedFrames | Maps | TracksOfFrames | ClipDecoded | ClipFailed
+
+
+@dataclass
+class Decoded:
+    """What a decoder hands to the driver after one call.
+
+    Attributes:
+        events: in order.
+        num_taken: how many of the jobs given were begun; the rest are the driver's again.
+        running: the job to be gone on with in the next call.
+        batch_places: of each chunk of the batch for a flow worker, the place of its clip.
+    """
+
+    events: list[EncodedFrames | Maps | ClipDecoded | ClipFailed] = field(default_factory=list)
+    num_taken: int = 0
+    running: Job | None = None
+    batch_places: list[int] = field(default_factory=list)
+    busy_seconds: float = 0.0
+
+
+@dataclass
+class Flowed:
+    """What a flow worker hands to the driver after one call."""
+
+    events: list[Maps | TracksOfFrames | ClipFailed] = field(default_factory=list)
+    busy_seconds: float = 0.0

@@ -1,0 +1,268 @@
+"""What `flows` makes on request: further sources, stabilised flow, tracks; and what it refuses."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from dataset_fixtures import checksums, run_flows
+
+from preprocess.camera import camera_flow
+from preprocess.decode import DecodeOptions, decode_clip
+from preprocess.flow_options import TrackOptions
+from preprocess.flow_sources import SourceOptions, make_source
+from preprocess.motion import expand
+from preprocess.trajectories import make_tracks, quantised
+from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, write_manifest
+from shared.randomness import counter_generator
+from shared.run_record import read_jsonl
+from shared.shard_index import read_index
+from shared.shards import ShardReader
+
+SIZE = (80, 112)  # height, width
+ZOOM = np.array([[1.03, 0, 1.5], [0, 1.03, -3.0], [0, 0, 1]])  # an even frame, onto the next
+
+
+def zooming_frames(num_frames: int) -> list[np.ndarray]:
+    """u1 [H, W, 3]: a still scene under a camera that zooms in and out again, by ZOOM."""
+    height, width = SIZE
+    noise = counter_generator("flow outputs").normal(size=(3 * height, 3 * width))
+    scene = sum(s * cv2.GaussianBlur(noise, (0, 0), s) for s in (1.5, 4.0))
+    scene = np.clip(128 + 45 * scene / scene.std(), 0, 255).astype(np.uint8)
+    corner = np.array([[1.0, 0, width], [0, 1, height], [0, 0, 1]])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    views = [
+        cv2.warpPerspective(scene, to_scene, (width, height), flags=flags)
+        for to_scene in (corner, corner @ np.linalg.inv(ZOOM))
+    ]
+    return [np.repeat(views[i % 2][..., None], 3, axis=2) for i in range(num_frames)]
+
+
+def write_clip(path: Path, num_frames: int, codec: str = "libx264", **options: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(12))
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"threads": "1", **options}
+        for frame in zooming_frames(num_frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def dataset(out: Path, lengths: list[int]) -> DatasetLayout:
+    layout = DatasetLayout(out, "zoom")
+    for index, length in enumerate(lengths):
+        options = {"crf": "10", "bf": "2"}
+        write_clip(layout.videos / f"{index}.mp4", length, **options)
+    write_manifest(layout.manifest, [Clip(f"clip-{i}", f"{i}.mp4") for i in range(len(lengths))])
+    return layout
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory) -> DatasetLayout:
+    """Two sources, stabilised and not, with tracks; a clip of one chunk and one of two."""
+    layout = dataset(tmp_path_factory.mktemp("everything"), [9, 70])
+    done = run_flows(
+        layout, "--source", "tvl1,motion-vectors", "--stabilise", "warp", "--keep-unstabilised",
+        "--trajectories", "--track-points", 8,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "and tracks, " in done.output, "their size stands apart"
+    return layout
+
+
+def maps_of(reader: ShardReader) -> list[np.ndarray]:
+    """f4 [F, h, w] of each clip."""
+    maps = []
+    for (first, last), (width, height) in zip(
+        reader["/clip/frames"], reader["/clip/map_size"], strict=True
+    ):
+        values = np.stack(reader.ragged("/motion/offsets", "/motion/values", first, last))
+        scale = reader.rows("/motion/scale", first, last)
+        maps.append(expand(values.reshape(-1, height, width), scale))
+    return maps
+
+
+def grey_frames(layout: DatasetLayout, video: str) -> torch.Tensor:
+    chunks = decode_clip(Clip("clip", video), layout.videos, DecodeOptions())
+    rgb = np.concatenate([chunk.rgb for chunk in chunks])
+    return torch.from_numpy(np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in rgb]))
+
+
+def test_each_source_has_a_folder_of_the_same_clips(everything):
+    folders = sorted(path.name for path in everything.root.glob("flows*"))
+    assert folders == ["flows", "flows-motion-vectors", "flows-tvl1-unstabilised"]
+    for folder in folders:
+        config = read_index(everything.root / folder).config
+        assert config["flow_source"] == folder.split("-", 1)[-1].replace("flows", "tvl1").replace(
+            "tvl1-unstabilised", "tvl1"
+        )
+        with ShardReader(everything.root / folder / "00000.h5", "flows") as reader:
+            assert reader.clip_ids() == ["clip-0", "clip-1"]
+            assert [len(maps) for maps in maps_of(reader)] == [9, 70]
+            assert reader.attributes == config
+    with ShardReader(everything.root / "flows-motion-vectors" / "00000.h5", "flows") as reader:
+        assert reader["/clip/map_size"].tolist() == [[112 // 8, 80 // 8]] * 2
+
+
+def test_stabilised_flow_of_a_still_scene_is_nothing(everything):
+    """A zoom has derivatives, so its maps are not 0 until the camera is taken out."""
+    with (
+        ShardReader(everything.flows / "00000.h5", "flows") as stabilised,
+        ShardReader(everything.root / "flows-tvl1-unstabilised" / "00000.h5", "flows") as plain,
+    ):
+        for left, before in zip(maps_of(stabilised), maps_of(plain), strict=True):
+            assert np.median(before) == pytest.approx(0.03 * 2**0.5, rel=0.1), "0.03 in x and y"
+            assert np.median(left) < 0.3 * np.median(before)
+        assert "/camera/homography" not in plain
+        homographies = stabilised["/camera/homography"].reshape(-1, 3, 3)
+        assert len(homographies) == len(stabilised["/camera/inliers"]) == 79
+        assert stabilised["/camera/inliers"].min() > 25
+        for row in (*range(8), *range(9, 78)):
+            truth = ZOOM if (row - 9 * (row > 8)) % 2 == 0 else np.linalg.inv(ZOOM)
+            error = camera_flow(homographies[row], SIZE) - camera_flow(truth, SIZE)
+            assert np.hypot(*error).mean() < 0.2
+        assert np.array_equal(homographies[8], homographies[7]), "the last frame repeats"
+    with ShardReader(everything.root / "flows-motion-vectors" / "00000.h5", "flows") as vectors:
+        assert "/camera/homography" in vectors and "/track/steps" not in vectors
+
+
+def test_unstabilised_maps_are_those_of_a_run_without(everything, tmp_path):
+    layout = DatasetLayout(tmp_path, "zoom")
+    layout.root.mkdir()
+    layout.videos.symlink_to(everything.videos)
+    layout.manifest.write_bytes(everything.manifest.read_bytes())
+    assert run_flows(layout).exit_code == 0
+    with (
+        ShardReader(everything.root / "flows-tvl1-unstabilised" / "00000.h5", "flows") as kept,
+        ShardReader(layout.flows / "00000.h5", "flows") as alone,
+    ):
+        for path in ("/motion/values", "/motion/scale", "/motion/offsets", "/clip/frames"):
+            assert np.array_equal(kept[path], alone[path])
+        assert "/track/steps" not in alone and "/camera/inliers" not in alone
+    assert checksums(everything.frames) == checksums(layout.frames)
+
+
+def test_tracks_are_those_of_the_whole_clip(tmp_path):
+    """Chunks of 64 frames and their overlap leave no mark; HOG and steps come back by offsets."""
+    layout = dataset(tmp_path, [9, 70])
+    options = TrackOptions(length=4, points=7)
+    done = run_flows(
+        layout, "--source", "dis", "--dis-preset", "fast",
+        "--trajectories", "--track-length", 4, "--track-points", 7,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    source = make_source("dis", SourceOptions(dis_preset="fast"))
+    with ShardReader(layout.flows / "00000.h5", "flows") as reader:
+        assert reader.attributes["track_length"] == 4 and reader.attributes["flow_source"] == "dis"
+        assert reader["/clip/track_grid"].tolist() == [[7, 10]] * 2
+        assert reader["/clip/track_size"].tolist() == [[112, 80]] * 2
+        offsets = reader["/track/offsets"]
+        assert (np.diff(offsets) == 70).all() and len(offsets) == 80
+        for index, (first, last) in enumerate(reader["/clip/frames"]):
+            frames = grey_frames(layout, f"{index}.mp4")
+            expected = quantised(make_tracks(frames, source(frames[:-1], frames[1:]), options))
+            a, b = int(offsets[first]), int(offsets[last])
+            for name, shape in (("displacements", (4, 2)), ("hog", (4, 9)), ("steps", ())):
+                per_track = int(np.prod(shape))
+                stored = reader.rows(f"/track/{name}", a * per_track, b * per_track)
+                wanted = expected["num_steps" if name == "steps" else name]
+                assert np.array_equal(stored.reshape(wanted.shape), wanted), name
+
+
+def test_tracks_of_a_still_scene_under_a_moving_camera_do_not_move(everything):
+    with ShardReader(everything.flows / "00000.h5", "flows") as reader:
+        steps = reader["/track/steps"].reshape(79, -1)
+        unit = reader.attributes["track_displacement_unit"]
+        moves = reader["/track/displacements"].reshape(79, -1, 6, 2) * unit
+        whole = steps == 6
+        # 6 flows follow the first 3 frames of 9 and 64 of 70; no point is carried out of the frame.
+        can_be = np.r_[0:3, 9:73]
+        assert whole[can_be].all() and whole.sum() == whole[can_be].sum()
+        assert np.median(np.abs(moves[whole])) < 0.05
+        assert (reader["/track/hog"].reshape(79, -1, 6, 9)[whole] > 0).any(axis=-1).all()
+
+
+def test_motion_vectors_alone(tmp_path):
+    """Nothing for flow workers to do; the sizes of chunks leave no mark."""
+    layout = dataset(tmp_path, [2, 64, 65, 130])
+    done = run_flows(layout, "--source", "motion-vectors")
+    assert done.exit_code == 0, done.output
+    with ShardReader(layout.flows / "00000.h5", "flows") as reader:
+        maps = maps_of(reader)
+    assert [len(clip) for clip in maps] == [2, 64, 65, 130]
+    assert all(np.array_equal(clip[-1], clip[-2]) for clip in maps)
+    assert np.median(maps[3]) < 0.05, "a pan is no motion boundary"
+
+
+def test_videos_without_vectors_need_copies(tmp_path):
+    layout = DatasetLayout(tmp_path, "mixed")
+    write_clip(layout.videos / "0.mp4", 12, crf="10")
+    write_clip(layout.videos / "1.mkv", 12, "ffv1")
+    write_clip(layout.videos / "2.mkv", 12, "ffv1")
+    clips = [Clip("h264", "0.mp4"), Clip("ffv1", "1.mkv"), Clip("span", "2.mkv", 0.25, 0.75)]
+    write_manifest(layout.manifest, clips)
+    done = run_flows(layout, "--source", "motion-vectors")
+    assert done.exit_code == EXIT_SET_ASIDE
+    failures = read_jsonl(layout.failures)
+    assert [failure["clip_id"] for failure in failures] == ["ffv1", "span"]
+    assert "ffv1" in failures[0]["reason"] and "--transcode" in failures[0]["reason"]
+
+    refused = run_flows(layout, "--source", "motion-vectors", "--transcode")
+    assert refused.exit_code == EXIT_ERROR and "transcode" in refused.output
+    done = run_flows(layout, "--source", "motion-vectors", "--transcode", "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert not layout.failures.exists()
+    assert not [path for path in layout.root.iterdir() if "transcode" in path.name]
+    with (
+        ShardReader(layout.flows / "00000.h5", "flows") as flows,
+        ShardReader(layout.frames / "00000.h5", "frames") as frames,
+    ):
+        assert [len(maps) for maps in maps_of(flows)] == [12, 12, 6]
+        assert frames["/clip/frames"].tolist() == [[0, 12], [12, 24], [24, 30]]
+        times = frames["/frame/pts_seconds"][24:]
+        assert times == pytest.approx(np.arange(3, 9) / 12, abs=1e-3), "frames are the video's own"
+
+
+def test_a_further_source_leaves_the_first_as_it_was(tmp_path):
+    layout = dataset(tmp_path, [6])
+    assert run_flows(layout).exit_code == 0
+    before = checksums(layout.flows), checksums(layout.frames)
+    done = run_flows(layout, "--source", "tvl1,dis")
+    assert done.exit_code == 0, done.output
+    assert (checksums(layout.flows), checksums(layout.frames)) == before
+    assert "reuse" in run_flows(layout, "--source", "tvl1,dis").output
+    other = run_flows(layout, "--source", "dis,tvl1")
+    assert other.exit_code == EXIT_ERROR and "flow_source" in other.output
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        (["--source", "farneback"], "tvl1, dis, raft, motion-vectors"),
+        (["--source", "tvl1,tvl1"], "twice"),
+        (["--source", "raft"], "need each other"),
+        (["--raft-weights", "weights.pth"], "--source raft"),
+        (["--source", "raft", "--raft-weights", "/nowhere.pth"], "No such file"),
+        (["--dis-preset", "fast"], "--source dis"),
+        (["--source", "dis", "--preset", "exact"], "--source tvl1"),
+        (["--transcode"], "motion-vectors"),
+        (["--keep-unstabilised"], "--stabilise"),
+        (["--track-length", "4"], "--trajectories"),
+        (["--trajectories", "--track-cell", "3"], "even"),
+        (["--source", "motion-vectors", "--trajectories"], "flow of every pixel"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, arguments, match):
+    layout = DatasetLayout(tmp_path, "empty")
+    write_manifest(layout.manifest, [Clip("clip", "clip.mp4")])
+    refused = run_flows(layout, *arguments)
+    assert refused.exit_code == EXIT_ERROR and match in refused.output
+    assert refused.output.startswith("error: ") and len(refused.output.splitlines()) == 1
+    assert not layout.flows.exists()
