@@ -1,0 +1,125 @@
+"""End to end through the Make targets: the toy dataset, real clips, and wrong use."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shared.shard_index import read_index
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {"toy": "--clips 96", "pretrain": "--epochs 1", "finetune": "--epochs 1"}
+
+
+def make(*arguments: str, status: int = 0) -> subprocess.CompletedProcess:
+    """Run make as a user would, apart from the make that may have started these tests."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    }
+    done = subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == status, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert "Traceback" not in done.stderr, done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """OUT with a small toy dataset that went through the whole chain."""
+    out = tmp_path_factory.mktemp("out")
+    make("toy", f"OUT={out}", f"ARGS={SMALL['toy']}")
+    for goal in ("pretrain", "finetune"):  # pretrain makes the manifest, flows and boxes it lacks
+        make(goal, f"OUT={out}", f"ARGS={SMALL[goal]}")
+    return out
+
+
+def test_the_chain_ends_with_top1_and_report(toy):
+    done = make("evaluate", "report", f"OUT={toy}")
+    top1, report = done.stdout.strip().splitlines()[-2:]
+    assert re.fullmatch(r"test top-1 \d+\.\d %", top1)
+    assert report == f"report {toy}/toy/report.html"
+    text = (toy / "toy" / "report.html").read_text()
+    assert "data:image/png;base64," in text
+    metrics = json.loads(next((toy / "toy" / "runs").glob("finetune-*/metrics.json")).read_text())
+    assert f"test top-1 {metrics['top1']:.1f} %" == top1
+
+
+def test_shards_of_one_run_agree(toy):
+    folders = [toy / "toy" / kind for kind in ("frames", "flows", "boxes")]
+    indexes = [read_index(folder) for folder in folders]
+    assert [index.num_clips for index in indexes] == [96, 96, 96]
+    assert len({index.manifest_digest for index in indexes}) == 1
+
+
+def test_second_run_reuses_what_is_there(toy):
+    before = {path: path.stat().st_mtime_ns for path in (toy / "toy").rglob("*.h5")}
+    done = make("manifest", "flows", "boxes", f"OUT={toy}")
+    assert (done.stdout + done.stderr).count("reuse") >= 3
+    assert before == {path: path.stat().st_mtime_ns for path in (toy / "toy").rglob("*.h5")}
+
+
+def test_other_options_are_refused_with_both_values(toy):
+    done = make("flows", f"OUT={toy}", "ARGS=--jpeg-quality 50", status=2)
+    assert re.search(r"error: .*jpeg.quality.*90.*50|error: .*jpeg.quality.*50.*90", done.stderr)
+
+
+def test_args_for_two_goals_are_refused(tmp_path):
+    done = make("flows", "boxes", f"OUT={tmp_path}", "ARGS=--dry-run", status=2)
+    assert "ARGS goes to the command of one goal" in done.stderr
+
+
+def test_unknown_dataset_lists_the_known_ones(tmp_path):
+    done = make("manifest", f"OUT={tmp_path}", "DATASET=nothing", status=2)
+    assert "ssv2" in done.stderr and "toy" in done.stderr
+
+
+def test_help_lists_the_targets():
+    targets = make("help").stdout
+    assert {"make flows", "make boxes", "make pretrain"} <= set(
+        re.findall(r"make [a-z-]+", targets)
+    )
+
+
+def test_real_clips_become_shards(samples, tmp_path):
+    """Official annotation files and real videos in, boxes out; a first training step runs."""
+    real = [
+        f"OUT={tmp_path}",
+        "DATASET=ssv2",
+        f"ANNOTATIONS={samples}/ssv2",
+        f"VIDEOS={samples}/ssv2",
+    ]
+    make("manifest", "flows", "boxes", *real)
+    assert read_index(tmp_path / "ssv2" / "boxes").num_clips == 7
+
+
+@pytest.mark.slow
+def test_vit_b_pretrains_on_real_clips(samples, tmp_path):
+    real = [
+        f"OUT={tmp_path}",
+        "DATASET=ssv2",
+        f"ANNOTATIONS={samples}/ssv2",
+        f"VIDEOS={samples}/ssv2",
+    ]
+    make("pretrain", *real, "ARGS=--epochs 1 --batch-size 2")
+    assert (tmp_path / "ssv2" / "runs" / "pretrain-mofo" / "finished").exists()
+
+
+@pytest.mark.slow
+def test_flat_folder_sets_bad_clips_aside(samples, tmp_path):
+    flat = [f"OUT={tmp_path}", "DATASET=mine", f"VIDEOS={samples}/clips"]
+    done = make("manifest", "flows", "boxes", *flat)
+    failures = (tmp_path / "mine" / "failures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["clip_id"] for line in failures] == ["corrupted"]
+    assert "1 clips set aside" in done.stderr
+    make("flows", *flat, "STRICT=1", status=2)
