@@ -166,7 +166,7 @@ def _motion_folder(layout: DatasetLayout, source: str) -> tuple[Path, str]:
     """Where the motion maps of a source lie, and the command that makes them."""
     if source == FLOW:
         return layout.flows, "make flows"
-    return layout.flows_of(source), f"make flows ARGS='--source {source}'"
+    return layout.flows_of(source), f"make flows ARGS='--source tvl1,{source}'"
 
 
 def _read_index(folder: Path, kind: str, goal: str, digest: str) -> DatasetIndex:
