@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.flow_options import NUM_BINS, FlowOptions, flow_folders, shard_kind
+from preprocess.flow_options import FlowOptions, flow_folders, shard_kind
 from preprocess.messages import ClipFailed, EncodedFrames, Event, Maps, TracksOfFrames
 from preprocess.spill import Extent, Spill
 from shared.manifest import Clip
 from shared.shard_index import ShardEntry, shard_name
 from shared.shards import Pieces, write_shard
+from shared.tracks import NUM_BINS
 
 DEFAULT_FLOW = FlowOptions()
 

@@ -13,7 +13,8 @@ from preprocess.flow_options import UNSTABILISED, VECTOR_CELL, TrackOptions
 from preprocess.flow_sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptions
 from preprocess.motion import compand, motion_map, reduce_maps
-from preprocess.trajectories import grid_shape, make_tracks, quantised
+from preprocess.trajectories import make_tracks
+from shared.tracks import grid_shape, quantised
 
 VECTOR_INLIER_PX = 1.0  # pixels of the source: vectors are rounded, and chosen for their bits
 
@@ -148,7 +149,7 @@ def _tracks(
     tracks = quantised(make_tracks(frames, flows, options, residual))
     height, width = frames.shape[1:]
     grid = grid_shape((height, width), options.points)
-    arrays = [tracks[name][:count] for name in ("displacements", "num_steps", "hog")]
+    arrays = [tracks[name][:count] for name in ("displacements", "steps", "hog")]
     return [
         TracksOfFrames(grey.place, grey.attempt, grey.first_index, grid, (width, height), *arrays)
     ]

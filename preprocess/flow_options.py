@@ -15,17 +15,11 @@ from preprocess.flow_sources import (
     parse_sources,
 )
 from shared.errors import InputError
+from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT
 
 STABILISE = ("off", "warp", "subtract")
 UNSTABILISED = "-unstabilised"
 VECTOR_CELL = 8  # pixels of the source that a value of a motion-vector map covers along each side
-
-# How tracks are stored. Displacements in 1/64 px would take 40 % more bytes, for the flow's noise.
-DISPLACEMENT_UNIT = 1 / 16  # px
-NUM_BINS = 9  # of 20 degrees, the first centred on a gradient along x; mirrored, bin k is (9-k) % 9
-LARGEST_HOG = 64.0  # grey values a pixel, mean over a cell; more is cut off there, and rare
-HOG_LEVELS = 127  # stored v stands for HOG_UNIT * v**2
-HOG_UNIT = LARGEST_HOG / HOG_LEVELS**2
 
 
 @dataclass(frozen=True)

@@ -26,55 +26,12 @@ Letters: F frames, T first frames of tracks, G grid points, L steps, H, W frame 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from preprocess.flow_options import (
-    DISPLACEMENT_UNIT,
-    HOG_LEVELS,
-    HOG_UNIT,
-    NUM_BINS,
-    TrackOptions,
-)
-
-
-@dataclass(frozen=True)
-class Tracks:
-    """Tracks that start at T frames, on each from G grid points, row by row.
-
-    Attributes:
-        displacements: f4 [T, G, L, 2], x and y of each step in pixels; 0 after the track's end.
-        num_steps: u1 [T, G], steps that end inside the frame and the clip; L for a whole track.
-        hog: f4 [T, G, L, 9], grey values a pixel, at the position each step starts from; 0 after
-            the track's end. Without HOG [T, G, L, 0].
-    """
-
-    displacements: np.ndarray
-    num_steps: np.ndarray
-    hog: np.ndarray
-
-
-def grid_shape(size: tuple[int, int], points: int) -> tuple[int, int]:
-    """Rows and columns of the grid on a frame of (height, width)."""
-    spacing = min(size) / points
-    return tuple(max(1, math.floor(side / spacing + 0.5)) for side in size)
-
-
-def start_points(size: tuple[int, int], points: int) -> np.ndarray:
-    """f4 [G, 2]: x, y of the grid points, in the middle of equal cells that fill the frame.
-
-    Pixel i covers i to i + 1, as in boxes: points scale with the frame, without half a pixel.
-    """
-    (height, width), (rows, columns) = size, grid_shape(size, points)
-    y, x = np.meshgrid(
-        (np.arange(rows) + 0.5) * (height / rows),
-        (np.arange(columns) + 0.5) * (width / columns),
-        indexing="ij",
-    )
-    return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+from preprocess.flow_options import TrackOptions
+from shared.tracks import NUM_BINS, Tracks, grid_shape, start_points
 
 
 @torch.inference_mode()
@@ -102,7 +59,9 @@ def make_tracks(
     num_frames, height, width = frames.shape
     assert flows.shape == (num_frames - 1, 2, height, width), (frames.shape, flows.shape)
     fields = [_filtered(field, options) for field in (flows, residual) if field is not None]
-    starts = torch.from_numpy(start_points((height, width), options.points)).to(flows.device)
+    size = (height, width)
+    points = start_points(size, grid_shape(size, options.points))
+    starts = torch.from_numpy(points).to(flows.device)
     positions, displacements, num_steps = follow(fields[0], fields[-1], starts, options.length)
     hog = positions.new_zeros((*positions.shape[:3], 0))
     if options.cell:
@@ -203,29 +162,6 @@ def _box_sums(planes: torch.Tensor, cell: int) -> torch.Tensor:
         for values in shifted[1:]:
             sums += values
     return sums
-
-
-def quantised(tracks: Tracks) -> dict[str, np.ndarray]:
-    """Tracks as they are stored: displacements i2 [T, G, L, 2], num_steps u1 [T, G], hog u1.
-
-    Rounded half up.
-    """
-    steps = np.floor(tracks.displacements / DISPLACEMENT_UNIT + 0.5)
-    hog = np.floor(np.sqrt(tracks.hog / np.float32(HOG_UNIT)) + 0.5)
-    return {
-        "displacements": steps.clip(-32768, 32767).astype(np.int16),
-        "num_steps": tracks.num_steps,
-        "hog": hog.clip(0, HOG_LEVELS).astype(np.uint8),
-    }
-
-
-def restored(displacements: np.ndarray, num_steps: np.ndarray, hog: np.ndarray) -> Tracks:
-    """The inverse of `quantised`."""
-    return Tracks(
-        displacements * np.float32(DISPLACEMENT_UNIT),
-        num_steps,
-        np.square(hog, dtype=np.float32) * np.float32(HOG_UNIT),
-    )
 
 
 def _filtered(fields: torch.Tensor, options: TrackOptions) -> torch.Tensor:

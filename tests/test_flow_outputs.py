@@ -15,14 +15,15 @@ from preprocess.decode import DecodeOptions, decode_clip
 from preprocess.flow_options import TrackOptions
 from preprocess.flow_sources import SourceOptions, make_source
 from preprocess.motion import expand
-from preprocess.trajectories import make_tracks, quantised
-from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE
+from preprocess.trajectories import make_tracks
+from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
 from shared.randomness import counter_generator
 from shared.run_record import read_jsonl
 from shared.shard_index import read_index
 from shared.shards import ShardReader
+from shared.tracks import quantised, read_tracks
 
 SIZE = (80, 112)  # height, width
 ZOOM = np.array([[1.03, 0, 1.5], [0, 1.03, -3.0], [0, 0, 1]])  # an even frame, onto the next
@@ -163,30 +164,39 @@ def test_tracks_are_those_of_the_whole_clip(tmp_path):
         assert reader.attributes["track_length"] == 4 and reader.attributes["flow_source"] == "dis"
         assert reader["/clip/track_grid"].tolist() == [[7, 10]] * 2
         assert reader["/clip/track_size"].tolist() == [[112, 80]] * 2
-        offsets = reader["/track/offsets"]
-        assert (np.diff(offsets) == 70).all() and len(offsets) == 80
+        assert (np.diff(reader["/track/offsets"]) == 70).all()
         for index, (first, last) in enumerate(reader["/clip/frames"]):
             frames = grey_frames(layout, f"{index}.mp4")
             expected = quantised(make_tracks(frames, source(frames[:-1], frames[1:]), options))
-            a, b = int(offsets[first]), int(offsets[last])
-            for name, shape in (("displacements", (4, 2)), ("hog", (4, 9)), ("steps", ())):
-                per_track = int(np.prod(shape))
-                stored = reader.rows(f"/track/{name}", a * per_track, b * per_track)
-                wanted = expected["num_steps" if name == "steps" else name]
-                assert np.array_equal(stored.reshape(wanted.shape), wanted), name
+            found = quantised(read_tracks(reader, range(first, last)))
+            for name in ("displacements", "steps", "hog"):
+                assert np.array_equal(found[name], expected[name]), name
 
 
 def test_tracks_of_a_still_scene_under_a_moving_camera_do_not_move(everything):
     with ShardReader(everything.flows / "00000.h5", "flows") as reader:
-        steps = reader["/track/steps"].reshape(79, -1)
-        unit = reader.attributes["track_displacement_unit"]
-        moves = reader["/track/displacements"].reshape(79, -1, 6, 2) * unit
-        whole = steps == 6
-        # 6 flows follow the first 3 frames of 9 and 64 of 70; no point is carried out of the frame.
-        can_be = np.r_[0:3, 9:73]
-        assert whole[can_be].all() and whole.sum() == whole[can_be].sum()
-        assert np.median(np.abs(moves[whole])) < 0.05
-        assert (reader["/track/hog"].reshape(79, -1, 6, 9)[whole] > 0).any(axis=-1).all()
+        tracks = read_tracks(reader, range(79))
+    whole = tracks.num_steps == 6
+    # 6 flows follow the first 3 frames of 9 and 64 of 70; no point is carried out of the frame.
+    can_be = np.r_[0:3, 9:73]
+    assert whole[can_be].all() and whole.sum() == whole[can_be].sum()
+    assert np.median(np.abs(tracks.displacements[whole])) < 0.05
+    assert (tracks.hog[whole] > 0).any(axis=-1).all()
+
+
+def test_tracks_without_hog_and_shards_without_tracks(everything, tmp_path):
+    layout = dataset(tmp_path, [9])
+    done = run_flows(layout, "--trajectories", "--track-cell", 0, "--track-points", 5)
+    assert done.exit_code == 0, done.output
+    with ShardReader(layout.flows / "00000.h5", "flows") as reader:
+        tracks = read_tracks(reader, [4, 0])
+        assert tracks.hog.shape == (2, 35, 6, 0) and tracks.displacements.shape == (2, 35, 6, 2)
+        assert tracks.num_steps.max(axis=1).tolist() == [4, 6]
+    with (
+        ShardReader(everything.root / "flows-motion-vectors" / "00000.h5", "flows") as reader,
+        pytest.raises(InputError, match="--trajectories"),
+    ):
+        read_tracks(reader, [0])
 
 
 def test_motion_vectors_alone(tmp_path):

@@ -10,19 +10,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from preprocess.camera import camera_flow, total_flow
-from preprocess.flow_options import DISPLACEMENT_UNIT, HOG_UNIT, LARGEST_HOG, NUM_BINS, TrackOptions
-from preprocess.trajectories import (
+from preprocess.flow_options import TrackOptions
+from preprocess.trajectories import make_tracks, median_filter, orientation_maps
+from shared.errors import InputError
+from shared.randomness import counter_generator
+from shared.tracks import (
+    DISPLACEMENT_UNIT,
+    HOG_UNIT,
+    LARGEST_HOG,
+    MIRRORED_BINS,
+    NUM_BINS,
     Tracks,
     grid_shape,
-    make_tracks,
-    median_filter,
-    orientation_maps,
     quantised,
     restored,
     start_points,
 )
-from shared.errors import InputError
-from shared.randomness import counter_generator
 
 
 def random_clip(num_frames, height, width, speed, *key):
@@ -178,7 +181,7 @@ def test_points_follow_a_pan_and_leave():
     frames, _ = random_clip(9, 40, 60, 0.0)
     flows = torch.tensor([2.5, -1.25]).view(1, 2, 1, 1).expand(8, 2, 40, 60)
     tracks = make_tracks(frames, flows, TrackOptions(points=8))
-    starts = start_points((40, 60), 8)
+    starts = start_points((40, 60), grid_shape((40, 60), 8))
     for first in range(9):
         left = 8 - first  # flows until the clip ends
         for (x, y), steps, moves in zip(
@@ -242,8 +245,7 @@ def test_mirrored_frames_have_mirrored_tracks():
     assert np.array_equal(flipped(tracks.num_steps), mirrored.num_steps)
     expected = flipped(tracks.displacements) * [-1, 1]
     assert np.allclose(mirrored.displacements, expected, atol=1e-3)
-    bins = -np.arange(NUM_BINS) % NUM_BINS
-    assert np.allclose(mirrored.hog, flipped(tracks.hog)[..., bins], atol=0.02)
+    assert np.allclose(mirrored.hog, flipped(tracks.hog)[..., MIRRORED_BINS], atol=0.02)
 
 
 def test_chunks_that_overlap_give_what_the_clip_gives():
@@ -264,14 +266,14 @@ def test_chunks_that_overlap_give_what_the_clip_gives():
 def test_the_grid_fills_the_frame(height, width, points):
     rows, columns = grid_shape((height, width), points)
     assert (columns if width <= height else rows) == points
-    starts = start_points((height, width), points)
+    starts = start_points((height, width), (rows, columns))
     assert starts.shape == (rows * columns, 2)
     assert (starts > 0).all() and (starts < [width, height]).all()
     assert np.allclose(starts + starts[::-1], [width, height], atol=1e-3), "symmetric"
 
 
 def test_the_default_grid_has_four_points_a_patch_in_the_smallest_crop():
-    starts = start_points((240, 320), TrackOptions().points)
+    starts = start_points((240, 320), grid_shape((240, 320), TrackOptions().points))
     side = 0.66 * 240
     for left, top in ((0, 0), (81, 41), (320 - side, 240 - side)):
         inside = ((starts >= [left, top]) & (starts < [left + side, top + side])).all(axis=1)
@@ -286,11 +288,8 @@ def test_storage_keeps_what_it_promises(seed):
     num_steps = rng.integers(0, 7, (3, 4), dtype=np.uint8)
     hog = rng.uniform(0, LARGEST_HOG, (3, 4, 6, 9)).astype(np.float32) ** rng.uniform(0, 1)
     stored = quantised(Tracks(displacements, num_steps, hog))
-    assert [stored[name].dtype for name in ("displacements", "num_steps", "hog")] == [
-        "i2",
-        "u1",
-        "u1",
-    ]
+    dtypes = {name: str(array.dtype) for name, array in stored.items()}
+    assert dtypes == {"displacements": "int16", "steps": "uint8", "hog": "uint8"}
     back = restored(**stored)
     assert np.abs(back.displacements - displacements).max() <= DISPLACEMENT_UNIT / 2 + 1e-5
     assert (np.abs(np.sqrt(back.hog / HOG_UNIT) - np.sqrt(hog / HOG_UNIT)) < 0.51).all()
