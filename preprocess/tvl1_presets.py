@@ -99,8 +99,8 @@ PRESETS = {
     ),
     "fast": Preset(),
     "exact": Preset(
-        tightness=0.0, presmooth=0.0, warps_fine=10, iterations_fine=60, warps=5, iterations=30,
-        cubic=-0.75, dual_kept=1.0,
+        tightness=0.0, step_ratio=4.0, presmooth=0.0, warps_fine=10, iterations_fine=60, warps=5,
+        iterations=30, cubic=-0.75, dual_kept=1.0,
     ),
 }  # fmt: skip
 

@@ -1,4 +1,6 @@
-// The inner iterations: nearly all the time is spent here.
+// The inner iterations: most of the time is spent here. The floor of a primal-dual iteration, per
+// pixel: 29 operations for the multiply-add pipes, 10 numbers read and 6 written.
+// benchmarks/tvl1.py prints what that takes on this machine beside what it does take.
 #pragma once
 
 #include <algorithm>
