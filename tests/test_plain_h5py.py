@@ -1,39 +1,40 @@
-"""A boxes shard opens with h5py and numpy alone, in ten lines."""
+"""A boxes shard opens with h5py and numpy alone, by the lines of the README."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 from dataset_fixtures import make_dataset, run_boxes, run_flows
 
 from shared.shard_index import read_index
 
-READER = """\
-import h5py
-import numpy as np
+ROOT = Path(__file__).resolve().parents[1]
+SHARD = "out/toy/boxes/00000.h5"  # as the README has it
 
-with h5py.File(path) as shard:
-    for clip_id, (first, last), (width, height) in zip(
-        shard["clip/id"].asstr(), shard["clip/frames"], shard["clip/size"]
-    ):
-        boxes = shard["box/xyxy"][first:last]  # x1 y1 x2 y2 in pixels of the video, NaN: no motion
-        seconds = shard["frame/pts_seconds"][first:last]
-        share = np.nanmean((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-        print(clip_id, f"{width}x{height}", len(seconds), f"{share / (width * height):.2f}")
-"""
+
+def lines_of_readme() -> str:
+    """The README's example: the one block of Python that opens a shard."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [block] = [block for block in blocks if SHARD in block]
+    return block
 
 
 def test_ten_lines_read_a_boxes_shard(tmp_path):
     layout = make_dataset(tmp_path, num_clips=3)
     assert run_flows(layout).exit_code == 0
     assert run_boxes(layout).exit_code == 0
+    reader = lines_of_readme()
     code = (
         "import sys\n"
         "for name in ('torch', 'ray', 'av', 'cv2', 'shared', 'preprocess', 'train'):\n"
         "    sys.modules[name] = None\n"
-        f"path = {str(layout.boxes / '00000.h5')!r}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code + READER], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", code + reader.replace(SHARD, str(layout.boxes / "00000.h5"))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -43,5 +44,5 @@ def test_ten_lines_read_a_boxes_shard(tmp_path):
         ["clip-2", "48x32", "10"],
     ]
     assert all(0 < float(line[3]) <= 1 for line in lines)
-    assert len(READER.strip().splitlines()) <= 12
+    assert len(reader.strip().splitlines()) <= 12
     assert read_index(layout.boxes).num_clips == 3
