@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from preprocess.motion import (
+    LEVELS,
     PRESETS,
     MotionParameters,
     compand,
@@ -78,10 +79,10 @@ def test_companding_is_exact_to_its_step(maps):
     restored = expand(values, scale)
     assert restored.dtype == np.float32
     largest = maps.max(axis=(1, 2))
-    # A step of the square root is sqrt(largest) / 255, of the value 2 * sqrt(value) times that.
+    # Levels are equal steps of the square root.
     root = np.abs(np.sqrt(restored) - np.sqrt(maps)).max(axis=(1, 2))
-    assert np.all(root <= np.sqrt(largest) / 255 * 0.501 + 1e-18)
-    assert np.array_equal(scale == 0, largest < 255**2 * np.float32(1e-45))
+    assert np.all(root <= np.sqrt(largest) / LEVELS * 0.501 + 1e-18)
+    assert np.array_equal(scale == 0, largest < LEVELS**2 * np.float32(1e-45))
 
 
 def drawn_maps(boxes, size=(60, 80), value=0.5):
