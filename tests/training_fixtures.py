@@ -90,7 +90,13 @@ def losses(log: Path) -> dict[int, float]:
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
-    """Two safetensors files hold the same bits (their metadata comes in any order)."""
+    """Two safetensors files hold the same weights.
+
+    Not the same bits: a kernel's sums depend on how its memory happens to be aligned, which a second
+    process need not repeat. Losses are compared to six decimals beside this.
+    """
     first, second = load_file(one), load_file(other)
     assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in first:
+        apart = torch.linalg.vector_norm(first[name] - second[name])
+        assert apart <= 1e-5 * (1 + torch.linalg.vector_norm(first[name])), (name, float(apart))
