@@ -92,8 +92,8 @@ def losses(log: Path) -> dict[int, float]:
 def assert_same_weights(one: Path, other: Path) -> None:
     """Two safetensors files hold the same weights.
 
-    Not the same bits: a kernel's sums depend on how its memory happens to be aligned, which a second
-    process need not repeat. Losses are compared to six decimals beside this.
+    Not the same bits: a kernel's sums depend on how its memory happens to be aligned, which a
+    second process need not repeat. Losses are compared to six decimals beside this.
     """
     first, second = load_file(one), load_file(other)
     assert first.keys() == second.keys()
