@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REFERENCE_LINES = 240  # lengths of MotionParameters are pixels of maps with that many lines
 
 # Of the square root of a map. More would store noise: 24 levels take half the bytes of 255 after
-# gzip, and the boxes agree with annotated ones as well (benchmarks/results).
+# gzip, and the boxes agree with annotated ones as well (benchmarks/map_storage.py).
 LEVELS = 24
 
 
@@ -76,16 +76,20 @@ def _area_weights(length: int, reduced: int) -> np.ndarray:
     return overlap.clip(min=0) * (reduced / length)
 
 
-def compand(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps f4 [T, h, w] as values 0..LEVELS: map = scale * values**2, finest for small motion.
+def compand(maps: np.ndarray, levels: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
+    """Maps f4 [T, h, w] as bytes, finest for small motion: map = scale * values**2.
+
+    Args:
+        maps: at least 0.
+        levels: largest value, 1..255.
 
     Returns:
         values u1 [T, h, w], scale f4 [T]; a map of zeros has scale 0.
     """
     assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
-    scale = maps.max(axis=(1, 2), initial=0.0) / np.float32(LEVELS**2)
+    scale = maps.max(axis=(1, 2), initial=0.0) / np.float32(levels**2)
     divisor = np.where(scale > 0, scale, np.float32(1))[:, None, None]
-    values = np.floor(np.sqrt(maps / divisor) + np.float32(0.5)).clip(0, LEVELS).astype(np.uint8)
+    values = np.floor(np.sqrt(maps / divisor) + np.float32(0.5)).clip(0, levels).astype(np.uint8)
     return values, scale
 
 

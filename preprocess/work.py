@@ -121,7 +121,11 @@ class Decoder:
                 events.append(self._vector_maps(job, num_vectors, chunk))
             num_vectors += len(chunk.vectors)
             num_frames += len(chunk.rgb)
-            grey = self._grey(chunk.rgb) if self.options.flow.pictured else None
+            grey = (
+                grey_frames(chunk.rgb, self.options.flow_short_side)
+                if self.options.flow.pictured
+                else None
+            )
             if grey is not None and before is not None:
                 grey = np.concatenate([before, grey])
             before = None if grey is None else grey[-most_before:]
@@ -142,14 +146,6 @@ class Decoder:
 
         return vector_maps(job, first_index, chunk.vectors, self.options)
 
-    def _grey(self, rgb: np.ndarray) -> np.ndarray:
-        height, width = rgb.shape[1:3]
-        size = scaled_size(width, height, self.options.flow_short_side)
-        greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]
-        if size != (width, height):
-            greys = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in greys]
-        return np.stack(greys)
-
     def _encoded(self, job: Job, chunk: FrameChunk) -> EncodedFrames:
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.options.jpeg_quality]
         jpegs = []
@@ -168,6 +164,16 @@ class Decoder:
             chunk.source_size,
             (width, height),
         )
+
+
+def grey_frames(rgb: np.ndarray, short_side: int) -> np.ndarray:
+    """Frames u1 [T, H, W, 3] as grey u1 [T, h, w] of the size that flow is computed on."""
+    height, width = rgb.shape[1:3]
+    size = scaled_size(width, height, short_side)
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]
+    if size != (width, height):
+        greys = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in greys]
+    return np.stack(greys)
 
 
 class FlowWorker:
