@@ -132,22 +132,25 @@ class Assembly:
             parts.num_frames = event.num_frames
         return parts.is_complete
 
+    # What is kept is copied: arrays of an event may lie in Ray's object store, and one of them in
+    # use keeps all of them there.
+
     def _add_frames(self, parts: _ClipParts, event: EncodedFrames) -> None:
         parts.source_size, parts.stored_size = event.source_size, event.stored_size
         parts.num_encoded += len(event.pts_seconds)
-        parts.pts_seconds[event.first_index] = event.pts_seconds
-        parts.jpeg_bytes[event.first_index] = event.jpeg_bytes
+        parts.pts_seconds[event.first_index] = event.pts_seconds.copy()
+        parts.jpeg_bytes[event.first_index] = event.jpeg_bytes.copy()
         parts.jpeg_extents[event.first_index] = self._spill.append(event.jpegs)
 
     def _add_maps(self, parts: _MapParts, event: Maps) -> None:
         num_maps, height, width = event.values.shape
         parts.size = (width, height)
         parts.num_maps += num_maps
-        parts.scales[event.first_index] = event.scale
+        parts.scales[event.first_index] = event.scale.copy()
         parts.extents[event.first_index] = self._spill.append(event.values)
         if event.homography is not None:
-            parts.homographies[event.first_index] = event.homography
-            parts.inliers[event.first_index] = event.inliers
+            parts.homographies[event.first_index] = event.homography.copy()
+            parts.inliers[event.first_index] = event.inliers.copy()
 
     def _add_tracks(self, parts: _TrackParts, event: TracksOfFrames) -> None:
         parts.num_frames += len(event.steps)

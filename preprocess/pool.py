@@ -145,6 +145,13 @@ class RayPool:
         self._failed_starts = 0
         self._actors = [self._new_actor(True) for _ in range(num_decoders)]
         self._actors += [self._new_actor(False) for _ in range(num_flow_workers)]
+        try:
+            while any(actor.is_starting for actor in self._actors):
+                for _ in self._next_events():
+                    raise AssertionError("nobody has work yet")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Kill the actors and leave Ray; also ends a Ray that was started here."""
@@ -160,14 +167,19 @@ class RayPool:
             busy = [actor for actor in self._actors if actor.call is not None]
             if not self._jobs and not self._flow_jobs and all(a.is_starting for a in busy):
                 return
-            calls = {actor.call: actor for actor in busy}
-            ready, _ = self._ray.wait(list(calls), num_returns=1, timeout=self._patience(busy))
-            for call in ready:
-                yield from self._finish(calls[call])
-            if not ready:
-                for actor in busy:
-                    if time.monotonic() - actor.since > self._allowed(actor):
-                        yield from self._lose(actor, f"no answer in {self._allowed(actor):.0f} s")
+            yield from self._next_events()
+
+    def _next_events(self) -> Iterator[Event]:
+        """Wait for the first call to end, or to have taken too long."""
+        busy = [actor for actor in self._actors if actor.call is not None]
+        calls = {actor.call: actor for actor in busy}
+        ready, _ = self._ray.wait(list(calls), num_returns=1, timeout=self._patience(busy))
+        for call in ready:
+            yield from self._finish(calls[call])
+        if not ready:
+            for actor in busy:
+                if time.monotonic() - actor.since > self._allowed(actor):
+                    yield from self._lose(actor, f"no answer in {self._allowed(actor):.0f} s")
 
     def _new_actor(self, is_decoder: bool) -> _Actor:
         remote = self._decoder if is_decoder else self._flow_worker
