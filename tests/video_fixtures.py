@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,11 +20,17 @@ CODECS = {  # encoder and a container that it is usual in
 
 def moving_picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
     """Frame `index`, u1 [H, W, 3]: a bright square goes over a texture row by row, 2 px a frame."""
-    y, x = np.mgrid[:height, :width]
-    texture = 100 + 40 * np.sin(x / 3) * np.cos(y / 4)
+    picture = _texture(width, height).copy()
     row, left = divmod(2 * index, width - 16)
     top = 4 * row % (height - 16)
-    texture[top : top + 16, left : left + 16] = 230
+    picture[top : top + 16, left : left + 16] = 230
+    return picture
+
+
+@functools.cache
+def _texture(width: int, height: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    texture = 100 + 40 * np.sin(x / 3) * np.cos(y / 4)
     return np.repeat(texture[..., None], 3, axis=2).astype(np.uint8)
 
 
@@ -58,6 +65,22 @@ def render_video(
             frame = av.VideoFrame.from_ndarray(moving_picture(index, *size), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return path
+
+
+def repeat_video(source: Path, path: Path, times: int) -> Path:
+    """The video so many times one after another, without encoding it again."""
+    with av.open(str(source)) as original, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(original.streams.video[0])
+        length = original.streams.video[0].duration
+        for repeat in range(times):
+            original.seek(0)
+            for packet in original.demux(video=0):
+                if packet.size:
+                    packet.pts += repeat * length
+                    packet.dts += repeat * length
+                    packet.stream = stream
+                    container.mux(packet)
     return path
 
 
