@@ -220,9 +220,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(whole, tmp_path):
 def stopped(out, request):
     """A run stopped at step 3 of 12."""
     for _ in range(3):
-        folder = pretrain(
-            tiny_run(out, run=f"reshard-{request.node.name}", stop_after=0.0), "mofo"
-        )
+        folder = pretrain(tiny_run(out, run=f"reshard-{request.node.name}", stop_after=0.0), "mofo")
     return folder
 
 

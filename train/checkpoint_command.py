@@ -48,9 +48,7 @@ def main() -> None:
 @SETTINGS
 @OVERWRITE
 @user_errors
-def import_command(
-    source: Path, target: Path, settings: tuple[str, ...], overwrite: bool
-) -> None:
+def import_command(source: Path, target: Path, settings: tuple[str, ...], overwrite: bool) -> None:
     """Read the weights of SOURCE and write TARGET, a .safetensors file of this project."""
     imported = read_any(source, parse_changes(settings))
     _refuse_existing(target, target, overwrite)

@@ -121,8 +121,8 @@ def deepspeed_config(
         "gradient_accumulation_steps": plan.accumulation,
         # Stated always: DeepSpeed's own default has changed from 0 to 1.
         "gradient_clipping": gradient_clipping,
-        # Copying gradients together saves memory on a GPU; on a CPU it is a copy more, 5% of a small
-        # model's step.
+        # Copying gradients together saves memory on a GPU; on a CPU it is a copy more, 5% of a
+        # small model's step.
         "zero_optimization": {"stage": 1, "contiguous_gradients": bf16},
         "bf16": {"enabled": bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -134,7 +134,7 @@ def deepspeed_config(
 def start_engine(
     model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], device: torch.device
 ) -> Any:
-    """A DeepSpeed engine around the model; `engine(...)`, `engine.backward(loss)`, `engine.step()`."""
+    """A DeepSpeed engine: `engine(...)`, `engine.backward(loss)`, `engine.step()`."""
     deepspeed = import_deepspeed(device.type)
     # Buffers too, which DeepSpeed would leave: timm's key biases are added to bf16 ones.
     dtype = torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
