@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from shard_fixtures import write_moving_squares
+from training_fixtures import losses, tiny_run
+
 from shared.errors import InputError
 from train.checkpoint import COMPLETE, complete_checkpoints, load_checkpoint, save_checkpoint
 from train.config import OptimConfig
@@ -17,7 +18,6 @@ from train.model import MaskedAutoencoder, ModelConfig
 from train.optim import make_optimizer
 from train.pretrain import pretrain
 from train.sampler import BatchPlan
-from training_fixtures import losses, tiny_run
 
 TINY = ModelConfig(
     image_size=32, num_frames=2, width=24, depth=1, num_heads=2,

@@ -25,9 +25,15 @@ from train.config import (
     pretrain_config,
     read_recipe,
 )
-from train.data import EvaluateDataset, FinetuneDataset, PretrainDataset, make_loader, to_device
+from train.data import (
+    EvaluateDataset,
+    FinetuneDataset,
+    PretrainDataset,
+    make_loader,
+    read_batches,
+    to_device,
+)
 from train.frame_sampling import FRAME_RULES, dense, segments, view_places
-from train.progress import Stopwatch
 from train.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
 from train.targets import unstandardise
 
@@ -302,7 +308,7 @@ def test_damage_found_by_a_worker_is_one_line(own_squares, recipe):
     order = StepSampler(table.shard, BatchPlan(5, 1, 1), 0, 0, 1, 0, 2)
     batches = make_loader(PretrainDataset(table, config, loader, 0), order, loader, False)
     with pytest.raises(InputError) as caught:
-        list(Stopwatch().timed(batches))
+        list(read_batches(batches))
     assert "is damaged" in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -24,7 +24,8 @@ from train.config import EvaluateConfig, LoaderConfig, finetune_config
 from train.data import EvaluateDataset, to_device
 from train.engine import Processes
 from train.evaluate import evaluate
-from train.finetune import finetune, run_name
+from train.finetune import finetune
+from train.finetune_inputs import run_name
 from train.metrics import accuracy
 from train.pretrain import pretrain
 from train.run_folder import RunFolder

@@ -29,6 +29,7 @@ KINDS = {
     "motion_tube": {"mask_ratio": 0.9, "inside_ratio": 0.75},
     "random": {"mask_ratio": 0.9},
     "block": {"mask_ratio": 0.75},
+    "cube": {"mask_ratio": 0.4},
     "smm": {"mask_ratio": 0.75},
     "smm sparse": {"mask_ratio": 0.75, "pattern": "sparse"},
     "mgm": {"mask_ratio": 0.75},
@@ -135,6 +136,7 @@ def test_static_masks_do_not_move(name):
         ("random", {"mask_ratio": 1.0}, "mask_ratio is 1.0"),
         ("block", {"aspect": (2.0, 1.0)}, "aspect is"),
         ("smm", {"aspect": (0.0, 1.0)}, "aspect is"),
+        ("cube", {"min_positions": 0}, "min_positions is 0"),
         ("smm", {"pattern": "stripes"}, "allowed: dense, sparse"),
         ("smm", {"speed": (3.0, 1.0)}, "speed is"),
         ("smm sparse", {"aspect": (1.0, 1.0)}, "not used by the sparse pattern"),
@@ -217,6 +219,26 @@ def test_block_is_anywhere_in_the_grid():
     assert counts.min() > 0 and counts.argmax() // G in range(5, 9)
     for turned in (counts[::-1], counts[:, ::-1], counts.T):
         assert np.abs(counts - turned).max() < 6 * np.sqrt(counts.max())
+
+
+def test_cubes_last_and_change():
+    """Spans of one pattern, each another's; over many draws every length of span occurs."""
+    spans = set()
+    for number in range(300):
+        mask = draw("cube", scene_of(np.random.default_rng(number)), number)
+        begins = [0] + [t for t in range(1, T) if (mask[t] != mask[t - 1]).any()] + [T]
+        spans |= set(np.diff(begins))
+    assert spans == set(range(1, T + 1))
+
+
+def test_cubes_are_blocks_rather_than_specks():
+    """Two neighbours are hidden alike far more often than in a random tube of the same ratio."""
+    alike = {"cube": [], "tube": []}
+    for name, found in alike.items():
+        for number in range(100):
+            mask = draw(name, scene_of(np.random.default_rng(number)), number, mask_ratio=0.4)
+            found.append((mask[:, :, 1:] == mask[:, :, :-1]).mean())
+    assert np.mean(alike["cube"]) > 0.75 > 0.6 > np.mean(alike["tube"])
 
 
 # ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from shard_fixtures import write_moving_squares
+from track_fixtures import add_tracks
 from training_fixtures import TINY_RECIPE
 
 from shared.layout import DatasetLayout
@@ -26,6 +27,10 @@ mask = {kind = "smm", mask_ratio = 0.75}
 
 [pretrain.mgm]
 mask = {kind = "mgm", mask_ratio = 0.75}
+
+[pretrain.mme]
+target = "trajectories"
+mask = {kind = "tube", mask_ratio = 0.7}
 """
 DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 
@@ -36,6 +41,7 @@ def out(tmp_path_factory) -> Path:
     write_moving_squares(folder, num_clips=20)
     (folder / "methods.toml").write_text(TINY_RECIPE + METHODS)
     squares = DatasetLayout(folder, "squares")
+    add_tracks(squares)
     shutil.copytree(squares.flows, squares.flows_of("motion-vectors"))
     return folder
 
@@ -59,6 +65,11 @@ def run(out: Path, method: str, *settings: str, name: str | None = None):
         ("mgm", ()),
         ("mgm", ("mask.pattern=sparse",)),
         ("mgm", ("motion_source=motion-vectors", "model.attention=divided")),
+        ("mme", ("motion_source=motion-vectors",)),
+        ("mme", ("mask.kind=cube", "mask.mask_ratio=0.4")),
+        ("mme", ("trajectories.shape=false",)),
+        ("mme", ("trajectories.positions=false", "trajectories.points=9")),
+        ("mme", ("trajectories.interpolate=false", "repeats=2")),
     ],
 )
 def test_a_method_pretrains(out, method, settings):
@@ -66,16 +77,20 @@ def test_a_method_pretrains(out, method, settings):
     done = run(out, method, *settings, name=name)
     assert done.exit_code == 0, done.output
     folder = out / "squares" / "runs" / name
-    assert [0.5 < event["loss"] < 2.0 for event in read_jsonl(folder / "log.jsonl")] == [True] * 3
+    events = read_jsonl(folder / "log.jsonl")
+    assert len(events) == 3
+    for event in events:  # hardly anything is learned in three steps
+        assert event["loss"] == pytest.approx(event["mean_predictor_loss"], abs=0.5)
     assert import_weights(folder / "weights.safetensors").kind == "pretraining"
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("method", ["random", "block", "smm", "mgm"])
+@pytest.mark.parametrize("method", ["random", "block", "smm", "mgm", "mme"])
 def test_every_recipe_knows_the_method(dataset, method):
     config = pretrain_config(read_recipe(dataset, None), method)
-    assert config.mask.kind == method and not config.needs_boxes
-    assert (config.needed_motion is not None) == (method == "mgm")
+    assert config.mask.kind == {"mme": "tube"}.get(method, method) and not config.needs_boxes
+    assert (config.needed_motion is not None) == (method in ("mgm", "mme"))
+    assert (config.target == "trajectories") == (method == "mme")
 
 
 def test_a_mask_that_hides_everything_is_refused(out):
@@ -97,4 +112,4 @@ def test_a_motion_source_that_is_not_there_names_the_command_that_makes_it(out):
 
 def test_a_motion_source_that_nothing_looks_at_is_refused(out):
     done = run(out, "smm", "motion_source=motion-vectors")
-    assert done.exit_code == 1 and "the mask smm looks at no motion" in done.stderr
+    assert done.exit_code == 1 and "neither the mask smm nor the target" in done.stderr

@@ -13,7 +13,7 @@ from shared.grid import View
 from shared.shards import ShardReader, build_shard
 from train.augment import cut
 from train.clip_reader import ClipReader
-from train.clip_table import read_clip_table
+from train.clip_table import MotionNeeds, read_clip_table
 from train.config import EvaluateConfig, LoaderConfig, pretrain_config, read_recipe
 from train.data import EvaluateDataset, PretrainDataset
 from train.motion_cells import cell_means
@@ -88,7 +88,7 @@ def squares(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(squares):
-    return read_clip_table(squares, ["train"], boxes=True, motion_source="flow")
+    return read_clip_table(squares, ["train"], boxes=True, motion=MotionNeeds())
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,6 @@ def test_maps_of_another_size_than_stated_are_refused(tmp_path, config):
         attributes = reader.attributes
     arrays["/clip/map_size"] = arrays["/clip/map_size"] - 1
     path.write_bytes(build_shard("flows", arrays, attributes))
-    table = read_clip_table(squares, ["train"], boxes=False, motion_source="flow")
+    table = read_clip_table(squares, ["train"], boxes=False, motion=MotionNeeds())
     with pytest.raises(InputError, match="maps of clip square-000 are not 63 x 63"):
         ClipReader(table, max_open=2).motion(0, np.arange(4))

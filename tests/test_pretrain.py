@@ -152,23 +152,24 @@ def test_killed_at_twenty_moments_it_goes_on_exactly(whole, out):
         assert_same_weights(folder.weights, whole.weights)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(out):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(out, stop):
     tiny_run(out)  # writes the recipe
     process = subprocess.Popen(
-        command(out, "interrupted", "--workers", "1", "--epochs", "500"),
+        command(out, stop.name, "--workers", "1", "--epochs", "500"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    folder = RunFolder(out / "squares" / "runs" / "interrupted")
+    folder = RunFolder(out / "squares" / "runs" / stop.name)
     while len(read_jsonl(folder.log)) < 2 and process.poll() is None:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the loader's workers too
+    os.killpg(process.pid, stop)  # as a terminal does, to the loader's workers too
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "stopped by SIGINT at step" in output and "run the same command again" in errors
+    assert f"stopped by {stop.name} at step" in output and "run the same command again" in errors
     assert "Traceback" not in errors
     [saved] = complete_checkpoints(folder.checkpoints)
     assert saved.name == f"step-{max(losses(folder.log)):08d}"
@@ -210,9 +211,9 @@ def test_dry_run_prints_and_writes_nothing(out, capsys):
 def test_a_loss_that_is_not_finite_names_step_rate_and_clips(out, monkeypatch):
     real, calls = train.pretrain.masked_loss, []
 
-    def sometimes_nan(predicted, target):
+    def sometimes_nan(*tensors):
         calls.append(1)
-        return real(predicted, target) * (float("nan") if len(calls) == 3 else 1.0)
+        return real(*tensors) * (float("nan") if len(calls) == 3 else 1.0)
 
     monkeypatch.setattr(train.pretrain, "masked_loss", sometimes_nan)
     with pytest.raises(InputError) as caught:

@@ -1,4 +1,4 @@
-"""Reads frames, motion boxes and motion maps of single clips, with few files open."""
+"""Reads frames, motion boxes, motion maps and tracks of single clips, with few files open."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.shards import CHUNK_BYTES, ShardReader
+from shared.tracks import read_tracks
 from train.augment import decode_jpeg
 from train.clip_table import ClipTable
+from train.targets_motion import PlacedTracks
 
 
 class ClipReader:
@@ -68,12 +70,10 @@ class ClipReader:
 
     def motion(self, index: int, chosen: np.ndarray) -> np.ndarray:
         """Motion maps float32 [K, h, w] of the chosen frames, of the whole source frame."""
-        assert self._motion is not None, "the table was read without motion maps"
+        shard, clip = self._flows_of(index)
         first, last = int(chosen.min()), int(chosen.max()) + 1
         place = int(self._table.frames[index][0])
-        shard = self._motion[int(self._table.shard[index])]
-        clip = int(np.flatnonzero(shard["/clip/id"] == self._table.ids[index])[0])
-        width, height = (int(side) for side in shard.rows("/clip/map_size", clip, clip + 1)[0])
+        width, height = _pair(shard, "/clip/map_size", clip)
         rows = place + first, place + last
         maps = shard.ragged("/motion/offsets", "/motion/values", *rows)
         if any(len(values) != width * height for values in maps):
@@ -84,6 +84,23 @@ class ClipReader:
         values = np.stack(maps).reshape(-1, height, width)[chosen - first]
         scale = shard.rows("/motion/scale", *rows)[chosen - first]
         return scale[:, None, None] * np.square(values, dtype=np.float32)
+
+    def tracks(self, index: int, firsts: np.ndarray) -> PlacedTracks:
+        """Tracks that start at frames int64 [T'] of a clip."""
+        shard, clip = self._flows_of(index)
+        first, last = (int(row) for row in self._table.frames[index])
+        return PlacedTracks(
+            tracks=read_tracks(shard, [first + int(number) for number in firsts]),
+            left_steps=last - first - 1 - firsts,
+            grid=_pair(shard, "/clip/track_grid", clip),
+            size=_pair(shard, "/clip/track_size", clip),
+        )
+
+    def _flows_of(self, index: int) -> tuple[ShardReader, int]:
+        """The flows shard of a clip, and its row there."""
+        assert self._motion is not None, "the table was read without flows"
+        shard = self._motion[int(self._table.shard[index])]
+        return shard, int(np.flatnonzero(shard["/clip/id"] == self._table.ids[index])[0])
 
     def _jpegs(self, index: int, chosen: np.ndarray) -> list[np.ndarray]:
         """The bytes of the chosen frames. Neighbours in the file are read in one go."""
@@ -124,3 +141,8 @@ class OpenShards:
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+def _pair(shard: ShardReader, path: str, clip: int) -> tuple[int, int]:
+    first, second = shard.rows(path, clip, clip + 1)[0]
+    return int(first), int(second)

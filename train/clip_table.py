@@ -20,6 +20,21 @@ FLOW = "flow"  # the motion source that lies in flows/; another one is in flows-
 
 
 @dataclass(frozen=True)
+class MotionNeeds:
+    """What of the flows shards is needed.
+
+    Attributes:
+        source: whose; "flow" for flows/, another name for flows-<name>/.
+        track_length: steps that tracks must have; 0 where no tracks are needed.
+        hog: whether tracks must have HOG.
+    """
+
+    source: str = FLOW
+    track_length: int = 0
+    hog: bool = False
+
+
+@dataclass(frozen=True)
 class ClipTable:
     """The clips of a split that are present in the shards; n clips, one array row each.
 
@@ -28,7 +43,7 @@ class ClipTable:
     Attributes:
         frames_folder: of the frames shards.
         boxes_folder: of the boxes shards, or None where no method needs them.
-        motion_folder: of the flows shards, with motion maps, or None where no method needs them.
+        motion_folder: of the flows shards, or None where no method needs them.
         shard_names: file names, the same in all folders.
         data_digest: names the very shards, for the record of a run.
         ids: S64 [n] clip ids.
@@ -68,18 +83,17 @@ class ClipTable:
 
 
 def read_clip_table(
-    layout: DatasetLayout, splits: Sequence[str], boxes: bool, motion_source: str | None = None
+    layout: DatasetLayout, splits: Sequence[str], boxes: bool, motion: MotionNeeds | None = None
 ) -> ClipTable:
     """Find the clips of `splits` in the shards of a dataset.
 
     Args:
         boxes: whether motion boxes are needed; they are then checked to fit the frames.
-        motion_source: whose motion maps are needed, and then checked likewise: "flow" for flows/,
-            another name for flows-<name>/, None for none.
+        motion: what of the flows shards is needed, and then checked likewise; None for nothing.
 
     Raises:
         InputError: no shards, shards of another manifest, shards that do not hold the same clips
-            as the frames, or no clip of these splits.
+            as the frames or not the tracks that are needed, or no clip of these splits.
     """
     clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
     digest = manifest_digest(list(clips.values()))
@@ -87,9 +101,10 @@ def read_clip_table(
     beside = []
     if boxes:
         beside.append(_Beside(layout.boxes, "boxes", "make boxes", digest, index))
-    if motion_source is not None:
-        folder, goal = _motion_folder(layout, motion_source)
+    if motion is not None:
+        folder, goal = _motion_folder(layout, motion.source)
         beside.append(_Beside(folder, "flows", goal, digest, index))
+        _check_tracks(beside[-1], motion)
     parts, found = [], []
     shards = tqdm(index.shards, "finding clips", unit="shard", leave=False, delay=1)
     for number, entry in enumerate(shards):
@@ -114,7 +129,7 @@ def read_clip_table(
     return ClipTable(
         frames_folder=layout.frames,
         boxes_folder=layout.boxes if boxes else None,
-        motion_folder=None if motion_source is None else beside[-1].folder,
+        motion_folder=None if motion is None else beside[-1].folder,
         shard_names=tuple(entry.name for entry in index.shards),
         data_digest="+".join(each.digest[:16] for each in (index, *(o.index for o in beside))),
         ids=ids,
@@ -160,6 +175,23 @@ class _Beside:
                     f"{self.folder / entry.name} and the frames do not hold the same clips "
                     f"({path}); run `{self.goal}` again"
                 )
+
+
+def _check_tracks(flows: _Beside, motion: MotionNeeds) -> None:
+    length, cell = (flows.index.config.get(f"track_{name}", 0) for name in ("length", "cell"))
+    if length < motion.track_length or (motion.hog and not cell):
+        if not length:
+            found = "no tracks of points"
+        elif length < motion.track_length:
+            found = f"tracks of {length} steps, and {motion.track_length} are needed"
+        else:
+            found = "tracks without HOG"
+        wanted = "--trajectories"
+        if motion.track_length > 6:  # what `--trajectories` alone makes
+            wanted += f" --track-length {motion.track_length}"
+        raise InputError(
+            f"{flows.folder} holds {found}; make them with `make flows ARGS='{wanted} --overwrite'`"
+        )
 
 
 def _motion_folder(layout: DatasetLayout, source: str) -> tuple[Path, str]:

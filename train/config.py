@@ -9,7 +9,7 @@ not take, are refused.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,19 @@ import numpy as np
 from shared.errors import InputError
 from shared.manifest import SPLITS
 from train.augment import CROPS
-from train.clip_table import FLOW
+from train.clip_table import FLOW, MotionNeeds
 from train.frame_sampling import FRAME_RULES
 from train.head import KINDS as HEAD_KINDS
 from train.head import HeadConfig
 from train.masks import MASKS, NEEDS_BOXES, NEEDS_MOTION, Scene
 from train.model_config import ModelConfig, named_config
-from train.targets import normalised_pixels
+from train.targets_motion import TrajectoryConfig
 from train.typed_tables import Choice, build, choose, merge, refuse_unknown
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 FLIPS = ("x", "y", "time")
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
-TARGETS: dict[str, Callable[..., Any]] = {"normalised_pixels": normalised_pixels}
-"""What the decoder may predict: (clips [B, 3, T, H, W], ModelConfig) -> [B, N, numbers a token]."""
+TARGETS = ("normalised_pixels", "trajectories")
 
 
 @dataclass(frozen=True)
@@ -112,33 +111,60 @@ class PretrainConfig:
     flips: tuple[str, ...] = ()
     """Of x, y, time: each mirrors half of the clips."""
     target: str = "normalised_pixels"
-    """What the decoder predicts."""
+    """What the decoder predicts: normalised_pixels (train/targets.py) or trajectories
+    (train/targets_motion.py)."""
+    trajectories: TrajectoryConfig | None = None
+    """Which trajectories; of target trajectories only."""
     repeats: int = 1
     """Views of one read of a clip, each with its own crop and mask (VideoMAE: 4)."""
     shuffle_shards: int = 16
     """Shards whose clips are shuffled together; more is more random and reads more files."""
     motion_source: str = FLOW
-    """Whose motion maps a mask looks at: flow is OUT/<dataset>/flows, another name flows-<name>."""
+    """Whose motion maps a mask looks at, or whose tracks are predicted: flow is
+    OUT/<dataset>/flows, another name flows-<name>."""
 
     def __post_init__(self) -> None:
         _check_training(self)
-        if self.motion_source != FLOW and self.mask.kind not in NEEDS_MOTION:
+        _check_name("target", self.target, TARGETS)
+        self._check_trajectories()
+        looks = self.mask.kind in NEEDS_MOTION or self.target == "trajectories"
+        if self.motion_source != FLOW and not looks:
             raise InputError(
-                f"motion_source is {self.motion_source!r}, but the mask {self.mask.kind} looks at "
-                f"no motion; of use with: {', '.join(sorted(NEEDS_MOTION))}"
+                f"motion_source is {self.motion_source!r}, but neither the mask {self.mask.kind} "
+                f"nor the target {self.target} looks at motion; of use with the masks "
+                f"{', '.join(sorted(NEEDS_MOTION))} and the target trajectories"
             )
-        _check_name("target", self.target, tuple(TARGETS))
         if self.optim.layer_decay != 1.0:
             raise InputError("optim.layer_decay is not used in pretraining; it must be 1")
+
+    def _check_trajectories(self) -> None:
+        if self.trajectories is None:
+            return
+        if self.target != "trajectories":
+            raise InputError(f"trajectories is not used with target {self.target}; leave it out")
+        if "time" in self.flips:
+            raise InputError("flips has 'time', but points were tracked forward in time only")
+        if not self.trajectories.interpolate and self.frames.kind != "dense":
+            raise InputError(
+                "trajectories.interpolate is off: frames must be of kind dense, a stride apart"
+            )
 
     @property
     def needs_boxes(self) -> bool:
         return self.mask.kind in NEEDS_BOXES
 
     @property
-    def needed_motion(self) -> str | None:
-        """The motion source to read, None where the mask needs none."""
-        return self.motion_source if self.mask.kind in NEEDS_MOTION else None
+    def needed_motion(self) -> MotionNeeds | None:
+        """What to read of the flows shards, None where neither mask nor target needs them."""
+        if self.trajectories is not None:
+            tracks = self.trajectories
+            return MotionNeeds(self.motion_source, tracks.length, tracks.shape)
+        return MotionNeeds(self.motion_source) if self.mask.kind in NEEDS_MOTION else None
+
+    @property
+    def stride(self) -> int:
+        """Frames of the video between two given ones, 1 where that is not fixed."""
+        return self.frames.options.get("stride", 1)
 
 
 @dataclass(frozen=True)
@@ -319,7 +345,7 @@ def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
     config = build(PretrainConfig, table, "pretrain")
     config = _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=MASKS)
     _check_mask(config)
-    return config
+    return _with_trajectories(config) if config.target == "trajectories" else config
 
 
 def recorded_finetune_config(table: Mapping[str, Any]) -> FinetuneConfig:
@@ -391,6 +417,19 @@ def _trial_arguments(name: str) -> tuple[Any, ...]:
 
 def _still_scene(time_steps: int, grid: int) -> Scene:
     return Scene(time_steps, np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid)))
+
+
+def _with_trajectories(config: PretrainConfig) -> PretrainConfig:
+    """The config with its trajectories, and a decoder that predicts as many numbers."""
+    trajectories = config.trajectories or TrajectoryConfig()
+    numbers = sum(trajectories.parts(config.stride))
+    if config.model.prediction_dim not in (None, numbers):
+        raise InputError(
+            f"[model] prediction_dim is {config.model.prediction_dim}, but these trajectories are "
+            f"{numbers} numbers a token; leave it out"
+        )
+    model = replace(config.model, prediction_dim=numbers)
+    return replace(config, model=model, trajectories=trajectories)
 
 
 def _check_mask(config: PretrainConfig) -> None:

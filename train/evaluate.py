@@ -26,7 +26,7 @@ from train.command import data_options, run_option, with_workers
 from train.config import EvaluateConfig, LoaderConfig, read_recipe, recorded_finetune_config
 from train.data import EvaluateDataset
 from train.engine import start_processes
-from train.finetune import digest_of, labelled, run_name
+from train.finetune_inputs import digest_of, labelled, run_name
 from train.head import KINDS, VideoClassifier
 from train.metrics import accuracy
 from train.run_folder import RunFolder

@@ -11,9 +11,8 @@ on split val; split test is not looked at here. Minutes on two CPU cores for the
 
 from __future__ import annotations
 
-import hashlib
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,13 +20,13 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from shared.errors import InputError, user_errors
+from shared.errors import user_errors
 from shared.layout import DatasetLayout
-from shared.manifest import ClassList, read_classes
+from shared.manifest import read_classes
 from shared.randomness import counter_generator
 from shared.run_record import JsonlLog
 from train.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
-from train.clip_table import NO_LABEL, ClipTable, read_clip_table
+from train.clip_table import read_clip_table
 from train.command import (
     Common,
     begin_run,
@@ -38,16 +37,23 @@ from train.command import (
 )
 from train.config import (
     EvaluateConfig,
-    FinetuneConfig,
     evaluate_config,
     finetune_config,
 )
-from train.data import EvaluateDataset, FinetuneDataset, make_loader, to_device
+from train.data import EvaluateDataset, FinetuneDataset, make_loader, read_batches, to_device
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
-from train.head import KINDS, VideoClassifier, build_head, parameter_counts
+from train.finetune_inputs import (
+    build_classifier,
+    count_classes,
+    digest_of,
+    find_weights,
+    labelled,
+    read_held_out,
+    run_name,
+)
+from train.head import KINDS, parameter_counts
 from train.metrics import accuracy
 from train.mixing import ClipMixer
-from train.model import VideoEncoder
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
 from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
 from train.run_folder import RunFolder
@@ -167,7 +173,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             validation = EvaluateDataset(held_out, config.model, config.frames, one_view, loader)
         mixer = ClipMixer(config.augment, config.model, num_classes)
         watch = Stopwatch()
-        batches = watch.timed(make_loader(dataset, order, loader, processes.uses_cuda))
+        batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
         losses = LossWatch(processes, table.clip_id)
         clock = SaveClock(loader.checkpoint_minutes)
         log = JsonlLog(folder.log) if processes.is_first else None
@@ -176,20 +182,21 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         # Train
         # -------------------------------------------------------------------------------------
         step, seen, stops_early = progress["step"], 0, False
-        with tqdm(
+        bar = tqdm(
             total=num_steps * effective,
             initial=progress["step"] * effective,
             desc=folder.path.name,
             unit="clip",
             mininterval=0.5,
             disable=not processes.is_first,
-        ) as bar:
+        )
+        with closing(batches), closing(bar):
             while step < num_steps and not stops_early:
                 schedule.step_update(step)
                 rate = optimizer.param_groups[-1]["lr"]
                 step_losses, step_clips = [], []
                 for part in range(plan.accumulation):
-                    batch = next(batches)
+                    batch = watch.next(batches)
                     step_clips.append(batch["index"])
                     batch = to_device(batch, processes.device)
                     seed_step(common.seed, step, part, processes.rank)
@@ -266,110 +273,6 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             print(f"finetuned on {len(table)} clips, {step // epoch_steps} epochs: {folder.path}")
         processes.wait()
     return folder
-
-
-# ---------------------------------------------------------------------------------------------
-# What a finetuning begins with
-# ---------------------------------------------------------------------------------------------
-
-
-def run_name(source: str, head: str) -> str:
-    """finetune-mofo-mca from run pretrain-mofo, finetune-scratch-mca from random weights."""
-    if source == "none":
-        return f"finetune-scratch-{head}"
-    return f"finetune-{Path(source).stem.removeprefix('pretrain-')}-{head}"
-
-
-def find_weights(layout: DatasetLayout, source: str) -> Path | None:
-    """The file that `--from` names; None for random weights.
-
-    Raises:
-        InputError: no such run or file, or the run is not finished.
-    """
-    if source == "none":
-        return None
-    run = RunFolder(layout.runs / source)
-    if run.options.is_file():
-        if not run.is_finished:
-            raise InputError(f"run {source} is not finished; the command that began it goes on")
-        return run.weights
-    if Path(source).exists():
-        return Path(source)
-    known = sorted(path.parent.name for path in layout.runs.glob("*/weights.safetensors"))
-    raise InputError(
-        f"--from {source}: no run of that name in {layout.runs} (there are: "
-        f"{', '.join(known) or 'none'}) and no such file; `make pretrain` makes one, --from none "
-        "begins with random weights"
-    )
-
-
-def digest_of(weights: Path | None) -> str | None:
-    """sha256 of the weights' file or of the files in its folder; tells apart runs begun anew."""
-    if weights is None:
-        return None
-    hashed = hashlib.sha256()
-    files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
-    for path in files:
-        with open(path, "rb") as stream:
-            hashed.update(hashlib.file_digest(stream, "sha256").digest())
-    return hashed.hexdigest()[:16]
-
-
-def build_classifier(config: FinetuneConfig, num_classes: dict[str, int]) -> VideoClassifier:
-    encoder = VideoEncoder(config.model, final_norm=False)
-    head = build_head(config.head, config.model.width, config.model.head_norm_eps)
-    return VideoClassifier(encoder, head, num_classes, config.dropout, config.init_scale)
-
-
-def count_classes(
-    classes: ClassList, config: FinetuneConfig, layout: DatasetLayout
-) -> dict[str, int]:
-    """Classes by kind of label.
-
-    Raises:
-        InputError: the dataset names none of a kind, or a flip has no map of its labels.
-    """
-    counts = {kind: len(getattr(classes, kind)) for kind in config.labels}
-    for kind, count in counts.items():
-        if count == 0:
-            raise InputError(f"{layout.classes} names no class of kind {kind}; nothing to learn")
-    for flip in config.flips:
-        labels = getattr(classes, f"flip_{flip}")
-        if labels is None:
-            raise InputError(
-                f"flips has {flip!r}, but {layout.classes} does not say what label a clip has "
-                f"after it (flip_{flip}); leave it out of the recipe's flips"
-            )
-        if config.labels != ("label",) and labels != list(range(len(labels))):
-            raise InputError(f"flips has {flip!r}, which swaps labels, but learns {config.labels}")
-    return counts
-
-
-def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, int]) -> ClipTable:
-    """The table, after a check that every clip has labels of known classes."""
-    for kind in config.labels:
-        labels = table.labels[kind]
-        without = int((labels == NO_LABEL).sum())
-        if without:
-            raise InputError(f"{without} of {len(table)} clips have no {kind}; each needs one")
-        if labels.max() >= num_classes[kind]:
-            raise InputError(
-                f"a clip has {kind} {labels.max()}, and classes.json names {num_classes[kind]}"
-            )
-    return table
-
-
-def read_held_out(
-    layout: DatasetLayout, config: FinetuneConfig, num_classes: dict[str, int]
-) -> ClipTable | None:
-    """The clips of split val; None where there are none, or none has labels."""
-    try:
-        table = read_clip_table(layout, ["val"], config.needs_boxes)
-    except InputError:
-        return None
-    if any((table.labels[kind] == NO_LABEL).all() for kind in config.labels):
-        return None
-    return labelled(table, config, num_classes)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from train.masks_moving import mgm, smm
-from train.masks_static import block, motion_tube, random, tube
+from train.masks_static import block, cube, motion_tube, random, tube
 from train.scene import Scene
 
 __all__ = ["MASKS", "NEEDS_BOXES", "NEEDS_MOTION", "Scene"]
@@ -25,6 +25,7 @@ MASKS: dict[str, Callable[..., np.ndarray]] = {
     "motion_tube": motion_tube,
     "random": random,
     "block": block,
+    "cube": cube,
     "smm": smm,
     "mgm": mgm,
 }

@@ -11,15 +11,18 @@ one H200.
 
 The loss is the mean squared error of normalised pixels; predicting every patch's mean colour would
 score about 1.0, and that figure is printed beside it. 0.9 after some epochs means that it learns.
+Of trajectories (--method mme) the figure beside it is that of predicting that all rests.
 """
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from shared.errors import user_errors
@@ -35,8 +38,8 @@ from train.command import (
     say_stopped,
     training_options,
 )
-from train.config import TARGETS, pretrain_config
-from train.data import PretrainDataset, make_loader, to_device
+from train.config import PretrainConfig, pretrain_config
+from train.data import PretrainDataset, make_loader, read_batches, to_device
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
 from train.head import parameter_counts
 from train.model import MaskedAutoencoder
@@ -44,7 +47,8 @@ from train.optim import effective_batch, make_optimizer, make_schedule, scaled_l
 from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
-from train.targets import masked_loss, masked_targets, mean_predictor_loss
+from train.targets import masked_loss, masked_targets, mean_predictor_loss, normalised_pixels
+from train.targets_motion import loss_weights
 from train.typed_tables import to_table
 from train.weights import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
@@ -139,41 +143,41 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             config.shuffle_shards,
         )
         watch = Stopwatch()
-        batches = watch.timed(make_loader(dataset, order, loader, processes.uses_cuda))
+        batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
         losses = LossWatch(processes, table.clip_id)
         clock = SaveClock(loader.checkpoint_minutes)
         log = JsonlLog(folder.log) if processes.is_first else None
-        target_of = TARGETS[config.target]
 
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
         step, seen, mean = first_step, 0, None
-        with tqdm(
+        bar = tqdm(
             total=num_steps * effective,
             initial=first_step * effective,
             desc=folder.path.name,
             unit="clip",
             mininterval=0.5,
             disable=not processes.is_first,
-        ) as bar:
+        )
+        with closing(batches), closing(bar):
             while step < num_steps:
                 schedule.step_update(step)
                 rate = optimizer.param_groups[-1]["lr"]
                 step_losses, step_clips = [], []
                 for part in range(plan.accumulation):
-                    batch = next(batches)
+                    batch = watch.next(batches)
                     num_masked = int(batch["mask"][0].sum())  # still on the CPU: nothing waits
                     step_clips.append(batch["index"])
                     batch = to_device(batch, processes.device)
                     seed_step(common.seed, step, part, processes.rank)
-                    target = target_of(batch["clips"], config.model)
-                    target = masked_targets(target, batch["mask"], num_masked)
+                    target, weight = hidden_targets(batch, config, num_masked)
                     predicted = engine(batch["clips"], batch["mask"], num_masked)
-                    loss = masked_loss(predicted, target)
+                    loss = masked_loss(predicted, target, weight)
                     engine.backward(loss)
                     engine.step()
-                    step_losses.append(torch.stack([loss.detach(), mean_predictor_loss(target)]))
+                    beside = mean_predictor_loss(target, weight)
+                    step_losses.append(torch.stack([loss.detach(), beside]))
                 step += 1
                 seen += effective
                 bar.update(effective)
@@ -221,6 +225,16 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             print(f"pretrained on {len(table)} clips, {config.epochs} epochs: {folder.weights}")
         processes.wait()
     return folder
+
+
+def hidden_targets(
+    batch: dict[str, Tensor], config: PretrainConfig, num_masked: int
+) -> tuple[Tensor, Tensor | None]:
+    """What of the masked tokens is to be predicted [B, M, D], and its weights (None: all 1)."""
+    if config.trajectories is not None:
+        return batch["target"], loss_weights(batch["counts"], config.trajectories, config.stride)
+    target = normalised_pixels(batch["clips"], config.model)
+    return masked_targets(target, batch["mask"], num_masked), None
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from torch import Tensor
 from shared.errors import InputError
 from shared.randomness import counter_generator
 from train.engine import Processes
+
+T = TypeVar("T")
 
 
 class LossWatch:
@@ -75,19 +77,12 @@ class Stopwatch:
         self._since = time.monotonic()
         self._waited = 0.0
 
-    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The same batches; the time until each is there counts as waiting."""
-        iterator = iter(batches)
-        while True:
-            began = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except InputError as error:
-                raise _without_traceback(error) from None
-            self._waited += time.monotonic() - began
-            yield batch
+    def next(self, batches: Iterator[T]) -> T:
+        """The next batch; the time until it is there counts as waiting."""
+        began = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - began
+        return batch
 
     def read(self, clips: int) -> dict[str, float]:
         """Figures of the interval in which `clips` clips were seen."""
@@ -154,9 +149,3 @@ class SaveClock:
 def seed_step(seed: int, step: int, part: int, rank: int) -> None:
     """Seed dropout and drop path of one forward pass, so that a resumed run draws the same."""
     torch.manual_seed(int(counter_generator(seed, "step", step, part, rank).integers(2**63)))
-
-
-def _without_traceback(error: InputError) -> InputError:
-    """A worker's error carries its traceback as text; its last line is the message."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return InputError(lines[-1].removeprefix("shared.errors.InputError: "))

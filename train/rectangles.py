@@ -31,7 +31,7 @@ def draw_aspect(rng: np.random.Generator, aspect: tuple[float, float], count: in
     return np.exp(rng.uniform(*np.log(aspect), size=count))
 
 
-def sides(count: int, aspect: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+def sides(count: float, aspect: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """f8 [..., 2]: width, height of a rectangle of `count` cells and an aspect [...].
 
     A side longer than the grid is cut to the grid and the other made longer, so area stays.

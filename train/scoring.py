@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import h5py
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from shared.files import write_atomically
 from train.clip_table import ClipTable
 from train.config import LoaderConfig
-from train.data import EvaluateDataset, make_loader, to_device
+from train.data import EvaluateDataset, make_loader, read_batches, to_device
 from train.engine import Processes
 
 
@@ -48,17 +48,18 @@ def score_clips(
     bar = tqdm(
         total=len(indices), desc=name, unit="clip", leave=False, disable=not processes.is_first
     )
-    for batch in make_loader(dataset, batches, loader, processes.uses_cuda):
-        batch = to_device(batch, processes.device)
-        with cast:
-            scores = model(batch["clips"], batch["inside"])
-        probabilities = {
-            kind: values.float().softmax(1).unflatten(0, (-1, views)).mean(1).cpu().numpy()
-            for kind, values in scores.items()
-        }
-        parts.append((batch["index"].cpu().numpy(), probabilities))
-        bar.update(len(batch["index"]))
-    bar.close()
+    stream = read_batches(make_loader(dataset, batches, loader, processes.uses_cuda))
+    with closing(stream), closing(bar):
+        for batch in stream:
+            batch = to_device(batch, processes.device)
+            with cast:
+                scores = model(batch["clips"], batch["inside"])
+            probabilities = {
+                kind: values.float().softmax(1).unflatten(0, (-1, views)).mean(1).cpu().numpy()
+                for kind, values in scores.items()
+            }
+            parts.append((batch["index"].cpu().numpy(), probabilities))
+            bar.update(len(batch["index"]))
     model.train(was_training)
     return _together(processes.gather(parts), len(dataset.table))
 

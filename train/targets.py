@@ -55,18 +55,24 @@ def masked_targets(target: Tensor, mask: Tensor, num_masked: int | None = None) 
     return take_tokens(target, split_mask(mask, num_masked)[1])
 
 
-def masked_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over masked tokens, both [B, M, D]; computed in float32."""
-    return F.mse_loss(predicted.float(), target.float())
+def masked_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error over masked tokens, all [B, M, D]; computed in float32.
+
+    Errors are multiplied by `weight`, and averaged over all numbers whatever their weight, so that
+    accumulated parts of a batch add up to what the batch would have given.
+    """
+    if weight is None:
+        return F.mse_loss(predicted.float(), target.float())
+    return ((predicted.float() - target.float()).square() * weight).mean()
 
 
-def mean_predictor_loss(target: Tensor) -> Tensor:
+def mean_predictor_loss(target: Tensor, weight: Tensor | None = None) -> Tensor:
     """The loss of predicting each tubelet's mean colour (zeros): what learning must fall below.
 
     For tubelets of P pixels none of which is even it is (P - 1) / P, 0.998 at 2 x 16 x 16; even
-    tubelets, black bars for example, lower it.
+    tubelets, black bars for example, lower it. Of trajectories, the loss of predicting rest.
     """
-    return target.float().square().mean()
+    return masked_loss(torch.zeros_like(target), target, weight)
 
 
 def pixels_from_prediction(
@@ -112,8 +118,15 @@ def join_tubelets(tubelets: Tensor, config: ModelConfig) -> Tensor:
 def _tubelet_statistics(clips: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Tubelets [B, N, C, P] in 0..1, their means and deviations [B, N, C, 1]; float32."""
     tubelets = split_tubelets(unstandardise(clips.float()), config)
-    variance, mean = torch.var_mean(tubelets, dim=-1, correction=1, keepdim=True)
-    return tubelets, mean, variance.sqrt()
+    # torch.var_mean takes one number at a time on a CPU, several times as long as these passes.
+    # Relative to its first pixel an even tubelet is exactly zero, with no rounding to be divided by
+    # a deviation of nearly nothing.
+    first = tubelets[..., :1]
+    centred = tubelets - first
+    offset = centred.mean(dim=-1, keepdim=True)
+    centred -= offset
+    variance = torch.linalg.vecdot(centred, centred) / (tubelets.shape[-1] - 1)
+    return tubelets, first + offset, variance.sqrt().unsqueeze(-1)
 
 
 def _channels_last(tubelets: Tensor) -> Tensor:

@@ -1,0 +1,113 @@
+"""What a finetuning begins with: weights, classes and labelled clips, each checked."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import ClassList, read_manifest
+from train.clip_table import NO_LABEL, ClipTable, read_clip_table
+from train.config import FinetuneConfig
+from train.head import VideoClassifier, build_head
+from train.model import VideoEncoder
+from train.run_folder import RunFolder
+
+
+def run_name(source: str, head: str) -> str:
+    """finetune-mofo-mca from run pretrain-mofo, finetune-scratch-mca from random weights."""
+    if source == "none":
+        return f"finetune-scratch-{head}"
+    return f"finetune-{Path(source).stem.removeprefix('pretrain-')}-{head}"
+
+
+def find_weights(layout: DatasetLayout, source: str) -> Path | None:
+    """The file that `--from` names; None for random weights.
+
+    Raises:
+        InputError: no such run or file, or the run is not finished.
+    """
+    if source == "none":
+        return None
+    run = RunFolder(layout.runs / source)
+    if run.options.is_file():
+        if not run.is_finished:
+            raise InputError(f"run {source} is not finished; the command that began it goes on")
+        return run.weights
+    if Path(source).exists():
+        return Path(source)
+    known = sorted(path.parent.name for path in layout.runs.glob("*/weights.safetensors"))
+    raise InputError(
+        f"--from {source}: no run of that name in {layout.runs} (there are: "
+        f"{', '.join(known) or 'none'}) and no such file; `make pretrain` makes one, --from none "
+        "begins with random weights"
+    )
+
+
+def digest_of(weights: Path | None) -> str | None:
+    """sha256 of the weights' file or of the files in its folder; tells apart runs begun anew."""
+    if weights is None:
+        return None
+    hashed = hashlib.sha256()
+    files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
+    for path in files:
+        with open(path, "rb") as stream:
+            hashed.update(hashlib.file_digest(stream, "sha256").digest())
+    return hashed.hexdigest()[:16]
+
+
+def build_classifier(config: FinetuneConfig, num_classes: dict[str, int]) -> VideoClassifier:
+    encoder = VideoEncoder(config.model, final_norm=False)
+    head = build_head(config.head, config.model.width, config.model.head_norm_eps)
+    return VideoClassifier(encoder, head, num_classes, config.dropout, config.init_scale)
+
+
+def count_classes(
+    classes: ClassList, config: FinetuneConfig, layout: DatasetLayout
+) -> dict[str, int]:
+    """Classes by kind of label.
+
+    Raises:
+        InputError: the dataset names none of a kind, or a flip has no map of its labels.
+    """
+    counts = {kind: len(getattr(classes, kind)) for kind in config.labels}
+    for kind, count in counts.items():
+        if count == 0:
+            raise InputError(f"{layout.classes} names no class of kind {kind}; nothing to learn")
+    for flip in config.flips:
+        labels = getattr(classes, f"flip_{flip}")
+        if labels is None:
+            raise InputError(
+                f"flips has {flip!r}, but {layout.classes} does not say what label a clip has "
+                f"after it (flip_{flip}); leave it out of the recipe's flips"
+            )
+        if config.labels != ("label",) and labels != list(range(len(labels))):
+            raise InputError(f"flips has {flip!r}, which swaps labels, but learns {config.labels}")
+    return counts
+
+
+def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, int]) -> ClipTable:
+    """The table, after a check that every clip has labels of known classes."""
+    for kind in config.labels:
+        labels = table.labels[kind]
+        without = int((labels == NO_LABEL).sum())
+        if without:
+            raise InputError(f"{without} of {len(table)} clips have no {kind}; each needs one")
+        if labels.max() >= num_classes[kind]:
+            raise InputError(
+                f"a clip has {kind} {labels.max()}, and classes.json names {num_classes[kind]}"
+            )
+    return table
+
+
+def read_held_out(
+    layout: DatasetLayout, config: FinetuneConfig, num_classes: dict[str, int]
+) -> ClipTable | None:
+    """The clips of split val; None where there are none, or none has labels."""
+    if not any(clip.split == "val" for clip in read_manifest(layout.manifest)):
+        return None
+    table = read_clip_table(layout, ["val"], config.needs_boxes)
+    if any((table.labels[kind] == NO_LABEL).all() for kind in config.labels):
+        return None
+    return labelled(table, config, num_classes)
