@@ -6,10 +6,10 @@ from scipy.stats import chi2
 
 from shared.errors import InputError
 from shared.masking import masked_counts, round_half_up
+from shared.masks import MASKS, Scene
+from shared.masks_moving import _bounce
 from shared.randomness import counter_generator
-from train.masks import MASKS, Scene
-from train.masks_moving import _bounce
-from train.rectangles import draw_aspect, nearest_cells, sides
+from shared.rectangles import draw_aspect, nearest_cells, sides
 
 T, G = 8, 14
 DRAWS = 10_000

@@ -10,13 +10,13 @@ from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
 from shared.grid import View
+from shared.motion_cells import cell_means
 from shared.shards import ShardReader, build_shard
 from train.augment import cut
 from train.clip_reader import ClipReader
 from train.clip_table import MotionNeeds, read_clip_table
 from train.config import EvaluateConfig, LoaderConfig, pretrain_config, read_recipe
 from train.data import EvaluateDataset, PretrainDataset
-from train.motion_cells import cell_means
 
 
 def slow_cell_means(maps, view, source_size, grid):

@@ -18,12 +18,12 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.manifest import SPLITS
+from shared.masks import MASKS, NEEDS_BOXES, NEEDS_MOTION, Scene
 from train.augment import CROPS
 from train.clip_table import FLOW, MotionNeeds
 from train.frame_sampling import FRAME_RULES
 from train.head import KINDS as HEAD_KINDS
 from train.head import HeadConfig
-from train.masks import MASKS, NEEDS_BOXES, NEEDS_MOTION, Scene
 from train.model_config import ModelConfig, named_config
 from train.targets_motion import TrajectoryConfig
 from train.typed_tables import Choice, build, choose, merge, refuse_unknown
@@ -105,7 +105,7 @@ class PretrainConfig:
     crop: Choice
     """Which part of them: kind multi_scale, random_resized, shift or centre."""
     mask: Choice
-    """What is hidden from the encoder: a function of train/masks.py and its ratios."""
+    """What is hidden from the encoder: a function of shared/masks.py and its ratios."""
     optim: OptimConfig
     """AdamW."""
     flips: tuple[str, ...] = ()

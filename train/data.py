@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from shared.errors import InputError
 from shared.grid import View, positions_inside, union_box
 from shared.manifest import ClassList
+from shared.masks import MASKS, NEEDS_MOTION, Scene
+from shared.motion_cells import cell_means
 from shared.randomness import counter_generator
 from train.augment import (
     CROPS,
@@ -42,9 +44,7 @@ from train.config import (
     PretrainConfig,
 )
 from train.frame_sampling import FRAME_RULES, view_places
-from train.masks import MASKS, NEEDS_MOTION, Scene
 from train.model_config import ModelConfig
-from train.motion_cells import cell_means
 from train.targets_motion import trajectory_target
 from train.typed_tables import Choice
 

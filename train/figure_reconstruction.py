@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
 from train.clip_table import ClipTable, read_clip_table
 from train.config import EvaluateConfig, LoaderConfig, PretrainConfig
 from train.data import EvaluateDataset, to_device
 from train.figure_clips import HIDDEN_RGB, spread_over_classes
 from train.figure_style import STYLE
-from train.masks import MASKS, Scene
 from train.model import MaskedAutoencoder
 from train.run_folder import RunFolder
 from train.targets import (

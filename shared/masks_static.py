@@ -1,4 +1,4 @@
-"""Masks that are the same at every time step, or know no time: see train/masks.py."""
+"""Masks that are the same at every time step, or know no time: see shared/masks.py."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.masking import round_half_up, tube_mask
-from train.rectangles import ASPECT, draw_aspect, nearest_cells, sides
-from train.scene import Scene, check_share
+from shared.rectangles import ASPECT, draw_aspect, nearest_cells, sides
+from shared.scene import Scene, check_share
 
 
 def tube(scene: Scene, rng: np.random.Generator, *, mask_ratio: float) -> np.ndarray:

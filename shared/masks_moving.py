@@ -7,7 +7,7 @@ rectangle, `sparse` as scattered positions.
 What follows from the exact count, and from choices of this project where the paper's text leaves
 them open (it came without code):
 
-- A rectangle is the k cells nearest its centre, see train/rectangles.py. Its area cannot change
+- A rectangle is the k cells nearest its centre, see shared/rectangles.py. Its area cannot change
   along a clip, so the changes of scale of a simulated object become changes of aspect.
 - 75% of 14 x 14 is a side of 12.12 cells: a rectangle inside the grid has a room of 1.9 cells each
   way, and few positions differ much from one another.
@@ -22,8 +22,8 @@ from __future__ import annotations
 import numpy as np
 
 from shared.errors import InputError
-from train.rectangles import ASPECT, draw_aspect, nearest_cells, sides
-from train.scene import Scene
+from shared.rectangles import ASPECT, draw_aspect, nearest_cells, sides
+from shared.scene import Scene
 
 PATTERNS = ("dense", "sparse")
 

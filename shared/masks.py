@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from train.masks_moving import mgm, smm
-from train.masks_static import block, cube, motion_tube, random, tube
-from train.scene import Scene
+from shared.masks_moving import mgm, smm
+from shared.masks_static import block, cube, motion_tube, random, tube
+from shared.scene import Scene
 
 __all__ = ["MASKS", "NEEDS_BOXES", "NEEDS_MOTION", "Scene"]
 
