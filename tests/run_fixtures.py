@@ -11,9 +11,9 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.run_record import JsonlLog, write_options
 from train.clip_table import read_clip_table
-from train.config import finetune_config, pretrain_config, read_recipe
 from train.metrics import accuracy
 from train.model import MaskedAutoencoder
+from train.recipe import finetune_config, pretrain_config, read_recipe
 from train.run_folder import RunFolder
 from train.scoring import write_scores
 from train.typed_tables import to_table

@@ -7,13 +7,9 @@ import pytest
 from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
-from train.config import (
+from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig, OptimConfig, PretrainConfig
+from train.recipe import (
     RECIPES,
-    EvaluateConfig,
-    FinetuneConfig,
-    LoaderConfig,
-    OptimConfig,
-    PretrainConfig,
     evaluate_config,
     finetune_config,
     loader_config,

@@ -18,13 +18,7 @@ from shared.shards import ShardReader
 from train.augment import decode_jpeg
 from train.clip_reader import ClipReader
 from train.clip_table import ClipTable, read_clip_table
-from train.config import (
-    EvaluateConfig,
-    LoaderConfig,
-    finetune_config,
-    pretrain_config,
-    read_recipe,
-)
+from train.config import EvaluateConfig, LoaderConfig
 from train.data import (
     EvaluateDataset,
     FinetuneDataset,
@@ -34,6 +28,7 @@ from train.data import (
     to_device,
 )
 from train.frame_sampling import FRAME_RULES, dense, segments, view_places
+from train.recipe import finetune_config, pretrain_config, read_recipe
 from train.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
 from train.targets import unstandardise
 

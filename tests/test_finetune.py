@@ -20,7 +20,7 @@ from shared.manifest import read_classes, read_manifest, write_classes, write_ma
 from shared.run_record import read_jsonl
 from train.checkpoint import complete_checkpoints
 from train.clip_table import read_clip_table
-from train.config import EvaluateConfig, LoaderConfig, finetune_config
+from train.config import EvaluateConfig, LoaderConfig
 from train.data import EvaluateDataset, to_device
 from train.engine import Processes
 from train.evaluate import evaluate
@@ -28,6 +28,7 @@ from train.finetune import finetune
 from train.finetune_inputs import run_name
 from train.metrics import accuracy
 from train.pretrain import pretrain
+from train.recipe import finetune_config
 from train.run_folder import RunFolder
 from train.scoring import score_clips
 from train.weights import import_weights

@@ -11,8 +11,8 @@ from training_fixtures import TINY_RECIPE
 
 from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
-from train.config import RECIPES, pretrain_config, read_recipe
 from train.pretrain import main
+from train.recipe import RECIPES, pretrain_config, read_recipe
 from train.weights import import_weights
 
 METHODS = """

@@ -15,8 +15,9 @@ from shared.shards import ShardReader, build_shard
 from train.augment import cut
 from train.clip_reader import ClipReader
 from train.clip_table import MotionNeeds, read_clip_table
-from train.config import EvaluateConfig, LoaderConfig, pretrain_config, read_recipe
+from train.config import EvaluateConfig, LoaderConfig
 from train.data import EvaluateDataset, PretrainDataset
+from train.recipe import pretrain_config, read_recipe
 
 
 def slow_cell_means(maps, view, source_size, grid):

@@ -16,8 +16,9 @@ from shared.grid import View
 from shared.tracks import Tracks
 from train.clip_reader import ClipReader
 from train.clip_table import MotionNeeds, read_clip_table
-from train.config import LoaderConfig, pretrain_config, read_recipe
+from train.config import LoaderConfig
 from train.data import PretrainDataset
+from train.recipe import pretrain_config, read_recipe
 from train.targets_motion import (
     FLAT_GREY,
     STILL_PIXELS,

@@ -14,9 +14,9 @@ import click
 
 from shared.errors import InputError, user_errors
 from shared.manifest import read_classes
-from train.config import parse_changes
 from train.huggingface import export_huggingface
 from train.model import VideoEncoder
+from train.recipe import parse_changes
 from train.run_weights import find_checkpoint, import_run, is_run
 from train.weights import ImportedWeights, import_weights, write_safetensors
 from train.zero_partitions import reshard

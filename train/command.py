@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from shared.run_record import RunLock
-from train.config import LoaderConfig, loader_config, parse_changes, read_recipe
+from train.config import LoaderConfig
 from train.engine import Processes
+from train.recipe import loader_config, parse_changes, read_recipe
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan
 from train.typed_tables import flatten, merge

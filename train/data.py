@@ -36,13 +36,7 @@ from train.augment import (
 )
 from train.clip_reader import ClipReader
 from train.clip_table import ClipTable
-from train.config import (
-    AugmentConfig,
-    EvaluateConfig,
-    FinetuneConfig,
-    LoaderConfig,
-    PretrainConfig,
-)
+from train.config import AugmentConfig, EvaluateConfig, FinetuneConfig, LoaderConfig, PretrainConfig
 from train.frame_sampling import FRAME_RULES, view_places
 from train.model_config import ModelConfig
 from train.targets_motion import trajectory_target

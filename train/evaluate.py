@@ -23,12 +23,13 @@ from shared.layout import DatasetLayout
 from shared.manifest import SPLITS
 from train.clip_table import read_clip_table
 from train.command import data_options, run_option, with_workers
-from train.config import EvaluateConfig, LoaderConfig, read_recipe, recorded_finetune_config
+from train.config import EvaluateConfig, LoaderConfig
 from train.data import EvaluateDataset
 from train.engine import start_processes
 from train.finetune_inputs import digest_of, labelled, run_name
 from train.head import KINDS, VideoClassifier
 from train.metrics import accuracy
+from train.recipe import read_recipe, recorded_finetune_config
 from train.run_folder import RunFolder
 from train.scoring import score_clips, write_scores
 from train.typed_tables import build, merge

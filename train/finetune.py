@@ -35,11 +35,7 @@ from train.command import (
     say_stopped,
     training_options,
 )
-from train.config import (
-    EvaluateConfig,
-    evaluate_config,
-    finetune_config,
-)
+from train.config import EvaluateConfig
 from train.data import EvaluateDataset, FinetuneDataset, make_loader, read_batches, to_device
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
 from train.finetune_inputs import (
@@ -56,6 +52,7 @@ from train.metrics import accuracy
 from train.mixing import ClipMixer
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
 from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
+from train.recipe import evaluate_config, finetune_config
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
 from train.scoring import score_clips

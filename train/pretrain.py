@@ -38,13 +38,14 @@ from train.command import (
     say_stopped,
     training_options,
 )
-from train.config import PretrainConfig, pretrain_config
+from train.config import PretrainConfig
 from train.data import PretrainDataset, make_loader, read_batches, to_device
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
 from train.head import parameter_counts
 from train.model import MaskedAutoencoder
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
 from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
+from train.recipe import pretrain_config
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
 from train.targets import masked_loss, masked_targets, mean_predictor_loss, normalised_pixels

@@ -157,5 +157,11 @@ def refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], where: st
         raise InputError(f"[{where}] does not use {', '.join(unknown)}; allowed: {allowed}")
 
 
+def check_name(what: str, name: str, allowed: tuple[str, ...]) -> None:
+    """InputError for a name that is not allowed."""
+    if name not in allowed:
+        raise InputError(f"{what} is {name!r}; allowed: {', '.join(allowed)}")
+
+
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
