@@ -20,15 +20,15 @@ from types import TracebackType
 import h5py
 import numpy as np
 
+from shared.chunks import GZIP, PLAIN, CheckedRows, ChunkError, filters_of
 from shared.errors import InputError
 from shared.files import atomic_file, write_atomically
 from shared.schema import FORMAT_VERSION, SCHEMAS, Field
 
 CHUNK_BYTES = 1 << 16  # a read of one JPEG frame should not cost much more than that frame
-MAX_CHUNK_BYTES = 1 << 24  # what a reader is willing to unpack at a time
+MAX_CHUNK_BYTES = 1 << 18  # what a reader is willing to unpack at a time
 MAX_WHOLE_BYTES = 1 << 28  # what a reader is willing to hold of one dataset
 MAX_TEXT_BYTES = 1 << 16  # of an attribute
-ALLOWED_FILTERS = {h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
 # A clip without any motion compresses about a thousandfold; deflate cannot do more than 1032.
 MAX_DEFLATE_RATIO = 1032
 
@@ -186,13 +186,16 @@ class ShardReader:
             self._check_head()
             self._fields = {p: f for p, f in self._fields.items() if not self._is_left_out(f)}
             self._datasets = {path: self._open(field) for path, field in self._fields.items()}
+            self._rows = {path: CheckedRows(dataset) for path, dataset in self._datasets.items()}
             self._check_shapes()
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError) as error:
             self.close()
             raise InputError(f"{self.path} is damaged: {error}") from None
-        except InputError:
+        except ValueError as error:  # InputError among them
             self.close()
-            raise
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.path} is damaged: {error}") from None
 
     def __enter__(self) -> ShardReader:
         return self
@@ -225,8 +228,8 @@ class ShardReader:
         if not 0 <= first <= last <= len(dataset):
             raise InputError(f"{self.path}{path}: rows {first}:{last} of {len(dataset)} asked for")
         try:
-            return dataset[first:last]
-        except OSError as error:
+            return self._rows[path].read(first, last)
+        except (ChunkError, OSError, RuntimeError) as error:
             raise InputError(
                 f"{self.path}{path} is damaged ({error}); `make verify` lists all such shards"
             ) from None
@@ -241,12 +244,19 @@ class ShardReader:
         values = self.rows(values_path, int(offsets[0]), int(offsets[-1]))
         return np.split(values, offsets[1:-1] - offsets[0])
 
+    def damaged_chunks(self) -> Iterator[str]:
+        """Every chunk of every dataset held against its checksum; says what is wrong, and where."""
+        for path, rows in self._rows.items():
+            yield from (f"{path}: {problem}" for problem in rows.problems())
+
     def clip_ids(self) -> list[str]:
         return [clip_id.decode() for clip_id in self["/clip/id"]]
 
     def _check_head(self) -> None:
-        attributes = self._file.attrs
-        version = int(attributes.get("format_version", -1))
+        stored = self._file.attrs.get_id("format_version")
+        if stored.dtype.kind not in "iu" or stored.shape != ():
+            raise InputError(f"{self.path}: attribute format_version must be a whole number")
+        version = int(self._file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise InputError(
                 f"{self.path} has format version {version}; this program reads {FORMAT_VERSION}"
@@ -294,14 +304,20 @@ class ShardReader:
             raise InputError(f"{where} has type {dataset.dtype.str}, not {field.dtype}")
         if dataset.external or dataset.is_virtual or dataset.chunks is None:
             raise InputError(f"{where}: data outside the file or not in chunks is refused")
-        stored = dataset.id.get_create_plist()
-        filters = {stored.get_filter(i)[0] for i in range(stored.get_nfilters())}
-        if not filters <= ALLOWED_FILTERS or h5py.h5z.FILTER_FLETCHER32 not in filters:
-            raise InputError(f"{where}: filters {sorted(filters)}; gzip and fletcher32 are allowed")
-        chunk_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
-        most = self.path.stat().st_size * (MAX_DEFLATE_RATIO if field.gzip else 1) + chunk_bytes
-        if chunk_bytes > MAX_CHUNK_BYTES or dataset.nbytes > most:
-            raise InputError(f"{where} claims {dataset.nbytes} bytes, more than the file can hold")
+        filters = filters_of(dataset)
+        if filters not in (PLAIN, GZIP):
+            raise InputError(f"{where}: filters {filters}; fletcher32, after gzip, is allowed")
+        if dataset.chunks[1:] != dataset.shape[1:]:
+            raise InputError(f"{where}: chunks {dataset.chunks}; whole rows are allowed")
+        # Python's numbers: numpy's would overflow on the shapes of hostile files.
+        chunk_bytes, num_bytes = (
+            math.prod(shape) * dataset.dtype.itemsize for shape in (dataset.chunks, dataset.shape)
+        )
+        most = (
+            self.path.stat().st_size * (MAX_DEFLATE_RATIO if filters == GZIP else 1) + chunk_bytes
+        )
+        if chunk_bytes > MAX_CHUNK_BYTES or num_bytes > most:
+            raise InputError(f"{where} claims {num_bytes} bytes, more than the file can hold")
         return dataset
 
     def _check_shapes(self) -> None:
