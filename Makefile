@@ -34,7 +34,7 @@ endif
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 .PHONY: all help .venv toy manifest doctor flows boxes show pretrain finetune evaluate report \
-        test test-slow lint
+        test test-slow lint types
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -120,8 +120,12 @@ test: $(STAMP)  ## the fast tests (at most 8 minutes on two cores)
 test-slow: $(STAMP)  ## tests that do real harm or work at scale
 	@$(python) -m pytest -m slow $(call goal_args,test-slow)
 
-lint: .venv/linted  ## ruff
+lint: .venv/linted  ## ruff: the rules, and whether files are formatted
 	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+types: .venv/linted  ## mypy on shared/ and on what preprocess/ and train/ offer
+	@.venv/bin/mypy
 
 ##@ Set-up
 

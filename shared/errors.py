@@ -6,7 +6,7 @@ import errno
 import functools
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 EXIT_ERROR = 1
 EXIT_SET_ASIDE = 3  # finished, but some clips were set aside (see failures.jsonl)
@@ -44,7 +44,7 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print one `error:` line on stderr and exit with status 1."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_ERROR)

@@ -8,11 +8,15 @@ import io
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from shared.errors import InputError
 from shared.files import write_atomically
+
+N = TypeVar("N", int, float)
 
 SPLITS = ("train", "val", "test")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break a row, or a terminal
@@ -217,7 +221,7 @@ def _clip_of(row: dict[str, str | None]) -> Clip:
     )
 
 
-def _number(values: dict[str, str], column: str, kind: type) -> int | float | None:
+def _number(values: dict[str, str], column: str, kind: Callable[[str], N]) -> N | None:
     text = values[column]
     if text == "":
         return None

@@ -28,7 +28,8 @@ def draw_aspect(rng: np.random.Generator, aspect: tuple[float, float], count: in
     """
     if not 0.0 < aspect[0] <= aspect[1] < float("inf"):
         raise InputError(f"aspect is {aspect}; a rising pair of width / height above 0 is allowed")
-    return np.exp(rng.uniform(*np.log(aspect), size=count))
+    least, most = np.log(aspect)
+    return np.exp(rng.uniform(least, most, size=count))
 
 
 def sides(count: float, aspect: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

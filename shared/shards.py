@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO, RawIOBase
 from pathlib import Path
@@ -33,7 +33,7 @@ MAX_TEXT_BYTES = 1 << 16  # of an attribute
 MAX_DEFLATE_RATIO = 1032
 
 
-def build_shard(kind: str, arrays: dict[str, np.ndarray], attributes: dict) -> bytes:
+def build_shard(kind: str, arrays: Mapping[str, np.ndarray], attributes: dict) -> bytes:
     """The bytes of a shard: the same arrays and attributes give the same bytes.
 
     Args:
@@ -87,7 +87,7 @@ class Pieces:
 
 
 def write_shard(
-    path: Path, kind: str, arrays: dict[str, np.ndarray | Pieces], attributes: dict
+    path: Path, kind: str, arrays: Mapping[str, np.ndarray | Pieces], attributes: dict
 ) -> tuple[int, str]:
     """Write a shard in one step without holding it in memory.
 
@@ -328,7 +328,7 @@ class ShardReader:
 
 
 def _fill(
-    file: h5py.File, kind: str, arrays: dict[str, np.ndarray | Pieces], attributes: dict
+    file: h5py.File, kind: str, arrays: Mapping[str, np.ndarray | Pieces], attributes: dict
 ) -> None:
     file.attrs["format_version"] = np.int32(FORMAT_VERSION)
     file.attrs["kind"] = np.bytes_(kind)
@@ -368,7 +368,7 @@ def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) ->
     dataset.attrs["dims"] = np.bytes_(",".join(field.dims))
 
 
-def _check_arrays(kind: str, arrays: dict[str, np.ndarray | Pieces]) -> None:
+def _check_arrays(kind: str, arrays: Mapping[str, np.ndarray | Pieces]) -> None:
     fields = [field for field in SCHEMAS[kind] if field.path in arrays or not field.optional]
     assert set(arrays) == {field.path for field in fields}, sorted(arrays)
     for field in fields:
@@ -378,7 +378,7 @@ def _check_arrays(kind: str, arrays: dict[str, np.ndarray | Pieces]) -> None:
     assert not isinstance(sizes, str), sizes
 
 
-def _sizes(fields, shapes: dict[str, tuple[int, ...]]) -> dict[str, int] | str:
+def _sizes(fields: Collection[Field], shapes: dict[str, tuple[int, ...]]) -> dict[str, int] | str:
     """The number that each letter of the dims stands for, or what contradicts it."""
     sizes: dict[str, int] = {}
     for field in fields:

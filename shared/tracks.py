@@ -44,7 +44,8 @@ class Tracks:
 def grid_shape(size: tuple[int, int], points: int) -> tuple[int, int]:
     """Rows and columns of a grid with `points` along the short side of a (height, width) frame."""
     spacing = min(size) / points
-    return tuple(max(1, math.floor(side / spacing + 0.5)) for side in size)
+    rows, columns = (max(1, math.floor(side / spacing + 0.5)) for side in size)
+    return rows, columns
 
 
 def start_points(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:

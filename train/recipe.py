@@ -138,7 +138,7 @@ def _split_variants(
     cls = PretrainConfig if section == "pretrain" else FinetuneConfig
     known = set(cls.__dataclass_fields__)
     variants = {
-        key: value
+        key: dict(value)
         for key, value in tables[section].items()
         if isinstance(value, Mapping) and key not in known
     }

@@ -40,11 +40,10 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        both_tables = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if both_tables and value.get("kind", old.get("kind")) == old.get("kind"):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
+        merged[key] = value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            if value.get("kind", old.get("kind")) == old.get("kind"):
+                merged[key] = merge(old, value)
     return merged
 
 
@@ -59,6 +58,7 @@ def build(cls: type[T], table: Any, where: str) -> T:
     """
     if not isinstance(table, Mapping):
         raise InputError(f"[{where}] is {table!r}; a table is expected")
+    assert dataclasses.is_dataclass(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}
     refuse_unknown(table, known, where)
     missing = [name for name, field in known.items() if name not in table and _is_required(field)]
@@ -109,7 +109,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             raise InputError(f'{where} is {value!r}; a table with kind = "..." is expected')
         return Choice(value["kind"], {k: v for k, v in value.items() if k != "kind"})
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return build(kind, value, where)
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:

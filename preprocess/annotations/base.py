@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from preprocess.dataset_spec import DatasetSpec
 from shared.errors import InputError
-from shared.manifest import ClassList
+from shared.manifest import SPLITS, ClassList
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Source:
         Raises:
             InputError: there is no file for any split.
         """
-        roles = [split for split in ("train", "val", "test") if split in self.spec.files]
+        roles = [split for split in SPLITS if split in self.spec.files]
         found = [(role, path) for role in roles if (path := self.find(role)) is not None]
         if not found:
             tried = ", ".join(pattern for role in roles for pattern in self.patterns(role))
@@ -155,7 +155,7 @@ def check_count(kind: str, classes: list[str], source: Source, notes: list[str])
         )
 
 
-def require_clips(clips: list[AnnotatedClip], path: Path) -> None:
+def require_clips(clips: Sequence[object], path: Path) -> None:
     """Refuse an annotation file without a single clip.
 
     Raises:

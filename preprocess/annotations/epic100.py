@@ -42,6 +42,10 @@ class _Segment:
     verb: int | None
     noun: int | None
 
+    @property
+    def pair(self) -> tuple[int, int] | None:
+        return None if self.verb is None or self.noun is None else (self.verb, self.noun)
+
 
 def read(source: Source) -> Annotations:
     """A clip is the span between two timestamps of a video; frame numbers are not used.
@@ -63,7 +67,7 @@ def read(source: Source) -> Annotations:
         require_clips(of_split, path)
         segments += sorted(of_split, key=lambda one: (one.video, one.start_seconds))
     notes += _beyond_the_end(source, segments)
-    pairs = sorted({(s.verb, s.noun) for s in segments if s.verb is not None})
+    pairs = sorted({s.pair for s in segments if s.pair is not None})
     number_of = {pair: number for number, pair in enumerate(pairs)}
     notes.append(f"{len(pairs)} actions (pairs of verb and noun) occur in these lists")
     clips = [
@@ -72,7 +76,7 @@ def read(source: Source) -> Annotations:
             name=one.clip_id,
             video=one.video,
             split=one.split,
-            label=number_of.get((one.verb, one.noun)),
+            label=None if one.pair is None else number_of[one.pair],
             verb=one.verb,
             noun=one.noun,
             start_seconds=one.start_seconds,
@@ -149,7 +153,7 @@ def _segments(path: Path, split: str, num_verbs: int, num_nouns: int) -> list[_S
 
 def _class_names(source: Source, role: str) -> list[str]:
     """The keys of a class list, whose ids must count up from 0."""
-    names = []
+    names: list[str] = []
     for where, row in read_csv(source.require(role), ("id", "key")):
         if whole_number(row["id"], "id", where) != len(names):
             raise InputError(f"{where}: id {row['id']} stands where {len(names)} is expected")

@@ -63,8 +63,8 @@ def read_own_csv(path: Path, classes_path: Path | None = None) -> Annotations:
 
 def _numbered(rows: list[Clip]) -> ClassList:
     """Class lists for labels without names: as long as the largest number asks."""
-    lists = {}
+    lists: dict[str, list[str]] = {}
     for kind in KINDS:
         numbers = [value for row in rows if (value := getattr(row, kind)) is not None]
         lists[kind] = [str(number) for number in range(max(numbers, default=-1) + 1)]
-    return ClassList(**lists)
+    return ClassList(label=lists["label"], verb=lists["verb"], noun=lists["noun"])

@@ -29,7 +29,7 @@ def read(source: Source) -> Annotations:
     number_of = {name: number for number, name in enumerate(names)}
     clips: list[AnnotatedClip] = []
     for split, path in source.split_files(notes):
-        keys = {"id": str} if split == "test" else {"id": str, "template": str}
+        keys: dict[str, type] = {"id": str} if split == "test" else {"id": str, "template": str}
         of_split = []
         for where, entry in read_entries(path, keys):
             label = None

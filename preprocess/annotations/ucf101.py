@@ -48,7 +48,7 @@ def read(source: Source) -> Annotations:
 
 def _class_names(source: Source) -> list[str]:
     path = source.require("labels")
-    names = []
+    names: list[str] = []
     for where, line in read_lines(path):
         number, _, name = line.partition(" ")
         if whole_number(number, "class number", where) != len(names) + 1 or not name:
