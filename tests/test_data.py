@@ -19,15 +19,9 @@ from train.augment import decode_jpeg
 from train.clip_reader import ClipReader
 from train.clip_table import ClipTable, read_clip_table
 from train.config import EvaluateConfig, LoaderConfig
-from train.data import (
-    EvaluateDataset,
-    FinetuneDataset,
-    PretrainDataset,
-    make_loader,
-    read_batches,
-    to_device,
-)
+from train.data import EvaluateDataset, FinetuneDataset, PretrainDataset
 from train.frame_sampling import FRAME_RULES, dense, segments, view_places
+from train.loading import make_loader, read_batches, to_device
 from train.recipe import finetune_config, pretrain_config, read_recipe
 from train.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
 from train.targets import unstandardise

@@ -21,11 +21,12 @@ from shared.run_record import read_jsonl
 from train.checkpoint import complete_checkpoints
 from train.clip_table import read_clip_table
 from train.config import EvaluateConfig, LoaderConfig
-from train.data import EvaluateDataset, to_device
+from train.data import EvaluateDataset
 from train.engine import Processes
 from train.evaluate import evaluate
 from train.finetune import finetune
 from train.finetune_inputs import run_name
+from train.loading import to_device
 from train.metrics import accuracy
 from train.pretrain import pretrain
 from train.recipe import finetune_config

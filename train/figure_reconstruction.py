@@ -16,9 +16,10 @@ from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
 from train.clip_table import ClipTable, read_clip_table
 from train.config import EvaluateConfig, LoaderConfig, PretrainConfig
-from train.data import EvaluateDataset, to_device
+from train.data import EvaluateDataset
 from train.figure_clips import HIDDEN_RGB, spread_over_classes
 from train.figure_style import STYLE
+from train.loading import to_device
 from train.model import MaskedAutoencoder
 from train.run_folder import RunFolder
 from train.targets import (

@@ -36,7 +36,7 @@ from train.command import (
     training_options,
 )
 from train.config import EvaluateConfig
-from train.data import EvaluateDataset, FinetuneDataset, make_loader, read_batches, to_device
+from train.data import EvaluateDataset, FinetuneDataset
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
 from train.finetune_inputs import (
     build_classifier,
@@ -48,6 +48,7 @@ from train.finetune_inputs import (
     run_name,
 )
 from train.head import KINDS, parameter_counts
+from train.loading import make_loader, read_batches, to_device
 from train.metrics import accuracy
 from train.mixing import ClipMixer
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate

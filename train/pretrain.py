@@ -39,9 +39,10 @@ from train.command import (
     training_options,
 )
 from train.config import PretrainConfig
-from train.data import PretrainDataset, make_loader, read_batches, to_device
+from train.data import PretrainDataset
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
 from train.head import parameter_counts
+from train.loading import make_loader, read_batches, to_device
 from train.model import MaskedAutoencoder
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
 from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step

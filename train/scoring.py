@@ -14,8 +14,9 @@ from tqdm import tqdm
 from shared.files import write_atomically
 from train.clip_table import ClipTable
 from train.config import LoaderConfig
-from train.data import EvaluateDataset, make_loader, read_batches, to_device
+from train.data import EvaluateDataset
 from train.engine import Processes
+from train.loading import make_loader, read_batches, to_device
 
 
 @torch.inference_mode()
