@@ -16,7 +16,8 @@ OVERSAMPLING = 2  # samples a pixel, along each axis
 CANVAS = 136  # px, side of the background: what pan, zoom and roll can bring into view
 SPRITE = 64  # texels, side of an object's picture
 
-# Outlines in the unit square, pointing to the right: none looks the same after any turn.
+# Outlines in the unit square, pointing to the right. In two tones, none looks the same after any
+# turn but a full one.
 OUTLINES = (
     ((-1.0, -0.45), (1.0, -0.45), (1.0, 0.45), (-1.0, 0.45)),  # bar
     ((-0.8, -0.75), (1.0, 0.0), (-0.8, 0.75)),  # triangle
@@ -47,8 +48,7 @@ class Looks:
 def make_looks(seed: int, index: int, scene: Scene) -> Looks:
     """Textures and colours of clip `index`; they cannot know the label."""
     rng = counter_generator(seed, "toy", index, "looks")
-    grey = rng.uniform(70, 120) + rng.uniform(-5, 5, 3)
-    background = grey + 16 * _texture(CANVAS, 44.0, rng)[..., None]
+    background = _background(rng)
     sprites = []
     for _ in scene.distractors:
         vivid = rng.random() < 0.5
@@ -60,7 +60,7 @@ def make_looks(seed: int, index: int, scene: Scene) -> Looks:
         front = _colour(warm, rng.uniform(0.7, 1.0), rng)
         behind = _colour(cool, rng.uniform(0.7, 1.0), rng)
         sprites.append(_sprite(front, behind, rng))
-    return Looks(background.astype(np.float32), np.stack(sprites))
+    return Looks(background, np.stack(sprites))
 
 
 def render(scene: Scene, looks: Looks) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +194,8 @@ def _sprite(tone, other, rng: np.random.Generator) -> np.ndarray:
     alpha = cv2.resize(mask, (SPRITE, SPRITE), interpolation=cv2.INTER_AREA)[..., None] / 255.0
     behind = np.arange(SPRITE) < SPRITE * rng.uniform(0.4, 0.6)
     colour = np.where(behind[None, :, None], other, tone)
-    colour = colour * (1 + 0.18 * _texture(SPRITE, SPRITE / 2.5, rng)[..., None])
+    stripes = _grating(SPRITE, SPRITE * rng.uniform(0.3, 0.6), rng.uniform(0, 2 * math.pi), rng)
+    colour = colour * (1 + 0.15 * stripes + 0.1 * _noise(SPRITE, SPRITE / 6, rng))[..., None]
     return np.concatenate([colour.clip(0, 255) * alpha, alpha], axis=2).astype(np.float32)
 
 
@@ -203,21 +204,23 @@ def _colour(hue: float, saturation: float, rng: np.random.Generator) -> np.ndarr
     return 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, rng.uniform(0.75, 1.0)))
 
 
-def _texture(side: int, wavelength: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth pattern f8[side,side], mean about 0 and deviation about 1.
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """The scene behind all objects: f4[C,C,3].
 
-    A grating and soft noise, long against a patch: a masked patch can be guessed from its
-    neighbours, which white noise would not allow; and no place is flat, which flow needs.
+    Most of what varies within a patch is light that falls off across the scene, so that a masked
+    patch can be guessed from any visible one; the rest gives flow something to hold on to.
     """
+    grey = rng.uniform(80, 120) + rng.uniform(-5, 5, 3)
+    light = _grating(CANVAS, rng.uniform(160, 240), rng.uniform(-0.5, 0.5), rng)
+    pattern = 48 * light + 7 * _noise(CANVAS, 20, rng) + 4 * _noise(CANVAS, 7, rng)
+    return (grey + pattern[..., None]).astype(np.float32)
+
+
+def _grating(side: int, wavelength: float, phase: float, rng: np.random.Generator) -> np.ndarray:
+    """A plane wave in any direction, f8[side,side], -1..1; `phase` radians in the middle."""
     heading = rng.uniform(0, 2 * math.pi)
-    wave = 2 * math.pi / (wavelength * rng.uniform(0.7, 1.4))
-    across = np.arange(side)
-    grating = np.sin(
-        wave * (math.cos(heading) * across[None, :] + math.sin(heading) * across[:, None])
-        + rng.uniform(0, 2 * math.pi)
-    )
-    coarse, fine = (_noise(side, wavelength / part, rng) for part in (2, 6))
-    return grating + 0.6 * coarse + 0.25 * fine
+    away = 2 * math.pi / wavelength * (np.arange(side) - side / 2)
+    return np.sin(math.cos(heading) * away + math.sin(heading) * away[:, None] + phase)
 
 
 def _noise(side: int, spacing: float, rng: np.random.Generator) -> np.ndarray:

@@ -29,20 +29,22 @@ CLASSES = ClassList(
 TRAVEL = {"left": math.pi, "right": 0.0, "up": -math.pi / 2, "down": math.pi / 2}
 
 # The object's own motion, relative to the scene.
-TRAVEL_SHARE = (0.5, 0.8)  # of the frame
+TRAVEL_SHARE = (0.4, 0.6)  # of the frame
 TRAVEL_TILT = math.radians(15)  # at most, off the axis
-SCALE = (2.0, 3.0)
+SCALE = (2.0, 2.7)
 TURN = (math.radians(120), math.radians(220))
 SWING_ANGLE = (math.radians(25), math.radians(45))  # amplitude
 SWING_ARM = (0.35, 0.6)  # of the frame, from the pivot to the object
 SWING_CYCLES = (1.0, 1.5)  # in a clip
 
 RADIUS = (5.5, 18.0)  # px at zoom 1, half the length of an object
+BEYOND = 0.35  # of that radius: how far an object's middle may leave the frame
+NUM_PLACES = 256  # tried for an object
 SECOND_OBJECT_SHARE = 0.25  # of the clips
 NUM_DISTRACTORS = (1, 3)
 
 # The camera's motion over the clip, the same for every label.
-PAN = (0.05, 0.25)  # of the frame
+PAN = (0.05, 0.2)  # of the frame
 ZOOM = 1.2  # at most, in or out
 ROLL = math.radians(6)  # at most
 SHAKE = 0.5  # px, standard deviation a frame
@@ -110,10 +112,7 @@ def object_motion(name: str, rng: np.random.Generator) -> np.ndarray:
     receding ones have at their ends, and any orientation.
     """
     time = np.linspace(0, 1, NUM_FRAMES)
-    eased = time + rng.uniform(0, 0.5) / (2 * math.pi) * np.sin(
-        2 * math.pi * time + rng.uniform(0, 2 * math.pi)
-    )
-    eased = (eased - eased[0]) / (eased[-1] - eased[0])
+    eased = _eased(rng)
     factor = rng.uniform(*SCALE)
     small = math.exp(rng.uniform(math.log(RADIUS[0]), math.log(RADIUS[1] / factor)))
     radius = np.full(NUM_FRAMES, small if rng.random() < 0.5 else small * factor)
@@ -141,6 +140,14 @@ def object_motion(name: str, rng: np.random.Generator) -> np.ndarray:
     return similarity(radius, angle, x, y)
 
 
+def _eased(rng: np.random.Generator) -> np.ndarray:
+    """Progress from 0 to 1, not quite evenly: f8[T]."""
+    time = np.linspace(0, 1, NUM_FRAMES)
+    wobble = np.sin(2 * math.pi * time + rng.uniform(0, 2 * math.pi))
+    progress = time + rng.uniform(0, 0.5) / (2 * math.pi) * wobble
+    return (progress - progress[0]) / (progress[-1] - progress[0])
+
+
 def similarity(scale, angle, x, y) -> np.ndarray:
     """Scale, turn by `angle` radians, then shift by (x, y): broadcast to f8[...,3,3]."""
     scale, angle, x, y = np.broadcast_arrays(scale, angle, x, y)
@@ -152,25 +159,25 @@ def similarity(scale, angle, x, y) -> np.ndarray:
     return matrix
 
 
-def _place(motion, camera, others, rng, num_tries=256, margin=0.1) -> np.ndarray | None:
-    """Put a motion at a random place where its middle stays in view: f8[T,3,3].
+def _place(motion, camera, others, rng: np.random.Generator) -> np.ndarray | None:
+    """Put a motion at a random place where it stays in view: f8[T,3,3].
 
-    Where no place tried keeps it whole in view (a long way against the camera's), the one that
-    loses least. None when it would run into one of `others` wherever it is put.
+    Its middle may leave the frame by a share of its size: one that travels would otherwise always
+    end on the side that it goes to. Where no place tried is good (a long way against the
+    camera's), the one that loses least. None when it would run into one of `others`, or leave the
+    view, wherever it is put.
     """
-    places = rng.uniform(-1.2 * SIZE, 1.2 * SIZE, (num_tries, 1, 2))
-    paths = places + motion[:, :2, 2]  # [tries, T, 2], scene
-    clear = np.ones(num_tries, dtype=bool)
-    for other in others:
-        apart = np.linalg.norm(paths - other[:, :2, 2], axis=-1).min(axis=1)
-        clear &= apart > 2.0 * _radius(motion).max()
-    if not clear.any():
-        return None
+    places = rng.uniform(-1.5 * SIZE, 1.5 * SIZE, (NUM_PLACES, 1, 2))
+    paths = places + motion[:, :2, 2]  # [places, T, 2], scene
     seen = np.einsum("tij,ntj->nti", camera[:, :2, :2], paths) + camera[:, :2, 2]
-    low, high = margin * SIZE, (1 - margin) * SIZE
-    outside = np.maximum(low - seen, seen - high).clip(min=0).max(axis=(1, 2))
-    outside[~clear] = np.inf
-    best = np.argmin(outside)  # the first of those wholly in view, hence a random one
+    beyond = np.maximum(-seen, seen - SIZE).max(axis=-1) - BEYOND * _radius(motion)
+    lost = beyond.max(axis=-1).clip(min=0)
+    for other in others:
+        apart = np.linalg.norm(paths - other[:, :2, 2], axis=-1).min(axis=-1)
+        lost[apart < 2 * _radius(motion).max()] = np.inf
+    best = np.argmin(lost)  # the first of those that lose nothing, hence a random one
+    if others and lost[best] > 0:
+        return None
     return similarity(1.0, 0.0, *places[best, 0]) @ motion
 
 
