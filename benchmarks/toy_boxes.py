@@ -1,0 +1,70 @@
+"""The toy dataset with the motion boxes of other clips: what are right boxes worth?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from preprocess.boxes import tube_positions
+from shared.files import remove_leftovers
+from shared.grid import union_box
+from shared.layout import DatasetLayout
+from shared.randomness import counter_generator
+from shared.shard_index import ShardEntry, read_index, write_index
+from shared.shards import ShardReader, write_shard
+
+
+def with_random_boxes(layout: DatasetLayout, seed: int) -> DatasetLayout:
+    """A dataset beside `layout` whose clips have each the boxes of another clip, drawn by `seed`.
+
+    Sizes, areas and paths of the boxes are those of real motion; only whose they are is random.
+    Frames are shared by a link. Asks that all clips have as many frames, which toy clips do.
+    """
+    other = DatasetLayout(layout.out, f"{layout.dataset}-random-boxes-{seed}")
+    if read_index(other.boxes) is not None:
+        return other
+    other.boxes.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(other.boxes)
+    if not other.frames.is_symlink():
+        other.frames.symlink_to(layout.frames.resolve())
+    for path in (layout.manifest, layout.classes):
+        (other.root / path.name).write_bytes(path.read_bytes())
+    index = read_index(layout.boxes)
+    assert index is not None, "the dataset has boxes"
+    entries = []
+    for number, shard in enumerate(index.shards):
+        with ShardReader(layout.boxes / shard.name, "boxes") as reader:
+            arrays = _dealt_anew(reader, counter_generator(seed, "random boxes", number))
+        num_bytes, sha256 = write_shard(other.boxes / shard.name, "boxes", arrays, index.config)
+        entries.append(ShardEntry(shard.name, num_bytes, sha256, shard.clips))
+    write_index(other.boxes, replace(index, dataset=other.dataset, shards=entries))
+    return other
+
+
+def _dealt_anew(reader: ShardReader, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The arrays of a boxes shard in which no clip has its own boxes."""
+    num_clips = reader.num_clips
+    frames = reader["/clip/frames"].reshape(num_clips, 2)
+    assert len(set(np.diff(frames)[:, 0])) == 1, "clips of one length"
+    circle = rng.permutation(num_clips)
+    giver = np.empty_like(circle)
+    giver[circle] = np.roll(circle, 1)  # one cycle through all clips: nobody gives to itself
+    rows = (frames[giver, :1] + np.arange(frames[0, 1] - frames[0, 0])).ravel()
+    boxes = reader["/box/xyxy"][rows]
+    sizes = reader["/clip/size"]
+    unions = np.stack([union_box(each) for each in boxes.reshape(num_clips, -1, 4)])
+    tubes = [tube_positions(box, size) for box, size in zip(unions, sizes, strict=True)]
+    return {
+        "/clip/id": reader["/clip/id"],
+        "/clip/frames": frames,
+        "/clip/size": sizes,
+        "/frame/pts_seconds": reader["/frame/pts_seconds"],
+        "/clip/box": unions.astype("<f4"),
+        "/box/xyxy": boxes,
+        "/box/score": reader["/box/score"][rows],
+        "/contour/offsets": np.zeros(len(rows) + 1, "<i8"),
+        "/contour/vertices": np.empty((0, 3), "<i2"),
+        "/tube/offsets": np.cumsum([0, *map(len, tubes)], dtype="<i8"),
+        "/tube/index": np.concatenate(tubes).astype("<i2"),
+    }

@@ -1,0 +1,82 @@
+"""Training runs that a benchmark compares: made by the project's own commands, kept, and reused."""
+
+from __future__ import annotations
+
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from train.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP1 = re.compile(r"^test top-1 ([0-9.]+) %$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Runs the training commands on one dataset; a run that is finished already is used as it is.
+
+    Attributes:
+        layout: of the dataset.
+        recipe: a file, or None for the dataset's own recipe.
+    """
+
+    layout: DatasetLayout
+    recipe: Path | None = None
+
+    def pretrain(self, method: str, seed: int, name: str, *arguments: str) -> str:
+        """Pretrain; returns the run's name."""
+        self._train("pretrain", name, seed, "--method", method, *arguments)
+        return name
+
+    def finetune(self, source: str, seed: int, name: str, *arguments: str) -> str:
+        """Finetune from a run, a file of weights or "none"; returns the run's name."""
+        self._train("finetune", name, seed, "--from", source, *arguments)
+        return name
+
+    def top1(self, run: str) -> float:
+        """Test top-1 of a finetuned run, percent with one decimal."""
+        printed = self._run("evaluate", "--run", run)
+        found = TOP1.search(printed)
+        assert found, f"no test top-1 in:\n{printed}"
+        return float(found[1])
+
+    def _train(self, command: str, name: str, seed: int, *arguments: str) -> None:
+        if RunFolder(self.layout.runs / name).is_finished:
+            return
+        recipe = ("--recipe", str(self.recipe)) if self.recipe else ()
+        self._run(command, "--run", name, "--seed", str(seed), *recipe, *arguments)
+
+    def _run(self, command: str, *arguments: str) -> str:
+        data = ("--dataset", self.layout.dataset, "--out", str(self.layout.out.resolve()))
+        whole = [sys.executable, "-m", f"train.{command}", *data, *arguments]
+        done = subprocess.run(whole, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise InputError(f"`{' '.join(whole[1:])}` ended with status {done.returncode}")
+        return done.stdout
+
+
+def mean_and_spread(figures: Sequence[float]) -> str:
+    """`90.1 +- 0.4`: mean and sample standard deviation; the mean alone of a single figure."""
+    if len(figures) == 1:
+        return f"{figures[0]:.1f}"
+    return f"{statistics.mean(figures):.1f} +- {statistics.stdev(figures):.1f}"
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and versions that figures were taken with."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "processor": model[1] if model else platform.machine(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "timm", "deepspeed")},
+    }
