@@ -231,3 +231,18 @@ def test_both_kinds_of_mixing_take_turns():
     config = AugmentConfig(mixup_alpha=0.8, cutmix_alpha=1.0)
     kinds = {len(mixed(config, seed)[0][0].unique()) > 1 for seed in range(20)}
     assert kinds == {True, False}  # cutmix leaves black and white, mixup one grey
+
+
+def test_a_slight_reduction_loses_no_pixel_and_moves_nothing():
+    """256 lines to 224 are interpolated: like averaging, to a grey value or two of real detail."""
+    texture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    frame = cv2.resize(texture, (256, 256), interpolation=cv2.INTER_CUBIC)
+    out = np.empty((224, 224, 3), np.uint8)
+    cut(frame, (0, 0, 256, 256), out, False, False)
+    averaged = cv2.resize(frame, (224, 224), interpolation=cv2.INTER_AREA)
+    assert np.abs(out.astype(int) - averaged).mean() < 2
+    for y in range(0, 256, 7):  # every line of the frame shows in the output
+        line = np.zeros((256, 256, 3), np.uint8)
+        line[y] = 255
+        cut(line, (0, 0, 256, 256), out, False, False)
+        assert out.max() > 30, y
