@@ -118,7 +118,7 @@ class FlowOptions:
             config["raft_weights"] = _digest(self.solvers.raft_weights)
         else:
             presets = {"tvl1": self.solvers.tvl1_preset, "dis": self.solvers.dis_preset}
-            config["flow_preset"] = presets[source]
+            config |= {"flow_preset": presets[source]} if source in presets else {}
         if self.is_stabilised(output):
             config["stabilise"] = "subtract" if source == MOTION_VECTORS else self.stabilise
         if self.tracks and output == self.tracked:

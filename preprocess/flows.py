@@ -33,7 +33,7 @@ from tqdm import tqdm
 from preprocess import resume
 from preprocess.failures import failure_record, write_failures
 from preprocess.flow_options import STABILISE
-from preprocess.flow_sources import DIS_PRESETS
+from preprocess.flow_sources import DIS_PRESETS, SOURCE_NAMES
 from preprocess.flow_summary import print_sizes, print_times
 from preprocess.plan import Plan, make_plan
 from preprocess.tvl1_presets import PRESETS
@@ -67,7 +67,7 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
               help="of the stored motion maps")  # fmt: skip
 # Flow
 @click.option("--source", default="tvl1", metavar="NAMES",
-              help="tvl1, dis, raft or motion-vectors, or several with commas: the first goes to "
+              help=f"{', '.join(SOURCE_NAMES)}, or several with commas: the first goes to "
               "flows/, from which boxes are made")  # fmt: skip
 @click.option("--preset", type=click.Choice(list(PRESETS)), show_default="fast", help="of TV-L1")
 @click.option("--dis-preset", type=click.Choice(DIS_PRESETS), show_default="medium", help="of DIS")

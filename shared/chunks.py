@@ -104,7 +104,7 @@ class CheckedRows:
         if not least <= found.size <= most:
             raise ChunkError(f"{where} has {found.size} bytes; {least} to {most} are possible")
 
-    def _checked(self, number: int) -> bytes:
+    def _checked(self, number: int) -> memoryview:
         """The stored bytes of a chunk, without their checksum."""
         self._check_size(number)
         start = (number * self._rows_a_chunk, *[0] * (self.dataset.ndim - 1))

@@ -11,12 +11,13 @@ from shared.masks import NEEDS_BOXES, NEEDS_MOTION
 from train.clip_table import FLOW, MotionNeeds
 from train.head import HeadConfig
 from train.model_config import ModelConfig
+from train.targets import PIXEL_TARGETS
 from train.targets_motion import TrajectoryConfig
 from train.typed_tables import Choice, check_name
 
 FLIPS = ("x", "y", "time")
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
-TARGETS = ("normalised_pixels", "trajectories")
+TRAJECTORIES = "trajectories"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class PretrainConfig:
     flips: tuple[str, ...] = ()
     """Of x, y, time: each mirrors half of the clips."""
     target: str = "normalised_pixels"
-    """What the decoder predicts: normalised_pixels (train/targets.py) or trajectories
+    """What the decoder predicts: one of PIXEL_TARGETS (train/targets.py), or trajectories
     (train/targets_motion.py)."""
     trajectories: TrajectoryConfig | None = None
     """Which trajectories; of target trajectories only."""
@@ -110,9 +111,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         _check_training(self)
-        check_name("target", self.target, TARGETS)
+        check_name("target", self.target, (*PIXEL_TARGETS, TRAJECTORIES))
         self._check_trajectories()
-        looks = self.mask.kind in NEEDS_MOTION or self.target == "trajectories"
+        looks = self.mask.kind in NEEDS_MOTION or self.target == TRAJECTORIES
         if self.motion_source != FLOW and not looks:
             raise InputError(
                 f"motion_source is {self.motion_source!r}, but neither the mask {self.mask.kind} "
@@ -125,7 +126,7 @@ class PretrainConfig:
     def _check_trajectories(self) -> None:
         if self.trajectories is None:
             return
-        if self.target != "trajectories":
+        if self.target != TRAJECTORIES:
             raise InputError(f"trajectories is not used with target {self.target}; leave it out")
         if "time" in self.flips:
             raise InputError("flips has 'time', but points were tracked forward in time only")

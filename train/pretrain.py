@@ -49,7 +49,7 @@ from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_s
 from train.recipe import pretrain_config
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
-from train.targets import masked_loss, masked_targets, mean_predictor_loss, normalised_pixels
+from train.targets import PIXEL_TARGETS, masked_loss, masked_targets, mean_predictor_loss
 from train.targets_motion import loss_weights
 from train.typed_tables import to_table
 from train.weights import adopt_norms, export_safetensors, import_weights, load_autoencoder
@@ -235,7 +235,7 @@ def hidden_targets(
     """What of the masked tokens is to be predicted [B, M, D], and its weights (None: all 1)."""
     if config.trajectories is not None:
         return batch["target"], loss_weights(batch["counts"], config.trajectories, config.stride)
-    target = normalised_pixels(batch["clips"], config.model)
+    target = PIXEL_TARGETS[config.target](batch["clips"], config.model)
     return masked_targets(target, batch["mask"], num_masked), None
 
 

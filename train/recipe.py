@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from shared.errors import InputError
 from shared.masks import MASKS, Scene
 from train.augment import CROPS
-from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig, PretrainConfig
+from train.config import (
+    TRAJECTORIES,
+    EvaluateConfig,
+    FinetuneConfig,
+    LoaderConfig,
+    PretrainConfig,
+)
 from train.frame_sampling import FRAME_RULES
 from train.head import KINDS as HEAD_KINDS
-from train.model_config import named_config
+from train.model_config import NUM_CHANNELS, named_config
+from train.targets import PIXEL_TARGETS
 from train.targets_motion import TrajectoryConfig
 from train.typed_tables import build, check_name, choose, merge, refuse_unknown
 
@@ -106,7 +114,7 @@ def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
     config = build(PretrainConfig, table, "pretrain")
     config = _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=MASKS)
     _check_mask(config)
-    return _with_trajectories(config) if config.target == "trajectories" else config
+    return _with_trajectories(config) if config.target == TRAJECTORIES else _with_size(config)
 
 
 def recorded_finetune_config(table: Mapping[str, Any]) -> FinetuneConfig:
@@ -178,6 +186,21 @@ def _trial_arguments(name: str) -> tuple[Any, ...]:
 
 def _still_scene(time_steps: int, grid: int) -> Scene:
     return Scene(time_steps, np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid)))
+
+
+def _with_size(config: PretrainConfig) -> PretrainConfig:
+    """The config with a decoder that predicts as many numbers as the target has."""
+    cut = config.model
+    clip = torch.zeros(1, NUM_CHANNELS, cut.num_frames, cut.image_size, cut.image_size)
+    numbers = PIXEL_TARGETS[config.target](clip, cut).shape[-1]
+    if cut.prediction_dim not in (None, numbers):
+        raise InputError(
+            f"[model] prediction_dim is {cut.prediction_dim}, but target {config.target} has "
+            f"{numbers} numbers a token; leave it out"
+        )
+    if numbers == cut.output_dim:
+        return config
+    return replace(config, model=replace(cut, prediction_dim=numbers))
 
 
 def _with_trajectories(config: PretrainConfig) -> PretrainConfig:

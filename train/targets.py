@@ -7,6 +7,7 @@ channel. A clip is either `pixels` (RGB, 0..1) or `standardised` (what the model
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -48,6 +49,14 @@ def normalised_pixels(clips: Tensor, config: ModelConfig) -> Tensor:
     """
     tubelets, mean, std = _tubelet_statistics(clips, config)
     return _channels_last((tubelets - mean) / (std + STD_OFFSET))
+
+
+PIXEL_TARGETS: dict[str, Callable[[Tensor, ModelConfig], Tensor]] = {
+    "normalised_pixels": normalised_pixels,
+}
+"""What a recipe's `target` may name and the clip itself gives: (clips [B, C, T, H, W] standardised,
+config) -> float32 [B, N, D], for any D. A target that is better predicted by 0 than by what is
+learned is of no use: `mean_predictor_loss` is the loss of zeros."""
 
 
 def masked_targets(target: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
