@@ -68,10 +68,10 @@ def write_finetune_run(
         predicted = labels.copy()
         predicted[list(wrong)] = (labels[list(wrong)] == 0).astype(int)
         scores = {"label": np.eye(classes, dtype=np.float32)[predicted]}
-        write_scores(folder.path / "scores-test.h5", table, scores)
+        write_scores(folder.scores("test"), table, scores)
         metrics = {"run": name, "split": "test", "clips": len(table)}
         metrics |= accuracy(scores, {"label": labels})
-        folder.metrics.write_text(json.dumps(metrics))
+        folder.metrics("test").write_text(json.dumps(metrics))
     return folder
 
 

@@ -209,7 +209,7 @@ def metrics(layout, finetuned):
 
 
 def test_metrics_are_those_of_the_scores(layout, finetuned, metrics):
-    assert metrics == json.loads(finetuned.metrics.read_text())
+    assert metrics == json.loads(finetuned.metrics("test").read_text())
     assert (metrics["split"], metrics["views"], metrics["clips"]) == ("test", 6, 16)
     assert metrics["weights"] == "best on val"
     with h5py.File(finetuned.path / "scores-test.h5") as file:
@@ -245,10 +245,15 @@ def test_scores_are_the_mean_over_views(layout, finetuned):
 
 
 def test_an_evaluation_is_used_again_until_asked_otherwise(layout, finetuned, metrics, capsys):
-    before = finetuned.metrics.stat().st_mtime_ns
+    before = finetuned.metrics("test").stat().st_mtime_ns
     assert evaluate(layout, finetuned, {}, 0, "cpu") == metrics
     assert "has these figures already" in capsys.readouterr().out
-    assert finetuned.metrics.stat().st_mtime_ns == before
+    assert finetuned.metrics("test").stat().st_mtime_ns == before
+    held_out = evaluate(layout, finetuned, {"split": "val"}, 0, "cpu")
+    assert (held_out["split"], held_out["clips"]) == ("val", 16)
+    assert finetuned.metrics("test").stat().st_mtime_ns == before
+    assert evaluate(layout, finetuned, {"split": "val"}, 0, "cpu") == held_out
+    assert "chosen on this very split" in capsys.readouterr().out
     other = evaluate(layout, finetuned, {"crops": 1}, 0, "cpu")
     assert other["views"] == 2
     assert evaluate(layout, finetuned, {}, 0, "cpu") == metrics

@@ -51,7 +51,8 @@ def test_the_chain_ends_with_top1_and_report(toy):
     assert report == f"report {toy}/toy/report.html"
     text = (toy / "toy" / "report.html").read_text()
     assert "data:image/png;base64," in text
-    metrics = json.loads(next((toy / "toy" / "runs").glob("finetune-*/metrics.json")).read_text())
+    [path] = (toy / "toy" / "runs").glob("finetune-*/metrics-test.json")
+    metrics = json.loads(path.read_text())
     assert f"test top-1 {metrics['top1']:.1f} %" == top1
 
 

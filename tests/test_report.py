@@ -224,16 +224,29 @@ def test_without_a_tested_run_only_the_report_is_named(tmp_path: Path) -> None:
 def test_validation_figures_are_no_test_figures(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path, num_clips=5)
     folder = write_finetune_run(layout)
-    metrics = json.loads(folder.metrics.read_text()) | {"split": "val"}
-    folder.metrics.write_text(json.dumps(metrics))
+    folder.metrics("test").rename(folder.metrics("val"))
     assert make_report(layout)[0] == f"report {layout.report}\n"
+
+
+def test_the_split_that_the_recipe_tests_on_is_the_reports(tmp_path: Path) -> None:
+    """Of Something-Something V2 and others only the labels of split val are public."""
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    folder = write_finetune_run(layout)
+    for path_of in (folder.metrics, folder.scores):
+        path_of("test").rename(path_of("val"))
+    record = json.loads(folder.options.read_text())
+    record["options"]["evaluate"] = {"split": "val"}
+    folder.options.write_text(json.dumps(record))
+    stdout, html = make_report(layout)
+    assert stdout.startswith("val top-1 100.0 %\n")
+    assert "Clips of split val by true and predicted class" in html
 
 
 def test_named_run_and_the_newest(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path)
     older = write_finetune_run(layout, "finetune-older", wrong=(0, 1))
     write_finetune_run(layout, "finetune-newer", wrong=(0,))
-    for path in (older.log, older.metrics):
+    for path in (older.log, older.metrics("test")):
         os.utime(path, (1, 1))
     assert make_report(layout)[0].startswith("test top-1 75.0 %\n")
     assert make_report(layout, "--run", "finetune-older")[0].startswith("test top-1 50.0 %\n")

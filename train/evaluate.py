@@ -4,8 +4,8 @@
     python -m train.evaluate --dataset toy --run finetune-scratch-mean --split val
 
 Reads a finished run below OUT/<dataset>/runs, its best weights by split val (or its last, where
-nothing was held out), and writes into its folder metrics.json and scores-<split>.h5. Seconds for
-the toy dataset. The last line is the figure: `test top-1 93.1 %`.
+nothing was held out), and writes into its folder metrics-<split>.json and scores-<split>.h5.
+Seconds for the toy dataset. The last line is the figure: `test top-1 93.1 %`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def evaluate(
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Score a split with a run's weights; returns what metrics.json holds.
+    """Score a split with a run's weights; returns what metrics-<split>.json holds.
 
     Args:
         changes: of the EvaluateConfig that the run was made with.
@@ -130,9 +130,10 @@ def evaluate(
         processes.say(f"  {key:<14}  {value}")
     if best and views.split == "val":
         processes.say("  these weights were chosen on this very split: the figures flatter them")
-    before = _read_metrics(folder.metrics)
+    path = folder.metrics(views.split)
+    before = _read_metrics(path)
     if not overwrite and {key: before.get(key) for key in asked} == asked:
-        processes.say(f"{folder.metrics} has these figures already")
+        processes.say(f"{path} has these figures already")
         return before
 
     # -----------------------------------------------------------------------------------------
@@ -145,8 +146,8 @@ def evaluate(
     labels = {kind: table.labels[kind] for kind in config.labels}
     metrics = {**asked, **accuracy(scores, labels)}
     if processes.is_first:
-        write_scores(folder.path / f"scores-{views.split}.h5", table, scores)
-        write_atomically(folder.metrics, json.dumps(metrics, indent=1).encode() + b"\n")
+        write_scores(folder.scores(views.split), table, scores)
+        write_atomically(path, json.dumps(metrics, indent=1).encode() + b"\n")
         for key, value in metrics.items():
             if key not in asked:
                 print(f"  {key:<14}  {value:.2f} %")

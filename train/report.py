@@ -75,7 +75,7 @@ def main(dataset: str, out: Path, run: str | None) -> None:
     page = build_page(layout, runs, unreadable, chosen)
     write_atomically(layout.report, render(page).encode())
     if chosen.finetuned is not None and chosen.finetuned.test_top1 is not None:
-        print(f"test top-1 {chosen.finetuned.test_top1:.1f} %")
+        print(f"{chosen.finetuned.tested_split} top-1 {chosen.finetuned.test_top1:.1f} %")
     print(f"report {layout.report}")
 
 
@@ -171,7 +171,7 @@ def _numbers(dataset: Dataset, chosen: ChosenRuns) -> list[dict[str, str]]:
         classes = len(dataset.classes.label)
         notes = [f"chance {100 / classes:.1f} %"] if classes else []
         notes += [counted(finetuned.metrics.get("clips", 0), "clip"), finetuned.name]
-        numbers.append(("test top-1", f"{finetuned.test_top1:.1f} %", notes))
+        numbers.append((f"{finetuned.tested_split} top-1", f"{finetuned.test_top1:.1f} %", notes))
     if pretrained is not None and pretrained.last("loss") is not None:
         level = pretrained.last("mean_predictor_loss") or 1.0
         notes = [f"mean of each patch {level:.3f}", pretrained.name]

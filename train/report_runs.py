@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from shared.errors import InputError
+from shared.manifest import SPLITS
 from shared.run_record import read_jsonl
 from train.figure_charts import Curve
 from train.report_clips import MaskSettings
@@ -25,7 +26,7 @@ class Run:
         folder: where it lies.
         record: options.json: command, options, versions, git_commit.
         events: lines of log.jsonl.
-        metrics: metrics.json of the evaluation, or None.
+        metrics: of the evaluation on `tested_split`, or None.
         modified: seconds since 1970 of the newest of its log and metrics.
     """
 
@@ -86,11 +87,16 @@ class Run:
         return (total + before) / 60 if before else None
 
     @property
+    def tested_split(self) -> str:
+        """The split that its recipe evaluates on; of some datasets no labels of test are public."""
+        split = self.option("evaluate", "split")
+        return split if split in SPLITS else "test"
+
+    @property
     def test_top1(self) -> float | None:
-        """Of split test, percent; None where metrics.json holds none."""
-        metrics = self.metrics or {}
-        value = metrics.get("top1")
-        return value if metrics.get("split") == "test" and _is_number(value) else None
+        """Of `tested_split`, percent; None where it was not evaluated there."""
+        value = (self.metrics or {}).get("top1")
+        return value if _is_number(value) else None
 
 
 @dataclass(frozen=True)
@@ -120,16 +126,18 @@ def read_run(path: Path) -> Run:
     try:
         record = json.loads(folder.options.read_text(encoding="utf-8"))
         events = [line for line in read_jsonl(folder.log) if isinstance(line, dict)]
-        metrics = None
-        if folder.metrics.is_file():
-            metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        if not isinstance(record["options"], dict) or not isinstance(metrics, dict | None):
-            raise ValueError("options and metrics.json must be objects")
+        if not isinstance(record["options"], dict):
+            raise ValueError("options must be an object")
+        run = Run(folder, record, events)
+        path = folder.metrics(run.tested_split)
+        metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not isinstance(metrics, dict | None):
+            raise ValueError(f"{path.name} must be an object")
     except ValueError as error:
         raise InputError(f"run {folder.path.name} cannot be read: {error}") from None
-    files = [file for file in (folder.log, folder.metrics) if file.is_file()]
+    files = [file for file in (folder.log, path) if file.is_file()]
     modified = max((file.stat().st_mtime for file in files), default=0.0)
-    return Run(folder, record, events, metrics, modified)
+    return replace(run, metrics=metrics, modified=modified)
 
 
 def read_runs(runs: Path) -> tuple[list[Run], list[str]]:
@@ -168,13 +176,13 @@ def mask_settings(run: Run | None) -> MaskSettings:
     )
 
 
-def read_scores(run: Run, split: str = "test") -> Scores | None:
-    """The scores of the first kind of label; None where the run was not evaluated on the split.
+def read_scores(run: Run) -> Scores | None:
+    """The scores of the first kind of label; None where the run was not evaluated.
 
     Raises:
         InputError: the file is not what the evaluation writes.
     """
-    path = run.folder.path / f"scores-{split}.h5"
+    path = run.folder.scores(run.tested_split)
     if not path.is_file():
         return None
     try:

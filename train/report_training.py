@@ -106,10 +106,11 @@ def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
         scores = read_scores(run)
         if scores is None:
             section["missing"].append(
-                f"Run {run.name} was not evaluated on split test; `make evaluate` does that."
+                f"Run {run.name} was not evaluated on split {run.tested_split}; `make evaluate` "
+                "does that."
             )
         else:
-            section |= _confusion(dataset, scores)
+            section |= _confusion(dataset, scores, run.tested_split)
     except InputError as error:
         section["missing"].append(str(error))
     return section
@@ -123,7 +124,7 @@ def confused_pairs(matrix: np.ndarray, most: int = MOST_PAIRS) -> list[tuple[int
     return [(int(t), int(p), int(wrong[t, p])) for t, p in pairs if wrong[t, p] > 0]
 
 
-def _confusion(dataset: Dataset, scores: Scores) -> dict:
+def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
     num_classes = 1 + max(
         int(scores.label.max(initial=0)),
         int(scores.predicted.max(initial=0)),
@@ -146,7 +147,7 @@ def _confusion(dataset: Dataset, scores: Scores) -> dict:
         )
     return {
         "confusion": confusion_chart(matrix, names),
-        "confusion_caption": f"Clips of split test by true and predicted class: {right:,} of "
+        "confusion_caption": f"Clips of split {split} by true and predicted class: {right:,} of "
         f"{total:,} are right. Colour is the share of the true class.",
         "pairs": pairs,
     }

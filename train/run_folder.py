@@ -21,7 +21,7 @@ class RunFolder:
     """OUT/<dataset>/runs/<name>/.
 
     Files: options.json, log.jsonl, checkpoints/, weights.safetensors, finished; of finetuning
-    best.safetensors; of evaluation metrics.json and scores-<split>.h5.
+    best.safetensors; of evaluation metrics-<split>.json and scores-<split>.h5.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,8 +32,15 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
         self.best_weights = self.path / "best.safetensors"
-        self.metrics = self.path / "metrics.json"
         self.finished = self.path / "finished"
+
+    def metrics(self, split: str) -> Path:
+        """Figures of an evaluation, one file a split."""
+        return self.path / f"metrics-{split}.json"
+
+    def scores(self, split: str) -> Path:
+        """Class probabilities of every clip of an evaluation."""
+        return self.path / f"scores-{split}.h5"
 
     @property
     def is_finished(self) -> bool:
