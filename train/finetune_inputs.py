@@ -17,9 +17,12 @@ from train.run_folder import RunFolder
 
 def run_name(source: str, head: str) -> str:
     """finetune-mofo-mca from run pretrain-mofo, finetune-scratch-mca from random weights."""
-    if source == "none":
-        return f"finetune-scratch-{head}"
-    return f"finetune-{Path(source).stem.removeprefix('pretrain-')}-{head}"
+    return f"finetune-{short_name(source)}-{head}"
+
+
+def short_name(source: str) -> str:
+    """mofo of run pretrain-mofo, vit_b of file vit_b.pth, scratch of random weights."""
+    return "scratch" if source == "none" else Path(source).stem.removeprefix("pretrain-")
 
 
 def find_weights(layout: DatasetLayout, source: str) -> Path | None:

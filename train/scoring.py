@@ -1,25 +1,25 @@
-"""Scores every clip of a split once, whoever many processes share the work."""
+"""Computes something of every clip of a split once, however many processes share the work."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from shared.files import write_atomically
 from train.clip_table import ClipTable
 from train.config import LoaderConfig
-from train.data import EvaluateDataset
+from train.data import EvaluateDataset, Sample
 from train.engine import Processes
 from train.loading import make_loader, read_batches, to_device
 
 
-@torch.inference_mode()
 def score_clips(
     model: nn.Module,
     dataset: EvaluateDataset,
@@ -36,6 +36,33 @@ def score_clips(
     Returns:
         float32 [n, classes] by kind of label, in the order of the dataset's table, complete in
         every process.
+    """
+
+    def probabilities(batch: Sample) -> dict[str, Tensor]:
+        scores = model(batch["clips"], batch["inside"])
+        return {kind: values.float().softmax(1) for kind, values in scores.items()}
+
+    return mean_over_views(probabilities, model, dataset, loader, processes, name)
+
+
+@torch.inference_mode()
+def mean_over_views(
+    compute: Callable[[Sample], dict[str, Tensor]],
+    model: nn.Module,
+    dataset: EvaluateDataset,
+    loader: LoaderConfig,
+    processes: Processes,
+    name: str,
+) -> dict[str, np.ndarray]:
+    """What `compute` makes of each clip, the mean over its views.
+
+    Args:
+        compute: of a batch on the device (see `to_device`) float [B, K] by name; B views.
+        model: what it computes with, on the processes' device; its mode is put back afterwards.
+        name: of the progress bar.
+
+    Returns:
+        float32 [n, K] by name, in the order of the dataset's table, complete in every process.
     """
     views = dataset.config.segments * dataset.config.crops
     indices = np.arange(processes.rank, len(dataset.table), processes.world_size).tolist()
@@ -54,12 +81,12 @@ def score_clips(
         for batch in stream:
             batch = to_device(batch, processes.device)
             with cast:
-                scores = model(batch["clips"], batch["inside"])
-            probabilities = {
-                kind: values.float().softmax(1).unflatten(0, (-1, views)).mean(1).cpu().numpy()
-                for kind, values in scores.items()
+                computed = compute(batch)
+            means = {
+                kind: values.float().unflatten(0, (-1, views)).mean(1).cpu().numpy()
+                for kind, values in computed.items()
             }
-            parts.append((batch["index"].cpu().numpy(), probabilities))
+            parts.append((batch["index"].cpu().numpy(), means))
             bar.update(len(batch["index"]))
     model.train(was_training)
     return _together(processes.gather(parts), len(dataset.table))
@@ -70,16 +97,16 @@ def _together(
 ) -> dict[str, np.ndarray]:
     parts = [part for process in by_process for part in process]
     counted = np.zeros(num_clips, dtype=np.int64)
-    scores = {
+    together = {
         kind: np.empty((num_clips, values.shape[1]), np.float32)
         for kind, values in parts[0][1].items()
     }
-    for index, probabilities in parts:
+    for index, means in parts:
         counted[index] += 1
-        for kind, values in probabilities.items():
-            scores[kind][index] = values
-    assert np.all(counted == 1), "a clip was scored twice or not at all"
-    return scores
+        for kind, values in means.items():
+            together[kind][index] = values
+    assert np.all(counted == 1), "a clip was counted twice or not at all"
+    return together
 
 
 def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) -> None:

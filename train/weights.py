@@ -161,6 +161,19 @@ def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> list
     return [name for name, _ in classifier.named_parameters() if not name.startswith("encoder.")]
 
 
+def build_encoder(config: ModelConfig, imported: ImportedWeights) -> VideoEncoder:
+    """An encoder with imported weights, and with the norm after it where they have one.
+
+    Raises:
+        InputError: the encoders differ; tensors are missing or left over.
+    """
+    _require_same_fields(config, imported, _ENCODER_FIELDS)
+    found = {key: each for key, each in imported.state_dict.items() if key.startswith("encoder.")}
+    model = _EncoderAlone(VideoEncoder(config, final_norm="encoder.norm.weight" in found))
+    load_strictly(model, found, imported.source)
+    return model.encoder
+
+
 def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
     """Load weights; InputError lists every tensor that is missing, left over or misshapen."""
     _require_same_tensors(model.state_dict(), state_dict, source)

@@ -1,0 +1,192 @@
+"""Linear probe and k-NN on frozen features, against slow loops and end to end."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from shard_fixtures import write_moving_squares
+from sklearn.linear_model import LogisticRegression
+from training_fixtures import tiny_run
+
+import train.probe
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import read_manifest
+from train.clip_table import read_clip_table
+from train.config import EvaluateConfig, LoaderConfig
+from train.data import EvaluateDataset
+from train.frozen import PENALTIES, fit_linear_probe, nearest_neighbours
+from train.loading import to_device
+from train.pretrain import pretrain
+from train.recipe import finetune_config, read_recipe
+from train.weights import import_weights
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory) -> DatasetLayout:
+    out = tmp_path_factory.mktemp("out")
+    layout = write_moving_squares(out, num_clips=80)
+    pretrain(tiny_run(out, run="pretrain-mofo", epochs=1, batch_size=8), "mofo")
+    return layout
+
+
+def run(layout: DatasetLayout, *more: str, code: int = 0) -> list[str]:
+    arguments = [
+        *("--dataset", "squares", "--out", str(layout.out), "--device", "cpu"),
+        *("--recipe", str(layout.out / "tiny.toml"), "--workers", "0", *more),
+    ]
+    done = CliRunner().invoke(train.probe.main, arguments)
+    assert done.exit_code == code, done.output
+    return (done.stdout if code == 0 else done.stderr).splitlines()
+
+
+# ---------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_probe_leaves_figures_scores_and_features(layout):
+    lines = run(layout)
+    folder = layout.runs / "probe-mofo"
+    clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
+    for line, (name, title) in zip(lines[-2:], train.probe.PROBES.items(), strict=True):
+        metrics = json.loads((folder / f"metrics-test-{name}.json").read_text())
+        assert line == f"{title}: test top-1 {metrics['top1']:.1f} %"
+        assert (metrics["clips"], metrics["probe"]) == (16, name)
+        with h5py.File(folder / f"scores-test-{name}.h5") as file:
+            ids = [clip_id.decode() for clip_id in file["/clip/id"][:]]
+            scores, labels = file["/label/probability"][:], file["/label/label"][:]
+        assert ids == [name for name, clip in clips.items() if clip.split == "test"]
+        assert labels.tolist() == [clips[name].label for name in ids]
+        assert np.allclose(scores.sum(axis=1), 1, atol=1e-5)
+        assert metrics["top1"] == pytest.approx(100 * np.mean(scores.argmax(1) == labels))
+
+
+def test_features_are_the_mean_token_of_the_frozen_encoder(layout):
+    run(layout, "--probe", "knn", "--segments", "2", "--run", "two-views")
+    with h5py.File(layout.runs / "two-views" / "features-val.h5") as file:
+        found = file["/feature"][:]
+    config = finetune_config(read_recipe("squares", layout.out / "tiny.toml"), "mean")
+    table = read_clip_table(layout, ["val"], boxes=False)
+    dataset = EvaluateDataset(
+        table, config.model, config.frames, EvaluateConfig("val", 2, 1), LoaderConfig(workers=0)
+    )
+    weights = layout.runs / "pretrain-mofo" / "weights.safetensors"
+    encoder = import_weights(weights).build().encoder.eval()
+    for row in (0, len(table) - 1):
+        clips = to_device(dict(dataset[row]), torch.device("cpu"))["clips"]
+        with torch.inference_mode():
+            tokens = encoder(clips)  # two views
+        assert np.allclose(found[row], tokens.mean(dim=(0, 1)), atol=1e-5)
+
+
+def test_features_are_used_again_and_other_ones_refused(layout):
+    run(layout, "--run", "again", "--probe", "linear")
+    files = sorted((layout.runs / "again").glob("features-*.h5"))
+    assert [path.name for path in files] == [f"features-{s}.h5" for s in ("test", "train", "val")]
+    before = [path.stat().st_mtime_ns for path in files]
+    run(layout, "--run", "again", "--neighbours", "3")
+    assert [path.stat().st_mtime_ns for path in files] == before
+    refused = run(layout, "--run", "again", "--segments", "2", code=1)
+    assert "segments is 1 there and 2 now" in refused[-1]
+    files[0].write_bytes(b"nothing")
+    assert "cannot be read" in run(layout, "--run", "again", code=1)[-1]
+
+
+def test_random_weights_depend_on_the_seed(layout):
+    features = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        run(layout, "--from", "none", "--seed", seed, "--run", name, "--probe", "knn")
+        with h5py.File(layout.runs / name / "features-test.h5") as file:
+            features.append(file["/feature"][:])
+    assert np.array_equal(features[0], features[1])
+    assert not np.allclose(features[0], features[2])
+
+
+def test_on_the_split_that_would_choose_the_penalty_it_is_not_asked(layout, monkeypatch):
+    given = []
+    real = train.probe.fit_linear_probe
+    monkeypatch.setattr(
+        train.probe, "fit_linear_probe", lambda *all: given.append(all[3]) or real(*all)
+    )
+    run(layout, "--run", "on-val", "--split", "val", "--probe", "linear")
+    assert given == [None]
+    run(layout, "--run", "on-test", "--probe", "linear")
+    assert len(given[1][1]) == 16
+
+
+# ---------------------------------------------------------------------------------------------
+# The classifiers
+# ---------------------------------------------------------------------------------------------
+
+
+def blobs(num_clips: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features f4 [n, 6] around three centres, in units that differ a thousandfold."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, num_clips)
+    centres = np.random.default_rng(9).normal(size=(3, 6))
+    features = centres[labels] + spread * rng.normal(size=(num_clips, 6))
+    return (features * np.geomspace(1e-3, 1, 6) + 5).astype(np.float32), labels
+
+
+def test_a_linear_probe_is_the_optimum_of_its_loss():
+    """At the optimum the gradient of the penalised cross-entropy is zero."""
+    features, labels = blobs(200, 1.0)
+    probe = fit_linear_probe(features, labels, 4, blobs(80, 1.0, seed=1))
+    inputs = torch.from_numpy(probe.standardise(features)).double()
+    assert torch.allclose(inputs.mean(0), torch.zeros(6).double(), atol=1e-4)
+    assert torch.allclose(inputs.std(0), torch.ones(6).double(), atol=1e-2)
+    weight = torch.tensor(probe.model.coef_, requires_grad=True)
+    bias = torch.tensor(probe.model.intercept_, requires_grad=True)
+    losses = torch.nn.functional.cross_entropy(
+        inputs @ weight.double().T + bias.double(), torch.from_numpy(labels), reduction="sum"
+    )
+    (losses + weight.double().square().sum() / (2 * probe.penalty)).backward()
+    assert weight.grad.abs().max() < 0.1 and bias.grad.abs().max() < 0.1  # of 200 clips' sum
+    scores = probe(features)
+    assert np.all(scores[:, 3] == 0)  # no clip has that class
+    assert np.mean(scores.argmax(1) == labels) > 0.6
+
+
+def test_the_penalty_is_the_one_that_held_out_clips_prefer():
+    features, labels = blobs(60, 3.0)
+    others, theirs = blobs(400, 3.0, seed=1)
+    chosen = fit_linear_probe(features, labels, 3, (others, theirs))
+    right = {}
+    for penalty in PENALTIES:
+        model = LogisticRegression(C=penalty, max_iter=5000)
+        model.fit(chosen.standardise(features), labels)
+        right[penalty] = np.sum(model.predict(chosen.standardise(others)) == theirs)
+    assert right[chosen.penalty] >= max(right.values()) - 2  # fits are not bit for bit the same
+    assert len(set(right.values())) > 1
+
+
+def test_without_held_out_clips_parts_of_the_training_clips_choose():
+    features, labels = blobs(100, 1.0)
+    assert fit_linear_probe(features, labels, 3, None).penalty in PENALTIES
+    with pytest.raises(InputError, match="none of split val; at least 10"):
+        fit_linear_probe(features[:9], labels[:9], 3, None)
+    with pytest.raises(InputError, match="are of one class"):
+        fit_linear_probe(features, np.zeros(100, int), 3, None)
+
+
+@pytest.mark.parametrize("neighbours", [1, 5, 500])
+def test_nearest_neighbours_agree_with_a_loop(neighbours):
+    features, labels = blobs(90, 1.0)
+    features -= 5
+    asked = blobs(300, 1.0, seed=1)[0] - 5
+    found = nearest_neighbours(features, labels, 5, asked, neighbours, 0.1)
+    assert found.shape == (300, 5)
+    for row in range(0, 300, 13):
+        one = asked[row].astype(np.float64)
+        similar = [
+            (float(one @ other) / np.linalg.norm(one) / np.linalg.norm(other), label)
+            for other, label in zip(features.astype(np.float64), labels, strict=True)
+        ]
+        votes = np.zeros(5)
+        for similarity, label in sorted(similar, reverse=True)[:neighbours]:
+            votes[label] += np.exp(similarity / 0.1)
+        assert np.allclose(found[row], votes / votes.sum(), atol=1e-4)

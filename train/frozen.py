@@ -1,0 +1,157 @@
+"""Classifiers on frozen features: a linear probe and nearest neighbours.
+
+Letters: n clips to learn from, m clips to classify, D features, C classes. Both classifiers give
+scores float32 [m, C] whose rows add up to 1; a class that no clip to learn from has, gets 0.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+from torch.nn import functional as F
+
+from shared.errors import InputError
+
+# Inverse strengths of the L2 penalty that are tried, weak to strong data term.
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+FOLDS = 5
+CHUNK = 256  # clips whose similarities to all others are held at a time
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Takes off the mean and divides by the deviation that each feature had in training.
+
+    What a BatchNorm without learned parameters does before MAE's linear probe (He et al. 2022,
+    appendix A.1): features of a masked autoencoder differ in scale by orders of magnitude.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Standardiser:
+        exact = features.astype(np.float64)
+        return cls(exact.mean(axis=0), exact.std(axis=0) + 1e-6)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return ((features - self.mean) / self.deviation).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier on standardised features, and the penalty that was chosen for it."""
+
+    standardise: Standardiser
+    model: LogisticRegression
+    num_classes: int
+    penalty: float
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Features [m, D] -> scores float32 [m, C]."""
+        scores = np.zeros((len(features), self.num_classes), np.float32)
+        scores[:, self.model.classes_] = self.model.predict_proba(self.standardise(features))
+        return scores
+
+
+def fit_linear_probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    held_out: tuple[np.ndarray, np.ndarray] | None,
+) -> LinearProbe:
+    """Multinomial logistic regression with an L2 penalty, chosen by accuracy on other clips.
+
+    Args:
+        features: float [n, D].
+        labels: int [n], 0 to num_classes - 1.
+        held_out: features and labels of the clips that choose the penalty; None: five parts of the
+            training clips in turn.
+
+    Raises:
+        InputError: fewer than two classes, or too few clips to part.
+    """
+    if len(np.unique(labels)) < 2:
+        raise InputError(f"all {len(labels)} clips are of one class; a probe needs two at least")
+    standardise = Standardiser.of(features)
+    inputs = standardise(features)
+    if held_out is not None:
+        others = standardise(held_out[0])
+        right = _right_by_penalty(inputs, labels, others, held_out[1])
+    else:
+        if len(labels) < 2 * FOLDS:
+            raise InputError(
+                f"{len(labels)} clips to learn from and none of split val; at least {2 * FOLDS} "
+                "are needed to choose a penalty"
+            )
+        right = np.zeros(len(PENALTIES), np.int64)
+        for fit, rest in KFold(FOLDS, shuffle=True, random_state=0).split(inputs):
+            right += _right_by_penalty(inputs[fit], labels[fit], inputs[rest], labels[rest])
+    penalty = PENALTIES[int(np.argmax(right))]  # of equals the strongest penalty
+    model = _regression(penalty)
+    _fit(model, inputs, labels)
+    return LinearProbe(standardise, model, num_classes, penalty)
+
+
+def _right_by_penalty(
+    inputs: np.ndarray, labels: np.ndarray, others: np.ndarray, their_labels: np.ndarray
+) -> np.ndarray:
+    """Of other clips, how many are classified rightly with each penalty."""
+    if len(np.unique(labels)) < 2:
+        return np.zeros(len(PENALTIES), np.int64)
+    model = _regression(PENALTIES[0])
+    right = []
+    for penalty in PENALTIES:
+        model.set_params(C=penalty)
+        _fit(model, inputs, labels)
+        right.append(int((model.predict(others) == their_labels).sum()))
+    return np.array(right)
+
+
+def _regression(penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=penalty, max_iter=1000, warm_start=True)
+
+
+def _fit(model: LogisticRegression, inputs: np.ndarray, labels: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        # With hardly any penalty and separable classes there is no optimum to converge to.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(inputs, labels)
+
+
+def nearest_neighbours(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    asked: np.ndarray,
+    neighbours: int,
+    temperature: float,
+    device: torch.device | None = None,
+) -> np.ndarray:
+    """Weighted k-NN by cosine similarity s with weights exp(s / temperature).
+
+    Wu et al. 2018 (sec. 3.4); as DINO (Caron et al. 2021) has it: k = 20, temperature 0.07.
+
+    Args:
+        features: float [n, D] to learn from, labels int [n].
+        asked: float [m, D] to classify.
+        neighbours: k; at most n count.
+
+    Returns:
+        float32 [m, C].
+    """
+    known = F.normalize(torch.from_numpy(features).to(device, torch.float32), dim=1)
+    labels_on = torch.from_numpy(labels).to(device)
+    scores = []
+    for part in torch.from_numpy(asked).to(device, torch.float32).split(CHUNK):
+        similar, nearest = (F.normalize(part, dim=1) @ known.T).topk(min(neighbours, len(known)))
+        weights = (similar / temperature).softmax(dim=1)
+        each = torch.zeros(len(part), num_classes, device=device)
+        scores.append(each.scatter_add_(1, labels_on[nearest], weights).cpu())
+    return torch.cat(scores).numpy()
