@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.run_record import JsonlLog, write_options
 from train.clip_table import read_clip_table
+from train.finetune_inputs import build_classifier
 from train.metrics import accuracy
 from train.model import MaskedAutoencoder
 from train.recipe import finetune_config, pretrain_config, read_recipe
@@ -45,11 +47,13 @@ def write_finetune_run(
     name: str = "finetune-mofo-mean",
     wrong: tuple[int, ...] = (),
     evaluated: bool = True,
+    head: str = "mean",
+    weights: bool = True,
 ) -> RunFolder:
-    """A finetuned run; of the clips of split test, those numbered in `wrong` are taken for class 0
-    (class 1 where that is their own)."""
+    """A finetuned run with random weights; its scores are invented: of the clips of split test,
+    those numbered in `wrong` are taken for class 0 (class 1 where that is their own)."""
     folder = RunFolder(layout.runs / name)
-    config = finetune_config(read_recipe("toy", None), "mean")
+    config = finetune_config(read_recipe("toy", None), head)
     classes = len(read_classes(layout.classes).label)
     options = {"command": "finetune", "from": "pretrain-mofo", "clips": 12, "seed": 0}
     write_options(
@@ -61,6 +65,10 @@ def write_finetune_run(
         if step % 10 == 0:
             log.write({"event": "validate", "step": step, "epoch": step // 10, "top1": 2.0 * step})
     log.close()
+    if weights:
+        torch.manual_seed(0)
+        model = build_classifier(replace(config, init_scale=1.0), {"label": classes})
+        export_safetensors(folder.best_weights, model)
     folder.finish({"best_top1": 60.0})
     if evaluated:
         table = read_clip_table(layout, ["test"], boxes=True)

@@ -199,12 +199,14 @@ def test_figures_of_a_pretraining(trained: DatasetLayout) -> None:
         "throughput.png",
         "waiting-for-data.png",
         "reconstructions.png",
+        "attention.png",
     ]
     for path in paths:
         image = cv2.imread(str(path))
         assert path.parent == run / "figures" and image.std() > 5
-    # 8 columns of an inch; 2 clips of 4 rows with a gap between them.
-    assert image.shape[:2] == (round((8 + 0.35 + 0.2) * 120), round((8 + 2.1) * 120))
+    # 8 columns of an inch beside captions; 2 clips of a title and 4 rows.
+    image = cv2.imread(str(run / "figures" / "reconstructions.png"))
+    assert image.shape[:2] == (round((8 + 2 * 0.35 + 0.05) * 120), round((8 + 2.1) * 120))
 
 
 def test_figures_of_a_finetuning(trained: DatasetLayout) -> None:
@@ -212,7 +214,7 @@ def test_figures_of_a_finetuning(trained: DatasetLayout) -> None:
     assert result.exit_code == 0, result.output
     names = [Path(line).name for line in result.stdout.splitlines()]
     assert names[:2] == ["finetuning-loss.png", "validation-accuracy.png"]
-    assert names[-1] == "confusion-matrix.png"
+    assert names[-3:] == ["confusion-matrix.png", "gradcam.png", "attention.png"]
 
 
 def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> No
     missing = run_figures(trained.runs / "pretrain-none")
     assert missing.exit_code == 1 and "there are: finetune-mofo-mean" in missing.stderr
     beside = run_figures(finetuned, "--beside", trained.runs / "pretrain-mofo")
-    assert beside.exit_code == 1 and "no pretraining run" in beside.stderr
+    assert beside.exit_code == 1 and "compares reconstructions" in beside.stderr
     layout = write_moving_squares(tmp_path, num_clips=5)
     unfinished = run_figures(write_pretrain_run(layout, weights=False).path)
     assert unfinished.exit_code == 1 and "has no weights yet" in unfinished.stderr

@@ -16,6 +16,9 @@ TILE_HEIGHT = 168  # pixels: twice what a column of four takes on a phone
 BOX_RGB = (255, 145, 30)
 CONTOUR_RGB = (90, 225, 255)
 HIDDEN_RGB = (88, 96, 104)
+QUERY_RGB = (120, 230, 90)
+MOST_OPAQUE = 0.85  # of a map laid over a frame: the frame stays to be seen
+OVERLAY_COLOURS = matplotlib.colormaps["inferno"](np.linspace(0.35, 0.95, 256))[:, :3] * 255
 MAP_COLOURS = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
 
 
@@ -112,6 +115,44 @@ def see_view(frame: np.ndarray, size: tuple[int, int], view: View) -> np.ndarray
     return cv2.warpAffine(
         frame, matrix, (width, height), flags=smooth, borderMode=cv2.BORDER_REPLICATE
     )
+
+
+def spread_times(num_frames: int, num_times: int) -> np.ndarray:
+    """i8 [n], the middles of `num_times` equal parts of a clip; fewer where it has fewer frames."""
+    num_times = min(num_times, num_frames)
+    return ((np.arange(num_times) + 0.5) * num_frames / num_times).astype(np.int64)
+
+
+def overlay_tokens(frame: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """A frame in grey under one colour a token: u1 [H, W, 3], enlarged to at least tile height.
+
+    Cells are not blurred: a model's map has no more detail than its tokens.
+
+    Args:
+        frame: u1 [S, S, 3], RGB, what the model sees.
+        cells: f4 [rows, columns], 0 (nothing laid over) to 1 (opaque).
+    """
+    rows, columns = cells.shape
+    picture = enlarge_for_tokens(frame, columns)
+    side = picture.shape[0]
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    shares = np.clip(cells, 0.0, 1.0).astype(np.float32)
+    shares = np.kron(shares, np.ones((side // rows, side // columns), np.float32))
+    colours = OVERLAY_COLOURS[np.round(255 * shares).astype(np.uint8)]
+    opacity = MOST_OPAQUE * shares[..., None]
+    return np.round(grey * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
+def enlarge_for_tokens(frame: np.ndarray, columns: int) -> np.ndarray:
+    """A square frame at least at tile height, of whole pixels for each of `columns` tokens."""
+    return np.ascontiguousarray(enlarge(frame, columns * max(1, -(-TILE_HEIGHT // columns))))
+
+
+def mark_token(picture: np.ndarray, row: int, column: int, grid: int) -> None:
+    """Outline one of grid x grid tokens in a square picture."""
+    side = picture.shape[0] / grid
+    box = np.array([column, row, column + 1, row + 1]) * side
+    draw_box(picture, box, QUERY_RGB)
 
 
 def colour_map(values: np.ndarray, brightest: float) -> np.ndarray:
