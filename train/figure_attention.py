@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from timm.models.beit import Attention
+from timm.models.beit import Attention, Block
 from torch import Tensor
 from torch.nn import functional as F
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from train.config import FinetuneConfig, PretrainConfig
+from train.divided_attention import DividedBlock
 from train.figure_clips import (
     enlarge_for_tokens,
     mark_token,
@@ -98,6 +100,7 @@ def attention_maps(
     Raises:
         InputError: a run without weights, no such block or token, no clips.
     """
+    config: PretrainConfig | FinetuneConfig
     if folder.read_options().get("command") == "pretrain":
         config, encoder = read_pretraining(folder), read_autoencoder(folder).encoder
     else:
@@ -137,7 +140,8 @@ def attention_from(encoder: VideoEncoder, clips: Tensor, block: int, query: Quer
     config, asked = encoder.config, encoder.blocks[block - 1]
     step, row, column = query
     place = row * config.grid + column
-    parts = [asked.attn] + ([asked.temporal_attn] if config.attention == "divided" else [])
+    assert isinstance(asked, Block)
+    parts = [asked.attn] + ([asked.temporal_attn] if isinstance(asked, DividedBlock) else [])
     arrived: dict[int, Tensor] = {}
     handles = [
         part.register_forward_pre_hook(
@@ -161,7 +165,8 @@ def attention_from(encoder: VideoEncoder, clips: Tensor, block: int, query: Quer
 
 def head_weights(attention: Attention, tokens: Tensor) -> Tensor:
     """Attention weights [B, heads, K, K] (query, key) of timm's BEiT attention on [B, K, D]."""
-    bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
+    biases = (attention.q_bias, attention.k_bias, attention.v_bias)
+    bias = torch.cat([each for each in biases if each is not None])
     mixed = F.linear(tokens, attention.qkv.weight, bias)
     mixed = mixed.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     queries, keys = mixed[0], mixed[1]  # [B, heads, K, d]

@@ -13,6 +13,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import matplotlib
@@ -36,7 +37,7 @@ SERIES = ("blue", "orange", "green", "violet")
 TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode annex 9
 HEAT_RGB = (38, 124, 168)
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mofo",
     "text.parse_math": False,  # a class may be called "$\frac"

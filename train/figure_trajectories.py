@@ -142,6 +142,7 @@ def _track_one(
 ) -> TrackedClip:
     batch = to_device(dataset[(0, index)], torch.device("cpu"))
     cut, wanted = config.model, config.trajectories
+    assert wanted is not None
     output = model(batch["clips"], batch["mask"])
     weight = loss_weights(batch["counts"], wanted, config.stride)
     counts = batch["counts"][0].numpy()
