@@ -51,7 +51,10 @@ class Row:
     iou_difference: float
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0],
+    context_settings={"show_default": True, "max_content_width": 100},
+)
 @click.option("--videos", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="with CLIP.mp4 of the annotated clips")  # fmt: skip
 @click.option("--annotations", required=True, type=click.Path(path_type=Path), metavar="FILE",

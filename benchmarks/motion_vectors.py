@@ -69,7 +69,10 @@ class Row:
     holes: float
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0],
+    context_settings={"show_default": True, "max_content_width": 100},
+)
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--short-side", default=240, metavar="PIXELS", help="Of the pictures.")
 @click.option("--pairs", default=6, metavar="COUNT", help="Timed with each flow of pictures.")

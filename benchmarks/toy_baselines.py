@@ -39,7 +39,7 @@ from preprocess.toy_scene import CLASSES, NUM_FRAMES, SIZE, make_scene
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest
-from train.config import RECIPES
+from train.recipe import RECIPES
 
 RESULTS = Path(__file__).parent / "results" / "toy_baselines.json"
 NUM_CLASSES = len(CLASSES.label)
@@ -48,11 +48,14 @@ LEARNING_RATE = 2e-3
 SHIFT = 4  # px
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               help="folder of all datasets; the toy dataset is read from FOLDER/toy")  # fmt: skip
 @click.option("--seeds", default="0,1,2", metavar="LIST", help="of weights, order and masks")
-@click.option("--epochs", type=click.IntRange(min=1), default=30, help="of the last-frame network")
+@click.option("--epochs", type=click.IntRange(min=1), default=30, metavar="EPOCHS",
+              help="of the last-frame network")  # fmt: skip
 @user_errors
 def main(out: Path, seeds: str, epochs: int) -> None:
     layout = DatasetLayout(out, "toy")

@@ -52,10 +52,13 @@ RESULTS = Path(__file__).parent / "results"
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
+)
 @click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
               metavar="FOLDER", help="sample clips and RubberWhale")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=1), default=3, help="of our runs; least counts")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, metavar="COUNT",
+              help="of our runs; the fastest counts")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
               help="JSON to write [default: benchmarks/results/tvl1-DATE-HOST.json]")  # fmt: skip
 @user_errors

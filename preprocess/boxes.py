@@ -46,7 +46,9 @@ VIEW = "short side to 224, centre crop"
 MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
+)
 @click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with flows/")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               help="folder of all datasets; this one is in FOLDER/NAME")  # fmt: skip

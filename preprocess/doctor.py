@@ -69,7 +69,9 @@ class Diagnosis:
         return self.num_clips - len(lost)
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
+)
 @click.option("--dataset", required=True, metavar="NAME",
               help="folder below OUT with manifest.csv")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",

@@ -70,7 +70,7 @@ frame without a motion box counts 0. Frames are averaged per clip, then clips.
 """
 
 
-@click.command(help=HELP, context_settings={"show_default": True})
+@click.command(help=HELP, context_settings={"show_default": True, "max_content_width": 100})
 @click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="boxes shards, such as out/ssv2/boxes")  # fmt: skip
 @click.option("--format", "box_format", required=True, type=click.Choice(list(FORMATS)),

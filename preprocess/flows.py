@@ -36,6 +36,7 @@ from preprocess.flow_options import STABILISE
 from preprocess.flow_sources import DIS_PRESETS, SOURCE_NAMES
 from preprocess.flow_summary import print_sizes, print_times
 from preprocess.plan import Plan, make_plan
+from preprocess.rare_options import help_all_option, rare_option
 from preprocess.tvl1_presets import PRESETS
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import remove_leftovers
@@ -48,7 +49,9 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
     from preprocess.work import WorkOptions
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
+)
 @click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with manifest.csv")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               help="folder of all datasets; this one is in FOLDER/NAME")  # fmt: skip
@@ -70,31 +73,31 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
               help=f"{', '.join(SOURCE_NAMES)}, or several with commas: the first goes to "
               "flows/, from which boxes are made")  # fmt: skip
 @click.option("--preset", type=click.Choice(list(PRESETS)), show_default="fast", help="of TV-L1")
-@click.option("--dis-preset", type=click.Choice(DIS_PRESETS), show_default="medium", help="of DIS")
-@click.option("--raft-weights", type=click.Path(path_type=Path), metavar="FILE",
+@rare_option("--dis-preset", type=click.Choice(DIS_PRESETS), show_default="medium", help="of DIS")
+@rare_option("--raft-weights", type=click.Path(path_type=Path), metavar="FILE",
               help="of torchvision's raft_small or raft_large")  # fmt: skip
-@click.option("--transcode", is_flag=True,
+@rare_option("--transcode", is_flag=True,
               help="re-encode videos whose codec has no motion vectors, in OUT")  # fmt: skip
 @click.option("--stabilise", type=click.Choice(STABILISE), default="off",
               help="take out the camera's motion; warp computes flow again")  # fmt: skip
-@click.option("--keep-unstabilised", is_flag=True,
+@rare_option("--keep-unstabilised", is_flag=True,
               help="the first source also as it is, in flows-SOURCE-unstabilised/")  # fmt: skip
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
               help="track points from every frame, with their HOG: megabytes a clip")  # fmt: skip
-@click.option("--track-length", type=int, show_default="6", metavar="FLOWS", help="of a track")
-@click.option("--track-points", type=int, show_default="42", metavar="COUNT",
+@rare_option("--track-length", type=int, show_default="6", metavar="FLOWS", help="of a track")
+@rare_option("--track-points", type=int, show_default="42", metavar="COUNT",
               help="along the short side of the frame")  # fmt: skip
-@click.option("--track-max-flow", type=float, show_default="20", metavar="PIXELS",
+@rare_option("--track-max-flow", type=float, show_default="20", metavar="PIXELS",
               help="components of flow are clipped to this; 0: they are not")  # fmt: skip
-@click.option("--track-cell", type=int, show_default="8", metavar="PIXELS",
+@rare_option("--track-cell", type=int, show_default="8", metavar="PIXELS",
               help="side of the HOG cell; 0: no HOG")  # fmt: skip
 # What is refused
-@click.option("--max-pixels", type=click.IntRange(256), default=8192 * 4320, metavar="PIXELS",
+@rare_option("--max-pixels", type=click.IntRange(256), default=8192 * 4320, metavar="PIXELS",
               help="of a frame of a video, width times height")  # fmt: skip
-@click.option("--max-frames", type=click.IntRange(2), default=216_000, metavar="FRAMES",
+@rare_option("--max-frames", type=click.IntRange(2), default=216_000, metavar="FRAMES",
               help="of a clip")  # fmt: skip
-@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), default=3600.0,
+@rare_option("--max-seconds", type=click.FloatRange(0, min_open=True), default=3600.0,
               metavar="SECONDS", help="of a clip")  # fmt: skip
 # Who works
 @click.option("--pool", type=click.Choice(["ray", "in-process"]), default="ray",
@@ -105,13 +108,14 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
               help="[default: one a core, or one a GPU]")  # fmt: skip
 @click.option("--num-gpus", type=click.IntRange(0), default=0, metavar="GPUS",
               help="for flow; 0 computes it on CPU cores")  # fmt: skip
-@click.option("--clip-timeout", type=click.FloatRange(0, min_open=True), default=300.0,
+@rare_option("--clip-timeout", type=click.FloatRange(0, min_open=True), default=300.0,
               metavar="SECONDS", help="a worker without an answer for so long is killed; "
               "answers come about every 256 frames")  # fmt: skip
 # The run
 @click.option("--strict", is_flag=True, help="stop with an error at the first clip that fails")
 @click.option("--overwrite", is_flag=True, help="make all shards again, also with other options")
 @click.option("--dry-run", is_flag=True, help="print what would be done and stop")
+@help_all_option
 @user_errors
 def main(**options: Any) -> None:
     layout = DatasetLayout(options["out"], options["dataset"])

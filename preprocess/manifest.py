@@ -62,7 +62,9 @@ class ManifestOptions:
     seed: int | None = None
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
+)
 @click.option("--dataset", required=True, metavar="NAME",
               help=f"{', '.join(known_datasets())}; or a name for your own data")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",

@@ -65,7 +65,9 @@ class ToyOptions:
             )
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               help="folder of all datasets; this one goes to FOLDER/toy")  # fmt: skip
 @click.option("--clips", type=int, default=3200, metavar="COUNT",

@@ -19,6 +19,7 @@ from shared.files import write_atomically
 
 PACKAGES = (
     "torch",
+    "torchvision",
     "timm",
     "opencv-contrib-python-headless",
     "av",
@@ -26,6 +27,8 @@ PACKAGES = (
     "h5py",
     "ray",
     "deepspeed",
+    "safetensors",
+    "scikit-learn",
 )
 
 

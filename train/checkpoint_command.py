@@ -33,7 +33,10 @@ SETTINGS = click.option(
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is at the target.")
 
 
-@click.group()
+CONTEXT: dict[str, Any] = {"show_default": True, "max_content_width": 100}
+
+
+@click.group(context_settings=CONTEXT)
 def main() -> None:
     """Read and write weights, and make checkpoints fit other numbers of processes.
 
@@ -42,7 +45,7 @@ def main() -> None:
     """
 
 
-@main.command("import")
+@main.command("import", context_settings=CONTEXT)
 @SOURCE
 @click.argument("target", type=PATH)
 @SETTINGS
@@ -56,7 +59,7 @@ def import_command(source: Path, target: Path, settings: tuple[str, ...], overwr
     print(described(imported, target))
 
 
-@main.command("export")
+@main.command("export", context_settings=CONTEXT)
 @SOURCE
 @click.argument("target", type=PATH)
 @click.option(
@@ -96,7 +99,7 @@ def export_command(
     print(described(imported, target))
 
 
-@main.command("reshard")
+@main.command("reshard", context_settings=CONTEXT)
 @click.argument("run", type=PATH)
 @click.option(
     "--processes", required=True, type=click.IntRange(min=1), metavar="N", help="To go on with it."

@@ -46,6 +46,7 @@ class ClipTable:
         motion_folder: of the flows shards, or None where no method needs them.
         shard_names: file names, the same in all folders.
         data_digest: names the very shards, for the record of a run.
+        manifest_digest: sha256 of the list of clips that they were made from.
         ids: S64 [n] clip ids.
         shard: int32 [n] number in shard_names.
         frames: int64 [n, 2] rows first:last of the shard's per-frame datasets.
@@ -59,6 +60,7 @@ class ClipTable:
     motion_folder: Path | None
     shard_names: tuple[str, ...]
     data_digest: str
+    manifest_digest: str
     ids: np.ndarray
     shard: np.ndarray
     frames: np.ndarray
@@ -132,6 +134,7 @@ def read_clip_table(
         motion_folder=None if motion is None else beside[-1].folder,
         shard_names=tuple(entry.name for entry in index.shards),
         data_digest="+".join(each.digest[:16] for each in (index, *(o.index for o in beside))),
+        manifest_digest=digest,
         ids=ids,
         shard=shard,
         frames=frames,

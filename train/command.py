@@ -11,10 +11,13 @@ from typing import Any
 
 import click
 
+from shared.errors import InputError
+from shared.layout import DatasetLayout
 from shared.run_record import RunLock
 from train.config import LoaderConfig
 from train.engine import Processes
 from train.recipe import loader_config, parse_changes, read_recipe
+from train.rerun import EarlierRun, read_earlier
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan
 from train.typed_tables import flatten, merge
@@ -34,14 +37,20 @@ class Common:
     epochs: int | None = None
     batch_size: int | None = None
     seed: int = 0
+    earlier: EarlierRun | None = None
     run: str | None = None
     workers: int | None = None
     device: str = "auto"
     stop_after: float | None = None
+    tensorboard: bool = True
+    wandb: str | None = None
     overwrite: bool = False
     dry_run: bool = False
 
     def read_recipe(self) -> dict[str, Any]:
+        """The tables of the recipe, or of the run that this one is to be like."""
+        if self.earlier is not None:
+            return self.earlier.tables()
         return read_recipe(self.dataset, self.recipe)
 
     def training_changes(self) -> dict[str, Any]:
@@ -55,6 +64,19 @@ class Common:
         changes = parse_changes(tuple(s for s in self.settings if s.startswith("loader.")))
         config = loader_config(tables, changes.get("loader"))
         return with_workers(config, self.workers)
+
+
+def read_common(command: str, like: str | None, **given: Any) -> Common:
+    """The options as given, after looking up the run that `--like` names."""
+    seed = given.pop("seed")
+    if like is None:
+        return Common(**given, seed=seed or 0)
+    if given["recipe"] is not None:
+        raise InputError("--recipe and --like both say what is trained; give one, --set changes it")
+    earlier = read_earlier(DatasetLayout(given["out"], given["dataset"]), like, command)
+    given["run"] = given["run"] or f"{earlier.name}-again"
+    seed = earlier.options["seed"] if seed is None else seed
+    return Common(**given, seed=seed, earlier=earlier)
 
 
 def with_workers(config: LoaderConfig, workers: int | None) -> LoaderConfig:
@@ -119,7 +141,19 @@ def training_options(command: Callable) -> Callable:
             show_default="as the recipe has it",
             help="Clips of one optimiser step, over all processes.",
         ),
-        click.option("--seed", default=0, metavar="N", help="Of weights, order, views and masks."),
+        click.option(
+            "--seed",
+            type=int,
+            metavar="N",
+            show_default="0",
+            help="Of weights, order, views and masks.",
+        ),
+        click.option(
+            "--like",
+            metavar="RUN",
+            help="Begin again with the options and seed that a run recorded, as RUN-again; --set "
+            "and its like change some.",
+        ),
         # How the run goes
         run_option("Name of the run folder."),
         click.option(
@@ -127,6 +161,16 @@ def training_options(command: Callable) -> Callable:
             type=click.FloatRange(min=0),
             metavar="MINUTES",
             help="Save and stop then; the same command goes on.",
+        ),
+        click.option(
+            "--tensorboard/--no-tensorboard",
+            default=True,
+            help="Live curves in the run's folder tensorboard/.",
+        ),
+        click.option(
+            "--wandb",
+            metavar="PROJECT",
+            help="Curves to Weights & Biases too; WANDB_MODE=offline keeps them in the folder.",
         ),
         click.option("--overwrite", is_flag=True, help="Begin again, whatever the folder holds."),
         click.option("--dry-run", is_flag=True, help="Print the resolved options and stop."),
@@ -160,6 +204,13 @@ def print_resolved(
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value}")
+
+
+def say_differences(common: Common) -> None:
+    """Say which programs are not those of the run that this one is to be like."""
+    if earlier := common.earlier:
+        for line in earlier.differences():
+            print(f"  unlike {earlier.name}: {line}")
 
 
 def hold(folder: RunFolder, processes: Processes) -> contextlib.AbstractContextManager:

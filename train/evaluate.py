@@ -36,7 +36,7 @@ from train.typed_tables import build, merge
 from train.weights import import_weights
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
 @data_options
 @run_option("The run, instead of --method and --head.")
 @click.option("--method", default="mofo", metavar="NAME", help="Of its pretraining.")

@@ -24,7 +24,6 @@ from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.randomness import counter_generator
-from shared.run_record import JsonlLog
 from train.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
 from train.clip_table import read_clip_table
 from train.command import (
@@ -32,6 +31,8 @@ from train.command import (
     begin_run,
     hold,
     print_resolved,
+    read_common,
+    say_differences,
     say_stopped,
     training_options,
 )
@@ -48,6 +49,7 @@ from train.finetune_inputs import (
     run_name,
 )
 from train.head import KINDS, parameter_counts
+from train.live_log import LiveLog
 from train.loading import make_loader, read_batches, to_device
 from train.metrics import accuracy
 from train.mixing import ClipMixer
@@ -61,12 +63,12 @@ from train.typed_tables import to_table
 from train.weights import adopt_norms, export_safetensors, import_weights, load_encoder
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
 @training_options
 @click.option(
     "--head", type=click.Choice(KINDS), show_default="as the recipe has it", help="Pooling head."
 )
-@click.option("--method", default="mofo", metavar="NAME", help="Begin with run pretrain-NAME.")
+@click.option("--method", metavar="NAME", show_default="mofo", help="Begin with run pretrain-NAME.")
 @click.option(
     "--from",
     "source",
@@ -75,9 +77,14 @@ from train.weights import adopt_norms, export_safetensors, import_weights, load_
     "random weights (none).",
 )
 @user_errors
-def main(head: str | None, method: str, source: str | None, **options) -> None:
+def main(head: str | None, method: str | None, source: str | None, **options: Any) -> None:
     """Finetune a classifier on the labelled clips of split train."""
-    finetune(Common(**options), head, source or f"pretrain-{method}")
+    common = read_common("finetune", **options)
+    source = source or (method and f"pretrain-{method}")
+    if earlier := common.earlier:
+        source = earlier.keep("--from", earlier.options["from"], source)
+        head = earlier.keep("--head", earlier.options["config"]["head"]["kind"], head)
+    finetune(common, head, source or "pretrain-mofo")
 
 
 def finetune(common: Common, head: str | None, source: str) -> RunFolder:
@@ -112,6 +119,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         "command": "finetune",
         "dataset": common.dataset,
         "data": table.data_digest,
+        "manifest": table.manifest_digest,
         "clips": len(table),
         "from": source,
         "from_digest": digest_of(weights),
@@ -124,8 +132,11 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     }
     if processes.is_first:
         print_resolved(options, folder, plan, config.repeats, learning_rate, num_steps)
+        say_differences(common)
         if held_out is None:
             print("  no labelled clip of split val: the last weights count, not the best")
+    if common.earlier is not None:
+        common.earlier.check_input(options)
     if common.dry_run:
         return folder
 
@@ -174,7 +185,9 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
         losses = LossWatch(processes, table.clip_id)
         clock = SaveClock(loader.checkpoint_minutes)
-        log = JsonlLog(folder.log) if processes.is_first else None
+        log = LiveLog(
+            folder, processes.is_first, progress["step"], common.tensorboard, common.wandb, options
+        )
 
         # -------------------------------------------------------------------------------------
         # Train
@@ -188,7 +201,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             mininterval=0.5,
             disable=not processes.is_first,
         )
-        with closing(batches), closing(bar):
+        with closing(batches), closing(bar), closing(log):
             while step < num_steps and not stops_early:
                 schedule.step_update(step)
                 rate = optimizer.param_groups[-1]["lr"]
@@ -220,7 +233,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                     # Here alone the device is waited for, and the processes agree on what to do.
                     mean = losses.mean()
                     asked = processes.from_first((clock.is_due(), stop.reason))
-                    if log:
+                    if processes.is_first:
                         log.write(
                             {
                                 "event": "train",
@@ -236,7 +249,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                     if validates:
                         found = score_clips(engine.module, validation, loader, processes, "val")
                         figures = accuracy(found, {k: held_out.labels[k] for k in config.labels})
-                        if log:
+                        if processes.is_first:
                             log.write(
                                 {"event": "validate", "step": step, "epoch": epoch, **figures}
                             )

@@ -19,6 +19,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -27,7 +28,6 @@ from tqdm import tqdm
 
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
-from shared.run_record import JsonlLog
 from train.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
 from train.clip_table import read_clip_table
 from train.command import (
@@ -35,13 +35,17 @@ from train.command import (
     begin_run,
     hold,
     print_resolved,
+    read_common,
+    say_differences,
     say_stopped,
     training_options,
 )
 from train.config import PretrainConfig
 from train.data import PretrainDataset
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
+from train.finetune_inputs import digest_of
 from train.head import parameter_counts
+from train.live_log import LiveLog
 from train.loading import make_loader, read_batches, to_device
 from train.model import MaskedAutoencoder
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
@@ -55,9 +59,11 @@ from train.typed_tables import to_table
 from train.weights import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
 @training_options
-@click.option("--method", default="mofo", metavar="NAME", help="A [pretrain.NAME] of the recipe.")
+@click.option(
+    "--method", metavar="NAME", show_default="mofo", help="A [pretrain.NAME] of the recipe."
+)
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
@@ -65,9 +71,14 @@ from train.weights import adopt_norms, export_safetensors, import_weights, load_
     help="Begin with weights, not at random (.safetensors, .pth, Hugging Face folder).",
 )
 @user_errors
-def main(method: str, init: Path | None, **options) -> None:
+def main(method: str | None, init: Path | None, **options: Any) -> None:
     """Pretrain a masked autoencoder on the clips of split train."""
-    pretrain(Common(**options), method, init)
+    common = read_common("pretrain", **options)
+    if earlier := common.earlier:
+        method = earlier.keep("--method", earlier.options["method"], method)
+        before = earlier.options.get("init")
+        init = earlier.keep("--init", before and Path(before), init)
+    pretrain(common, method or "mofo", init)
 
 
 def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder:
@@ -94,9 +105,11 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         "command": "pretrain",
         "dataset": common.dataset,
         "data": table.data_digest,
+        "manifest": table.manifest_digest,
         "clips": len(table),
         "method": method,
         "init": str(init) if init else None,
+        "init_digest": digest_of(init),
         "seed": common.seed,
         "config": to_table(config),
         "loader": to_table(loader),
@@ -104,6 +117,9 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     }
     if processes.is_first:
         print_resolved(options, folder, plan, config.repeats, learning_rate, num_steps)
+        say_differences(common)
+    if common.earlier is not None:
+        common.earlier.check_input(options)
     if common.dry_run:
         return folder
 
@@ -148,7 +164,9 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
         losses = LossWatch(processes, table.clip_id)
         clock = SaveClock(loader.checkpoint_minutes)
-        log = JsonlLog(folder.log) if processes.is_first else None
+        log = LiveLog(
+            folder, processes.is_first, first_step, common.tensorboard, common.wandb, options
+        )
 
         # -------------------------------------------------------------------------------------
         # Train
@@ -162,7 +180,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             mininterval=0.5,
             disable=not processes.is_first,
         )
-        with closing(batches), closing(bar):
+        with closing(batches), closing(bar), closing(log):
             while step < num_steps:
                 schedule.step_update(step)
                 rate = optimizer.param_groups[-1]["lr"]
@@ -190,7 +208,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                     # Here alone the device is waited for, and the processes agree on what to do.
                     mean = losses.mean()
                     asked = processes.from_first((clock.is_due(), stop.reason))
-                    if log:
+                    if processes.is_first:
                         log.write(
                             {
                                 "event": "train",

@@ -49,7 +49,7 @@ SECTIONS = {
 }
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
 @click.option("--dataset", default="toy", metavar="NAME", help="Folder below OUT to report on.")
 @click.option(
     "--out",

@@ -15,19 +15,22 @@ from train.typed_tables import flatten
 
 # Options that may differ when a run goes on: they decide speed and memory, or what comes after it.
 FREE = ("loader", "device", "evaluate")
+# Options that runs of the first version did not record.
+LATER = ("manifest", "init_digest")
 
 
 class RunFolder:
     """OUT/<dataset>/runs/<name>/.
 
-    Files: options.json, log.jsonl, checkpoints/, weights.safetensors, finished; of finetuning
-    best.safetensors; of evaluation metrics-<split>.json and scores-<split>.h5.
+    Files: options.json, log.jsonl, tensorboard/, checkpoints/, weights.safetensors, finished; of
+    finetuning best.safetensors; of evaluation metrics-<split>.json and scores-<split>.h5.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.options = self.path / "options.json"
         self.log = self.path / "log.jsonl"
+        self.tensorboard = self.path / "tensorboard"
         self.lock = self.path / ".lock"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"
@@ -47,13 +50,20 @@ class RunFolder:
         return self.finished.is_file()
 
     def read_options(self) -> dict[str, Any]:
-        """The resolved options of the run.
+        """The resolved options of the run; raises as `read_record` does."""
+        return self.read_record()["options"]
+
+    def read_record(self) -> dict[str, Any]:
+        """All of options.json: options, command line, versions, git commit.
 
         Raises:
             InputError: there is no such run, or its record is not readable.
         """
         try:
-            return json.loads(self.options.read_text(encoding="utf-8"))["options"]
+            record = json.loads(self.options.read_text(encoding="utf-8"))
+            if not isinstance(record["options"], dict):
+                raise TypeError
+            return record
         except FileNotFoundError:
             known = sorted(path.parent.name for path in self.path.parent.glob("*/options.json"))
             raise InputError(
@@ -87,7 +97,7 @@ class RunFolder:
         differing = [
             f"{key} is {before.get(key)!r} there and {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
+            if before.get(key) != now.get(key) and (key in before or key not in LATER)
         ]
         if differing:
             raise InputError(
