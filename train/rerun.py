@@ -62,11 +62,13 @@ class EarlierRun:
             InputError: naming both digests.
         """
         for name in SAME:
-            before, now = self.options.get(name), options.get(name)
+            before, now = self.options.get(name), options.get(name, "none")
+            if before is None:
+                continue
             if name == "data" and before.count("+") != now.count("+"):
                 # A change of mask or target reads other shards; the frames are still compared.
                 before, now = before.split("+")[0], now.split("+")[0]
-            if before is not None and before != now:
+            if before != now:
                 raise InputError(
                     f"{name} is {now}, but run {self.name} had {before}: the same options would "
                     "give something else. Restore what it had, or begin a run of its own with "
