@@ -2,16 +2,19 @@
 
     python -m train.evaluate --dataset toy --out out --method mofo --head mca
     python -m train.evaluate --dataset toy --run finetune-scratch-mean --split val
+    python -m train.evaluate --dataset ucf101 --on hmdb51 --class-map ucf14-hmdb7.csv
+    python -m train.evaluate --dataset epic100 --epic-lists epic-kitchens-100-annotations
 
 Reads a finished run below OUT/<dataset>/runs, its best weights by split val (or its last, where
 nothing was held out), and writes into its folder metrics-<split>.json and scores-<split>.h5.
+Tested on another dataset or on some classes, the names say so: metrics-test-hmdb51-<map>.json.
 Seconds for the toy dataset. The last line is the figure: `test top-1 93.1 %`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,14 @@ import click
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
-from shared.manifest import SPLITS
+from shared.manifest import SPLITS, read_classes
+from train.class_map import ClassMap, match_names, read_class_map
 from train.clip_table import read_clip_table
 from train.command import data_options, run_option, with_workers
-from train.config import EvaluateConfig, LoaderConfig
+from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.data import EvaluateDataset
 from train.engine import start_processes
+from train.epic_lists import EpicLists, read_epic_lists
 from train.finetune_inputs import digest_of, labelled, run_name
 from train.head import KINDS, VideoClassifier
 from train.metrics import accuracy
@@ -60,6 +65,24 @@ from train.weights import import_weights
     show_default="as the run has it",
     help="Views along the long side.",
 )
+@click.option(
+    "--on",
+    metavar="DATASET",
+    show_default="the run's own",
+    help="Whose clips; classes of the same name are tested, or those of --class-map.",
+)
+@click.option(
+    "--class-map",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="CSV with columns class,stands_for: only these classes, for these of the clips.",
+)
+@click.option(
+    "--epic-lists",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="EPIC-KITCHENS-100's lists of tail classes and unseen participants: figures on them too.",
+)
 @click.option("--overwrite", is_flag=True, help="Evaluate again.")
 @user_errors
 def main(
@@ -73,6 +96,9 @@ def main(
     split: str | None,
     segments: int | None,
     crops: int | None,
+    on: str | None,
+    class_map: Path | None,
+    epic_lists: Path | None,
     overwrite: bool,
 ) -> None:
     """Evaluate a finetuned run on a split."""
@@ -81,8 +107,24 @@ def main(
     folder = RunFolder(layout.runs / name)
     given = {"split": split, "segments": segments, "crops": crops}
     changes = {key: value for key, value in given.items() if value is not None}
-    metrics = evaluate(layout, folder, changes, workers, device, overwrite)
+    clips = Clips(DatasetLayout(out, on) if on else layout, class_map, epic_lists)
+    metrics = evaluate(layout, folder, changes, workers, device, overwrite, clips)
     print(f"{metrics['split']} top-1 {metrics['top1']:.1f} %")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What a run is tested on, where that is not all of its own dataset.
+
+    Attributes:
+        layout: of the clips' dataset.
+        class_map: file for `read_class_map`, or None.
+        epic_lists: folder for `read_epic_lists`, or None.
+    """
+
+    layout: DatasetLayout
+    class_map: Path | None = None
+    epic_lists: Path | None = None
 
 
 def evaluate(
@@ -92,11 +134,13 @@ def evaluate(
     workers: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    clips: Clips | None = None,
 ) -> dict[str, Any]:
     """Score a split with a run's weights; returns what metrics-<split>.json holds.
 
     Args:
         changes: of the EvaluateConfig that the run was made with.
+        clips: tested on; None: all of the run's own dataset.
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
@@ -112,8 +156,12 @@ def evaluate(
     loader = replace(loader, cache_megabytes=0)  # each clip is read once
     best = folder.best_weights.is_file()
     weights = folder.best_weights if best else folder.weights
-    table = read_clip_table(layout, [views.split], config.needs_boxes)
-    table = labelled(table, config, options["classes"])
+    clips = clips or Clips(layout)
+    table = read_clip_table(clips.layout, [views.split], config.needs_boxes)
+    classes = _class_map(layout, clips, options["classes"])
+    table = classes.take(table) if classes else labelled(table, config, options["classes"])
+    lists = _epic_lists(clips, config, views.split)
+    name = _name(layout, clips, views.split)
     asked = {
         "run": folder.path.name,
         "split": views.split,
@@ -124,13 +172,16 @@ def evaluate(
         "weights": "best on val" if best else "last",
         "weights_digest": digest_of(weights),
         "data": table.data_digest,
+        "dataset": clips.layout.dataset,
+        "class_map": classes.digest if classes else None,
+        "epic_lists": lists.digest if lists else None,
     }
     processes = start_processes(device)
     for key, value in asked.items():
         processes.say(f"  {key:<14}  {value}")
-    if best and views.split == "val":
+    if best and views.split == "val" and clips.layout == layout:
         processes.say("  these weights were chosen on this very split: the figures flatter them")
-    path = folder.metrics(views.split)
+    path = folder.metrics(name)
     before = _read_metrics(path)
     if not overwrite and {key: before.get(key) for key in asked} == asked:
         processes.say(f"{path} has these figures already")
@@ -144,14 +195,54 @@ def evaluate(
     dataset = EvaluateDataset(table, config.model, config.frames, views, loader)
     scores = score_clips(model.to(processes.device), dataset, loader, processes, views.split)
     labels = {kind: table.labels[kind] for kind in config.labels}
+    if classes:
+        scores = {"label": classes.regroup(scores["label"])}
+        asked["classes"] = list(classes.names)
     metrics = {**asked, **accuracy(scores, labels)}
+    if lists:
+        metrics |= lists.figures(scores, labels, table.ids)
     if processes.is_first:
-        write_scores(folder.scores(views.split), table, scores)
+        write_scores(folder.scores(name), table, scores)
         write_atomically(path, json.dumps(metrics, indent=1).encode() + b"\n")
         for key, value in metrics.items():
             if key not in asked:
-                print(f"  {key:<14}  {value:.2f} %")
+                print(f"  {key:<24}  {value:.2f} %")
     return metrics
+
+
+def _class_map(layout: DatasetLayout, clips: Clips, num_classes: dict[str, int]) -> ClassMap | None:
+    """None where all classes of the run are tested, on clips of its own dataset."""
+    if clips.class_map is None and clips.layout == layout:
+        return None
+    if set(num_classes) != {"label"}:
+        raise InputError(
+            f"the run learned {' and '.join(num_classes)}; --on and --class-map are for runs that "
+            "learned label"
+        )
+    classes, tested = (read_classes(each.classes).label for each in (layout, clips.layout))
+    if len(classes) != num_classes["label"]:
+        raise InputError(
+            f"{layout.classes} names {len(classes)} classes, and the run learned "
+            f"{num_classes['label']}"
+        )
+    if clips.class_map is None:
+        return match_names(classes, tested)
+    return read_class_map(clips.class_map, classes, tested)
+
+
+def _epic_lists(clips: Clips, config: FinetuneConfig, split: str) -> EpicLists | None:
+    if clips.epic_lists is None:
+        return None
+    if set(config.labels) != {"verb", "noun"}:
+        learned = " and ".join(config.labels)
+        raise InputError(f"--epic-lists is for runs that learned verb and noun, not {learned}")
+    return read_epic_lists(clips.epic_lists, split)
+
+
+def _name(layout: DatasetLayout, clips: Clips, split: str) -> str:
+    """Of the evaluation's files: test, test-hmdb51, test-hmdb51-ucf14-hmdb7."""
+    on = [clips.layout.dataset] if clips.layout != layout else []
+    return "-".join([split, *on, *([clips.class_map.stem] if clips.class_map else [])])
 
 
 def _default_head(dataset: str) -> str:

@@ -21,8 +21,18 @@ def run_name(source: str, head: str) -> str:
 
 
 def short_name(source: str) -> str:
-    """mofo of run pretrain-mofo, vit_b of file vit_b.pth, scratch of random weights."""
-    return "scratch" if source == "none" else Path(source).stem.removeprefix("pretrain-")
+    """mofo of run pretrain-mofo, vit_b of file vit_b.pth, ucf101-mofo of another dataset's run
+    out/ucf101/runs/pretrain-mofo, scratch of random weights."""
+    if source == "none":
+        return "scratch"
+    path = Path(source)
+    if path.parent.name == "runs":
+        return f"{path.parent.parent.name}-{_without_command(path.name)}"
+    return _without_command(path.stem)
+
+
+def _without_command(run: str) -> str:
+    return run.removeprefix("pretrain-").removeprefix("finetune-")
 
 
 def find_weights(layout: DatasetLayout, source: str) -> Path | None:
@@ -35,9 +45,10 @@ def find_weights(layout: DatasetLayout, source: str) -> Path | None:
         return None
     run = RunFolder(layout.runs / source)
     if run.options.is_file():
-        if not run.is_finished:
-            raise InputError(f"run {source} is not finished; the command that began it goes on")
-        return run.weights
+        return _finished(run)
+    elsewhere = RunFolder(Path(source))
+    if elsewhere.options.is_file():  # a run of another dataset, by its folder
+        return _finished(elsewhere)
     if Path(source).exists():
         return Path(source)
     known = sorted(path.parent.name for path in layout.runs.glob("*/weights.safetensors"))
@@ -46,6 +57,13 @@ def find_weights(layout: DatasetLayout, source: str) -> Path | None:
         f"{', '.join(known) or 'none'}) and no such file; `make pretrain` makes one, --from none "
         "begins with random weights"
     )
+
+
+def _finished(run: RunFolder) -> Path:
+    """The weights of a finished run; of a finetuning those that were best on split val."""
+    if not run.is_finished:
+        raise InputError(f"run {run.path.name} is not finished; the command that began it goes on")
+    return run.best_weights if run.best_weights.is_file() else run.weights
 
 
 def digest_of(weights: Path | None) -> str | None:

@@ -1,0 +1,224 @@
+"""A run on clips of another dataset, on some classes, and on EPIC-KITCHENS-100's lists."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from shard_fixtures import write_moving_squares
+from training_fixtures import tiny_run
+
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
+from train.class_map import match_names, read_class_map
+from train.clip_table import read_clip_table
+from train.epic_lists import read_epic_lists
+from train.evaluate import Clips, evaluate
+from train.finetune import finetune
+from train.finetune_inputs import run_name
+from train.metrics import accuracy
+from train.run_folder import RunFolder
+from train.weights import import_weights
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    write_moving_squares(folder, num_clips=40)
+    write_moving_squares(
+        folder, "others", num_clips=60, names=["To the Left", "RIGHT", "_up", "down-wards"]
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(out) -> RunFolder:
+    return finetune(tiny_run(out, epochs=1, batch_size=8), "mean", "none")
+
+
+def class_map(folder: Path, *rows: str) -> Path:
+    path = folder / "few.csv"
+    path.write_text("class,stands_for\n" + "\n".join(rows))
+    return path
+
+
+def read_scores(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    with h5py.File(path) as file:
+        ids = [clip_id.decode() for clip_id in file["/clip/id"][:]]
+        return ids, file["/label/probability"][:], file["/label/label"][:]
+
+
+# ---------------------------------------------------------------------------------------------
+# Other clips, other classes
+# ---------------------------------------------------------------------------------------------
+
+
+def test_classes_that_stand_for_others_are_added_up(out, finetuned, tmp_path):
+    """left and right of the run stand for "RIGHT" of the clips, up for "_up"; down for none."""
+    own, other = DatasetLayout(out, "squares"), DatasetLayout(out, "others")
+    path = class_map(tmp_path, "left,RIGHT", "right,RIGHT", "up,_up")
+    metrics = evaluate(own, finetuned, {}, 0, "cpu", clips=Clips(other, path))
+    assert metrics["classes"] == ["RIGHT", "_up"] and metrics["dataset"] == "others"
+    ids, scores, labels = read_scores(finetuned.scores("test-others-few"))
+    clips = {clip.clip_id: clip for clip in read_manifest(other.manifest)}
+    assert ids == [n for n, c in clips.items() if c.split == "test" and c.label in (1, 2)]
+    assert labels.tolist() == [clips[name].label - 1 for name in ids]
+
+    # The same clips with all classes, joined by hand.
+    names = read_classes(other.classes)
+    write_classes(other.classes, replace(names, label=["left", "right", "up", "down"]))
+    try:
+        evaluate(own, finetuned, {}, 0, "cpu", clips=Clips(other))
+    finally:
+        write_classes(other.classes, names)
+    all_ids, whole, _ = read_scores(finetuned.scores("test-others"))
+    for name, row in zip(ids, scores, strict=True):
+        each = whole[all_ids.index(name)]
+        joined = np.array([each[0] + each[1], each[2]])
+        assert np.allclose(row, joined / joined.sum(), atol=1e-5)
+    assert metrics["top1"] == pytest.approx(100 * np.mean(scores.argmax(1) == labels))
+    assert json.loads(finetuned.metrics("test-others-few").read_text()) == metrics
+
+
+def test_some_classes_of_its_own_clips(out, finetuned, tmp_path):
+    layout = DatasetLayout(out, "squares")
+    path = class_map(tmp_path, "left,left", "down,down")
+    metrics = evaluate(layout, finetuned, {}, 0, "cpu", clips=Clips(layout, path))
+    _, scores, labels = read_scores(finetuned.scores("test-few"))
+    assert scores.shape == (4, 2) and sorted(set(labels)) == [0, 1] and metrics["clips"] == 4
+
+
+def test_names_match_whatever_their_writing():
+    found = match_names(["Hand Stand", "dive", "x"], ["Dive", "hand_stand", "fall"])
+    assert found.names == ("Dive", "hand_stand")
+    assert found.tested_of.tolist() == [1, 0, -1] and found.label_of.tolist() == [0, 1, -1]
+    with pytest.raises(InputError, match="1 classes would be tested.*--class-map"):
+        match_names(["dive", "x"], ["Dive", "y"])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("class,other\na,b", "header must be class,stands_for"),
+        ("class,stands_for\na,b\nc,d", "row 3: no class 'c'"),
+        ("class,stands_for\na,z", "row 2: no class 'z'"),
+        ("class,stands_for\na,b\na,d", "'a' stands there twice"),
+        ("class,stands_for\na,b\n", "1 classes would be tested"),
+    ],
+)
+def test_a_wrong_class_map_is_refused(tmp_path, text, named):
+    path = tmp_path / "map.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=named):
+        read_class_map(path, ["a", "b"], ["b", "d"])
+    with pytest.raises(InputError, match="no class map"):
+        read_class_map(tmp_path / "no.csv", ["a"], ["b"])
+
+
+def test_a_run_goes_on_with_another_dataset(out, finetuned):
+    """Finetuned again on other clips: the encoder is that of the first run's best weights."""
+    run = tiny_run(out, "optim.base_learning_rate=1e-12", epochs=1, run="transferred")
+    source = f"{out}/squares/runs/{finetuned.path.name}"
+    folder = finetune(replace(run, dataset="others"), "mean", source)
+    assert folder.path.parent == out / "others" / "runs"
+    before = import_weights(finetuned.best_weights).state_dict
+    after = import_weights(folder.weights).state_dict
+    kept = [name for name in after if name.startswith("encoder.")]
+    assert len(kept) > 20
+    assert all(np.allclose(before[name], after[name], atol=1e-6) for name in kept)
+    assert run_name(source, "mca") == "finetune-squares-scratch-mean-mca"
+
+
+# ---------------------------------------------------------------------------------------------
+# EPIC-KITCHENS-100
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lists(tmp_path) -> Path:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    (folder / "EPIC_100_tail_verbs.csv").write_text("verb,key\n2,fold\n3,peel\n")
+    (folder / "EPIC_100_tail_nouns.csv").write_text("noun,key\n1,lid\n")
+    unseen = "EPIC_100_unseen_participant_ids_validation.csv"
+    (folder / unseen).write_text("participant_id\nP18\nP32\n")
+    return folder
+
+
+def test_tail_and_unseen_figures_are_those_of_their_clips(lists):
+    rng = np.random.default_rng(0)
+    scores = {"verb": rng.dirichlet(np.ones(7), 90), "noun": rng.dirichlet(np.ones(6), 90)}
+    labels = {"verb": rng.integers(0, 7, 90), "noun": rng.integers(0, 6, 90)}
+    people = rng.choice(["P01", "P18", "P32", "P180"], 90)
+    ids = np.array([f"{one}_0{i % 9}_{i}".encode() for i, one in enumerate(people)], "S64")
+    found = read_epic_lists(lists, "val").figures(scores, labels, ids)
+
+    def right(kind: str, row: int, k: int) -> bool:
+        if kind != "action":
+            return labels[kind][row] in np.argsort(-scores[kind][row])[:k]
+        pairs = np.outer(scores["verb"][row], scores["noun"][row])
+        own = pairs[labels["verb"][row], labels["noun"][row]]
+        return int((pairs > own).sum()) < k
+
+    groups = {
+        "tail_verb": ("verb", [r for r in range(90) if labels["verb"][r] in (2, 3)]),
+        "tail_noun": ("noun", [r for r in range(90) if labels["noun"][r] == 1]),
+        "tail": (
+            "action",
+            [r for r in range(90) if labels["verb"][r] in (2, 3) or labels["noun"][r] == 1],
+        ),
+    }
+    unseen = [r for r in range(90) if people[r] in ("P18", "P32")]
+    groups |= {"unseen_verb": ("verb", unseen), "unseen_noun": ("noun", unseen)}
+    groups |= {"unseen": ("action", unseen)}
+    for title, (kind, rows) in groups.items():
+        for k in (1, 5):
+            expected = 100 * np.mean([right(kind, row, k) for row in rows])
+            assert found[f"{title}_top{k}"] == pytest.approx(expected), title
+    assert len(found) == 12
+
+
+def test_lists_that_lack_or_are_wrong(lists, tmp_path):
+    with pytest.raises(InputError, match="has none of EPIC_100_tail_verbs"):
+        read_epic_lists(tmp_path, "val")
+    (lists / "EPIC_100_tail_nouns.csv").unlink()
+    part = read_epic_lists(lists, "test")  # no list of unseen participants of split test
+    assert part.tail == {"verb": {2, 3}} and not part.unseen
+    (lists / "EPIC_100_tail_verbs.csv").write_text("verb,key\nfold,fold\n")
+    with pytest.raises(InputError, match="must hold class numbers"):
+        read_epic_lists(lists, "val")
+    (lists / "EPIC_100_tail_verbs.csv").write_text("class,key\n1,fold\n")
+    with pytest.raises(InputError, match="no column verb; found: class, key"):
+        read_epic_lists(lists, "val")
+
+
+def test_a_run_with_verbs_and_nouns(tmp_path, lists):
+    """Trained, evaluated with the lists; figures agree with the scores that were written."""
+    layout = write_moving_squares(tmp_path, num_clips=40)
+    clips = read_manifest(layout.manifest)
+    verbs = [replace(c, verb=c.label, noun=int(c.clip_id[-1]) % 3) for c in clips]
+    write_manifest(layout.manifest, verbs)
+    classes = replace(read_classes(layout.classes), verb=list("abcd"), noun=list("xyz"))
+    write_classes(layout.classes, classes)
+    run = tiny_run(tmp_path, 'labels=["verb","noun"]', "flips=[]", epochs=1, batch_size=8)
+    folder = finetune(run, "mean", "none")
+    metrics = evaluate(layout, folder, {}, 0, "cpu", clips=Clips(layout, epic_lists=lists))
+    with h5py.File(folder.scores("test")) as file:
+        scores = {kind: file[f"/{kind}/probability"][:] for kind in ("verb", "noun")}
+        labels = {kind: file[f"/{kind}/label"][:] for kind in ("verb", "noun")}
+    expected = accuracy(scores, labels)
+    assert {"top1", "top5", "verb_top1", "noun_top5"} <= expected.keys()
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert "tail_verb_top1" in metrics and "unseen_top1" not in metrics  # nobody is P18
+    with pytest.raises(InputError, match="learned verb and noun; --on and --class-map"):
+        evaluate(layout, folder, {}, 0, "cpu", clips=Clips(layout, tmp_path / "x.csv"))
+
+
+def test_lists_need_verbs_and_nouns(out, finetuned, lists):
+    layout = DatasetLayout(out, "squares")
+    assert len(read_clip_table(layout, ["test"], boxes=False)) == 8
+    with pytest.raises(InputError, match="--epic-lists is for runs that learned verb and noun"):
+        evaluate(layout, finetuned, {}, 0, "cpu", clips=Clips(layout, epic_lists=lists))
