@@ -16,16 +16,18 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):
 else:
     if not all(importlib.util.find_spec(module) for module in ("venv", "ensurepip")):
         problems.append("Python's venv module is missing; on Debian: apt install python3-venv")
-    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
-        problems.append(
-            "Python's headers (Python.h) are missing; on Debian: apt install python3-dev"
-        )
 for problem in problems:
     print("error: " + problem, file=sys.stderr)
 if not shutil.which(os.environ.get("CXX", "g++")):
     print(
-        "warning: no g++: preprocessing will run slower, in eager mode, and training will stop; "
+        "warning: no g++: optical flow will be computed without compiled code, many times slower; "
         "on Debian: apt install g++",
+        file=sys.stderr,
+    )
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    print(
+        "warning: no Python headers (Python.h): on a GPU optical flow will be computed by plain "
+        "PyTorch, many times slower; on Debian: apt install python3-dev",
         file=sys.stderr,
     )
 sys.exit(1 if problems else 0)

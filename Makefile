@@ -45,8 +45,8 @@ run = @status=0; $(3) -m $(1) $(2) || status=$$?; \
   elif [ $$status -ne 0 ]; then exit $$status; fi
 
 python := .venv/bin/python
-# Several GPUs: one process each.
-launch := $(if $(filter-out 0 1,$(NUM_GPUS)),$(python) -m torch.distributed.run --standalone --nproc-per-node $(NUM_GPUS),$(python))
+# GPUs that are asked for must be there; with several, one process each.
+launch := $(if $(filter-out 0,$(NUM_GPUS)),$(python) -m train.gpus $(NUM_GPUS) && )$(if $(filter-out 0 1,$(NUM_GPUS)),$(python) -m torch.distributed.run --standalone --nproc-per-node $(NUM_GPUS),$(python))
 dataset := --dataset "$$DATASET" --out "$$OUT"
 videos := $${VIDEOS:+--videos "$$VIDEOS"}
 

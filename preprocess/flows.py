@@ -40,6 +40,7 @@ from preprocess.rare_options import help_all_option, rare_option
 from preprocess.tvl1_presets import PRESETS
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import remove_leftovers
+from shared.gpus import refuse_too_few
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.run_record import JsonlLog, RunLock, read_jsonl, write_options
@@ -245,6 +246,10 @@ def running_pool(
         return
     from preprocess.pool import InProcessPool, RayPool
 
+    if options["num_gpus"] and not os.environ.get("RAY_ADDRESS"):  # a cluster has its own
+        import torch
+
+        refuse_too_few(torch.cuda, options["num_gpus"], "--num-gpus")
     work = work_options(plan, options)
     scratch = work.decode.scratch
     if options["pool"] == "in-process":

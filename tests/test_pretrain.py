@@ -285,7 +285,7 @@ def test_half_a_launch_is_refused(out, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(out):
     run = tiny_run(out, run="gpu")
-    with pytest.raises(InputError, match="PyTorch sees no GPU"):
+    with pytest.raises(InputError, match="--device cuda: no GPU can be used here"):
         pretrain(type(run)(**{**vars(run), "device": "cuda"}), "mofo")
 
 

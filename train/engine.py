@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from torch import nn
 
 from shared.errors import InputError
+from shared.gpus import unused_gpu, why_no_gpu
 from train.sampler import BatchPlan
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -93,8 +95,10 @@ def start_processes(device: str) -> Processes:
     kind = device
     if device == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no GPU here; give --device cpu")
+        if kind == "cpu" and (line := unused_gpu(torch.cuda)):
+            print(line, file=sys.stderr)
+    if kind == "cuda" and (reason := why_no_gpu(torch.cuda)):
+        raise InputError(f"--device cuda: no GPU can be used here: {reason}; give --device cpu")
     with _launched():
         rank, world_size, local_rank = (int(os.environ[name]) for name in LAUNCHER_VARIABLES[:3])
         if kind == "cuda":

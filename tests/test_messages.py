@@ -1,0 +1,136 @@
+"""What users run into in the first hour is answered in one sentence, without a traceback."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from dataset_fixtures import ROOT, make_dataset, run_flows
+
+import preprocess.manifest
+import train.gpus
+from shared import gpus
+from shared.errors import InputError
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+def manifest(*arguments: object) -> str:
+    result = CliRunner().invoke(preprocess.manifest.main, list(map(str, arguments)))
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    return one_line(result.output)
+
+
+def one_line(printed: str) -> str:
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in printed
+    return line
+
+
+def test_wrong_dataset(tmp_path):
+    said = manifest("--dataset", "ssv3", "--out", tmp_path)
+    assert "'ssv3' is no dataset known here (" in said and "ssv2, toy" in said
+    assert "--videos (VIDEOS=folder)" in said
+
+
+def test_missing_videos(tmp_path):
+    (tmp_path / "labels").mkdir()
+    given = ("--dataset", "ssv2", "--out", tmp_path, "--annotations", tmp_path / "labels")
+    assert "ssv2 needs --videos (VIDEOS=folder)" in manifest(*given)
+    said = manifest("--dataset", "mine", "--out", tmp_path, "--videos", tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'}" in said
+    layout = make_dataset(tmp_path, num_clips=1)
+    layout.videos.rename(tmp_path / "elsewhere")
+    result = run_flows(layout)
+    assert result.exit_code == 1
+    assert f"no folder of videos at {layout.videos}" in one_line(result.output)
+
+
+def test_missing_annotations(tmp_path):
+    said = manifest("--dataset", "ssv2", "--out", tmp_path, "--videos", tmp_path)
+    assert "ssv2 needs --annotations (ANNOTATIONS=folder)" in said and ".json" in said
+
+
+def test_no_space(tmp_path):
+    """A limit on the size of files stands for the full disk: the same call fails."""
+    layout = make_dataset(tmp_path, num_clips=1)
+    command = f"ulimit -f 0; exec {sys.executable} -m preprocess.manifest --dataset more"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --out {tmp_path} --videos {layout.videos}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    said = one_line(done.stderr)
+    assert done.returncode == 1 and "no space left to write" in said
+    assert "free some space and run the same command again" in said
+
+
+@without_gpu
+def test_no_gpu(tmp_path):
+    result = CliRunner().invoke(train.gpus.main, ["2"])
+    said = one_line(result.output)
+    assert "NUM_GPUS 2: no GPU can be used here: " in said and "compute on the CPU" in said
+    result = run_flows(make_dataset(tmp_path, num_clips=1), "--num-gpus", 2)
+    assert "--num-gpus 2: no GPU can be used here: " in one_line(result.output)
+
+
+class Cuda:
+    """`torch.cuda` of a machine that is not at hand."""
+
+    def __init__(self, count: int, reason: str | None = None) -> None:
+        self.count, self.reason = count, reason
+
+    def is_available(self) -> bool:
+        return self.reason is None
+
+    def device_count(self) -> int:
+        return self.count
+
+    def init(self) -> None:
+        raise RuntimeError(self.reason)
+
+
+OLD = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
+    "driver by downloading and installing a new version"
+)
+
+
+def test_old_driver(monkeypatch, tmp_path):
+    with pytest.raises(InputError) as error:
+        gpus.refuse_too_few(Cuda(0, OLD), 1, "--num-gpus")
+    assert "too old (found version 11040); update the driver, or install a" in str(error.value)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path)
+    assert "computing on the CPU: The NVIDIA driver" in (gpus.unused_gpu(Cuda(0, OLD)) or "")
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "none")
+    assert gpus.unused_gpu(Cuda(0, OLD)) is None and gpus.unused_gpu(Cuda(1)) is None
+
+
+def test_too_few_gpus():
+    gpus.refuse_too_few(Cuda(2), 2, "NUM_GPUS")
+    with pytest.raises(InputError, match="NUM_GPUS 4: this machine has 2 GPUs; ask for no more"):
+        gpus.refuse_too_few(Cuda(2), 4, "NUM_GPUS")
+
+
+@pytest.mark.parametrize("version", [(3, 10, 4), (3, 14, 0), (2, 7, 18)])
+def test_wrong_python(version, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / ".preflight.py"))
+    said = one_line(capsys.readouterr().err)
+    assert stop.value.code == 1
+    assert f"Python 3.11, 3.12 or 3.13 is needed, found {'.'.join(map(str, version))}" in said
+    assert "make PYTHON=python3.12" in said
+
+
+def test_no_compiler_is_no_error(monkeypatch, capsys, tmp_path: Path):
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / ".preflight.py"))
+    assert stop.value.code == 0 and "warning: no g++" in capsys.readouterr().err
