@@ -260,9 +260,11 @@ def launch(out: Path, run: str, processes: int, *more: str) -> dict[int, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_lose_what_one_loses(whole, out, processes):
-    found = launch(out, f"{processes}-processes", processes)
+@pytest.mark.parametrize(("processes", "stage"), [(2, 0), (2, 1), (2, 2), (4, 1)])
+def test_several_processes_lose_what_one_loses(whole, out, processes, stage):
+    """Gradients are averaged as in one process with all clips, whatever ZeRO shares out."""
+    stage_option = f"loader.zero_stage={stage}"
+    found = launch(out, f"{processes}-stage-{stage}", processes, "--set", stage_option)
     assert found == pytest.approx(losses(whole.log), abs=1e-5)
 
 

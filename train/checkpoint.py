@@ -46,18 +46,18 @@ def save_checkpoint(
     engine.save_checkpoint(str(folder), tag=tag.name, client_state=state, save_latest=False)
     processes.wait()
     if processes.is_first:
-        mark_complete(tag, step)
+        mark_complete(tag, step, engine.zero_optimization_stage())
         for old in complete_checkpoints(folder)[:-KEPT]:
             (old / COMPLETE).unlink()  # first: half a checkpoint must not look whole
             shutil.rmtree(old)
     return tag
 
 
-def mark_complete(tag: Path, step: int) -> None:
+def mark_complete(tag: Path, step: int, zero_stage: int) -> None:
     """Write COMPLETE: from now on the folder is a checkpoint."""
     sync_folder(tag)
     files = {path.name: path.stat().st_size for path in sorted(tag.iterdir())}
-    text = json.dumps({"step": step, "files": files}, indent=1)
+    text = json.dumps({"step": step, "zero_stage": zero_stage, "files": files}, indent=1)
     write_atomically(tag / COMPLETE, text.encode() + b"\n")
 
 
@@ -71,10 +71,10 @@ def load_checkpoint(engine: Any, tag: Path) -> dict[str, Any]:
 
     Raises:
         InputError: the files hold something else than tensors and plain values, or the state of
-            another number of processes.
+            another number of processes or ZeRO stage.
     """
     engine.checkpoint_engine = safe_files()
-    _check_world_size(engine, tag)
+    _check_shares(engine, tag)
     _, state = engine.load_checkpoint(str(tag.parent), tag=tag.name)
     return state["progress"]
 
@@ -87,9 +87,20 @@ def _is_complete(tag: Path) -> bool:
         return False
 
 
-def _check_world_size(engine: Any, tag: Path) -> None:
+def saved_zero_stage(tag: Path) -> int:
+    """How a complete checkpoint's state was shared out; 1 before that was written down."""
+    return json.loads((tag / COMPLETE).read_text()).get("zero_stage", 1)
+
+
+def _check_shares(engine: Any, tag: Path) -> None:
+    stage, now = saved_zero_stage(tag), engine.zero_optimization_stage()
+    if stage != now:
+        raise InputError(
+            f"{tag} was saved with loader.zero_stage {stage}, and it is {now} now; give "
+            f"--set loader.zero_stage={stage} to go on"
+        )
     found = len(list(tag.glob("*zero_pp_rank_*_optim_states.pt")))
-    if found != engine.world_size:
+    if stage > 0 and found != engine.world_size:
         raise InputError(
             f"{tag} was saved by {found} processes, and these are {engine.world_size}; start "
             f"{found}, or run `python -m train.checkpoint reshard {tag.parent.parent} --processes "

@@ -44,6 +44,7 @@ class Common:
     stop_after: float | None = None
     tensorboard: bool = True
     wandb: str | None = None
+    profile: bool = False
     overwrite: bool = False
     dry_run: bool = False
 
@@ -171,6 +172,11 @@ def training_options(command: Callable) -> Callable:
             "--wandb",
             metavar="PROJECT",
             help="Curves to Weights & Biases too; WANDB_MODE=offline keeps them in the folder.",
+        ),
+        click.option(
+            "--profile",
+            is_flag=True,
+            help="Trace 5 steps (torch profiler) in the run's trace.json.",
         ),
         click.option("--overwrite", is_flag=True, help="Begin again, whatever the folder holds."),
         click.option("--dry-run", is_flag=True, help="Print the resolved options and stop."),

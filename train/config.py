@@ -18,6 +18,8 @@ from train.typed_tables import Choice, check_name
 FLIPS = ("x", "y", "time")
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 TRAJECTORIES = "trajectories"
+ZERO_STAGES = (0, 1, 2)
+COMPILE = ("gpu", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class LoaderConfig:
     micro_batch_size: int = 32
     """Most clips of one forward pass of one process; beyond it gradients are accumulated. With
     `repeats` a clip counts once."""
+    zero_stage: int = 1
+    """What DeepSpeed shares out over the processes (ZeRO, Rajbhandari et al. 2020): 0 nothing, 1
+    the optimizer's state, 2 its gradients too."""
+    compile: str = "gpu"
+    """Where encoder and decoder blocks are compiled (torch.compile): gpu, always or never."""
     log_steps: int = 10
     """Optimiser steps between two lines of the log."""
     checkpoint_minutes: float = 10.0
@@ -74,6 +81,9 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         _at_least(self, 0, "workers", "cache_megabytes", "checkpoint_minutes")
         _at_least(self, 1, "prefetch", "open_shards", "micro_batch_size", "log_steps")
+        if self.zero_stage not in ZERO_STAGES:
+            raise InputError(f"zero_stage is {self.zero_stage}; 0, 1 and 2 are allowed")
+        check_name("compile", self.compile, COMPILE)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Starts processes and DeepSpeed: ZeRO-1, bf16 on GPUs, fp32 and gloo on CPUs; no network, quiet.
+"""Starts processes and DeepSpeed: ZeRO, bf16 on GPUs, fp32 and gloo on CPUs; no network, quiet.
 
 DeepSpeed is imported here alone and only when an engine is started: it picks its accelerator at
 import.
@@ -116,9 +116,15 @@ def start_processes(device: str) -> Processes:
 
 
 def deepspeed_config(
-    plan: BatchPlan, repeats: int, gradient_clipping: float, bf16: bool
+    plan: BatchPlan, repeats: int, gradient_clipping: float, bf16: bool, zero_stage: int = 1
 ) -> dict[str, Any]:
-    """What DeepSpeed is told; sizes count views, of which each clip has `repeats`."""
+    """What DeepSpeed is told; sizes count views, of which each clip has `repeats`.
+
+    Raises:
+        InputError: stage 0 with bf16, which would add up gradients in bf16.
+    """
+    if bf16 and zero_stage == 0:
+        raise InputError("loader.zero_stage is 0; on GPUs, which train in bf16, 1 or 2 is allowed")
     return {
         "train_batch_size": plan.batch_size * repeats,
         "train_micro_batch_size_per_gpu": plan.micro_size * repeats,
@@ -127,7 +133,7 @@ def deepspeed_config(
         "gradient_clipping": gradient_clipping,
         # Copying gradients together saves memory on a GPU; on a CPU it is a copy more, 5% of a
         # small model's step.
-        "zero_optimization": {"stage": 1, "contiguous_gradients": bf16},
+        "zero_optimization": {"stage": zero_stage, "contiguous_gradients": bf16},
         "bf16": {"enabled": bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 10**12,

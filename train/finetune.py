@@ -36,6 +36,7 @@ from train.command import (
     say_stopped,
     training_options,
 )
+from train.compiled import compile_blocks, wants_compiling
 from train.config import EvaluateConfig
 from train.data import EvaluateDataset, FinetuneDataset
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
@@ -54,11 +55,13 @@ from train.loading import make_loader, read_batches, to_device
 from train.metrics import accuracy
 from train.mixing import ClipMixer
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
+from train.profiling import StepProfiler
 from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
 from train.recipe import evaluate_config, finetune_config
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
 from train.scoring import score_clips
+from train.throughput import finetuning_flops
 from train.typed_tables import to_table
 from train.weights import adopt_norms, export_safetensors, import_weights, load_encoder
 
@@ -156,8 +159,14 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         if not begin_run(folder, options, common.overwrite, processes):
             return folder
         settings = deepspeed_config(
-            plan, config.repeats, config.optim.gradient_clipping, processes.uses_cuda
+            plan,
+            config.repeats,
+            config.optim.gradient_clipping,
+            processes.uses_cuda,
+            loader.zero_stage,
         )
+        if wants_compiling(loader.compile, processes.uses_cuda):
+            compile_blocks(model)
         engine = start_engine(model, optimizer, settings, processes.device)
         progress: dict[str, Any] = {"step": 0, "best_top1": -1.0, "best_epoch": 0}
         if saved := complete_checkpoints(folder.checkpoints):
@@ -181,7 +190,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             one_view = EvaluateConfig(segments=1, crops=1)
             validation = EvaluateDataset(held_out, config.model, config.frames, one_view, loader)
         mixer = ClipMixer(config.augment, config.model, num_classes)
-        watch = Stopwatch()
+        watch = Stopwatch(processes)
         batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
         losses = LossWatch(processes, table.clip_id)
         clock = SaveClock(loader.checkpoint_minutes)
@@ -192,7 +201,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
-        step, seen, stops_early = progress["step"], 0, False
+        step, stops_early = progress["step"], False
         bar = tqdm(
             total=num_steps * effective,
             initial=progress["step"] * effective,
@@ -201,7 +210,8 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             mininterval=0.5,
             disable=not processes.is_first,
         )
-        with closing(batches), closing(bar), closing(log):
+        trace = StepProfiler(folder.trace if common.profile else None, processes)
+        with closing(batches), closing(bar), closing(log), trace as profiler:
             while step < num_steps and not stops_early:
                 schedule.step_update(step)
                 rate = optimizer.param_groups[-1]["lr"]
@@ -220,8 +230,9 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                     engine.step()
                     step_losses.append(loss.detach().reshape(1))
                 step += 1
-                seen += effective
+                watch.count(effective)
                 bar.update(effective)
+                profiler.step()
                 losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
 
                 ends_epoch = step % epoch_steps == 0
@@ -241,7 +252,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                                 "epoch": round(step / epoch_steps, 4),
                                 "loss": mean[0],
                                 "learning_rate": rate,
-                                **watch.read(seen),
+                                **watch.read(finetuning_flops(config.model)),
                             }
                         )
                         best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
@@ -261,7 +272,6 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                         waited = epoch - progress["best_epoch"]
                         stops_early = 0 < config.early_stop_epochs <= waited
                     watch.reset()
-                    seen = 0
                     ends = stops_early or step == num_steps
                     if asked[0] or asked[1] or ends:
                         save_checkpoint(engine, folder.checkpoints, step, progress, processes)

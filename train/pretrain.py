@@ -40,6 +40,7 @@ from train.command import (
     say_stopped,
     training_options,
 )
+from train.compiled import compile_blocks, wants_compiling
 from train.config import PretrainConfig
 from train.data import PretrainDataset
 from train.engine import deepspeed_config, start_engine, start_processes, whole_model
@@ -49,12 +50,14 @@ from train.live_log import LiveLog
 from train.loading import make_loader, read_batches, to_device
 from train.model import MaskedAutoencoder
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
+from train.profiling import StepProfiler
 from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
 from train.recipe import pretrain_config
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
 from train.targets import PIXEL_TARGETS, masked_loss, masked_targets, mean_predictor_loss
 from train.targets_motion import loss_weights
+from train.throughput import pretraining_flops
 from train.typed_tables import to_table
 from train.weights import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
@@ -139,8 +142,14 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         if not begin_run(folder, options, common.overwrite, processes):
             return folder
         settings = deepspeed_config(
-            plan, config.repeats, config.optim.gradient_clipping, processes.uses_cuda
+            plan,
+            config.repeats,
+            config.optim.gradient_clipping,
+            processes.uses_cuda,
+            loader.zero_stage,
         )
+        if wants_compiling(loader.compile, processes.uses_cuda):
+            compile_blocks(model)
         engine = start_engine(model, optimizer, settings, processes.device)
         first_step = 0
         if saved := complete_checkpoints(folder.checkpoints):
@@ -160,7 +169,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             common.seed,
             config.shuffle_shards,
         )
-        watch = Stopwatch()
+        watch = Stopwatch(processes)
         batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
         losses = LossWatch(processes, table.clip_id)
         clock = SaveClock(loader.checkpoint_minutes)
@@ -171,7 +180,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
-        step, seen, mean = first_step, 0, None
+        step, mean = first_step, None
         bar = tqdm(
             total=num_steps * effective,
             initial=first_step * effective,
@@ -180,7 +189,8 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             mininterval=0.5,
             disable=not processes.is_first,
         )
-        with closing(batches), closing(bar), closing(log):
+        trace = StepProfiler(folder.trace if common.profile else None, processes)
+        with closing(batches), closing(bar), closing(log), trace as profiler:
             while step < num_steps:
                 schedule.step_update(step)
                 rate = optimizer.param_groups[-1]["lr"]
@@ -199,8 +209,9 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                     beside = mean_predictor_loss(target, weight)
                     step_losses.append(torch.stack([loss.detach(), beside]))
                 step += 1
-                seen += effective
+                watch.count(effective)
                 bar.update(effective)
+                profiler.step()
                 losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
 
                 due = step % loader.log_steps == 0 or step == num_steps
@@ -217,12 +228,11 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                                 "loss": mean[0],
                                 "mean_predictor_loss": mean[1],
                                 "learning_rate": rate,
-                                **watch.read(seen),
+                                **watch.read(pretraining_flops(config.model, num_masked)),
                             }
                         )
                         bar.set_postfix(loss=f"{mean[0]:.3f}", mean_predictor=f"{mean[1]:.3f}")
                     watch.reset()
-                    seen = 0
                     if asked[0] or asked[1] or step == num_steps:
                         save_checkpoint(engine, folder.checkpoints, step, {}, processes)
                         clock.reset()

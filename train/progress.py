@@ -15,6 +15,7 @@ from torch import Tensor
 from shared.errors import InputError
 from shared.randomness import counter_generator
 from train.engine import Processes
+from train.throughput import peak_gigabytes
 
 T = TypeVar("T")
 
@@ -67,15 +68,23 @@ class LossWatch:
 
 
 class Stopwatch:
-    """Clips per second and the share of the time that the loop waits for data."""
+    """How fast training is, from one line of the log to the next, and what it waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
         self.begin = time.monotonic()
         self.reset()
 
     def reset(self) -> None:
+        """Begin the next interval."""
         self._since = time.monotonic()
         self._waited = 0.0
+        self._steps = self._clips = 0
+
+    def count(self, clips: int) -> None:
+        """An optimiser step has ended, which saw so many clips over all processes."""
+        self._steps += 1
+        self._clips += clips
 
     def next(self, batches: Iterator[T]) -> T:
         """The next batch; the time until it is there counts as waiting."""
@@ -84,13 +93,27 @@ class Stopwatch:
         self._waited += time.monotonic() - began
         return batch
 
-    def read(self, clips: int) -> dict[str, float]:
-        """Figures of the interval in which `clips` clips were seen."""
+    def read(self, clip_flops: float) -> dict[str, float]:
+        """Figures of the interval.
+
+        Args:
+            clip_flops: operations of a clip's forward and backward pass (train/throughput.py).
+
+        Returns:
+            clips_per_second over all processes, step_seconds, data_wait_share 0..1 of this process,
+            tflops_per_process (of its GPU), peak_memory_gb of this process since it began, and
+            seconds since the start.
+        """
         now = time.monotonic()
         passed = max(now - self._since, 1e-9)
+        rate = self._clips / passed
+        flops = rate * clip_flops / self._processes.world_size
         return {
-            "clips_per_second": round(clips / passed, 2),
+            "clips_per_second": round(rate, 2),
+            "step_seconds": round(passed / max(1, self._steps), 4),
             "data_wait_share": round(self._waited / passed, 4),
+            "tflops_per_process": round(flops / 1e12, 4),
+            "peak_memory_gb": round(peak_gigabytes(self._processes.device), 3),
             "seconds": round(now - self.begin, 2),
         }
 

@@ -31,6 +31,7 @@ class RunFolder:
         self.options = self.path / "options.json"
         self.log = self.path / "log.jsonl"
         self.tensorboard = self.path / "tensorboard"
+        self.trace = self.path / "trace.json"
         self.lock = self.path / ".lock"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights.safetensors"

@@ -1,0 +1,225 @@
+"""Training clips a second and core: from our frames shards, and decoded from the videos each time.
+
+    python -m benchmarks.loader --samples ../shared/samples
+
+Clips as pretraining of ViT-B wants them: 16 frames, multi-scale crop to 224 pixels, standardised
+float32 on the device, a mask; ours with motion boxes too, which peers have not. Peers decode on one
+thread and take frames as VideoMAE's loader does (a random window of frames two apart). Each
+is measured with VideoMAE's own transforms (Pillow, frame by frame) and once more with ours, so that
+the difference is the decoding alone: the target is held against that. About two minutes.
+
+Then 10,000 clips through one reader with few shards open: memory and open files on the way.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.datasets import make_dataset, names_of, video_folder
+from benchmarks.record import (
+    RESULTS,
+    Figure,
+    fastest,
+    host_kind,
+    print_figures,
+    resident_megabytes,
+    write_record,
+)
+from benchmarks.video_peers import Decode, available, pillow_transform
+from shared.errors import user_errors
+from shared.layout import DatasetLayout
+from shared.manifest import read_manifest
+from shared.masks import MASKS, Scene
+from train.augment import CROPS, cut
+from train.clip_table import read_clip_table
+from train.config import LoaderConfig
+from train.data import PretrainDataset
+from train.frame_sampling import dense
+from train.loading import to_device
+from train.recipe import pretrain_config, read_recipe
+
+CPU = torch.device("cpu")
+CLIPS = 14  # of a pass; datasets with fewer are passed over more than once
+STRIDE = 2
+OPEN_SHARDS = 2
+TARGET = 3.0
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
+              metavar="FOLDER", help="with ssv2/; without it, toy clips alone")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(min=1), default=5, help="The fastest counts.")
+@click.option("--soak", type=click.IntRange(min=0), default=10_000, metavar="CLIPS",
+              help="through one reader, to see whether memory grows; 0: none")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
+              help="JSON to write [default: benchmarks/results/loader-HOST.json]")  # fmt: skip
+@user_errors
+def main(samples: Path, rounds: int, soak: int, out: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = measure(Path(scratch), samples, rounds, soak)
+    print_figures(figures)
+    path = out or RESULTS / f"loader-{host_kind()}.json"
+    write_record(path, figures)
+    print(path)
+
+
+def measure(scratch: Path, samples: Path, rounds: int, soak: int) -> list[Figure]:
+    """All figures of the loader; datasets are made below `scratch` where they are not there."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    figures = []
+    for name in names_of(samples):
+        layout = make_dataset(scratch, name, samples)
+        figures += of_dataset(layout, video_folder(scratch, name, samples), rounds)
+    if soak:
+        figures += of_memory(layout, soak)
+    return figures
+
+
+# ------------------------------------------------------------------------------------ clips/s
+
+
+def of_dataset(layout: DatasetLayout, videos: Path, rounds: int) -> list[Figure]:
+    dataset = our_dataset(layout, repeats=1)
+    several = our_dataset(layout, repeats=4)
+    indices = np.resize(np.arange(len(dataset.table)), CLIPS)
+    paths = {clip.clip_id: videos / clip.video for clip in read_manifest(layout.manifest)}
+    chosen = [paths[dataset.table.clip_id(i)] for i in indices]
+    peers, missing = available()
+    works: dict[str, Callable] = {
+        "ours": lambda: read_ours(dataset, indices),
+        "4 views": lambda: read_ours(several, indices),
+    }
+    for peer, decode in peers.items():
+        for transforms in ("ours", "VideoMAE's"):
+            works[f"{peer}, {transforms}"] = _reading(decode, chosen, dataset, transforms)
+    for work in works.values():
+        work()  # open, compile, warm up
+    seconds = fastest(works, rounds)
+
+    rate = {name: CLIPS / each for name, each in seconds.items()}
+    what = f"loader, {layout.dataset}"
+    figures = [
+        Figure(
+            f"{what}: against {peer}, {transforms} transforms",
+            "clips/s",
+            rate["ours"],
+            peer,
+            rate[f"{peer}, {transforms}"],
+            target=TARGET if peer == "decord" and transforms == "ours" else None,
+            note="per core",
+        )
+        for peer in peers
+        for transforms in ("ours", "VideoMAE's")
+    ]
+    figures += [
+        Figure(f"{what}: against {peer}", "clips/s", rate["ours"], peer, note=reason)
+        for peer, reason in missing.items()
+    ]
+    figures.append(
+        Figure(
+            f"{what}: views, 4 of one read",
+            "views/s",
+            4 * rate["4 views"],
+            "each read by itself",
+            rate["ours"],
+        )
+    )
+    return figures
+
+
+def our_dataset(layout: DatasetLayout, repeats: int) -> PretrainDataset:
+    """The clips of split train as `train.pretrain` reads them for ViT-B."""
+    changes = {"repeats": repeats, "frames": {"stride": STRIDE}}
+    config = pretrain_config(read_recipe("ssv2", None), "mofo", changes)
+    table = read_clip_table(layout, ["train"], boxes=True)
+    return PretrainDataset(table, config, LoaderConfig(workers=0, open_shards=16), seed=0)
+
+
+def read_ours(dataset: PretrainDataset, indices: np.ndarray) -> None:
+    for epoch, index in enumerate(indices):
+        to_device(dataset[(epoch, int(index))], CPU)
+
+
+def _reading(
+    decode: Decode, paths: list[Path], dataset: PretrainDataset, transforms: str
+) -> Callable[[], None]:
+    config = dataset.config
+    scales, size = config.crop.options["scales"], config.model.image_size
+    scene = Scene(config.model.time_steps, np.zeros((config.model.grid,) * 2, np.bool_), None)
+
+    def read() -> None:
+        rng = np.random.default_rng(0)
+        for path in paths:
+            place = rng.random(config.model.num_frames)
+            frames = decode(
+                path, lambda length, place=place: dense(length, len(place), place, stride=STRIDE)
+            )
+            if transforms == "ours":
+                crop = CROPS["multi_scale"](*frames.shape[2:0:-1], rng, scales=scales)
+                pixels = np.empty((1, len(frames), size, size, 3), np.uint8)
+                for frame, out in zip(frames, pixels[0], strict=True):
+                    cut(frame, crop, out, False, False)
+                to_device({"pixels": torch.from_numpy(pixels)}, CPU)
+            else:
+                pillow_transform(frames, scales, size, rng)
+            MASKS["tube"](scene, rng, mask_ratio=0.9)
+
+    return read
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+def of_memory(layout: DatasetLayout, num_clips: int) -> list[Figure]:
+    """Memory and open files of a fresh process that reads many clips, few shards at a time."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        seen = pool.apply(_soak, (layout, num_clips))
+    early, last = seen[len(seen) // 10], seen[-1]
+    growth = last[1] - early[1]
+    return [
+        Figure(
+            f"loader: memory gained from clip {early[0]:,} to {last[0]:,}",
+            "MB",
+            round(growth, 2),
+            more_is_better=False,
+            note=f"of {last[1]:.0f} MB; at most {max(files for *_, files in seen)} shard files open, "
+            f"{2 * OPEN_SHARDS} allowed (frames and boxes)",
+        )
+    ]
+
+
+def _soak(layout: DatasetLayout, num_clips: int) -> list[tuple[int, float, int]]:
+    """(clips read, resident MB, open shard files) at a hundred moments."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    dataset = our_dataset(layout, repeats=1)
+    dataset = PretrainDataset(
+        dataset.table, dataset.config, LoaderConfig(workers=0, open_shards=OPEN_SHARDS), seed=0
+    )
+    seen = []
+    for number in range(num_clips):
+        dataset[(number, number % len(dataset.table))]
+        if (number + 1) % max(1, num_clips // 100) == 0:
+            seen.append((number + 1, resident_megabytes(), _open_shards()))
+    return seen
+
+
+def _open_shards() -> int:
+    """HDF5 files that this process has open."""
+    descriptors = Path("/proc/self/fd").iterdir()
+    targets = [os.readlink(path) for path in descriptors if path.is_symlink()]
+    return sum(target.endswith(".h5") for target in targets)
+
+
+if __name__ == "__main__":
+    main()

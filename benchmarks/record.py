@@ -1,0 +1,148 @@
+"""What all benchmarks share: figures beside a peer's, the machine they were taken on, fair timing.
+
+A figure is ours, its peer's and their ratio, from one run: a machine shared with other work is slow
+for both. Times are CPU seconds of this process, the least of several rounds in which the
+contenders take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.files import write_atomically
+from shared.run_record import command_line, git_commit, versions
+
+RESULTS = Path(__file__).parent / "results"
+NOT_ON_GPU = "not run on a GPU"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number beside its peer's.
+
+    Attributes:
+        name: of what is measured, the same from run to run.
+        unit: of ours and theirs.
+        ours: None where it could not be measured; `note` then says why.
+        peer: who `theirs` is of; "" where there is none.
+        theirs: None where the peer is not installed, or there is none.
+        more_is_better: clips/s yes, seconds and bytes no.
+        target: of `ratio`, None where there is none.
+        note: what a reader must know beside the number.
+    """
+
+    name: str
+    unit: str
+    ours: float | None
+    peer: str = ""
+    theirs: float | None = None
+    more_is_better: bool = True
+    target: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better ours is; None without both."""
+        if not self.ours or not self.theirs:
+            return None
+        return self.ours / self.theirs if self.more_is_better else self.theirs / self.ours
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"ratio": self.ratio}
+
+
+def fastest(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """The least CPU seconds of each work, over `rounds` rounds in which all take turns.
+
+    CPU seconds of all threads of this process: what other programs take of the machine does not
+    count, but what they leave of its caches and its memory's speed does, and to all alike.
+    """
+    least = dict.fromkeys(works, float("inf"))
+    for _ in range(rounds):
+        for name, work in works.items():
+            began = time.process_time()
+            work()
+            least[name] = min(least[name], time.process_time() - began)
+    return least
+
+
+def machine() -> dict[str, Any]:
+    """The hardware, and how busy it is with other work."""
+    found = {
+        "processor": processor_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "gpu": None,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return found
+
+
+def host_kind() -> str:
+    """For names of results files: 2core-x86, 16core-x86-h200."""
+    kind = f"{len(os.sched_getaffinity(0))}core-{platform.machine().replace('x86_64', 'x86')}"
+    if torch.cuda.is_available():
+        kind += "-" + torch.cuda.get_device_name().lower().replace("nvidia ", "").replace(" ", "-")
+    return kind
+
+
+def processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def resident_megabytes() -> float:
+    """Memory of this process, shared pages counted."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def print_figures(figures: list[Figure]) -> None:
+    width = max([len(figure.name) for figure in figures], default=0)
+    for figure in figures:
+        print(f"  {figure.name:<{width}}  {text_of(figure)}", flush=True)
+
+
+def text_of(figure: Figure) -> str:
+    """One line: ours, the peer's, the ratio and its target."""
+    if figure.ours is None:
+        return figure.note or "not measured"
+    line = f"{figure.ours:10.4g} {figure.unit:<10}"
+    if figure.theirs is not None:
+        line += f" {figure.peer}: {figure.theirs:.4g}"
+    elif figure.peer:
+        line += f" {figure.peer}: not measured"
+    if figure.ratio is not None:
+        line += f", {figure.ratio:.2f} times better"
+    if figure.target is not None and figure.ratio is not None:
+        line += f" (target {figure.target:g}{'' if figure.ratio >= figure.target else ', missed'})"
+    return line + (f"; {figure.note}" if figure.note else "")
+
+
+def write_record(path: Path, figures: list[Figure], **more: Any) -> None:
+    """Write figures with what is needed to judge and repeat them."""
+    record = {
+        "command": command_line(),
+        "date": str(date.today()),
+        "git_commit": git_commit(),
+        "machine": machine(),
+        "versions": versions(),
+        **more,
+        "figures": [figure.to_dict() for figure in figures],
+    }
+    write_atomically(path, json.dumps(record, indent=1).encode() + b"\n")
