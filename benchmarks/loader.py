@@ -57,7 +57,8 @@ TARGET = 3.0
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
               metavar="FOLDER", help="with ssv2/; without it, toy clips alone")  # fmt: skip
-@click.option("--rounds", type=click.IntRange(min=1), default=5, help="The fastest counts.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, metavar="COUNT",
+              help="of all contenders in turn; the fastest counts")  # fmt: skip
 @click.option("--soak", type=click.IntRange(min=0), default=10_000, metavar="CLIPS",
               help="through one reader, to see whether memory grows; 0: none")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
@@ -94,7 +95,7 @@ def of_dataset(layout: DatasetLayout, videos: Path, rounds: int) -> list[Figure]
     indices = np.resize(np.arange(len(dataset.table)), CLIPS)
     paths = {clip.clip_id: videos / clip.video for clip in read_manifest(layout.manifest)}
     chosen = [paths[dataset.table.clip_id(i)] for i in indices]
-    peers, missing = available()
+    peers, missing = available(chosen[0])
     works: dict[str, Callable] = {
         "ours": lambda: read_ours(dataset, indices),
         "4 views": lambda: read_ours(several, indices),
@@ -192,8 +193,8 @@ def of_memory(layout: DatasetLayout, num_clips: int) -> list[Figure]:
             "MB",
             round(growth, 2),
             more_is_better=False,
-            note=f"of {last[1]:.0f} MB; at most {max(files for *_, files in seen)} shard files open, "
-            f"{2 * OPEN_SHARDS} allowed (frames and boxes)",
+            note=f"of {last[1]:.0f} MB; shard files open at most "
+            f"{max(files for *_, files in seen)} of {2 * OPEN_SHARDS} allowed (frames, boxes)",
         )
     ]
 

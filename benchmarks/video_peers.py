@@ -41,13 +41,15 @@ def pyav(path: Path, choose: Choose) -> np.ndarray:
     return np.stack([found.get(int(number), final) for number in wanted])
 
 
-def available() -> tuple[dict[str, Decode], dict[str, str]]:
-    """The peers that work here, and why the others do not."""
+def available(video: Path) -> tuple[dict[str, Decode], dict[str, str]]:
+    """The peers that can decode a video here, and why the others cannot."""
     peers: dict[str, Decode] = {"PyAV": pyav}
     missing: dict[str, str] = {}
     for name, make in (("decord", _decord), ("torchcodec", _torchcodec)):
         try:
-            peers[name] = make()
+            decode = make()
+            decode(video, lambda _: np.zeros(1, np.int64))  # some load their libraries only now
+            peers[name] = decode
         except ImportError:
             missing[name] = "not installed"
         except (OSError, RuntimeError) as error:
