@@ -67,16 +67,23 @@ def main(out: Path, seeds: str, epochs: int) -> None:
         for name, figure in (trained(layout, seed) | guessed(layout, seed, epochs)).items():
             figures.setdefault(name, []).append(round(figure, 1))
             print(f"seed {seed}: {name:28} {figure:5.1f} %", flush=True)
+        record(chosen, figures)
     print(f"test top-1, seeds {seeds} (chance {100 / NUM_CLASSES} %)")
     for name, each in figures.items():
         print(f"  {name:28} {mean_and_spread(each)}")
-    record = {"command": f"python -m benchmarks.toy_baselines --seeds {seeds}", **machine()}
+    print(f"results {RESULTS}")
+
+
+def record(chosen: list[int], figures: dict[str, list[float]]) -> None:
+    """Write what is known after a seed."""
     rows = {
         name: {"mean": round(statistics.mean(each), 1), "seeds": each}
         for name, each in figures.items()
     }
-    RESULTS.write_text(json.dumps(record | {"seeds": chosen, "top1": rows}, indent=1) + "\n")
-    print(f"results {RESULTS}")
+    done = chosen[: len(next(iter(figures.values())))]
+    command = f"python -m benchmarks.toy_baselines --seeds {','.join(map(str, done))}"
+    content = {"command": command, **machine(), "seeds": done, "top1": rows}
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def trained(layout: DatasetLayout, seed: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ from train.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP1 = re.compile(r"^test top-1 ([0-9.]+) %$", re.MULTILINE)
+PROBED = re.compile(r"^linear probe: test top-1 ([0-9.]+) %$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ class Trainer:
 
     def top1(self, run: str) -> float:
         """Test top-1 of a finetuned run, percent with one decimal."""
-        printed = self._run("evaluate", "--run", run)
-        found = TOP1.search(printed)
-        assert found, f"no test top-1 in:\n{printed}"
-        return float(found[1])
+        return _figure(TOP1, self._run("evaluate", "--run", run))
+
+    def probed_top1(self, source: str, seed: int, name: str) -> float:
+        """Test top-1 of a linear probe on what `pretrain` returned, or on "none"."""
+        asked = ("--from", source, "--seed", str(seed), "--run", name, "--probe", "linear")
+        return _figure(PROBED, self._run("probe", *asked))
 
     def _train(self, command: str, name: str, seed: int, *arguments: str) -> None:
         if RunFolder(self.layout.runs / name).is_finished:
@@ -63,6 +66,12 @@ class Trainer:
         if done.returncode:
             raise InputError(f"`{' '.join(whole[1:])}` ended with status {done.returncode}")
         return done.stdout
+
+
+def _figure(pattern: re.Pattern[str], printed: str) -> float:
+    found = pattern.search(printed)
+    assert found, f"no test top-1 in:\n{printed}"
+    return float(found[1])
 
 
 def mean_and_spread(figures: Sequence[float]) -> str:
