@@ -33,8 +33,8 @@ endif
 
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
-.PHONY: all help .venv toy manifest doctor flows boxes show pretrain finetune evaluate report \
-        test test-slow lint types
+.PHONY: all help .venv toy manifest doctor flows boxes verify retry show pretrain finetune evaluate \
+        report test test-slow lint types
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -81,6 +81,13 @@ flows: $(STAMP) | $(ROOT)/manifest.csv  ## videos -> frames/ and flows/ shards
 
 boxes: $(STAMP) | $(ROOT)/flows/dataset.json  ## flows/ -> boxes/ shards: motion boxes and tube tables
 	$(boxes_command)
+
+verify: $(STAMP) | $(ROOT)/flows/dataset.json  ## every shard against dataset.json; ARGS=--repair makes bad ones again
+	$(call run,preprocess.verify,$(dataset) $(if $(findstring --repair,$(ARGS)),$(videos)) \
+	  $(call goal_args,verify),$(python))
+
+retry: $(STAMP) | $(ROOT)/flows/dataset.json  ## the clips of failures.jsonl once more
+	$(call run,preprocess.retry,$(dataset) $(videos) $(call goal_args,retry),$(python))
 
 show: $(STAMP)  ## any video drawn on: make show ARGS="clip.mp4"
 	$(call run,preprocess.show,$(call goal_args,show),$(python))

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess import resume
+from preprocess.processes import start_worker
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
 from shared.grid import canonical_view, positions_inside, union_box
@@ -122,7 +120,7 @@ def compute(
             layout.flows / names[number],
             layout.boxes / names[number],
             parameters,
-            wanted.config,
+            wanted.config | {"flows": flows.shards[number].sha256},
         )
         for number in todo
     ]
@@ -156,7 +154,7 @@ def shard_maker(num_workers: int) -> Iterator[Any]:
         yield lambda tasks: (make_shard(*task) for task in tasks)
         return
     executor = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+        num_workers, multiprocessing.get_context("spawn"), initializer=start_worker
     )
     try:
         yield lambda tasks: (
@@ -165,19 +163,6 @@ def shard_maker(num_workers: int) -> Iterator[Any]:
         )
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the driver's to handle; and a worker must not outlive a driver that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def make_shard(

@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ import click
 from tqdm import tqdm
 
 from preprocess import resume
-from preprocess.failures import failure_record, write_failures
+from preprocess.failures import write_failures
 from preprocess.flow_options import STABILISE
 from preprocess.flow_sources import DIS_PRESETS, SOURCE_NAMES
 from preprocess.flow_summary import print_sizes, print_times
@@ -165,8 +164,8 @@ def report_failures(layout: DatasetLayout, failures: list[dict[str, Any]]) -> No
 
 def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Make the shards that are missing; returns the failures, one record a clip."""
-    from preprocess.assembly import Assembly
-    from preprocess.work import ClipFailed, Job
+    from preprocess.messages import Job
+    from preprocess.shard_making import failed_record, settled_clips
 
     # ----- What an earlier run finished
     layout = plan.layout
@@ -176,7 +175,6 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     jobs = [Job(place, plan.clips[place]) for shard in todo for place in plan.places(shard)]
 
     # ----- Decode and flow at once; clips end in any order, shards as their last clip does
-    assemblies: dict[int, Assembly] = {}
     with (
         closing(JsonlLog(layout.failures)) as ledger,
         running_pool(plan, options, is_needed=bool(jobs)) as pool,
@@ -189,23 +187,14 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
         ) as progress,
     ):
         began = time.perf_counter()
-        for event in pool.run(jobs) if pool else ():
-            shard = plan.shard_of(event.place)
-            if shard in journal.finished:
-                continue  # what was still under way for a clip set aside
-            if shard not in assemblies:
-                clips = {place: plan.clips[place] for place in plan.places(shard)}
-                assemblies[shard] = Assembly(shard, clips, layout.flows, plan.flow)
-            if not assemblies[shard].add(event):
-                continue
+        events = pool.run(jobs) if pool else ()
+        for event in settled_clips(plan, events, journal, plan.folders):
             progress.update()
-            if isinstance(event, ClipFailed):
-                record = failure_record(plan.clips[event.place], event.stage, event.reason)
+            failed = failed_record(plan, event)
+            if failed is not None:
                 if options["strict"]:
-                    raise InputError(f"{record['clip_id']}: {event.stage}: {event.reason}")
-                ledger.write(record)
-            if assemblies[shard].is_settled:
-                publish(plan, journal, assemblies.pop(shard))
+                    raise InputError("{clip_id}: {stage}: {reason}".format_map(failed))
+                ledger.write(failed)
         seconds = time.perf_counter() - began
     assert len(journal.finished) == plan.num_shards, "every shard must have been published"
 
@@ -285,18 +274,6 @@ def work_options(plan: Plan, options: dict[str, Any]) -> WorkOptions:
         device="cuda" if options["num_gpus"] else "cpu",
         flow=plan.flow,
     )
-
-
-def publish(plan: Plan, journal: resume.Journal, assembly: Any) -> None:
-    """Write the shards of an assembly and note them as finished."""
-    entries = assembly.publish(plan.folders, plan.configs)
-    assembly.close()
-    failures = [
-        failure_record(plan.clips[place], event.stage, event.reason)
-        for place, event in sorted(assembly.failures.items())
-    ]
-    record = {kind: asdict(entry) for kind, entry in entries.items()}
-    journal.add({"shard": assembly.number, "failures": failures} | record)
 
 
 if __name__ == "__main__":

@@ -222,6 +222,10 @@ class ShardReader:
             raise InputError(f"{self.path}{path} holds {dataset.nbytes} bytes; read it by rows")
         return self.rows(path, 0, len(dataset))
 
+    def length(self, path: str) -> int:
+        """Rows of a dataset."""
+        return len(self._datasets[path])
+
     def rows(self, path: str, first: int, last: int) -> np.ndarray:
         """Rows first:last of a dataset; a damaged chunk is an InputError, never wrong data."""
         dataset = self._datasets[path]

@@ -1,0 +1,70 @@
+"""Work in processes of this machine that may die: a task is done, or known to kill its process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def start_worker() -> None:
+    """Ctrl-C is the driver's to handle; and a worker must not outlive a driver that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def results_of(
+    function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
+) -> Iterator[tuple[Task, Result | None]]:
+    """(task, result) as they come; None for a task that ended its process.
+
+    As many tasks are under way as there are workers, so that where one dies only those are tried
+    again, each in a process of its own.
+    """
+    waiting = deque(tasks)
+    while waiting:
+        running: dict[Future, Task] = {}
+        with _executor(num_workers) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < num_workers:
+                        task = waiting.popleft()
+                        running[pool.submit(function, task)] = task
+                    for future in wait_for(running, return_when=FIRST_COMPLETED).done:
+                        result = future.result()
+                        yield running.pop(future), result
+            except BrokenProcessPool:
+                pass  # what is left in `running` is suspect
+        for task in running.values():
+            yield task, _alone(function, task)
+
+
+def _alone(function: Callable[[Task], Result], task: Task) -> Result | None:
+    with _executor(1) as pool:
+        try:
+            return pool.submit(function, task).result()
+        except BrokenProcessPool:
+            return None
+
+
+def _executor(num_workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(num_workers, context, initializer=start_worker)

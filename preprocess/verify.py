@@ -1,0 +1,106 @@
+"""Check every shard of a dataset; with --repair, make the bad ones again.
+
+    python -m preprocess.verify --dataset ssv2 --out out
+    python -m preprocess.verify --dataset ssv2 --out out --videos /data/ssv2/videos --repair
+
+Holds each file of frames/, flows/, flows-SOURCE/ and boxes/ against dataset.json (bytes, sha256),
+its chunks against their checksums, its content against the schema, the manifest and the shards of
+the same number. Exit status 0: all is well; 1: something is bad, and named. Some hundred MB/s a
+core.
+
+--repair makes bad shards again from the videos (bad boxes from flows/), as `preprocess.flows` does,
+and puts whole shards in their place; good ones are not touched. A clip that was good and can no
+longer be made stops it before anything is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from preprocess.dataset_checks import FoundDataset, find_dataset
+from preprocess.processes import results_of
+from preprocess.shard_checks import check_shards, kills_its_reader
+from shared.errors import EXIT_ERROR, InputError, user_errors
+from shared.layout import DatasetLayout
+from shared.run_record import RunLock
+
+BadShards = dict[str, set[int]]  # numbers by name of the folder
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with shards")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
+              help="folder of all datasets; this one is in FOLDER/NAME")  # fmt: skip
+@click.option("--repair", is_flag=True, help="make the bad shards again")
+@click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="for --repair  [default: where `flows` found them]")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
+              help="[default: one a core]")  # fmt: skip
+@user_errors
+def main(**options: Any) -> None:
+    layout = DatasetLayout(options["out"], options["dataset"])
+    workers = options["workers"] or len(os.sched_getaffinity(0))
+    if not options["repair"]:
+        if options["videos"]:
+            raise InputError("--videos is for --repair, which is not asked for")
+        sys.exit(EXIT_ERROR if verify(layout, workers) is not None else 0)
+    from preprocess.rebuild import repair
+
+    with RunLock(layout.lock):
+        bad = verify(layout, workers)
+        if bad is None:
+            return
+        repair(layout, bad, {"videos": options["videos"]})
+        print("after the repair:")
+        sys.exit(EXIT_ERROR if verify(layout, workers) is not None else 0)
+
+
+def verify(layout: DatasetLayout, workers: int) -> BadShards | None:
+    """Print what is wrong with a dataset and return its bad shards; None where all is well."""
+    began = time.perf_counter()
+    found = find_dataset(layout)
+    for path, problem in found.problems:
+        print(f"bad: {path}: {problem}")
+
+    # ----- Shard by shard: one number in all folders at a time, several numbers side by side
+    bad: BadShards = {}
+    num_shards = sum(len(shards.files) for shards in found.shards)
+    with tqdm(total=found.num_bytes, desc="verify", unit="B", unit_scale=True) as progress:
+        for shards, result in results_of(check_shards, found.shards, workers):
+            problems = result if result is not None else kills_its_reader(shards)
+            for name, of_shard in problems.items():
+                if of_shard:
+                    bad.setdefault(name, set()).add(shards.number)
+                    tqdm.write(f"bad: {shards.files[name].path}: {'; '.join(of_shard)}", sys.stdout)
+            progress.update(sum(file.entry.bytes for file in shards.files.values()))
+
+    # ----- What it comes to
+    seconds = time.perf_counter() - began
+    num_bad = sum(len(numbers) for numbers in bad.values())
+    print(
+        f"{layout.root}: {num_shards} shards in {', '.join(found.indexes)}, "
+        f"{found.num_bytes / 1e6:.1f} MB in {seconds:.1f} s"
+    )
+    if not bad and not found.problems:
+        print("all are what was written")
+        return None
+    print(f"{num_bad} bad shards" + advice(found, bad))
+    return bad
+
+
+def advice(found: FoundDataset, bad: BadShards) -> str:
+    """What to do about it."""
+    if found.problems and not bad:
+        return ", but the folders do not fit together"
+    return "; `make verify ARGS=--repair` makes them again"
+
+
+if __name__ == "__main__":
+    main()

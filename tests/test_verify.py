@@ -1,0 +1,355 @@
+"""verify names what is bad, --repair makes that again, and retry takes exactly what failed."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from dataset_fixtures import arguments, checksums, make_dataset, run_boxes, run_flows
+from video_fixtures import render_video
+
+from preprocess import rebuild, resume
+from preprocess.dataset_checks import find_dataset, folder_names
+from preprocess.processes import results_of
+from preprocess.shard_checks import check_shards
+from shared.errors import EXIT_SET_ASIDE
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, read_manifest, write_manifest
+from shared.run_record import RunLock, read_jsonl
+from shared.shard_index import read_index
+from shared.shards import ShardReader
+
+FLOWS = (
+    *("--clips-per-shard", 2, "--source", "tvl1,motion-vectors", "--stabilise", "subtract"),
+    *("--trajectories", "--track-points", 4),
+)
+
+
+def run_verify(layout, *more):
+    from preprocess.verify import main
+
+    return CliRunner().invoke(main, arguments(layout, "--workers", 1, *more))
+
+
+def run_retry(layout, *more):
+    from preprocess.retry import main
+
+    return CliRunner().invoke(main, arguments(layout, *more))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> DatasetLayout:
+    """Six clips in three shards, with every kind of folder and dataset; not to be written to."""
+    layout = make_dataset(tmp_path_factory.mktemp("finished"))
+    assert run_flows(layout, *FLOWS).exit_code == 0
+    assert run_boxes(layout).exit_code == 0
+    return layout
+
+
+@pytest.fixture
+def layout(finished, tmp_path) -> DatasetLayout:
+    shutil.copytree(finished.root, tmp_path / finished.dataset)
+    return DatasetLayout(tmp_path, finished.dataset)
+
+
+def all_checksums(layout):
+    return {name: checksums(layout.root / name) for name in folder_names(layout)}
+
+
+def in_place(layout):
+    """The inode of each shard: changes where a file is replaced, also by the same bytes."""
+    return {path: path.stat().st_ino for path in layout.root.glob("*/*.h5")}
+
+
+def flip(path, at=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 8
+    path.write_bytes(data)
+
+
+def problems(layout):
+    """What the checks say, by file, without processes."""
+    found = find_dataset(layout)
+    said = {str(path): text for path, text in found.problems}
+    for shards in found.shards:
+        for name, texts in check_shards(shards).items():
+            if texts:
+                said[f"{name}/{shards.files[name].path.name}"] = "; ".join(texts)
+    return said
+
+
+# --------------------------------------------------------------------------------------------------
+# verify
+
+
+def test_a_good_dataset_is_good(finished):
+    done = run_verify(finished)
+    assert done.exit_code == 0, done.output
+    assert "12 shards in frames, flows, flows-motion-vectors, boxes" in done.output
+    assert "all are what was written" in done.output
+
+
+def test_every_kind_of_damage_is_named(layout):
+    flip(layout.frames / "00000.h5")
+    (layout.boxes / "00001.h5").unlink()
+    data = (layout.flows / "00002.h5").read_bytes()
+    (layout.flows / "00002.h5").write_bytes(data[:-100])
+    (layout.frames / "00077.h5").write_bytes(b"from elsewhere")
+    done = run_verify(layout)
+    assert done.exit_code == 1
+    for words in (
+        "frames/00000.h5: its sha256 is not that of dataset.json; /jpeg/values: the checksum",
+        "boxes/00001.h5: is not there",
+        f"flows/00002.h5: {len(data) - 100} bytes, and dataset.json says {len(data)}",
+        "00077.h5 (of 1) are not in dataset.json",
+        "3 bad shards; `make verify ARGS=--repair`",
+    ):
+        assert words in done.output, done.output
+
+
+def rewrite(layout, name, number, change):
+    """Change the arrays of a shard and make dataset.json agree: a fault that no checksum shows."""
+    import hashlib
+
+    from shared.shard_index import DatasetIndex, ShardEntry, write_index
+    from shared.shards import build_shard
+
+    folder = layout.root / name
+    index = read_index(folder)
+    path = folder / index.shards[number].name
+    with ShardReader(path, index.kind) as reader:
+        arrays = {p: np.array(reader[p]) for p in reader._datasets}
+        attributes = reader.attributes
+    change(arrays, attributes)
+    data = build_shard(index.kind, arrays, attributes)
+    path.write_bytes(data)
+    entries = list(index.shards)
+    entries[number] = ShardEntry(
+        path.name, len(data), hashlib.sha256(data).hexdigest(), len(arrays["/clip/id"])
+    )
+    write_index(folder, DatasetIndex(**{**vars(index), "shards": entries}))
+
+
+CONTRADICTIONS = {
+    "another clip": ("frames", lambda a, _: a["/clip/id"].__setitem__(0, b"x"), "lacks ['clip-2']"),
+    "another order": ("frames", lambda a, _: a["/clip/id"].__setitem__(
+        slice(None), a["/clip/id"][::-1].copy()), "another order"),
+    "a gap": ("frames", lambda a, _: a["/clip/frames"].__setitem__((1, 0), 11), "do not follow"),
+    "times fall": ("flows", lambda a, _: a["/frame/pts_seconds"].__setitem__(3, 0.0), "not rise"),
+    "other times": ("flows", lambda a, _: a["/frame/pts_seconds"].__iadd__(1), "not that of fra"),
+    "another size": ("flows", lambda a, _: a["/clip/size"].__iadd__(2), "/clip/size is not that"),
+    "maps of another size": ("flows", lambda a, _: a["/clip/map_size"].__iadd__(1), "do not fit"),
+    "endless motion": ("flows", lambda a, _: a["/motion/scale"].fill(np.inf), "not a number"),
+    "jpegs out of order": ("frames", lambda a, _: a["/jpeg/offsets"].__setitem__(2, 1), "in order"),
+    "a box outside": ("boxes", lambda a, _: a["/box/xyxy"].__setitem__((0, 2), 99), "outside its"),
+    "a position too many": ("boxes", lambda a, _: a["/tube/index"].__setitem__(0, 196), "0..195"),
+    "other flows": ("boxes", lambda _, c: c.update(flows="0" * 64), "made from another flows"),
+    "other options": ("frames", lambda _, c: c.update(jpeg_quality=5), "made with jpeg_quality 5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())
+def test_contradictions_are_named(layout, case):
+    name, change, words = case
+    rewrite(layout, name, 1, change)
+    found = problems(layout)
+    assert words in found[f"{name}/00001.h5"], found
+
+
+def test_folders_that_do_not_fit_together_are_named(layout):
+    rewrite(layout, "flows", 0, lambda a, _: a["/motion/scale"].__imul__(2))
+    assert problems(layout)[str(layout.boxes)] == "was made from other flows"
+    clips = read_manifest(layout.manifest)
+    write_manifest(layout.manifest, [*clips[:-1], Clip("other", "5.mp4")])
+    assert problems(layout)[str(layout.frames)] == "was made from another manifest.csv"
+    (layout.frames / "dataset.json").write_text("{")
+    assert "is not JSON" in problems(layout)[str(layout.frames)]
+    (layout.boxes / "dataset.json").unlink()
+    assert "`make boxes` goes on" in problems(layout)[str(layout.boxes)]
+    (layout.flows / "dataset.json").unlink()
+    done = run_verify(layout)
+    assert done.exit_code == 1 and "`make flows` goes on" in done.output
+
+
+def deadly(number: int) -> int:
+    if number % 5 == 3:
+        os.abort()
+    return number * number
+
+
+def test_a_task_that_kills_its_process_costs_itself_alone():
+    found = dict(results_of(deadly, range(10), 2))
+    assert found == {n: None if n % 5 == 3 else n * n for n in range(10)}
+
+
+# --------------------------------------------------------------------------------------------------
+# repair
+
+
+def test_repair_makes_the_bad_shards_again_and_touches_no_other(layout):
+    expected, before = all_checksums(layout), in_place(layout)
+    flip(layout.flows / "00001.h5")
+    flip(layout.boxes / "00002.h5")
+    (layout.frames / "00002.h5").unlink()
+    done = run_verify(layout, "--repair")
+    assert done.exit_code == 0, done.output
+    assert all_checksums(layout) == expected
+    replaced = {p for p, inode in in_place(layout).items() if inode != before.get(p)}
+    bad = {layout.flows / "00001.h5", layout.boxes / "00002.h5", layout.frames / "00002.h5"}
+    assert replaced <= bad and layout.flows / "00001.h5" in replaced
+    assert not list(layout.root.glob("*/.*.tmp")) and not (layout.root / ".rebuild").exists()
+
+
+def test_repair_does_not_trade_a_good_clip_for_a_failure(layout):
+    (layout.videos / "2.mp4").unlink()
+    flip(layout.flows / "00001.h5")
+    before = all_checksums(layout)
+    done = run_verify(layout, "--repair", "--videos", layout.videos)
+    assert done.exit_code == 1
+    assert "clip-2 was good and cannot be made again (decode: no file 2.mp4" in done.output
+    assert all_checksums(layout) == before
+
+
+def test_repair_needs_the_same_options_and_the_lock(layout):
+    flip(layout.flows / "00001.h5")
+    record = json.loads((layout.flows / "options.json").read_text())
+    record["options"]["jpeg_quality"] = 50
+    (layout.flows / "options.json").write_text(json.dumps(record))
+    done = run_verify(layout, "--repair")
+    assert done.exit_code == 1 and "jpeg_quality 90, now 50" in done.output
+    with RunLock(layout.lock):
+        assert "in use by another run" in run_verify(layout, "--repair").output
+    assert "--videos is for --repair" in run_verify(layout, "--videos", layout.videos).output
+
+
+@pytest.mark.parametrize("step", ["staged", "undeclared", "half moved", "moved", "no boxes"])
+def test_killed_at_any_step_of_a_repair_nothing_is_lost(layout, monkeypatch, step):
+    """Stopped as by a kill; what comes next is what a user is told to run."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    expected = all_checksums(layout)
+    flip(layout.frames / "00001.h5")
+    flip(layout.flows / "00001.h5")
+    flip(layout.flows / "00002.h5")
+    real_replace, real_intact, real_put = os.replace, resume.is_intact, rebuild._put_in_place
+    moved = []
+
+    def replace_one(source, target):
+        if ".rebuild/" in str(source) and str(target).endswith(".h5"):
+            moved.append(target)
+            if len(moved) > 1 and step == "half moved":
+                raise Killed
+        real_replace(source, target)
+
+    def put_in_place(*given):
+        if step == "staged":
+            raise Killed
+        with monkeypatch.context() as inner:
+            inner.setattr(resume, "is_intact", killed if step == "undeclared" else real_intact)
+            inner.setattr(os, "replace", replace_one)
+            return real_put(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild, "_put_in_place", put_in_place)
+        if step == "moved":
+            patch.setattr(rebuild, "write_failures", killed)
+        if step == "no boxes":
+            patch.setattr(rebuild, "renew_boxes", killed)
+        with pytest.raises(Killed):
+            run_verify(layout, "--repair")
+    if not (layout.flows / "dataset.json").exists():
+        assert run_flows(layout, *FLOWS).exit_code == 0
+    done = run_verify(layout, "--repair")
+    assert done.exit_code == 0, done.output
+    assert all_checksums(layout) == expected
+
+
+# --------------------------------------------------------------------------------------------------
+# retry
+
+
+@pytest.fixture
+def with_failures(finished, tmp_path) -> DatasetLayout:
+    """The same dataset, but two videos were damaged when it was made."""
+    layout = DatasetLayout(tmp_path, finished.dataset)
+    shutil.copytree(finished.videos, layout.videos)
+    layout.manifest.write_bytes(finished.manifest.read_bytes())
+    for number in (2, 3):
+        (layout.videos / f"{number}.mp4").write_bytes(b"not yet a video")
+    assert run_flows(layout, *FLOWS).exit_code == EXIT_SET_ASIDE
+    assert run_boxes(layout).exit_code == 0
+    return layout
+
+
+def test_retry_ends_where_a_clean_run_does(finished, with_failures):
+    layout = with_failures
+    before = in_place(layout)
+    shutil.copy(finished.videos / "2.mp4", layout.videos)
+    done = run_retry(layout)
+    assert done.exit_code == EXIT_SET_ASIDE and "1 of 2 clips made" in done.output
+    assert [record["clip_id"] for record in read_jsonl(layout.failures)] == ["clip-3"]
+    assert run_verify(layout).exit_code == 0
+
+    shutil.copy(finished.videos / "3.mp4", layout.videos)
+    for number in (0, 1, 2, 4, 5):  # taken over from the shards, not decoded again
+        (layout.videos / f"{number}.mp4").unlink()
+    done = run_retry(layout)
+    assert done.exit_code == 0, done.output
+    assert not layout.failures.exists()
+    assert all_checksums(layout) == all_checksums(finished)
+    replaced = {path.name for path, inode in in_place(layout).items() if inode != before[path]}
+    assert replaced == {"00001.h5"}
+    assert "0 clips of" in run_retry(layout).output
+
+
+def test_retry_takes_caps_from_the_command_line(tmp_path):
+    layout = make_dataset(tmp_path, num_clips=3)
+    render_video(layout.videos / "1.mp4", 40, size=(48, 32))
+    assert run_flows(layout, "--max-frames", 20).exit_code == EXIT_SET_ASIDE
+    assert run_retry(layout).exit_code == EXIT_SET_ASIDE
+    assert run_retry(layout, "--max-frames", 50).exit_code == 0
+    with ShardReader(layout.frames / "00000.h5", "frames") as reader:
+        assert reader.clip_ids() == ["clip-0", "clip-1", "clip-2"]
+
+
+def test_boxes_follow_also_after_a_kill(finished, with_failures, monkeypatch):
+    import preprocess.retry as retry
+
+    layout = with_failures
+    for number in (2, 3):
+        shutil.copy(finished.videos / f"{number}.mp4", layout.videos)
+    with monkeypatch.context() as patch:
+        patch.setattr(retry, "renew_boxes", lambda *_: None)
+        assert run_retry(layout).exit_code == 0
+    assert "made from other flows" in run_verify(layout).output
+    assert run_retry(layout).exit_code == 0
+    assert all_checksums(layout) == all_checksums(finished)
+
+
+def test_a_damaged_shard_is_not_taken_over(finished, tmp_path):
+    layout = DatasetLayout(tmp_path, finished.dataset)
+    shutil.copytree(finished.videos, layout.videos)
+    layout.manifest.write_bytes(finished.manifest.read_bytes())
+    (layout.videos / "3.mp4").write_bytes(b"not yet a video")
+    assert run_flows(layout, "--clips-per-shard", 2).exit_code == EXIT_SET_ASIDE
+    shutil.copy(finished.videos / "3.mp4", layout.videos)
+    flip(layout.frames / "00001.h5")
+    before = all_checksums(layout)
+    done = run_retry(layout)
+    assert done.exit_code == 1 and "is damaged" in done.output and "make verify" in done.output
+    assert all_checksums(layout) == before
+    assert run_verify(layout, "--repair").exit_code == 0  # all of the shard from its videos
+    assert run_retry(layout).exit_code == 0
+
+
+def test_retry_of_what_is_not_there(tmp_path):
+    layout = make_dataset(tmp_path, num_clips=1)
+    done = run_retry(layout)
+    assert done.exit_code == 1 and "options.json is not there" in done.output
