@@ -13,14 +13,17 @@ import pytest
 from click.testing import CliRunner
 from run_fixtures import write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
+from track_fixtures import add_tracks
 
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.shard_index import INDEX_NAME
 from train.report import main
 from train.report_clips import choose_samples, strangest
+from train.report_comparison import option_differences
 from train.report_dataset import read_box_table, read_clip
-from train.report_runs import mask_settings, read_run
+from train.report_models import surest_mistakes
+from train.report_runs import mask_settings, read_run, read_runs, read_scores
 from train.report_training import confused_pairs
 
 HOSTILE = [
@@ -84,7 +87,7 @@ def test_page_is_one_file_without_loads(squares_page: str) -> None:
 def test_page_shows_the_dataset(squares_page: str) -> None:
     html = squares_page
     page = Page(html)
-    assert len(page.all("svg")) == 4  # area, place, positions, energy
+    assert len(page.all("svg")) == 5  # area, place, position, patches inside, energy
     samples = html[html.index('id="clips"') : html.index('id="dataset"')]
     assert samples.count("<img") == 4 * 3 * 4  # clips, rows, times
     assert "2 clips (16.7 %)" in page.text  # without motion
@@ -244,8 +247,8 @@ def test_the_split_that_the_recipe_tests_on_is_the_reports(tmp_path: Path) -> No
 
 def test_named_run_and_the_newest(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path)
-    older = write_finetune_run(layout, "finetune-older", wrong=(0, 1))
-    write_finetune_run(layout, "finetune-newer", wrong=(0,))
+    older = write_finetune_run(layout, "finetune-older", wrong=(0, 1), weights=False)
+    write_finetune_run(layout, "finetune-newer", wrong=(0,), weights=False)
     for path in (older.log, older.metrics("test")):
         os.utime(path, (1, 1))
     assert make_report(layout)[0].startswith("test top-1 75.0 %\n")
@@ -268,6 +271,55 @@ def test_page_shows_the_runs(trained: tuple[DatasetLayout, str, str]) -> None:
     assert "chance 25.0 %" in text
     assert "mean of each patch 0.998" in text
     assert "motion_tube 0.9 / 0.75" in text
+
+
+def test_wrong_answers_are_explained(trained: tuple[DatasetLayout, str, str]) -> None:
+    layout, _, html = trained
+    finetuning = html[html.index('id="finetuning"') : html.index('id="runs"')]
+    wrong = finetuning[finetuning.index("What speaks for wrong answers") :]
+    wrong, looks = wrong.split("Where the encoder looks")
+    run = read_run(layout.runs / "finetune-mofo-mean")
+    (clip_id,) = surest_mistakes(run)
+    scores = read_scores(run)
+    place = scores.clip_id.index(clip_id)
+    assert scores.label[place] != scores.predicted[place]
+    assert clip_id in wrong and wrong.count("<img") in (2 * 4, 3 * 4)  # input; one class or two
+    assert looks.count("<img") == 2 * 2 * 4  # clips; input, weights; times
+
+
+def test_surest_mistakes_are_of_different_pairs_first(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=60)
+    run = read_run(write_finetune_run(layout, wrong=tuple(range(12)), weights=False).path)
+    scores = read_scores(run)
+    pairs = dict(zip(scores.clip_id, zip(scores.label, scores.predicted, strict=True), strict=True))
+    chosen = [pairs[clip_id] for clip_id in surest_mistakes(run, most=12)]
+    different = len(set(chosen))
+    assert len(chosen) == 12 and different == 4
+    assert len(set(chosen[:different])) == different
+
+
+def test_runs_are_put_side_by_side(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path)
+    for method in ("mofo", "random", "videomae"):
+        write_pretrain_run(layout, method)
+    text = Page(make_report(layout)[1]).text
+    assert "The mask is that of pretrain-videomae, also for the others." in text
+    assert all(f"pretrain-{name}, loss " in text for name in ("mofo", "random", "videomae"))
+    names, rows = option_differences(read_runs(layout.runs)[0])
+    assert names == ["pretrain-mofo", "pretrain-random", "pretrain-videomae"]
+    differing = dict(rows)
+    assert differing["method"] == ["mofo", "random", "videomae"]
+    assert differing["mask.inside_ratio"] == ["0.75", "\u2013", "\u2013"]
+    assert "mask.mask_ratio" not in differing  # 0.9 for all
+
+
+def test_predicted_tracks_are_shown(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    add_tracks(layout)
+    write_pretrain_run(layout, "mme")
+    html = make_report(layout)[1]
+    pretraining = html[html.index('id="pretraining"') : html.index('id="finetuning"')]
+    assert "true tracks" in pretraining and pretraining.count("<img") == 1 * 2 * 2
 
 
 def test_page_with_runs_loads_nothing_either(trained: tuple[DatasetLayout, str, str]) -> None:

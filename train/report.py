@@ -26,6 +26,7 @@ from shared.run_record import command_line, git_commit
 from train.figure_style import visible
 from train.report_comparison import comparison_section, runs_made
 from train.report_dataset import BoxTable, read_box_table, split_rows
+from train.report_models import finetuning_pictures, pretraining_pictures
 from train.report_runs import Run, mask_settings, newest, read_runs
 from train.report_sections import (
     Dataset,
@@ -36,7 +37,7 @@ from train.report_sections import (
     samples_section,
     shards_made,
 )
-from train.report_training import finetuning_section, pretraining_section, reconstructions
+from train.report_training import finetuning_section, pretraining_section
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 SECTIONS = {
@@ -116,8 +117,11 @@ def build_page(
     dataset = Dataset(layout, clips, classes, boxes)
     mask = mask_settings(chosen.pretrained)
     pretraining = pretraining_section(chosen.pretrained)
-    pictures = reconstructions(dataset, chosen.pretrained)
-    pretraining["missing"] += pictures.pop("missing", [])
+    predicted = pretraining_pictures(dataset, chosen.pretrained, runs)
+    pretraining["missing"] += predicted.pop("missing")
+    finetuning = finetuning_section(dataset, chosen.finetuned)
+    explained = finetuning_pictures(dataset, chosen.finetuned)
+    finetuning["missing"] += explained.pop("missing")
     return {
         "dataset": layout.dataset,
         "lead": _lead(dataset),
@@ -126,8 +130,8 @@ def build_page(
         "sections": list(SECTIONS.items()),
         "samples": samples_section(dataset, mask),
         "data": dataset_section(dataset, mask),
-        "pretraining": pretraining | pictures,
-        "finetuning": finetuning_section(dataset, chosen.finetuned),
+        "pretraining": pretraining | predicted,
+        "finetuning": finetuning | explained,
         "comparison": comparison_section(runs, unreadable),
         "made": {"runs": runs_made(runs), "shards": shards_made(layout)},
         "command": command_line(),

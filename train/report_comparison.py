@@ -8,8 +8,10 @@ from train.figure_charts import curves_chart
 from train.report_runs import Run
 from train.report_sections import counted
 from train.report_training import PATCH_MEAN
+from train.typed_tables import flatten
 
 MOST_CURVES = 8
+NOTHING = "\u2013"
 
 
 def comparison_section(runs: list[Run], unreadable: list[str]) -> dict:
@@ -44,11 +46,32 @@ def comparison_section(runs: list[Run], unreadable: list[str]) -> dict:
             shown = curves[:MOST_CURVES]
             charts.append((curves_chart(title, shown, "epoch", y_label, reference), text + "."))
     return {
+        "differences": [
+            (kind, *option_differences([run for run in runs if run.kind == kind]))
+            for kind in ("pretrain", "finetune")
+            if sum(run.kind == kind for run in runs) > 1
+        ],
         "columns": columns,
         "rows": [_comparison_row(run) for run in in_order],
         "charts": charts,
         "missing": missing,
     }
+
+
+def option_differences(runs: list[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Names of runs, and the options in which they are not all alike, with the value of each.
+
+    At most MOST_CURVES runs; an option that a run does not have is a dash.
+    """
+    runs = runs[:MOST_CURVES]
+    flat = [flatten(run.options) for run in runs]
+    keys = dict.fromkeys(key for options in flat for key in options)
+    rows = []
+    for key in keys:
+        values = [_plain(options[key]) if key in options else NOTHING for options in flat]
+        if len(set(values)) > 1:
+            rows.append((key.removeprefix("config."), values))
+    return [run.name for run in runs], rows
 
 
 def runs_made(runs: list[Run]) -> list[dict]:
@@ -91,5 +114,9 @@ def _comparison_row(run: Run) -> list[str]:
     ]
 
 
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _figure(value: float | None, form: str) -> str:
-    return "\u2013" if value is None else form.format(value)
+    return NOTHING if value is None else form.format(value)

@@ -32,6 +32,7 @@ class BoxTable:
         jump: f8[N], mean way of the box centre from frame to frame, in frame diagonals.
         num_inside: i8[N], positions of the 14x14 grid inside the clip's box.
         frame_shares: f4[F'], area of every frame's box as a share of its frame.
+        frame_centres: f4[F', 2], x and y of its middle as shares of width and height.
         coverage: f8[32, 32], share of the frames with a box whose box covers this part.
     """
 
@@ -45,6 +46,7 @@ class BoxTable:
     jump: np.ndarray
     num_inside: np.ndarray
     frame_shares: np.ndarray
+    frame_centres: np.ndarray
     coverage: np.ndarray
 
     @property
@@ -202,6 +204,7 @@ def _measure(reader: ShardReader, name: str) -> dict:
         "jump": mean_by_clip(jumps, clip_of[1:], paired),
         "num_inside": np.diff(reader["/tube/offsets"]),
         "frame_shares": areas[moves].astype(np.float32),
+        "frame_centres": corners[moves].mean(axis=1).astype(np.float32),
         "coverage": _coverage(corners[moves]),
     }
 

@@ -101,11 +101,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Scores:
-    """scores-<split>.h5 of one kind of label: n clips, their labels and predicted classes."""
+    """scores-<split>.h5 of one kind of label: n clips, their labels, predicted classes, and the
+    probabilities f4 [n] given to these."""
 
     clip_id: list[str]
     label: np.ndarray
     predicted: np.ndarray
+    probability: np.ndarray
 
     def confusion(self, num_classes: int) -> np.ndarray:
         """Counts i8 [true, predicted]; clips without a label do not count."""
@@ -188,10 +190,12 @@ def read_scores(run: Run) -> Scores | None:
     try:
         with h5py.File(path, "r") as file:
             kind = next(kind for kind in ("label", "verb", "noun") if kind in file)
+            probability = file[kind]["probability"][:]
             return Scores(
                 clip_id=[clip_id.decode() for clip_id in file["/clip/id"][:]],
                 label=file[kind]["label"][:],
-                predicted=file[kind]["probability"][:].argmax(axis=1),
+                predicted=probability.argmax(axis=1),
+                probability=probability.max(axis=1),
             )
     except (OSError, KeyError, StopIteration, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error!r}") from None

@@ -222,6 +222,18 @@ def _dataset_charts(table: BoxTable, mask: MaskSettings) -> list[tuple]:
             "Where motion is: the stronger the colour, the more frames' boxes cover this part of "
             f"the picture (at most {percent(float(table.coverage.max()))} of them).",
         ),
+        (
+            shares_chart(
+                "Position of the motion boxes",
+                {
+                    "from left to right": table.frame_centres[:, 0],
+                    "from top to bottom": table.frame_centres[:, 1],
+                },
+                "middle of the box, share of the frame's width or height",
+                "share of frames",
+            ),
+            "Where the middles of single frames' boxes lie, across and down the frame.",
+        ),
         inside,
         (
             shares_chart(

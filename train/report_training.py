@@ -6,14 +6,12 @@ import numpy as np
 
 from shared.errors import InputError
 from train.figure_charts import confusion_chart, curves_chart
-from train.figure_clips import TILE_HEIGHT, draw_thumbnail, enlarge
-from train.figure_style import Chart, jpeg_uri, png_uri
-from train.report_clips import NUM_TIMES
+from train.figure_clips import draw_thumbnail
+from train.figure_style import Chart, jpeg_uri
 from train.report_dataset import class_name, read_clip
 from train.report_runs import Run, Scores, read_scores
 from train.report_sections import Dataset, counted
 
-NUM_RECONSTRUCTIONS = 4
 MOST_PAIRS = 8
 FRAMES_OF_PAIR = 4
 THIRD_WIDTH = 3.0  # inches, of charts of which three lie beside each other
@@ -43,39 +41,6 @@ def pretraining_section(run: Run | None) -> dict:
         *_pace_charts(run, Chart.width),
     ]
     return {"sentence": sentence, "charts": charts, "missing": []}
-
-
-def reconstructions(dataset: Dataset, run: Run | None) -> dict:
-    """What the run predicts for hidden patches of held-out clips; needs its weights."""
-    if run is None:
-        return {}
-    if not run.folder.weights.is_file():
-        return {"missing": [f"Run {run.name} has no weights yet, so nothing is reconstructed."]}
-    from train.figure_reconstruction import reconstruct  # torch, for this part alone
-
-    try:
-        clips = reconstruct(dataset.layout, [run.folder], NUM_RECONSTRUCTIONS)
-    except InputError as error:
-        return {"missing": [str(error)]}
-    note = (
-        f"Clips of split {clips[0].split}: what goes in, what the encoder sees of it, and what "
-        "comes out. Mean colour and contrast of each hidden patch are given, as in VideoMAE's own "
-        "pictures; its content is predicted. The mean colour alone scores a loss of "
-        f"{np.mean([clip.mean_loss for clip in clips]):.3f} on these clips."
-    )
-    shown = [
-        {
-            "clip_id": clip.clip_id,
-            "label": class_name(dataset.classes, clip.label),
-            "split": clip.split,
-            "rows": [
-                (caption, [png_uri(enlarge(frame, TILE_HEIGHT)) for frame in frames])
-                for caption, frames in clip.rows(NUM_TIMES)
-            ],
-        }
-        for clip in clips
-    ]
-    return {"reconstructions": shown, "reconstruction_note": note}
 
 
 def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
@@ -140,7 +105,7 @@ def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
             {
                 "true": names[true],
                 "predicted": names[predicted],
-                "count": f"{count:,}",
+                "count": counted(count, "clip"),
                 "share": f"{100 * count / matrix[true].sum():.1f} %",
                 "images": _middle_frames(dataset, [scores.clip_id[i] for i in found]),
             }

@@ -1,0 +1,175 @@
+"""The report's pictures of what models do: reconstructions, tracks, GradCAM of mistakes, attention.
+
+They need the weights of runs, and torch, which is imported here alone of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from shared.errors import InputError
+from train.figure_clips import TILE_HEIGHT, enlarge
+from train.figure_style import jpeg_uri, png_uri
+from train.report_clips import NUM_TIMES
+from train.report_dataset import class_name
+from train.report_runs import Run, read_scores
+from train.report_sections import Dataset
+
+NUM_CLIPS = 4  # of a kind of picture
+MOST_BESIDE = 2  # further runs that predict the same clips
+CLIP_PIXELS = ("image_size", "num_frames", "patch_size", "tubelet_size")
+
+
+def pretraining_pictures(dataset: Dataset, run: Run | None, runs: list[Run]) -> dict[str, Any]:
+    """What a run predicts for hidden patches of held-out clips, and beside it what others do.
+
+    Args:
+        runs: of the dataset; those that cut clips as `run` does are put beside it, first those of
+            other methods.
+    """
+    if run is None:
+        return {"missing": []}
+    if run.option("config", "target") == "trajectories":
+        return _or_say(lambda: _tracks(dataset, run))
+    if run.option("config", "target") != "normalised_pixels":
+        return {"missing": [f"Run {run.name} predicts no pixels, so nothing is reconstructed."]}
+    return _or_say(lambda: _reconstructions(dataset, [run, *_comparable(run, runs)]))
+
+
+def finetuning_pictures(dataset: Dataset, run: Run | None) -> dict[str, Any]:
+    """GradCAM of the surest mistakes of a finetuned run, and where its encoder looks."""
+    if run is None or run.last("loss") is None:
+        return {"missing": []}
+    mistakes = _or_say(lambda: _mistakes(dataset, run))
+    looks = _or_say(lambda: _attention(dataset, run))
+    missing = mistakes.pop("missing") + looks.pop("missing")
+    return {**mistakes, **looks, "missing": list(dict.fromkeys(missing))}
+
+
+def surest_mistakes(run: Run, most: int = NUM_CLIPS) -> list[str]:
+    """Ids of the wrongly classified clips with the highest probabilities, one of a pair of classes
+    before a second one of it.
+
+    Raises:
+        InputError: the scores cannot be read.
+    """
+    scores = read_scores(run)
+    if scores is None:
+        return []
+    wrong = np.flatnonzero((scores.label >= 0) & (scores.predicted != scores.label))
+    by_surety = wrong[np.argsort(-scores.probability[wrong], kind="stable")]
+    seen: dict[tuple[int, int], int] = {}
+    turns = []
+    for clip in by_surety:
+        pair = (int(scores.label[clip]), int(scores.predicted[clip]))
+        turns.append(seen.get(pair, 0))
+        seen[pair] = turns[-1] + 1
+    order = by_surety[np.argsort(turns, kind="stable")]
+    return [scores.clip_id[clip] for clip in order[:most]]
+
+
+def _reconstructions(dataset: Dataset, runs: list[Run]) -> dict[str, Any]:
+    from train.figure_reconstruction import reconstruct
+
+    clips = reconstruct(dataset.layout, [run.folder for run in runs], NUM_CLIPS)
+    note = (
+        f"Clips of split {clips[0].split}: what goes in, what the encoder sees of it, and what "
+        "comes out. Mean colour and contrast of each hidden patch are given, as in VideoMAE's own "
+        "pictures; its content is predicted. The mean colour alone scores a loss of "
+        f"{np.mean([clip.mean_loss for clip in clips]):.3f} on these clips."
+    )
+    if len(runs) > 1:
+        note += f" The mask is that of {runs[0].name}, also for the others."
+    cards = [_card(dataset, clip, clip.rows(NUM_TIMES), png_uri) for clip in clips]
+    return {"reconstructions": cards, "reconstruction_note": note, "missing": []}
+
+
+def _tracks(dataset: Dataset, run: Run) -> dict[str, Any]:
+    from train.figure_trajectories import tracked_clips
+
+    clips = tracked_clips(dataset.layout, run.folder, NUM_CLIPS)
+    note = (
+        f"Clips of split {clips[0].split}: how points of hidden patches move in the frames after "
+        "the one shown (green), and how the run predicts it (orange). How far a patch moves in all "
+        "is given, as are colour and contrast where pixels are predicted."
+    )
+    cards = [_card(dataset, clip, clip.rows(NUM_TIMES)) for clip in clips]
+    return {"reconstructions": cards, "reconstruction_note": note, "missing": []}
+
+
+def _mistakes(dataset: Dataset, run: Run) -> dict[str, Any]:
+    from train.figure_gradcam import class_maps
+
+    chosen = surest_mistakes(run)
+    if not chosen:
+        return {"missing": []}
+    found = class_maps(dataset.layout, run.folder, NUM_CLIPS, clip_ids=chosen)
+    if not found:
+        return {"missing": [f"The clips of {run.name}'s scores are not in the shards any more."]}
+    classes = [class_name(dataset.classes, number) for number in range(len(found[0].probability))]
+    note = (
+        "The wrong answers that the run is surest of. Colour is GradCAM of encoder block "
+        f"{found[0].block} on its tokens: what speaks for the class that was given, and for the "
+        "true one, each relative to its own strongest token; nothing is laid over what does not."
+    )
+    cards = [
+        _card(dataset, clip, clip.rows(classes, NUM_TIMES))
+        | {"label": f"{classes[clip.label]}, taken for {classes[clip.predicted]}"}
+        for clip in found
+        if clip.label is not None
+    ]
+    return {"mistakes": cards, "mistakes_note": note, "missing": []}
+
+
+def _attention(dataset: Dataset, run: Run) -> dict[str, Any]:
+    from train.figure_attention import attention_maps
+
+    clips = attention_maps(dataset.layout, run.folder, 2)
+    note = (
+        f"Attention of encoder block {clips[0].block}, mean of its heads, from the token in the "
+        "middle of the motion box (green) to all tokens of the clip."
+    )
+    cards = [_card(dataset, clip, clip.rows(NUM_TIMES)) for clip in clips]
+    return {"attention": cards, "attention_note": note, "missing": []}
+
+
+def _comparable(run: Run, runs: list[Run]) -> list[Run]:
+    """Other runs with weights that predict pixels of clips cut alike: other masks first."""
+
+    def cut(one: Run) -> list[Any]:
+        return [one.option("config", "model", name) for name in CLIP_PIXELS]
+
+    alike = [
+        other
+        for other in runs
+        if other.kind == "pretrain"
+        and other.name != run.name
+        and other.option("config", "target") == "normalised_pixels"
+        and other.folder.weights.is_file()
+        and cut(other) == cut(run)
+    ]
+    mask = run.option("config", "mask", "kind")
+    alike.sort(key=lambda other: (other.option("config", "mask", "kind") == mask, other.name))
+    return alike[:MOST_BESIDE]
+
+
+def _card(
+    dataset: Dataset, clip: Any, rows: list, as_uri: Callable[[np.ndarray], str] = jpeg_uri
+) -> dict[str, Any]:
+    """Rows of pictures of one clip as the template takes them."""
+    shown = [
+        (caption, [as_uri(enlarge(picture, TILE_HEIGHT)) for picture in pictures])
+        for caption, pictures in rows
+    ]
+    label = class_name(dataset.classes, clip.label)
+    return {"clip_id": clip.clip_id, "label": label, "split": clip.split, "rows": shown}
+
+
+def _or_say(draw: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return draw()
+    except InputError as error:
+        return {"missing": [str(error)]}
