@@ -18,6 +18,7 @@ ANNOTATION_RGB = (120, 230, 90)
 STORED_RGB = (245, 110, 220)
 CONTOUR_RGB = (90, 225, 255)
 HIDDEN_RGB = (88, 96, 104)
+SEAM_RGB = (70, 77, 84)
 PAPER_RGB = (20, 24, 28)
 INK_RGB = (230, 233, 236)
 MUTED_RGB = (155, 167, 178)
@@ -102,13 +103,14 @@ def draw_mask(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray) -> None:
     rows, columns = mask.shape
     x = np.round(np.linspace(crop[0], crop[2], columns + 1)).astype(int)
     y = np.round(np.linspace(crop[1], crop[3], rows + 1)).astype(int)
-    seen = np.zeros(picture.shape[:2], bool)
-    seen[y[0] : y[-1], x[0] : x[-1]] = True
-    picture[~seen] //= 4
-    for row, column in np.argwhere(mask):
-        patch = picture[y[row] : y[row + 1], x[column] : x[column + 1]]
-        patch[:] = HIDDEN_RGB
-        patch[0] = patch[:, 0] = (70, 77, 84)  # a seam, so that patches can be counted
+    seen = picture[y[0] : y[-1], x[0] : x[-1]].copy()
+    picture //= 4
+    hidden = np.repeat(np.repeat(mask, np.diff(y), axis=0), np.diff(x), axis=1)
+    seen[hidden] = HIDDEN_RGB
+    seams = np.zeros_like(hidden)  # so that patches can be counted
+    seams[y[:-1] - y[0]] = seams[:, x[:-1] - x[0]] = True
+    seen[seams & hidden] = SEAM_RGB
+    picture[y[0] : y[-1], x[0] : x[-1]] = seen
 
 
 def captioned(picture: np.ndarray, text: str, height: int = 22) -> np.ndarray:

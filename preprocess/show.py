@@ -3,8 +3,8 @@
     python -m preprocess.show video.mp4 other.webm --out out/show
 
 writes out/show/video-motion.mp4 and out/show/video-motion.png: the frames with contours and motion
-box, flow in colours, motion map, and what the masks of VideoMAE and MOFO leave visible. Nothing is
-needed but the videos. Some seconds for a clip of four.
+box, flow in colours, motion map, and what the mask of each method leaves visible. Nothing is needed
+but the videos. Some seconds for a clip of four.
 """
 
 from __future__ import annotations
@@ -35,19 +35,17 @@ from preprocess.motion import (
     reduce_maps,
 )
 from preprocess.show_boxes import annotated_boxes, stored_boxes
+from preprocess.show_masks import Ratios, draw_masks
 from preprocess.show_panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.tvl1 import PRESETS as FLOW_PRESETS
 from preprocess.tvl1 import tvl1_flow
 from preprocess.work import WorkOptions
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
-from shared.grid import canonical_view, positions_inside, union_box
+from shared.grid import canonical_view
 from shared.manifest import Clip
-from shared.masking import tube_mask
-from shared.randomness import counter_generator
 
 FOLDER = click.Path(path_type=Path)
-PATCH = 16  # pixels of the canonical view
 FLOW_BATCH = 8  # pairs of a piece of work
 
 
@@ -83,19 +81,27 @@ FLOW_BATCH = 8  # pairs of a piece of work
     type=click.Choice(list(PRESETS)),
     help="Preset of the boxes.",
 )
+# What masks hide
 @click.option(
     "--mask-ratio",
     default=0.9,
     metavar="SHARE",
-    type=click.FloatRange(0, 1),
-    help="Of all patches to hide.",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of all patches to hide: VideoMAE, MOFO, random. The others have their papers' ratio.",
 )
 @click.option(
     "--inside-ratio",
     default=0.75,
     metavar="SHARE",
-    type=click.FloatRange(0, 1),
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Of those in the box to hide (MOFO).",
+)
+@click.option(
+    "--stride",
+    default=2,
+    metavar="FRAMES",
+    type=click.IntRange(min=1),
+    help="Between two of the 16 frames that a mask is drawn for.",
 )
 # What is drawn beside it
 @click.option(
@@ -121,6 +127,7 @@ def main(
     motion_preset: str,
     mask_ratio: float,
     inside_ratio: float,
+    stride: int,
     boxes: Path | None,
     annotations: Path | None,
     box_format: str | None,
@@ -129,16 +136,17 @@ def main(
 
     \b
     In the pictures: contours (blue) and motion box (orange) on the frame; flow in colours (the
-    wheel below is the key); the motion map; and what the encoder sees under each mask.
+    wheel below is the key); the motion map; and what the encoder sees under the mask of each
+    method, drawn anew for every 16 frames of a stride, around all motion in them (orange).
     """
     if box_format is not None and annotations is None:
         raise InputError("--format is of --annotations, which is not given")
-    ratios = (mask_ratio, inside_ratio)
+    ratios = Ratios(mask_ratio, inside_ratio)
     names = output_names(videos, out)
     set_aside = 0
     for video, name in zip(videos, names, strict=True):
         try:
-            found = find_motion(video, seconds, flow_preset, PRESETS[motion_preset], ratios)
+            found = find_motion(video, seconds, flow_preset, PRESETS[motion_preset], ratios, stride)
             if boxes is not None:
                 found = replace(found, stored=stored_boxes(boxes, video, found.pts_seconds))
             if annotations is not None:
@@ -180,7 +188,8 @@ def find_motion(
     seconds: float,
     flow_preset: str,
     parameters: MotionParameters,
-    ratios: tuple[float, float],
+    ratios: Ratios,
+    stride: int = 2,
 ) -> FoundMotion:
     """Decode the beginning of a video and find its motion, as `flows` and `boxes` would.
 
@@ -196,9 +205,7 @@ def find_motion(
     boxes, score = motion_boxes(maps, parameters)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
     boxes = (boxes * np.tile(to_source, 2)).astype(np.float32)
-    clip_box = union_box(boxes)
     view = canonical_view(*source_size)
-    inside = positions_inside(view.apply(clip_box), view.size, PATCH)
     return FoundMotion(
         name=video.name,
         source_size=source_size,
@@ -210,28 +217,8 @@ def find_motion(
         boxes=boxes,
         score=score,
         view=view,
-        masks=draw_masks(video.name, inside, *ratios),
-        clip_box=clip_box,
+        masks=draw_masks(video.name, boxes, maps, view, source_size, ratios, stride),
     )
-
-
-def draw_masks(
-    name: str, inside: np.ndarray, mask_ratio: float, inside_ratio: float
-) -> dict[str, np.ndarray]:
-    """One mask of each method, bool [rows, columns] (True = hidden), by a caption.
-
-    Args:
-        name: of the video; the same name gives the same masks.
-        inside: bool [rows, columns], positions in the box of the clip.
-    """
-    masks = {}
-    for method, looked_at in (("VideoMAE", np.zeros_like(inside)), ("MOFO", inside)):
-        rng = counter_generator("show", name, method)
-        mask = tube_mask(looked_at.ravel(), mask_ratio, inside_ratio, rng).reshape(inside.shape)
-        share = mask[inside].mean() if inside.any() else mask.mean()
-        where = "of box hidden" if inside.any() else "hidden"
-        masks[f"{method}: {100 * share:.0f} % {where}"] = mask
-    return masks
 
 
 def _format_of(annotations: Path) -> str:

@@ -25,11 +25,13 @@ from preprocess.draw import (
     map_colours,
     resized,
 )
+from preprocess.show_masks import ShownMasks
 from shared.grid import View
 
 VIDEO_PANEL_HEIGHT = 240  # pixels
+VIDEO_COLUMNS = 4
 SHEET_PANEL_HEIGHT = 150
-SHEET_ROWS = 6
+SHEET_COLUMNS = 6
 NARROWEST_PANEL = 200  # pixels: captions need that
 
 
@@ -47,8 +49,7 @@ class FoundMotion:
         contours: of each frame, each f4 [k, 2] of x, y in pixels of the maps.
         boxes, score: f4 [T, 4] (NaN = no motion), f4 [T].
         view: what a model sees of the source.
-        masks: bool [rows, columns] by caption, True = hidden from the encoder.
-        clip_box: f4 [4], around all boxes: what masks go by.
+        masks: of each method, for every frame.
         stored, annotated: boxes f4 [K, 4] of each frame to compare with; None = not asked for.
     """
 
@@ -62,8 +63,7 @@ class FoundMotion:
     boxes: np.ndarray
     score: np.ndarray
     view: View
-    masks: dict[str, np.ndarray]
-    clip_box: np.ndarray
+    masks: ShownMasks
     stored: list[np.ndarray] | None = None
     annotated: list[np.ndarray] | None = None
     longest_flow: float = field(init=False)
@@ -103,10 +103,10 @@ def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
         "flow": resized(flow_colours(found.flow[t], found.longest_flow), size),
         "motion map": motion,
     }
-    for method, mask in found.masks.items():
+    for method, mask in found.masks.by_caption.items():
         masked = frame.copy()
-        draw_mask(masked, mask, np.array(found.view.crop) * np.tile(scale, 2))
-        draw_box(masked, found.clip_box * np.tile(scale, 2), BOX_RGB)
+        draw_mask(masked, mask[t], np.array(found.view.crop) * np.tile(scale, 2))
+        draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
         drawn[method] = masked
     return {text: _widened(picture) for text, picture in drawn.items()}
 
@@ -123,7 +123,7 @@ def video_frames(found: FoundMotion) -> Iterator[np.ndarray]:
         for i, text in enumerate((when, _box_text(found, t))):
             last[4 + 24 * i : 28 + 24 * i] = caption(text, last.shape[1], 24, strong=i == 0)
         tiles = [captioned(picture, text) for text, picture in drawn.items()]
-        grid = in_grid([*tiles, captioned(last, found.name)], columns=3)
+        grid = in_grid([*tiles, captioned(last, found.name)], columns=VIDEO_COLUMNS)
         yield grid[: grid.shape[0] // 2 * 2, : grid.shape[1] // 2 * 2]
 
 
@@ -145,28 +145,27 @@ def encode_mp4(pictures: Iterator[np.ndarray], frames_per_second: Fraction) -> b
 
 
 def contact_sheet(found: FoundMotion) -> np.ndarray:
-    """Six frames of the clip, a row each, u1 [H, W, 3]."""
-    times = np.unique(np.linspace(0, len(found.frames) - 1, SHEET_ROWS + 2).round().astype(int))
+    """Six frames of the clip, a column each, and what was found in them, u1 [H, W, 3]."""
+    times = np.unique(np.linspace(0, len(found.frames) - 1, SHEET_COLUMNS + 2).round().astype(int))
     times = times[1:-1] if len(times) > 2 else times
-    rows = []
-    for t in times:
-        drawn = panels(found, int(t), SHEET_PANEL_HEIGHT)
-        tiles = list(drawn.values())
-        if not rows:
-            tiles = [captioned(picture, text) for text, picture in drawn.items()]
-        grid = in_grid(tiles, columns=len(tiles))
-        text = f"frame {t}, {found.pts_seconds[t]:.2f} s: {_box_text(found, int(t))}"
-        rows += [grid, caption(text, grid.shape[1], 20)]
+    drawn = [panels(found, int(t), SHEET_PANEL_HEIGHT) for t in times]
+    when = [
+        caption(f"frame {t}, {found.pts_seconds[t]:.2f} s", next(iter(each.values())).shape[1])
+        for t, each in zip(times, drawn, strict=True)
+    ]
+    rows = [in_grid(when, columns=len(times))]
     width = rows[0].shape[1]
+    for text in drawn[0]:
+        rows.append(caption(text, width))
+        rows.append(in_grid([each[text] for each in drawn], columns=len(times)))
     moving = float((~np.isnan(found.boxes[:, 0])).mean())
     seconds = found.pts_seconds[-1] - found.pts_seconds[0]
     source = "{} x {}".format(*found.source_size)
     facts = (
         f"{source} px, {len(found.frames)} frames in {seconds:.1f} s; motion boxes in "
-        f"{100 * moving:.0f} % of the frames, {100 * found.score.mean():.0f} % of the motion "
-        f"inside; masks hide {100 * next(iter(found.masks.values())).mean():.0f} % of all patches"
+        f"{100 * moving:.0f} % of the frames, {100 * found.score.mean():.0f} % of the motion inside"
     )
-    key = _key(found, (90, width, 3), beside=True)
+    key = _key(found, (90, width, 3))
     return np.concatenate(
         [caption(found.name, width, 34, strong=True), caption(facts, width), *rows, key]
     )
@@ -179,7 +178,7 @@ def _box_text(found: FoundMotion, t: int) -> str:
     return f"box {x1},{y1} to {x2},{y2}: {100 * found.score[t]:.0f} % of the motion"
 
 
-def _key(found: FoundMotion, shape: tuple[int, ...], beside: bool = False) -> np.ndarray:
+def _key(found: FoundMotion, shape: tuple[int, ...]) -> np.ndarray:
     """Colour wheel of the flow and colours of the boxes, at the bottom of a panel."""
     panel = np.zeros((shape[0], shape[1], 3), np.uint8)
     panel[:] = (20, 24, 28)

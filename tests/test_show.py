@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import av
@@ -25,15 +26,17 @@ from preprocess.draw import (
     map_colours,
 )
 from preprocess.motion import PRESETS, expand, motion_boxes, motion_contours
-from preprocess.show import draw_masks, find_motion, main, output_names
+from preprocess.show import find_motion, main, output_names
 from preprocess.show_boxes import stored_boxes
+from preprocess.show_masks import METHODS, Ratios, draw_masks
 from preprocess.show_panels import contact_sheet, video_frames
 from preprocess.work import Decoder, FlowWorker, Job, WorkOptions
 from shared.errors import EXIT_SET_ASIDE, InputError
+from shared.grid import canonical_view, positions_inside
 from shared.manifest import Clip
 from shared.masking import masked_counts
 
-RATIOS = (0.9, 0.75)
+RATIOS = Ratios(0.9, 0.75)
 
 
 def show(*arguments: object) -> Result:
@@ -108,13 +111,43 @@ def test_captions_keep_their_size() -> None:
     assert grid.shape == (2 * 12 + 2, 3 * 22 + 2, 3)
 
 
-def test_masks_have_the_counts_of_the_rule() -> None:
-    inside = np.zeros((14, 14), bool)
-    inside[3:9, 4:10] = True
-    masks = list(draw_masks("clip.mp4", inside, *RATIOS).values())
-    hidden, hidden_inside = masked_counts(196, 36, *RATIOS)
-    assert [int(mask.sum()) for mask in masks] == [hidden, hidden]
-    assert int(masks[1][inside].sum()) == hidden_inside
+def test_masks_are_drawn_anew_for_each_window() -> None:
+    """40 frames at stride 1 are windows of 16, 16 and 8; the second has no motion."""
+    boxes = np.tile(np.array([16.0, 16, 64, 80], np.float32), (40, 1))
+    boxes[16:32] = np.nan
+    boxes[35:] = [100, 100, 120, 120]
+    maps = np.zeros((40, 56, 56), np.float32)
+    maps[:, 4:8, 40:44] = 1.0  # where MGM looks: the upper right
+    view = canonical_view(112, 112)
+    masks = draw_masks("clip.mp4", boxes, maps, view, (112, 112), RATIOS, stride=1)
+    assert np.isnan(masks.boxes[16:32]).all()
+    assert masks.boxes[0].tolist() == [16, 16, 64, 80]
+    assert masks.boxes[33].tolist() == [16, 16, 120, 120]
+    by_method = {text.split(":")[0]: mask for text, mask in masks.by_caption.items()}
+    assert list(by_method) == list(METHODS)
+    shares = {"VideoMAE": 0.9, "MOFO": 0.9, "random": 0.9, "block": 0.75, "SMM": 0.75}
+    shares |= {"MGM": 0.75, "MME": 0.7, "MME cube": 0.4}
+    for method, mask in by_method.items():
+        assert mask.shape == (40, 14, 14)
+        if method != "random":  # whose count is exact over time only
+            counts = mask.sum(axis=(1, 2))
+            assert set(counts.tolist()) == {math.floor(shares[method] * 196 + 0.5)}
+        pairs = mask.reshape(20, 2, 14, 14)
+        assert (pairs[:, 0] == pairs[:, 1]).all()  # a tubelet of two frames
+        assert (mask[:16] != mask[16:32]).any()
+    for method in ("VideoMAE", "MOFO", "block", "MME"):
+        assert (by_method[method][:16] == by_method[method][0]).all()
+    inside = positions_inside(view.apply(masks.boxes[0]), view.size, 16)
+    hidden = masked_counts(196, int(inside.sum()), 0.9, 0.75)
+    assert by_method["MOFO"][0].sum() == hidden[0]
+    assert by_method["MOFO"][0][inside].sum() == hidden[1]
+    assert not by_method["MGM"][:, 13, 0].any() and by_method["MGM"][:, 1, 10].all()
+
+
+def test_masks_that_hide_all_are_refused() -> None:
+    boxes, maps = np.full((4, 4), np.nan, np.float32), np.zeros((4, 8, 8), np.float32)
+    with pytest.raises(InputError, match="mask of VideoMAE hides 1568 of 1568"):
+        draw_masks("a", boxes, maps, canonical_view(64, 64), (64, 64), Ratios(0.999, 0.5))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -160,8 +193,10 @@ def test_sheet_and_video_have_a_panel_each(video: Path) -> None:
     assert len(frames) == 12
     assert all(side % 2 == 0 for frame in frames for side in frame.shape[:2])
     sheet = contact_sheet(found)
-    assert sheet.shape[1] == 5 * (200 + 6) + 6
-    assert sheet.shape[0] > 6 * 150
+    panels = 3 + len(METHODS)
+    assert sheet.shape[1] == 6 * (200 + 6) + 6
+    assert sheet.shape[0] > panels * 150
+    assert frames[0].shape[:2] == (3 * (240 + 22 + 6) + 6, 4 * (320 + 6) + 6)
 
 
 def test_only_the_beginning_is_shown(video: Path) -> None:
@@ -183,7 +218,7 @@ def test_command_writes_video_and_sheet(video: Path, tmp_path: Path) -> None:
         stream = container.streams.video[0]
         assert stream.average_rate == 12
         assert sum(1 for _ in container.decode(stream)) == 12
-    assert cv2.imread(str(files[1])).shape[1] == 5 * (200 + 6) + 6
+    assert cv2.imread(str(files[1])).shape[1] == 6 * (200 + 6) + 6
 
 
 def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
