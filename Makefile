@@ -34,7 +34,7 @@ endif
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 .PHONY: all help .venv toy manifest doctor flows boxes verify retry show pretrain finetune evaluate \
-        report test test-slow lint types
+        report ablation test test-slow lint types
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -118,6 +118,9 @@ $(OUT)/toy/box_evaluation.json: $(OUT)/toy/boxes/dataset.json
 	  --annotations $(OUT)/toy/truth/boxes --json > $@.tmp && mv $@.tmp $@
 $(RUNS)/pretrain-$(METHOD)/finished: | $(ROOT)/boxes/dataset.json
 	$(pretrain_command)
+
+ablation: $(STAMP)  ## every method on the same toy clips, three seeds (hours; can be stopped)
+	$(call run,benchmarks.ablation,--out "$$OUT/ablation" $(call goal_args,ablation),$(python))
 
 ##@ Development
 

@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "ablation.json"
 @click.option("--seeds", default="0,1,2", metavar="LIST", help="of weights, order and masks")
 @click.option("--clips", default=1600, metavar="COUNT", help="clips of the dataset, all splits")
 @click.option("--pretrain-epochs", type=click.IntRange(1), default=10, metavar="N")
-@click.option("--finetune-epochs", type=click.IntRange(1), default=24, metavar="N")
+@click.option("--finetune-epochs", type=click.IntRange(1), default=30, metavar="N")
 @user_errors
 def main(
     out: Path,
@@ -57,12 +57,15 @@ def main(
     for part in parts or PARTS:
         rows = PARTS[part]
         figures: dict[str, dict[str, list[float]]] = {row.name: {} for row in rows}
-        work = [(seed, row) for seed in chosen for row in rows]
-        for seed, row in tqdm(work, part, unit="run"):
-            for kind, top1 in train_row(trainer, row, seed, budget).items():
-                figures[row.name].setdefault(kind, []).append(top1)
+        bar = tqdm(total=len(chosen) * len(rows), desc=part, unit="row")
+        for number, seed in enumerate(chosen, 1):
+            for row in rows:
+                for kind, top1 in train_row(trainer, row, seed, budget).items():
+                    figures[row.name].setdefault(kind, []).append(top1)
+                bar.update()
+            record(part, figures, chosen[:number], budget)
+        bar.close()
         print_table(part, figures, chosen)
-        record(part, figures, chosen, budget)
     print(f"results {RESULTS}")
 
 
@@ -120,7 +123,7 @@ def print_table(part: str, figures: dict[str, dict[str, list[float]]], seeds: li
 
 
 def record(part: str, figures: dict[str, Any], seeds: list[int], budget: dict[str, int]) -> None:
-    """Add a part's table to the results file; other parts in it stay."""
+    """Put a part's table into the results file; other parts in it stay."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows = {
         name: {
