@@ -70,6 +70,11 @@ def run(out: Path, method: str, *settings: str, name: str | None = None):
         ("mme", ("trajectories.shape=false",)),
         ("mme", ("trajectories.positions=false", "trajectories.points=9")),
         ("mme", ("trajectories.interpolate=false", "repeats=2")),
+        ("mme", ("trajectories.decoders=2", "trajectories.length=4")),
+        ("mme", ("trajectories.kind=flow",)),
+        ("mme", ("trajectories.kind=hog", "frames.stride=3")),
+        ("mme", ("trajectories.kind=hof", "trajectories.interpolate=false")),
+        ("mme", ("trajectories.kind=mbh", "trajectories.points=9")),
     ],
 )
 def test_a_method_pretrains(out, method, settings):
@@ -80,7 +85,7 @@ def test_a_method_pretrains(out, method, settings):
     events = read_jsonl(folder / "log.jsonl")
     assert len(events) == 3
     for event in events:  # hardly anything is learned in three steps
-        assert event["loss"] == pytest.approx(event["mean_predictor_loss"], abs=0.5)
+        assert event["loss"] == pytest.approx(event["mean_predictor_loss"], abs=0.8)
     assert import_weights(folder / "weights.safetensors").kind == "pretraining"
 
 

@@ -1,6 +1,7 @@
 """Motion trajectories as targets: against loops over tokens, points and steps, and by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
 from shared.grid import View
+from shared.shard_index import read_index, write_index
 from shared.tracks import Tracks
 from train.clip_reader import ClipReader
 from train.clip_table import MotionNeeds, read_clip_table
@@ -118,7 +120,13 @@ def slow_target(placed, view, source_size, grid, config, stride):
 @settings(max_examples=25, deadline=None)
 def test_targets_are_those_of_a_slow_loop(seed, points, parts, interpolate):
     rng = np.random.default_rng(seed)
-    config = TrajectoryConfig(int(rng.integers(3, 7)), points, *parts, interpolate)
+    config = TrajectoryConfig(
+        length=int(rng.integers(3, 7)),
+        points=points,
+        positions=parts[0],
+        shape=parts[1],
+        interpolate=interpolate,
+    )
     placed, source_size = random_tracks(rng), (112, 80)
     view, grid = random_view(rng, source_size), (2, 3)
     target, counts = trajectory_target(placed, view, source_size, grid, config, stride=3)
@@ -340,12 +348,32 @@ def test_missing_tracks_name_the_command(tmp_path):
     assert ClipReader(table, 2).tracks(0, np.array([0])).tracks.hog.shape == (1, 256, 4, 0)
 
 
+def test_stabilised_flow_is_asked_for_or_refused(tmp_path):
+    squares = write_moving_squares(tmp_path, num_clips=8)
+    add_tracks(squares)
+    with_camera, without = (MotionNeeds(track_length=6, stabilised=yes) for yes in (False, True))
+    assert len(read_clip_table(squares, ["train"], False, with_camera)) == 6
+    with pytest.raises(InputError, match="made with --stabilise off, .*--stabilise subtract"):
+        read_clip_table(squares, ["train"], False, without)
+    index = read_index(squares.flows)
+    write_index(squares.flows, replace(index, config=index.config | {"stabilise": "warp"}))
+    assert len(read_clip_table(squares, ["train"], False, without)) == 6
+    with pytest.raises(InputError, match="made with --stabilise warp, .*--stabilise off"):
+        read_clip_table(squares, ["train"], False, with_camera)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"flips": ["time"]}, "tracked forward in time only"),
         ({"target": "normalised_pixels", "trajectories": {}}, "trajectories is not used"),
         ({"trajectories": {"points": 5}}, "points is 5"),
+        ({"trajectories": {"kind": "sift"}}, "kind is 'sift'; allowed: tracks, flow, hog, hof"),
+        ({"trajectories": {"kind": "hof", "shape": False}}, "are options of kind tracks"),
+        ({"trajectories": {"kind": "hog", "decoders": 2}}, "not both displacements and HOG"),
+        ({"trajectories": {"shape": False, "decoders": 2}}, "not both displacements and HOG"),
+        ({"trajectories": {"decoders": 3}}, "decoders is 3; 1 and 2"),
+        ({"model": {"second_prediction_dim": 7}}, "follows from the target"),
         ({"trajectories": {"interpolate": False}, "frames": {"kind": "segments"}}, "kind dense"),
         ({"trajectories": {"interpolate": False, "length": 1}}, "at least 2 is allowed"),
         ({"model": {"prediction_dim": 7}}, "prediction_dim is 7, but these trajectories are 264"),

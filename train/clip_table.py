@@ -27,11 +27,14 @@ class MotionNeeds:
         source: whose; "flow" for flows/, another name for flows-<name>/.
         track_length: steps that tracks must have; 0 where no tracks are needed.
         hog: whether tracks must have HOG.
+        stabilised: whether they must be free of the camera's motion, or must have it; None: no
+            matter.
     """
 
     source: str = FLOW
     track_length: int = 0
     hog: bool = False
+    stabilised: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def read_clip_table(
         folder, goal = _motion_folder(layout, motion.source)
         beside.append(_Beside(folder, "flows", goal, digest, index))
         _check_tracks(beside[-1], motion)
+        _check_stabilised(beside[-1], motion)
     parts, found = [], []
     shards = tqdm(index.shards, "finding clips", unit="shard", leave=False, delay=1)
     for number, entry in enumerate(shards):
@@ -194,6 +198,17 @@ def _check_tracks(flows: _Beside, motion: MotionNeeds) -> None:
             wanted += f" --track-length {motion.track_length}"
         raise InputError(
             f"{flows.folder} holds {found}; make them with `make flows ARGS='{wanted} --overwrite'`"
+        )
+
+
+def _check_stabilised(flows: _Beside, motion: MotionNeeds) -> None:
+    made = flows.index.config.get("stabilise", "off")
+    if motion.stabilised not in (None, made != "off"):
+        wanted = "subtract" if motion.stabilised else "off"
+        raise InputError(
+            f"{flows.folder} was made with --stabilise {made}, and stabilised is "
+            f"{str(motion.stabilised).lower()}; make it with `make flows ARGS='--trajectories "
+            f"--stabilise {wanted} --overwrite'`, in another OUT to keep both"
         )
 
 

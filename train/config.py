@@ -154,7 +154,8 @@ class PretrainConfig:
         """What to read of the flows shards, None where neither mask nor target needs them."""
         if self.trajectories is not None:
             tracks = self.trajectories
-            return MotionNeeds(self.motion_source, tracks.length, tracks.shape)
+            length = tracks.track_length(self.stride)
+            return MotionNeeds(self.motion_source, length, tracks.needs_hog, tracks.stabilised)
         return MotionNeeds(self.motion_source) if self.mask.kind in NEEDS_MOTION else None
 
     @property

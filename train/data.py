@@ -27,7 +27,8 @@ from train.config import (
 )
 from train.frame_sampling import view_places
 from train.model_config import ModelConfig
-from train.targets_motion import trajectory_target
+from train.targets_fixed import fixed_target, frames_to_read
+from train.targets_motion import TRACKS, trajectory_target
 from train.typed_tables import Choice
 
 Sample = dict[str, Tensor]
@@ -75,14 +76,19 @@ class PretrainDataset(ClipDataset):
     def _trajectories(self, index: int, view: Cutting) -> tuple[np.ndarray, np.ndarray]:
         """Target f4 [N, D] and counts bool [N, K, S] of all tokens of a view."""
         firsts = view.frames[:: self.model.tubelet_size]
-        return trajectory_target(
-            self._reader.tracks(index, firsts),
+        wanted, stride = self.config.trajectories, self.config.stride
+        place = (
             self._source_view(index, view),
             tuple(self.table.source_size[index]),
             (self.model.grid, self.model.grid),
-            self.config.trajectories,
-            self.config.stride,
         )
+        if wanted.kind == TRACKS:
+            placed = self._reader.tracks(index, firsts)
+            return trajectory_target(placed, *place, wanted, stride)
+        first, last = self.table.frames[index]
+        frames, places = frames_to_read(firsts, int(last - first), wanted, stride)
+        placed = self._reader.tracks(index, frames)
+        return fixed_target(placed, places, *place, wanted, stride)
 
 
 class FinetuneDataset(ClipDataset):

@@ -23,7 +23,7 @@ from train.loading import to_device
 from train.model import MaskedAutoencoder
 from train.run_folder import RunFolder
 from train.targets import masked_loss, mean_predictor_loss, unstandardise
-from train.targets_motion import STILL_PIXELS, loss_weights
+from train.targets_motion import STILL_PIXELS, TRACKS, loss_weights
 from train.typed_tables import Choice
 
 TRUE_RGB = (120, 230, 90)
@@ -97,7 +97,8 @@ def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> l
         InputError: a run without weights, or that predicts no displacements; no tracks.
     """
     config = read_pretraining(folder)
-    if config.trajectories is None or not config.trajectories.positions:
+    wanted = config.trajectories
+    if wanted is None or wanted.kind != TRACKS or not wanted.positions:
         raise InputError(f"{folder.path} predicts no displacements, so no tracks can be drawn")
     model = read_autoencoder(folder)
     table, split = read_held_out(layout, config.needs_boxes, config.needed_motion)

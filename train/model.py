@@ -155,9 +155,14 @@ class VideoEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A small ViT that predicts the masked tokens from the visible ones and mask tokens."""
+    """A small ViT that predicts the masked tokens from the visible ones and mask tokens.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: of the model.
+        numbers: predicted for a token.
+    """
+
+    def __init__(self, config: ModelConfig, numbers: int) -> None:
         super().__init__()
         self.config = config
         width = config.decoder_width
@@ -166,11 +171,11 @@ class Decoder(nn.Module):
             for _ in range(config.decoder_depth)
         )
         self.norm = nn.LayerNorm(width, eps=config.head_norm_eps)
-        self.head = nn.Linear(width, config.output_dim)
+        self.head = nn.Linear(width, numbers)
         self.apply(initialise)
 
     def forward(self, tokens: Tensor, num_masked: int) -> Tensor:
-        """Tokens [B, V + M, D], the masked ones last -> predictions [B, M, output_dim]."""
+        """Tokens [B, V + M, D], the masked ones last -> predictions [B, M, numbers]."""
         tokens = _run(self.blocks, tokens, self.config.activation_checkpointing)
         return self.head(self.norm(tokens[:, tokens.shape[1] - num_masked :]))
 
@@ -190,7 +195,9 @@ class MaskedAutoencoder(nn.Module):
             config.positions, config.time_steps, config.grid, config.decoder_width
         )
         self.register_buffer("decoder_positions", table[None], persistent=False)
-        self.decoder = Decoder(config)
+        second = config.second_prediction_dim or 0
+        self.decoder = Decoder(config, config.output_dim - second)
+        self.second_decoder = Decoder(config, second) if second else None
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def forward(self, clips: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
@@ -210,7 +217,11 @@ class MaskedAutoencoder(nn.Module):
         # Tokens are not put back into place: the position table is taken apart like them instead.
         seen = tokens + take_tokens(positions, visible)
         hidden = self.mask_token.to(tokens.dtype) + take_tokens(positions, masked)
-        return self.decoder(torch.cat([seen, hidden], dim=1), masked.shape[1])
+        tokens = torch.cat([seen, hidden], dim=1)
+        predicted = self.decoder(tokens, masked.shape[1])
+        if self.second_decoder is None:
+            return predicted
+        return torch.cat([predicted, self.second_decoder(tokens, masked.shape[1])], dim=2)
 
 
 def initialise(module: nn.Module) -> None:

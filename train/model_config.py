@@ -59,6 +59,8 @@ class ModelConfig:
     """Hidden width of a decoder block's MLP, as a multiple of decoder_width (rounded)."""
     prediction_dim: int | None = None
     """Numbers predicted for a masked token; None is the tubelet's pixels (patch_dim)."""
+    second_prediction_dim: int | None = None
+    """Of these the last ones come from a second decoder of the same size; None: there is one."""
     positions: str = "sincos-1d"
     """Fixed position table: sincos-1d (VideoMAE) or sincos-3d (time, row, column apart)."""
     layer_norm_eps: float = 1e-6
@@ -73,6 +75,13 @@ class ModelConfig:
             _require_positive_int(name, getattr(self, name))
         if self.prediction_dim is not None:
             _require_positive_int("prediction_dim", self.prediction_dim)
+        if self.second_prediction_dim is not None:
+            _require_positive_int("second_prediction_dim", self.second_prediction_dim)
+            if self.second_prediction_dim >= self.output_dim:
+                raise InputError(
+                    f"second_prediction_dim is {self.second_prediction_dim} of {self.output_dim} "
+                    "numbers; the first decoder needs some of them"
+                )
         _require_multiple(self, "image_size", "patch_size")
         _require_multiple(self, "num_frames", "tubelet_size")
         _require_multiple(self, "width", "num_heads")

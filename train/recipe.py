@@ -206,13 +206,17 @@ def _with_size(config: PretrainConfig) -> PretrainConfig:
 def _with_trajectories(config: PretrainConfig) -> PretrainConfig:
     """The config with its trajectories, and a decoder that predicts as many numbers."""
     trajectories = config.trajectories or TrajectoryConfig()
-    numbers = sum(trajectories.parts(config.stride))
+    parts = trajectories.parts(config.stride)
+    numbers = sum(parts)
     if config.model.prediction_dim not in (None, numbers):
         raise InputError(
             f"[model] prediction_dim is {config.model.prediction_dim}, but these trajectories are "
             f"{numbers} numbers a token; leave it out"
         )
-    model = replace(config.model, prediction_dim=numbers)
+    second = parts[-1] if trajectories.decoders == 2 else None
+    if config.model.second_prediction_dim not in (None, second):
+        raise InputError("[model] second_prediction_dim follows from the target; leave it out")
+    model = replace(config.model, prediction_dim=numbers, second_prediction_dim=second)
     return replace(config, model=model, trajectories=trajectories)
 
 

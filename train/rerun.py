@@ -36,7 +36,8 @@ class EarlierRun:
     def tables(self) -> dict[str, Any]:
         """Its options as the tables of a recipe, complete but for what follows from the rest."""
         config = dict(self.options["config"])
-        config["model"] = {k: v for k, v in config["model"].items() if k != "prediction_dim"}
+        follow = ("prediction_dim", "second_prediction_dim")
+        config["model"] = {k: v for k, v in config["model"].items() if k not in follow}
         if self.command == "pretrain":
             config[self.options["method"]] = {}
         recipe = {"loader": self.options["loader"], self.command: config}

@@ -25,6 +25,13 @@ from torch import Tensor
 from shared.errors import InputError
 from shared.grid import View
 from shared.tracks import MIRRORED_BINS, NUM_BINS, Tracks
+from train.typed_tables import check_name
+
+# What is predicted, and how many numbers of each point and step: displacements, HOG; of the others
+# see train/targets_fixed.py.
+TRACKS = "tracks"
+KINDS = {TRACKS: (2, NUM_BINS), "flow": (2,), "hog": (NUM_BINS,), "hof": (9,), "mbh": (16,)}
+HISTOGRAMS = ("hof", "mbh")  # one of all points of a patch, not one a point
 
 STILL_PIXELS = 0.1  # of the view; added to a patch's root mean square displacement
 FLAT_GREY = 0.1  # grey values a pixel; added to the standard deviation of a patch's HOG
@@ -34,14 +41,21 @@ FLAT_GREY = 0.1  # grey values a pixel; added to the standard deviation of a pat
 class TrajectoryConfig:
     """Which tracks are predicted, and what of them. Default: MME."""
 
+    kind: str = TRACKS
+    """tracks: points are followed. flow, hog, hof, mbh: what is found at places that stay."""
     length: int = 6
     """Frames of the video that a track goes on for (L)."""
     points: int = 4
     """Tracks of a patch (K), a square number: each starts nearest the middle of its K-th part."""
     positions: bool = True
-    """Whether displacements are predicted."""
+    """Whether displacements are predicted; of kind tracks."""
     shape: bool = True
-    """Whether HOG is predicted."""
+    """Whether HOG is predicted; of kind tracks."""
+    decoders: int = 1
+    """1: displacements and HOG leave one decoder. 2: each has its own, of the same size."""
+    stabilised: bool | None = None
+    """Whether tracks must be free of the camera's motion (flows made with --stabilise), or must
+    have it; without a value they are taken as they are."""
     interpolate: bool = True
     """Steps from frame to frame of the video; without, from one given frame to the next."""
 
@@ -50,8 +64,27 @@ class TrajectoryConfig:
             raise InputError(f"length is {self.length}; at least 1 is allowed")
         if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
             raise InputError(f"points is {self.points}; a square number is allowed (1, 4, 9, ...)")
+        check_name("kind", self.kind, tuple(KINDS))
+        if self.kind != TRACKS and not (self.positions and self.shape):
+            raise InputError(f"positions and shape are options of kind tracks, not {self.kind}")
         if not (self.positions or self.shape):
             raise InputError("positions and shape are both off: nothing is left to predict")
+        if self.decoders not in (1, 2):
+            raise InputError(f"decoders is {self.decoders}; 1 and 2 are allowed")
+        if self.decoders == 2 and not (self.kind == TRACKS and self.positions and self.shape):
+            raise InputError("decoders is 2, but there are not both displacements and HOG to share")
+
+    @property
+    def needs_hog(self) -> bool:
+        return self.shape if self.kind == TRACKS else self.kind == "hog"
+
+    def step_frames(self, stride: int) -> int:
+        """Frames of the video from one step of a target to the next."""
+        return 1 if self.interpolate else stride
+
+    def track_length(self, stride: int) -> int:
+        """Steps that tracks must have: of places that stay one step is read at each frame."""
+        return self.length if self.kind == TRACKS else self.step_frames(stride)
 
     def num_steps(self, stride: int) -> int:
         """S, steps of a target where given frames are `stride` apart.
@@ -67,10 +100,14 @@ class TrajectoryConfig:
             )
         return steps
 
-    def parts(self, stride: int) -> tuple[int, int]:
-        """Numbers of displacements and of HOG that are predicted for a token."""
-        numbers = self.points * self.num_steps(stride)
-        return numbers * 2 * self.positions, numbers * NUM_BINS * self.shape
+    def parts(self, stride: int) -> tuple[int, ...]:
+        """Numbers that are predicted for a token: of tracks displacements and HOG, 0 where off."""
+        places = 1 if self.kind in HISTOGRAMS else self.points
+        number = places * self.num_steps(stride)
+        channels = KINDS[self.kind]
+        if self.kind == TRACKS:
+            channels = (channels[0] * self.positions, channels[1] * self.shape)
+        return tuple(number * each for each in channels)
 
 
 @dataclass(frozen=True)
@@ -114,10 +151,10 @@ def trajectory_target(
     """
     tracks, length = placed.tracks, config.length
     per_side = math.isqrt(config.points)
-    points, within = _nearest_starts(
+    points, within = nearest_starts(
         placed.grid, view, source_size, (grid[0] * per_side, grid[1] * per_side)
     )
-    scale = _scale(placed.size, source_size, view)
+    scale = view_scale(placed.size, source_size, view)
     displacements = tracks.displacements[:, points, :length] * scale
     hog = tracks.hog[:, points, :length, : NUM_BINS * config.shape]
     if view.flip_x != view.flip_y:
@@ -137,13 +174,13 @@ def trajectory_target(
         displacements, hog = displacements.sum(axis=4), hog[:, :, :, :, 0]
         counts = counts.all(axis=4)
     displacements, hog, counts = (
-        _by_patch(values, grid, per_side) for values in (displacements, hog, counts)
+        by_patch(values, grid, per_side) for values in (displacements, hog, counts)
     )
     parts = []
     if config.positions:
-        parts.append(_scaled(displacements, counts))
+        parts.append(scaled(displacements, counts))
     if config.shape:
-        parts.append(_standardised(hog, counts))
+        parts.append(standardised(hog, counts))
     flat = [part.reshape(len(part), -1) for part in parts]
     return np.concatenate(flat, axis=1), counts
 
@@ -151,10 +188,11 @@ def trajectory_target(
 def loss_weights(counts: Tensor, config: TrajectoryConfig, stride: int) -> Tensor:
     """The weight in the loss of every number of targets.
 
-    Displacements and HOG count alike, whatever their numbers; where all steps count the mean is 1.
+    Of tracks displacements and HOG count alike, whatever their numbers; where all steps count the
+    mean is 1.
 
     Args:
-        counts: bool [B, M, K, S].
+        counts: bool [B, M, K, S]; of histograms [B, M, 1, S].
 
     Returns:
         float32 [B, M, D].
@@ -163,13 +201,13 @@ def loss_weights(counts: Tensor, config: TrajectoryConfig, stride: int) -> Tenso
     share = sum(parts) / sum(number > 0 for number in parts)
     weights = [
         counts.unsqueeze(-1).expand(*counts.shape, each).flatten(2) * (share / number)
-        for number, each in zip(parts, (2, NUM_BINS), strict=True)
+        for number, each in zip(parts, KINDS[config.kind], strict=True)
         if number
     ]
     return torch.cat(weights, dim=2)
 
 
-def _nearest_starts(
+def nearest_starts(
     grid: tuple[int, int], view: View, source_size: tuple[int, int], parts: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The grid point nearest the middle of each of `parts` (rows, columns) of what is shown.
@@ -188,7 +226,7 @@ def _nearest_starts(
     return row[:, None] * grid[1] + column, within_y[:, None] & within_x
 
 
-def _scale(size: tuple[int, int], source_size: tuple[int, int], view: View) -> np.ndarray:
+def view_scale(size: tuple[int, int], source_size: tuple[int, int], view: View) -> np.ndarray:
     """f4 [2]: pixels of the view, along x and y, for a pixel of the tracked frames."""
     x1, y1, x2, y2 = view.crop
     height, width = view.size
@@ -198,7 +236,7 @@ def _scale(size: tuple[int, int], source_size: tuple[int, int], view: View) -> n
     return (signs * [along_x, along_y]).astype(np.float32)
 
 
-def _by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.ndarray:
+def by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.ndarray:
     """[T', R * m, Q * m, S, ...] -> [N, m * m, S, ...], points of a patch row by row."""
     rest = values.shape[3:]
     cut = values.reshape(len(values), grid[0], per_side, grid[1], per_side, *rest)
@@ -206,16 +244,16 @@ def _by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.nd
     return np.moveaxis(cut, 2, 3).reshape(num_tokens, per_side * per_side, *rest)
 
 
-def _scaled(displacements: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def scaled(displacements: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Displacements [N, K, S, 2] over the root mean square of a patch's; 0 where not counted."""
     kept = displacements * counts[..., None]
     mean_square = np.square(kept).sum(axis=(1, 2, 3), keepdims=True) / _numbers(counts, 2)
     return kept / (np.sqrt(mean_square) + np.float32(STILL_PIXELS))
 
 
-def _standardised(hog: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """HOG [N, K, S, 9] less a patch's mean, over its deviation; 0 where not counted."""
-    kept, number = counts[..., None], _numbers(counts, NUM_BINS)
+def standardised(hog: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Histograms [N, K, S, bins] less a patch's mean, over its deviation; 0 where not counted."""
+    kept, number = counts[..., None], _numbers(counts, hog.shape[-1])
     mean = (hog * kept).sum(axis=(1, 2, 3), keepdims=True) / number
     apart = (hog - mean) * kept
     variance = np.square(apart).sum(axis=(1, 2, 3), keepdims=True) / number
