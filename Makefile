@@ -53,7 +53,9 @@ videos := $${VIDEOS:+--videos "$$VIDEOS"}
 toy_command      = $(call run,preprocess.toy,--out "$$OUT" $(call goal_args,toy),$(python))
 manifest_command = $(call run,preprocess.manifest,$(dataset) $(videos) $${ANNOTATIONS:+--annotations "$$ANNOTATIONS"} \
                      $${MANIFEST:+--manifest "$$MANIFEST"} $(call goal_args,manifest),$(python))
-flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
+# MME predicts tracks of points; flows that have them keep them whatever the method is now.
+tracks = $(if $(or $(filter mme,$(METHOD)),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories)
+flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
                      $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $(call goal_args,flows),$(python))
 boxes_command    = $(call run,preprocess.boxes,$(dataset) $(call goal_args,boxes),$(python))
 pretrain_command = $(call run,train.pretrain,$(dataset) --method "$$METHOD" $(call goal_args,pretrain),$(launch))

@@ -75,6 +75,20 @@ def test_other_options_are_refused_with_both_values(toy):
     assert re.search(r"error: .*jpeg.quality.*90.*50|error: .*jpeg.quality.*50.*90", done.stderr)
 
 
+def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
+    """Also once they have them: another method then uses the same flows."""
+
+    def flows_command(*arguments: str) -> str:
+        lines = make("-n", *arguments, f"OUT={tmp_path}").stdout.splitlines()
+        return next(line for line in lines if "-m preprocess.flows" in line)
+
+    assert "--trajectories" not in flows_command("pretrain")
+    assert "--trajectories" in flows_command("pretrain", "METHOD=mme")
+    (tmp_path / "toy" / "flows").mkdir(parents=True)
+    (tmp_path / "toy" / "flows" / "dataset.json").write_text('{"config": {"track_length": 6}}')
+    assert "--trajectories" in flows_command("flows", "METHOD=mofo")
+
+
 def test_args_for_two_goals_are_refused(tmp_path):
     done = make("flows", "boxes", f"OUT={tmp_path}", "ARGS=--dry-run", status=2)
     assert "ARGS goes to the command of one goal" in done.stderr
