@@ -34,7 +34,7 @@ endif
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 .PHONY: all help .venv toy manifest doctor flows boxes verify retry show pretrain finetune evaluate \
-        report ablation test test-slow lint types
+        report ablation test test-slow bench lint types
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -131,6 +131,9 @@ test: $(STAMP)  ## the fast tests (at most 8 minutes on two cores)
 
 test-slow: $(STAMP)  ## tests that do real harm or work at scale
 	@$(python) -m pytest -m slow $(call goal_args,test-slow)
+
+bench: $(STAMP)  ## every headline figure beside its peer's, in 15 minutes on two cores
+	@$(python) -m benchmarks.suite $(call goal_args,bench)
 
 lint: .venv/linted  ## ruff: the rules, and whether files are formatted
 	@.venv/bin/ruff check .

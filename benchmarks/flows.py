@@ -1,0 +1,196 @@
+"""`make flows` from end to end against the plain way: PyAV, OpenCV's TV-L1, one process a core.
+
+    python -m benchmarks.flows --samples ../shared/samples
+
+Ours: the whole command on one core, from the manifest to published shards. The plain way: decode
+with PyAV, OpenCV's DualTVL1OpticalFlow with its defaults on frames of 240 lines, flow clipped to
++-20 pixels and written as two JPEG files a pair, as denseflow does. It is timed on `--pairs` pairs
+of each clip and taken for all; since its clips need nothing of each other, a process a core is held
+to lose nothing. CPU seconds, both ways.
+
+Then how decoding and flow overlap, by the clock: the same command with all cores under Ray against
+one core. Other work on the machine shows in that; see `load` in the record. About five minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import click
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.datasets import make_dataset, run, video_folder
+from benchmarks.record import NOT_ON_GPU, RESULTS, Figure, host_kind, print_figures, write_record
+from preprocess.decode import scaled_size
+from preprocess.flows import main as flows_command
+from shared.errors import InputError, user_errors
+
+FLOW_LINES = 240
+FLOW_BOUND = 20.0  # pixels; denseflow's --bound
+COPIES = 3  # of each clip, so that there is work for several cores
+TARGET, OVERLAP_TARGET = 8.0, 1.6
+SUMMARY = re.compile(
+    r"decode ([\d.]+) s \((\d+) workers\), flow ([\d.]+) s \((\d+) workers\), "
+    r"whole ([\d.]+) s: overlap efficiency ([\d.]+)"
+)
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
+              metavar="FOLDER", help="with ssv2/; without it, toy clips")  # fmt: skip
+@click.option("--pairs", type=click.IntRange(min=1), default=3, metavar="COUNT",
+              help="of each clip that OpenCV's flow is timed on")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(min=1), default=2, metavar="COUNT",
+              help="of ours; the fastest counts")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
+              help="JSON to write [default: benchmarks/results/flows-HOST.json]")  # fmt: skip
+@user_errors
+def main(samples: Path, pairs: int, rounds: int, out: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = measure(Path(scratch), samples, pairs, rounds)
+    print_figures(figures)
+    path = out or RESULTS / f"flows-{host_kind()}.json"
+    write_record(path, figures)
+    print(path)
+
+
+def measure(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Figure]:
+    """All figures of `make flows`; shards are made below `scratch`."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    name = "ssv2" if (samples / "ssv2").is_dir() else "toy"
+    make_dataset(scratch, name, samples)  # also compiles the solver
+    videos = sorted(video_folder(scratch, name, samples).rglob("*.mp4"))[:16]
+    copies = scratch / "copies"
+    for number in range(COPIES):
+        (copies / str(number)).mkdir(parents=True)
+        for video in videos:
+            shutil.copy(video, copies / str(number) / f"{number}-{video.name}")
+    place = ["--dataset", "copies", "--out", str(scratch), "--videos", str(copies)]
+    run("preprocess.manifest", *place)
+
+    theirs, num_frames = plain_seconds(videos, pairs)
+    ours = min(our_cpu_seconds(place) for _ in range(rounds)) / COPIES
+    figures = [
+        Figure(
+            f"flows, {name}: end to end",
+            "frames/s",
+            num_frames / ours,
+            "PyAV + OpenCV TV-L1",
+            num_frames / theirs,
+            target=TARGET,
+            note=f"per core; {len(videos) / ours:.2f} clips/s",
+        )
+    ]
+    return (
+        figures
+        + overlap(name, place, rounds)
+        + [Figure("flows, GPU", "frames/s", None, note=NOT_ON_GPU)]
+    )
+
+
+# --------------------------------------------------------------------------------- end to end
+
+
+def our_cpu_seconds(place: list[str]) -> float:
+    """The command in this process, which has imported and compiled what it needs."""
+    arguments = [*place, "--pool", "in-process", "--overwrite"]
+    silence = io.StringIO()
+    began = time.process_time()
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        flows_command.main(arguments, standalone_mode=False)
+    return time.process_time() - began
+
+
+def plain_seconds(videos: list[Path], pairs: int) -> tuple[float, int]:
+    """CPU seconds of the plain way over all frames of the videos, and how many these are."""
+    seconds, num_frames = 0.0, 0
+    for video in videos:
+        began = time.process_time()
+        frames = decode(video)
+        seconds += time.process_time() - began
+        chosen = np.unique(np.linspace(0, len(frames) - 2, pairs).astype(int))
+        began = time.process_time()
+        for i in chosen:
+            # A fresh one each time: its number of scales shrinks for good after a small picture.
+            solver = cv2.optflow.DualTVL1OpticalFlow_create()
+            write(solver.calc(frames[i], frames[i + 1], None))
+        flow = (time.process_time() - began) / len(chosen)
+        seconds += flow * (len(frames) - 1)
+        num_frames += len(frames)
+    return seconds, num_frames
+
+
+def decode(video: Path) -> list[np.ndarray]:
+    frames = []
+    with av.open(str(video), metadata_errors="ignore") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for frame in container.decode(video=0):
+            size = scaled_size(frame.width, frame.height, FLOW_LINES)
+            grey = frame.reformat(*size, format="gray").to_ndarray()
+            frames.append(np.ascontiguousarray(grey))
+    return frames
+
+
+def write(flow: np.ndarray) -> None:
+    """Flow f4 [H, W, 2] as denseflow keeps it; the files' bytes alone, not the disk, are timed."""
+    scaled = np.clip((flow + FLOW_BOUND) * (255 / (2 * FLOW_BOUND)), 0, 255).astype(np.uint8)
+    for part in (scaled[..., 0], scaled[..., 1]):
+        cv2.imencode(".jpg", part)
+
+
+# ------------------------------------------------------------------------------------ overlap
+
+
+def overlap(name: str, place: list[str], rounds: int) -> list[Figure]:
+    """By the clock: all cores against one, and how much of the shorter stage is hidden."""
+    cores = len(os.sched_getaffinity(0))
+    one, all_cores = [], []
+    for _ in range(rounds):
+        one.append(summary(place, "in-process"))
+        all_cores.append(summary(place, "ray"))
+    alone, together = (min(each, key=lambda times: times["whole"]) for each in (one, all_cores))
+    figures = [
+        Figure(
+            f"flows, {name}: {cores} cores against one worker",
+            "x",
+            alone["whole"] / together["whole"],
+            "one worker",
+            1.0,
+            target=OVERLAP_TARGET if cores >= 2 else None,
+            note=f"one worker {alone['whole']:.1f} s: decode {alone['decode']:.1f} s, flow "
+            f"{alone['flow']:.1f} s",
+        ),
+        Figure(
+            f"flows, {name}: overlap efficiency",
+            "1",
+            together["efficiency"],
+            note=f"decode alone {together['decode']:.1f} s, flow alone {together['flow']:.1f} s, "
+            f"whole {together['whole']:.1f} s; decode and flow share the cores here",
+        ),
+    ]
+    return figures
+
+
+def summary(place: list[str], pool: str) -> dict[str, float]:
+    """What the command says of its stages at its end, in a process of its own."""
+    said = run("preprocess.flows", *place, "--pool", pool, "--overwrite")
+    found = SUMMARY.search(said)
+    if found is None:
+        raise InputError(f"preprocess.flows did not say how long it took: {said[-300:]}")
+    decode, _, flow, _, whole, efficiency = map(float, found.groups())
+    return {"decode": decode, "flow": flow, "whole": whole, "efficiency": efficiency}
+
+
+if __name__ == "__main__":
+    main()

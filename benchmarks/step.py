@@ -1,0 +1,224 @@
+"""A training step of ViT-B against Hugging Face's VideoMAE: same shapes, precision and optimizer.
+
+    python -m benchmarks.step
+
+One step is targets, forward and backward pass and AdamW (fused, for both), from standardised clips
+and masks on; 16 frames of 224 pixels, a tube mask of 90 %. On a CPU one thread, CPU seconds, both
+in turn; on a GPU bf16 by the clock after the device is done, with compiled blocks and larger
+batches. TFLOP/s count the operations of the model as defined (train/throughput.py) for both, and
+the share is of the rate at which this machine multiplies large matrices of that type. About five
+minutes on a CPU that has nothing else to do. Memory is what the forward pass of pretraining keeps
+for the backward pass of one clip, weights aside.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+
+import click
+import torch
+
+from benchmarks.record import (
+    NOT_ON_GPU,
+    RESULTS,
+    Figure,
+    fastest,
+    host_kind,
+    print_figures,
+    write_record,
+)
+from benchmarks.step_contenders import (
+    MASK_RATIO,
+    Step,
+    has_transformers,
+    hugging_face,
+    kept_gigabytes,
+    ours,
+)
+from shared.errors import user_errors
+from train.model import named_config
+from train.throughput import finetuning_flops, peak_gigabytes, pretraining_flops
+
+TARGETS = {"cpu": 1.5, "cuda": 2.0}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+GPU_BATCHES = {"pretraining": (32, 64, 128, 256), "finetuning": (8, 16, 32, 64)}
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--rounds", type=click.IntRange(min=1), default=3, metavar="COUNT",
+              help="of both in turn; the fastest counts")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=1), default=2, metavar="CLIPS",
+              help="of a pretraining step on a CPU; half of it in finetuning")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
+              help="JSON to write [default: benchmarks/results/step-HOST.json]")  # fmt: skip
+@user_errors
+def main(rounds: int, batch_size: int, out: Path | None) -> None:
+    figures = measure(rounds, batch_size)
+    print_figures(figures)
+    path = out or RESULTS / f"step-{host_kind()}.json"
+    write_record(path, figures)
+    print(path)
+
+
+def measure(rounds: int, batch_size: int) -> list[Figure]:
+    """All figures of the step: of the GPU where there is one, else of one CPU thread."""
+    if torch.cuda.is_available():
+        return [f for task in GPU_BATCHES for f in _on_gpu(task, rounds)]
+    torch.set_num_threads(1)
+    figures = []
+    for name in DTYPES:
+        figures += _on_cpu("pretraining", name, batch_size, rounds)
+    for name in DTYPES:
+        figures += _on_cpu("finetuning", name, max(1, batch_size // 2), max(1, rounds - 1))
+    figures += _of_memory()
+    figures.append(Figure("step, GPU", "clips/s", None, note=NOT_ON_GPU))
+    return figures
+
+
+# ----------------------------------------------------------------------------------- figures
+
+
+def _on_cpu(task: str, precision: str, batch_size: int, rounds: int) -> list[Figure]:
+    device, dtype = torch.device("cpu"), DTYPES[precision]
+    peak = matmul_tflops(dtype, device)
+    works: dict[str, Step] = {"ours": ours(task, batch_size, dtype, device).step()}
+    if has_transformers():
+        works["theirs"] = hugging_face(task, batch_size, dtype, device).step()
+    for work in works.values():
+        work()
+    seconds = fastest(works, rounds)
+    figures = _compared(task, precision, batch_size, seconds, peak, device)
+    del works
+    gc.collect()
+    return figures
+
+
+def _on_gpu(task: str, rounds: int) -> list[Figure]:
+    """The best batch of each, which need not be the same."""
+    device, dtype = torch.device("cuda"), torch.bfloat16
+    best: dict[str, tuple[float, int, float]] = {}
+    makers = {"ours": ours}
+    if has_transformers():
+        makers["theirs"] = hugging_face
+    for name, make in makers.items():
+        for batch_size in GPU_BATCHES[task]:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            try:
+                seconds = _device_seconds(make(task, batch_size, dtype, device).step(), rounds)
+            except torch.cuda.OutOfMemoryError:
+                break
+            memory = peak_gigabytes(device)
+            if name not in best or seconds / batch_size < best[name][0]:
+                best[name] = (seconds / batch_size, batch_size, memory)
+    peak = matmul_tflops(dtype, device)
+    seconds = {name: each[0] for name, each in best.items()}
+    figures = _compared(task, "bf16", 1, seconds, peak, device)
+    _, batch_size, memory = best["ours"]
+    figures.append(
+        Figure(
+            f"step, {task}, bf16: memory of a clip",
+            "GB",
+            memory / batch_size,
+            more_is_better=False,
+            note=f"at its best batch, {batch_size}",
+        )
+    )
+    return figures
+
+
+def _compared(
+    task: str,
+    precision: str,
+    batch_size: int,
+    seconds: dict[str, float],
+    peak: float,
+    device: torch.device,
+) -> list[Figure]:
+    clip_tflop = _clip_flops(task) / 1e12
+    rates = {name: batch_size / each for name, each in seconds.items()}
+    what = f"step, {task}, {precision}"
+    peer = "Hugging Face"
+    theirs = rates.get("theirs")
+    shares = {name: rate * clip_tflop / peak for name, rate in rates.items()}
+    reason = "" if theirs else "transformers is not installed"
+    figures = [
+        Figure(
+            what,
+            "clips/s",
+            rates["ours"],
+            peer,
+            theirs,
+            target=TARGETS[device.type],
+            note=reason or f"{rates['ours'] * clip_tflop:.3f} TFLOP/s",
+        ),
+        Figure(
+            f"{what}: share of {peak:.3f} TFLOP/s of a matrix product",
+            "1",
+            shares["ours"],
+            peer,
+            shares.get("theirs"),
+            note=f"so that at most {1 / shares['theirs']:.2f} times {peer} is there to be had"
+            if theirs
+            else "",
+        ),
+    ]
+    return figures
+
+
+def _clip_flops(task: str) -> float:
+    config = named_config("vit-b")
+    if task == "finetuning":
+        return finetuning_flops(config)
+    masked = config.time_steps * int(MASK_RATIO * config.grid**2 + 0.5)
+    return pretraining_flops(config, masked)
+
+
+def matmul_tflops(dtype: torch.dtype, device: torch.device) -> float:
+    """The rate of a large matrix product: what arithmetic alone would reach."""
+    size = 8192 if device.type == "cuda" else 2048
+    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    if device.type == "cuda":
+        seconds = _device_seconds(lambda: torch.mm(one, other), 20)
+    else:
+        torch.mm(one, other)
+        seconds = fastest({"mm": lambda: torch.mm(one, other)}, 5)["mm"]
+    return 2 * size**3 / seconds / 1e12
+
+
+def _device_seconds(work: Step, rounds: int) -> float:
+    """Least seconds of a work on the GPU, of which five are queued at a time."""
+    for _ in range(3):
+        work()
+    least = float("inf")
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(5):
+            work()
+        torch.cuda.synchronize()
+        least = min(least, (time.perf_counter() - began) / 5)
+    return least
+
+
+def _of_memory() -> list[Figure]:
+    """Gigabytes kept for the backward pass of a clip: as it is, and with checkpointing."""
+    arguments = ("pretraining", 1, torch.float32, torch.device("cpu"))
+    theirs = kept_gigabytes(hugging_face(*arguments)) if has_transformers() else None
+    return [
+        Figure(
+            f"step, pretraining, fp32: memory of a clip{note}",
+            "GB",
+            kept_gigabytes(ours(*arguments, activation_checkpointing=checkpointing)),
+            "Hugging Face",
+            theirs,
+            more_is_better=False,
+        )
+        for checkpointing, note in ((False, ""), (True, ", activation checkpointing"))
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The two whose training steps are compared: this project's ViT-B and Hugging Face's VideoMAE."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.compiled import compile_blocks
+from train.head import HeadConfig, VideoClassifier, build_head
+from train.model import MaskedAutoencoder, VideoEncoder, named_config
+from train.model_config import ModelConfig
+from train.targets import masked_loss, masked_targets, normalised_pixels
+
+MASK_RATIO = 0.9
+NUM_CLASSES = 174
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model and the loss of one batch."""
+
+    model: nn.Module
+    loss: Callable[[], Tensor]
+
+    def step(self) -> Step:
+        """Loss, backward pass, AdamW: both contenders' the same."""
+        parameters = self.model.parameters()
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=True)
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            self.loss().backward()
+            optimizer.step()
+
+        return step
+
+
+def ours(
+    task: str, batch_size: int, dtype: torch.dtype, device: torch.device, **changes: bool
+) -> Contender:
+    """What train.pretrain or train.finetune computes, without what DeepSpeed puts around it."""
+    config = replace(named_config("vit-b"), **changes)
+    clips, mask, num_masked = _inputs(config, batch_size, device)
+    model: nn.Module
+    if task == "pretraining":
+        model = MaskedAutoencoder(config).to(device, dtype)
+
+        def loss() -> Tensor:
+            target = masked_targets(normalised_pixels(clips, config), mask, num_masked)
+            return masked_loss(model(clips, mask, num_masked), target)
+    else:
+        encoder = VideoEncoder(config, final_norm=False)
+        head = build_head(HeadConfig("mean"), config.width, config.head_norm_eps)
+        model = VideoClassifier(encoder, head, {"label": NUM_CLASSES}).to(device, dtype)
+        labels = torch.arange(batch_size, device=device)
+        inside = torch.zeros(batch_size, config.num_tokens, dtype=torch.bool, device=device)
+
+        def loss() -> Tensor:
+            return F.cross_entropy(model(clips, inside)["label"].float(), labels)
+
+    if device.type == "cuda":
+        compile_blocks(model)
+    return Contender(model, loss)
+
+
+def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.device) -> Contender:
+    """The same of Hugging Face's models, as they come: attention by PyTorch's sdpa."""
+    from transformers import (
+        VideoMAEConfig,
+        VideoMAEForPreTraining,
+        VideoMAEForVideoClassification,
+    )
+
+    config = named_config("vit-b")
+    clips, mask, _ = _inputs(config, batch_size, device)
+    clips = clips.transpose(1, 2).contiguous()  # B, T, C, H, W
+    if task == "pretraining":
+        model = VideoMAEForPreTraining(VideoMAEConfig(norm_pix_loss=True)).to(device, dtype)
+
+        def loss() -> Tensor:
+            return model(clips.to(dtype), bool_masked_pos=mask).loss
+    else:
+        settings = VideoMAEConfig(num_labels=NUM_CLASSES, use_mean_pooling=True)
+        model = VideoMAEForVideoClassification(settings).to(device, dtype)
+        labels = torch.arange(batch_size, device=device)
+
+        def loss() -> Tensor:
+            return model(clips.to(dtype), labels=labels).loss
+
+    return Contender(model.train(), loss)
+
+
+def _inputs(
+    config: ModelConfig, batch_size: int, device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """Clips f4 [B, 3, T, S, S], mask bool [B, N] of tubes, and how many tokens it hides."""
+    torch.manual_seed(0)
+    shape = (batch_size, 3, config.num_frames, config.image_size, config.image_size)
+    positions = config.grid**2
+    hidden = torch.zeros(positions, dtype=torch.bool)
+    hidden[torch.randperm(positions)[: int(MASK_RATIO * positions + 0.5)]] = True
+    mask = hidden.repeat(config.time_steps).expand(batch_size, -1).contiguous()
+    return torch.randn(shape).to(device), mask.to(device), int(mask[0].sum())
+
+
+def kept_gigabytes(contender: Contender) -> float:
+    """What autograd holds of activations after one forward pass; each storage counts once."""
+    weights = {each.untyped_storage().data_ptr() for each in contender.model.parameters()}
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = contender.loss()
+    assert loss.requires_grad
+    return sum(num_bytes for num_bytes, _ in kept.values()) / 1e9
+
+
+def has_transformers() -> bool:
+    return importlib.util.find_spec("transformers") is not None

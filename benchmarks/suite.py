@@ -1,0 +1,259 @@
+"""All headline figures in one run, each beside its peer's, and what changed since the last one.
+
+    make bench
+    python -m benchmarks.suite --samples ../shared/samples --only loader,flows
+
+Writes benchmarks/results/DATE-HOST.json and prints a table. It takes at most about 15 minutes on
+two cores: a part that would begin after `--minutes` is left out and says so. Parts that need the
+sample clips are left out without them, peers that are not installed are named (pip install
+'.[bench]'). The benchmarks themselves measure more: python -m benchmarks.tvl1, camera, ...
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.record import RESULTS, Figure, host_kind, machine, text_of, write_record
+from shared.errors import InputError, user_errors
+from shared.run_record import versions
+
+NAMED_BY_DATE = re.compile(r"\d{4}-\d\d-\d\d-(.+)\.json")
+
+Part = Callable[[Path, Path], list[Figure]]  # (scratch, samples) -> figures
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
+              metavar="FOLDER", help="real clips; without them, rendered ones")  # fmt: skip
+@click.option("--only", metavar="NAMES", help="parts, with commas  [default: all of them]")
+@click.option("--minutes", type=click.FloatRange(min=0), default=13.0, metavar="MINUTES",
+              help="after which no further part begins")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
+              help="JSON to write  [default: benchmarks/results/DATE-HOST.json]")  # fmt: skip
+@user_errors
+def main(samples: Path, only: str | None, minutes: float, out: Path | None) -> None:
+    path = out or RESULTS / f"{date.today()}-{host_kind()}.json"
+    before = last_results(path)
+    chosen = parts(only)
+    described = machine()
+    print(", ".join(f"{name} {value}" for name, value in (described | versions()).items()))
+    figures: list[Figure] = []
+    seconds: dict[str, float] = {}
+    deadline = time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, part in chosen.items():
+            began = time.monotonic()
+            print(f"{name} ...", flush=True)
+            if began > deadline:
+                found = [Figure(name, "", None, note=f"left out: {minutes:g} minutes are over")]
+            else:
+                found = _measured(name, part, Path(scratch), samples)
+            seconds[name] = round(time.monotonic() - began, 1)
+            print_table(found, before)
+            figures += found
+    write_record(path, figures, seconds=seconds)
+    missed = [f.name for f in figures if f.target and f.ratio and f.ratio < f.target]
+    if missed:
+        print(f"below their targets: {'; '.join(missed)}")
+    print(f"{path} ({sum(seconds.values()) / 60:.1f} minutes)")
+
+
+def parts(only: str | None) -> dict[str, Part]:
+    """The parts by name, those that say most for their time first.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    known: dict[str, Part] = {
+        "loader": _loader,
+        "tvl1": _tvl1,
+        "motion vectors": _motion_vectors,
+        "camera": _camera,
+        "storage": _storage,
+        "flows": _flows,
+        "step": _step,
+    }
+    if only is None:
+        return known
+    names = [name.strip() for name in only.split(",")]
+    for name in names:
+        if name not in known:
+            raise InputError(f"no part {name!r}; there are: {', '.join(known)}")
+    return {name: part for name, part in known.items() if name in names}
+
+
+def _measured(name: str, part: Part, scratch: Path, samples: Path) -> list[Figure]:
+    try:
+        return part(scratch, samples)
+    except InputError as error:
+        return [Figure(name, "", None, note=f"not measured: {error}")]
+
+
+# -------------------------------------------------------------------------------------- parts
+
+
+def _loader(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.loader import measure
+
+    return measure(scratch, samples, rounds=3, soak=10_000)
+
+
+def _step(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.step import measure
+
+    return measure(rounds=2, batch_size=2)
+
+
+def _flows(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.flows import measure
+
+    return measure(scratch, samples, pairs=2, rounds=1)
+
+
+def _tvl1(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.tvl1 import against_opencv
+    from benchmarks.tvl1_pairs import rubberwhale
+
+    row = against_opencv(rubberwhale(_needed(samples)), "fast", repeats=3)
+    names = (("error_px", "px", None), ("energy", "per pixel", None))
+    return [
+        Figure(
+            "TV-L1, RubberWhale 584x388, one thread",
+            "pairs/s",
+            1 / row["seconds"],
+            "OpenCV",
+            1 / row["opencv_seconds"],
+            target=15.0,
+        ),
+        *(
+            Figure(
+                f"TV-L1, RubberWhale: {name}",
+                unit,
+                row[name],
+                "OpenCV",
+                row[f"opencv_{name}"],
+                more_is_better=False,
+                target=1.0,
+            )  # fmt: skip
+            for name, unit, _ in names
+        ),
+    ]
+
+
+def _motion_vectors(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.motion_vectors import measure
+
+    rows = [
+        measure(_needed(samples) / name, 240, pairs=2, repeats=2, scratch=scratch)
+        for name in ("ssv2/2003.mp4", "motion_vectors/vid_mpeg4_part2.mp4")
+    ]
+    return [
+        Figure(
+            f"motion vectors, {row.video}: decoding and map",
+            "ms a frame",
+            row.vectors_ms,
+            "decoding and OpenCV TV-L1",
+            row.vectors_ms * row.times_opencv,
+            more_is_better=False,
+            target=30.0,
+            note=f"{row.times_fast:.1f} times the speed of our TV-L1 with its decoding",
+        )
+        for row in rows
+    ]
+
+
+def _camera(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.camera import decode, measure, render
+
+    frames = decode(_needed(samples) / "davis" / "car-shadow.mp4", 240)
+    row = measure("rendered", [render(frames[i], "suite", i) for i in (0, 10, 20)], "mean")
+    return [
+        Figure(
+            "camera, rendered still scenes: flow that is left",
+            "px",
+            row.warp,
+            "as it is",
+            row.as_it_is,
+            more_is_better=False,
+        )
+    ]
+
+
+def _storage(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.map_storage import SSV2_FRAMES, clip_maps, stored_maps
+    from preprocess import motion
+
+    num_bytes = num_frames = 0
+    for name in ("2003", "862"):
+        maps, _ = clip_maps(_needed(samples) / "ssv2" / f"{name}.mp4")
+        num_bytes += stored_maps(maps, 64, motion.LEVELS)[1]
+        num_frames += len(maps)
+    projected = num_bytes / num_frames * SSV2_FRAMES / 1e9
+    return [
+        Figure(
+            "motion maps of all of Something-Something V2, projected",
+            "GB",
+            projected,
+            "the most that was asked for",
+            30.0,
+            more_is_better=False,
+            target=1.0,
+            note=f"{num_bytes / num_frames:.0f} bytes a frame of two clips",
+        )
+    ]
+
+
+def _needed(samples: Path) -> Path:
+    if not samples.is_dir():
+        raise InputError(f"no sample clips in {samples}; give them with --samples")
+    return samples
+
+
+# ------------------------------------------------------------------------------ earlier results
+
+
+def last_results(path: Path) -> dict[str, Any] | None:
+    """The newest results of a machine of this kind, that of today before it is overwritten."""
+    here = []
+    for each in sorted(RESULTS.glob("*.json")):
+        named = NAMED_BY_DATE.fullmatch(each.name)
+        if named and named[1] == host_kind() and each.name <= path.name:
+            here.append(each)
+    return json.loads(here[-1].read_text()) if here else None
+
+
+def print_table(figures: list[Figure], before: dict[str, Any] | None) -> None:
+    """A line a figure, with the ratio to the peer in the results before, if it has moved."""
+    rows = before["figures"] if before else []
+    earlier = {row["name"]: row for row in rows}
+    width = max(len(figure.name) for figure in figures)
+    for figure in figures:
+        line = f"  {figure.name:<{width}}  {text_of(figure)}"
+        print(line + change(figure, earlier.get(figure.name)), flush=True)
+
+
+def change(figure: Figure, earlier: dict[str, Any] | None) -> str:
+    """What became of a figure since it was last measured.
+
+    Ratios are compared where there are some: a machine busy with other work is slow for both.
+    """
+    if earlier is None or figure.ours is None or not earlier["ours"]:
+        return ""
+    if figure.ratio is not None and earlier["ratio"]:
+        return (
+            f" [before: {earlier['ratio']:.2f} times, {figure.ratio / earlier['ratio'] - 1:+.0%}]"
+        )
+    return f" [before: {earlier['ours']:.4g}, {figure.ours / earlier['ours'] - 1:+.0%}]"
+
+
+if __name__ == "__main__":
+    main()
