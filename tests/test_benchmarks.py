@@ -1,0 +1,127 @@
+"""What benchmarks say: ratios, a table beside earlier results; that peers see the same clips."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from video_fixtures import moving_picture, render_video
+
+from benchmarks import suite
+from benchmarks.flows import SUMMARY, plain_seconds
+from benchmarks.record import Figure, fastest, text_of, write_record
+from benchmarks.step_contenders import Contender, kept_gigabytes
+from benchmarks.suite import change, last_results
+from benchmarks.video_peers import available, pillow_transform, pyav
+from preprocess.flow_summary import print_times
+from preprocess.pool import StageTimes
+
+
+def test_ratios_say_how_many_times_better():
+    assert Figure("rate", "clips/s", 6.0, "peer", 2.0).ratio == 3
+    assert Figure("time", "s", 2.0, "peer", 6.0, more_is_better=False).ratio == 3
+    assert Figure("no peer", "s", 2.0).ratio is None
+    assert Figure("not measured", "s", None, "peer", 2.0).ratio is None
+
+
+def test_a_line_tells_ours_theirs_and_what_was_missed():
+    line = text_of(Figure("rate", "clips/s", 6.0, "peer", 4.0, target=2.0, note="per core"))
+    assert "6 clips/s" in line and "peer: 4, 1.50 times better" in line
+    assert "target 2, missed" in line and line.endswith("; per core")
+    assert "missed" not in text_of(Figure("rate", "clips/s", 9.0, "peer", 4.0, target=2.0))
+    assert "peer: not measured" in text_of(Figure("rate", "clips/s", 6.0, "peer", None))
+    assert text_of(Figure("GPU", "clips/s", None, note="not run on a GPU")) == "not run on a GPU"
+
+
+def test_contenders_take_turns():
+    turns = []
+    works = {name: lambda name=name: turns.append(name) for name in "ab"}
+    assert set(fastest(works, 2)) == {"a", "b"} and turns == ["a", "b", "a", "b"]
+
+
+def test_results_are_compared_with_those_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "RESULTS", tmp_path)
+    monkeypatch.setattr(suite, "host_kind", lambda: "2core-x86")
+    older, newest = tmp_path / "2026-01-02-2core-x86.json", tmp_path / "2026-01-03-2core-x86.json"
+    assert last_results(newest) is None
+    write_record(older, [Figure("rate", "clips/s", 8.0, "peer", 4.0), Figure("size", "GB", 10.0)])
+    (tmp_path / "2026-01-02-64core-x86.json").write_text("another machine's")
+    (tmp_path / "loader-2core-x86.json").write_text("not of the suite")
+    before = {row["name"]: row for row in last_results(newest)["figures"]}
+    slower = Figure("rate", "clips/s", 4.0, "peer", 1.0)  # both are: the ratio has doubled
+    assert change(slower, before["rate"]) == " [before: 2.00 times, +100%]"
+    assert change(Figure("size", "GB", 9.0), before["size"]) == " [before: 10, -10%]"
+    assert change(Figure("size", "GB", None), before["size"]) == ""
+    assert change(Figure("new", "GB", 1.0), None) == ""
+
+
+def test_the_suite_measures_writes_and_says_what_it_left_out(tmp_path, monkeypatch):
+    def measured(scratch, samples):
+        return [Figure("rate", "clips/s", 6.0, "peer", 4.0, target=2.0)]
+
+    def lacking(scratch, samples):
+        return [Figure("camera", "px", suite._needed(samples))]
+
+    monkeypatch.setattr(suite, "parts", lambda only: {"loader": measured, "camera": lacking})
+    out = tmp_path / "results.json"
+    arguments = ["--samples", str(tmp_path / "none"), "--out", str(out)]
+    done = CliRunner().invoke(suite.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "below their targets: rate" in done.output and "no sample clips" in done.output
+    found = json.loads(out.read_text())
+    assert found["figures"][0]["ratio"] == 1.5 and found["figures"][1]["ours"] is None
+    assert {"machine", "versions", "git_commit", "seconds"} <= set(found)
+    done = CliRunner().invoke(suite.main, [*arguments, "--minutes", "0"])
+    assert "left out: 0 minutes are over" in done.output
+
+
+def test_unknown_parts_are_named():
+    done = CliRunner().invoke(suite.main, ["--only", "loader,lunch"])
+    assert done.exit_code == 1 and "no part 'lunch'; there are: loader," in done.output
+
+
+def test_peers_see_the_frames_that_were_chosen(tmp_path):
+    video = render_video(tmp_path / "clip.mp4", num_frames=20)
+    chosen = np.array([3, 5, 5, 11])
+    peers, missing = available(video)
+    assert set(peers) | set(missing) == {"PyAV", "decord", "torchcodec"} and peers["PyAV"] is pyav
+    for name, decode in peers.items():
+        frames = decode(video, lambda length: chosen)
+        assert frames.shape == (4, 48, 64, 3) and frames.dtype == np.uint8
+        for frame, number in zip(frames, chosen, strict=True):
+            difference = np.abs(frame.astype(int) - moving_picture(number)).mean()
+            assert difference < 8, (name, number)
+
+
+def test_videomaes_transforms_standardise():
+    frames = np.full((4, 48, 64, 3), 255, np.uint8)
+    clip = pillow_transform(frames, (1.0, 0.875), 32, np.random.default_rng(0))
+    assert clip.shape == (1, 3, 4, 32, 32) and clip.dtype == torch.float32
+    expected = (1 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(clip[0].mean(dim=(1, 2, 3)), expected, rtol=1e-4)
+
+
+def test_the_summary_of_flows_is_read(capsys):
+    times = StageTimes(1, 2, decode_busy=3.0, flow_busy=16.0)
+    print_times(SimpleNamespace(times=times), 10.0, 7)
+    found = SUMMARY.search(capsys.readouterr().out)
+    assert [float(value) for value in found.groups()] == [3.0, 1, 8.0, 2, 10.0, 0.8]
+
+
+def test_the_plain_way_counts_all_frames(tmp_path):
+    videos = [render_video(tmp_path / f"{i}.mp4", num_frames=n) for i, n in enumerate((6, 9))]
+    seconds, num_frames = plain_seconds(videos, pairs=1)
+    assert num_frames == 15 and seconds > 0
+
+
+def test_memory_kept_for_the_backward_pass_is_counted_once():
+    model = torch.nn.Linear(1000, 1000, bias=False)
+    inputs = torch.randn(500, 1000)
+
+    def loss() -> torch.Tensor:
+        hidden = model(inputs)  # keeps inputs
+        return (hidden * hidden).sum()  # keeps hidden, twice
+
+    assert kept_gigabytes(Contender(model, loss)) == pytest.approx(2 * 4 * 500_000 / 1e9)
