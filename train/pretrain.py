@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 -m train.pretrain --dataset ssv2 --method mofo
 
 Reads OUT/<dataset>/frames and what the mask looks at (boxes or flows), writes
-OUT/<dataset>/runs/pretrain-<method>/: options.json, log.jsonl, checkpoints/, weights.safetensors,
-finished. Killed at any point it goes on from its last checkpoint at the exact sample. The toy
+OUT/<dataset>/runs/pretrain-<method>/: options.json, log.jsonl, snapshots/ (pictures of what it
+predicts as it learns), checkpoints/, weights.safetensors, finished. Killed at any point it goes on from its last checkpoint at the exact sample. The toy
 recipe takes minutes on two CPU cores; ViT-B on Something-Something V2 for 800 epochs takes weeks of
 one H200.
 
@@ -55,6 +55,7 @@ from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_s
 from train.recipe import pretrain_config
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan, StepSampler, steps_per_epoch
+from train.snapshots import Snapshots
 from train.targets import PIXEL_TARGETS, masked_loss, masked_targets, mean_predictor_loss
 from train.targets_motion import loss_weights
 from train.throughput import pretraining_flops
@@ -173,6 +174,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
         losses = LossWatch(processes, table.clip_id)
         clock = SaveClock(loader.checkpoint_minutes)
+        snapshots = Snapshots(folder.snapshots, table, config, common.seed, epoch_steps)
         log = LiveLog(
             folder, processes.is_first, first_step, common.tensorboard, common.wandb, options
         )
@@ -213,6 +215,8 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                 bar.update(effective)
                 profiler.step()
                 losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
+                if processes.is_first and snapshots.is_due(step):
+                    snapshots.take(engine.module, step, processes.device)
 
                 due = step % loader.log_steps == 0 or step == num_steps
                 if due or (processes.world_size == 1 and stop.reason):

@@ -26,7 +26,7 @@ from shared.run_record import command_line, git_commit
 from train.figure_style import visible
 from train.report_comparison import comparison_section, runs_made
 from train.report_dataset import BoxTable, read_box_table, split_rows
-from train.report_models import finetuning_pictures, pretraining_pictures
+from train.report_models import finetuning_pictures, pretraining_pictures, snapshot_pictures
 from train.report_runs import Run, mask_settings, newest, read_runs
 from train.report_sections import (
     Dataset,
@@ -119,6 +119,7 @@ def build_page(
     pretraining = pretraining_section(chosen.pretrained)
     predicted = pretraining_pictures(dataset, chosen.pretrained, runs)
     pretraining["missing"] += predicted.pop("missing")
+    predicted |= snapshot_pictures(chosen.pretrained)
     finetuning = finetuning_section(dataset, chosen.finetuned)
     explained = finetuning_pictures(dataset, chosen.finetuned)
     finetuning["missing"] += explained.pop("missing")

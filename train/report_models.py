@@ -39,6 +39,29 @@ def pretraining_pictures(dataset: Dataset, run: Run | None, runs: list[Run]) -> 
     return _or_say(lambda: _reconstructions(dataset, [run, *_comparable(run, runs)]))
 
 
+def snapshot_pictures(run: Run | None) -> dict[str, Any]:
+    """What a pretraining run predicted for the same clips of split train as it learned."""
+    if run is None:
+        return {}
+    from train.snapshots import read_snapshots
+
+    found = read_snapshots(run.folder.snapshots, run.option("config", "model", "image_size") or 1)
+    names = [name for name in found if name.startswith("step-")]
+    if not names:
+        return {}
+    captions = {"input": "input", "masked": "masked"}
+    captions |= {name: _when(run, int(name.removeprefix("step-"))) for name in names}
+    cards = []
+    for clip in range(len(found[names[0]])):
+        rows = []
+        for name, caption in captions.items():
+            frames = found[name][clip]
+            tiles = frames[:: max(1, len(frames) // NUM_TIMES)][:NUM_TIMES]
+            rows.append((caption, [png_uri(enlarge(tile, TILE_HEIGHT)) for tile in tiles]))
+        cards.append({"label": f"clip {clip + 1} of split train", "clip_id": "", "rows": rows})
+    return {"snapshots": cards}
+
+
 def finetuning_pictures(dataset: Dataset, run: Run | None) -> dict[str, Any]:
     """GradCAM of the surest mistakes of a finetuned run, and where its encoder looks."""
     if run is None or run.last("loss") is None:
@@ -166,6 +189,20 @@ def _card(
     ]
     label = class_name(dataset.classes, clip.label)
     return {"clip_id": clip.clip_id, "label": label, "split": clip.split, "rows": shown}
+
+
+def _when(run: Run, step: int) -> str:
+    """The epoch of a step and the training loss about then, as far as the log tells."""
+    logged = [
+        line
+        for line in run.events
+        if line.get("event") == "train" and {"step", "epoch", "loss"} <= set(line)
+    ]
+    if not logged:
+        return f"step {step:,}"
+    near = min(logged, key=lambda line: abs(line["step"] - step))
+    epoch = near["epoch"] * step / near["step"]
+    return f"after epoch {epoch:.0f}, training loss {near['loss']:.3f}"
 
 
 def _or_say(draw: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class RunFolder:
     """OUT/<dataset>/runs/<name>/.
 
     Files: options.json, log.jsonl, tensorboard/, checkpoints/, weights.safetensors, finished; of
-    finetuning best.safetensors; of evaluation metrics-<split>.json and scores-<split>.h5.
+    pretraining snapshots/; of finetuning best.safetensors; of evaluation metrics-<split>.json and
+    scores-<split>.h5.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,6 +32,7 @@ class RunFolder:
         self.options = self.path / "options.json"
         self.log = self.path / "log.jsonl"
         self.tensorboard = self.path / "tensorboard"
+        self.snapshots = self.path / "snapshots"
         self.trace = self.path / "trace.json"
         self.lock = self.path / ".lock"
         self.checkpoints = self.path / "checkpoints"
