@@ -58,7 +58,7 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
 @click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
               help="what the manifest's paths begin at  [default: OUT/NAME/videos]")  # fmt: skip
 @click.option("--clips-per-shard", type=click.IntRange(1), default=512, metavar="CLIPS",
-              help="512 of Something-Something V2 are about 256 MB of frames")  # fmt: skip
+              help="512 of Something-Something V2 are about 440 MB of frames")  # fmt: skip
 # What is stored
 @click.option("--frame-short-side", type=click.IntRange(16), default=256, metavar="PIXELS",
               help="of the kept frames; smaller videos are not enlarged")  # fmt: skip

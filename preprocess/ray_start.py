@@ -10,6 +10,7 @@ from shared.errors import InputError
 
 OBJECT_STORE_BYTES = 80 << 20  # at least; Ray refuses less
 OBJECT_STORE_BYTES_A_BATCH = 32 << 20
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets for a program that was submitted as a job
 NOT_SHIPPED = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
 
 
@@ -33,7 +34,9 @@ def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
     try:
         if address:
             root = Path(__file__).resolve().parents[1]
-            environment = {"working_dir": str(root), "excludes": NOT_SHIPPED}
+            environment: dict[str, Any] = {"working_dir": str(root), "excludes": NOT_SHIPPED}
+            if IN_A_JOB in os.environ:
+                environment = {}  # `ray job submit` has sent the code, and Ray refuses two of them
             ray.init(address=address, runtime_env=environment, **common)
         else:
             ray.init(

@@ -123,7 +123,9 @@ def rebuild(
     # ----- What an earlier, stopped run made
     staging = plan.layout.root / ".rebuild"
     folders = {name: staging / name for name in plan.folders}
-    indexes = {name: read_index(folder) for name, folder in plan.folders.items()}
+    found = {name: read_index(folder) for name, folder in plan.folders.items()}
+    indexes = {name: index for name, index in found.items() if index is not None}
+    assert indexes.keys() == found.keys(), "what is rebuilt is complete"
     journal = _staged(staging, folders, purpose, indexes)
     left = [place for place in places if plan.shard_of(place) not in journal.finished]
     jobs = [Job(place, plan.clips[place]) for place in left]

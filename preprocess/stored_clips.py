@@ -70,7 +70,7 @@ def _maps(
 ) -> Maps:
     width, height = _pair(reader, "/clip/map_size", row)
     values = reader.ragged("/motion/offsets", "/motion/values", begin, end)
-    camera = [None, None]
+    camera: list[np.ndarray | None] = [None, None]
     if "/camera/homography" in reader:
         camera = [reader.rows(f"/camera/{name}", begin, end) for name in ("homography", "inliers")]
     return Maps(

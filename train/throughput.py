@@ -46,7 +46,7 @@ def _blocks(
 ) -> float:
     """Operations of a stack's forward pass: maps q, k, v, out and MLP; scores and their use."""
     maps = OPS * tokens * width**2 * (4 + 2 * mlp_ratio)
-    attention = 2 * OPS * tokens**2 * width
+    attention: float = 2 * OPS * tokens**2 * width
     if divided is not None and divided.attention == "divided":
         # Two attentions of groups of tokens, each with its maps.
         share = 1 / divided.time_steps + 1 / divided.grid**2
