@@ -38,8 +38,10 @@ RESULTS = Path(__file__).parent / "results" / "ablation.json"
               help="[default: all]")  # fmt: skip
 @click.option("--seeds", default="0,1,2", metavar="LIST", help="of weights, order and masks")
 @click.option("--clips", default=1600, metavar="COUNT", help="clips of the dataset, all splits")
-@click.option("--pretrain-epochs", type=click.IntRange(1), default=10, metavar="N")
-@click.option("--finetune-epochs", type=click.IntRange(1), default=30, metavar="N")
+@click.option("--pretrain-epochs", type=click.IntRange(1), default=10, metavar="EPOCHS",
+              help="of each pretraining")  # fmt: skip
+@click.option("--finetune-epochs", type=click.IntRange(1), default=30, metavar="EPOCHS",
+              help="of each finetuning")  # fmt: skip
 @user_errors
 def main(
     out: Path,

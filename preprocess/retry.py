@@ -41,7 +41,10 @@ def flows_options(command: Any) -> Any:
 
 
 @flows_options
-@click.command(help=__doc__.split("\n")[0])
+@click.command(
+    help=__doc__.split("\n")[0],
+    context_settings={"show_default": True, "max_content_width": 100},
+)
 @click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with shards")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               show_default=True, help="folder of all datasets")  # fmt: skip

@@ -108,7 +108,7 @@ def fixed_target(
         votes = _hof_votes(found) if config.kind == "hof" else _mbh_votes(found)
         number = np.maximum(counts.sum(axis=1, keepdims=True), 1)[..., None]
         histograms = (votes * counts[..., None]).sum(axis=1, keepdims=True) / number
-        counts = counts.any(axis=1, keepdims=True)
+        counts = np.any(counts, axis=1, keepdims=True)
         target = standardised(histograms.astype(np.float32), counts)
     return target.reshape(len(target), -1).astype(np.float32), counts
 
