@@ -16,7 +16,7 @@ from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip, manifest_digest, write_classes, write_manifest
 from shared.randomness import counter_generator
-from shared.shard_index import DatasetIndex, ShardEntry, shard_name, write_index
+from shared.shard_index import DatasetIndex, ShardEntry, read_index, shard_name, write_index
 from shared.shards import build_shard, publish
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -60,10 +60,16 @@ def write_moving_squares(
     }
     for kind, config in configs.items():
         folder = getattr(layout, kind)
+        if kind == "boxes":  # each names the flows that it was made from
+            flows = read_index(layout.flows)
+            config["flows"] = flows.digest
         entries = []
         for number, first in enumerate(range(0, num_clips, clips_per_shard)):
             arrays = _arrays(kind, drawn[first : first + clips_per_shard], size)
-            data = build_shard(kind, arrays, {"dataset": dataset, **config})
+            attributes = {"dataset": dataset, **config}
+            if kind == "boxes":
+                attributes["flows"] = flows.shards[number].sha256
+            data = build_shard(kind, arrays, attributes)
             publish(folder / shard_name(number), data)
             digest = hashlib.sha256(data).hexdigest()
             entries.append(
