@@ -8,7 +8,7 @@ thread and take frames as VideoMAE's loader does (a random window of frames two 
 is measured with VideoMAE's own transforms (Pillow, frame by frame) and once more with ours, so that
 the difference is the decoding alone: the target is held against that. About two minutes.
 
-Then 10,000 clips through one reader with few shards open: memory and open files on the way.
+Then 10,000 toy clips through one reader with few shards open: memory and open files on the way.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def measure(scratch: Path, samples: Path, rounds: int, soak: int) -> list[Figure
     """All figures of the loader; datasets are made below `scratch` where they are not there."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    figures = []
+    figures, layouts = [], []
     for name in names_of(samples):
-        layout = make_dataset(scratch, name, samples)
-        figures += of_dataset(layout, video_folder(scratch, name, samples), rounds)
+        layouts.append(make_dataset(scratch, name, samples))
+        figures += of_dataset(layouts[-1], video_folder(scratch, name, samples), rounds)
     if soak:
-        figures += of_memory(layout, soak)
+        figures += of_memory(layouts[0], soak)
     return figures
 
 

@@ -86,9 +86,7 @@ def _on_cpu(task: str, precision: str, batch_size: int, rounds: int) -> list[Fig
     works: dict[str, Step] = {"ours": ours(task, batch_size, dtype, device).step()}
     if has_transformers():
         works["theirs"] = hugging_face(task, batch_size, dtype, device).step()
-    for work in works.values():
-        work()
-    seconds = fastest(works, rounds)
+    seconds = fastest(works, 1 + rounds)  # the first round warms up
     figures = _compared(task, precision, batch_size, seconds, peak, device)
     del works
     gc.collect()
