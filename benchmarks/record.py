@@ -134,8 +134,8 @@ def text_of(figure: Figure) -> str:
     return line + (f"; {figure.note}" if figure.note else "")
 
 
-def write_record(path: Path, figures: list[Figure], **more: Any) -> None:
-    """Write figures with what is needed to judge and repeat them."""
+def write_record(path: Path, figures: list[Figure] | list[dict[str, Any]], **more: Any) -> None:
+    """Write figures, or rows that were figures, with what is needed to judge and repeat them."""
     record = {
         "command": command_line(),
         "date": str(date.today()),
@@ -143,6 +143,8 @@ def write_record(path: Path, figures: list[Figure], **more: Any) -> None:
         "machine": machine(),
         "versions": versions(),
         **more,
-        "figures": [figure.to_dict() for figure in figures],
+        "figures": [
+            figure.to_dict() if isinstance(figure, Figure) else figure for figure in figures
+        ],
     }
     write_atomically(path, json.dumps(record, indent=1).encode() + b"\n")

@@ -3,7 +3,8 @@
     make bench
     python -m benchmarks.suite --samples ../shared/samples --only loader,flows
 
-Writes benchmarks/results/DATE-HOST.json and prints a table. It takes at most about 15 minutes on
+Writes benchmarks/results/DATE-HOST.json and prints a table; with --only the other parts in that
+file stay. It takes at most about 15 minutes on
 two cores: a part that would begin after `--minutes` is left out and says so. Parts that need the
 sample clips are left out without them, peers that are not installed are named (pip install
 '.[bench]'). The benchmarks themselves measure more: python -m benchmarks.tvl1, camera, ...
@@ -24,7 +25,7 @@ import click
 
 from benchmarks.record import RESULTS, Figure, host_kind, machine, text_of, write_record
 from shared.errors import InputError, user_errors
-from shared.run_record import versions
+from shared.run_record import git_commit, versions
 
 NAMED_BY_DATE = re.compile(r"\d{4}-\d\d-\d\d-(.+)\.json")
 
@@ -44,10 +45,10 @@ def main(samples: Path, only: str | None, minutes: float, out: Path | None) -> N
     path = out or RESULTS / f"{date.today()}-{host_kind()}.json"
     before = last_results(path)
     chosen = parts(only)
+    rows, taken = earlier_parts(path, set(chosen)) if only else ([], {})
     described = machine()
     print(", ".join(f"{name} {value}" for name, value in (described | versions()).items()))
     figures: list[Figure] = []
-    seconds: dict[str, float] = {}
     deadline = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as scratch:
         for name, part in chosen.items():
@@ -57,14 +58,19 @@ def main(samples: Path, only: str | None, minutes: float, out: Path | None) -> N
                 found = [Figure(name, "", None, note=f"left out: {minutes:g} minutes are over")]
             else:
                 found = _measured(name, part, Path(scratch), samples)
-            seconds[name] = round(time.monotonic() - began, 1)
             print_table(found, before)
             figures += found
-    write_record(path, figures, seconds=seconds)
+            rows += [{"part": name, **figure.to_dict()} for figure in found]
+            taken[name] = {
+                "seconds": round(time.monotonic() - began, 1),
+                "load": machine()["load"],
+                "git_commit": git_commit(),
+            }
+            write_record(path, rows, parts=taken)  # what is stopped half-way has what it measured
     missed = [f.name for f in figures if f.target and f.ratio and f.ratio < f.target]
     if missed:
         print(f"below their targets: {'; '.join(missed)}")
-    print(f"{path} ({sum(seconds.values()) / 60:.1f} minutes)")
+    print(f"{path} ({sum(taken[name]['seconds'] for name in chosen) / 60:.1f} minutes)")
 
 
 def parts(only: str | None) -> dict[str, Part]:
@@ -229,6 +235,17 @@ def last_results(path: Path) -> dict[str, Any] | None:
         if named and named[1] == host_kind() and each.name <= path.name:
             here.append(each)
     return json.loads(here[-1].read_text()) if here else None
+
+
+def earlier_parts(
+    path: Path, chosen: set[str]
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Rows and parts of the file that is there, but for those that are measured again."""
+    if not path.is_file():
+        return [], {}
+    record = json.loads(path.read_text())
+    rows = [row for row in record["figures"] if row["part"] not in chosen]
+    return rows, {name: part for name, part in record["parts"].items() if name not in chosen}
 
 
 def print_table(figures: list[Figure], before: dict[str, Any] | None) -> None:

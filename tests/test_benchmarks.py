@@ -72,9 +72,26 @@ def test_the_suite_measures_writes_and_says_what_it_left_out(tmp_path, monkeypat
     assert "below their targets: rate" in done.output and "no sample clips" in done.output
     found = json.loads(out.read_text())
     assert found["figures"][0]["ratio"] == 1.5 and found["figures"][1]["ours"] is None
-    assert {"machine", "versions", "git_commit", "seconds"} <= set(found)
+    assert {"machine", "versions", "git_commit", "parts"} <= set(found)
     done = CliRunner().invoke(suite.main, [*arguments, "--minutes", "0"])
     assert "left out: 0 minutes are over" in done.output
+
+
+def test_parts_measured_again_leave_the_others(tmp_path, monkeypatch):
+    out = tmp_path / "results.json"
+
+    def run(value: float, *names: str) -> dict[str, float]:
+        def part(scratch, samples):
+            return [Figure(f"rate {len(names)}", "clips/s", value)]
+
+        monkeypatch.setattr(suite, "parts", lambda only: dict.fromkeys(names, part))
+        done = CliRunner().invoke(suite.main, ["--only", "x", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        return {row["part"]: row["ours"] for row in json.loads(out.read_text())["figures"]}
+
+    assert run(1.0, "loader", "flows") == {"loader": 1.0, "flows": 1.0}
+    assert run(2.0, "flows") == {"loader": 1.0, "flows": 2.0}
+    assert set(json.loads(out.read_text())["parts"]) == {"loader", "flows"}
 
 
 def test_unknown_parts_are_named():

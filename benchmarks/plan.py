@@ -1,0 +1,126 @@
+"""What all of Something-Something V2 would take on 1, 4 and 64 GPUs, from what was measured here.
+
+    python -m benchmarks.plan benchmarks/results/DATE-HOST.json
+
+Measured, on the machine of the results: seconds of a core for a frame of `make flows`, and for a
+clip of the loader. Assumed, because it was not measured: the GPUs' rate (`--tflops`, by default
+an H200's 989 bf16 TFLOP/s of the data sheet, of which training reaches `--share`), cores beside
+each GPU, and that work spreads over GPUs without loss. So hours of training are what to hold a run
+against, not a promise.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from shared.errors import InputError, user_errors
+from train.model_config import named_config
+from train.throughput import finetuning_flops, pretraining_flops
+
+GPUS = (1, 4, 64)
+CLIPS, TRAIN, VAL = 220_847, 168_913, 24_777  # Goyal et al. 2017; splits of the V2 release
+FRAMES = 45  # of a clip, about
+PRETRAIN_EPOCHS, FINETUNE_EPOCHS, TEST_VIEWS = 800, 50, 6
+NUM_MASKED = 1408
+SPAN = 31  # frames of a dense window of 16, two apart, that are read
+PARAMETERS = 94.2e6
+BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one core: frames/s of flows, clips/s and views/s (of four) of the loader; bytes."""
+
+    flow_frames: float
+    loader_clips: float
+    loader_views: float
+    frame_bytes: float
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--tflops", type=click.FloatRange(0, min_open=True), default=989.0, metavar="TFLOP/S",
+              help="of a GPU's bf16 matrix products")  # fmt: skip
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.4, metavar="0..1",
+              help="of that which training reaches")  # fmt: skip
+@click.option("--cores", type=click.IntRange(1), default=16, metavar="CORES", help="per GPU")
+@click.option("--frame-bytes", type=click.FloatRange(1), default=18_000, metavar="BYTES",
+              help="of a JPEG frame; `make flows` prints bytes a clip")  # fmt: skip
+@user_errors
+def main(results: Path, tflops: float, share: float, cores: int, frame_bytes: float) -> None:
+    measured = read_measured(results, frame_bytes)
+    flops = tflops * share * 1e12
+    print("| | " + " | ".join(f"{gpus} GPU{'s' if gpus > 1 else ''}" for gpus in GPUS) + " |")
+    print("|---|" + "---|" * len(GPUS))
+    for name, values in rows(measured, flops, cores).items():
+        print(f"| {name} | " + " | ".join(values) + " |")
+    storage = CLIPS * FRAMES * frame_bytes / 1e9
+    print(f"\nframes: {storage:.0f} GB at {frame_bytes:.0f} bytes a frame")
+
+
+def rows(measured: Measured, flops: float, cores: int) -> dict[str, list[str]]:
+    """Lines of the table: what, and its value for each number of GPUs."""
+    config = named_config("vit-b")
+    clip, tuned = pretraining_flops(config, NUM_MASKED), finetuning_flops(config)
+    pretrain_rate, tune_rate = flops / clip, flops / tuned
+    hours = {
+        f"flows on {cores} cores a GPU": CLIPS * FRAMES / (measured.flow_frames * cores),
+        "pretraining, 800 epochs": TRAIN * PRETRAIN_EPOCHS / pretrain_rate,
+        "finetuning, 50 epochs": TRAIN * FINETUNE_EPOCHS / tune_rate,
+        "evaluation, 6 views": VAL * TEST_VIEWS / (3 * tune_rate),
+    }
+    found = {name: [_hours(seconds / gpus) for gpus in GPUS] for name, seconds in hours.items()}
+    span_bytes = SPAN * measured.frame_bytes
+    per_step = BATCH / pretrain_rate
+    return found | {
+        "pretraining, clips/s": [f"{pretrain_rate * gpus:,.0f}" for gpus in GPUS],
+        "loader cores a GPU, one view a read": _same(pretrain_rate / measured.loader_clips),
+        "loader cores a GPU, four views a read": _same(pretrain_rate / measured.loader_views),
+        "read, one view": [f"{pretrain_rate * span_bytes * gpus / 1e9:.1f} GB/s" for gpus in GPUS],
+        "read, four views": [
+            f"{pretrain_rate * span_bytes * gpus / 4e9:.1f} GB/s" for gpus in GPUS
+        ],
+        f"a step of {BATCH} clips": [f"{1000 * per_step / gpus:.0f} ms" for gpus in GPUS],
+        "gradients and weights, bf16, each way a GPU and step": [
+            f"{2 * 2 * PARAMETERS * (gpus - 1) / gpus / 1e6:.0f} MB" for gpus in GPUS
+        ],
+    }
+
+
+def read_measured(results: Path, frame_bytes: float) -> Measured:
+    """The figures that the plan rests on.
+
+    Raises:
+        InputError: the file is not there, or lacks one of them.
+    """
+    try:
+        figures = {row["name"]: row for row in json.loads(results.read_text())["figures"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{results} is no results file of `make bench`: {error}") from None
+    for name in ("ssv2", "toy"):
+        wanted = (
+            f"flows, {name}: end to end",
+            f"loader, {name}: views as bytes, 4 of one read",
+        )
+        if all(figures.get(each, {}).get("ours") for each in wanted):
+            flows, views = (figures[each] for each in wanted)
+            return Measured(flows["ours"], views["theirs"], views["ours"], frame_bytes)
+    raise InputError(f"{results} lacks {' or '.join(wanted)}; run `make bench`")
+
+
+def _hours(seconds: float) -> str:
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _same(value: float) -> list[str]:
+    return [f"{value:.1f}"] * len(GPUS)
+
+
+if __name__ == "__main__":
+    main()
