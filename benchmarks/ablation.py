@@ -23,9 +23,11 @@ import click
 from tqdm import tqdm
 
 from benchmarks.ablation_rows import PARTS, Row
-from benchmarks.training_runs import ROOT, Trainer, machine, mean_and_spread
+from benchmarks.record import machine
+from benchmarks.training_runs import ROOT, Trainer, mean_and_spread
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
+from shared.run_record import versions
 
 COLUMNS = ("finetuned", "probe")
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
@@ -134,7 +136,13 @@ def record(part: str, figures: dict[str, Any], seeds: list[int], budget: dict[st
         }
         for name, kinds in figures.items()
     }
-    known[part] = {"seeds": seeds, "budget": budget, **machine(), "top1": rows}
+    known[part] = {
+        "seeds": seeds,
+        "budget": budget,
+        "machine": machine(),
+        "versions": versions(),
+        "top1": rows,
+    }
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
 
 

@@ -33,12 +33,14 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.record import machine
 from benchmarks.toy_boxes import with_random_boxes
-from benchmarks.training_runs import Trainer, machine, mean_and_spread
+from benchmarks.training_runs import Trainer, mean_and_spread
 from preprocess.toy_scene import CLASSES, NUM_FRAMES, SIZE, make_scene
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest
+from shared.run_record import versions
 from train.recipe import RECIPES
 
 RESULTS = Path(__file__).parent / "results" / "toy_baselines.json"
@@ -82,7 +84,13 @@ def record(chosen: list[int], figures: dict[str, list[float]]) -> None:
     }
     done = chosen[: len(next(iter(figures.values())))]
     command = f"python -m benchmarks.toy_baselines --seeds {','.join(map(str, done))}"
-    content = {"command": command, **machine(), "seeds": done, "top1": rows}
+    content = {
+        "command": command,
+        "machine": machine(),
+        "versions": versions(),
+        "seeds": done,
+        "top1": rows,
+    }
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
 
 

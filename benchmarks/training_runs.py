@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
@@ -79,13 +76,3 @@ def mean_and_spread(figures: Sequence[float]) -> str:
     if len(figures) == 1:
         return f"{figures[0]:.1f}"
     return f"{statistics.mean(figures):.1f} +- {statistics.stdev(figures):.1f}"
-
-
-def machine() -> dict[str, Any]:
-    """Hardware and versions that figures were taken with."""
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "processor": model[1] if model else platform.machine(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "timm", "deepspeed")},
-    }
