@@ -199,6 +199,7 @@ def test_figures_of_a_pretraining(trained: DatasetLayout) -> None:
         "throughput.png",
         "waiting-for-data.png",
         "reconstructions.png",
+        "overview.png",
         "attention.png",
     ]
     for path in paths:

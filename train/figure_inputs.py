@@ -20,6 +20,7 @@ from train.config import (
     PretrainConfig,
 )
 from train.data import EvaluateDataset
+from train.frame_sampling import FRAME_RULES, view_places
 from train.head import VideoClassifier
 from train.loading import to_device
 from train.model import MaskedAutoencoder, VideoEncoder
@@ -80,6 +81,16 @@ class ClipViews:
         """The clip of an id; None where the table does not have it."""
         found = np.flatnonzero(self.table.ids == clip_id.encode())
         return self[found[0]] if len(found) else None
+
+
+def evaluated_frames(
+    table: ClipTable, index: int, config: PretrainConfig | FinetuneConfig
+) -> np.ndarray:
+    """Numbers i8 [T] of the frames of a clip that `ClipViews` shows."""
+    first, last = table.frames[index]
+    length, count = int(last - first), config.model.num_frames
+    rule = config.frames
+    return FRAME_RULES[rule.kind](length, count, view_places(0, 1, count), **rule.options)
 
 
 def read_held_out(

@@ -6,7 +6,9 @@ import io
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from train.figure_style import STYLE, printable
 
@@ -30,7 +32,7 @@ def rows_png(blocks: list[tuple[str, Rows]], dots_per_inch: int = 120) -> bytes:
     num_rows = sum(len(rows) for _, rows in blocks)
     width, height = LABEL_INCHES + num_columns * wide, num_rows * tall + len(blocks) * GAP + 0.05
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))
+        figure = Figure(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
         top = height
         for title, rows in blocks:
             top -= GAP
@@ -39,8 +41,11 @@ def rows_png(blocks: list[tuple[str, Rows]], dots_per_inch: int = 120) -> bytes:
             for caption, pictures in rows:
                 top -= tall
                 _draw_row(figure, caption, pictures, top, (wide, tall))
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=dots_per_inch, facecolor="white")
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    opaque = np.asarray(canvas.buffer_rgba())[..., :3]  # smaller files than with opacity
+    stream = io.BytesIO()
+    Image.fromarray(opaque).save(stream, format="png", optimize=True)
     return stream.getvalue()
 
 

@@ -5,7 +5,8 @@
     python -m train.figures out/toy/runs/finetune-mofo-mean --block 5
 
 A pretraining run gets figures/reconstructions.png: held-out clips, what of them is visible, and
-what each run predicts for the rest, under the same mask; one that predicts trajectories gets
+what each run predicts for the rest, under the same mask, and figures/overview.png, with the motion
+found in them above; one that predicts trajectories gets
 figures/trajectories.png, predicted tracks beside the true ones. A finetuned run gets
 figures/gradcam.png: which tokens of held-out clips speak for a class. Every run gets
 figures/attention.png, where the encoder looks from one patch, and its curves; one that was
@@ -23,6 +24,7 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes
+from shared.shard_index import read_index
 from train.figure_style import Chart
 from train.report_dataset import class_name
 from train.report_runs import Run, read_run
@@ -114,6 +116,7 @@ def clips_of(
     """Rows of pictures of held-out clips (see figure_rows.py) by file name."""
     from train.figure_attention import attention_maps  # torch, for these pictures alone
     from train.figure_gradcam import class_maps
+    from train.figure_overview import overview_rows
     from train.figure_reconstruction import reconstruct
     from train.figure_trajectories import tracked_clips
 
@@ -131,6 +134,8 @@ def clips_of(
         folders = [folder, *(read_run(path).folder for path in beside)]
         rebuilt = reconstruct(layout, folders, num_clips)
         figures["reconstructions.png"] = [(clip, clip.rows(NUM_TIMES)) for clip in rebuilt]
+        if read_index(layout.boxes) is not None:
+            figures["overview.png"] = overview_rows(layout, folder, num_clips, NUM_TIMES)
     attention = attention_maps(layout, folder, num_clips, block, query)
     figures["attention.png"] = [(clip, clip.rows(NUM_TIMES)) for clip in attention]
     return {
