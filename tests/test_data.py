@@ -11,9 +11,9 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
-from shared.grid import union_box
+from shared.grid import positions_inside, union_box
 from shared.layout import DatasetLayout
-from shared.manifest import read_classes, read_manifest, write_manifest
+from shared.manifest import ClassList, read_classes, read_manifest, write_manifest
 from shared.shards import ShardReader
 from train.augment import decode_jpeg
 from train.clip_reader import ClipReader
@@ -334,6 +334,28 @@ def test_inside_tokens_are_where_the_square_is(table, recipe):
                 centre = (column * 16 + 8, row * 16 + 8)
                 expected = x1 <= centre[0] < x2 and y1 <= centre[1] < y2
                 assert inside[0, row, column] == inside[1, row, column] == bool(expected)
+
+
+def test_inside_tokens_may_be_those_of_each_tubelet(table, recipe):
+    """4-pixel patches: the square leaves its place between two frames that are far apart."""
+    changes = {"model": {"patch_size": 4}, "head": {"kind": "mca", "box": "tubelet"}}
+    config = finetune_config(recipe, "mca", changes)
+    views = (table, config.model, config.frames, EvaluateConfig(), NO_WORKERS)
+    of_clip, of_tubelet = (EvaluateDataset(*views, box) for box in ("clip", "tubelet"))
+    for index in range(1, 12):
+        whole, own = (each[index]["inside"].view(2, 8, 8) for each in (of_clip, of_tubelet))
+        frames = of_clip._choose(config.frames, index, view_places(0, 1, 4))
+        for step in range(2):
+            boxes = of_clip._reader.boxes(index, frames[2 * step : 2 * step + 2])
+            expected = positions_inside(union_box(boxes) / 2, (32, 32), 4)
+            assert np.array_equal(own[step], expected)
+        assert torch.equal(own.any(dim=0) & whole[0], own.any(dim=0))
+        assert not torch.equal(own[0], own[1]) and own.sum() < whole.sum()
+    trained = FinetuneDataset(
+        table, ClassList(list("lrud"), flip_x=[1, 0, 2, 3]), config, NO_WORKERS, seed=0
+    )
+    inside = trained[0, 3]["inside"].view(2, 64)
+    assert not torch.equal(inside[0], inside[1])
 
 
 def test_evaluation_shows_every_segment_and_crop(tmp_path, recipe):

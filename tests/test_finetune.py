@@ -1,6 +1,8 @@
 """Finetuning and evaluation end to end on small shards."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from shared.run_record import read_jsonl
 from train.checkpoint import complete_checkpoints
 from train.clip_table import read_clip_table
 from train.config import EvaluateConfig, LoaderConfig
-from train.data import EvaluateDataset
+from train.data import EvaluateDataset, FinetuneDataset
 from train.engine import Processes
 from train.evaluate import evaluate
 from train.finetune import finetune
@@ -29,11 +31,12 @@ from train.finetune_inputs import run_name
 from train.loading import to_device
 from train.metrics import accuracy
 from train.pretrain import pretrain
-from train.recipe import finetune_config
+from train.recipe import finetune_config, read_recipe
 from train.run_folder import RunFolder
 from train.scoring import score_clips
 from train.weights import import_weights
 
+ROOT = Path(__file__).resolve().parents[1]
 LEARNS = (
     *("augment.mixup_alpha=0.0", "augment.cutmix_alpha=0.0", "augment.rand_layers=0"),
     *("augment.erase_probability=0.0", "model.drop_path=0.0", "init_scale=1.0"),
@@ -129,6 +132,95 @@ def test_it_stops_early_and_keeps_the_best(out, monkeypatch):
     best, last = (import_weights(p).state_dict for p in (folder.best_weights, folder.weights))
     assert any(not torch.equal(best[name], last[name]) for name in best)
     assert complete_checkpoints(folder.checkpoints)[-1].name == "step-00000030"
+
+
+def test_the_head_by_options_of_its_own(out, pretrained):
+    arguments = [
+        *("--dataset", "squares", "--out", str(out), "--recipe", str(out / "tiny.toml")),
+        *("--device", "cpu", "--dry-run", "--from", "none"),
+        *("--mca-heads", "4", "--mca-depth", "2", "--mca-width", "split", "--no-mca-residual"),
+        *("--mca-box", "tubelet"),
+    ]
+    done = CliRunner().invoke(train.finetune.main, [*arguments, "--head", "mca"])
+    assert done.exit_code == 0, done.output
+    resolved = dict(
+        line.split(None, 1) for line in done.stdout.splitlines() if "config.head" in line
+    )
+    assert resolved == {
+        "config.head.kind": "mca", "config.head.num_heads": "4", "config.head.depth": "2",
+        "config.head.head_width": "split", "config.head.residual": "False",
+        "config.head.mlp_ratio": "4.0", "config.head.box": "tubelet",
+    }  # fmt: skip
+    refused = CliRunner().invoke(train.finetune.main, [*arguments, "--head", "mean"])
+    assert refused.exit_code == 1
+    assert "[finetune.head, kind 'mean'] does not use box, depth, head_width" in refused.stderr
+
+
+def test_repeats_are_views_of_one_read_that_differ(out, layout):
+    """Each view of a clip has its own crop, and all keep its label."""
+    tiny_run(out)
+    config = finetune_config(read_recipe("squares", out / "tiny.toml"), "mean", {"repeats": 3})
+    table = read_clip_table(layout, ["train"], boxes=False)
+    classes = read_classes(layout.classes)
+    dataset = FinetuneDataset(table, classes, config, LoaderConfig(workers=0), seed=0)
+    sample = dataset[0, 5]
+    assert sample["pixels"].shape[0] == 3 and sample["index"].tolist() == [5, 5, 5]
+    views = sample["pixels"]
+    assert not any(torch.equal(views[a], views[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    label = int(table.labels["label"][5])
+    assert set(sample["label"].tolist()) <= {label, classes.flip_x[label]}
+    run = tiny_run(out, "repeats=2", run="repeated", batch_size=8, epochs=1)
+    folder = finetune(run, "mean", "none")
+    assert len(losses(folder.log)) == 6  # as many steps as without
+
+
+def test_accumulation_changes_nothing_but_rounding(out):
+    plain = ("augment.mixup_alpha=0.0", "augment.cutmix_alpha=0.0", "model.drop_path=0.0")
+    runs = [
+        tiny_run(out, *plain, f"loader.micro_batch_size={size}", run=f"by-{size}", batch_size=8)
+        for size in (8, 2)
+    ]
+    whole, parts = (losses(finetune(run, "mean", "none").log) for run in runs)
+    assert parts == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_step_rate_and_clips(out, monkeypatch):
+    real, calls = train.finetune.F.cross_entropy, []
+
+    def sometimes_infinite(*tensors):
+        calls.append(1)
+        return real(*tensors) * (float("inf") if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(train.finetune.F, "cross_entropy", sometimes_infinite)
+    with pytest.raises(InputError, match="loss inf at step 2, learning rate .*clips: square-"):
+        finetune(tiny_run(out, run="diverged", batch_size=8), "mean", "none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_count_every_clip_once(out, layout, finetuned, processes):
+    """16 clips shared out evenly and unevenly: figures and scores are those of one process."""
+    alone = evaluate(layout, finetuned, {}, workers=0, device="cpu", overwrite=True)
+    with h5py.File(finetuned.scores("test")) as file:
+        ids, scores = file["/clip/id"][:], file["/label/probability"][:]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", *launcher, "train.evaluate", "--dataset", "squares"),
+            *("--out", str(out), "--run-name", finetuned.path.name, "--device", "cpu"),
+            *("--workers", "0", "--overwrite"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count(f"test top-1 {alone['top1']:.1f} %") == 1
+    assert json.loads(finetuned.metrics("test").read_text()) == pytest.approx(alone)
+    with h5py.File(finetuned.scores("test")) as file:
+        assert np.array_equal(file["/clip/id"][:], ids)
+        assert np.allclose(file["/label/probability"][:], scores, atol=1e-5)
 
 
 def test_another_pretraining_is_another_run(out, layout, finetuned, pretrained):

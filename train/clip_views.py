@@ -40,11 +40,18 @@ class Cutting:
 
 
 class ClipDataset(Dataset):
-    """What all datasets share: reading, cutting and finding the tokens inside the box."""
+    """What all datasets share: reading, cutting and finding the tokens inside the box.
 
-    def __init__(self, table: ClipTable, model: ModelConfig, loader: LoaderConfig) -> None:
+    Args:
+        box: clip or tubelet, see `HeadConfig.box`.
+    """
+
+    def __init__(
+        self, table: ClipTable, model: ModelConfig, loader: LoaderConfig, box: str = "clip"
+    ) -> None:
         self.table = table
         self.model = model
+        self.box = box
         workers = max(1, loader.workers)
         cache_bytes = loader.cache_megabytes * 1_000_000 // workers
         self._reader = ClipReader(table, loader.open_shards, cache_bytes)
@@ -88,12 +95,13 @@ class ClipDataset(Dataset):
                 cut(frame, crop, out[t], view.flip_x, view.flip_y)
         return pixels
 
-    def _inside(self, index: int, view: Cutting) -> np.ndarray:
-        """Patch positions bool [rows, columns] inside the union of the view's motion boxes."""
+    def _inside(self, index: int, view: Cutting, frames: np.ndarray | None = None) -> np.ndarray:
+        """Patch positions bool [rows, columns] inside the union of motion boxes, those of the
+        frames given, int64 [K], or of all that the view shows."""
         size, patch = self.model.image_size, self.model.patch_size
         if self.table.boxes_folder is None:
             return np.zeros((size // patch, size // patch), dtype=np.bool_)
-        union = union_box(self._reader.boxes(index, view.frames))
+        union = union_box(self._reader.boxes(index, view.frames if frames is None else frames))
         shown = self._source_view(index, view)
         return positions_inside(shown.apply(union), shown.size, patch)
 
@@ -117,6 +125,16 @@ class ClipDataset(Dataset):
         )
 
     def _inside_tokens(self, index: int, views: list[Cutting]) -> Tensor:
-        """Tokens bool [R, N] inside the box: the same positions at every time step."""
-        inside = np.stack([self._inside(index, view).ravel() for view in views])
-        return torch.from_numpy(np.tile(inside, (1, self.model.time_steps)))
+        """Tokens bool [R, N] inside the box of the clip, the same positions at every time step, or
+        inside that of their tubelet."""
+        steps = self.model.time_steps
+        if self.box == "clip":
+            inside = np.stack([self._inside(index, view).ravel() for view in views])
+            return torch.from_numpy(np.tile(inside, (1, steps)))
+        inside = np.stack(
+            [
+                [self._inside(index, view, part).ravel() for part in np.split(view.frames, steps)]
+                for view in views
+            ]
+        )
+        return torch.from_numpy(inside.reshape(len(views), -1))

@@ -106,7 +106,7 @@ class FinetuneDataset(ClipDataset):
         loader: LoaderConfig,
         seed: int,
     ) -> None:
-        super().__init__(table, config.model, loader)
+        super().__init__(table, config.model, loader, config.head.box)
         self.config = config
         self.seed = seed
         self._maps = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
@@ -153,8 +153,9 @@ class EvaluateDataset(ClipDataset):
         frames: Choice,
         config: EvaluateConfig,
         loader: LoaderConfig,
+        box: str = "clip",
     ) -> None:
-        super().__init__(table, model, loader)
+        super().__init__(table, model, loader, box)
         self.frames = frames
         self.config = config
 

@@ -108,8 +108,7 @@ def main(
     given = {"split": split, "segments": segments, "crops": crops}
     changes = {key: value for key, value in given.items() if value is not None}
     clips = Clips(DatasetLayout(out, on) if on else layout, class_map, epic_lists)
-    metrics = evaluate(layout, folder, changes, workers, device, overwrite, clips)
-    print(f"{metrics['split']} top-1 {metrics['top1']:.1f} %")
+    evaluate(layout, folder, changes, workers, device, overwrite, clips)
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def evaluate(
     path = folder.metrics(name)
     before = _read_metrics(path)
     if not overwrite and {key: before.get(key) for key in asked} == asked:
-        processes.say(f"{path} has these figures already")
+        processes.say(f"{path} has these figures already\n{_top1(before)}")
         return before
 
     # -----------------------------------------------------------------------------------------
@@ -192,7 +191,7 @@ def evaluate(
     # -----------------------------------------------------------------------------------------
     model = import_weights(weights).build()
     assert isinstance(model, VideoClassifier)
-    dataset = EvaluateDataset(table, config.model, config.frames, views, loader)
+    dataset = EvaluateDataset(table, config.model, config.frames, views, loader, config.head.box)
     scores = score_clips(model.to(processes.device), dataset, loader, processes, views.split)
     labels = {kind: table.labels[kind] for kind in config.labels}
     if classes:
@@ -207,7 +206,12 @@ def evaluate(
         for key, value in metrics.items():
             if key not in asked:
                 print(f"  {key:<24}  {value:.2f} %")
+        print(_top1(metrics))
     return metrics
+
+
+def _top1(metrics: dict[str, Any]) -> str:
+    return f"{metrics['split']} top-1 {metrics['top1']:.1f} %"
 
 
 def _class_map(layout: DatasetLayout, clips: Clips, num_classes: dict[str, int]) -> ClassMap | None:

@@ -64,7 +64,9 @@ class ClipViews:
     def __init__(self, table: ClipTable, config: PretrainConfig | FinetuneConfig) -> None:
         self.table = table
         loader = LoaderConfig(workers=0)
-        self._clips = EvaluateDataset(table, config.model, config.frames, EvaluateConfig(), loader)
+        self._clips = EvaluateDataset(
+            table, config.model, config.frames, EvaluateConfig(), loader, config.head.box
+        )
 
     def __getitem__(self, index: int) -> SeenClip:
         sample = to_device(self._clips[int(index)], torch.device("cpu"))

@@ -52,6 +52,7 @@ from train.finetune_inputs import (
 from train.head import KINDS, parameter_counts
 from train.live_log import LiveLog
 from train.loading import make_loader, read_batches, to_device
+from train.mca_options import mca_options, mca_settings
 from train.metrics import accuracy
 from train.mixing import ClipMixer
 from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
@@ -71,6 +72,7 @@ from train.weights import adopt_norms, export_safetensors, import_weights, load_
 @click.option(
     "--head", type=click.Choice(KINDS), show_default="as the recipe has it", help="Pooling head."
 )
+@mca_options
 @click.option("--method", metavar="NAME", show_default="mofo", help="Begin with run pretrain-NAME.")
 @click.option(
     "--from",
@@ -82,6 +84,7 @@ from train.weights import adopt_norms, export_safetensors, import_weights, load_
 @user_errors
 def main(head: str | None, method: str | None, source: str | None, **options: Any) -> None:
     """Finetune a classifier on the labelled clips of split train."""
+    options["settings"] += mca_settings(options)
     common = read_common("finetune", **options)
     source = source or (method and f"pretrain-{method}")
     if earlier := common.earlier:
@@ -188,7 +191,9 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         )
         if held_out is not None:
             one_view = EvaluateConfig(segments=1, crops=1)
-            validation = EvaluateDataset(held_out, config.model, config.frames, one_view, loader)
+            validation = EvaluateDataset(
+                held_out, config.model, config.frames, one_view, loader, config.head.box
+            )
         mixer = ClipMixer(config.augment, config.model, num_classes)
         watch = Stopwatch(processes)
         batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))

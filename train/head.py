@@ -20,6 +20,7 @@ from train.model import VideoEncoder, initialise
 
 KINDS = ("mean", "mca")
 HEAD_WIDTHS = ("model", "split")
+BOXES = ("clip", "tubelet")
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,17 @@ class HeadConfig:
     but for how it asks."""
     mlp_ratio: float = 4.0
     """Hidden width of a layer's MLP as a multiple of D (rounded); 0 leaves the MLP out."""
+    box: str = "clip"
+    """What is inside. clip: patches in the union of the boxes of all frames shown (MOFO).
+    tubelet: of a tubelet's own frames."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"unknown head {self.kind!r}; allowed: {', '.join(KINDS)}")
-        if self.head_width not in HEAD_WIDTHS:
-            raise InputError(
-                f"head_width is {self.head_width!r}; allowed: {', '.join(HEAD_WIDTHS)}"
-            )
+        for name, allowed in (("head_width", HEAD_WIDTHS), ("box", BOXES)):
+            if getattr(self, name) not in allowed:
+                found = getattr(self, name)
+                raise InputError(f"{name} is {found!r}; allowed: {', '.join(allowed)}")
         for name in ("num_heads", "depth"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
