@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
         # Ray binds to all interfaces unless it takes this machine for one that cannot be part of a
         # cluster; it then binds to 127.0.0.1 alone. Read when Ray is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        _require_token()
     try:
         import ray
     except ImportError:
@@ -53,3 +56,17 @@ def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
         where = f"the cluster at {address}" if address else "this machine"
         raise InputError(f"Ray does not start on {where}: {error}") from None
     return ray
+
+
+def _require_token() -> None:
+    """Let no other user of this machine in: who calls this Ray must know this run's token.
+
+    Versions without token authentication take no notice. Whoever set the mode keeps it, and so does
+    a program that has imported Ray already: then the mode has been read.
+    """
+    if "ray" in sys.modules:
+        return
+    mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if mode == "token" and not has_token:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

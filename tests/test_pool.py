@@ -148,20 +148,23 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
 
 
 @pytest.mark.slow
-def test_ray_listens_on_loopback_alone(tmp_path):
-    """Every listening socket of the processes that a run starts."""
+def test_ray_listens_on_loopback_alone_and_asks_for_its_token(tmp_path):
+    """Every listening socket of the processes that a run starts, and who may call."""
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from preprocess.ray_start import start_ray
 ray = start_ray(1, 0, 1)
 ray.get(ray.remote(lambda: 1).remote())
-print("started", flush=True)
+print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.readline()
 """
     run = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert run.stdout.readline() == "started\n"
+    address = run.stdout.readline().strip()
+    assert address.startswith("127.0.0.1:")
+    for mode, token in (("disabled", ""), ("token", "0" * 64)):
+        assert not _can_join(address, RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN=token)
     inodes = {inode for pid in _descendants(run.pid) for inode in _socket_inodes(pid)}
     addresses = set()
     for table in ("tcp", "tcp6"):
@@ -171,6 +174,23 @@ sys.stdin.readline()
                 addresses.add(columns[1].partition(":")[0])
     run.communicate("\n", timeout=60)
     assert addresses and all(address.endswith("0100007F") for address in addresses), addresses
+
+
+def _can_join(address, **environment):
+    """Whether somebody with this environment may ask that Ray anything."""
+    code = f"""
+from ray._raylet import GcsClient
+print(len(GcsClient(address="{address}").get_all_node_info(timeout=20)))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0 or "uthenticat" in run.stderr, run.stderr
+    return run.returncode == 0
 
 
 def _descendants(pid):
