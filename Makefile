@@ -92,7 +92,8 @@ retry: $(STAMP) | $(ROOT)/flows/dataset.json  ## the clips of failures.jsonl onc
 	$(call run,preprocess.retry,$(dataset) $(videos) $(call goal_args,retry),$(python))
 
 show: $(STAMP)  ## any video drawn on: make show ARGS="clip.mp4"
-	$(call run,preprocess.show,$(call goal_args,show),$(python))
+	$(if $(strip $(ARGS)),,@echo 'error: name a video: make show ARGS="clip.mp4"' >&2; exit 1)
+	@$(python) -m preprocess.show $(call goal_args,show)
 
 pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## masked pretraining (METHOD=mofo)
 	$(pretrain_command)
@@ -161,5 +162,17 @@ $(STAMP): setup.cfg
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z.-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' Makefile
-	@printf '\nVariables: DATASET VIDEOS ANNOTATIONS MANIFEST OUT METHOD HEAD CLIPS_PER_SHARD\n'
-	@printf '           RAY_ADDRESS NUM_GPUS STRICT ARGS (to the one goal)\n'
+	@printf '\nVariables, as in make flows DATASET=ssv2 VIDEOS=/data/ssv2\n'
+	@printf '  %-16s %s\n' \
+	  DATASET 'name below data_manifests/, or of your own data (toy)' \
+	  VIDEOS 'folder of videos, searched with all folders in it' \
+	  ANNOTATIONS 'folder of official annotation files, as downloaded' \
+	  MANIFEST 'CSV of your own clips' \
+	  OUT 'folder of all that is made (out)' \
+	  METHOD 'what is pretrained, a table of the recipe (mofo)' \
+	  HEAD 'of finetuning: mean or mca (as the recipe has it)' \
+	  CLIPS_PER_SHARD 'clips of a shard (512)' \
+	  RAY_ADDRESS 'host:port of a Ray cluster (this machine alone)' \
+	  NUM_GPUS 'GPUs of flows, and processes of training (0; one process)' \
+	  STRICT '1 stops at clips set aside (goes on)' \
+	  ARGS 'more options, to the one goal; see its --help'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
@@ -134,3 +135,11 @@ def test_no_compiler_is_no_error(monkeypatch, capsys, tmp_path: Path):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / ".preflight.py"))
     assert stop.value.code == 0 and "warning: no g++" in capsys.readouterr().err
+
+
+def test_make_show_without_a_video():
+    given = {name: value for name, value in os.environ.items() if not name.startswith("M")}
+    command = ["make", "--no-print-directory", "show", "ARGS="]
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert one_line(done.stderr) == 'error: name a video: make show ARGS="clip.mp4"'
