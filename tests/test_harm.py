@@ -1,8 +1,10 @@
 """Preprocessing under real harm, at scale: kills at random moments, full disks, long videos."""
 
+import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +148,54 @@ def test_twenty_full_disks(finished, tmp_path):
         assert run_flows(layout, "--clips-per-shard", 2).exit_code == 0
         for kind in ("frames", "flows"):
             assert checksums(layout.root / kind) == checksums(finished.root / kind)
+
+
+SMALL_DISK = """
+set -u
+mount -t tmpfs -o size=$SIZE tmpfs "$OUT" || exit 99
+mkdir -p "$OUT/rendered" && cp "$MANIFEST" "$OUT/rendered/manifest.csv"
+flows() { "$PYTHON" -m preprocess.flows --dataset rendered --out "$OUT" --videos "$VIDEOS" \\
+  --pool in-process --clips-per-shard 2; }
+boxes() { "$PYTHON" -m preprocess.boxes --dataset rendered --out "$OUT" --workers 1; }
+flows; echo "flows $?"
+mount -o remount,size=50m "$OUT"
+flows; echo "flows $?"
+mount -o remount,size=$(( $(du -sk "$OUT" | cut -f1) + $LEFT ))k "$OUT"
+boxes; echo "boxes $?"
+mount -o remount,size=50m "$OUT"
+boxes; echo "boxes $?"
+cd "$OUT/rendered" && sha256sum frames/*.h5 flows/*.h5 boxes/*.h5 */dataset.json
+"""
+
+
+@pytest.mark.parametrize("size, left", [("8k", 4), ("64k", 12), ("128k", 40)])
+def test_a_small_disk_of_its_own(finished, tmp_path, size, left):
+    """A file system that is full for every file, until it is made larger."""
+    environment = {
+        "SIZE": size, "LEFT": str(left), "OUT": str(tmp_path), "PYTHON": sys.executable,
+        "MANIFEST": str(finished.manifest), "VIDEOS": str(finished.videos),
+    }  # fmt: skip
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare: a file system cannot be mounted for this test alone")
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    if "flows" not in done.stdout:
+        pytest.skip(f"no file system can be mounted here: {done.stderr[-200:]}")
+    statuses = re.findall(r"^(?:flows|boxes) (\d+)$", done.stdout, re.MULTILINE)
+    assert statuses == ["1", "0", "1", "0"], done.stdout + done.stderr
+    assert done.stderr.count("no space left to write") == 2 and "Traceback" not in done.stderr
+    lines = done.stdout.splitlines()
+    found = dict(reversed(line.split("  ")) for line in lines if re.match("[0-9a-f]{64}  ", line))
+    assert found == {
+        f"{kind}/{name}": sha256
+        for kind in ("frames", "flows", "boxes")
+        for name, sha256 in checksums(finished.root / kind).items()
+    }
 
 
 MEASURE_PEAK = """

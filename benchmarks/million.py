@@ -1,0 +1,126 @@
+"""One million clips: the manifest, the shard index and the order of an epoch, in time and memory.
+
+    python -m benchmarks.million
+
+Renders a manifest.csv of a million rows, the dataset.json of frames/, flows/ and boxes/, and frames
+shards with the clips' heads and two frames a clip of a few bytes (no videos).
+Then, in a process of its own: read the manifest and its digest, read each dataset.json, find all
+clips in the shards as training does, and draw the order of an epoch. Peak memory is that process's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, manifest_digest, write_manifest
+from shared.run_record import versions
+from shared.shard_index import DatasetIndex, ShardEntry, shard_name, write_index
+from shared.shards import write_shard
+
+PER_SHARD = 512
+FRAMES = 2  # of a clip
+
+READ = """
+import json, resource, sys, time
+from pathlib import Path
+
+import numpy
+
+def seconds_of(what, work):
+    began, used = time.perf_counter(), time.process_time()
+    result = work()
+    spent[what] = round(time.perf_counter() - began, 2), round(time.process_time() - used, 2)
+    return result
+
+spent = {}
+from shared.layout import DatasetLayout
+from shared.manifest import manifest_digest, read_manifest
+from shared.shard_index import read_index
+from train.clip_table import read_clip_table
+from train.sampler import epoch_order
+
+layout = DatasetLayout(Path(sys.argv[1]), "million")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+clips = seconds_of("manifest", lambda: read_manifest(layout.manifest))
+seconds_of("manifest digest", lambda: manifest_digest(clips))
+folders = layout.frames, layout.flows, layout.boxes
+indexes = seconds_of("shard index", lambda: [read_index(folder) for folder in folders])
+assert [index.num_clips for index in indexes] == [len(clips)] * 3
+del clips, indexes
+table = seconds_of("clips in the shards", lambda: read_clip_table(layout, ("train",), False))
+order = seconds_of("order of an epoch", lambda: epoch_order(table.shard, 0, 0, 8))
+assert numpy.array_equal(numpy.sort(order), numpy.arange(len(table)))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({
+    "clips": len(table), "seconds_clock_and_processor": spent,
+    "seconds": round(sum(clock for clock, _ in spent.values()), 2),
+    "processor_seconds": round(sum(used for _, used in spent.values()), 2),
+    "peak_megabytes": round(peak / 1e6), "of_which_imports": round(before / 1e6),
+}))
+"""
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--clips", type=click.IntRange(1), default=1_000_000, metavar="COUNT")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON")
+def main(clips: int, out: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        render(DatasetLayout(Path(folder), "million"), clips)
+        done = subprocess.run(
+            [sys.executable, "-c", READ, folder],
+            cwd=Path(__file__).resolve().parents[1],
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+    result = json.loads(done.stdout) | {"versions": versions()}
+    print(json.dumps(result, indent=1))
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def render(layout: DatasetLayout, num_clips: int) -> None:
+    clips = [
+        Clip(f"{n:07d}", f"{n % 1000:03d}/{n:07d}.webm", split="train", label=n % 174)
+        for n in range(num_clips)
+    ]
+    write_manifest(layout.manifest, clips)
+    digest = manifest_digest(clips)
+    entries: dict[str, list[ShardEntry]] = {"frames": [], "flows": [], "boxes": []}
+    for first in tqdm(range(0, num_clips, PER_SHARD), "rendering", unit="shard"):
+        name, ids = shard_name(first // PER_SHARD), clips[first : first + PER_SHARD]
+        num_bytes, sha256 = write_shard(layout.frames / name, "frames", heads(ids), {})
+        for those in entries.values():
+            those.append(ShardEntry(name, num_bytes, sha256, len(ids)))
+    for kind, those in entries.items():
+        index = DatasetIndex(kind, layout.dataset, {}, PER_SHARD, digest, those)
+        write_index(layout.root / kind, index)
+
+
+def heads(clips: list[Clip]) -> dict[str, np.ndarray]:
+    """A frames shard whose pictures are a few bytes: only where they lie is read here."""
+    num_frames = FRAMES * len(clips)
+    ends = np.arange(1, len(clips) + 1, dtype="<i8") * FRAMES
+    sizes = np.tile(np.array([427, 240], "<i4"), (len(clips), 1))
+    return {
+        "/clip/id": np.array([clip.clip_id.encode() for clip in clips], "S64"),
+        "/clip/frames": np.stack([ends - FRAMES, ends], axis=1),
+        "/clip/size": sizes,
+        "/clip/stored_size": sizes,
+        "/frame/pts_seconds": np.arange(num_frames) / 12,
+        "/jpeg/offsets": np.arange(num_frames + 1, dtype="<i8") * 16,
+        "/jpeg/values": np.zeros(16 * num_frames, "|u1"),
+    }
+
+
+if __name__ == "__main__":
+    main()
