@@ -10,10 +10,9 @@ was; one that is complete says so and ends.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess import resume
-from preprocess.processes import start_worker
+from preprocess.processes import executor
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
 from shared.grid import canonical_view, positions_inside, union_box
@@ -153,16 +152,11 @@ def shard_maker(num_workers: int) -> Iterator[Any]:
     if num_workers <= 1:
         yield lambda tasks: (make_shard(*task) for task in tasks)
         return
-    executor = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), initializer=start_worker
-    )
-    try:
+    with executor(num_workers) as pool:
         yield lambda tasks: (
             future.result()
-            for future in as_completed([executor.submit(make_shard, *task) for task in tasks])
+            for future in as_completed([pool.submit(make_shard, *task) for task in tasks])
         )
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def make_shard(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -31,6 +32,22 @@ def start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+@contextmanager
+def executor(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for tasks; stopped by Ctrl-C or an error, it does not wait for those under way."""
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, context, initializer=start_worker)
+    try:
+        yield pool
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def results_of(
     function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
 ) -> Iterator[tuple[Task, Result | None]]:
@@ -42,7 +59,7 @@ def results_of(
     waiting = deque(tasks)
     while waiting:
         running: dict[Future, Task] = {}
-        with _executor(num_workers) as pool:
+        with executor(num_workers) as pool:
             try:
                 while waiting or running:
                     while waiting and len(running) < num_workers:
@@ -58,13 +75,8 @@ def results_of(
 
 
 def _alone(function: Callable[[Task], Result], task: Task) -> Result | None:
-    with _executor(1) as pool:
+    with executor(1) as pool:
         try:
             return pool.submit(function, task).result()
         except BrokenProcessPool:
             return None
-
-
-def _executor(num_workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(num_workers, context, initializer=start_worker)

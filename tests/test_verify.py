@@ -1,8 +1,12 @@
 """verify names what is bad, --repair makes that again, and retry takes exactly what failed."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -182,6 +186,18 @@ def deadly(number: int) -> int:
 def test_a_task_that_kills_its_process_costs_itself_alone():
     found = dict(results_of(deadly, range(10), 2))
     assert found == {n: None if n % 5 == 3 else n * n for n in range(10)}
+
+
+def sleepy(number: int) -> None:
+    time.sleep(3600)
+
+
+def test_ctrl_c_does_not_wait_for_tasks_under_way():
+    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(results_of(sleepy, range(4), 2))
+    assert not multiprocessing.active_children()
 
 
 # --------------------------------------------------------------------------------------------------
