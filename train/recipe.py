@@ -58,6 +58,9 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
         raise InputError(f"{path} is not TOML: {error}") from None
     sections = ("extends", "model", "loader", "pretrain", "finetune", "evaluate")
     refuse_unknown(tables, dict.fromkeys(sections), str(path))
+    for name, table in tables.items():
+        if name != "extends" and not isinstance(table, Mapping):
+            raise InputError(f"{path}: {name} is {table!r:.60}; a table [{name}] is expected")
     base = tables.pop("extends", None)
     if base is None:
         return tables
