@@ -128,6 +128,8 @@ def decode_clip(clip: Clip, video_root: Path, options: DecodeOptions) -> Iterato
         raise ClipError("decode", str(error)) from None
     except av.error.FFmpegError as error:
         where = f" after {progress.num_frames} frames" if progress else ""
+        if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of too many pixels
+            where += f", or of more than {options.max_pixels} pixels a frame (--max-pixels)"
         raise ClipError("decode", f"damaged or not a video{where}: {error.strerror}") from None
     except (MemoryError, OverflowError, UnicodeError) as error:
         raise ClipError("decode", f"cannot be decoded: {error!r}") from None
