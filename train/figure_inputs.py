@@ -64,8 +64,9 @@ class ClipViews:
     def __init__(self, table: ClipTable, config: PretrainConfig | FinetuneConfig) -> None:
         self.table = table
         loader = LoaderConfig(workers=0)
+        box = config.head.box if isinstance(config, FinetuneConfig) else "clip"  # as masks see it
         self._clips = EvaluateDataset(
-            table, config.model, config.frames, EvaluateConfig(), loader, config.head.box
+            table, config.model, config.frames, EvaluateConfig(), loader, box
         )
 
     def __getitem__(self, index: int) -> SeenClip:
