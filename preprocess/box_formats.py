@@ -1,18 +1,21 @@
-"""Formats of annotated boxes: Something-Else JSON, plain CSV, and two of EPIC-KITCHENS.
+"""Formats of annotated boxes: Something-Else JSON, COCO JSON, plain CSV, two of EPIC-KITCHENS.
 
-All give boxes x1 y1 x2 y2 in pixels, half-open, f4[K,4], by frame of a clip or video.
+All give boxes x1 y1 x2 y2 in pixels, half-open, f4[K,4], by frame of a clip or video. What
+preprocess/export.py writes is read by the same code.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from preprocess.annotations.reading import read_csv, read_text, whole_number
 from preprocess.box_annotations import BoxAnnotations, Frames, ReadOptions, box_array, find_files
+from preprocess.coco_boxes import open_coco
 from preprocess.epic_boxes import open_epic55, open_epic_hand_objects
 from shared.errors import InputError
 
@@ -31,18 +34,28 @@ def open_annotations(
     Raises:
         InputError: nothing there, or not in that format, with file and row.
     """
-    if not path.exists():
-        raise InputError(f"no annotations at {path}")
     of_epic = box_format.startswith("epic")
     if options.rate is not None and not of_epic:
         raise InputError(f"--annotation-fps does not apply to {box_format}: its frames are counted")
     if options.min_score is not None and box_format != "epic-hand-objects":
         raise InputError(f"--min-score does not apply to {box_format}: its boxes have no scores")
-    return FORMATS[box_format](path, wanted, options)
+    files = annotation_files(box_format, path)
+    return FORMATS[box_format].open(files, wanted, options)
+
+
+def annotation_files(box_format: str, path: Path) -> list[Path]:
+    """The file itself, or the files of a folder that the format reads, in order.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not path.exists():
+        raise InputError(f"no annotations at {path}")
+    return find_files(path, FORMATS[box_format].pattern)
 
 
 def open_something_else(
-    path: Path, wanted: Collection[str], options: ReadOptions
+    files: Sequence[Path], wanted: Collection[str], options: ReadOptions
 ) -> BoxAnnotations:
     """Something-Else: `{id: [{name: "3201/0001.jpg", labels: [{box2d: {x1,y1,x2,y2}}]}]}`.
 
@@ -50,28 +63,39 @@ def open_something_else(
     and objects. A folder is read as its `*box*.json` (the dataset comes in four parts).
     """
     frames: dict[str, Frames] = {}
-    for part in find_files(path, "*box*.json"):
+    for part in files:
         for clip_id, entries in _top_level_items(part):
             if clip_id in wanted:
                 frames[clip_id] = _something_else_frames(f"{part}, clip {clip_id!r}", entries)
     return BoxAnnotations(frames.keys(), frames.__getitem__)
 
 
-def open_csv(path: Path, wanted: Collection[str], options: ReadOptions) -> BoxAnnotations:
+def open_csv(
+    files: Sequence[Path], wanted: Collection[str], options: ReadOptions
+) -> BoxAnnotations:
     """`<clip_id>.boxes.csv` with the columns frame,x1,y1,x2,y2; other columns are ignored.
 
     Frames count from 0. A row is a box; several rows may speak of one frame; a row with four empty
     coordinates says that the frame has no box.
     """
-    files = {file.name.removesuffix(".boxes.csv"): file for file in find_files(path, "*.boxes.csv")}
-    return BoxAnnotations(files.keys(), lambda clip_id: read_boxes_csv(files[clip_id]))
+    of_clip = {file.name.removesuffix(".boxes.csv"): file for file in files}
+    return BoxAnnotations(of_clip.keys(), lambda clip_id: read_boxes_csv(of_clip[clip_id]))
 
 
-FORMATS: dict[str, Callable[[Path, Collection[str], ReadOptions], BoxAnnotations]] = {
-    "something-else": open_something_else,
-    "csv": open_csv,
-    "epic-hand-objects": open_epic_hand_objects,
-    "epic55": open_epic55,
+@dataclass(frozen=True)
+class BoxFormat:
+    """A format: which files of a folder it is in, and what opens them."""
+
+    pattern: str
+    open: Callable[[Sequence[Path], Collection[str], ReadOptions], BoxAnnotations]
+
+
+FORMATS: dict[str, BoxFormat] = {
+    "something-else": BoxFormat("*box*.json", open_something_else),
+    "coco": BoxFormat("*coco*.json", open_coco),
+    "csv": BoxFormat("*.boxes.csv", open_csv),
+    "epic-hand-objects": BoxFormat("**/*.pkl", open_epic_hand_objects),
+    "epic55": BoxFormat("*object_labels*.csv", open_epic55),
 }
 
 

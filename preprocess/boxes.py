@@ -1,11 +1,16 @@
-"""Motion maps to boxes: a box for each frame, one for the clip, and its tube-mask table.
+"""Boxes of a dataset: one for each frame, one for the clip, and its tube-mask table.
 
     python -m preprocess.boxes --dataset toy --out out
-    python -m preprocess.boxes --dataset ssv2 --out out --preset mofo-code --overwrite
+    python -m preprocess.boxes --dataset ssv2 --out out --preset mofo-code --name mofo-code
+    python -m preprocess.boxes --dataset ssv2 --out out --source dis --name dis
+    python -m preprocess.boxes --dataset ssv2 --out out --name annotated \\
+        --from-annotations boxes.json --format something-else
 
-Reads flows/NNNNN.h5 alone and writes boxes/NNNNN.h5 and their dataset.json, so thresholds are tuned
-without computing flow again: seconds for the toy dataset. A run that was stopped goes on where it
-was; one that is complete says so and ends.
+From motion maps it reads flows/NNNNN.h5 alone (or those of another source), so thresholds are tuned
+without computing flow again: seconds for the toy dataset. From annotated boxes it reads frames/ for
+what clips and frames there are. It writes boxes/NNNNN.h5 and their dataset.json; with --name they
+lie beside, in boxes-NAME/, and training takes them with --set box_source=NAME. A run that was
+stopped goes on where it was; one that is complete says so and ends.
 """
 
 from __future__ import annotations
@@ -16,29 +21,25 @@ from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 from tqdm import tqdm
 
 from preprocess import resume
+from preprocess.box_formats import FORMATS
+from preprocess.box_jobs import Job, read_job
+from preprocess.box_shards import NUM_POSITIONS, PATCH, ShardMaker
 from preprocess.processes import executor
-from shared.errors import InputError, user_errors
+from shared.errors import user_errors
 from shared.files import remove_leftovers
-from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.masking import masked_counts
 from shared.run_record import RunLock, write_options
-from shared.shard_index import DatasetIndex, ShardEntry, read_index, write_index
+from shared.shard_index import DatasetIndex, ShardEntry, write_index
 from shared.shards import ShardReader, write_shard
 
-if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV
-    from preprocess.motion import MotionParameters
-
-CANONICAL_SIZE = 224  # pixels; 14 x 14 positions of 16 px
-PATCH = 16
-NUM_POSITIONS = (CANONICAL_SIZE // PATCH) ** 2
 VIEW = "short side to 224, centre crop"
 MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 
@@ -49,11 +50,27 @@ MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 @click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with flows/")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               help="folder of all datasets; this one is in FOLDER/NAME")  # fmt: skip
+@click.option("--name", metavar="NAME",
+              help="write boxes-NAME/ beside  [default: boxes/]")  # fmt: skip
 # The recipe
-@click.option("--preset", default="default", metavar="NAME",
-              help="default, paper or mofo-code: see preprocess/motion.py")  # fmt: skip
+@click.option("--source", metavar="NAME",
+              help="flow source whose maps to read, such as dis for flows-dis/  [default: flows/]"
+              )  # fmt: skip
+@click.option("--preset", metavar="NAME",
+              help="default, paper or mofo-code: see preprocess/motion.py  [default: default]"
+              )  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER",
               help="change one number of the preset, such as sigma=4; may be repeated")  # fmt: skip
+# Annotated boxes instead
+@click.option("--from-annotations", type=click.Path(path_type=Path), metavar="PATH",
+              help="annotated boxes, not motion: a file, or a folder of them")  # fmt: skip
+@click.option("--format", "box_format", type=click.Choice(list(FORMATS)),
+              help="of the annotations")  # fmt: skip
+@click.option("--min-score", type=click.FloatRange(0, 1), metavar="SCORE",
+              help="epic-hand-objects: least score of a detection  [default: 0.5]")  # fmt: skip
+@click.option("--annotation-fps", type=click.FloatRange(0, min_open=True), metavar="RATE",
+              help="epic-*: frames per second of the frame numbers  [default: as evaluate_boxes]"
+              )  # fmt: skip
 # The run
 @click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
               help="[default: one a core]")  # fmt: skip
@@ -61,78 +78,78 @@ MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 @click.option("--dry-run", is_flag=True, help="print what would be done and stop")
 @user_errors
 def main(**options: Any) -> None:
-    from preprocess.motion import read_parameters
-
     layout = DatasetLayout(options["out"], options["dataset"])
-    flows = read_index(layout.flows)
-    if flows is None:
-        raise InputError(f"{layout.flows} is not complete (no dataset.json); run `make flows`")
-    parameters = read_parameters(options["preset"], options["changes"])
-    wanted = DatasetIndex(
-        kind="boxes",
-        dataset=layout.dataset,
-        config=asdict(parameters) | {"flows": flows.digest},
-        clips_per_shard=flows.clips_per_shard,
-        manifest_digest=flows.manifest_digest,
-    )
-    print(f"boxes: {flows.num_clips} clips in {len(flows.shards)} shards, from {layout.flows}")
-    print("  " + ", ".join(f"{name} {value}" for name, value in asdict(parameters).items()))
+    folder = layout.boxes if options["name"] is None else layout.boxes_of(options["name"])
+    job = read_job(layout, options)
+    wanted = wanted_index(layout, job)
+    print(f"boxes: {job.clips.num_clips} clips in {len(job.clips.shards)} shards, to {folder}")
+    print(f"  {job.what}: " + ", ".join(f"{name} {value}" for name, value in job.config.items()))
     if options["dry_run"]:
         return
     with RunLock(layout.lock):
         if options["overwrite"]:
-            resume.forget(layout.boxes)
-        elif resume.complete_index(layout.boxes, wanted) is not None:
-            print(f"reuse: {layout.boxes} is complete")
+            resume.forget(folder)
+        elif resume.complete_index(folder, wanted) is not None:
+            print(f"reuse: {folder} is complete")
             return
-        write_options(layout.boxes / "options.json", options)
-        compute(layout, flows, wanted, parameters, options["workers"])
-    print_coverage(layout.boxes, wanted)
+        write_options(folder / "options.json", options)
+        compute(folder, job, wanted, options["workers"])
+    print_coverage(folder, wanted)
 
 
 # --------------------------------------------------------------------------------------------------
 # The work
 
 
-def compute(
-    layout: DatasetLayout,
-    flows: DatasetIndex,
-    wanted: DatasetIndex,
-    parameters: MotionParameters,
-    num_workers: int | None,
-) -> None:
+def wanted_index(layout: DatasetLayout, job: Job) -> DatasetIndex:
+    """The index of the boxes that a job makes, without its shards."""
+    return DatasetIndex(
+        kind="boxes",
+        dataset=layout.dataset,
+        config=job.config,
+        clips_per_shard=job.clips.clips_per_shard,
+        manifest_digest=job.clips.manifest_digest,
+    )
+
+
+def compute(folder: Path, job: Job, wanted: DatasetIndex, num_workers: int | None) -> None:
     """Make the shards that are missing and dataset.json last."""
     # ----- What an earlier run finished
-    remove_leftovers(layout.boxes)
-    journal = resume.Journal(layout.boxes, resume.described(wanted))
+    remove_leftovers(folder)
+    journal = resume.Journal(folder, resume.described(wanted))
+    shards = job.clips.shards
     if journal.finished:
-        journal.keep_intact({"boxes": layout.boxes})
-        print(f"going on: {len(journal.finished)} of {len(flows.shards)} shards are finished")
+        journal.keep_intact({"boxes": folder})
+        print(f"going on: {len(journal.finished)} of {len(shards)} shards are finished")
+    maker = job.make_maker()
+    if not job.parallel:
+        num_workers = 1
+    elif num_workers is None:
+        num_workers = len(os.sched_getaffinity(0))
     journal.start()
-    todo = [number for number in range(len(flows.shards)) if number not in journal.finished]
+    todo = [number for number in range(len(shards)) if number not in journal.finished]
 
     # ----- Shard by shard, several at a time
-    names = [shard.name for shard in flows.shards]
     tasks = [
         (
             number,
-            layout.flows / names[number],
-            layout.boxes / names[number],
-            parameters,
-            wanted.config | {"flows": flows.shards[number].sha256},
+            job.folder / shards[number].name,
+            folder / shards[number].name,
+            maker,
+            wanted.config | {job.clips.kind: shards[number].sha256},
         )
         for number in todo
     ]
-    num_todo = sum(flows.shards[number].clips for number in todo)
+    num_todo = sum(shards[number].clips for number in todo)
     with (
         tqdm(
-            total=flows.num_clips,
-            initial=flows.num_clips - num_todo,
+            total=job.clips.num_clips,
+            initial=job.clips.num_clips - num_todo,
             desc="boxes",
             unit="clip",
             mininterval=0.5,
         ) as progress,
-        shard_maker(min(num_workers or len(os.sched_getaffinity(0)), len(todo))) as make,
+        shard_maker(min(num_workers, len(todo))) as make,
     ):
         for number, entry in make(tasks):
             journal.add({"shard": number, "boxes": asdict(entry)})
@@ -140,9 +157,9 @@ def compute(
 
     # ----- Everything is there: say so, once
     entries = journal.entries("boxes")
-    resume.remove_other_shards(layout.boxes, entries)
+    resume.remove_other_shards(folder, entries)
     wanted.shards.extend(entries)
-    write_index(layout.boxes, wanted)
+    write_index(folder, wanted)
     journal.remove()
 
 
@@ -160,60 +177,13 @@ def shard_maker(num_workers: int) -> Iterator[Any]:
 
 
 def make_shard(
-    number: int, flows_path: Path, path: Path, parameters: MotionParameters, config: dict[str, Any]
+    number: int, source: Path, path: Path, maker: ShardMaker, config: dict[str, Any]
 ) -> tuple[int, ShardEntry]:
-    """Write the boxes shard of one flows shard; returns its number and entry."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    arrays = shard_arrays(flows_path, parameters)
+    """Write the boxes shard of one shard of the source; returns its number and entry."""
+    arrays = maker.arrays(source)
     attributes = config | {"grid": "14x14", "patch": PATCH, "view": VIEW}
     num_bytes, sha256 = write_shard(path, "boxes", arrays, attributes)
     return number, ShardEntry(path.name, num_bytes, sha256, len(arrays["/clip/id"]))
-
-
-def shard_arrays(flows_path: Path, parameters: MotionParameters) -> dict[str, np.ndarray]:
-    """All arrays of a boxes shard."""
-    from preprocess.motion import contour_vertices, expand, motion_boxes
-
-    with ShardReader(flows_path, "flows") as reader:
-        sizes, frames = reader["/clip/size"], reader["/clip/frames"]
-        map_sizes, scales = reader["/clip/map_size"], reader["/motion/scale"]
-        boxes = np.full((reader.num_frames, 4), np.nan, dtype="<f4")
-        scores = np.zeros(reader.num_frames, dtype="<f4")
-        clip_boxes = np.full((reader.num_clips, 4), np.nan, dtype="<f4")
-        tubes: list[np.ndarray] = []
-        vertices: list[np.ndarray] = []
-        for clip, (first, last) in enumerate(frames):
-            width, height = map_sizes[clip]
-            values = reader.ragged("/motion/offsets", "/motion/values", first, last)
-            maps = expand(np.stack(values).reshape(-1, height, width), scales[first:last])
-            found, scores[first:last] = motion_boxes(maps, parameters)
-            to_source = sizes[clip] / map_sizes[clip]
-            boxes[first:last] = found * np.tile(to_source, 2)
-            vertices += contour_vertices(maps, parameters, to_source)
-            clip_boxes[clip] = union_box(boxes[first:last])
-            tubes.append(tube_positions(clip_boxes[clip], sizes[clip]))
-        return {
-            "/clip/id": reader["/clip/id"],
-            "/clip/frames": frames,
-            "/clip/size": sizes,
-            "/frame/pts_seconds": reader["/frame/pts_seconds"],
-            "/clip/box": clip_boxes,
-            "/box/xyxy": boxes,
-            "/box/score": scores,
-            "/contour/offsets": np.cumsum([0, *map(len, vertices)], dtype="<i8"),
-            "/contour/vertices": np.concatenate([np.empty((0, 3), "<i2"), *vertices]),
-            "/tube/offsets": np.cumsum([0, *map(len, tubes)], dtype="<i8"),
-            "/tube/index": np.concatenate([np.empty(0, "<i2"), *tubes]).astype("<i2"),
-        }
-
-
-def tube_positions(box: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Sorted positions row * 14 + column inside a clip box [4] in source pixels; size = (w, h)."""
-    view = canonical_view(int(size[0]), int(size[1]), CANONICAL_SIZE)
-    inside = positions_inside(view.apply(box), (CANONICAL_SIZE, CANONICAL_SIZE), PATCH)
-    return np.flatnonzero(inside)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -235,7 +205,7 @@ def print_coverage(folder: Path, index: DatasetIndex) -> None:
         return
     print(
         f"  without a position inside the box: {np.mean(inside == 0):.1%} of the clips; "
-        f"without motion: {np.mean(~moving):.1%} of the frames"
+        f"without a box: {np.mean(~moving):.1%} of the frames"
     )
     print(f"  positions inside the clip's box, of {NUM_POSITIONS}, and number of clips:")
     edges = [0, 1, *range(20, NUM_POSITIONS, 20), NUM_POSITIONS, NUM_POSITIONS + 1]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from preprocess.box_jobs import source_of
 from preprocess.flow_options import shard_kind
 from preprocess.shard_checks import ShardFile, ShardsOfNumber
 from shared.errors import InputError
@@ -56,7 +57,7 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
                 f"{layout.root / name} is not complete (no dataset.json); `make flows` goes on"
             )
         else:
-            goal = "make boxes" if name == "boxes" else "make flows"
+            goal = "make boxes" if name.startswith("boxes") else "make flows"
             found.problems.append((layout.root / name, f"is not complete; `{goal}` goes on"))
     for name in found.indexes:
         found.problems += ((layout.root / name, said) for said in _index_problems(found, name))
@@ -65,14 +66,14 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
 
 
 def folder_names(layout: DatasetLayout) -> list[str]:
-    """frames, flows, those of further flows, and boxes where they were begun."""
+    """frames, flows, those of further flows, and all boxes that were begun."""
     others = sorted(path.name for path in layout.root.glob("flows-*") if path.is_dir())
-    return ["frames", "flows", *others, *(["boxes"] if layout.boxes.is_dir() else [])]
+    return ["frames", "flows", *others, *(folder.name for folder in layout.boxes_folders())]
 
 
 def _index_problems(found: FoundDataset, name: str) -> Iterator[str]:
     index, folder = found.indexes[name], found.layout.root / name
-    kind = "boxes" if name == "boxes" else shard_kind(name)
+    kind = "boxes" if name.startswith("boxes") else shard_kind(name)
     if index.kind != kind:
         yield f"dataset.json says that it holds {index.kind}"
     if index.manifest_digest != manifest_digest(found.clips):
@@ -90,9 +91,10 @@ def _index_problems(found: FoundDataset, name: str) -> Iterator[str]:
     first = next(iter(found.indexes.values()))
     if index.clips_per_shard != first.clips_per_shard:
         yield f"{index.clips_per_shard} clips per shard, and frames {first.clips_per_shard}"
-    flows = found.indexes.get("flows")
-    if name == "boxes" and flows and index.config.get("flows") != flows.digest:
-        yield "was made from other flows"
+    if index.kind == "boxes":
+        source, kind = source_of(index.config)
+        if source in found.indexes and index.config.get(kind) != found.indexes[source].digest:
+            yield f"was made from other {source}"
 
 
 def _shards(found: FoundDataset) -> Iterator[ShardsOfNumber]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
 from preprocess.annotations.reading import read_csv, whole_number
-from preprocess.box_annotations import BoxAnnotations, ReadOptions, box_array, find_files
+from preprocess.box_annotations import BoxAnnotations, ReadOptions, box_array
 from preprocess.hand_object_detections import read_detections
 from shared.errors import InputError
 
@@ -27,29 +27,31 @@ EPIC55_SIZES = {f"P12_0{n}": (1280, 720) for n in range(1, 5)} | {
 
 
 def open_epic_hand_objects(
-    path: Path, wanted: Collection[str], options: ReadOptions
+    files: Sequence[Path], wanted: Collection[str], options: ReadOptions
 ) -> BoxAnnotations:
     """Hand and object detections of EPIC-KITCHENS-100: one `<video_id>.pkl` a video."""
-    files = {file.stem: file for file in find_files(path, "**/*.pkl")}
+    of_video = {file.stem: file for file in files}
     min_score = 0.5 if options.min_score is None else options.min_score  # as their authors advise
     return BoxAnnotations(
-        names=files.keys(),
+        names=of_video.keys(),
         # Clips of a video stand together, so one video is read once.
-        load=lru_cache(maxsize=1)(lambda name: read_detections(files[name], min_score)),
+        load=lru_cache(maxsize=1)(lambda name: read_detections(of_video[name], min_score)),
         of_videos=True,
         rate=partial(_epic_rate, options.rate),
         annotated_size=lambda name: (1.0, 1.0),
     )
 
 
-def open_epic55(path: Path, wanted: Collection[str], options: ReadOptions) -> BoxAnnotations:
+def open_epic55(
+    files: Sequence[Path], wanted: Collection[str], options: ReadOptions
+) -> BoxAnnotations:
     """EPIC_train_object_labels.csv: video_id,frame,bounding_boxes "[(top, left, height, width)]".
 
     Frame numbers count from 1 at the video's own rate; boxes are in pixels of the original video.
     """
     videos = {clip_id.rpartition("_")[0] for clip_id in wanted} | set(wanted)
     boxes: dict[str, dict[int, list]] = defaultdict(lambda: defaultdict(list))
-    for file in find_files(path, "*object_labels*.csv"):
+    for file in files:
         for where, row in read_csv(file, ("video_id", "frame", "bounding_boxes")):
             if row["video_id"] in videos:
                 number = whole_number(row["frame"], "frame", where)

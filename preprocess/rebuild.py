@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess import boxes, flows, resume
+from preprocess.box_jobs import motion_job, source_of
 from preprocess.failures import write_failures
 from preprocess.messages import ClipFailed, Event, Job
 from preprocess.plan import Plan, make_plan
@@ -46,7 +47,8 @@ def repair(layout: DatasetLayout, bad: dict[str, set[int]], given: dict[str, Any
         InputError: a clip that was good can no longer be made, or what decided the shards (options,
             manifest) is no longer known.
     """
-    numbers = set().union(*(those for name, those in bad.items() if name != "boxes"))
+    of_boxes = {folder.name for folder in layout.boxes_folders()}
+    numbers = set().union(*(those for name, those in bad.items() if name not in of_boxes))
     if numbers:
         plan, options = finished_plan(layout, given)
         failed_before = {record["clip_id"] for record in read_jsonl(layout.failures)}
@@ -61,7 +63,7 @@ def repair(layout: DatasetLayout, bad: dict[str, set[int]], given: dict[str, Any
 
         places = [place for number in sorted(numbers) for place in plan.places(number)]
         rebuild(plan, options, places, "repair", refuse_loss)
-    renew_boxes(layout, bad.get("boxes", set()))
+    renew_boxes(layout, bad)
 
 
 def finished_plan(layout: DatasetLayout, given: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
@@ -221,46 +223,58 @@ def _put_in_place(
     return left
 
 
-def renew_boxes(layout: DatasetLayout, bad: Iterable[int] = ()) -> None:
-    """Make those boxes shards again that are bad, or whose flows shard has been replaced."""
+def renew_boxes(layout: DatasetLayout, bad: Mapping[str, Iterable[int]]) -> None:
+    """Make those boxes shards again that are bad, or whose flows shard has been replaced.
+
+    Args:
+        bad: numbers of shards, by name of the folder.
+    """
+    for folder in layout.boxes_folders():
+        _renew(layout, folder, bad.get(folder.name, ()))
+
+
+def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
     from preprocess.motion import MotionParameters
 
-    if not layout.boxes.is_dir():
+    index = read_index(folder)
+    name, kind = source_of({} if index is None else index.config)
+    source = read_index(layout.root / name)
+    if index is None or source is None:
+        print(f"{folder} is not complete; `make boxes` goes on", file=sys.stderr)
         return
-    index, flows_index = read_index(layout.boxes), read_index(layout.flows)
-    if index is None or flows_index is None:
-        print(f"{layout.boxes} is not complete; `make boxes` goes on", file=sys.stderr)
-        return
-    numbers = {name: value for name, value in index.config.items() if name != "flows"}
-    wanted = DatasetIndex(
-        kind="boxes",
-        dataset=layout.dataset,
-        config=numbers | {"flows": flows_index.digest},
-        clips_per_shard=flows_index.clips_per_shard,
-        manifest_digest=flows_index.manifest_digest,
-    )
     stale = set(bad) | {
         number
-        for number, (entry, source) in enumerate(zip(index.shards, flows_index.shards, strict=True))
-        if _flows_of(layout.boxes / entry.name) != source.sha256
+        for number, (entry, made_of) in enumerate(zip(index.shards, source.shards, strict=True))
+        if _source_digest(folder / entry.name, kind) != made_of.sha256
     }
-    if not stale and index.config == wanted.config:
+    if not stale and index.config[kind] == source.digest:
         return
-    resume.forget(layout.boxes)
-    journal = resume.Journal(layout.boxes, resume.described(wanted))
+    if kind == "frames":
+        print(
+            f"{folder} was made of annotations, and is not as the frames are now; make it again "
+            "with `preprocess.boxes --from-annotations ... --overwrite`",
+            file=sys.stderr,
+        )
+        return
+    left_out = ("flows", "made_from")
+    numbers = {option: value for option, value in index.config.items() if option not in left_out}
+    job = motion_job(layout.root / name, MotionParameters(**numbers))
+    wanted = boxes.wanted_index(layout, job)
+    resume.forget(folder)
+    journal = resume.Journal(folder, resume.described(wanted))
     journal.finished = {
         number: {"shard": number, "boxes": asdict(entry)}
         for number, entry in enumerate(index.shards)
         if number not in stale
     }
     journal.start()
-    boxes.compute(layout, flows_index, wanted, MotionParameters(**numbers), None)
+    boxes.compute(folder, job, wanted, None)
 
 
-def _flows_of(path: Path) -> str | None:
-    """sha256 of the flows shard that a boxes shard was made from; None where it cannot be read."""
+def _source_digest(path: Path, kind: str) -> str | None:
+    """sha256 of the shard that a boxes shard was made from; None where it cannot be read."""
     try:
         with ShardReader(path, "boxes") as reader:
-            return reader.attributes.get("flows")
+            return reader.attributes.get(kind)
     except InputError:
         return None

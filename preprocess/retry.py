@@ -58,7 +58,7 @@ def main(dataset: str, out: Path, **given: Any) -> None:
         print(f"retry: {len(places)} clips of {layout.failures}, videos in {options['videos']}")
         failures = rebuild(plan, options, places, "retry") if places else []
         # Also where there was nothing to try: an earlier run may have been killed before this.
-        renew_boxes(layout)
+        renew_boxes(layout, {})
     flows.report_failures(layout, failures)
 
 

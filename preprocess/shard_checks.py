@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from preprocess.box_jobs import source_of
 from shared.errors import InputError
 from shared.shard_index import ShardEntry
 from shared.shards import ShardReader
@@ -117,11 +118,13 @@ def content_problems(reader: ShardReader, shards: ShardsOfNumber, name: str) -> 
     """What contradicts itself, the manifest or the options, in a shard whose chunks are whole."""
     file = shards.files[name]
     for option, value in file.config.items():
-        if option != "flows" and reader.attributes.get(option) != value:
+        if option not in ("flows", "frames") and reader.attributes.get(option) != value:
             yield f"made with {option} {reader.attributes.get(option)}, dataset.json says {value}"
-    flows = shards.files.get("flows")
-    if name == "boxes" and flows and reader.attributes.get("flows") != flows.entry.sha256:
-        yield "made from another flows shard"
+    if reader.kind == "boxes":
+        folder, kind = source_of(file.config)
+        source = shards.files.get(folder)
+        if source and reader.attributes.get(kind) != source.entry.sha256:
+            yield f"made from another {folder} shard"
     yield from _clip_problems(reader, shards)
     of_kind = {"frames": _frames_problems, "flows": _flows_problems, "boxes": _boxes_problems}
     yield from of_kind[reader.kind](reader)
@@ -184,7 +187,7 @@ def _boxes_problems(reader: ShardReader) -> Iterator[str]:
         if not np.all(inside | np.isnan(boxes).all(axis=1)):
             yield f"{path} has a box outside its frame, or turned over"
     score = reader["/box/score"]
-    if not np.all((score >= 0) & (score <= 1.001)):
+    if not np.isnan(score).all() and not np.all((score >= 0) & (score <= 1.001)):
         yield "/box/score is not a share"
     yield from _offset_problems(reader, "/contour/offsets", reader.length("/contour/vertices"))
     yield from _offset_problems(reader, "/tube/offsets", reader.length("/tube/index"))

@@ -23,11 +23,7 @@ class DatasetLayout:
     dataset: str
 
     def __post_init__(self) -> None:
-        if not DATASET_NAME.fullmatch(self.dataset):
-            raise InputError(
-                f"dataset name {self.dataset!r}: letters, digits, '.', '_' and '-' are allowed, "
-                "beginning with a letter or digit"
-            )
+        _check_name("dataset name", self.dataset)
 
     @property
     def root(self) -> Path:
@@ -69,6 +65,16 @@ class DatasetLayout:
     def boxes(self) -> Path:
         return self.root / "boxes"
 
+    def boxes_of(self, name: str) -> Path:
+        """Further boxes, beside the first: `boxes-annotated`."""
+        _check_name("boxes name", name)
+        return self.root / f"boxes-{name}"
+
+    def boxes_folders(self) -> list[Path]:
+        """The boxes that were begun: boxes/ and those beside it."""
+        beside = sorted(path for path in self.root.glob("boxes-*") if path.is_dir())
+        return [path for path in (self.boxes, *beside) if path.is_dir()]
+
     @property
     def runs(self) -> Path:
         """One folder a training run."""
@@ -87,3 +93,11 @@ class DatasetLayout:
     def videos(self) -> Path:
         """Videos of the toy dataset, rendered into OUT; others live where the user says."""
         return self.root / "videos"
+
+
+def _check_name(what: str, name: str) -> None:
+    if not DATASET_NAME.fullmatch(name):
+        raise InputError(
+            f"{what} {name!r}: letters, digits, '.', '_' and '-' are allowed, beginning with a "
+            "letter or digit"
+        )

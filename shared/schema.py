@@ -168,7 +168,13 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "pixel",
             "x1 y1 x2 y2 of the frame's motion, source, half-open; NaN where nothing moves",
         ),
-        Field("/box/score", "<f4", ("F",), "share", "of the frame's motion energy inside its box"),
+        Field(
+            "/box/score",
+            "<f4",
+            ("F",),
+            "share",
+            "of the frame's motion energy inside its box; NaN for annotated boxes",
+        ),
         Field(
             "/contour/offsets",
             "<i8",

@@ -64,7 +64,7 @@ def test_the_histogram_shows_what_the_ratio_does(layout):
     output = run_boxes(layout).output
     assert "positions inside the clip's box, of 196" in output
     assert "mask ratio 90% with 75% inside masks in effect" in output
-    assert "without motion: " in output
+    assert "without a box: " in output
 
 
 def test_workers_do_not_change_bytes(layout, tmp_path):

@@ -1,0 +1,163 @@
+"""What `preprocess.boxes` is asked to make boxes of: motion maps of a source, or annotations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from preprocess.box_annotations import ReadOptions
+from preprocess.box_formats import FORMATS, annotation_files, open_annotations
+from preprocess.box_shards import FromAnnotations, FromMotion, ShardMaker
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.shard_index import DatasetIndex, read_index
+from shared.shards import ShardReader
+
+if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV
+    from preprocess.motion import MotionParameters
+
+OF_MOTION = ("source", "preset", "changes", "workers")
+OF_ANNOTATIONS = ("box_format", "min_score", "annotation_fps")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where clips come from and what is made of them.
+
+    Attributes:
+        what: in words, for the screen.
+        folder: shards that are read, one for each that is written.
+        clips: their index.
+        config: what decides the content of the boxes.
+        parallel: whether shards may be made in several processes.
+        make_maker: called once it is known that there is work to do; reads annotations.
+    """
+
+    what: str
+    folder: Path
+    clips: DatasetIndex
+    config: dict[str, Any]
+    parallel: bool
+    make_maker: Callable[[], ShardMaker]
+
+
+def read_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
+    """The job that the options of the command ask for.
+
+    Raises:
+        InputError: options that do not go together, or nothing to read.
+    """
+    _refuse_unused(options)
+    if options["from_annotations"] is not None:
+        return _annotated_job(layout, options)
+    return _motion_job(layout, options)
+
+
+def _refuse_unused(options: dict[str, Any]) -> None:
+    """Options of motion maps do not go with annotations, nor the other way round."""
+    annotated = options["from_annotations"] is not None
+    names = {"changes": "set", "box_format": "format"}
+    for option in OF_MOTION if annotated else OF_ANNOTATIONS:
+        if options[option] not in (None, ()):
+            name = names.get(option, option).replace("_", "-")
+            relation = "does not go with" if annotated else "is of"
+            raise InputError(f"--{name} {relation} --from-annotations")
+    if annotated and options["box_format"] is None:
+        raise InputError(f"--from-annotations needs --format: {', '.join(FORMATS)}")
+
+
+def _motion_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
+    from preprocess.motion import read_parameters
+
+    parameters = read_parameters(options["preset"] or "default", options["changes"])
+    return motion_job(_flows_folder(layout, options["source"]), parameters)
+
+
+def motion_job(folder: Path, parameters: MotionParameters) -> Job:
+    """Boxes from the motion maps of finished flows."""
+    flows = read_index(folder)
+    assert flows is not None, folder
+    config = asdict(parameters) | {"flows": flows.digest} | made_from(folder)
+    what = f"motion maps of {folder}"
+    return Job(what, folder, flows, config, True, lambda: FromMotion(parameters))
+
+
+def made_from(folder: Path) -> dict[str, str]:
+    """What a config says of where boxes come from; flows/ goes without saying."""
+    return {} if folder.name == "flows" else {"made_from": folder.name}
+
+
+def source_of(config: dict[str, Any]) -> tuple[str, str]:
+    """(folder, kind) of the shards that boxes with this config were made from."""
+    folder = str(config.get("made_from", "flows"))
+    return folder, "frames" if folder == "frames" else "flows"
+
+
+def _flows_folder(layout: DatasetLayout, source: str | None) -> Path:
+    """The finished flows of a source; None is whatever lies in flows/.
+
+    Raises:
+        InputError: they are not there, or not finished.
+    """
+    first = read_index(layout.flows)
+    if first is not None and source in (None, first.config.get("flow_source")):
+        return layout.flows
+    if source is None:
+        raise InputError(f"{layout.flows} is not complete (no dataset.json); run `make flows`")
+    folder = layout.flows_of(source)
+    if read_index(folder) is None:
+        raise InputError(
+            f"{folder} is not there or not complete (no dataset.json); run "
+            f"`make flows ARGS='--source tvl1,{source}'`"
+        )
+    return folder
+
+
+def _annotated_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
+    """Boxes from annotation files, on the frames of frames/."""
+    frames = read_index(layout.frames)
+    if frames is None:
+        raise InputError(f"{layout.frames} is not complete (no dataset.json); run `make flows`")
+    path, box_format = options["from_annotations"], options["box_format"]
+    given = ReadOptions(options["min_score"], options["annotation_fps"])
+    config = {
+        "annotations": _files_digest(annotation_files(box_format, path)),
+        "format": box_format,
+        "min_score": given.min_score,
+        "annotation_fps": given.rate,
+        "frames": frames.digest,
+    } | made_from(layout.frames)
+
+    def make_maker() -> FromAnnotations:
+        clip_ids: set[str] = set()
+        for shard in frames.shards:
+            with ShardReader(layout.frames / shard.name, "frames") as reader:
+                clip_ids.update(reader.clip_ids())
+        annotations = open_annotations(box_format, path, frozenset(clip_ids), given)
+        known = sum(annotations.name_of(clip_id) is not None for clip_id in clip_ids)
+        if not known:
+            names = ", ".join(sorted(annotations.names)[:3]) or "none at all"
+            raise InputError(
+                f"no clip of {layout.frames} is annotated in {path}: clips here "
+                f"{min(clip_ids, default='none')}, ..., annotated there {names}"
+            )
+        print(f"  {known} of {len(clip_ids)} clips are annotated")
+        return FromAnnotations(annotations)
+
+    # Annotations are large, and read once.
+    return Job(f"annotated boxes of {path}", layout.frames, frames, config, False, make_maker)
+
+
+def _files_digest(files: list[Path]) -> str:
+    """sha256 over the names and contents of files."""
+    hashed = hashlib.sha256()
+    for file in tqdm(files, "hashing annotations", unit="file", leave=False, delay=1):
+        with open(file, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        hashed.update(f"{file.name} {content}\n".encode())
+    return hashed.hexdigest()
