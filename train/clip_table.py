@@ -16,6 +16,7 @@ from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
 NO_LABEL = -1
+DEFAULT_BOXES = "default"  # the boxes that lie in boxes/; others are in boxes-<name>/
 FLOW = "flow"  # the motion source that lies in flows/; another one is in flows-<name>/
 
 
@@ -88,13 +89,18 @@ class ClipTable:
 
 
 def read_clip_table(
-    layout: DatasetLayout, splits: Sequence[str], boxes: bool, motion: MotionNeeds | None = None
+    layout: DatasetLayout,
+    splits: Sequence[str],
+    boxes: bool,
+    motion: MotionNeeds | None = None,
+    box_source: str = DEFAULT_BOXES,
 ) -> ClipTable:
     """Find the clips of `splits` in the shards of a dataset.
 
     Args:
         boxes: whether motion boxes are needed; they are then checked to fit the frames.
         motion: what of the flows shards is needed, and then checked likewise; None for nothing.
+        box_source: which boxes; "default" for boxes/, another name for boxes-<name>/.
 
     Raises:
         InputError: no shards, shards of another manifest, shards that do not hold the same clips
@@ -105,7 +111,8 @@ def read_clip_table(
     index = _read_index(layout.frames, "frames", "make flows", digest)
     beside = []
     if boxes:
-        beside.append(_Beside(layout.boxes, "boxes", "make boxes", digest, index))
+        folder, goal = _boxes_folder(layout, box_source)
+        beside.append(_Beside(folder, "boxes", goal, digest, index))
     if motion is not None:
         folder, goal = _motion_folder(layout, motion.source)
         beside.append(_Beside(folder, "flows", goal, digest, index))
@@ -134,7 +141,7 @@ def read_clip_table(
     }
     return ClipTable(
         frames_folder=layout.frames,
-        boxes_folder=layout.boxes if boxes else None,
+        boxes_folder=beside[0].folder if boxes else None,
         motion_folder=None if motion is None else beside[-1].folder,
         shard_names=tuple(entry.name for entry in index.shards),
         data_digest="+".join(each.digest[:16] for each in (index, *(o.index for o in beside))),
@@ -210,6 +217,13 @@ def _check_stabilised(flows: _Beside, motion: MotionNeeds) -> None:
             f"{str(motion.stabilised).lower()}; make it with `make flows ARGS='--trajectories "
             f"--stabilise {wanted} --overwrite'`, in another OUT to keep both"
         )
+
+
+def _boxes_folder(layout: DatasetLayout, source: str) -> tuple[Path, str]:
+    """Where the boxes of a name lie, and the command that makes them."""
+    if source == DEFAULT_BOXES:
+        return layout.boxes, "make boxes"
+    return layout.boxes_of(source), f"make boxes ARGS='--name {source} ...'"
 
 
 def _motion_folder(layout: DatasetLayout, source: str) -> tuple[Path, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from shared.errors import InputError
 from shared.manifest import SPLITS
 from shared.masks import NEEDS_BOXES, NEEDS_MOTION
-from train.clip_table import FLOW, MotionNeeds
+from train.clip_table import DEFAULT_BOXES, FLOW, MotionNeeds
 from train.head import HeadConfig
 from train.model_config import ModelConfig
 from train.targets import PIXEL_TARGETS
@@ -118,6 +118,8 @@ class PretrainConfig:
     motion_source: str = FLOW
     """Whose motion maps a mask looks at, or whose tracks are predicted: flow is
     OUT/<dataset>/flows, another name flows-<name>."""
+    box_source: str = DEFAULT_BOXES
+    """Whose boxes a mask looks at: default is OUT/<dataset>/boxes, another name boxes-<name>."""
 
     def __post_init__(self) -> None:
         _check_training(self)
@@ -129,6 +131,11 @@ class PretrainConfig:
                 f"motion_source is {self.motion_source!r}, but neither the mask {self.mask.kind} "
                 f"nor the target {self.target} looks at motion; of use with the masks "
                 f"{', '.join(sorted(NEEDS_MOTION))} and the target trajectories"
+            )
+        if self.box_source != DEFAULT_BOXES and not self.needs_boxes:
+            raise InputError(
+                f"box_source is {self.box_source!r}, but the mask {self.mask.kind} does not look "
+                f"at boxes; of use with {', '.join(sorted(NEEDS_BOXES))}"
             )
         if self.optim.layer_decay != 1.0:
             raise InputError("optim.layer_decay is not used in pretraining; it must be 1")
@@ -229,6 +236,9 @@ class FinetuneConfig:
     """Stop after so many epochs without a better top-1 on split val; 0 never stops early."""
     validate_epochs: int = 1
     """Epochs between two evaluations on split val."""
+    box_source: str = DEFAULT_BOXES
+    """Whose boxes the head mca looks at: default is OUT/<dataset>/boxes, another name
+    boxes-<name>."""
 
     def __post_init__(self) -> None:
         _check_training(self)
@@ -238,6 +248,11 @@ class FinetuneConfig:
             raise InputError(f"labels are {self.labels}; allowed: {', '.join(map(str, LABELS))}")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout is {self.dropout}; 0 to below 1 is allowed")
+        if self.box_source != DEFAULT_BOXES and not self.needs_boxes:
+            raise InputError(
+                f"box_source is {self.box_source!r}, but the head {self.head.kind} does not look "
+                "at boxes; of use with mca"
+            )
 
     @property
     def needs_boxes(self) -> bool:

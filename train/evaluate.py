@@ -156,7 +156,8 @@ def evaluate(
     best = folder.best_weights.is_file()
     weights = folder.best_weights if best else folder.weights
     clips = clips or Clips(layout)
-    table = read_clip_table(clips.layout, [views.split], config.needs_boxes)
+    needs, source = config.needs_boxes, config.box_source
+    table = read_clip_table(clips.layout, [views.split], needs, box_source=source)
     classes = _class_map(layout, clips, options["classes"])
     table = classes.take(table) if classes else labelled(table, config, options["classes"])
     lists = _epic_lists(clips, config, views.split)

@@ -87,7 +87,9 @@ def class_maps(
     number = choose_block(model.encoder, block)
     kind = config.labels[0]
     evaluated = folder.read_options().get("evaluate", {}).get("split", "test")
-    table, split = read_held_out(layout, config.needs_boxes, preferred=evaluated)
+    table, split = read_held_out(
+        layout, config.needs_boxes, preferred=evaluated, box_source=config.box_source
+    )
     views = ClipViews(table, config)
     if clip_ids is None:
         chosen = spread_over_classes(table.labels[kind], num_clips)

@@ -12,7 +12,7 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index
 from train.checkpoint import complete_checkpoints
-from train.clip_table import ClipTable, MotionNeeds, read_clip_table
+from train.clip_table import DEFAULT_BOXES, ClipTable, MotionNeeds, read_clip_table
 from train.config import (
     EvaluateConfig,
     FinetuneConfig,
@@ -101,6 +101,7 @@ def read_held_out(
     boxes: bool | None = None,
     motion: MotionNeeds | None = None,
     preferred: str = "test",
+    box_source: str = DEFAULT_BOXES,
 ) -> tuple[ClipTable, str]:
     """The clips of the preferred split, else of test, val or train, and which of these it is.
 
@@ -108,6 +109,7 @@ def read_held_out(
         boxes: whether motion boxes are needed; None: they are read where there are some.
         motion: what of the flows shards is needed.
         preferred: the split that a run is evaluated on.
+        box_source: which boxes, as for `read_clip_table`.
 
     Raises:
         InputError: none of these splits has clips, or shards are missing or do not fit.
@@ -116,11 +118,11 @@ def read_held_out(
         boxes = read_index(layout.boxes) is not None
     for split in dict.fromkeys((preferred, *HELD_OUT_FIRST[:-1])):
         try:
-            return read_clip_table(layout, [split], boxes, motion), split
+            return read_clip_table(layout, [split], boxes, motion, box_source), split
         except InputError:
             continue
     split = HELD_OUT_FIRST[-1]
-    return read_clip_table(layout, [split], boxes, motion), split
+    return read_clip_table(layout, [split], boxes, motion, box_source), split
 
 
 def read_pretraining(folder: RunFolder) -> PretrainConfig:

@@ -81,7 +81,9 @@ def reconstruct(
     first = configs[0]
     for folder, model in zip(folders, models, strict=True):
         _check_same_cut(folder, model, models[0])
-    table, split = read_held_out(layout, first.needs_boxes, first.needed_motion)
+    table, split = read_held_out(
+        layout, first.needs_boxes, first.needed_motion, box_source=first.box_source
+    )
     clips = ClipViews(table, first)
     return [
         _reconstruct_one(clips[index], split, first, folders, models)

@@ -101,7 +101,9 @@ def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> l
     if wanted is None or wanted.kind != TRACKS or not wanted.positions:
         raise InputError(f"{folder.path} predicts no displacements, so no tracks can be drawn")
     model = read_autoencoder(folder)
-    table, split = read_held_out(layout, config.needs_boxes, config.needed_motion)
+    table, split = read_held_out(
+        layout, config.needs_boxes, config.needed_motion, box_source=config.box_source
+    )
     still = replace(config, flips=(), crop=Choice("centre", {}), repeats=1)
     dataset = PretrainDataset(table, still, LoaderConfig(workers=0), seed=0)
     return [

@@ -113,7 +113,11 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     folder = RunFolder(layout.runs / (common.run or run_name(source, config.head.kind)))
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
-    table = labelled(read_clip_table(layout, ["train"], config.needs_boxes), config, num_classes)
+    table = labelled(
+        read_clip_table(layout, ["train"], config.needs_boxes, box_source=config.box_source),
+        config,
+        num_classes,
+    )
     held_out = read_held_out(layout, config, num_classes)
     processes = start_processes(common.device)
     plan = BatchPlan.fit(config.batch_size, processes.world_size, loader.micro_batch_size)

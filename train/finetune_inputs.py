@@ -128,7 +128,7 @@ def read_held_out(
     """The clips of split val; None where there are none, or none has labels."""
     if not any(clip.split == "val" for clip in read_manifest(layout.manifest)):
         return None
-    table = read_clip_table(layout, ["val"], config.needs_boxes)
+    table = read_clip_table(layout, ["val"], config.needs_boxes, box_source=config.box_source)
     if any((table.labels[kind] == NO_LABEL).all() for kind in config.labels):
         return None
     return labelled(table, config, num_classes)

@@ -98,7 +98,9 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         config = replace(config, model=adopt_norms(config.model, imported))
     loader = common.loader(tables)
     folder = RunFolder(layout.runs / (common.run or f"pretrain-{method}"))
-    table = read_clip_table(layout, ["train"], config.needs_boxes, config.needed_motion)
+    table = read_clip_table(
+        layout, ["train"], config.needs_boxes, config.needed_motion, config.box_source
+    )
     processes = start_processes(common.device)
     plan = BatchPlan.fit(config.batch_size, processes.world_size, loader.micro_batch_size)
     epoch_steps = steps_per_epoch(len(table), config.batch_size)

@@ -1,0 +1,199 @@
+"""Boxes from annotations and from other flow sources, and training that takes them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from dataset_fixtures import checksums, make_dataset, run_boxes, run_flows
+from shard_fixtures import write_moving_squares
+from training_fixtures import TINY_RECIPE
+
+from shared.errors import InputError
+from shared.grid import canonical_view, positions_inside, union_box
+from shared.layout import DatasetLayout
+from shared.shard_index import read_index
+from shared.shards import ShardReader
+from train.clip_reader import ClipReader
+from train.clip_table import read_clip_table
+from train.recipe import finetune_config, pretrain_config, read_recipe
+
+SIZE = (64, 48)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> DatasetLayout:
+    return write_moving_squares(
+        tmp_path_factory.mktemp("squares"), num_clips=6, clips_per_shard=4, size=SIZE
+    )
+
+
+@pytest.fixture
+def layout(drawn, tmp_path) -> DatasetLayout:
+    """A copy to write to."""
+    shutil.copytree(drawn.root, tmp_path / drawn.dataset)
+    return DatasetLayout(tmp_path, drawn.dataset)
+
+
+def annotate(layout, frames: dict[str, list[tuple[int, list[list[float]]]]]):
+    """A Something-Else file: clip id -> (frame from 0, boxes)."""
+    path = layout.root / "annotated-boxes.json"
+    content = {
+        clip_id: [
+            {
+                "name": f"{clip_id}/{frame + 1:04d}.jpg",
+                "labels": [
+                    {"box2d": dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))}
+                    for box in boxes
+                ],
+            }
+            for frame, boxes in entries
+        ]
+        for clip_id, entries in frames.items()
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def from_annotations(layout, path, *more):
+    return run_boxes(layout, "--from-annotations", path, "--format", "something-else", *more)
+
+
+def test_annotated_boxes_are_the_smallest_around_all(layout):
+    path = annotate(
+        layout,
+        {
+            "square-001": [
+                (3, [[10, 8, 20, 18], [15, 5, 30.5, 12]]),
+                (5, [[-4, 40, 9, 60]]),  # leaves the frame of 64 x 48
+                (6, []),
+                (7, [[70, 5, 80, 10]]),  # outside
+                (40, [[1, 1, 2, 2]]),  # beyond the clip
+            ],
+            "square-005": [(0, [[0, 0, 64, 48]])],
+            "of another dataset": [(0, [[1, 2, 3, 4]])],
+        },
+    )
+    done = from_annotations(layout, path, "--overwrite")
+    assert done.exit_code == 0 and "2 of 6 clips are annotated" in done.output, done.output
+    with ShardReader(layout.boxes / "00000.h5", "boxes") as reader:
+        (first, last), *_ = reader["/clip/frames"][1:]
+        expected = np.full((reader.num_frames, 4), np.nan, np.float32)
+        expected[first + 3], expected[first + 5] = (10, 5, 30.5, 18), (0, 40, 9, 48)
+        np.testing.assert_array_equal(reader["/box/xyxy"], expected)
+        clip_box = union_box(expected)
+        np.testing.assert_array_equal(reader["/clip/box"][1], clip_box)
+        assert np.isnan(reader["/box/score"]).all() and reader.attributes["format"]
+        starts = reader["/contour/offsets"]
+        vertices = reader["/contour/vertices"][starts[first + 3] : starts[first + 4]]
+        assert vertices.tolist() == [
+            [0, 10, 8], [0, 20, 8], [0, 20, 18], [0, 10, 18],
+            [1, 15, 5], [1, 31, 5], [1, 31, 12], [1, 15, 12],
+        ]  # fmt: skip
+        offsets, positions = reader["/tube/offsets"], reader["/tube/index"]
+        inside = positions_inside(canonical_view(*SIZE).apply(clip_box), (224, 224))
+        assert positions[offsets[1] : offsets[2]].tolist() == np.flatnonzero(inside).tolist()
+        assert offsets[1] == 0 and offsets[2] == offsets[-1]
+    with ShardReader(layout.boxes / "00001.h5", "boxes") as reader:
+        assert reader["/clip/box"][1].tolist() == [0, 0, 64, 48]
+
+
+def test_annotated_boxes_lie_beside_the_others_and_are_reused(layout):
+    path = annotate(layout, {"square-000": [(t, [[4, 4, 20 + t, 30]]) for t in range(16)]})
+    before = checksums(layout.boxes)
+    assert from_annotations(layout, path, "--name", "annotated").exit_code == 0
+    assert checksums(layout.boxes) == before
+    assert "reuse:" in from_annotations(layout, path, "--name", "annotated").output
+    annotate(layout, {"square-000": [(0, [[4, 4, 21, 30]])]})
+    refused = from_annotations(layout, path, "--name", "annotated")
+    assert refused.exit_code == 1 and "was made with annotations" in refused.output
+    refused = from_annotations(layout, path)
+    assert refused.exit_code == 1 and f"{layout.boxes} was made with" in refused.output
+
+
+def test_training_takes_the_boxes_that_are_named(layout):
+    path = annotate(layout, {"square-000": [(t, [[4, 4, 20 + t, 30]]) for t in range(16)]})
+    assert from_annotations(layout, path, "--name", "annotated").exit_code == 0
+    table = read_clip_table(layout, ["train"], boxes=True, box_source="annotated")
+    assert table.clip_id(0) == "square-000"
+    boxes = ClipReader(table, 2).boxes(0, np.array([0, 15]))
+    assert boxes.tolist() == [[4, 4, 20, 30], [4, 4, 35, 30]]
+    other = read_clip_table(layout, ["train"], boxes=True)
+    assert other.boxes_folder == layout.boxes and other.data_digest != table.data_digest
+    with pytest.raises(InputError, match=r"boxes-hand; make them with `make boxes ARGS='--name h"):
+        read_clip_table(layout, ["train"], boxes=True, box_source="hand")
+
+
+def test_pretraining_with_annotated_boxes(layout):
+    from train.pretrain import main
+
+    boxes = {f"square-{i:03d}": [(t, [[4, 4, 50, 40]]) for t in range(16)] for i in range(6)}
+    path = annotate(layout, boxes)
+    assert from_annotations(layout, path, "--name", "annotated").exit_code == 0
+    recipe = layout.out / "tiny.toml"
+    recipe.write_text(TINY_RECIPE)
+    arguments = ["--dataset", layout.dataset, "--out", layout.out, "--recipe", recipe]
+    changes = ["--set", "box_source=annotated", "--dry-run"]
+    done = CliRunner().invoke(main, [*map(str, arguments), *changes])
+    assert done.exit_code == 0, done.output
+    digest = read_index(layout.root / "boxes-annotated").digest[:16]
+    assert digest in done.output and "box_source" in done.output
+
+
+def test_a_box_source_that_nothing_looks_at_is_refused(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    tables, change = read_recipe("squares", path), {"box_source": "annotated"}
+    assert pretrain_config(tables, "mofo", change).box_source == "annotated"
+    assert finetune_config(tables, "mca", change).box_source == "annotated"
+    with pytest.raises(
+        InputError, match="the mask tube does not look at boxes; of use with motion_tube"
+    ):
+        pretrain_config(tables, "videomae", change)
+    with pytest.raises(InputError, match="the head mean does not look at boxes; of use with mca"):
+        finetune_config(tables, "mean", change)
+
+
+WRONG = {
+    "preset": (("--from-annotations", "x.json", "--preset", "paper"), "--preset does not go with"),
+    "set": (("--from-annotations", "x.json", "--set", "sigma=1"), "--set does not go with"),
+    "source": (("--from-annotations", "x.json", "--source", "dis"), "--source does not go with"),
+    "format": (("--format", "csv"), "--format is of --from-annotations"),
+    "score": (("--min-score", "0.5"), "--min-score is of --from-annotations"),
+    "no format": (("--from-annotations", "x.json"), "--from-annotations needs --format: "),
+    "no file": (("--from-annotations", "x.json", "--format", "csv"), "no annotations at x.json"),
+    "name": (("--name", "../up"), "boxes name '../up': letters, digits"),
+    "no such source": (("--source", "dis"), "flows-dis is not there or not complete"),
+}
+
+
+@pytest.mark.parametrize("case", list(WRONG))
+def test_what_does_not_go_together_is_named(layout, case):
+    arguments, message = WRONG[case]
+    done = run_boxes(layout, *arguments)
+    assert done.exit_code == 1 and message in done.output, done.output
+
+
+def test_annotations_of_other_clips_are_refused(layout):
+    path = annotate(layout, {"3201": [(0, [[1, 2, 3, 4]])]})
+    done = from_annotations(layout, path, "--name", "annotated")
+    assert done.exit_code == 1 and "clips here square-000, ..., annotated there none" in done.output
+    assert read_index(layout.root / "boxes-annotated") is None
+
+
+def test_boxes_of_another_source(tmp_path):
+    layout = make_dataset(tmp_path, num_clips=3)
+    assert run_flows(layout, "--source", "dis,motion-vectors").exit_code == 0
+    assert run_boxes(layout, "--source", "dis").exit_code == 0  # it lies in flows/
+    assert read_index(layout.boxes).config["flows"] == read_index(layout.flows).digest
+    beside = ("--source", "motion-vectors", "--name", "vectors")
+    assert run_boxes(layout, *beside).exit_code == 0
+    vectors = read_index(layout.flows_of("motion-vectors"))
+    assert read_index(layout.root / "boxes-vectors").config["flows"] == vectors.digest
+    arrays = []
+    for folder in (layout.boxes, layout.root / "boxes-vectors"):
+        with ShardReader(folder / "00000.h5", "boxes") as reader:
+            arrays.append(reader["/box/xyxy"])
+    assert arrays[0].shape == arrays[1].shape and not np.array_equal(*arrays, equal_nan=True)
+    assert "reuse:" in run_boxes(layout, *beside).output
