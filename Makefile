@@ -33,8 +33,8 @@ endif
 
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
-.PHONY: all help .venv toy manifest doctor flows boxes verify retry show pretrain finetune evaluate \
-        report ablation test test-slow bench lint types
+.PHONY: all help .venv toy manifest doctor flows boxes export verify retry show pretrain finetune \
+        evaluate report ablation test test-slow bench lint types
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -83,6 +83,9 @@ flows: $(STAMP) | $(ROOT)/manifest.csv  ## videos -> frames/ and flows/ shards
 
 boxes: $(STAMP) | $(ROOT)/flows/dataset.json  ## flows/ -> boxes/ shards: motion boxes and tube tables
 	$(boxes_command)
+
+export: $(STAMP) | $(ROOT)/boxes/dataset.json  ## boxes/ as COCO JSON, Something-Else JSON and CSV
+	$(call run,preprocess.export,--boxes "$(ROOT)/boxes" $(call goal_args,export),$(python))
 
 verify: $(STAMP) | $(ROOT)/flows/dataset.json  ## every shard against dataset.json; ARGS=--repair makes bad ones again
 	$(call run,preprocess.verify,$(dataset) $(if $(findstring --repair,$(ARGS)),$(videos)) \

@@ -1,0 +1,73 @@
+"""Boxes of a dataset in formats that other tools read: COCO JSON, Something-Else JSON, CSV.
+
+    python -m preprocess.export --boxes out/toy/boxes
+    python -m preprocess.export --boxes out/ssv2/boxes --formats coco --to /data/ssv2-boxes
+
+Reads boxes/ alone (a copy on another machine will do) and writes, in export/ beside it, what
+--formats names: boxes.coco.json, boxes.something-else.json, and boxes-csv/ with
+<clip_id>.boxes.csv. Each is there whole or not at all, and replaces what an earlier export of the
+same name wrote. Numbers are written in full: `preprocess.boxes --from-annotations` makes the very
+same boxes of any of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from preprocess.box_writers import WRITERS, ExportedClip
+from shared.errors import InputError, user_errors
+from shared.shard_index import DatasetIndex, read_index
+from shared.shards import ShardReader
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
+              help="boxes shards, such as out/ssv2/boxes")  # fmt: skip
+@click.option("--formats", default=",".join(WRITERS), metavar="NAMES",
+              help="of these, separated by commas")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="where to write  [default: export/ beside the boxes]")  # fmt: skip
+@user_errors
+def main(boxes: Path, formats: str, to: Path | None) -> None:
+    names = [name.strip() for name in formats.split(",")]
+    for name in names:
+        if name not in WRITERS:
+            raise InputError(f"--formats {formats}: {name!r} is none of {', '.join(WRITERS)}")
+    index = read_index(boxes)
+    if index is None:
+        raise InputError(f"no finished boxes at {boxes}; make them with `make boxes`")
+    if index.kind != "boxes":
+        raise InputError(f"{boxes} holds {index.kind}, not boxes")
+    folder = boxes.parent / "export" if to is None else to
+    for name in dict.fromkeys(names):
+        written = WRITERS[name](folder, boxes.name, lambda name=name: _clips(boxes, index, name))
+        print(f"{written}: {index.num_clips} clips")
+        print(f"  back: preprocess.boxes --from-annotations {written} --format {name}")
+
+
+def _clips(boxes: Path, index: DatasetIndex, what: str):
+    """Every clip in the order of the shards."""
+    with tqdm(total=index.num_clips, desc=what, unit="clip", delay=1) as progress:
+        for shard in index.shards:
+            with ShardReader(boxes / shard.name, "boxes") as reader:
+                rows, sizes = reader["/clip/frames"], reader["/clip/size"]
+                found, scores = reader["/box/xyxy"], reader["/box/score"]
+                times = reader["/frame/pts_seconds"]
+                for number, clip_id in enumerate(reader.clip_ids()):
+                    first, last = rows[number]
+                    width, height = (int(side) for side in sizes[number])
+                    yield ExportedClip(
+                        clip_id,
+                        (width, height),
+                        times[first:last],
+                        found[first:last],
+                        scores[first:last],
+                    )
+                    progress.update()
+
+
+if __name__ == "__main__":
+    main()

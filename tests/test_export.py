@@ -1,0 +1,183 @@
+"""Exported boxes come back bit for bit, and are what their formats ask for."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from dataset_fixtures import run_boxes
+from shard_fixtures import write_moving_squares
+
+from preprocess.box_writers import WRITERS
+from preprocess.evaluate_boxes import main as evaluate_boxes
+from preprocess.export import main
+from shared.layout import DatasetLayout
+from shared.shard_index import DatasetIndex, ShardEntry, read_index, write_index
+from shared.shards import ShardReader, write_shard
+
+KEPT = ("/clip/id", "/clip/frames", "/clip/size", "/clip/box", "/box/xyxy")
+TUBES = ("/tube/offsets", "/tube/index")
+OTHERS = ("/frame/pts_seconds", "/box/score", "/contour/offsets", "/contour/vertices")
+
+
+@pytest.fixture
+def layout(squares, tmp_path) -> DatasetLayout:
+    """A copy to write to."""
+    shutil.copytree(squares.root, tmp_path / squares.dataset)
+    return DatasetLayout(tmp_path, squares.dataset)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory) -> DatasetLayout:
+    """Squares whose boxes are no round numbers; two clips hold still, and have no boxes."""
+    out = tmp_path_factory.mktemp("squares")
+    layout = write_moving_squares(out, num_clips=7, clips_per_shard=3, still=(0, 4))
+    index = read_index(layout.boxes)
+    rng = np.random.default_rng(5)
+    entries = []
+    for entry in index.shards:
+        path = layout.boxes / entry.name
+        with ShardReader(path, "boxes") as reader:
+            arrays = {field: reader[field] for field in (*KEPT, *TUBES, *OTHERS)}
+        boxes = arrays["/box/xyxy"]
+        boxes += rng.uniform(-3, 3, boxes.shape).astype(np.float32)
+        boxes[:] = boxes.clip(0, 64)
+        boxes[rng.random(len(boxes)) < 0.2] = np.nan
+        num_bytes, sha256 = write_shard(path, "boxes", arrays, index.config)
+        entries.append(ShardEntry(entry.name, num_bytes, sha256, entry.clips))
+    write_index(
+        layout.boxes, DatasetIndex("boxes", "squares", {}, 3, index.manifest_digest, entries)
+    )
+    return layout
+
+
+def export(layout, *more):
+    return CliRunner().invoke(main, ["--boxes", str(layout.boxes), *map(str, more)])
+
+
+def exported(layout) -> dict:
+    folder = layout.root / "export"
+    return {
+        "coco": folder / "boxes.coco.json",
+        "something-else": folder / "boxes.something-else.json",
+        "csv": folder / "boxes-csv",
+    }
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_boxes_come_back_bit_for_bit(layout, name):
+    done = export(layout, "--formats", name)
+    assert done.exit_code == 0, done.output
+    back = run_boxes(
+        layout, "--from-annotations", exported(layout)[name], "--format", name, "--name", "back"
+    )
+    assert back.exit_code == 0, back.output
+    num_boxes = 0
+    for entry in read_index(layout.boxes).shards:
+        with (
+            ShardReader(layout.boxes / entry.name, "boxes") as original,
+            ShardReader(layout.root / "boxes-back" / entry.name, "boxes") as copy,
+        ):
+            boxes = original["/box/xyxy"]
+            assert boxes.tobytes() == copy["/box/xyxy"].tobytes()
+            num_boxes += np.sum(~np.isnan(boxes[:, 0]))
+            for field in KEPT[:3]:
+                np.testing.assert_array_equal(original[field], copy[field])
+            assert np.isnan(copy["/box/score"]).all()
+    assert 40 < num_boxes < 80
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_boxes_agree_with_their_own_export(layout, name):
+    assert export(layout, "--formats", name).exit_code == 0
+    arguments = ["--boxes", layout.boxes, "--format", name, "--annotations", exported(layout)[name]]
+    done = CliRunner().invoke(evaluate_boxes, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)
+    assert figures["clips"] == 5 and figures["iou"] == pytest.approx(1, abs=1e-6)
+
+
+def test_all_formats_are_written_and_the_same_again(layout):
+    assert export(layout).exit_code == 0
+    written = exported(layout)
+    before = [written["coco"].read_bytes(), written["something-else"].read_bytes()]
+    (written["csv"] / "gone.boxes.csv").write_text("frame,x1,y1,x2,y2\n")
+    assert export(layout).exit_code == 0
+    assert before == [written["coco"].read_bytes(), written["something-else"].read_bytes()]
+    assert sorted(path.name for path in written["csv"].iterdir()) == [
+        f"square-{i:03d}.boxes.csv" for i in range(7)
+    ]
+    assert not list((layout.root / "export").glob(".*"))
+
+
+def test_coco_is_as_its_tools_read_it(layout):
+    assert export(layout, "--formats", "coco", "--to", layout.root / "here").exit_code == 0
+    content = json.loads((layout.root / "here" / "boxes.coco.json").read_text())
+    images = {image["id"]: image for image in content["images"]}
+    assert len(images) == len(content["images"]) == 7 * 16
+    assert {image["width"] for image in images.values()} == {64}
+    assert content["categories"] == [{"id": 1, "name": "motion"}]
+    assert len({one["id"] for one in content["annotations"]}) == len(content["annotations"])
+    for one in content["annotations"]:
+        x, y, width, height = one["bbox"]
+        assert one["image_id"] in images and one["category_id"] == 1 and one["iscrowd"] == 0
+        assert min(x, y) >= 0 and x + width <= 64 and y + height <= 64
+        assert one["area"] == pytest.approx(width * height) and one["score"] == pytest.approx(0.9)
+
+
+def test_what_cannot_be_exported_is_named(layout, tmp_path):
+    done = export(layout, "--formats", "coco,voc")
+    assert done.exit_code == 1 and "'voc' is none of coco, something-else, csv" in done.output
+    done = CliRunner().invoke(main, ["--boxes", str(tmp_path / "none")])
+    assert done.exit_code == 1 and "`make boxes`" in done.output
+    done = CliRunner().invoke(main, ["--boxes", str(layout.flows)])
+    assert done.exit_code == 1 and "holds flows, not boxes" in done.output
+
+
+COCO_WITHOUT = {
+    "images": ({"annotations": []}, "no list 'images'"),
+    "clip": ({"images": [{"id": 1}], "annotations": []}, "image 1: id, clip_id and frame_index"),
+    "number": (
+        {"images": [{"id": 1, "clip_id": "a", "frame_index": "0"}], "annotations": []},
+        "image 1: clip_id 'a' and frame_index '0'",
+    ),
+    "own id": (
+        {
+            "images": [{"id": 1, "clip_id": "a", "frame_index": i} for i in (0, 1)],
+            "annotations": [],
+        },
+        "image 2: id 1; each image needs an id of its own",
+    ),
+    "image": (
+        {"images": [], "annotations": [{"image_id": 3, "bbox": [0, 0, 1, 1]}]},
+        "annotation 1: 3 is missing, or is no image's id",
+    ),
+    "bbox": (
+        {
+            "images": [{"id": 1, "clip_id": "a", "frame_index": 0}],
+            "annotations": [{"image_id": 1, "bbox": [0, 1]}],
+        },
+        "annotation 1: {'image_id': 1, 'bbox': [0, 1]}; a bbox",
+    ),
+}
+
+
+@pytest.mark.parametrize("lacking", list(COCO_WITHOUT))
+def test_bad_coco_is_named(layout, tmp_path, lacking):
+    content, message = COCO_WITHOUT[lacking]
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(content))
+    done = run_boxes(layout, "--from-annotations", path, "--format", "coco", "--name", "bad")
+    assert done.exit_code == 1 and f"error: {path}" in done.output and message in done.output
+    assert not (layout.root / "boxes-bad" / "dataset.json").exists()
+
+
+def test_a_clip_id_that_is_no_file_name(tmp_path):
+    from preprocess.box_writers import ExportedClip, write_csv
+
+    empty = np.empty((0, 4), np.float32)
+    clip = ExportedClip("../elsewhere", (64, 64), empty[:, 0], empty, empty[:, 0])
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
+        write_csv(tmp_path / "export", "boxes", lambda: iter([clip]))
+    assert not list((tmp_path / "export").iterdir())
