@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from video_fixtures import moving_picture, render_video
 
-from benchmarks import suite
+from benchmarks import plan, suite
 from benchmarks.flows import SUMMARY, plain_seconds
 from benchmarks.record import Figure, fastest, text_of, write_record
 from benchmarks.step_contenders import Contender, kept_gigabytes
@@ -142,3 +142,22 @@ def test_memory_kept_for_the_backward_pass_is_counted_once():
         return (hidden * hidden).sum()  # keeps hidden, twice
 
     assert kept_gigabytes(Contender(model, loss)) == pytest.approx(2 * 4 * 500_000 / 1e9)
+
+
+def test_the_plan_rests_on_the_results(tmp_path):
+    path = tmp_path / "results.json"
+    flows = Figure("flows, ssv2: end to end", "frames/s", 40.0)
+    views = Figure("loader, ssv2: views as bytes, 4 of one read", "views/s", 200.0, "one", 125.0)
+    write_record(path, [flows, views])
+    done = CliRunner().invoke(plan.main, [str(path), "--tflops", "1000", "--share", "0.4"])
+    assert done.exit_code == 0, done.output
+    lines = {line.split(" | ")[0]: line for line in done.output.splitlines()}
+    # 220,847 clips of 45 frames at 40 frames/s on 16 cores: 15,528 s.
+    assert lines["| flows on 16 cores a GPU"].endswith("| 4.3 h | 1.1 h | 4 min |")
+    # 400 TFLOP/s over 0.2023 TFLOP a clip; a core gives 125 clips/s, or 200 views/s.
+    assert "| 1,977 | 7,909 | 126,548 |" in lines["| pretraining, clips/s"]
+    assert "| 15.8 |" in lines["| loader cores a GPU, one view a read"]
+    assert "| 9.9 |" in lines["| loader cores a GPU, four views a read"]
+    write_record(path, [views])
+    done = CliRunner().invoke(plan.main, [str(path)])
+    assert done.exit_code == 1 and "lacks flows" in done.output
