@@ -22,20 +22,21 @@ def names_of(samples: Path) -> list[str]:
     return ["toy", "ssv2"] if (samples / "ssv2").is_dir() else ["toy"]
 
 
-def video_folder(out: Path, name: str, samples: Path) -> Path:
-    return DatasetLayout(out, "toy").videos if name == "toy" else samples / name
+def make_videos(out: Path, name: str, samples: Path) -> Path:
+    """The folder of a dataset's videos; those of the toy set are rendered below `out`."""
+    if name != "toy":
+        return samples / name
+    run("preprocess.toy", "--out", str(out), "--clips", str(TOY_CLIPS))
+    return DatasetLayout(out, "toy").videos
 
 
 def make_dataset(out: Path, name: str, samples: Path) -> DatasetLayout:
     """Manifest, frames, flows and boxes of a dataset below `out`; what is there is used."""
     layout = DatasetLayout(out, name)
     place = ["--dataset", name, "--out", str(out)]
-    videos = ["--videos", str(video_folder(out, name, samples))]
-    if name == "toy":
-        run("preprocess.toy", "--out", str(out), "--clips", str(TOY_CLIPS))
-        run("preprocess.manifest", *place)
-    else:
-        run("preprocess.manifest", *place, *videos, "--annotations", str(samples / name))
+    videos = ["--videos", str(make_videos(out, name, samples))]
+    annotations = [] if name == "toy" else [*videos, "--annotations", str(samples / name)]
+    run("preprocess.manifest", *place, *annotations)
     # Two clips a shard: few clips then do for a look at how shards are opened and closed.
     run("preprocess.flows", *place, *videos, "--pool", "in-process", "--clips-per-shard", "2")
     run("preprocess.boxes", *place)

@@ -29,15 +29,16 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.datasets import make_dataset, run, video_folder
+from benchmarks.datasets import make_dataset, make_videos, names_of, run
 from benchmarks.record import NOT_ON_GPU, RESULTS, Figure, host_kind, print_figures, write_record
 from preprocess.decode import scaled_size
 from preprocess.flows import main as flows_command
 from shared.errors import InputError, user_errors
+from shared.manifest import read_manifest
 
 FLOW_LINES = 240
 FLOW_BOUND = 20.0  # pixels; denseflow's --bound
-COPIES = 3  # of each clip, so that there is work for several cores
+COPIES = 3  # of each clip
 TARGET, OVERLAP_TARGET = 8.0, 1.6
 SUMMARY = re.compile(
     r"decode ([\d.]+) s \((\d+) workers\), flow ([\d.]+) s \((\d+) workers\), "
@@ -57,31 +58,30 @@ SUMMARY = re.compile(
 @user_errors
 def main(samples: Path, pairs: int, rounds: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        figures = measure(Path(scratch), samples, pairs, rounds)
+        figures = end_to_end(Path(scratch), samples, pairs, rounds)
+        figures += overlap(Path(scratch), samples, rounds)
     print_figures(figures)
     path = out or RESULTS / f"flows-{host_kind()}.json"
     write_record(path, figures)
     print(path)
 
 
-def measure(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Figure]:
-    """All figures of `make flows`; shards are made below `scratch`."""
+# --------------------------------------------------------------------------------- end to end
+
+
+def end_to_end(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Figure]:
+    """The command against the plain way, in CPU seconds; shards are made below `scratch`."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    name = "ssv2" if (samples / "ssv2").is_dir() else "toy"
-    make_dataset(scratch, name, samples)  # also compiles the solver
-    videos = sorted(video_folder(scratch, name, samples).rglob("*.mp4"))[:16]
-    copies = scratch / "copies"
-    for number in range(COPIES):
-        (copies / str(number)).mkdir(parents=True)
-        for video in videos:
-            shutil.copy(video, copies / str(number) / f"{number}-{video.name}")
-    place = ["--dataset", "copies", "--out", str(scratch), "--videos", str(copies)]
-    run("preprocess.manifest", *place)
-
+    name = names_of(samples)[-1]
+    out = scratch / "end-to-end"
+    layout = make_dataset(out, name, samples)  # also compiles the solver
+    folder = make_videos(out, name, samples)
+    videos = [folder / clip.video for clip in read_manifest(layout.manifest)]
+    place = ["--dataset", name, "--out", str(out), "--videos", str(folder)]
+    ours = min(our_cpu_seconds(place) for _ in range(rounds))
     theirs, num_frames = plain_seconds(videos, pairs)
-    ours = min(our_cpu_seconds(place) for _ in range(rounds)) / COPIES
-    figures = [
+    return [
         Figure(
             f"flows, {name}: end to end",
             "frames/s",
@@ -90,16 +90,9 @@ def measure(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Figur
             num_frames / theirs,
             target=TARGET,
             note=f"per core; {len(videos) / ours:.2f} clips/s",
-        )
+        ),
+        Figure("flows, GPU", "frames/s", None, note=NOT_ON_GPU),
     ]
-    return (
-        figures
-        + overlap(name, place, rounds)
-        + [Figure("flows, GPU", "frames/s", None, note=NOT_ON_GPU)]
-    )
-
-
-# --------------------------------------------------------------------------------- end to end
 
 
 def our_cpu_seconds(place: list[str]) -> float:
@@ -152,8 +145,11 @@ def write(flow: np.ndarray) -> None:
 # ------------------------------------------------------------------------------------ overlap
 
 
-def overlap(name: str, place: list[str], rounds: int) -> list[Figure]:
+def overlap(scratch: Path, samples: Path, rounds: int) -> list[Figure]:
     """By the clock: all cores against one, and how much of the shorter stage is hidden."""
+    name = names_of(samples)[-1]
+    videos = sorted(make_videos(scratch, name, samples).rglob("*.mp4"))[:16]
+    place = copied_videos(scratch, videos)
     cores = len(os.sched_getaffinity(0))
     one, all_cores = [], []
     for _ in range(rounds):
@@ -180,6 +176,18 @@ def overlap(name: str, place: list[str], rounds: int) -> list[Figure]:
         ),
     ]
     return figures
+
+
+def copied_videos(scratch: Path, videos: list[Path]) -> list[str]:
+    """A dataset with each video several times, so that there is work for several cores."""
+    copies = scratch / "copies"
+    for number in range(COPIES):
+        (copies / str(number)).mkdir(parents=True, exist_ok=True)
+        for video in videos:
+            shutil.copy(video, copies / str(number) / f"{number}-{video.name}")
+    place = ["--dataset", "copied", "--out", str(scratch), "--videos", str(copies)]
+    run("preprocess.manifest", *place)
+    return place
 
 
 def summary(place: list[str], pool: str) -> dict[str, float]:

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.datasets import make_dataset, names_of, video_folder
+from benchmarks.datasets import make_dataset, make_videos, names_of
 from benchmarks.record import (
     RESULTS,
     Figure,
@@ -81,7 +81,7 @@ def measure(scratch: Path, samples: Path, rounds: int, soak: int) -> list[Figure
     figures, layouts = [], []
     for name in names_of(samples):
         layouts.append(make_dataset(scratch, name, samples))
-        figures += of_dataset(layouts[-1], video_folder(scratch, name, samples), rounds)
+        figures += of_dataset(layouts[-1], make_videos(scratch, name, samples), rounds)
     if soak:
         figures += of_memory(layouts[0], soak)
     return figures
@@ -191,6 +191,8 @@ def of_memory(layout: DatasetLayout, num_clips: int) -> list[Figure]:
     """Memory and open files of a fresh process that reads many clips, few shards at a time."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         seen = pool.apply(_soak, (layout, num_clips))
+        pool.close()
+        pool.join()
     early, last = seen[len(seen) // 10], seen[-1]
     growth = last[1] - early[1]
     return [

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def parts(only: str | None) -> dict[str, Part]:
         "camera": _camera,
         "storage": _storage,
         "flows": _flows,
-        "step": _step,
+        "overlap": _overlap,
+        "pretraining step": partial(_step, "pretraining"),
+        "finetuning step": partial(_step, "finetuning"),
     }
     if only is None:
         return known
@@ -113,16 +116,22 @@ def _loader(scratch: Path, samples: Path) -> list[Figure]:
     return measure(scratch, samples, rounds=3, soak=10_000)
 
 
-def _step(scratch: Path, samples: Path) -> list[Figure]:
+def _step(task: str, scratch: Path, samples: Path) -> list[Figure]:
     from benchmarks.step import measure
 
-    return measure(rounds=2, batch_size=2)
+    return measure(task, rounds=1, batch_size=2)
 
 
 def _flows(scratch: Path, samples: Path) -> list[Figure]:
-    from benchmarks.flows import measure
+    from benchmarks.flows import end_to_end
 
-    return measure(scratch, samples, pairs=2, rounds=1)
+    return end_to_end(scratch, samples, pairs=2, rounds=1)
+
+
+def _overlap(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.flows import overlap
+
+    return overlap(scratch, samples, rounds=1)
 
 
 def _tvl1(scratch: Path, samples: Path) -> list[Figure]:
