@@ -31,6 +31,7 @@ import torch
 
 from benchmarks.datasets import make_dataset, make_videos, names_of, run
 from benchmarks.record import NOT_ON_GPU, RESULTS, Figure, host_kind, print_figures, write_record
+from preprocess.boxes import main as boxes_command
 from preprocess.decode import scaled_size
 from preprocess.flows import main as flows_command
 from shared.errors import InputError, user_errors
@@ -78,8 +79,10 @@ def end_to_end(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Fi
     layout = make_dataset(out, name, samples)  # also compiles the solver
     folder = make_videos(out, name, samples)
     videos = [folder / clip.video for clip in read_manifest(layout.manifest)]
-    place = ["--dataset", name, "--out", str(out), "--videos", str(folder)]
-    ours = min(our_cpu_seconds(place) for _ in range(rounds))
+    place = ["--dataset", name, "--out", str(out)]
+    arguments = [*place, "--videos", str(folder), "--pool", "in-process", "--overwrite"]
+    ours = min(cpu_seconds(flows_command, arguments) for _ in range(rounds))
+    boxes = min(cpu_seconds(boxes_command, [*place, "--overwrite"]) for _ in range(rounds))
     theirs, num_frames = plain_seconds(videos, pairs)
     return [
         Figure(
@@ -91,17 +94,19 @@ def end_to_end(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Fi
             target=TARGET,
             note=f"per core; {len(videos) / ours:.2f} clips/s",
         ),
+        Figure(
+            f"boxes, {name}: end to end", "frames/s", num_frames / boxes, note="per core, from maps"
+        ),
         Figure("flows, GPU", "frames/s", None, note=NOT_ON_GPU),
     ]
 
 
-def our_cpu_seconds(place: list[str]) -> float:
-    """The command in this process, which has imported and compiled what it needs."""
-    arguments = [*place, "--pool", "in-process", "--overwrite"]
+def cpu_seconds(command: click.Command, arguments: list[str]) -> float:
+    """A command of the project in this process, which has imported and compiled what it needs."""
     silence = io.StringIO()
     began = time.process_time()
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        flows_command.main(arguments, standalone_mode=False)
+        command.main(arguments, standalone_mode=False)
     return time.process_time() - began
 
 

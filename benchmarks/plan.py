@@ -33,9 +33,10 @@ BATCH = 2048
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one core: frames/s of flows, clips/s and views/s (of four) of the loader; bytes."""
+    """Of one core: frames/s of flows and boxes, clips/s and views/s of the loader; bytes."""
 
     flow_frames: float
+    box_frames: float
     loader_clips: float
     loader_views: float
     frame_bytes: float
@@ -69,20 +70,24 @@ def rows(measured: Measured, flops: float, cores: int) -> dict[str, list[str]]:
     pretrain_rate, tune_rate = flops / clip, flops / tuned
     hours = {
         f"flows on {cores} cores a GPU": CLIPS * FRAMES / (measured.flow_frames * cores),
+        f"boxes on {cores} cores a GPU": CLIPS * FRAMES / (measured.box_frames * cores),
         "pretraining, 800 epochs": TRAIN * PRETRAIN_EPOCHS / pretrain_rate,
         "finetuning, 50 epochs": TRAIN * FINETUNE_EPOCHS / tune_rate,
         "evaluation, 6 views": VAL * TEST_VIEWS / (3 * tune_rate),
     }
     found = {name: [_hours(seconds / gpus) for gpus in GPUS] for name, seconds in hours.items()}
-    span_bytes = SPAN * measured.frame_bytes
+    # Bytes read for a view: of its window, or a quarter of the clip, over which four views lie.
+    one_view, of_four = SPAN * measured.frame_bytes, FRAMES * measured.frame_bytes / 4
     per_step = BATCH / pretrain_rate
     return found | {
         "pretraining, clips/s": [f"{pretrain_rate * gpus:,.0f}" for gpus in GPUS],
         "loader cores a GPU, one view a read": _same(pretrain_rate / measured.loader_clips),
         "loader cores a GPU, four views a read": _same(pretrain_rate / measured.loader_views),
-        "read, one view": [f"{pretrain_rate * span_bytes * gpus / 1e9:.1f} GB/s" for gpus in GPUS],
-        "read, four views": [
-            f"{pretrain_rate * span_bytes * gpus / 4e9:.1f} GB/s" for gpus in GPUS
+        "read, one view a read": [
+            f"{pretrain_rate * one_view * gpus / 1e9:.1f} GB/s" for gpus in GPUS
+        ],
+        "read, four views a read": [
+            f"{pretrain_rate * of_four * gpus / 1e9:.1f} GB/s" for gpus in GPUS
         ],
         f"a step of {BATCH} clips": [f"{1000 * per_step / gpus:.0f} ms" for gpus in GPUS],
         "gradients and weights, bf16, each way a GPU and step": [
@@ -104,15 +109,19 @@ def read_measured(results: Path, frame_bytes: float) -> Measured:
     for name in ("ssv2", "toy"):
         wanted = (
             f"flows, {name}: end to end",
+            f"boxes, {name}: end to end",
             f"loader, {name}: views as bytes, 4 of one read",
         )
         if all(figures.get(each, {}).get("ours") for each in wanted):
-            flows, views = (figures[each] for each in wanted)
-            return Measured(flows["ours"], views["theirs"], views["ours"], frame_bytes)
+            flows, boxes, views = (figures[each] for each in wanted)
+            rates = flows["ours"], boxes["ours"], views["theirs"], views["ours"]
+            return Measured(*rates, frame_bytes)
     raise InputError(f"{results} lacks {' or '.join(wanted)}; run `make bench`")
 
 
 def _hours(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"

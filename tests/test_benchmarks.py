@@ -148,7 +148,8 @@ def test_the_plan_rests_on_the_results(tmp_path):
     path = tmp_path / "results.json"
     flows = Figure("flows, ssv2: end to end", "frames/s", 40.0)
     views = Figure("loader, ssv2: views as bytes, 4 of one read", "views/s", 200.0, "one", 125.0)
-    write_record(path, [flows, views])
+    boxes = Figure("boxes, ssv2: end to end", "frames/s", 1000.0)
+    write_record(path, [flows, boxes, views])
     done = CliRunner().invoke(plan.main, [str(path), "--tflops", "1000", "--share", "0.4"])
     assert done.exit_code == 0, done.output
     lines = {line.split(" | ")[0]: line for line in done.output.splitlines()}
