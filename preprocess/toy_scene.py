@@ -29,7 +29,7 @@ CLASSES = ClassList(
 TRAVEL = {"left": math.pi, "right": 0.0, "up": -math.pi / 2, "down": math.pi / 2}
 
 # The object's own motion, relative to the scene.
-TRAVEL_SHARE = (0.5, 0.7)  # of the frame
+TRAVEL_SHARE = (0.45, 0.65)  # of the frame
 TRAVEL_TILT = math.radians(15)  # at most, off the axis
 SCALE = (2.0, 2.8)
 TURN = (math.radians(120), math.radians(220))
