@@ -70,7 +70,9 @@ print(json.dumps({
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--clips", type=click.IntRange(1), default=1_000_000, metavar="COUNT")
+@click.option(
+    "--clips", type=click.IntRange(1), default=1_000_000, metavar="COUNT", help="to render"
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON")
 def main(clips: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -38,7 +38,9 @@ MAP = (85, 64)  # width, height
 @click.option(
     "--megabytes", type=click.IntRange(1), default=64, metavar="MB", help="a frames shard"
 )
-@click.option("--rounds", type=click.IntRange(1), default=5, metavar="COUNT")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, metavar="COUNT", help="the best counts"
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON")
 def main(shards: int, megabytes: int, rounds: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
