@@ -29,6 +29,8 @@ def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
         # cluster; it then binds to 127.0.0.1 alone. Read when Ray is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         _require_token()
+    # Twenty lines of advice for each actor that dies; failures.jsonl has the clip, and one line.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     try:
         import ray
     except ImportError:

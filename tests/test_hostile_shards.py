@@ -70,8 +70,10 @@ print(json.dumps(found))
 """
 
 
-def write_squares(folder: Path) -> DatasetLayout:
-    return write_moving_squares(folder, num_clips=4, num_frames=NUM_FRAMES, clips_per_shard=4)
+def write_squares(folder: Path, num_clips: int = 4) -> DatasetLayout:
+    return write_moving_squares(
+        folder, num_clips=num_clips, num_frames=NUM_FRAMES, clips_per_shard=4
+    )
 
 
 def agree(layout: DatasetLayout, kind: str) -> None:
@@ -210,7 +212,7 @@ def read_everything(layout: DatasetLayout) -> list[np.ndarray]:
 
 def flip_bits(folder: Path, num_flips: int, seed: int) -> int:
     """Each flip in a shard of its own; returns how many the trainer came across."""
-    layout = write_squares(folder)
+    layout = write_squares(folder, num_clips=2)
     expected = read_everything(layout)
     [shards] = find_dataset(layout).shards
     rng = random.Random(seed)
