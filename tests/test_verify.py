@@ -240,7 +240,14 @@ def test_repair_needs_the_same_options_and_the_lock(layout):
     assert "--videos is for --repair" in run_verify(layout, "--videos", layout.videos).output
 
 
-@pytest.mark.parametrize("step", ["staged", "undeclared", "half moved", "moved", "no boxes"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "half moved",
+        "no boxes",
+        *(pytest.param(step, marks=pytest.mark.slow) for step in ("staged", "undeclared", "moved")),
+    ],
+)
 def test_killed_at_any_step_of_a_repair_nothing_is_lost(layout, monkeypatch, step):
     """Stopped as by a kill; what comes next is what a user is told to run."""
 
