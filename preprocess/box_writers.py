@@ -160,8 +160,9 @@ def _write_clip_csv(path: Path, clip: ExportedClip) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("frame", "x1", "y1", "x2", "y2", "score", "pts_seconds"))
         for frame, seconds, box, score in clip.rows():
+            sides = ("",) * 4 if box is None else tuple(box)
             written = "" if score is None else score
-            writer.writerow((frame, *(box or [""] * 4), written, seconds))
+            writer.writerow((frame, *sides, written, seconds))
 
 
 WRITERS: dict[str, Callable[[Path, str, Clips], Path]] = {

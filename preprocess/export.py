@@ -12,6 +12,8 @@ same boxes of any of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -43,12 +45,12 @@ def main(boxes: Path, formats: str, to: Path | None) -> None:
         raise InputError(f"{boxes} holds {index.kind}, not boxes")
     folder = boxes.parent / "export" if to is None else to
     for name in dict.fromkeys(names):
-        written = WRITERS[name](folder, boxes.name, lambda name=name: _clips(boxes, index, name))
+        written = WRITERS[name](folder, boxes.name, partial(_clips, boxes, index, name))
         print(f"{written}: {index.num_clips} clips")
         print(f"  back: preprocess.boxes --from-annotations {written} --format {name}")
 
 
-def _clips(boxes: Path, index: DatasetIndex, what: str):
+def _clips(boxes: Path, index: DatasetIndex, what: str) -> Iterator[ExportedClip]:
     """Every clip in the order of the shards."""
     with tqdm(total=index.num_clips, desc=what, unit="clip", delay=1) as progress:
         for shard in index.shards:
