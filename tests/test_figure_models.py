@@ -64,13 +64,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> DatasetLayout:
 @pytest.mark.parametrize("head", ["mean", "mca"])
 def test_gradcam_has_a_value_a_token(head: str, tubelet: int, shape: tuple[int, ...]) -> None:
     model = classifier(head, tubelet_size=tubelet)
-    clips = torch.randn(2, 3, 16, 64, 64)
-    inside = torch.zeros(2, np.prod(shape), dtype=torch.bool)
+    clips = torch.randn(1, 3, 16, 64, 64)
+    inside = torch.zeros(1, np.prod(shape), dtype=torch.bool)
     inside[:, ::3] = True
     for block in (1, 4):
-        cells = grad_cam(model, clips, inside, block, ("label", torch.tensor([1, 3])))
-        assert cells.shape == (2, *shape)
-        assert (cells >= 0).all() and (cells > 0).any() and torch.isfinite(cells).all()
+        scores, maps = grad_cam(model, clips, inside, block, "label", lambda scores: [1, 3])
+        torch.testing.assert_close(scores, model(clips, inside)["label"][0])
+        assert list(maps) == [1, 3] and all(cells.shape == shape for cells in maps.values())
+        assert all((cells >= 0).all() and cells.isfinite().all() for cells in maps.values())
+        assert sum(float(cells.sum()) for cells in maps.values()) > 0
+        assert (maps[1] != maps[3]).any()
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -83,8 +86,8 @@ def test_gradcam_of_the_last_block_is_its_equations() -> None:
     score = model.classifiers["label"](model.head.norm(pooled))[0, 2]
     (gradient,) = torch.autograd.grad(score, pooled)
     expected = (tokens[0] @ (gradient[0] / tokens.shape[1])).relu()
-    found = grad_cam(model, clips, None, 4, ("label", torch.tensor([2])))
-    torch.testing.assert_close(found.flatten(), expected, rtol=1e-4, atol=1e-7)
+    _, found = grad_cam(model, clips, None, 4, "label", lambda scores: [2])
+    torch.testing.assert_close(found[2].flatten(), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_gradcam_shows_the_token_that_decides() -> None:
@@ -95,9 +98,10 @@ def test_gradcam_shows_the_token_that_decides() -> None:
     handle = model.encoder.blocks[3].register_forward_hook(
         lambda module, arguments, out: 0 * out + tokens
     )
-    cells = grad_cam(model, torch.randn(1, 3, 16, 64, 64), None, 4, ("label", torch.tensor([3])))
+    clips = torch.randn(1, 3, 16, 64, 64)
+    _, maps = grad_cam(model, clips, None, 4, "label", lambda scores: [3])
     handle.remove()
-    assert np.argwhere(cells[0].numpy() > 0).tolist() == [[1, 2, 1]]
+    assert np.argwhere(maps[3].numpy() > 0).tolist() == [[1, 2, 1]]
 
 
 def test_class_maps_explain_the_guess_and_the_truth(trained: DatasetLayout) -> None:

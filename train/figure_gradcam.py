@@ -8,11 +8,12 @@ them for the fifth encoder block. A map has one value a token: 8 x 14 x 14 for V
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
@@ -103,9 +104,14 @@ def class_maps(
 
 
 def grad_cam(
-    model: VideoClassifier, clips: Tensor, inside: Tensor | None, block: int, scored: tuple
-) -> Tensor:
-    """GradCAM maps of encoder tokens (Selvaraju et al., eq. 1 and 2).
+    model: VideoClassifier,
+    clips: Tensor,
+    inside: Tensor | None,
+    block: int,
+    kind: str,
+    choose: Callable[[Tensor], list[int]],
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """GradCAM maps of the encoder tokens of one clip (Selvaraju et al., eq. 1 and 2).
 
     The activations are the tokens that leave a block: every path from there to the scores counts.
     Each channel's weight is its gradient's mean over the tokens; a token's value is the weighted
@@ -113,56 +119,60 @@ def grad_cam(
 
     Args:
         model: in evaluation mode.
-        clips: standardised RGB [B, 3, T, S, S].
-        inside: bool [B, N], where the head needs it.
+        clips: standardised RGB [1, 3, T, S, S].
+        inside: bool [1, N], where the head needs it.
         block: encoder block, from 1 on.
-        scored: kind of label, and int64 [B]: the class of each clip to explain.
+        kind: of label.
+        choose: from the scores [classes], the numbers of the classes to explain.
 
     Returns:
-        float32 [B, T', rows, columns], at least 0.
+        the scores before the softmax, float32 [classes], and by class float32
+        [T', rows, columns], at least 0.
     """
-    kind, classes = scored
     kept: list[Tensor] = []
-    handle = model.encoder.blocks[block - 1].register_forward_hook(
-        lambda module, arguments, tokens: kept.append(tokens)
-    )
+
+    def cut(module: nn.Module, arguments: tuple, tokens: Tensor) -> Tensor:
+        kept.append(tokens.detach().requires_grad_())  # nothing before is differentiated
+        return kept[0]
+
+    handle = model.encoder.blocks[block - 1].register_forward_hook(cut)
     try:
         with torch.enable_grad():
-            scores = model(clips, inside)[kind]
-            chosen = scores.gather(1, classes[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, kept[0])
+            scores = model(clips, inside)[kind][0]
     finally:
         handle.remove()
-    weights = gradient.mean(dim=1, keepdim=True)  # [B, 1, D], eq. 1
-    cells = (weights * kept[0].detach()).sum(dim=2).relu()  # [B, N], eq. 2
-    config = model.encoder.config
-    return cells.unflatten(1, (config.time_steps, config.grid, config.grid)).float()
+    maps = {}
+    for number in choose(scores.detach()):
+        (gradient,) = torch.autograd.grad(scores[number], kept[0], retain_graph=True)
+        weights = gradient.mean(dim=1, keepdim=True)  # [1, 1, D], eq. 1
+        cells = (weights * kept[0].detach()).sum(dim=2).relu()  # [1, N], eq. 2
+        config = model.encoder.config
+        maps[number] = cells.reshape(config.time_steps, config.grid, config.grid).float()
+    return scores.detach().float(), maps
 
 
 def _maps_of(
     clip: SeenClip, split: str, label: int, model: VideoClassifier, kind: str, block: int
 ) -> ClassMaps:
-    with torch.inference_mode():
-        probability = model(clip.clips, clip.inside)[kind][0].softmax(0).double().numpy()
-    predicted = int(probability.argmax())
-    if label >= len(probability):
+    if label >= model.num_classes[kind]:
         raise InputError(
-            f"clip {clip.clip_id} is of class {label}, and the run knows {len(probability)}; "
-            "the manifest is not the one it was finetuned on"
+            f"clip {clip.clip_id} is of class {label}, and the run knows "
+            f"{model.num_classes[kind]}; the manifest is not the one it was finetuned on"
         )
-    classes = [predicted] if label in (-1, predicted) else [predicted, label]
-    maps = {}
-    for number in classes:
-        cells = grad_cam(model, clip.clips, clip.inside, block, (kind, torch.tensor([number])))
-        largest = cells.max().clamp(min=torch.finfo(torch.float32).tiny)
-        maps[number] = (cells[0] / largest).numpy()
+
+    def guess_and_truth(scores: Tensor) -> list[int]:
+        predicted = int(scores.argmax())
+        return [predicted] if label in (-1, predicted) else [predicted, label]
+
+    scores, maps = grad_cam(model, clip.clips, clip.inside, block, kind, guess_and_truth)
+    tiny = torch.finfo(torch.float32).tiny  # where no token speaks for a class
     return ClassMaps(
         clip_id=clip.clip_id,
         split=split,
         frames=clip.frames,
         label=label if label >= 0 else None,
-        predicted=predicted,
-        probability=probability,
-        maps=maps,
+        predicted=int(scores.argmax()),
+        probability=scores.double().softmax(0).numpy(),
+        maps={n: (cells / cells.max().clamp(min=tiny)).numpy() for n, cells in maps.items()},
         block=block,
     )

@@ -203,4 +203,4 @@ def _read_model(folder: RunFolder) -> torch.nn.Module:
         raise InputError(f"{folder.path} has no weights yet; its first checkpoint is not written")
     # Without checkpointing: a recomputed block would call the hooks of the figures twice.
     config = replace(weights.config, activation_checkpointing=False)
-    return replace(weights, config=config).build().eval()
+    return replace(weights, config=config).build().eval().requires_grad_(False)

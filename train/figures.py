@@ -5,13 +5,12 @@
     python -m train.figures out/toy/runs/finetune-mofo-mean --block 5
 
 A pretraining run gets figures/reconstructions.png: held-out clips, what of them is visible, and
-what each run predicts for the rest, under the same mask, and figures/overview.png, with the motion
-found in them above; one that predicts trajectories gets
-figures/trajectories.png, predicted tracks beside the true ones. A finetuned run gets
-figures/gradcam.png: which tokens of held-out clips speak for a class. Every run gets
-figures/attention.png, where the encoder looks from one patch, and its curves; one that was
-evaluated on split test its confusion matrix. Seconds for the toy dataset, about a minute for ViT-B
-on two CPU cores.
+what each run predicts for the rest, under the same mask; and figures/overview.png, with the motion
+found in them above. One that predicts trajectories gets figures/trajectories.png, predicted tracks
+beside the true ones. A finetuned run gets figures/gradcam.png: which tokens of held-out clips speak
+for a class. Every run gets figures/attention.png, where the encoder looks from one patch, and its
+curves; one that was evaluated on split test its confusion matrix. Seconds for the toy dataset,
+minutes for ViT-B on a CPU.
 """
 
 from __future__ import annotations
