@@ -6,8 +6,8 @@ Reads the manifest, the shards and the run folders below OUT/DATASET and writes
 OUT/DATASET/report.html: no script, no network, readable on a phone, in print, light and dark. What
 is missing is said in one line in its place. Takes seconds for the toy dataset, about a minute for
 Something-Something V2 (its boxes are all read), and minutes on the CPU for the pictures of what a
-ViT-B does, where runs have weights. Ends with two lines: the test top-1 of the newest finetuned run,
-and where the report lies.
+ViT-B does, where runs have weights. Ends with two lines: the test top-1 of the newest finetuned
+run, and where the report lies.
 """
 
 from __future__ import annotations
