@@ -65,7 +65,8 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """The commit of this program, with `+changes` where the tree differs; None outside git."""
     root = Path(__file__).resolve().parents[1]
-    git = ["git", "-C", str(root)]
+    # Without its lock: `git status` killed while it refreshes the index would leave that behind.
+    git = ["git", "--no-optional-locks", "-C", str(root)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
         status = subprocess.run(
