@@ -66,9 +66,11 @@ def test_a_probe_leaves_figures_scores_and_features(layout):
 
 
 def test_features_are_the_mean_token_of_the_frozen_encoder(layout):
-    run(layout, "--probe", "knn", "--segments", "2", "--run", "two-views")
-    with h5py.File(layout.runs / "two-views" / "features-val.h5") as file:
-        found = file["/feature"][:]
+    found = {}
+    for pool in ("clip", "steps"):
+        run(layout, "--probe", "knn", "--segments", "2", "--run", pool, "--pool", pool)
+        with h5py.File(layout.runs / pool / "features-val.h5") as file:
+            found[pool] = file["/feature"][:]
     config = finetune_config(read_recipe("squares", layout.out / "tiny.toml"), "mean")
     table = read_clip_table(layout, ["val"], boxes=False)
     dataset = EvaluateDataset(
@@ -80,7 +82,10 @@ def test_features_are_the_mean_token_of_the_frozen_encoder(layout):
         clips = to_device(dict(dataset[row]), torch.device("cpu"))["clips"]
         with torch.inference_mode():
             tokens = encoder(clips)  # two views
-        assert np.allclose(found[row], tokens.mean(dim=(0, 1)), atol=1e-5)
+        assert np.allclose(found["clip"][row], tokens.mean(dim=(0, 1)), atol=1e-5)
+        first, second = tokens[:, :4], tokens[:, 4:]  # of two time steps of 2 x 2 patches
+        steps = [each.mean(dim=(0, 1)) for each in (first, second)]
+        assert np.allclose(found["steps"][row], torch.cat(steps), atol=1e-5)
 
 
 def test_features_are_used_again_and_other_ones_refused(layout):

@@ -1,4 +1,9 @@
-"""The features of a frozen encoder: one vector a clip, the mean over its tokens."""
+"""The features of a frozen encoder: one vector a clip, the mean over its tokens.
+
+Averaged over all tokens (pool `clip`) a clip looks the same played backwards, as far as tokens do
+not know of each other's time. Averaged over those of each time step, one after another (pool
+`steps`), the order stays: of use where classes are motions, for as many times more numbers.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +26,8 @@ from train.model_config import ModelConfig
 from train.run_folder import RunFolder
 from train.scoring import mean_over_views
 from train.weights import ImportedWeights, adopt_norms, build_encoder
+
+POOLS = ("clip", "steps")
 
 
 def frozen_encoder(
@@ -48,8 +55,11 @@ def clip_features(
     views: EvaluateConfig,
     loader: LoaderConfig,
     processes: Processes,
+    pool: str = "clip",
 ) -> np.ndarray:
     """Features float32 [n, D] of the clips of a table, the mean over their views.
+
+    Of pool steps D is time steps * width.
 
     They are kept in features-<split>.h5 of the folder, /clip/id S64 [n] and /feature float32
     [n, D], and read from there where the run has them already. All processes call this.
@@ -62,7 +72,11 @@ def clip_features(
         return _read(path, table)
 
     def features(batch: Sample) -> dict[str, Tensor]:
-        return {"feature": encoder(batch["clips"]).mean(dim=1)}
+        tokens = encoder(batch["clips"])
+        if pool == "clip":
+            return {"feature": tokens.mean(dim=1)}
+        of_steps = tokens.unflatten(1, (encoder.config.time_steps, -1)).mean(dim=2)
+        return {"feature": of_steps.flatten(1)}
 
     loader = replace(loader, cache_megabytes=0)  # each clip is read once
     dataset = EvaluateDataset(table, config.model, config.frames, views, loader)

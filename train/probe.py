@@ -3,7 +3,8 @@
     python -m train.probe --dataset toy --method mofo
     python -m train.probe --dataset toy --from none            features of random weights
 
-Each clip's tokens are averaged into one vector, without augmentation. The linear probe is a
+Each clip's tokens are averaged into one vector (--pool clip), or those of each time step are, one
+vector after another (--pool steps), without augmentation. The linear probe is a
 logistic regression on the labelled clips of split train, its penalty chosen on split val (where
 that is missing, or is itself what is tested on, on parts of split train); k-NN votes among the
 clips of split train.
@@ -31,7 +32,7 @@ from train.clip_table import ClipTable, read_clip_table
 from train.command import data_options, hold, run_option, with_workers
 from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.engine import Processes, start_processes
-from train.features import clip_features, frozen_encoder
+from train.features import POOLS, clip_features, frozen_encoder
 from train.finetune_inputs import (
     count_classes,
     digest_of,
@@ -80,6 +81,12 @@ POSITIVE = click.IntRange(min=1)
     show_default="as the recipe has it",
     help="Which clips to test on.",
 )
+@click.option(
+    "--pool",
+    type=click.Choice(POOLS),
+    default="clip",
+    help="Tokens are averaged over the clip, or over each time step: then order counts.",
+)
 @click.option("--segments", default=1, type=POSITIVE, metavar="N", help="Views along time.")
 @click.option("--crops", default=1, type=POSITIVE, metavar="N", help="Views along the long side.")
 @click.option("--neighbours", default=20, type=POSITIVE, metavar="K", help="That vote in k-NN.")
@@ -104,6 +111,7 @@ def main(
     source: str | None,
     probes: str,
     split: str | None,
+    pool: str,
     segments: int,
     crops: int,
     neighbours: int,
@@ -128,6 +136,7 @@ def main(
         seed,
         device,
         overwrite,
+        pool,
     )
     for kind, metrics in figures.items():
         print(f"{PROBES[kind]}: {metrics['split']} top-1 {metrics['top1']:.1f} %")
@@ -145,6 +154,7 @@ def probe(
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
+    pool: str = "clip",
 ) -> dict[str, dict[str, Any]]:
     """Extract features and test them; returns the metrics of each probe.
 
@@ -176,6 +186,7 @@ def probe(
         "classes": num_classes,
         "segments": views.segments,
         "crops": views.crops,
+        "pool": pool,
         "config": {
             "model": encoder.config.to_dict(),
             "frames": config.frames.to_table(),
@@ -196,7 +207,9 @@ def probe(
         # -------------------------------------------------------------------------------------
         encoder = encoder.to(processes.device)
         features = {
-            name: clip_features(folder, name, encoder, table, config, views, loader, processes)
+            name: clip_features(
+                folder, name, encoder, table, config, views, loader, processes, pool
+            )
             for name, table in splits.items()
         }
         if not processes.is_first:
