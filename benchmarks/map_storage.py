@@ -26,7 +26,15 @@ from preprocess.box_annotations import ReadOptions
 from preprocess.box_formats import open_annotations
 from preprocess.box_metrics import box_figures
 from preprocess.decode import DecodeOptions, decode_clip, scaled_size
-from preprocess.motion import PRESETS, compand, expand, motion_boxes, motion_map, reduce_maps
+from preprocess.motion import (
+    PRESETS,
+    compand,
+    expand,
+    motion_boxes,
+    motion_map,
+    reduce_maps,
+    texture_maps,
+)
 from preprocess.tvl1 import tvl1_flow
 from preprocess.work import grey_frames
 from shared.errors import user_errors
@@ -66,18 +74,18 @@ def main(videos: Path, annotations: Path, preset: str, out: Path | None) -> None
     torch.set_num_threads(1)
     names = {path.stem for path in videos.glob("*.mp4")}
     known = open_annotations("something-else", annotations, names, ReadOptions())
-    maps, sizes = {}, {}
+    maps, grey, sizes = {}, {}, {}
     for name in tqdm(sorted(known.names), desc="flow", unit="clip"):
-        maps[name], sizes[name] = clip_maps(videos / f"{name}.mp4")
+        maps[name], grey[name], sizes[name] = clip_maps(videos / f"{name}.mp4")
     boxes_of = {name: known.load(name) for name in maps}
 
-    rows = [row_of(maps, sizes, boxes_of, preset, 0, 0, exact=None)]
+    rows = [row_of(maps, grey, sizes, boxes_of, preset, 0, 0, exact=None)]
     print(
         f"lines levels  bytes a frame  projected    IoU  (difference to exact)\n{text_of(rows[0])}"
     )
     for lines in (64, 48, 32):
         for levels in (255, 63, 31, motion.LEVELS, 15):
-            rows.append(row_of(maps, sizes, boxes_of, preset, lines, levels, rows[0].iou))
+            rows.append(row_of(maps, grey, sizes, boxes_of, preset, lines, levels, rows[0].iou))
             print(text_of(rows[-1]))
     if out is not None:
         content = {
@@ -90,17 +98,18 @@ def main(videos: Path, annotations: Path, preset: str, out: Path | None) -> None
         write_atomically(out, json.dumps(content, indent=1).encode() + b"\n")
 
 
-def clip_maps(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
-    """Motion maps f4 [T, h, w] at the resolution of the flow, and the source's width and height."""
+def clip_maps(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Motion maps f4 [T, h, w] and grey pictures u1 [T, h, w] at the resolution of the flow, and
+    the source's width and height."""
     chunks = list(decode_clip(Clip("clip", path.name), path.parent, DecodeOptions()))
     grey = torch.from_numpy(
         np.concatenate([grey_frames(chunk.rgb, FLOW_LINES) for chunk in chunks])
     )
     maps = motion_map(tvl1_flow(grey[:-1], grey[1:])).numpy()
-    return np.concatenate([maps, maps[-1:]]), chunks[0].source_size
+    return np.concatenate([maps, maps[-1:]]), grey.numpy().astype(np.uint8), chunks[0].source_size
 
 
-def row_of(maps, sizes, boxes_of, preset, lines, levels, exact: float | None) -> Row:
+def row_of(maps, grey, sizes, boxes_of, preset, lines, levels, exact: float | None) -> Row:
     """Store the maps of all clips this way, and judge the boxes made of what comes back."""
     num_bytes = num_frames = 0
     ious = []
@@ -110,7 +119,8 @@ def row_of(maps, sizes, boxes_of, preset, lines, levels, exact: float | None) ->
             stored, clip_bytes = stored_maps(clip, lines, levels)
             num_bytes += clip_bytes
         num_frames += len(clip)
-        boxes, _ = motion_boxes(stored, PRESETS[preset])
+        textures = texture_maps(grey[name], stored.shape[1:])
+        boxes, _ = motion_boxes(stored, PRESETS[preset], textures)
         boxes = boxes * np.tile(np.array(sizes[name]) / stored.shape[:0:-1], 2)
         frames = [frame for frame in boxes_of[name] if frame < len(boxes)]
         each = [

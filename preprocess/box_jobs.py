@@ -35,6 +35,7 @@ class Job:
         clips: their index.
         config: what decides the content of the boxes.
         parallel: whether shards may be made in several processes.
+        pictures: index of the frames whose texture is looked at, where they are not `clips`.
         make_maker: called once it is known that there is work to do; reads annotations.
     """
 
@@ -44,6 +45,12 @@ class Job:
     config: dict[str, Any]
     parallel: bool
     make_maker: Callable[[], ShardMaker]
+    pictures: DatasetIndex | None = None
+
+    def shard_config(self, number: int) -> dict[str, Any]:
+        """The config as a shard has it: with the sha256 of the very shards that it is made from."""
+        indexes = [self.clips] if self.pictures is None else [self.clips, self.pictures]
+        return self.config | {index.kind: index.shards[number].sha256 for index in indexes}
 
 
 def read_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
@@ -75,16 +82,31 @@ def _motion_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
     from preprocess.motion import read_parameters
 
     parameters = read_parameters(options["preset"] or "default", options["changes"])
-    return motion_job(_flows_folder(layout, options["source"]), parameters)
+    return motion_job(layout, _flows_folder(layout, options["source"]), parameters)
 
 
-def motion_job(folder: Path, parameters: MotionParameters) -> Job:
-    """Boxes from the motion maps of finished flows."""
+def motion_job(layout: DatasetLayout, folder: Path, parameters: MotionParameters) -> Job:
+    """Boxes from the motion maps of finished flows.
+
+    Raises:
+        InputError: the parameters ask for texture, and there are no frames.
+    """
     flows = read_index(folder)
     assert flows is not None, folder
     config = asdict(parameters) | {"flows": flows.digest} | made_from(folder)
+    frames_folder = frames = None
+    if parameters.texture:
+        frames = read_index(layout.frames)
+        if frames is None:
+            raise InputError(
+                f"{layout.frames} is not complete (no dataset.json), and texture is taken from its "
+                "pictures; run `make flows`, or give --set texture=0"
+            )
+        frames_folder, config["frames"] = layout.frames, frames.digest
     what = f"motion maps of {folder}"
-    return Job(what, folder, flows, config, True, lambda: FromMotion(parameters))
+    return Job(
+        what, folder, flows, config, True, lambda: FromMotion(parameters, frames_folder), frames
+    )
 
 
 def made_from(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ at `path` and returns what the boxes shard of the same clips holds.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 
 from preprocess.box_annotations import BoxAnnotations, ClipFrames
 from preprocess.box_metrics import bounding_boxes, clip_to_frame
+from shared.errors import InputError
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.shards import ShardReader
 
@@ -33,9 +35,15 @@ class ShardMaker(Protocol):
 
 @dataclass(frozen=True)
 class FromMotion:
-    """Boxes of the motion maps of a flows shard."""
+    """Boxes of the motion maps of a flows shard.
+
+    Attributes:
+        frames: folder of the frames shards, whose pictures tell the texture; None where the
+            parameters do not ask for it.
+    """
 
     parameters: MotionParameters
+    frames: Path | None = None
 
     def arrays(self, path: Path) -> dict[str, np.ndarray]:
         import cv2
@@ -43,7 +51,13 @@ class FromMotion:
         from preprocess.motion import contour_vertices, expand, motion_boxes
 
         cv2.setNumThreads(1)
-        with ShardReader(path, "flows") as reader:
+        with ExitStack() as stack:
+            reader = stack.enter_context(ShardReader(path, "flows"))
+            pictures = None
+            if self.frames is not None:
+                pictures = stack.enter_context(ShardReader(self.frames / path.name, "frames"))
+                if not np.array_equal(pictures["/clip/frames"], reader["/clip/frames"]):
+                    raise InputError(f"{pictures.path} holds other clips than {path}")
             sizes, frames = reader["/clip/size"], reader["/clip/frames"]
             map_sizes, scales = reader["/clip/map_size"], reader["/motion/scale"]
             boxes = np.full((reader.num_frames, 4), np.nan, dtype="<f4")
@@ -53,11 +67,25 @@ class FromMotion:
                 width, height = map_sizes[clip]
                 values = reader.ragged("/motion/offsets", "/motion/values", first, last)
                 maps = expand(np.stack(values).reshape(-1, height, width), scales[first:last])
-                found, scores[first:last] = motion_boxes(maps, self.parameters)
+                textures = None if pictures is None else _textures(pictures, first, last, maps)
+                found, scores[first:last] = motion_boxes(maps, self.parameters, textures)
                 to_source = sizes[clip] / map_sizes[clip]
                 boxes[first:last] = found * np.tile(to_source, 2)
-                vertices += contour_vertices(maps, self.parameters, to_source)
+                vertices += contour_vertices(maps, self.parameters, to_source, textures)
             return _shard_arrays(reader, boxes, scores, vertices)
+
+
+def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) -> np.ndarray:
+    """Texture f4 [T, h, w] of stored frames, at the size of the maps."""
+    import cv2
+
+    from preprocess.motion import texture_maps
+
+    files = pictures.ragged("/jpeg/offsets", "/jpeg/values", first, last)
+    grey = [cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files]
+    if any(picture is None for picture in grey):
+        raise InputError(f"{pictures.path}: a frame is not a JPEG picture; `make verify`")
+    return texture_maps(np.stack(grey), maps.shape[1:])
 
 
 @dataclass(frozen=True)

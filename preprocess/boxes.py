@@ -6,11 +6,12 @@
     python -m preprocess.boxes --dataset ssv2 --out out --name annotated \\
         --from-annotations boxes.json --format something-else
 
-From motion maps it reads flows/NNNNN.h5 alone (or those of another source), so thresholds are tuned
-without computing flow again: seconds for the toy dataset. From annotated boxes it reads frames/ for
-what clips and frames there are. It writes boxes/NNNNN.h5 and their dataset.json; with --name they
-lie beside, in boxes-NAME/, and training takes them with --set box_source=NAME. A run that was
-stopped goes on where it was; one that is complete says so and ends.
+From motion it reads the maps of flows/NNNNN.h5 (or of another source) and the texture of frames/,
+so thresholds are tuned without computing flow again: seconds for the toy dataset. From annotated
+boxes it reads frames/ for what clips and frames there are. It writes boxes/NNNNN.h5 and their
+dataset.json; with --name they lie beside, in boxes-NAME/, and training takes them with
+--set box_source=NAME. A run that was stopped goes on where it was; one that is complete says so and
+ends.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def compute(folder: Path, job: Job, wanted: DatasetIndex, num_workers: int | Non
             job.folder / shards[number].name,
             folder / shards[number].name,
             maker,
-            wanted.config | {job.clips.kind: shards[number].sha256},
+            job.shard_config(number),
         )
         for number in todo
     ]

@@ -3,7 +3,8 @@
     flow (B,2,H,W) --motion_map--> (B,H,W) --reduce_maps--> (B,h,w) --compand--> bytes of the shard
     maps f4 [T,h,w] of a clip --motion_boxes--> a box and a score for each frame
 
-The maps of a clip are all that boxes are made of, so thresholds are tuned without flow.
+The maps of a clip, and how much texture its frames have where, are all that boxes are made of, so
+thresholds are tuned without flow.
 """
 
 from __future__ import annotations
@@ -98,6 +99,28 @@ def expand(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return scale[:, None, None] * np.square(values, dtype=np.float32)
 
 
+def texture_maps(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much there is to see in each cell: the mean length of the picture's gradient.
+
+    Flow is found where there is texture and guessed by smoothness elsewhere, so a motion boundary
+    says more the more texture it lies on.
+
+    Args:
+        pictures: u1 [T, H, W], grey, as large as the maps or larger.
+        size: (h, w) of the maps.
+
+    Returns:
+        f4 [T, h, w], grey values per pixel, at least 0.
+    """
+    height, width = size
+    textures = np.empty((len(pictures), height, width), dtype=np.float32)
+    for texture, picture in zip(textures, pictures, strict=True):
+        across = cv2.Sobel(picture, cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
+        down = cv2.Sobel(picture, cv2.CV_32F, 0, 1, ksize=1, scale=0.5)
+        cv2.resize(cv2.magnitude(across, down), (width, height), texture, 0, 0, cv2.INTER_AREA)
+    return textures
+
+
 @dataclass(frozen=True)
 class MotionParameters:
     """How maps become boxes. Lengths are pixels of a map with 240 lines.
@@ -105,6 +128,7 @@ class MotionParameters:
     Steps, in this order; one with its neutral value does nothing.
 
     Attributes:
+        texture: power of the picture's texture that maps are multiplied by; see `texture_maps`.
         frames_before, frames_after: whose maps are summed with the frame's own, as many as there
             are.
         border: margin set to 0.
@@ -124,6 +148,7 @@ class MotionParameters:
         smallest_area: so is a box under this share of the area.
     """
 
+    texture: float = 0.0
     frames_before: int = 0
     frames_after: int = 0
     border: float = 0.0
@@ -149,11 +174,13 @@ class MotionParameters:
 
 
 PRESETS: dict[str, MotionParameters] = {
-    # Few numbers, none of them fine: summing over 9 frames steadies the box where flow flickers,
-    # one and a half times the mean leaves out the noise of the background that the mean itself
-    # lets in, and a second contour much weaker than the first is noise more often than an object.
+    # Few numbers, none of them fine: a motion boundary counts by the texture it lies on, because
+    # flow between textures is a guess; summing over 9 frames steadies the box where flow flickers,
+    # one and a quarter times the mean leaves out noise of the background that the mean itself lets
+    # in, and a second contour much weaker than the first is noise more often than an object. What
+    # else was tried is in benchmarks/results/boxes.md.
     "default": MotionParameters(
-        frames_before=4, frames_after=4, mean_factor=1.5, smallest_share=0.4
+        texture=1.0, frames_before=4, frames_after=4, mean_factor=1.25, smallest_share=0.4
     ),
     # The text of MOFO (section 3.1) states the steps and no numbers: smooth, threshold, the two
     # largest contours. The mean is the threshold without a parameter.
@@ -197,12 +224,15 @@ def read_parameters(preset: str, changes: Sequence[str] = ()) -> MotionParameter
     return MotionParameters(**numbers)
 
 
-def motion_boxes(maps: np.ndarray, parameters: MotionParameters) -> tuple[np.ndarray, np.ndarray]:
+def motion_boxes(
+    maps: np.ndarray, parameters: MotionParameters, textures: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The box of each frame of a clip, from all its maps.
 
     Args:
         maps: f4 [T, h, w], the clip's motion maps in order.
         parameters: see MotionParameters.
+        textures: f4 [T, h, w], see `texture_maps`; None is the same texture everywhere.
 
     Returns:
         boxes f4 [T, 4] x1 y1 x2 y2, half-open, in pixels of the maps, NaN where nothing moves;
@@ -211,11 +241,21 @@ def motion_boxes(maps: np.ndarray, parameters: MotionParameters) -> tuple[np.nda
     """
     assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
     boxes = np.full((len(maps), 4), np.nan, dtype=np.float32)
-    for frame, evidence in enumerate(_window_sums(maps, parameters)):
+    for frame, evidence in enumerate(_evidence(maps, parameters, textures)):
         if maps[frame].max() > parameters.least_motion:
             boxes[frame] = _frame_box(evidence, parameters)
     boxes = _replace_odd_sizes(boxes, maps.shape[1:], parameters)
     return boxes, _scores(maps, boxes)
+
+
+def _evidence(
+    maps: np.ndarray, parameters: MotionParameters, textures: np.ndarray | None
+) -> np.ndarray:
+    """[T, h, w]: maps weighted by texture and summed over their windows."""
+    if parameters.texture and textures is not None:
+        assert textures.shape == maps.shape, (textures.shape, maps.shape)
+        maps = maps * textures**parameters.texture
+    return _window_sums(maps, parameters)
 
 
 def _window_sums(maps: np.ndarray, parameters: MotionParameters) -> np.ndarray:
@@ -229,18 +269,20 @@ def _window_sums(maps: np.ndarray, parameters: MotionParameters) -> np.ndarray:
     return (total[last] - total[first]).astype(np.float32)
 
 
-def motion_contours(maps: np.ndarray, parameters: MotionParameters) -> list[list[np.ndarray]]:
+def motion_contours(
+    maps: np.ndarray, parameters: MotionParameters, textures: np.ndarray | None = None
+) -> list[list[np.ndarray]]:
     """What each frame's box is put around, for pictures.
 
     Args:
-        maps: f4 [T, h, w], as for `motion_boxes`.
+        maps, textures: f4 [T, h, w], as for `motion_boxes`.
 
     Returns:
         for each frame its contours, the largest first, each f4 [k, 2] of x, y in pixels of the
         map (a pixel's centre is at .5); none where nothing moves.
     """
     found: list[list[np.ndarray]] = [[] for _ in maps]
-    for frame, evidence in enumerate(_window_sums(maps, parameters)):
+    for frame, evidence in enumerate(_evidence(maps, parameters, textures)):
         if maps[frame].max() > parameters.least_motion:
             contours = _frame_contours(evidence, parameters)
             found[frame] = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours]
@@ -248,12 +290,15 @@ def motion_contours(maps: np.ndarray, parameters: MotionParameters) -> list[list
 
 
 def contour_vertices(
-    maps: np.ndarray, parameters: MotionParameters, to_source: np.ndarray
+    maps: np.ndarray,
+    parameters: MotionParameters,
+    to_source: np.ndarray,
+    textures: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """The contours of each frame as a boxes shard keeps them.
 
     Args:
-        maps: f4 [T, h, w], as for `motion_boxes`.
+        maps, textures: f4 [T, h, w], as for `motion_boxes`.
         to_source: [2], source pixels per map pixel in x and y.
 
     Returns:
@@ -261,7 +306,7 @@ def contour_vertices(
         pixels.
     """
     frames = []
-    for contours in motion_contours(maps, parameters):
+    for contours in motion_contours(maps, parameters, textures):
         rows = [np.empty((0, 3), np.int16)]
         for number, contour in enumerate(contours):
             corners = np.floor(contour * to_source + 0.5).astype(np.int16)

@@ -256,9 +256,9 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
             file=sys.stderr,
         )
         return
-    left_out = ("flows", "made_from")
+    left_out = ("flows", "frames", "made_from")
     numbers = {option: value for option, value in index.config.items() if option not in left_out}
-    job = motion_job(layout.root / name, MotionParameters(**numbers))
+    job = motion_job(layout, layout.root / name, MotionParameters(**numbers))
     wanted = boxes.wanted_index(layout, job)
     resume.forget(folder)
     journal = resume.Journal(folder, resume.described(wanted))

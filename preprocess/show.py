@@ -33,6 +33,7 @@ from preprocess.motion import (
     motion_contours,
     motion_map,
     reduce_maps,
+    texture_maps,
 )
 from preprocess.show_boxes import annotated_boxes, stored_boxes
 from preprocess.show_masks import Ratios, draw_masks
@@ -202,7 +203,9 @@ def find_motion(
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size
     flow, maps = _flow_and_maps(frames, flow_preset, options)
-    boxes, score = motion_boxes(maps, parameters)
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    textures = texture_maps(grey, maps.shape[1:])
+    boxes, score = motion_boxes(maps, parameters, textures)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
     boxes = (boxes * np.tile(to_source, 2)).astype(np.float32)
     view = canonical_view(*source_size)
@@ -213,7 +216,7 @@ def find_motion(
         frames=frames,
         flow=flow,
         maps=maps,
-        contours=motion_contours(maps, parameters),
+        contours=motion_contours(maps, parameters, textures),
         boxes=boxes,
         score=score,
         view=view,

@@ -25,14 +25,15 @@ def flowed(tmp_path_factory) -> DatasetLayout:
 
 @pytest.fixture
 def layout(flowed, tmp_path) -> DatasetLayout:
-    """The same flows, without boxes; neither videos nor frames are there."""
+    """The same flows and frames, without boxes; the videos are not there."""
     copy = DatasetLayout(tmp_path, flowed.dataset)
     copy.root.mkdir()
     copy.flows.symlink_to(flowed.flows)
+    copy.frames.symlink_to(flowed.frames)
     return copy
 
 
-def test_boxes_come_from_flows_alone(layout):
+def test_boxes_come_from_flows_and_frames(layout):
     done = run_boxes(layout)
     assert done.exit_code == 0, done.output
     index = read_index(layout.boxes)
@@ -58,6 +59,14 @@ def test_boxes_come_from_flows_alone(layout):
             view = canonical_view(*boxes["/clip/size"][clip].tolist())
             inside = np.flatnonzero(positions_inside(view.apply(box), (224, 224)))
             assert positions[offsets[clip] : offsets[clip + 1]].tolist() == inside.tolist()
+
+
+def test_without_texture_flows_are_enough(layout):
+    layout.frames.unlink()
+    lacking = run_boxes(layout)
+    assert lacking.exit_code == 1 and "or give --set texture=0" in lacking.output
+    assert run_boxes(layout, "--set", "texture=0").exit_code == 0
+    assert "frames" not in read_index(layout.boxes).config
 
 
 def test_the_histogram_shows_what_the_ratio_does(layout):
@@ -106,6 +115,8 @@ def test_other_flows_make_other_boxes(flowed, layout):
     other = make_dataset(layout.out / "other", num_clips=6, num_frames=9)
     assert run_flows(other, "--clips-per-shard", 2).exit_code == 0
     layout.flows.symlink_to(other.flows)
+    layout.frames.unlink()
+    layout.frames.symlink_to(other.frames)
     refused = run_boxes(layout)
     assert refused.exit_code == 1 and "was made with flows" in refused.output
 

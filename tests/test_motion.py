@@ -21,6 +21,7 @@ from preprocess.motion import (
     motion_map,
     read_parameters,
     reduce_maps,
+    texture_maps,
 )
 from shared.errors import InputError
 
@@ -207,3 +208,27 @@ def test_numbers_of_a_preset_can_be_changed():
     ):
         with pytest.raises(InputError, match=message):
             read_parameters(preset, changes)
+
+
+def test_texture_is_the_mean_length_of_the_gradient():
+    y, x = np.mgrid[:60, :80]
+    picture = np.where(x < 40, 3 * x + 2 * y, 100).astype(np.uint8)
+    texture = texture_maps(picture[None], (6, 8))
+    assert texture.shape == (1, 6, 8) and texture.dtype == np.float32
+    np.testing.assert_allclose(texture[0, 1:-1, 1:3], np.hypot(3, 2), rtol=1e-6)
+    assert texture[0, :, 5:].max() == 0
+
+
+def test_motion_counts_by_the_texture_that_it_lies_on():
+    plain, textured = (10, 10, 30, 30), (50, 30, 70, 50)
+    maps = drawn_maps([[plain, textured]])
+    textures = np.full_like(maps, 0.5)
+    textures[:, 30:50, 50:70] = 8
+    weighted = dataclasses.replace(EXACT, texture=1.0, contours=1)
+    boxes, scores = motion_boxes(maps, weighted, textures)
+    assert boxes[0].tolist() == list(textured)
+    assert scores[0] == pytest.approx(0.5)  # a share of the motion, whatever the texture
+    contours = motion_contours(maps, weighted, textures)
+    assert [len(found) for found in contours] == [1] and contours[0][0][:, 0].min() == 50.5
+    both, _ = motion_boxes(maps, dataclasses.replace(EXACT, texture=1.0), textures / textures)
+    assert both[0].tolist() == [10, 10, 70, 50]

@@ -25,7 +25,7 @@ from preprocess.draw import (
     in_grid,
     map_colours,
 )
-from preprocess.motion import PRESETS, expand, motion_boxes, motion_contours
+from preprocess.motion import PRESETS, expand, motion_boxes, motion_contours, texture_maps
 from preprocess.show import find_motion, main, output_names
 from preprocess.show_boxes import stored_boxes
 from preprocess.show_masks import METHODS, Ratios, draw_masks
@@ -164,7 +164,9 @@ def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
     assert len(found.frames) == 12 == len(maps) + 1  # the last map counts twice
     # The solver may work on other batches here, which must not change a pair's flow.
     np.testing.assert_allclose(found.maps[:-1], maps, rtol=1e-4, atol=1e-5)
-    boxes, score = motion_boxes(found.maps, PRESETS["default"])
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in found.frames])
+    textures = texture_maps(grey, found.maps.shape[1:])
+    boxes, score = motion_boxes(found.maps, PRESETS["default"], textures)
     np.testing.assert_allclose(found.boxes, boxes * (64 / found.maps.shape[2]), rtol=1e-5)
     np.testing.assert_array_equal(found.score, score)
 
