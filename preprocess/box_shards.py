@@ -82,8 +82,9 @@ def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) ->
     from preprocess.motion import texture_maps
 
     files = pictures.ragged("/jpeg/offsets", "/jpeg/values", first, last)
-    grey = [cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files]
-    if any(picture is None for picture in grey):
+    decoded = [cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files]
+    grey = [picture for picture in decoded if picture is not None]
+    if len(grey) < len(decoded):
         raise InputError(f"{pictures.path}: a frame is not a JPEG picture; `make verify`")
     return texture_maps(np.stack(grey), maps.shape[1:])
 
