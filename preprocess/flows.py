@@ -111,6 +111,8 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
 @rare_option("--clip-timeout", type=click.FloatRange(0, min_open=True), default=300.0,
               metavar="SECONDS", help="a worker without an answer for so long is killed; "
               "answers come about every 256 frames")  # fmt: skip
+@rare_option("--dashboard", is_flag=True,
+              help="of Ray, on 127.0.0.1; its token is that of RAY_AUTH_TOKEN")  # fmt: skip
 # The run
 @click.option("--strict", is_flag=True, help="stop with an error at the first clip that fails")
 @click.option("--overwrite", is_flag=True, help="make all shards again, also with other options")
@@ -122,6 +124,8 @@ def main(**options: Any) -> None:
     plan = make_plan(layout, read_manifest(layout.manifest), options)
     videos = options["videos"] = options["videos"] or layout.videos
     resolve_workers(options)
+    if options["dashboard"] and (options["pool"] != "ray" or os.environ.get("RAY_ADDRESS")):
+        raise InputError("--dashboard is of a Ray started here; leave out --pool and RAY_ADDRESS")
 
     print(f"flows: {len(plan.clips)} clips in {plan.num_shards} shards, videos in {videos}")
     given = {name: value for name, value in options.items() if value not in (None, False)}
@@ -245,7 +249,8 @@ def running_pool(
         pool = InProcessPool(work)
     else:
         workers = options["decoders"], options["flow_workers"], options["num_gpus"]
-        pool = RayPool(work, *workers, options["clip_timeout"])
+        timeout, dashboard = options["clip_timeout"], options.get("dashboard", False)
+        pool = RayPool(work, *workers, timeout, dashboard=dashboard)
     try:
         yield pool
     finally:

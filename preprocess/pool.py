@@ -116,6 +116,7 @@ class RayPool:
         clip_timeout: seconds until a call counts as hung. A call covers at most 16 clips and about
             BATCH_FRAMES frames, never a whole long video.
         decoder, flow_worker: what the actors run.
+        dashboard: whether a Ray started here shows its dashboard, on 127.0.0.1.
 
     Raises:
         InputError: Ray is missing, or actors do not start.
@@ -130,6 +131,7 @@ class RayPool:
         clip_timeout: float = 300.0,
         decoder: type[Decoder] = Decoder,
         flow_worker: type[FlowWorker] = FlowWorker,
+        dashboard: bool = False,
     ) -> None:
         self._options = options
         self._timeout = clip_timeout
@@ -138,7 +140,8 @@ class RayPool:
         batches = num_decoders + num_flow_workers + self._max_queued
         if options.flow.tracks:
             batches *= 4  # what comes of a batch is larger than its frames
-        self._ray = start_ray(num_decoders + num_flow_workers, num_gpus, batches)
+        num_workers = num_decoders + num_flow_workers
+        self._ray = start_ray(num_workers, num_gpus, batches, dashboard)
         remote = self._ray.remote(max_restarts=0, max_task_retries=0, num_cpus=1)
         self._decoder = remote(decoder)
         self._flow_worker = remote(flow_worker).options(num_gpus=num_gpus / num_flow_workers)

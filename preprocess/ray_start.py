@@ -16,7 +16,7 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets for a program that was
 NOT_SHIPPED = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
 
 
-def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
+def start_ray(num_workers: int, num_gpus: float, num_batches: int, dashboard: bool = False) -> Any:
     """Start Ray on this machine, or join the cluster of RAY_ADDRESS; returns the module.
 
     Raises:
@@ -44,16 +44,19 @@ def start_ray(num_workers: int, num_gpus: float, num_batches: int) -> Any:
                 environment = {}  # `ray job submit` has sent the code, and Ray refuses two of them
             ray.init(address=address, runtime_env=environment, **common)
         else:
-            ray.init(
+            context = ray.init(
                 address="local",
                 num_cpus=num_workers,
                 num_gpus=num_gpus,
-                include_dashboard=False,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
                 object_store_memory=max(
                     OBJECT_STORE_BYTES, num_batches * OBJECT_STORE_BYTES_A_BATCH
                 ),
                 **common,
             )
+            if dashboard:
+                print(f"Ray's dashboard: http://{context.dashboard_url}")
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         where = f"the cluster at {address}" if address else "this machine"
         raise InputError(f"Ray does not start on {where}: {error}") from None

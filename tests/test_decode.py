@@ -43,7 +43,7 @@ def test_every_frame_comes_once_and_in_order(tmp_path, kind):
     assert np.array_equal(distance.argmin(axis=1), np.arange(40))
 
 
-@pytest.mark.parametrize("num_frames", [63, 64, 65, 511, 512, 513])
+@pytest.mark.parametrize("num_frames", [63, 64, 65, 511, 512, 513, 1025])
 def test_frames_in_are_frames_out(tmp_path, num_frames):
     rgb, _ = decode(render_video(tmp_path / "a.mp4", num_frames, size=(32, 32)))
     assert len(rgb) == num_frames

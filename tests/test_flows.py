@@ -72,7 +72,7 @@ def test_shards_hold_every_frame_and_its_motion(finished):
         assert maps[3, :, left - 4 : left + 22].mean() > 3 * maps[3, :, left + 26 :].mean()
 
 
-@pytest.mark.parametrize("num_frames", [63, 64, 65, 511, 512, 513])
+@pytest.mark.parametrize("num_frames", [63, 64, 65, 511, 512, 513, 1025])
 def test_frames_in_are_maps_out(tmp_path, num_frames):
     """At the borders of chunks and batches: no frame is lost or doubled."""
     layout = DatasetLayout(tmp_path, "rendered")
@@ -170,6 +170,11 @@ def test_other_options_are_refused_with_both_values(finished, option, found, wan
     assert done.exit_code == 1
     assert f"{found}, now {wanted} is asked for" in done.output
     assert all_checksums(finished) == before
+
+
+def test_a_dashboard_without_a_ray_of_its_own_is_refused(finished):
+    done = run_flows(finished, "--dashboard")
+    assert done.exit_code == 1 and "--dashboard is of a Ray started here" in done.stderr
 
 
 def test_another_manifest_is_refused(finished, tmp_path):
