@@ -30,7 +30,7 @@ from shared.run_record import command_line, git_commit, versions
 SOURCES = ("tvl1", "dis", "motion-vectors")
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--samples", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="with ssv2/ and davis/")  # fmt: skip
 @click.option("--toy", type=click.Path(path_type=Path), metavar="OUT",
