@@ -22,7 +22,6 @@ import ctypes
 import json
 import multiprocessing
 import os
-import platform
 import subprocess
 import tempfile
 import time
@@ -38,6 +37,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.flow_measures import distances, end_point_error, energy
+from benchmarks.record import host_kind, processor_name
 from benchmarks.tvl1_pairs import CLIPS, Pair, clip_frames, clip_pairs, rubberwhale, toy_pairs
 from preprocess import tvl1_eager, tvl1_native
 from preprocess.tvl1 import PRESETS, tvl1_flow
@@ -67,7 +67,7 @@ def main(samples: Path, repeats: int, out: Path | None) -> None:
         raise InputError(f"no folder {samples}: give the sample clips with --samples")
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    host = f"{os.cpu_count()}core-{platform.machine().replace('x86_64', 'x86')}"
+    host = host_kind()
     record = {
         "command": command_line(),
         "git_commit": git_commit(),
@@ -434,14 +434,6 @@ def on_gpu(samples: Path) -> dict | str:
         results["pairs_per_s"][len(first)] = rate
         print(f"\nGPU, 320x240, batches of {len(first)}: {rate:.0f} pairs/s")
     return results
-
-
-def processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
