@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import make_dataset, make_videos, names_of, run
-from benchmarks.record import NOT_ON_GPU, RESULTS, Figure, host_kind, print_figures, write_record
+from benchmarks.record import NOT_ON_GPU, Figure, conclude
 from preprocess.boxes import main as boxes_command
 from preprocess.decode import scaled_size
 from preprocess.flows import main as flows_command
@@ -61,10 +61,7 @@ def main(samples: Path, pairs: int, rounds: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         figures = end_to_end(Path(scratch), samples, pairs, rounds)
         figures += overlap(Path(scratch), samples, rounds)
-    print_figures(figures)
-    path = out or RESULTS / f"flows-{host_kind()}.json"
-    write_record(path, figures)
-    print(path)
+    conclude("flows", figures, out)
 
 
 # --------------------------------------------------------------------------------- end to end

@@ -26,15 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import make_dataset, make_videos, names_of
-from benchmarks.record import (
-    RESULTS,
-    Figure,
-    fastest,
-    host_kind,
-    print_figures,
-    resident_megabytes,
-    write_record,
-)
+from benchmarks.record import Figure, conclude, fastest, resident_megabytes
 from benchmarks.video_peers import Decode, available, pillow_transform
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
@@ -68,10 +60,7 @@ TARGET = 3.0
 def main(samples: Path, rounds: int, soak: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         figures = measure(Path(scratch), samples, rounds, soak)
-    print_figures(figures)
-    path = out or RESULTS / f"loader-{host_kind()}.json"
-    write_record(path, figures)
-    print(path)
+    conclude("loader", figures, out)
 
 
 def measure(scratch: Path, samples: Path, rounds: int, soak: int) -> list[Figure]:

@@ -118,6 +118,14 @@ def print_figures(figures: list[Figure]) -> None:
         print(f"  {figure.name:<{width}}  {text_of(figure)}", flush=True)
 
 
+def conclude(name: str, figures: list[Figure], out: Path | None) -> None:
+    """Print the figures of a benchmark and write them to `out`, or to results/NAME-HOST.json."""
+    print_figures(figures)
+    path = out or RESULTS / f"{name}-{host_kind()}.json"
+    write_record(path, figures)
+    print(path)
+
+
 def text_of(figure: Figure) -> str:
     """One line: ours, the peer's, the ratio and its target."""
     if figure.ours is None:

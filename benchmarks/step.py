@@ -20,15 +20,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.record import (
-    NOT_ON_GPU,
-    RESULTS,
-    Figure,
-    fastest,
-    host_kind,
-    print_figures,
-    write_record,
-)
+from benchmarks.record import NOT_ON_GPU, Figure, conclude, fastest
 from benchmarks.step_contenders import (
     MASK_RATIO,
     Step,
@@ -57,10 +49,7 @@ GPU_BATCHES = {"pretraining": (32, 64, 128, 256), "finetuning": (8, 16, 32, 64)}
 @user_errors
 def main(rounds: int, batch_size: int, out: Path | None) -> None:
     figures = [figure for task in TASKS for figure in measure(task, rounds, batch_size)]
-    print_figures(figures)
-    path = out or RESULTS / f"step-{host_kind()}.json"
-    write_record(path, figures)
-    print(path)
+    conclude("step", figures, out)
 
 
 def measure(task: str, rounds: int, batch_size: int) -> list[Figure]:
