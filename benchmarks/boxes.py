@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import click
 
+from benchmarks.datasets import run
 from preprocess.box_annotations import ReadOptions
 from preprocess.evaluate_boxes import evaluate, summary
 from preprocess.motion import PRESETS
@@ -58,7 +57,7 @@ def main(samples: Path, toy: Path | None, out: Path | None) -> None:
                 for preset in PRESETS:
                     boxes = f"{source}-{preset}"
                     given = ("--source", source, "--preset", preset, "--name", boxes)
-                    run("preprocess.boxes", layout, *given)
+                    run("preprocess.boxes", *place_of(layout), *given)
                     figures = summary(
                         evaluate(
                             layout.boxes_of(boxes), box_format, annotations, None, ReadOptions()
@@ -81,24 +80,13 @@ def make_flows(layout: DatasetLayout, videos: Path) -> None:
     for video in sorted(videos.rglob("*.mp4")):
         layout.videos.mkdir(parents=True, exist_ok=True)
         shutil.copy(video, layout.videos / video.name)
-    run("preprocess.manifest", layout, "--videos", layout.videos)
-    sources = ("--source", ",".join(SOURCES))
-    run("preprocess.flows", layout, "--videos", layout.videos, "--pool", "in-process", *sources)
+    given = (*place_of(layout), "--videos", str(layout.videos))
+    run("preprocess.manifest", *given)
+    run("preprocess.flows", *given, "--pool", "in-process", "--source", ",".join(SOURCES))
 
 
-def run(module: str, layout: DatasetLayout, *more: object) -> None:
-    """A command of the project; what it prints is of no interest here."""
-    command = [
-        sys.executable,
-        "-m",
-        module,
-        "--dataset",
-        layout.dataset,
-        "--out",
-        layout.out,
-        *more,
-    ]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+def place_of(layout: DatasetLayout) -> tuple[str, ...]:
+    return ("--dataset", layout.dataset, "--out", str(layout.out))
 
 
 def text_of(row: dict) -> str:
