@@ -144,9 +144,7 @@ def evaluate(
     # -----------------------------------------------------------------------------------------
     # Resolve
     # -----------------------------------------------------------------------------------------
-    options = folder.read_options()
-    if options.get("command") != "finetune":
-        raise InputError(f"{folder.path} is no finetuning; only a classifier has an accuracy")
+    options = folder.options_of("finetune", "is no finetuning; only a classifier has an accuracy")
     if not folder.is_finished:
         raise InputError(f"{folder.path} is not finished; the command that began it goes on")
     config = recorded_finetune_config(options["config"])

@@ -131,10 +131,8 @@ def read_pretraining(folder: RunFolder) -> PretrainConfig:
     Raises:
         InputError: there is no such run, or it is of another kind.
     """
-    options = folder.read_options()
-    if options.get("command") != "pretrain":
-        raise InputError(f"{folder.path} is no pretraining run; only those predict what is hidden")
-    return recorded_pretrain_config(options["config"])
+    refusal = "is no pretraining run; only those predict what is hidden"
+    return recorded_pretrain_config(folder.options_of("pretrain", refusal)["config"])
 
 
 def read_finetuning(folder: RunFolder) -> FinetuneConfig:
@@ -143,10 +141,8 @@ def read_finetuning(folder: RunFolder) -> FinetuneConfig:
     Raises:
         InputError: there is no such run, or it is of another kind.
     """
-    options = folder.read_options()
-    if options.get("command") != "finetune":
-        raise InputError(f"{folder.path} is no finetuned run; only those tell classes apart")
-    return recorded_finetune_config(options["config"])
+    refusal = "is no finetuned run; only those tell classes apart"
+    return recorded_finetune_config(folder.options_of("finetune", refusal)["config"])
 
 
 def read_autoencoder(folder: RunFolder) -> MaskedAutoencoder:

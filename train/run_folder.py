@@ -76,6 +76,17 @@ class RunFolder:
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self.options} is not readable; give --overwrite") from None
 
+    def options_of(self, command: str, refusal: str) -> dict[str, Any]:
+        """The resolved options of a run of `command`.
+
+        Raises:
+            InputError: as `read_options`, or the run is of another command: its path and `refusal`.
+        """
+        options = self.read_options()
+        if options.get("command") != command:
+            raise InputError(f"{self.path} {refusal}")
+        return options
+
     def begin(self, options: Mapping[str, Any], overwrite: bool) -> None:
         """Make the folder, or check that the run in it was begun with the same options.
 
