@@ -13,9 +13,9 @@ the command can be stopped and goes on. The tables go to benchmarks/results/.
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from benchmarks.ablation_rows import PARTS, Row
 from benchmarks.record import machine
-from benchmarks.training_runs import ROOT, Trainer, mean_and_spread
+from benchmarks.training_runs import ROOT, Trainer, mean_and_spread, summary
 from shared.errors import InputError, user_errors
+from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.run_record import versions
 
@@ -113,7 +114,7 @@ def train_row(trainer: Trainer, row: Row, seed: int, budget: dict[str, int]) -> 
     return top1
 
 
-def settings(values: Any) -> list[str]:
+def settings(values: Mapping[str, object]) -> list[str]:
     """--set options of the training commands."""
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
@@ -130,10 +131,7 @@ def record(part: str, figures: dict[str, Any], seeds: list[int], budget: dict[st
     """Put a part's table into the results file; other parts in it stay."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows = {
-        name: {
-            kind: {"mean": round(statistics.mean(each), 1), "seeds": each}
-            for kind, each in kinds.items()
-        }
+        name: {kind: summary(each) for kind, each in kinds.items()}
         for name, kinds in figures.items()
     }
     known[part] = {
@@ -143,7 +141,7 @@ def record(part: str, figures: dict[str, Any], seeds: list[int], budget: dict[st
         "versions": versions(),
         "top1": rows,
     }
-    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps(known, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

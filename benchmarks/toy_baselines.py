@@ -21,7 +21,7 @@ are, so that the command can be stopped and goes on. The figures go to benchmark
 from __future__ import annotations
 
 import json
-import statistics
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -35,9 +35,10 @@ from tqdm import tqdm
 
 from benchmarks.record import machine
 from benchmarks.toy_boxes import with_random_boxes
-from benchmarks.training_runs import Trainer, mean_and_spread
+from benchmarks.training_runs import Trainer, mean_and_spread, summary
 from preprocess.toy_scene import CLASSES, NUM_FRAMES, SIZE, make_scene
 from shared.errors import InputError, user_errors
+from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest
 from shared.run_record import versions
@@ -64,9 +65,10 @@ def main(out: Path, seeds: str, epochs: int) -> None:
     if not layout.boxes.is_dir():
         raise InputError(f"no toy dataset with boxes in {layout.root}; make one with `make`")
     chosen = [int(seed) for seed in seeds.split(",")]
+    stills = read_stills(layout)
     figures: dict[str, list[float]] = {}
     for seed in chosen:
-        for name, figure in (trained(layout, seed) | guessed(layout, seed, epochs)).items():
+        for name, figure in (trained(layout, seed) | guessed(stills, seed, epochs)).items():
             figures.setdefault(name, []).append(round(figure, 1))
             print(f"seed {seed}: {name:28} {figure:5.1f} %", flush=True)
         record(chosen, figures)
@@ -78,10 +80,7 @@ def main(out: Path, seeds: str, epochs: int) -> None:
 
 def record(chosen: list[int], figures: dict[str, list[float]]) -> None:
     """Write what is known after a seed."""
-    rows = {
-        name: {"mean": round(statistics.mean(each), 1), "seeds": each}
-        for name, each in figures.items()
-    }
+    rows = {name: summary(each) for name, each in figures.items()}
     done = chosen[: len(next(iter(figures.values())))]
     command = f"python -m benchmarks.toy_baselines --seeds {','.join(map(str, done))}"
     content = {
@@ -91,7 +90,7 @@ def record(chosen: list[int], figures: dict[str, list[float]]) -> None:
         "seeds": done,
         "top1": rows,
     }
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def trained(layout: DatasetLayout, seed: int) -> dict[str, float]:
@@ -113,20 +112,47 @@ def trained(layout: DatasetLayout, seed: int) -> dict[str, float]:
     }
 
 
-def guessed(layout: DatasetLayout, seed: int, epochs: int) -> dict[str, float]:
-    """Test top-1 without seeing motion, percent."""
+@dataclass(frozen=True)
+class Stills:
+    """What there is of the N clips without their motion.
+
+    Attributes:
+        train, test: bool [N], which clips are of the split.
+        labels: i8 [N].
+        frames: u1 [N, H, W, 3], last ones.
+        features: by name f8 [N, numbers].
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+    frames: np.ndarray
+    features: dict[str, np.ndarray]
+
+
+def read_stills(layout: DatasetLayout) -> Stills:
+    """All of them, once for all seeds."""
     clips = read_manifest(layout.root / "annotations" / "manifest.csv")
-    train = np.array([clip.split == "train" for clip in clips])
-    test = np.array([clip.split == "test" for clip in clips])
-    labels = np.array([clip.label for clip in clips])
-    frames = np.stack([last_frame(layout.videos / clip.video) for clip in tqdm(clips, "decode")])
-    network = fit_network(frames[train], labels[train], epochs, seed)
-    correct = predict(network, frames[test]) == labels[test]
+    frames = [last_frame(layout.videos / clip.video) for clip in tqdm(clips, "decode")]
+    return Stills(
+        train=np.array([clip.split == "train" for clip in clips]),
+        test=np.array([clip.split == "test" for clip in clips]),
+        labels=np.array([clip.label for clip in clips]),
+        frames=np.stack(frames),
+        features={
+            "object's last box": last_boxes(layout, clips),
+            "camera of all frames": camera_features(layout, clips),
+        },
+    )
+
+
+def guessed(stills: Stills, seed: int, epochs: int) -> dict[str, float]:
+    """Test top-1 without seeing motion, percent."""
+    train, test, labels = stills.train, stills.test, stills.labels
+    network = fit_network(stills.frames[train], labels[train], epochs, seed)
+    correct = predict(network, stills.frames[test]) == labels[test]
     top1 = {"last frame": 100 * float(correct.mean())}
-    for name, features in (
-        ("object's last box", last_boxes(layout, clips)),
-        ("camera of all frames", camera_features(layout, clips)),
-    ):
+    for name, features in stills.features.items():
         trees = HistGradientBoostingClassifier(random_state=seed)
         trees.fit(features[train], labels[train])
         top1[name] = 100 * trees.score(features[test], labels[test])

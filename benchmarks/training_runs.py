@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
@@ -69,6 +70,11 @@ def _figure(pattern: re.Pattern[str], printed: str) -> float:
     found = pattern.search(printed)
     assert found, f"no test top-1 in:\n{printed}"
     return float(found[1])
+
+
+def summary(figures: Sequence[float]) -> dict[str, Any]:
+    """What a results file says of one figure: its mean over seeds, and that of each seed."""
+    return {"mean": round(statistics.mean(figures), 1), "seeds": list(figures)}
 
 
 def mean_and_spread(figures: Sequence[float]) -> str:
