@@ -45,6 +45,11 @@ def _slug(setting: tuple[str, object]) -> str:
     return f"{key.rpartition('.')[2]}_{value}".replace(" ", "").replace("[", "").replace("]", "")
 
 
+def unless(default: float, key: str, value: float) -> dict[str, float]:
+    """The setting, where it is not the recipe's; rows with the recipe's share its runs."""
+    return {} if value == default else {key: value}
+
+
 PARTS: dict[str, tuple[Row, ...]] = {
     "methods": (
         Row("from random weights", "none"),
@@ -57,7 +62,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MME", "mme"),
     ),
     "inside-ratio": tuple(
-        Row(f"MOFO, {ratio:.0%} inside the box", "mofo", {"mask.inside_ratio": ratio})
+        Row(f"MOFO, {ratio:.0%} inside the box", "mofo", unless(0.75, "mask.inside_ratio", ratio))
         for ratio in (0.0, 0.25, 0.5, 0.75, 0.9)
     ),
     "cross-attention": tuple(
@@ -77,7 +82,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     ),
     "mgm": (
         *(
-            Row(f"MGM, mask ratio {ratio:.0%}", "mgm", {"mask.mask_ratio": ratio})
+            Row(f"MGM, mask ratio {ratio:.0%}", "mgm", unless(0.75, "mask.mask_ratio", ratio))
             for ratio in (0.5, 0.75, 0.9)
         ),
         Row("MGM without jitter", "mgm", {"mask.aspect": [1.0, 1.0]}),
