@@ -209,7 +209,7 @@ def _storage(scratch: Path, samples: Path) -> list[Figure]:
 
     num_bytes = num_frames = 0
     for name in ("2003", "862"):
-        maps, _ = clip_maps(_needed(samples) / "ssv2" / f"{name}.mp4")
+        maps, _, _ = clip_maps(_needed(samples) / "ssv2" / f"{name}.mp4")
         num_bytes += stored_maps(maps, 64, motion.LEVELS)[1]
         num_frames += len(maps)
     projected = num_bytes / num_frames * SSV2_FRAMES / 1e9
