@@ -32,8 +32,8 @@ import torch
 from benchmarks.datasets import make_dataset, make_videos, names_of, run
 from benchmarks.record import NOT_ON_GPU, Figure, conclude
 from preprocess.boxes import main as boxes_command
-from preprocess.decode import scaled_size
 from preprocess.flows import main as flows_command
+from preprocess.frame_chunks import scaled_size
 from shared.errors import InputError, user_errors
 from shared.manifest import read_manifest
 

@@ -25,7 +25,9 @@ from preprocess import motion
 from preprocess.box_annotations import ReadOptions
 from preprocess.box_formats import open_annotations
 from preprocess.box_metrics import box_figures
-from preprocess.decode import DecodeOptions, decode_clip, scaled_size
+from preprocess.clip_work import grey_frames
+from preprocess.decode import decode_clip
+from preprocess.frame_chunks import DecodeOptions, scaled_size
 from preprocess.motion import (
     PRESETS,
     compand,
@@ -36,7 +38,6 @@ from preprocess.motion import (
     texture_maps,
 )
 from preprocess.tvl1 import tvl1_flow
-from preprocess.work import grey_frames
 from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.manifest import Clip

@@ -49,7 +49,7 @@ class Completeness:
         self._num_packets = 0
         self._num_skipped = 0
         self._discarded: list[float] = []
-        self._times: list[float] = []  # of the frames shown, in the span or before it
+        self._times: list[float] = []  # of the frames shown in the span, and of one before it
         self._reached_stop = False
 
     @property
@@ -79,9 +79,12 @@ class Completeness:
         if seconds >= self.stop - TIME_TOLERANCE:
             self._reached_stop = True
             return False
+        is_shown = self.contains(seconds)
+        if self.num_frames == 0:
+            self._times.clear()
         self._times.append(seconds)
-        self.num_frames += self.contains(seconds)
-        return self.contains(seconds)
+        self.num_frames += is_shown
+        return is_shown
 
     @property
     def is_past(self) -> bool:

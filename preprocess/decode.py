@@ -1,4 +1,4 @@
-"""Decode a clip, or a span of a long video, into RGB frames of the kept size (PyAV).
+"""Decode a clip, a span of a long video, or several spans of it, into RGB frames (PyAV).
 
 Input comes from the internet: local regular files below the video root only, containers and codecs
 by allow-list, caps on pixels, frames and seconds, and no clip that ended early passes for a whole
@@ -7,21 +7,19 @@ one. Whatever is wrong with a video is a ClipError with a reason in words.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import av
-import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
 from preprocess.clip_vectors import ClipVectors
-from preprocess.completeness import Completeness
+from preprocess.completeness import TIME_TOLERANCE, Completeness
+from preprocess.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.motion_vectors import CODECS as VECTOR_CODECS
-from preprocess.motion_vectors import turn_upright
 from preprocess.transcode import transcode
 from preprocess.video_file import (
     ClipError,
@@ -37,74 +35,17 @@ from shared.manifest import Clip
 
 Frames = Iterator[tuple[float, av.VideoFrame]]  # seconds from the start of the stream, frame
 
-SMALLEST_SIDE = 16  # pixels; TV-L1 needs that much, and a patch is as large
-LONGEST_KEPT_SIDE = 65_500  # pixels; a JPEG cannot be longer
+
+@dataclass
+class Tally:
+    """How many frames came out of the decoder, also those that no clip keeps."""
+
+    num_frames: int = 0
 
 
-@dataclass(frozen=True)
-class DecodeOptions:
-    """How frames are kept, and what is refused.
-
-    Attributes:
-        short_side: of the kept frames, pixels; smaller videos are never enlarged.
-        max_pixels: of a frame of the source, width * height.
-        max_frames: of a clip.
-        max_seconds: of a clip.
-        chunk_frames: frames handed over at a time, fewer where they exceed chunk_bytes. Content
-            does not depend on it, but flow is computed chunk by chunk.
-        chunk_bytes: of the RGB frames of a chunk.
-        vectors: whether chunks come with the flow of the codec's motion vectors.
-        scratch: folder for copies of videos whose codec has none (preprocess/transcode.py); None:
-            such a clip is refused.
-    """
-
-    short_side: int = 256
-    max_pixels: int = 8192 * 4320
-    max_frames: int = 216_000  # an hour at 60 frames/s
-    max_seconds: float = 3600.0
-    chunk_frames: int = 64
-    chunk_bytes: int = 32 << 20
-    vectors: bool = False
-    scratch: Path | None = None
-
-
-@dataclass(frozen=True)
-class FrameChunk:
-    """Consecutive frames of a clip.
-
-    Attributes:
-        first_index: number of the first frame, counted from 0 in the clip.
-        pts_seconds: f8 [T], presentation times from the start of the video's stream.
-        rgb: u1 [T, H, W, 3], upright, of the kept size.
-        source_size: width, height of the source in pixels, upright.
-        is_last: whether the clip ends with it.
-        vectors: flows of motion vectors, f4 [2, h, w] each, upright, pixels of the source per
-            frame; those between the last frames of a chunk may come with the next.
-    """
-
-    first_index: int
-    pts_seconds: np.ndarray
-    rgb: np.ndarray
-    source_size: tuple[int, int]
-    is_last: bool
-    vectors: list[np.ndarray]
-
-
-def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height with the short side at most `short_side`, never enlarged.
-
-    The long side is rounded half up and may be odd: 427x240 at 64 lines is 114x64.
-    """
-    short = min(width, height)
-    if short <= short_side:
-        return width, height
-    return (
-        math.floor(width * short_side / short + 0.5),
-        math.floor(height * short_side / short + 0.5),
-    )
-
-
-def decode_clip(clip: Clip, video_root: Path, options: DecodeOptions) -> Iterator[FrameChunk]:
+def decode_clip(
+    clip: Clip, video_root: Path, options: DecodeOptions, tally: Tally | None = None
+) -> Iterator[FrameChunk]:
     """Decode every frame of a clip, in order, once.
 
     A clip with a span takes the frames with start <= time < stop (to a millisecond), decoded from
@@ -119,8 +60,15 @@ def decode_clip(clip: Clip, video_root: Path, options: DecodeOptions) -> Iterato
     path = find_video(clip.video, video_root)
     progress: Completeness | None = None
     try:
-        with _reading(clip, path, options) as (progress, frames, vectors):
-            yield from _chunks(frames, vectors, options)
+        with _reading(clip, path, options, tally or Tally()) as (progress, frames, vectors):
+            chunker, scaler = Chunker(options, vectors), Scaler(options.short_side)
+            for seconds, frame in frames:
+                full = chunker.add(seconds, scaler.picture(frame))
+                if full is not None:
+                    yield full
+            last = chunker.finish()
+            if last is not None:
+                yield last
             shortfall = progress.shortfall()
             if shortfall:
                 raise ClipError("decode", shortfall)
@@ -137,22 +85,22 @@ def decode_clip(clip: Clip, video_root: Path, options: DecodeOptions) -> Iterato
 
 @contextmanager
 def _reading(
-    clip: Clip, path: Path, options: DecodeOptions
+    clip: Clip, path: Path, options: DecodeOptions, tally: Tally
 ) -> Iterator[tuple[Completeness, Frames, ClipVectors | None]]:
     """The frames of the clip, and where their motion vectors gather as they are read."""
     with _placed(clip, path, options) as video:
         _, stream, progress = video
         if not options.vectors:
-            yield progress, _frames(*video, options, None), None
+            yield progress, _frames(*video, options, None, tally), None
         elif stream.codec_context.name in VECTOR_CODECS or options.scratch is None:
             vectors = ClipVectors(stream)
-            yield progress, _frames(*video, options, vectors), vectors
+            yield progress, _frames(*video, options, vectors, tally), vectors
         else:
             copy = transcode(path, options.scratch, options.max_pixels)
             with _placed(clip, copy, options) as copied:
                 vectors = ClipVectors(copied[1])
-                others = _frames(*copied, options, vectors)
-                yield progress, _beside(_frames(*video, options, None), others), vectors
+                others = _frames(*copied, options, vectors, Tally())
+                yield progress, _beside(_frames(*video, options, None, tally), others), vectors
 
 
 def _beside(frames: Frames, others: Frames) -> Frames:
@@ -200,6 +148,7 @@ def _frames(
     progress: Completeness,
     options: DecodeOptions,
     vectors: ClipVectors | None,
+    tally: Tally,
 ) -> Frames:
     """(seconds, frame) of the clip, in the order they are shown."""
     clock = Clock(container, progress)
@@ -209,85 +158,125 @@ def _frames(
         if vectors is not None:
             vectors.saw_packet(packet)
         for frame in packet.decode():
+            tally.num_frames += 1
             seconds = clock.seconds(frame)
             is_shown = progress.saw_frame(seconds)
             if is_shown:
                 yield seconds, frame
             if vectors is not None:
                 vectors.saw_frame(frame, is_shown)
-            if progress.num_frames > options.max_frames:
-                raise ClipError("decode", f"more frames than announced; {_frames_allowed(options)}")
-            if seconds - progress.start > options.max_seconds:
-                raise ClipError("decode", f"longer than {options.max_seconds:g} s (--max-seconds)")
+            _check_caps(progress, seconds, options)
         if progress.is_past:
             break
     if vectors is not None:
         vectors.saw_end()
 
 
-def _chunks(
-    frames: Frames, vectors: ClipVectors | None, options: DecodeOptions
-) -> Iterator[FrameChunk]:
-    reformatter = VideoReformatter()
-    rgb: list[np.ndarray] = []
-    times: list[float] = []
-    first_index = 0
-    coded_size = upright_size = None
-    quarter_turns = 0
-    length = options.chunk_frames
-
-    def chunk(is_last: bool) -> FrameChunk:
-        ready = vectors.take() if vectors is not None else []
-        upright = [turn_upright(flow, quarter_turns) for flow in ready]
-        return FrameChunk(
-            first_index, np.array(times), np.stack(rgb), upright_size, is_last, upright
-        )
-
-    for seconds, frame in frames:
-        if coded_size is None:
-            coded_size = (frame.width, frame.height)
-            quarter_turns = round(frame.rotation / 90) % 4
-            upright_size = coded_size[::-1] if quarter_turns % 2 else coded_size
-            kept = _checked_kept_size(upright_size, options)
-            length = min(length, max(2, options.chunk_bytes // (3 * kept[0] * kept[1])))
-        if (frame.width, frame.height) != coded_size:
-            raise ClipError(
-                "decode",
-                f"the frame size changes from {coded_size[0]}x{coded_size[1]} to "
-                f"{frame.width}x{frame.height} at frame {first_index + len(rgb)}",
-            )
-        if len(rgb) == length:  # and another frame has come, so that this chunk is not the last
-            yield chunk(is_last=False)
-            first_index += len(rgb)
-            rgb, times = [], []
-        rgb.append(_upright_rgb(reformatter, frame, kept, quarter_turns))
-        times.append(seconds)
-    if rgb:
-        yield chunk(is_last=True)
+def _check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -> None:
+    """Refuse by what has come, whatever the header said."""
+    if progress.num_frames > options.max_frames:
+        raise ClipError("decode", f"more frames than announced; {_frames_allowed(options)}")
+    if seconds - progress.start > options.max_seconds:
+        raise ClipError("decode", f"longer than {options.max_seconds:g} s (--max-seconds)")
 
 
-def _checked_kept_size(size: tuple[int, int], options: DecodeOptions) -> tuple[int, int]:
-    width, height = size
-    if min(size) < SMALLEST_SIDE:
-        raise ClipError(
-            "decode", f"frames of {width}x{height}; {SMALLEST_SIDE} px a side are the least"
-        )
-    kept = scaled_size(width, height, options.short_side)
-    if max(kept) > LONGEST_KEPT_SIDE:
-        raise ClipError("decode", f"frames of {width}x{height} are too long for a JPEG")
-    return kept
+# ------------------------------------------------------------------------- several spans at once
+
+Step = tuple[int, FrameChunk | ClipError | None]
 
 
-def _upright_rgb(
-    reformatter: VideoReformatter,
-    frame: av.VideoFrame,
-    kept: tuple[int, int],
-    quarter_turns: int,
-) -> np.ndarray:
-    """Scale, convert and turn one frame: u1 [H, W, 3]."""
-    width, height = kept[::-1] if quarter_turns % 2 else kept
-    scaled = reformatter.reformat(
-        frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA
-    )
-    # Display rotation counts counterclockwise, as rot90 does.
-    return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarter_turns))
+@dataclass
+class _Span:
+    """One of the clips that are decoded together."""
+
+    index: int
+    progress: Completeness
+    chunker: Chunker
+
+
+def decode_together(
+    clips: Sequence[Clip], video_root: Path, options: DecodeOptions, tally: Tally
+) -> Iterator[Step]:
+    """Decode clips of one video in one pass, from the keyframe before the first to the last stop.
+
+    A frame that several clips share is decoded and scaled once. Each clip is as `decode_clip` gives
+    it; where that is in doubt, an error says that it must be decoded by itself.
+
+    Args:
+        clips: by their starts, without gaps between their spans.
+
+    Yields:
+        number of the clip, and a chunk of it; at its end None, or what is wrong with it.
+
+    Raises:
+        Exception: whatever stops the pass; clips without an end are to be decoded by themselves.
+    """
+    assert not options.vectors, "vectors depend on the keyframe that decoding began at"
+    path = find_video(clips[0].video, video_root)
+    with _placed(clips[0], path, options) as (container, stream, first):
+        if container.format.name == "avi":
+            raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
+        waiting: deque[_Span] = deque()
+        for index, clip in enumerate(clips):
+            progress = Completeness(clip, container, stream)
+            try:
+                _check_length(progress, stream, options)
+                waiting.append(_Span(index, progress, Chunker(options)))
+            except ClipError as error:
+                yield index, error
+        yield from _shared_pass(container, stream, first, waiting, options, tally)
+
+
+def _shared_pass(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    first: Completeness,
+    waiting: deque[_Span],
+    options: DecodeOptions,
+    tally: Tally,
+) -> Iterator[Step]:
+    scaler = Scaler(options.short_side)
+    running: list[_Span] = []
+    before: float | None = None  # seconds of the last frame
+    for packet in demuxed(container, stream):
+        if packet.size or packet.dts is not None:  # else it is the flush at the end
+            start = first.seconds(_known(packet.pts))
+            # Packets come before the frames in them, and never after one shown later.
+            while waiting and waiting[0].progress.start - TIME_TOLERANCE <= start:
+                span = waiting.popleft()
+                if before is not None:
+                    span.progress.saw_frame(before)
+                running.append(span)
+            for span in running:
+                span.progress.saw_packet(packet)
+        for frame in packet.decode():
+            tally.num_frames += 1
+            before = first.seconds(_known(frame.pts))
+            shown = [span for span in running if span.progress.saw_frame(before)]
+            picture = scaler.picture(frame) if shown else None
+            for span in shown:
+                full = span.chunker.add(before, picture)
+                if full is not None:
+                    yield span.index, full
+                _check_caps(span.progress, before, options)
+            for span in [span for span in running if span.progress.is_past]:
+                running.remove(span)
+                yield from _end_of(span)
+        if not waiting and not running:
+            return
+    for span in [*running, *waiting]:
+        yield from _end_of(span)
+
+
+def _known(pts: int | None) -> int:
+    if pts is None:
+        raise ClipError("decode", "packets without presentation times, which tell clips apart")
+    return pts
+
+
+def _end_of(span: _Span) -> Iterator[Step]:
+    last = span.chunker.finish()
+    if last is not None:
+        yield span.index, last
+    shortfall = span.progress.shortfall()
+    yield span.index, ClipError("decode", shortfall) if shortfall else None

@@ -20,7 +20,7 @@ def print_times(pool: RayPool | InProcessPool, seconds: float, num_clips: int) -
         f"decode {times.decode_seconds:.1f} s ({times.num_decoders} workers), "
         f"flow {times.flow_seconds:.1f} s ({times.num_flow_workers} workers), "
         f"whole {seconds:.1f} s: overlap efficiency {efficiency:.2f}, "
-        f"{num_clips / seconds:.1f} clips/s"
+        f"{num_clips / seconds:.1f} clips/s, {times.num_frames} frames decoded"
     )
 
 

@@ -45,8 +45,8 @@ from shared.manifest import read_manifest
 from shared.run_record import JsonlLog, RunLock, read_jsonl, write_options
 
 if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV and torch
+    from preprocess.messages import WorkOptions
     from preprocess.pool import InProcessPool, RayPool
-    from preprocess.work import WorkOptions
 
 
 @click.command(
@@ -168,7 +168,7 @@ def report_failures(layout: DatasetLayout, failures: list[dict[str, Any]]) -> No
 
 def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Make the shards that are missing; returns the failures, one record a clip."""
-    from preprocess.messages import Job
+    from preprocess.readings import readings_of
     from preprocess.shard_making import failed_record, settled_clips
 
     # ----- What an earlier run finished
@@ -176,22 +176,23 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     journal = find_finished(plan)
     write_failures(layout.failures, journal.failures())
     todo = [shard for shard in range(plan.num_shards) if shard not in journal.finished]
-    jobs = [Job(place, plan.clips[place]) for shard in todo for place in plan.places(shard)]
+    places = [place for shard in todo for place in plan.places(shard)]
+    readings = readings_of(plan, places)
 
     # ----- Decode and flow at once; clips end in any order, shards as their last clip does
     with (
         closing(JsonlLog(layout.failures)) as ledger,
-        running_pool(plan, options, is_needed=bool(jobs)) as pool,
+        running_pool(plan, options, is_needed=bool(readings)) as pool,
         tqdm(
             total=len(plan.clips),
-            initial=len(plan.clips) - len(jobs),
+            initial=len(plan.clips) - len(places),
             desc="flows",
             unit="clip",
             mininterval=0.5,
         ) as progress,
     ):
         began = time.perf_counter()
-        events = pool.run(jobs) if pool else ()
+        events = pool.run(readings) if pool else ()
         for event in settled_clips(plan, events, journal, plan.folders):
             progress.update()
             failed = failed_record(plan, event)
@@ -208,7 +209,7 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     plan.write_indexes({name: journal.entries(name) for name in plan.folders})
     journal.remove()
     if pool is not None:
-        print_times(pool, seconds, len(jobs))
+        print_times(pool, seconds, len(places))
     print_sizes(plan, len(plan.clips) - len(failures))
     return failures
 
@@ -260,8 +261,8 @@ def running_pool(
 
 
 def work_options(plan: Plan, options: dict[str, Any]) -> WorkOptions:
-    from preprocess.decode import DecodeOptions
-    from preprocess.work import WorkOptions
+    from preprocess.frame_chunks import DecodeOptions
+    from preprocess.messages import WorkOptions
 
     return WorkOptions(
         video_root=options["videos"].resolve(),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.decode import DecodeOptions
 from preprocess.flow_options import FlowOptions
+from preprocess.frame_chunks import DecodeOptions
 from shared.manifest import Clip
 
 
@@ -42,6 +42,28 @@ class Job:
     place: int
     clip: Clip
     attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Clips of one video that are decoded in one pass, by their starts; most often a single one.
+
+    Attributes:
+        jobs: without gaps between their spans.
+        is_suspect: whether a decoder was lost with it before.
+    """
+
+    jobs: tuple[Job, ...]
+    is_suspect: bool = False
+
+    def without(self, place: int) -> Reading:
+        """The other clips."""
+        return Reading(tuple(job for job in self.jobs if job.place != place), self.is_suspect)
+
+    def alone(self, place: int, is_suspect: bool = False) -> Reading:
+        """One of the clips by itself, one try further."""
+        (job,) = (job for job in self.jobs if job.place == place)
+        return Reading((Job(place, job.clip, job.attempt + 1),), is_suspect)
 
 
 @dataclass(frozen=True)
@@ -142,15 +164,20 @@ class Decoded:
 
     Attributes:
         events: in order.
-        num_taken: how many of the jobs given were begun; the rest are the driver's again.
-        running: the job to be gone on with in the next call.
+        num_taken: how many of the readings given were begun; the rest are the driver's again.
+        running: the reading to be gone on with in the next call, those of its clips that have not
+            ended.
+        again: clips that could not be decoded together with others, to be decoded by themselves.
         batch_places: of each chunk of the batch for a flow worker, the place of its clip.
+        num_frames: that came out of the decoder, also those that no clip keeps.
     """
 
     events: list[EncodedFrames | Maps | ClipDecoded | ClipFailed] = field(default_factory=list)
     num_taken: int = 0
-    running: Job | None = None
+    running: Reading | None = None
+    again: list[Reading] = field(default_factory=list)
     batch_places: list[int] = field(default_factory=list)
+    num_frames: int = 0
     busy_seconds: float = 0.0
 
 

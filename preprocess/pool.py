@@ -1,8 +1,8 @@
 """The two pools that run decoders and flow workers: in this process, or as Ray actors.
 
-Both have `run(jobs)`, which yields the workers' events (see preprocess/messages.py) in the order
-they come, and `close()`. What the events say does not depend on the pool or on the number of
-workers.
+Both have `run(readings)`, which yields the workers' events (see preprocess/messages.py) in the
+order they come, and `close()`. What the events say does not depend on the pool or on the number
+of workers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from preprocess.messages import ClipFailed, Event, Job, WorkOptions
+from preprocess.messages import ClipFailed, Event, Reading, WorkOptions
 from preprocess.ray_start import start_ray
-from preprocess.work import BATCH_CLIPS, Decoder, FlowWorker
+from preprocess.work import BATCH_READINGS, Decoder, FlowWorker
 from shared.errors import InputError
 
 START_SECONDS = 300.0  # until a new actor must have answered; importing torch can be slow
@@ -24,12 +24,13 @@ START_TRIES = 3
 
 @dataclass
 class StageTimes:
-    """Seconds that workers were busy, summed over those of a stage."""
+    """Seconds that workers were busy, summed over those of a stage; frames they decoded."""
 
     num_decoders: int = 1
     num_flow_workers: int = 1
     decode_busy: float = 0.0
     flow_busy: float = 0.0
+    num_frames: int = 0
 
     @property
     def decode_seconds(self) -> float:
@@ -57,12 +58,15 @@ class InProcessPool:
         self._decoder = decoder(options)
         self._flow_worker = flow_worker(options)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
-        for job in jobs:
-            given = [job]
+    def run(self, readings: Iterable[Reading]) -> Iterator[Event]:
+        waiting = deque(readings)
+        while waiting:
+            given = [waiting.popleft()]
             while True:
                 decoded, batch = self._decoder.next_batch(given)
                 self.times.decode_busy += decoded.busy_seconds
+                self.times.num_frames += decoded.num_frames
+                waiting.extendleft(reversed(decoded.again))
                 yield from decoded.events
                 flowed = self._flow_worker.run(batch)
                 self.times.flow_busy += flowed.busy_seconds
@@ -85,8 +89,8 @@ class _Actor:
     batch: Any = None  # ObjectRef of a decoder's batch in the making
     since: float = 0.0
     is_starting: bool = True
-    running: Job | None = None  # a decoder's clip begun in an earlier call
-    jobs: list[Job] = field(default_factory=list)  # given with the call
+    running: Reading | None = None  # begun by a decoder in an earlier call
+    readings: list[Reading] = field(default_factory=list)  # given with the call
     flow_job: _FlowJob | None = None
 
 
@@ -113,8 +117,8 @@ class RayPool:
         options: for the workers.
         num_decoders, num_flow_workers: actors of each kind.
         num_gpus: shared among the flow actors; 0 on CPU.
-        clip_timeout: seconds until a call counts as hung. A call covers at most 16 clips and about
-            BATCH_FRAMES frames, never a whole long video.
+        clip_timeout: seconds until a call counts as hung. A call covers at most 16 readings and
+            about BATCH_FRAMES frames, never a whole long video.
         decoder, flow_worker: what the actors run.
         dashboard: whether a Ray started here shows its dashboard, on 127.0.0.1.
 
@@ -162,13 +166,13 @@ class RayPool:
             self._ray.kill(actor.handle)
         self._ray.shutdown()
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
-        self._jobs = deque(jobs)
+    def run(self, readings: Iterable[Reading]) -> Iterator[Event]:
+        self._readings = deque(readings)
         self._flow_jobs: deque[_FlowJob] = deque()
         while True:
             self._give_work()
             busy = [actor for actor in self._actors if actor.call is not None]
-            if not self._jobs and not self._flow_jobs and all(a.is_starting for a in busy):
+            if not self._readings and not self._flow_jobs and all(a.is_starting for a in busy):
                 return
             yield from self._next_events()
 
@@ -212,24 +216,25 @@ class RayPool:
         decoding = sum(1 for other in self._actors if other.is_decoder and other.batch is not None)
         if len(self._flow_jobs) + decoding >= self._max_queued + self.times.num_decoders - 1:
             return
-        if actor.running is None and not self._jobs:
+        if actor.running is None and not self._readings:
             return
-        actor.jobs = self._take_jobs(alone_only=actor.running is None)
-        if actor.running is None and not actor.jobs:
+        actor.readings = self._take_readings(is_idle=actor.running is None)
+        if actor.running is None and not actor.readings:
             return
-        actor.call, actor.batch = actor.handle.next_batch.options(num_returns=2).remote(actor.jobs)
+        next_batch = actor.handle.next_batch.options(num_returns=2)
+        actor.call, actor.batch = next_batch.remote(actor.readings)
         actor.since = time.monotonic()
 
-    def _take_jobs(self, alone_only: bool) -> list[Job]:
-        """The next clips for a decoder; one that lost a decoder goes alone, to an idle one."""
-        jobs: list[Job] = []
-        while self._jobs and len(jobs) < BATCH_CLIPS:
-            if self._jobs[0].attempt > 0:
-                if alone_only and not jobs:
-                    jobs.append(self._jobs.popleft())
+    def _take_readings(self, is_idle: bool) -> list[Reading]:
+        """The next ones for a decoder; one that lost a decoder goes alone, to an idle one."""
+        taken: list[Reading] = []
+        while self._readings and len(taken) < BATCH_READINGS:
+            if self._readings[0].is_suspect:
+                if is_idle and not taken:
+                    taken.append(self._readings.popleft())
                 break
-            jobs.append(self._jobs.popleft())
-        return jobs
+            taken.append(self._readings.popleft())
+        return taken
 
     def _finish(self, actor: _Actor) -> Iterator[Event]:
         """Take what an actor's call returned, or find that the actor is dead."""
@@ -254,9 +259,11 @@ class RayPool:
 
     def _finish_decoding(self, actor: _Actor, decoded) -> Iterator[Event]:
         self.times.decode_busy += decoded.busy_seconds
+        self.times.num_frames += decoded.num_frames
+        self._readings.extendleft(reversed(actor.readings[decoded.num_taken :]))
+        self._readings.extendleft(reversed(decoded.again))
         actor.running = decoded.running
-        self._jobs.extendleft(reversed(actor.jobs[decoded.num_taken :]))
-        actor.jobs = []
+        actor.readings = []
         if decoded.batch_places:
             wanted = list(range(len(decoded.batch_places)))
             self._flow_jobs.append(_FlowJob(actor.batch, decoded.batch_places, wanted))
@@ -271,12 +278,14 @@ class RayPool:
             if self._failed_starts == START_TRIES:
                 raise InputError(f"worker processes do not start under Ray: {reason}")
         self._actors[self._actors.index(actor)] = self._new_actor(actor.is_decoder)
-        lost = [actor.running, *actor.jobs] if actor.running else actor.jobs
-        for job in reversed(lost):
-            if job.attempt > 0:
-                yield ClipFailed(job.place, "decode", reason)
+        lost = [actor.running, *actor.readings] if actor.running else actor.readings
+        for reading in reversed(lost):
+            if reading.is_suspect:
+                for job in reading.jobs:
+                    yield ClipFailed(job.place, "decode", reason)
             else:
-                self._jobs.appendleft(Job(job.place, job.clip, attempt=1))
+                for job in reversed(reading.jobs):
+                    self._readings.appendleft(reading.alone(job.place, is_suspect=True))
         if actor.flow_job is not None:
             yield from self._retry_flow(actor.flow_job, reason)
 

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from preprocess import boxes, flows, resume
 from preprocess.box_jobs import motion_job, source_of
 from preprocess.failures import write_failures
-from preprocess.messages import ClipFailed, Event, Job
+from preprocess.messages import ClipFailed, Event
 from preprocess.plan import Plan, make_plan
+from preprocess.readings import readings_of
 from preprocess.shard_making import failed_record, settled_clips
 from preprocess.stored_clips import stored_events
 from shared.errors import InputError
@@ -130,16 +131,16 @@ def rebuild(
     assert indexes.keys() == found.keys(), "what is rebuilt is complete"
     journal = _staged(staging, folders, purpose, indexes)
     left = [place for place in places if plan.shard_of(place) not in journal.finished]
-    jobs = [Job(place, plan.clips[place]) for place in left]
+    readings = readings_of(plan, left)
     chosen = set(places)
 
     # ----- The clips asked for through the workers, the others from the shards
     num_failed = 0
     with (
-        flows.running_pool(plan, options, is_needed=bool(jobs)) as pool,
-        tqdm(total=len(places), initial=len(places) - len(jobs), desc=purpose, unit="clip") as bar,
+        flows.running_pool(plan, options, is_needed=bool(readings)) as pool,
+        tqdm(total=len(places), initial=len(places) - len(left), desc=purpose, unit="clip") as bar,
     ):
-        events = pool.run(jobs) if pool else ()
+        events = pool.run(readings) if pool else ()
         for event in settled_clips(
             plan, events, journal, folders, lambda shard: _untouched(plan, shard, chosen)
         ):

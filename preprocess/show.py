@@ -23,7 +23,9 @@ from tqdm import tqdm
 
 from preprocess.box_annotations import ClipFrames
 from preprocess.box_formats import FORMATS
-from preprocess.decode import ClipError, DecodeOptions, decode_clip, scaled_size
+from preprocess.decode import decode_clip
+from preprocess.frame_chunks import DecodeOptions, scaled_size
+from preprocess.messages import WorkOptions
 from preprocess.motion import (
     PRESETS,
     MotionParameters,
@@ -40,7 +42,7 @@ from preprocess.show_masks import Ratios, draw_masks
 from preprocess.show_panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.tvl1 import PRESETS as FLOW_PRESETS
 from preprocess.tvl1 import tvl1_flow
-from preprocess.work import WorkOptions
+from preprocess.video_file import ClipError
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view

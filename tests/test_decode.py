@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from video_fixtures import CODECS, moving_picture, render_video
 
-from preprocess.decode import ClipError, DecodeOptions, decode_clip, scaled_size
+from preprocess.decode import decode_clip
+from preprocess.frame_chunks import DecodeOptions, scaled_size
+from preprocess.video_file import ClipError
 from shared.manifest import Clip
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from preprocess.decode import DecodeOptions, decode_clip
+from preprocess.decode import decode_clip
 from preprocess.doctor import FINDINGS, diagnose, examine, main
+from preprocess.frame_chunks import DecodeOptions
 from preprocess.probe import VideoHeader, read_header, read_headers
 from shared.errors import InputError
 from shared.layout import DatasetLayout

@@ -11,9 +11,10 @@ import torch
 from dataset_fixtures import checksums, run_flows
 
 from preprocess.camera import camera_flow
-from preprocess.decode import DecodeOptions, decode_clip
+from preprocess.decode import decode_clip
 from preprocess.flow_options import TrackOptions
 from preprocess.flow_sources import SourceOptions, make_source
+from preprocess.frame_chunks import DecodeOptions
 from preprocess.motion import expand
 from preprocess.trajectories import make_tracks
 from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, InputError

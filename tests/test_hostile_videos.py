@@ -21,7 +21,9 @@ from shared.shards import ShardReader
 DECODE = """
 import json, sys
 from pathlib import Path
-from preprocess.decode import ClipError, DecodeOptions, decode_clip
+from preprocess.decode import decode_clip
+from preprocess.frame_chunks import DecodeOptions
+from preprocess.video_file import ClipError
 from shared.manifest import Clip
 
 def memory(name):

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocess.clip_vectors import ClipVectors
-from preprocess.decode import DecodeOptions, decode_clip
+from preprocess.decode import decode_clip
+from preprocess.frame_chunks import DecodeOptions
 from preprocess.motion_vectors import (
     COLUMNS,
     VectorFlows,

@@ -12,8 +12,9 @@ import pytest
 from video_fixtures import render_video
 
 from preprocess.assembly import Assembly
+from preprocess.messages import ClipFailed, Job, Reading, WorkOptions
 from preprocess.pool import InProcessPool, RayPool
-from preprocess.work import ClipFailed, Decoder, FlowWorker, Job, WorkOptions
+from preprocess.work import Decoder, FlowWorker
 from shared.manifest import Clip
 from shared.shards import ShardReader
 
@@ -23,10 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 class HarmfulDecoder(Decoder):
     """Does to its process what the name of the clip says."""
 
-    def chunks(self, job):
-        for index, chunk in enumerate(super().chunks(job)):
+    def steps(self, reading):
+        for index, step in enumerate(super().steps(reading)):
+            (job,) = reading.jobs
             _do_harm(job.clip.clip_id, "decode", index, self.options.video_root)
-            yield chunk
+            yield step
 
 
 class HarmfulFlowWorker(FlowWorker):
@@ -75,11 +77,15 @@ def make_jobs(folder: Path, names: list[str]) -> list[Job]:
     return [Job(place, clip) for place, clip in enumerate(clips)]
 
 
-def shards_of(pool, jobs, folder: Path):
+def each_alone(jobs: list[Job]) -> list[Reading]:
+    return [Reading((job,)) for job in jobs]
+
+
+def shards_of(pool, jobs, folder: Path, readings: list[Reading] | None = None):
     """Run the jobs as one shard: (bytes of both files, failures by clip id)."""
     assembly = Assembly(0, {job.place: job.clip for job in jobs}, folder)
     try:
-        num_settled = sum(assembly.add(event) for event in pool.run(jobs))
+        num_settled = sum(assembly.add(event) for event in pool.run(readings or each_alone(jobs)))
     finally:
         pool.close()
     assert num_settled == len(jobs)
@@ -212,7 +218,7 @@ def test_a_failed_part_fails_its_clip_once(tmp_path):
     """What still comes of a clip that was set aside is dropped, and its place stays empty."""
     jobs = make_jobs(tmp_path, ["good", "long-bad", "also-good"])
     assembly = Assembly(0, {job.place: job.clip for job in jobs}, tmp_path)
-    events = list(InProcessPool(WorkOptions(tmp_path)).run(jobs))
+    events = list(InProcessPool(WorkOptions(tmp_path)).run(each_alone(jobs)))
     bad = [event for event in events if event.place == 1]
     events.insert(events.index(bad[3]), ClipFailed(1, "flow", "for the test"))
     assert sum(assembly.add(event) for event in events) == 3
@@ -229,7 +235,7 @@ def test_a_failed_part_fails_its_clip_once(tmp_path):
 def test_parts_in_any_order_make_the_same_shard(tmp_path):
     jobs = make_jobs(tmp_path, ["clip-0", "long-1", "clip-2"])
     expected, _ = shards_of(InProcessPool(WorkOptions(tmp_path)), jobs, tmp_path / "in-order")
-    events = list(InProcessPool(WorkOptions(tmp_path)).run(jobs))
+    events = list(InProcessPool(WorkOptions(tmp_path)).run(each_alone(jobs)))
 
     class Reversed:
         def run(self, jobs):

@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from shard_fixtures import write_moving_squares
 from video_fixtures import render_video
 
-from preprocess.decode import ClipError
 from preprocess.draw import (
     BOX_RGB,
     HIDDEN_RGB,
@@ -25,12 +24,14 @@ from preprocess.draw import (
     in_grid,
     map_colours,
 )
+from preprocess.messages import Job, Reading, WorkOptions
 from preprocess.motion import PRESETS, expand, motion_boxes, motion_contours, texture_maps
 from preprocess.show import find_motion, main, output_names
 from preprocess.show_boxes import stored_boxes
 from preprocess.show_masks import METHODS, Ratios, draw_masks
 from preprocess.show_panels import contact_sheet, video_frames
-from preprocess.work import Decoder, FlowWorker, Job, WorkOptions
+from preprocess.video_file import ClipError
+from preprocess.work import Decoder, FlowWorker
 from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside
 from shared.manifest import Clip
@@ -159,7 +160,11 @@ def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
     found = find_motion(video, 20.0, "fast", PRESETS["default"], RATIOS)
     options = WorkOptions(video.parent)
     job = Job(0, Clip("square", video.name))
-    chunks = [FlowWorker(options).maps(grey)[0] for _, grey in Decoder(options).chunks(job)]
+    chunks = [
+        FlowWorker(options).maps(grey)[0]
+        for _, grey in Decoder(options).steps(Reading((job,)))
+        if grey is not None
+    ]
     maps = np.concatenate([expand(chunk.values, chunk.scale) for chunk in chunks])
     assert len(found.frames) == 12 == len(maps) + 1  # the last map counts twice
     # The solver may work on other batches here, which must not change a pair's flow.
