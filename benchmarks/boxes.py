@@ -20,7 +20,7 @@ import click
 from benchmarks.datasets import run
 from preprocess.box_annotations import ReadOptions
 from preprocess.evaluate_boxes import evaluate, summary
-from preprocess.motion import PRESETS
+from preprocess.motion_presets import PRESETS
 from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout

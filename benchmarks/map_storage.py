@@ -28,15 +28,8 @@ from preprocess.box_metrics import box_figures
 from preprocess.clip_work import grey_frames
 from preprocess.decode import decode_clip
 from preprocess.frame_chunks import DecodeOptions, scaled_size
-from preprocess.motion import (
-    PRESETS,
-    compand,
-    expand,
-    motion_boxes,
-    motion_map,
-    reduce_maps,
-    texture_maps,
-)
+from preprocess.motion import compand, expand, motion_boxes, motion_map, reduce_maps, texture_maps
+from preprocess.motion_presets import PRESETS
 from preprocess.tvl1 import tvl1_flow
 from shared.errors import user_errors
 from shared.files import write_atomically

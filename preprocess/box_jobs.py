@@ -19,7 +19,7 @@ from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
 if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV
-    from preprocess.motion import MotionParameters
+    from preprocess.motion_presets import MotionParameters
 
 OF_MOTION = ("source", "preset", "changes", "workers")
 OF_ANNOTATIONS = ("box_format", "min_score", "annotation_fps")
@@ -79,7 +79,7 @@ def _refuse_unused(options: dict[str, Any]) -> None:
 
 
 def _motion_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
-    from preprocess.motion import read_parameters
+    from preprocess.motion_presets import read_parameters
 
     parameters = read_parameters(options["preset"] or "default", options["changes"])
     return motion_job(layout, _flows_folder(layout, options["source"]), parameters)

@@ -20,7 +20,7 @@ from shared.grid import canonical_view, positions_inside, union_box
 from shared.shards import ShardReader
 
 if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV
-    from preprocess.motion import MotionParameters
+    from preprocess.motion_presets import MotionParameters
 
 CANONICAL_SIZE = 224  # pixels; 14 x 14 positions of 16 px
 PATCH = 16

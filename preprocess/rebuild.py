@@ -235,7 +235,7 @@ def renew_boxes(layout: DatasetLayout, bad: Mapping[str, Iterable[int]]) -> None
 
 
 def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
-    from preprocess.motion import MotionParameters
+    from preprocess.motion_presets import MotionParameters
 
     index = read_index(folder)
     name, kind = source_of({} if index is None else index.config)

@@ -27,8 +27,6 @@ from preprocess.decode import decode_clip
 from preprocess.frame_chunks import DecodeOptions, scaled_size
 from preprocess.messages import WorkOptions
 from preprocess.motion import (
-    PRESETS,
-    MotionParameters,
     compand,
     expand,
     motion_boxes,
@@ -37,6 +35,7 @@ from preprocess.motion import (
     reduce_maps,
     texture_maps,
 )
+from preprocess.motion_presets import PRESETS, MotionParameters
 from preprocess.show_boxes import annotated_boxes, stored_boxes
 from preprocess.show_masks import Ratios, draw_masks
 from preprocess.show_panels import FoundMotion, contact_sheet, encode_mp4, video_frames

@@ -11,18 +11,16 @@ from hypothesis.extra.numpy import arrays
 
 from preprocess.motion import (
     LEVELS,
-    PRESETS,
-    MotionParameters,
     compand,
     contour_vertices,
     expand,
     motion_boxes,
     motion_contours,
     motion_map,
-    read_parameters,
     reduce_maps,
     texture_maps,
 )
+from preprocess.motion_presets import PRESETS, MotionParameters, read_parameters
 from shared.errors import InputError
 
 

@@ -25,7 +25,8 @@ from preprocess.draw import (
     map_colours,
 )
 from preprocess.messages import Job, Reading, WorkOptions
-from preprocess.motion import PRESETS, expand, motion_boxes, motion_contours, texture_maps
+from preprocess.motion import expand, motion_boxes, motion_contours, texture_maps
+from preprocess.motion_presets import PRESETS
 from preprocess.show import find_motion, main, output_names
 from preprocess.show_boxes import stored_boxes
 from preprocess.show_masks import METHODS, Ratios, draw_masks
