@@ -35,7 +35,7 @@ from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.manifest import Clip
 from shared.run_record import command_line, git_commit, versions
-from shared.shards import CHUNK_BYTES
+from shared.shard_writer import CHUNK_BYTES
 
 SSV2_FRAMES = 220_847 * 45
 FLOW_LINES = 240

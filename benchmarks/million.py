@@ -24,7 +24,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import Clip, manifest_digest, write_manifest
 from shared.run_record import versions
 from shared.shard_index import DatasetIndex, ShardEntry, shard_name, write_index
-from shared.shards import write_shard
+from shared.shard_writer import write_shard
 
 PER_SHARD = 512
 FRAMES = 2  # of a clip

@@ -12,7 +12,8 @@ from shared.grid import union_box
 from shared.layout import DatasetLayout
 from shared.randomness import counter_generator
 from shared.shard_index import ShardEntry, read_index, write_index
-from shared.shards import ShardReader, write_shard
+from shared.shard_writer import write_shard
+from shared.shards import ShardReader
 
 
 def with_random_boxes(layout: DatasetLayout, seed: int) -> DatasetLayout:

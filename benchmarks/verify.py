@@ -27,7 +27,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import Clip, manifest_digest, write_manifest
 from shared.run_record import versions
 from shared.shard_index import DatasetIndex, ShardEntry, shard_name, write_index
-from shared.shards import write_shard
+from shared.shard_writer import write_shard
 
 CLIPS, FRAMES = 64, 32  # of a shard, of a clip
 MAP = (85, 64)  # width, height

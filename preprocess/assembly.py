@@ -18,7 +18,7 @@ from preprocess.messages import ClipFailed, EncodedFrames, Event, Maps, TracksOf
 from preprocess.spill import Extent, Spill
 from shared.manifest import Clip
 from shared.shard_index import ShardEntry, shard_name
-from shared.shards import Pieces, write_shard
+from shared.shard_writer import Pieces, write_shard
 from shared.tracks import NUM_BINS
 
 DEFAULT_FLOW = FlowOptions()

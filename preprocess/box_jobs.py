@@ -6,20 +6,18 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from preprocess.box_annotations import ReadOptions
 from preprocess.box_formats import FORMATS, annotation_files, open_annotations
 from preprocess.box_shards import FromAnnotations, FromMotion, ShardMaker
+from preprocess.motion_presets import MotionParameters, read_parameters
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
-
-if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV
-    from preprocess.motion_presets import MotionParameters
 
 OF_MOTION = ("source", "preset", "changes", "workers")
 OF_ANNOTATIONS = ("box_format", "min_score", "annotation_fps")
@@ -79,8 +77,6 @@ def _refuse_unused(options: dict[str, Any]) -> None:
 
 
 def _motion_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
-    from preprocess.motion_presets import read_parameters
-
     parameters = read_parameters(options["preset"] or "default", options["changes"])
     return motion_job(layout, _flows_folder(layout, options["source"]), parameters)
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from preprocess.box_annotations import BoxAnnotations, ClipFrames
 from preprocess.box_metrics import bounding_boxes, clip_to_frame
+from preprocess.motion_presets import MotionParameters
 from shared.errors import InputError
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.shards import ShardReader
-
-if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV
-    from preprocess.motion_presets import MotionParameters
 
 CANONICAL_SIZE = 224  # pixels; 14 x 14 positions of 16 px
 PATCH = 16

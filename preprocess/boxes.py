@@ -39,7 +39,8 @@ from shared.layout import DatasetLayout
 from shared.masking import masked_counts
 from shared.run_record import RunLock, write_options
 from shared.shard_index import DatasetIndex, ShardEntry, write_index
-from shared.shards import ShardReader, write_shard
+from shared.shard_writer import write_shard
+from shared.shards import ShardReader
 
 VIEW = "short side to 224, centre crop"
 MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed

@@ -25,6 +25,7 @@ from preprocess import boxes, flows, resume
 from preprocess.box_jobs import motion_job, source_of
 from preprocess.failures import write_failures
 from preprocess.messages import ClipFailed, Event
+from preprocess.motion_presets import MotionParameters
 from preprocess.plan import Plan, make_plan
 from preprocess.readings import readings_of
 from preprocess.shard_making import failed_record, settled_clips
@@ -235,8 +236,6 @@ def renew_boxes(layout: DatasetLayout, bad: Mapping[str, Iterable[int]]) -> None
 
 
 def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
-    from preprocess.motion_presets import MotionParameters
-
     index = read_index(folder)
     name, kind = source_of({} if index is None else index.config)
     source = read_index(layout.root / name)

@@ -8,6 +8,7 @@ their displacements and HOG. A clip's rows of every per-frame dataset are `first
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 FORMAT_VERSION = 1
@@ -203,3 +204,19 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
         ),
     ),
 }
+
+
+def sizes_of(fields: Collection[Field], shapes: dict[str, tuple[int, ...]]) -> dict[str, int] | str:
+    """The number that each letter of the dims stands for, or what contradicts it."""
+    sizes: dict[str, int] = {}
+    for field in fields:
+        shape = shapes[field.path]
+        if len(shape) != len(field.dims):
+            return f"{field.path} has shape {shape}, not [{', '.join(field.dims)}]"
+        for length, dim in zip(shape, field.dims, strict=True):
+            letter, plus, more = dim.partition("+")
+            length -= int(more) if plus else 0
+            expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, length)
+            if length != expected or length < 0:
+                return f"{field.path} has shape {shape}, not [{', '.join(field.dims)}] ({sizes})"
+    return sizes

@@ -17,7 +17,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip, manifest_digest, write_classes, write_manifest
 from shared.randomness import counter_generator
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, shard_name, write_index
-from shared.shards import build_shard, publish
+from shared.shard_writer import build_shard, publish
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SIDES = (12, 14, 16, 20, 24)  # pixels

@@ -14,7 +14,8 @@ from preprocess.evaluate_boxes import main as evaluate_boxes
 from preprocess.export import main
 from shared.layout import DatasetLayout
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, write_index
-from shared.shards import ShardReader, write_shard
+from shared.shard_writer import write_shard
+from shared.shards import ShardReader
 
 KEPT = ("/clip/id", "/clip/frames", "/clip/size", "/clip/box", "/box/xyxy")
 TUBES = ("/tube/offsets", "/tube/index")

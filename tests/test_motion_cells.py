@@ -11,7 +11,8 @@ from training_fixtures import TINY_RECIPE
 from shared.errors import InputError
 from shared.grid import View
 from shared.motion_cells import cell_means
-from shared.shards import ShardReader, build_shard
+from shared.shard_writer import build_shard
+from shared.shards import ShardReader
 from train.augment import cut
 from train.clip_reader import ClipReader
 from train.clip_table import MotionNeeds, read_clip_table

@@ -20,7 +20,8 @@ from shared.shard_index import (
     shard_name,
     write_index,
 )
-from shared.shards import ShardReader, build_shard, publish
+from shared.shard_writer import build_shard, publish
+from shared.shards import ShardReader
 
 
 def boxes_arrays(frames_per_clip=(3, 0, 2)):

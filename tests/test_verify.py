@@ -118,7 +118,7 @@ def rewrite(layout, name, number, change):
     import hashlib
 
     from shared.shard_index import DatasetIndex, ShardEntry, write_index
-    from shared.shards import build_shard
+    from shared.shard_writer import build_shard
 
     folder = layout.root / name
     index = read_index(folder)

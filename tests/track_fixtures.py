@@ -9,7 +9,8 @@ import numpy as np
 
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
-from shared.shards import ShardReader, build_shard
+from shared.shard_writer import build_shard
+from shared.shards import ShardReader
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, Tracks, grid_shape, quantised, start_points
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import InputError
-from shared.shards import CHUNK_BYTES, ShardReader
+from shared.shard_writer import CHUNK_BYTES
+from shared.shards import ShardReader
 from shared.tracks import read_tracks
 from train.augment import decode_jpeg
 from train.clip_table import ClipTable
