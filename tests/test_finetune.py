@@ -132,6 +132,10 @@ def test_it_stops_early_and_keeps_the_best(out, monkeypatch):
     best, last = (import_weights(p).state_dict for p in (folder.best_weights, folder.weights))
     assert any(not torch.equal(best[name], last[name]) for name in best)
     assert complete_checkpoints(folder.checkpoints)[-1].name == "step-00000030"
+    # Killed after the last checkpoint it does not train on.
+    folder.finished.unlink(), folder.weights.unlink()
+    assert json.loads(finetune(run, "mean", "none").finished.read_text()) == finished
+    assert len(losses(folder.log)) == 30 and folder.weights.is_file()
 
 
 def test_the_head_by_options_of_its_own(out, pretrained):

@@ -1,4 +1,4 @@
-"""What the training commands have in common: options, and how a run begins and ends."""
+"""What the training commands have in common: options, what they mean, and the folder's lock."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from train.engine import Processes
 from train.recipe import loader_config, parse_changes, read_recipe
 from train.rerun import EarlierRun, read_earlier
 from train.run_folder import RunFolder
-from train.sampler import BatchPlan
-from train.typed_tables import flatten, merge
+from train.typed_tables import merge
 
 FOLDER = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
@@ -184,65 +183,9 @@ def training_options(command: Callable) -> Callable:
     return data_options(command)
 
 
-# ---------------------------------------------------------------------------------------------
-# Begin and end of a run
-# ---------------------------------------------------------------------------------------------
-
-
-def print_resolved(
-    options: Mapping[str, Any],
-    folder: RunFolder,
-    plan: BatchPlan,
-    repeats: int,
-    learning_rate: float,
-    num_steps: int,
-) -> None:
-    """All options as the run will use them, one a line, and what follows from them."""
-    effective = plan.batch_size * repeats
-    rows = {
-        **flatten(options),
-        "folder": folder.path,
-        "effective batch": f"{effective} = {plan.micro_size} clips * {plan.world_size} processes"
-        f" * {plan.accumulation} accumulated * {repeats} repeats",
-        "learning rate": f"{learning_rate:.3g} = base * {effective} / 256",
-        "steps": num_steps,
-    }
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"  {name:<{width}}  {value}")
-
-
-def say_differences(common: Common) -> None:
-    """Say which programs are not those of the run that this one is to be like."""
-    if earlier := common.earlier:
-        for line in earlier.differences():
-            print(f"  unlike {earlier.name}: {line}")
-
-
 def hold(folder: RunFolder, processes: Processes) -> contextlib.AbstractContextManager:
     """The lock on a run folder, taken by the first process for all."""
     return RunLock(folder.lock) if processes.is_first else contextlib.nullcontext()
-
-
-def begin_run(
-    folder: RunFolder, options: Mapping[str, Any], overwrite: bool, processes: Processes
-) -> bool:
-    """Make or check the folder; False where the run in it is finished already, which is said."""
-    if processes.is_first:
-        folder.begin(options, overwrite)
-    processes.wait()
-    if folder.is_finished:
-        processes.say(f"{folder.path} is finished already and is used as it is")
-    return not folder.is_finished
-
-
-def say_stopped(
-    reason: str, step: int, num_steps: int, folder: RunFolder, processes: Processes
-) -> None:
-    """Say where a run stopped; after a signal, end as the shell expects."""
-    processes.say(f"stopped by {reason} at step {step} of {num_steps}, saved in {folder.path}")
-    if reason != "--stop-after":
-        raise KeyboardInterrupt
 
 
 def _add(command: Callable, *options: Callable) -> Callable:

@@ -11,35 +11,22 @@ on split val; split test is not looked at here. Minutes on two CPU cores for the
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import click
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.randomness import counter_generator
-from train.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
 from train.clip_table import read_clip_table
-from train.command import (
-    Common,
-    begin_run,
-    hold,
-    print_resolved,
-    read_common,
-    say_differences,
-    say_stopped,
-    training_options,
-)
-from train.compiled import compile_blocks, wants_compiling
+from train.command import Common, read_common, training_options
 from train.config import EvaluateConfig
 from train.data import EvaluateDataset, FinetuneDataset
-from train.engine import deepspeed_config, start_engine, start_processes, whole_model
+from train.engine import whole_model
 from train.finetune_inputs import (
     build_classifier,
     count_classes,
@@ -49,20 +36,17 @@ from train.finetune_inputs import (
     read_held_out,
     run_name,
 )
-from train.head import KINDS, parameter_counts
-from train.live_log import LiveLog
-from train.loading import make_loader, read_batches, to_device
+from train.head import KINDS
+from train.loading import to_device
 from train.mca_options import mca_options, mca_settings
 from train.metrics import accuracy
 from train.mixing import ClipMixer
-from train.optim import effective_batch, make_optimizer, make_schedule, scaled_learning_rate
-from train.profiling import StepProfiler
-from train.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
 from train.recipe import evaluate_config, finetune_config
 from train.run_folder import RunFolder
-from train.sampler import BatchPlan, StepSampler, steps_per_epoch
+from train.run_setup import set_up
 from train.scoring import score_clips
 from train.throughput import finetuning_flops
+from train.training import Training
 from train.typed_tables import to_table
 from train.weights import adopt_norms, export_safetensors, import_weights, load_encoder
 
@@ -119,188 +103,107 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         num_classes,
     )
     held_out = read_held_out(layout, config, num_classes)
-    processes = start_processes(common.device)
-    plan = BatchPlan.fit(config.batch_size, processes.world_size, loader.micro_batch_size)
-    epoch_steps = steps_per_epoch(len(table), config.batch_size)
-    num_steps = config.epochs * epoch_steps
-    effective = effective_batch(config.batch_size, config.repeats)
-    learning_rate = scaled_learning_rate(config.optim.base_learning_rate, effective)
-    options = {
-        "command": "finetune",
-        "dataset": common.dataset,
-        "data": table.data_digest,
-        "manifest": table.manifest_digest,
-        "clips": len(table),
-        "from": source,
-        "from_digest": digest_of(weights),
-        "classes": num_classes,
-        "seed": common.seed,
-        "config": to_table(config),
-        "evaluate": to_table(evaluate_config(tables)),
-        "loader": to_table(loader),
-        "device": {"kind": processes.device.type, "processes": processes.world_size},
-    }
-    if processes.is_first:
-        print_resolved(options, folder, plan, config.repeats, learning_rate, num_steps)
-        say_differences(common)
-        if held_out is None:
-            print("  no labelled clip of split val: the last weights count, not the best")
-    if common.earlier is not None:
-        common.earlier.check_input(options)
+    setup = set_up(
+        "finetune",
+        common,
+        folder,
+        config,
+        loader,
+        table,
+        **{"from": source},
+        from_digest=digest_of(weights),
+        classes=num_classes,
+        evaluate=to_table(evaluate_config(tables)),
+    )
+    processes = setup.processes
+    if held_out is None:
+        processes.say("  no labelled clip of split val: the last weights count, not the best")
     if common.dry_run:
         return folder
 
     # -----------------------------------------------------------------------------------------
-    # Model, optimizer, engine
+    # Model and data
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = build_classifier(config, num_classes)
-    counts = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(model).items())
-    processes.say(f"  parameters: {counts}")
+    setup.say_parameters(model)
     if imported is not None:
         load_encoder(model, imported)
-    optimizer = make_optimizer(model, config.optim, learning_rate)
-    schedule = make_schedule(optimizer, config.optim, epoch_steps, num_steps, effective)
+    dataset = FinetuneDataset(table, classes, config, loader, common.seed)
+    if held_out is not None:
+        one_view = EvaluateConfig(segments=1, crops=1)
+        validation = EvaluateDataset(
+            held_out, config.model, config.frames, one_view, loader, config.head.box
+        )
+    mixer = ClipMixer(config.augment, config.model, num_classes)
 
-    with hold(folder, processes), Interruption(processes, common.stop_after) as stop:
-        if not begin_run(folder, options, common.overwrite, processes):
+    with setup.begun() as stop:
+        if stop is None:
             return folder
-        settings = deepspeed_config(
-            plan,
-            config.repeats,
-            config.optim.gradient_clipping,
-            processes.uses_cuda,
-            loader.zero_stage,
-        )
-        if wants_compiling(loader.compile, processes.uses_cuda):
-            compile_blocks(model)
-        engine = start_engine(model, optimizer, settings, processes.device)
-        progress: dict[str, Any] = {"step": 0, "best_top1": -1.0, "best_epoch": 0}
-        if saved := complete_checkpoints(folder.checkpoints):
-            progress = load_checkpoint(engine, saved[-1])
-            processes.say(f"goes on from step {progress['step']} of {num_steps} ({saved[-1]})")
-
-        # -------------------------------------------------------------------------------------
-        # Data
-        # -------------------------------------------------------------------------------------
-        dataset = FinetuneDataset(table, classes, config, loader, common.seed)
-        order = StepSampler(
-            table.shard,
-            plan,
-            processes.rank,
-            progress["step"],
-            num_steps,
-            common.seed,
-            config.shuffle_shards,
-        )
-        if held_out is not None:
-            one_view = EvaluateConfig(segments=1, crops=1)
-            validation = EvaluateDataset(
-                held_out, config.model, config.frames, one_view, loader, config.head.box
-            )
-        mixer = ClipMixer(config.augment, config.model, num_classes)
-        watch = Stopwatch(processes)
-        batches = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
-        losses = LossWatch(processes, table.clip_id)
-        clock = SaveClock(loader.checkpoint_minutes)
-        log = LiveLog(
-            folder, processes.is_first, progress["step"], common.tensorboard, common.wandb, options
-        )
+        progress = {"best_top1": -1.0, "best_epoch": 0, "stopped_early": False}
 
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
-        step, stops_early = progress["step"], False
-        bar = tqdm(
-            total=num_steps * effective,
-            initial=progress["step"] * effective,
-            desc=folder.path.name,
-            unit="clip",
-            mininterval=0.5,
-            disable=not processes.is_first,
-        )
-        trace = StepProfiler(folder.trace if common.profile else None, processes)
-        with closing(batches), closing(bar), closing(log), trace as profiler:
-            while step < num_steps and not stops_early:
-                schedule.step_update(step)
-                rate = optimizer.param_groups[-1]["lr"]
-                step_losses, step_clips = [], []
-                for part in range(plan.accumulation):
-                    batch = watch.next(batches)
-                    step_clips.append(batch["index"])
+        with Training(setup, model, dataset, stop, **progress) as training:
+            progress = training.progress
+            while training.goes_on:
+                for part, batch in training.parts():
                     batch = to_device(batch, processes.device)
-                    seed_step(common.seed, step, part, processes.rank)
                     labels = {kind: batch[kind] for kind in config.labels}
-                    rng = counter_generator(common.seed, "mix", step, part, processes.rank)
-                    clips, inside, targets = mixer(batch["clips"], batch["inside"], labels, rng)
-                    scores = engine(clips, inside)
+                    key = (common.seed, "mix", training.step, part, processes.rank)
+                    clips, inside, targets = mixer(
+                        batch["clips"], batch["inside"], labels, counter_generator(*key)
+                    )
+                    scores = training.engine(clips, inside)
                     loss = sum(F.cross_entropy(scores[k].float(), targets[k]) for k in targets)
-                    engine.backward(loss)
-                    engine.step()
-                    step_losses.append(loss.detach().reshape(1))
-                step += 1
-                watch.count(effective)
-                bar.update(effective)
-                profiler.step()
-                losses.add(step, rate, torch.stack(step_losses).mean(dim=0), step_clips)
+                    training.learn(loss)
+                training.end_step()
 
-                ends_epoch = step % epoch_steps == 0
-                epoch = step // epoch_steps
-                validates = held_out is not None and ends_epoch
-                validates = validates and (epoch % config.validate_epochs == 0 or step == num_steps)
-                due = step % loader.log_steps == 0 or step == num_steps or validates
-                if due or (processes.world_size == 1 and stop.reason):
-                    # Here alone the device is waited for, and the processes agree on what to do.
-                    mean = losses.mean()
-                    asked = processes.from_first((clock.is_due(), stop.reason))
-                    if processes.is_first:
-                        log.write(
-                            {
-                                "event": "train",
-                                "step": step,
-                                "epoch": round(step / epoch_steps, 4),
-                                "loss": mean[0],
-                                "learning_rate": rate,
-                                **watch.read(finetuning_flops(config.model)),
-                            }
-                        )
-                        best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
-                        bar.set_postfix(loss=f"{mean[0]:.3f}", best_val=best)
+                epoch, steps_left = divmod(training.step, setup.epoch_steps)
+                last = training.step == setup.num_steps
+                validates = held_out is not None and steps_left == 0
+                validates = validates and (epoch % config.validate_epochs == 0 or last)
+                if training.is_due(validates):
+                    [loss] = training.mean_losses()
+                    best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
+                    training.write(
+                        {"loss": loss},
+                        finetuning_flops(config.model),
+                        loss=f"{loss:.3f}",
+                        best_val=best,
+                    )
                     if validates:
-                        found = score_clips(engine.module, validation, loader, processes, "val")
+                        module = training.engine.module
+                        found = score_clips(module, validation, loader, processes, "val")
                         figures = accuracy(found, {k: held_out.labels[k] for k in config.labels})
-                        if processes.is_first:
-                            log.write(
-                                {"event": "validate", "step": step, "epoch": epoch, **figures}
-                            )
+                        training.write_event("validate", epoch=epoch, **figures)
                         if figures["top1"] > progress["best_top1"]:
                             progress |= {"best_top1": figures["top1"], "best_epoch": epoch}
-                            better = whole_model(engine, build_classifier(config, num_classes))
+                            better = whole_model(
+                                training.engine, build_classifier(config, num_classes)
+                            )
                             if processes.is_first:
                                 export_safetensors(folder.best_weights, better)
                         waited = epoch - progress["best_epoch"]
-                        stops_early = 0 < config.early_stop_epochs <= waited
-                    watch.reset()
-                    ends = stops_early or step == num_steps
-                    if asked[0] or asked[1] or ends:
-                        save_checkpoint(engine, folder.checkpoints, step, progress, processes)
-                        clock.reset()
-                    if asked[1] and not ends:
-                        bar.close()
-                        say_stopped(asked[1], step, num_steps, folder, processes)
-                        return folder
+                        progress["stopped_early"] = 0 < config.early_stop_epochs <= waited
+                    training.save_or_stop()
+        if training.stopped_by:
+            training.say_stopped()
+            return folder
 
         # -------------------------------------------------------------------------------------
         # Weights that leave
         # -------------------------------------------------------------------------------------
-        final = whole_model(engine, build_classifier(config, num_classes))
+        final = whole_model(training.engine, build_classifier(config, num_classes))
         if processes.is_first:
             export_safetensors(folder.weights, final)
-            folder.finish({**progress, "step": step, "stopped_early": stops_early})
+            folder.finish({**progress, "step": training.step})
             if held_out is not None:
                 top1, epoch = progress["best_top1"], progress["best_epoch"]
                 print(f"best val top-1 {top1:.1f} % in epoch {epoch}")
-            print(f"finetuned on {len(table)} clips, {step // epoch_steps} epochs: {folder.path}")
+            epochs = training.step // setup.epoch_steps
+            print(f"finetuned on {len(table)} clips, {epochs} epochs: {folder.path}")
         processes.wait()
     return folder
 
