@@ -19,8 +19,10 @@ from shared.files import write_atomically
 N = TypeVar("N", int, float)
 
 SPLITS = ("train", "val", "test")
+FLIPS = ("flip_x", "flip_y", "flip_time")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break a row, or a terminal
 MAX_CLIP_ID_BYTES = 64  # `/clip/id` is S64 in the shards
+MAX_CLASSES = 100_000  # a class number is the size of a list and of a classifier's layer
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Clip:
         start_seconds, stop_seconds: the span of the clip in the video; None = from its start, to
             its end.
         split: "train", "val" or "test".
-        label, verb, noun: class numbers from 0, or None.
+        label, verb, noun: class numbers from 0 to 99,999, or None.
     """
 
     clip_id: str
@@ -66,8 +68,10 @@ class Clip:
             )
         for name in ("label", "verb", "noun"):
             number = getattr(self, name)
-            if number is not None and number < 0:
-                raise InputError(f"{name} is {number}; class numbers begin at 0")
+            if number is not None and not 0 <= number < MAX_CLASSES:
+                raise InputError(
+                    f"{name} is {number:.6g}; class numbers from 0 to {MAX_CLASSES - 1} are allowed"
+                )
 
 
 COLUMNS = tuple(column.name for column in fields(Clip))
@@ -91,7 +95,7 @@ class ClassList:
     flip_time: list[int] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("flip_x", "flip_y", "flip_time"):
+        for name in FLIPS:
             flip = getattr(self, name)
             if flip is not None and sorted(flip) != list(range(len(self.label))):
                 raise InputError(f"{name} must list each of the {len(self.label)} labels once")
@@ -127,22 +131,47 @@ def read_manifest(path: Path) -> list[Clip]:
     except FileNotFoundError:
         raise InputError(f"no manifest at {path}; make one with `make manifest`") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        row = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, row {row}: not UTF-8 at byte {error.start}; save it as UTF-8"
+        ) from None
     return parse_manifest(text, str(path))
 
 
 def parse_manifest(text: str, name: str) -> list[Clip]:
-    """Parse the text of a manifest; `name` stands for the file in messages."""
+    """Parse the text of a manifest; `name` stands for the file in messages.
+
+    Raises:
+        InputError: no CSV, missing columns, a row of another length, a bad value or a clip_id
+            twice, with the row.
+    """
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [column for column in COLUMNS if column not in (rows.fieldnames or [])]
+    try:
+        return _clips_of(rows, name)
+    except csv.Error as error:
+        raise InputError(f"{name}, row {rows.reader.line_num}: not CSV ({error})") from None
+
+
+def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
+    found = list(rows.fieldnames or [])
+    missing = [column for column in COLUMNS if column not in found]
     if missing:
         raise InputError(
-            f"{name}: column {', '.join(missing)} missing; the header is {','.join(COLUMNS)}"
+            f"{name}, row 1: column {', '.join(missing)} missing; found "
+            f"{_short(','.join(found))}, and the header is {','.join(COLUMNS)}"
         )
     clips: list[Clip] = []
     row_of: dict[str, int] = {}
     for row in rows:
         try:
+            if None in row or None in row.values():
+                values = len(row.get(None) or ()) + sum(
+                    value is not None for column, value in row.items() if column is not None
+                )
+                raise InputError(
+                    f"{values} values, and the header has {len(found)} columns; put a value that "
+                    "holds a comma into double quotes"
+                )
             clip = _clip_of(row)
         except InputError as error:
             raise InputError(f"{name}, row {rows.line_num}: {error}") from None
@@ -193,12 +222,23 @@ def read_classes(path: Path) -> ClassList:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return ClassList()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     known = {name.name for name in fields(ClassList)}
     if not isinstance(content, dict) or set(content) - known:
         raise InputError(f"{path}: an object with the keys {', '.join(sorted(known))} is allowed")
-    return ClassList(**content)
+    for key, value in content.items():
+        kind, what = (int, "null or a list of labels") if key in FLIPS else (str, "a list of names")
+        if not _is_list_of(value, kind) and (value is not None or key not in FLIPS):
+            raise InputError(f"{path}: {key} is {_short(str(value))}; {what} is allowed")
+    try:
+        return ClassList(**content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _is_list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(type(each) is kind for each in value)
 
 
 def write_classes(path: Path, classes: ClassList) -> None:
@@ -207,8 +247,7 @@ def write_classes(path: Path, classes: ClassList) -> None:
     write_atomically(path, text.encode() + b"\n")
 
 
-def _clip_of(row: dict[str, str | None]) -> Clip:
-    values = {column: row[column] or "" for column in COLUMNS}
+def _clip_of(values: dict[str, str]) -> Clip:
     return Clip(
         clip_id=values["clip_id"],
         video=values["video"],
@@ -229,7 +268,7 @@ def _number(values: dict[str, str], column: str, kind: Callable[[str], N]) -> N 
         return kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "a number of seconds"
-        raise InputError(f"{column} is {text!r}; {what} or nothing is allowed") from None
+        raise InputError(f"{column} is {_short(text)}; {what} or nothing is allowed") from None
 
 
 def _short(text: str) -> str:

@@ -125,6 +125,12 @@ def test_ssv2_wrong_files_are_named(tmp_path):
     path.write_text("[" * 100_000)
     with pytest.raises(InputError, match="nested too deep"):
         read("ssv2", tmp_path)
+    path.write_text(f"[{'9' * 5000}]")
+    with pytest.raises(InputError, match="not JSON that anyone means .a number of 4,300 digits"):
+        read("ssv2", tmp_path)
+    write(tmp_path, "something-something-v2-labels.json", {})
+    with pytest.raises(InputError, match="list no label class; at least one is needed"):
+        read("ssv2", tmp_path)
     write(tmp_path, "something-something-v2-labels.json", {"Holding something": "5"})
     with pytest.raises(InputError, match="'Holding something' has number '5'; each of 0 to 0"):
         read("ssv2", tmp_path)
@@ -313,6 +319,12 @@ def test_k400_wrong_rows_are_named(tmp_path, row, message):
     assert message in str(caught.value)
 
 
+def test_a_value_beyond_all_measure_is_named(tmp_path):
+    write(tmp_path, "val.csv", csv_text(K400_COLUMNS, [["a" * 200_000, "y", 1, 2, "val", 0]]))
+    with pytest.raises(InputError, match="val.csv, row 2: not CSV .field larger"):
+        read("k400", tmp_path)
+
+
 def test_k400_two_lists_for_one_split_are_refused(tmp_path):
     for name in ("k400_val_a.csv", "k400_val_b.csv"):
         write(tmp_path, name, csv_text(K400_COLUMNS, [["a", "y", 1, 2, "val", 0]]))
@@ -394,9 +406,9 @@ def test_hmdb51_in_the_official_layout(tmp_path):
     write(tmp_path, "ride_bike_test_split3.txt", "a.avi 1 \n")
     found = read("hmdb51", tmp_path, split_number=3)
     assert what(found) == [
-        ("a", "a", "train", 30),
-        (ODD[0], ODD[0], "test", 50),
-        (ODD[1], ODD[1], "train", 50),
+        ("a", "ride_bike/a", "train", 30),
+        (ODD[0], f"wave/{ODD[0]}", "test", 50),
+        (ODD[1], f"wave/{ODD[1]}", "train", 50),
     ]
     assert found.classes.label == sorted(found.classes.label) and len(found.classes.label) == 51
     assert found.notes == ["1 clips are in neither split", "lists of 2 of 51 classes found"]
@@ -419,7 +431,7 @@ def test_hmdb51_reads_what_the_official_layout_says(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("hmdb")
     write(folder, "wave_test_split1.txt", "".join(f"{name}.avi {mark} \n" for name, mark in rows))
     assert what(read("hmdb51", folder)) == [
-        (name, name, {1: "train", 2: "test"}[mark], 50) for name, mark in rows if mark
+        (name, f"wave/{name}", {1: "train", 2: "test"}[mark], 50) for name, mark in rows if mark
     ]
 
 
@@ -428,6 +440,7 @@ def test_hmdb51_reads_what_the_official_layout_says(tmp_path_factory, rows):
     [
         ("wave_test_split1.txt", "a.avi 1\nb.avi 3\n", "row 2: a file name and 0, 1 or 2 are exp"),
         ("wave_test_split1.txt", "a.avi\n", "row 1: a file name and 0, 1 or 2 are expected"),
+        ("wave_test_split1.txt", "a 1\n", "row 1: a file name and 0, 1 or 2 are expected"),
         ("waving_test_split1.txt", "a.avi 1\n", "class 'waving' is none of brush_hair"),
         ("wave_test_split1.txt", "a.avi 0\n", "lists no clip"),
         ("wave_test_split1.txt", "a.avi 1\n", "split test is empty"),

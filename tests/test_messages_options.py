@@ -90,7 +90,7 @@ def test_missing_tables_and_methods(tmp_path):
         ("clip_id,split\na,train\n", "column video, start_seconds"),
         (
             "clip_id,video,{}\na,a.mp4,,,train,-1,,\n",
-            "row 2: label is -1; class numbers begin at 0",
+            "row 2: label is -1; class numbers from 0 to 99999 are allowed",
         ),
         ("clip_id,video,{}\na,a.mp4,2,1,train,,,\n", "row 2: stop_seconds 1.0 is not after"),
         ("clip_id,video,{}\na,a.mp4,,,dev,,,\n", "row 2: split 'dev' is none of train, val, test"),

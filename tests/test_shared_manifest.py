@@ -77,6 +77,12 @@ def test_ids_stay_strings(tmp_path):
         ("a,a.mp4,,,training,,,", "split 'training' is none of train, val, test"),
         ("a,a.mp4,,,train,1.5,,", "label is '1.5'"),
         ("a,a.mp4,,,train,-1,,", "label is -1"),
+        ("a,a.mp4,,,train,100000,,", "label is 100000; class numbers from 0 to 99999"),
+        (f"a,a.mp4,,,train,,{'9' * 30},", "verb is 1e+30; class numbers from 0"),
+        (f"a,a.mp4,,,train,,,{'9' * 5000}", "noun is '9999"),
+        ("a,b,c.mp4,,,train,,,", "9 values, and the header has 8 columns; put a value that holds"),
+        ("a,a.mp4,,,train", "5 values, and the header has 8 columns"),
+        (f"a,{'x' * 200_000},,,train,,,", "row 3: not CSV (field larger than field limit"),
         ("b,b.mp4,,,train,,,\nb,a.mp4,,,train,,,", "row 4: clip_id 'b' already stands in row 3"),
     ],
 )
@@ -115,6 +121,26 @@ def test_classes_read_back_equal(tmp_path):
     write_classes(tmp_path / "classes.json", classes)
     assert read_classes(tmp_path / "classes.json") == classes
     assert read_classes(tmp_path / "none.json") == ClassList()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"label": "left"}', "label is 'left'; a list of names is allowed"),
+        ('{"label": [1]}', "label is '[1]'; a list of names is allowed"),
+        ('{"verb": null}', "verb is 'None'; a list of names is allowed"),
+        ('{"label": ["a"], "flip_x": 3}', "flip_x is '3'; null or a list of labels is allowed"),
+        ('{"label": ["a"], "flip_x": [true]}', "flip_x is '[True]'; null or a list of labels"),
+        ('{"label": ["a"], "flip_x": [1]}', "flip_x must list each of the 1 labels once"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth"),
+    ],
+)
+def test_bad_class_lists_are_named(tmp_path, text, message):
+    path = tmp_path / "classes.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"classes\.json") as caught:
+        read_classes(path)
+    assert message in str(caught.value) and len(str(caught.value)) < 400
 
 
 def test_a_flip_must_be_a_permutation():

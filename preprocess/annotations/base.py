@@ -146,7 +146,15 @@ class Reader:
 
 
 def check_count(kind: str, classes: list[str], source: Source, notes: list[str]) -> None:
-    """Note where the class list is not as long as the official one."""
+    """Note where the class list is not as long as the official one.
+
+    Raises:
+        InputError: there is no class at all.
+    """
+    if not classes:
+        raise InputError(
+            f"the files in {source.folder} list no {kind} class; at least one is needed"
+        )
     expected = source.spec.num_classes.get(kind, 0)
     if len(classes) != expected:
         notes.append(

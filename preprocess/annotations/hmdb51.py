@@ -29,7 +29,7 @@ def read(source: Source) -> Annotations:
     num_neither = 0
     for path in paths:
         label = _label(path, names)
-        of_class, neither = _clips(path, label)
+        of_class, neither = _clips(path, label, names[label])
         require_clips(of_class, path)
         clips += of_class
         num_neither += neither
@@ -42,8 +42,8 @@ def read(source: Source) -> Annotations:
     return Annotations(clips, source.spec.class_list(names), notes)
 
 
-def _clips(path: Path, label: int) -> tuple[list[AnnotatedClip], int]:
-    """The clips of one list, and how many are in neither split."""
+def _clips(path: Path, label: int, folder: str) -> tuple[list[AnnotatedClip], int]:
+    """The clips of one list, whose videos lie in `folder`, and how many are in neither split."""
     clips: list[AnnotatedClip] = []
     neither = 0
     for where, line in read_lines(path):
@@ -51,10 +51,10 @@ def _clips(path: Path, label: int) -> tuple[list[AnnotatedClip], int]:
         if mark == "0":
             neither += 1
             continue
-        if mark not in SPLIT_OF or not file:
-            raise InputError(f"{where}: a file name and 0, 1 or 2 are expected, not {line[:80]!r}")
         name = file.strip().rpartition(".")[0]
-        clips.append(AnnotatedClip(where, name, name, SPLIT_OF[mark], label))
+        if mark not in SPLIT_OF or not name:
+            raise InputError(f"{where}: a file name and 0, 1 or 2 are expected, not {line[:80]!r}")
+        clips.append(AnnotatedClip(where, name, f"{folder}/{name}", SPLIT_OF[mark], label))
     return clips, neither
 
 

@@ -56,7 +56,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[s
                 raise InputError(f"{where}: fewer values than the header has columns")
             yield where, row
     except csv.Error as error:
-        raise InputError(f"{path}, row {rows.line_num}: not CSV ({error})") from None
+        raise InputError(f"{path}, row {rows.reader.line_num}: not CSV ({error})") from None
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -65,12 +65,15 @@ def read_json(path: Path, kind: type) -> Any:
     Raises:
         InputError: not JSON, or of another kind.
     """
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, row {error.lineno}: not JSON ({error.msg})") from None
     except RecursionError:
         raise InputError(f"{path}: not JSON that anyone means (nested too deep)") from None
+    except ValueError:  # Python's limit on the digits of a number
+        raise InputError(f"{path}: not JSON that anyone means (a number of 4,300 digits)") from None
     if not isinstance(content, kind):
         expected = "a list" if kind is list else "an object"
         raise InputError(f"{path}: {expected} is expected, not {type(content).__name__}")
@@ -82,6 +85,8 @@ def read_entries(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, entry) of a JSON list of objects that have `keys` of the given types.
 
+    An `optional` key may be absent or null; either way the entry comes without it.
+
     Raises:
         InputError: an entry that is no object, lacks a key or has a value of another type.
     """
@@ -90,7 +95,8 @@ def read_entries(
         if not isinstance(entry, dict):
             raise InputError(f"{where}: an object is expected, not {type(entry).__name__}")
         for key, kind in keys.items():
-            if key not in entry and key in optional:
+            if key in optional and entry.get(key) is None:
+                entry.pop(key, None)
                 continue
             if type(entry.get(key)) is not kind:
                 found = f"{entry[key]!r:.60}" if key in entry else "missing"
