@@ -141,6 +141,10 @@ def _top_level_items(path: Path) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}, row {error.lineno}: not JSON ({error.msg})") from None
     except RecursionError:
         raise InputError(f"{path}: not JSON that anyone means (nested too deep)") from None
+    except InputError:
+        raise
+    except ValueError:  # Python's limit on the digits of a number
+        raise InputError(f"{path}: not JSON that anyone means (a number of 4,300 digits)") from None
 
 
 def _something_else_frames(where: str, entries: Any) -> Frames:
@@ -156,7 +160,7 @@ def _something_else_frames(where: str, entries: Any) -> Frames:
             frames[index] = box_array(corners, f"{where}, {entry['name']!r}")
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: not as Something-Else has it ({error!r})") from None
     if frames and min(frames) < 0:
         raise InputError(f"{where}: frame 0000; frames count from 0001")

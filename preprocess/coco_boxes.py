@@ -38,7 +38,7 @@ def open_coco(
                 x, y, width, height = (float(value) for value in entry["bbox"])
             except KeyError as error:
                 raise InputError(f"{where}: {error} is missing, or is no image's id") from None
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise InputError(
                     f"{where}: {entry!r:.80}; a bbox [x, y, width, height] is expected"
                 ) from None

@@ -75,7 +75,7 @@ def _epic55_boxes(text: str, where: str) -> list[list[float]]:
         rows = json.loads(text.replace("(", "[").replace(")", "]"))
         boxes = [[float(value) for value in row] for row in rows]
         return [[left, top, left + width, top + height] for top, left, height, width in boxes]
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise InputError(
             f"{where}: bounding_boxes is {text[:60]!r}; [(top, left, height, width), ...] is wanted"
         ) from None

@@ -1,8 +1,8 @@
 """EPIC-KITCHENS hand-object detections (Shan et al. 2020), read without running anything in them.
 
-A file is a pickled list of bytes, one protobuf message a frame. The unpickler allows no class, and
-the few message types are read straight from the wire format, so neither the pickle nor a protobuf
-library has to be trusted:
+A file is a pickled list of bytes, one protobuf message a frame. The unpickler allows no class and
+no memory that the file does not fill, and the few message types are read straight from the wire
+format, so neither the pickle nor a protobuf library has to be trusted:
 
     Detections      2 frame_number (from 1), 3 repeated HandDetection, 4 repeated ObjectDetection
     Hand-, ObjectDetection      1 BBox, 2 score
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,21 @@ class _NoClasses(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
+def _load(content: bytes) -> object:
+    """What a pickle without classes holds.
+
+    The unpickler makes a table as long as the largest memo index: ten bytes can ask for 32 GB.
+    Pickles number their objects one after another, so an index is below the number of bytes.
+
+    Raises:
+        Exception: of any kind; a damaged pickle can raise what it likes.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name.endswith("PUT") and argument >= len(content):
+            raise pickle.UnpicklingError(f"it claims {argument} objects in {len(content)} bytes")
+    return _NoClasses(io.BytesIO(content)).load()
+
+
 def read_detections(path: Path, min_score: float) -> dict[int, np.ndarray]:
     """Boxes of hands and objects by frame number (from 1), as shares of the frame.
 
@@ -48,7 +64,7 @@ def read_detections(path: Path, min_score: float) -> dict[int, np.ndarray]:
             is not in the format.
     """
     try:
-        messages = _NoClasses(io.BytesIO(path.read_bytes())).load()
+        messages = _load(path.read_bytes())
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"{path}: refused, not a plain pickled list of bytes ({error})") from None
     if not isinstance(messages, list) or not all(isinstance(item, bytes) for item in messages):

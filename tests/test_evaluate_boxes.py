@@ -307,6 +307,13 @@ def test_wrong_csv_is_named(tmp_path, text, message):
             "not a finite number",
         ),
         ('{"a": ' + "[" * 100_000, "nested too deep"),
+        ('{"a": ' + "9" * 5000 + "}", "a number of 4,300 digits"),
+        (
+            '{"a": [{"name": "a/0001.jpg", "labels": [{"box2d": {"x1": 0, "y1": 0, "x2": 1, "y2": '
+            + f"{'9' * 500}"
+            + "}}]}]}",
+            "clip 'a': not as Something-Else has it",
+        ),
     ],
 )
 def test_wrong_something_else_is_named(tmp_path, text, message):
@@ -423,6 +430,9 @@ class Evil:
         (pickle.dumps({"a": 1}), "a pickled list of bytes is expected"),
         (pickle.dumps(["text"]), "a pickled list of bytes is expected"),
         (b"no pickle", "refused"),
+        (b"\x80\x04]r\xff\xff\xff\x7f.", "refused, .*it claims 2147483647 objects in 9 bytes"),
+        (b"\x80\x04]p99999999999\n.", "refused, .*it claims 99999999999 objects in 17 bytes"),
+        (b"\x80\x04]\x8e\xff\xff\xff\xff\xff\x00\x00\x00a.", "refused"),
         (pickle.dumps([frame_message(1, [], []), b"\x0a\xff"]), "message 1: not a detection"),
         (pickle.dumps([b"\xff" * 20]), "message 0: not a detection"),
         (pickle.dumps([frame_message(1, [((0.1, 0.1, 1.5, 0.9), 1.0)], [])]), "leaves the frame"),
@@ -460,7 +470,7 @@ def test_epic55_labels_are_scaled_from_the_original_size(tmp_path):
 
 def test_wrong_epic55_labels_are_named(tmp_path):
     path = tmp_path / "EPIC_train_object_labels.csv"
-    for cell in ("[(1, 2, 3)]", "[1]", "x", "[('a', 'b', 'c', 'd')]"):
+    for cell in ("[(1, 2, 3)]", "[1]", "x", "[('a', 'b', 'c', 'd')]", f"[(0, 0, 1, {'9' * 500})]"):
         path.write_text(EPIC55 + f'20,bag,P01,P01_01,31,"{cell}"\n')
         with pytest.raises(InputError, match="row 2: bounding_boxes is"):
             open_annotations("epic55", path, {"P01_01_0"}, NO_OPTIONS)

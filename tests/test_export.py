@@ -161,6 +161,13 @@ COCO_WITHOUT = {
         },
         "annotation 1: {'image_id': 1, 'bbox': [0, 1]}; a bbox",
     ),
+    "measure": (
+        {
+            "images": [{"id": 1, "clip_id": "a", "frame_index": 0}],
+            "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 10**400]}],
+        },
+        "annotation 1: {'image_id': 1, 'bbox': [0, 0, 1, 1000",
+    ),
 }
 
 
