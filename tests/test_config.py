@@ -8,6 +8,7 @@ from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
 from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig, OptimConfig, PretrainConfig
+from train.optim import effective_batch, scaled_learning_rate
 from train.recipe import (
     RECIPES,
     evaluate_config,
@@ -110,6 +111,77 @@ def test_loader_settings_do_not_reach_training():
 def test_wrong_values_are_named(tiny, change, named):
     with pytest.raises(InputError, match=named):
         pretrain_config(tiny, "mofo", change)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": {"decoder_depth": 2}}, "no decoder: decoder_depth of model is not used"),
+        ({"augment": {"rand_layers": 0, "rand_magnitude": 9}}, "rand_magnitude is 9, but"),
+        ({"head": {"depth": 2}}, "does not use depth"),
+        ({"box_source": "annotated"}, "the head mean does not look at boxes"),
+        ({"mask": {"kind": "tube"}}, "does not use mask"),
+    ],
+)
+def test_what_finetuning_does_not_use_is_refused(tiny, change, named):
+    with pytest.raises(InputError, match=named):
+        finetune_config(tiny, "mean", change)
+
+
+PUBLISHED = {
+    # base rate, epochs, batch, stride, flips of pretraining
+    "ssv2": (1.5e-4, 800, 2048, 2, ()),
+    "epic100": (1.5e-4, 800, 2048, 2, ("x",)),
+    "k400": (1.5e-4, 800, 2048, 4, ("x",)),
+    "ucf101": (3e-4, 3200, 192, 4, ("x",)),
+}
+FINETUNED = {
+    # rate at 512 or, of UCF101 and HMDB51, 128 clips; epochs, frames, flips, layer decay, drop path
+    "ssv2": (1e-3, 50, "segments", (), 0.75, 0.1),
+    "k400": (2e-3, 100, "dense", ("x",), 0.75, 0.1),
+    "epic100": (1e-3, 100, "dense", ("x",), 0.75, 0.1),
+    "ucf101": (2.5e-4, 100, "dense", ("x",), 0.7, 0.2),
+    "hmdb51": (5e-4, 100, "dense", ("x",), 0.7, 0.2),
+}
+
+
+@pytest.mark.parametrize("dataset", PUBLISHED)
+def test_pretraining_has_the_published_numbers(dataset):
+    config = pretrain_config(read_recipe(dataset, None), "mofo")
+    found = (config.optim.base_learning_rate, config.epochs, config.batch_size, config.stride)
+    assert (*found, config.flips) == PUBLISHED[dataset]
+    optim, model = config.optim, config.model
+    assert (optim.betas, optim.weight_decay, optim.warmup_epochs) == ((0.9, 0.95), 0.05, 40.0)
+    assert config.crop.to_table() == {"kind": "multi_scale", "scales": (1.0, 0.875, 0.75, 0.66)}
+    assert config.mask.options == {"mask_ratio": 0.9, "inside_ratio": 0.75}
+    assert (model.num_tokens, model.decoder_depth, model.decoder_width) == (1568, 4, 384)
+
+
+@pytest.mark.parametrize(("dataset", "stride"), [("ssv2", 3), ("k400", 4)])
+def test_mme_has_the_published_numbers(dataset, stride):
+    config = pretrain_config(read_recipe(dataset, None), "mme")
+    model, tracks = config.model, config.trajectories
+    assert (config.batch_size, config.stride, config.optim.betas) == (768, stride, (0.9, 0.999))
+    assert (model.decoder_depth, model.decoder_width) == (1, 192)
+    assert config.mask.to_table() == {"kind": "tube", "mask_ratio": 0.7}
+    assert (tracks.kind, tracks.length, tracks.points, tracks.shape) == ("tracks", 6, 4, True)
+
+
+@pytest.mark.parametrize("dataset", FINETUNED)
+def test_finetuning_has_the_published_numbers(dataset):
+    config = finetune_config(read_recipe(dataset, None), "mca")
+    optim, augment = config.optim, config.augment
+    # VideoMAE's scripts leave repeated views out of the batch that scales the rate.
+    rate = scaled_learning_rate(
+        optim.base_learning_rate, effective_batch(config.batch_size, config.repeats)
+    )
+    found = (rate, config.epochs, config.frames.kind, config.flips)
+    assert (*found, optim.layer_decay, config.model.drop_path) == FINETUNED[dataset]
+    assert (optim.betas, optim.weight_decay, optim.warmup_epochs) == ((0.9, 0.999), 0.05, 5.0)
+    assert (augment.rand_magnitude, augment.rand_layers, augment.rand_magnitude_std) == (7, 4, 0.5)
+    assert (augment.erase_probability, augment.label_smoothing) == (0.25, 0.1)
+    assert (augment.mixup_alpha, augment.cutmix_alpha) == (0.8, 1.0)
+    assert (config.head.num_heads, config.head.depth) == (3, 1)
 
 
 def test_a_mask_without_its_ratio_is_refused(tiny):

@@ -97,6 +97,8 @@ def test_features_are_used_again_and_other_ones_refused(layout):
     assert [path.stat().st_mtime_ns for path in files] == before
     refused = run(layout, "--run", "again", "--segments", "2", code=1)
     assert "segments is 1 there and 2 now" in refused[-1]
+    unused = run(layout, "--run", "again", "--probe", "linear", "--neighbours", "3", code=1)
+    assert "--probe linear does not use" in unused[-1]
     files[0].write_bytes(b"nothing")
     assert "cannot be read" in run(layout, "--run", "again", code=1)[-1]
 

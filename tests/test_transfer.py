@@ -213,6 +213,17 @@ def test_a_run_with_verbs_and_nouns(tmp_path, lists):
     assert {"top1", "top5", "verb_top1", "noun_top5"} <= expected.keys()
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert "tail_verb_top1" in metrics and "unseen_top1" not in metrics  # nobody is P18
+
+    # Figures are made again where only the lists have changed, and only then.
+    written = folder.metrics("test").stat().st_mtime_ns
+    again = evaluate(layout, folder, {}, 0, "cpu", clips=Clips(layout, epic_lists=lists))
+    assert again == metrics and folder.metrics("test").stat().st_mtime_ns == written
+    (lists / "EPIC_100_tail_verbs.csv").write_text("verb,key\n0,fold\n")
+    other = evaluate(layout, folder, {}, 0, "cpu", clips=Clips(layout, epic_lists=lists))
+    of_first = labels["verb"] == 0
+    right = scores["verb"][of_first].argmax(axis=1) == 0
+    assert other["tail_verb_top1"] == pytest.approx(100 * right.mean())
+    assert "tail_verb_top1" not in evaluate(layout, folder, {}, 0, "cpu")
     with pytest.raises(InputError, match="learned verb and noun; --on and --class-map"):
         evaluate(layout, folder, {}, 0, "cpu", clips=Clips(layout, tmp_path / "x.csv"))
 

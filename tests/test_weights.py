@@ -118,6 +118,38 @@ def test_pretraining_peer(eps: float, tmp_path: Path) -> None:
     assert masked_loss(predicted, target).item() == pytest.approx(theirs.loss.item(), abs=TOLERANCE)
 
 
+@pytest.mark.slow
+def test_peers_at_full_size(tmp_path: Path) -> None:
+    """ViT-B of 1,568 tokens, 90% hidden: positions, heads and tubelets as they are used."""
+    transformers = pytest.importorskip("transformers")
+    clips = torch.randn(1, 3, 16, 224, 224, generator=torch.Generator().manual_seed(4))
+    mask = torch.zeros(8, 196, dtype=torch.bool)
+    mask[:, torch.randperm(196, generator=torch.Generator().manual_seed(5))[:176]] = True
+    mask = mask.reshape(1, -1)
+    theirs = transformers.VideoMAEForPreTraining(
+        transformers.VideoMAEConfig(use_mean_pooling=False)
+    ).eval()
+    theirs.save_pretrained(tmp_path / "pretraining")
+    model = import_weights(tmp_path / "pretraining").build().eval()
+    with torch.no_grad():
+        expected = theirs(clips.transpose(1, 2), bool_masked_pos=mask)
+        predicted = model(clips, mask)
+        target = masked_targets(normalised_pixels(clips, model.config), mask)
+    assert predicted.shape == (1, 1408, 1536)
+    assert (predicted - expected.logits).abs().max() <= TOLERANCE
+    assert masked_loss(predicted, target).item() == pytest.approx(
+        expected.loss.item(), abs=TOLERANCE
+    )
+    theirs = transformers.VideoMAEForVideoClassification(
+        transformers.VideoMAEConfig(num_labels=174)
+    )
+    theirs.eval().save_pretrained(tmp_path / "classification")
+    model = import_weights(tmp_path / "classification").build().eval()
+    with torch.no_grad():
+        expected = theirs(clips.transpose(1, 2)).logits
+        assert (model(clips)["label"] - expected).abs().max() <= TOLERANCE
+
+
 @pytest.mark.parametrize("eps", [1e-12, 1e-2])
 def test_classification_peer(eps: float, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

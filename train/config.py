@@ -197,6 +197,13 @@ class AugmentConfig:
         for name in ("erase_probability", "label_smoothing"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{name} is {getattr(self, name)}; 0 to below 1 is allowed")
+        for name in ("rand_magnitude", "rand_magnitude_std"):
+            found, default = getattr(self, name), getattr(AugmentConfig, name)
+            if self.rand_layers == 0 and found != default:
+                raise InputError(
+                    f"{name} is {found}, but rand_layers is 0, which draws no operation; set "
+                    f"rand_layers, or leave {name} at {default}"
+                )
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,10 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     )
     processes = setup.processes
     if held_out is None:
-        processes.say("  no labelled clip of split val: the last weights count, not the best")
+        processes.say(
+            "  no labelled clip of split val: the last weights count, not the best, and nothing "
+            "stops early"
+        )
     if common.dry_run:
         return folder
 

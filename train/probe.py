@@ -24,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 
-from shared.errors import user_errors
+from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
@@ -50,6 +50,7 @@ from train.typed_tables import flatten
 from train.weights import import_weights
 
 PROBES = {"linear": "linear probe", "knn": "k-NN"}
+NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07
 POSITIVE = click.IntRange(min=1)
 
 
@@ -89,12 +90,14 @@ POSITIVE = click.IntRange(min=1)
 )
 @click.option("--segments", default=1, type=POSITIVE, metavar="N", help="Views along time.")
 @click.option("--crops", default=1, type=POSITIVE, metavar="N", help="Views along the long side.")
-@click.option("--neighbours", default=20, type=POSITIVE, metavar="K", help="That vote in k-NN.")
+@click.option(
+    "--neighbours", type=POSITIVE, metavar="K", show_default="20", help="That vote in k-NN."
+)
 @click.option(
     "--temperature",
-    default=0.07,
     type=click.FloatRange(min=0, min_open=True),
     metavar="T",
+    show_default="0.07",
     help="Of k-NN: neighbours vote with weight exp(cosine / T).",
 )
 @click.option("--seed", default=0, metavar="N", help="Of random weights.")
@@ -114,8 +117,8 @@ def main(
     pool: str,
     segments: int,
     crops: int,
-    neighbours: int,
-    temperature: float,
+    neighbours: int | None,
+    temperature: float | None,
     seed: int,
     run: str | None,
     overwrite: bool,
@@ -124,6 +127,10 @@ def main(
     layout = DatasetLayout(out, dataset)
     tables = read_recipe(dataset, recipe)
     source = source or f"pretrain-{method}"
+    knn = {"neighbours": neighbours, "temperature": temperature}
+    given = {name: value for name, value in knn.items() if value is not None}
+    if given and probes == "linear":
+        raise InputError(f"--{' and --'.join(given)} are of k-NN; --probe linear does not use them")
     figures = probe(
         layout,
         RunFolder(layout.runs / (run or f"probe-{short_name(source)}")),
@@ -131,7 +138,7 @@ def main(
         with_workers(loader_config(tables), workers),
         source,
         EvaluateConfig(split or evaluate_config(tables).split, segments, crops),
-        {"neighbours": neighbours, "temperature": temperature},
+        NEIGHBOURS | given,
         tuple(PROBES) if probes == "both" else (probes,),
         seed,
         device,

@@ -36,6 +36,12 @@ from train.typed_tables import build, check_name, choose, merge, refuse_unknown
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
+DECODER_FIELDS = (
+    *("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio"),
+    *("prediction_dim", "second_prediction_dim"),
+)
+"""Of ModelConfig, what only pretraining uses."""
+
 
 def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
     """The tables of `file`, or of the dataset's own recipe, or of default.toml where it has none.
@@ -102,6 +108,9 @@ def finetune_config(
 ) -> FinetuneConfig:
     """The finetuning of a recipe with one head (None: the recipe's), with `changes` on top."""
     table, heads = _split_variants(tables, "finetune")
+    unused = [name for name in (changes or {}).get("model", {}) if name in DECODER_FIELDS]
+    if unused:
+        raise InputError(f"finetuning has no decoder: {', '.join(unused)} of model is not used")
     kind = head or table.get("head", {}).get("kind", "mean")
     check_name("head", kind, HEAD_KINDS)
     table = merge(merge(table, {"head": {"kind": kind}, **heads.get(kind, {})}), changes or {})
