@@ -6,6 +6,9 @@ from the old state, so flow and dual step need no pass between them. It reads fl
 (10 numbers a pixel) and writes flow and dual (6): 64 bytes per pixel and iteration, which is the
 floor of an iteration that goes through memory; neighbours come from the cache.
 
+Operations stand in the order of tvl1_eager.py, round by themselves (`EXACT`) and take exact roots
+and divisions, so that the flow is the same bit for bit.
+
 Runs on the CPU under TRITON_INTERPRET=1, which is how it is tested where there is no GPU.
 """
 
@@ -18,6 +21,7 @@ import triton.language as tl
 from preprocess.tvl1_eager import SMALLEST_GRADIENT_SQUARED, Kernels
 
 BLOCK = 256  # pixels per program
+EXACT = {"enable_fp_fusion": False}  # a * b + c rounds twice, as in PyTorch
 
 
 @triton.jit
@@ -29,15 +33,15 @@ def _new_flow(flow, dual, data, x, y, width, height, area, primal, pull):
     has_above = known & (y > 0)
     old_u = tl.load(flow + at, known, 0.0)
     old_v = tl.load(flow + area + at, known, 0.0)
-    div_u = tl.load(dual + at, known, 0.0) - tl.load(dual + at - 1, has_left, 0.0)
-    div_u += tl.load(dual + area + at, known, 0.0)
-    div_u -= tl.load(dual + area + at - width, has_above, 0.0)
-    div_v = tl.load(dual + 2 * area + at, known, 0.0)
-    div_v -= tl.load(dual + 2 * area + at - 1, has_left, 0.0)
-    div_v += tl.load(dual + 3 * area + at, known, 0.0)
-    div_v -= tl.load(dual + 3 * area + at - width, has_above, 0.0)
-    u = old_u + primal * div_u
-    v = old_v + primal * div_v
+    u_x = tl.load(dual + at, known, 0.0) - tl.load(dual + at - 1, has_left, 0.0)
+    u_y = tl.load(dual + area + at, known, 0.0)
+    u_y -= tl.load(dual + area + at - width, has_above, 0.0)
+    v_x = tl.load(dual + 2 * area + at, known, 0.0)
+    v_x -= tl.load(dual + 2 * area + at - 1, has_left, 0.0)
+    v_y = tl.load(dual + 3 * area + at, known, 0.0)
+    v_y -= tl.load(dual + 3 * area + at - width, has_above, 0.0)
+    u = old_u + primal * (u_x + u_y)
+    v = old_v + primal * (v_x + v_y)
     ex = tl.load(data + at, known, 0.0)
     ey = tl.load(data + area + at, known, 0.0)
     bound = tl.load(data + 3 * area + at, known, 0.0)
@@ -50,7 +54,7 @@ def _new_flow(flow, dual, data, x, y, width, height, area, primal, pull):
 
 @triton.jit
 def _project(px, py):
-    shrink = 1.0 / tl.sqrt(tl.maximum(px * px + py * py, 1.0))
+    shrink = tl.div_rn(1.0, tl.sqrt_rn(tl.maximum(px * px + py * py, 1.0)))
     return px * shrink, py * shrink
 
 
@@ -98,7 +102,7 @@ def _iteration_kernel(
 
 
 @triton.jit
-def _cubic(t, a, TAP: tl.constexpr):
+def _cubic(t, a: tl.constexpr, TAP: tl.constexpr):
     """Weight and slope of tap TAP (0..3 for pixels -1..2) of cubic convolution at fraction t."""
     s = 1.0 - t
     if TAP == 0:
@@ -117,7 +121,7 @@ def _cubic(t, a, TAP: tl.constexpr):
 
 
 @triton.jit
-def _sample(image, column, row, across, down, width, height, a, known):
+def _sample(image, column, row, across, down, width, height, a: tl.constexpr, known):
     """Value, d/dx and d/dy of an image at fractional positions, border repeated."""
     value = across * 0.0
     along_x = across * 0.0
@@ -142,8 +146,8 @@ def _sample(image, column, row, across, down, width, height, a, known):
 @triton.jit
 def _linearise_kernel(
     first, second, flow, data,
-    width, height, a, weight,
-    SMALLEST_SQUARED: tl.constexpr, CENTRAL: tl.constexpr, BLOCK: tl.constexpr,
+    width, height, weight,
+    a: tl.constexpr, SMALLEST_SQUARED: tl.constexpr, CENTRAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     area = width * height
     pair = tl.program_id(1).to(tl.int64)
@@ -174,7 +178,7 @@ def _linearise_kernel(
     along_y *= fade
     residual = (value - tl.load(first + at, known, 0.0)) * fade - along_x * u - along_y * v
     squared = along_x * along_x + along_y * along_y
-    inverse = 1.0 / tl.sqrt(tl.maximum(squared, SMALLEST_SQUARED))
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.maximum(squared, SMALLEST_SQUARED)))
     tl.store(data + at, along_x * inverse, known)
     tl.store(data + area + at, along_y * inverse, known)
     tl.store(data + 2 * area + at, residual * inverse, known)
@@ -196,11 +200,12 @@ def linearise(first, second, flow, preset):
         data,
         width,
         height,
-        preset.cubic,
         preset.attachment * preset.reach,
+        a=preset.cubic,  # known when compiled: what follows from it is rounded once
         SMALLEST_SQUARED=SMALLEST_GRADIENT_SQUARED,
         CENTRAL=preset.gradient == "central",
         BLOCK=BLOCK,
+        **EXACT,
     )
     return data
 
@@ -225,6 +230,7 @@ def primal_dual(flow, dual, data, iterations, preset):
             primal / preset.reach,
             dual_step,
             BLOCK=BLOCK,
+            **EXACT,
         )
         flow, dual = new_flow, new_dual
     return flow, dual

@@ -1,7 +1,8 @@
 """TV-L1 flow in plain PyTorch: the reference that the fast paths are tested against.
 
 One batch at a time, any device. Only element-wise arithmetic on float32, so the flow of a pair
-does not depend on what else is in the batch. Letters: B pairs, H height, W width.
+does not depend on what else is in the batch, and the fast paths, which take the same operations in
+the same order, get the same bits. Letters: B pairs, H height, W width.
 
     flow  (B, 2, H, W)  u, v
     dual  (B, 4, H, W)  px and py of u, px and py of v: |(px, py)| <= 1
@@ -166,16 +167,16 @@ def cubic_weights(t: torch.Tensor, a: float) -> tuple[list[torch.Tensor], list[t
     """Cubic convolution (Keys 1981) at fraction t for taps -1..2, and its derivative."""
     s = 1 - t
     weights = [
-        t * s * s * a,
+        a * t * s * s,
         ((a + 2) * t - (a + 3)) * t * t + 1,
         ((a + 2) * s - (a + 3)) * s * s + 1,
-        s * t * t * a,
+        a * s * t * t,
     ]
     slopes = [
-        s * (s - 2 * t) * a,
+        a * s * (s - 2 * t),
         (3 * (a + 2) * t - 2 * (a + 3)) * t,
         (3 * (a + 2) * s - 2 * (a + 3)) * s * -1,
-        t * (t - 2 * s) * -a,
+        -a * t * (t - 2 * s),
     ]
     return weights, slopes
 
@@ -195,7 +196,7 @@ def linearise(first, second, flow, preset):
     along_x, along_y = along_x * fade, along_y * fade
     residual = (value - first) * fade - along_x * u - along_y * v
     squared = along_x * along_x + along_y * along_y
-    inverse = 1 / squared.clamp(min=SMALLEST_GRADIENT_SQUARED).sqrt()
+    inverse = 1 / _square_root(squared.clamp(min=SMALLEST_GRADIENT_SQUARED))
     bound = squared * inverse * (preset.attachment * preset.reach)
     return torch.stack([along_x * inverse, along_y * inverse, residual * inverse, bound], 1)
 
@@ -233,7 +234,7 @@ def primal_dual(flow, dual, data, iterations, preset):
     pull = primal / preset.reach
     for _ in range(iterations):
         moved = flow + _divergence(dual) * primal
-        new = moved - _toward_data(moved, data) * pull
+        new = moved - _toward_data(moved, data, pull)
         gradient = _forward_differences(new * 2 - flow)
         dual = _project(dual + gradient * dual_step)
         flow = new
@@ -243,15 +244,15 @@ def primal_dual(flow, dual, data, iterations, preset):
 def _relaxed(flow, dual, data, iterations, preset):
     """Zach et al. (2007), eq. 8 to 11, until the flow of a pair changes no more."""
     primal, dual_step = preset.steps
-    enough = preset.stop**2 * flow.shape[2] * flow.shape[3]
+    enough = preset.stop * preset.stop * flow.shape[2] * flow.shape[3]
     active = torch.ones(flow.shape[0], dtype=torch.bool, device=flow.device)
     for _ in range(preset.rounds):
         flow = _where(active, median(flow, preset.median), flow)
         for _ in range(iterations):
             new = flow - _toward_data(flow, data) + _divergence(dual) * primal
             gradient = _forward_differences(new)
-            length = _lengths(gradient).sqrt()
-            new_dual = (dual + gradient * dual_step) / (length * dual_step + 1)
+            length = _square_root(_squared_lengths(gradient))
+            new_dual = (dual + gradient * dual_step) * (1 / (length * dual_step + 1))
             change = (new - flow).square()
             flow, dual = _where(active, new, flow), _where(active, new_dual, dual)
             # One sum a pair: a batched sum may add in another order for another batch.
@@ -266,11 +267,12 @@ def _where(active, new, old):
     return torch.where(active[:, None, None, None], new, old)
 
 
-def _toward_data(flow, data):
-    """The step of the thresholding operator: along the gradient, at most `bound` long."""
+def _toward_data(flow, data, share=1.0):
+    """The step of the thresholding operator: along the gradient, at most `bound` long; a share
+    of it."""
     direction, residual, bound = data[:, :2], data[:, 2:3], data[:, 3:]
     amount = residual + direction[:, :1] * flow[:, :1] + direction[:, 1:] * flow[:, 1:]
-    return direction * torch.minimum(torch.maximum(amount, -bound), bound)
+    return direction * (torch.minimum(torch.maximum(amount, -bound), bound) * share)
 
 
 def _divergence(dual):
@@ -288,14 +290,19 @@ def _forward_differences(flow):
     return gradient
 
 
-def _lengths(vectors):
+def _squared_lengths(vectors):
     """Squared length of (px, py) of both components, as wide as `vectors`."""
     squared = vectors[:, 0::2].square() + vectors[:, 1::2].square()
     return squared.repeat_interleave(2, 1)
 
 
 def _project(dual):
-    return dual / _lengths(dual).clamp(min=1).sqrt()
+    return dual * (1 / _square_root(_squared_lengths(dual).clamp(min=1)))
+
+
+def _square_root(x):
+    """Rounded as IEEE 754 says; PyTorch's own root of float32 may be off by a bit on a CPU."""
+    return x.double().sqrt().float()
 
 
 # -------------------------------------------------------------------------------- median

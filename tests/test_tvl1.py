@@ -213,29 +213,23 @@ def test_one_warp_is_the_same_in_cpp_and_pytorch(native, preset, size):
     )
     initial = torch.rand(1, 2, *size, generator=torch.Generator().manual_seed(1)) * 3 - 1.5
     there = tvl1_native.solve(first, second, initial, numbers)
-    assert (there - eager(first, second, numbers, initial)).abs().max() < 1e-4
+    assert torch.equal(there, eager(first, second, numbers, initial))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_flow_is_the_same_in_cpp_and_pytorch(native, preset):
     first, second, _ = textured_pair(lambda x, y: (2.1 + np.sin(y / 20), 0.02 * x - 1))
     there = tvl1_native.solve(first, second, None, PRESETS[preset])
-    away = (there - eager(first, second, PRESETS[preset])).abs()
-    assert away.median() < 1e-5
-    assert away.quantile(0.95) < 1e-4
+    assert torch.equal(there, eager(first, second, PRESETS[preset]))
 
 
 def test_rubberwhale_is_the_same_in_cpp_and_pytorch(native, rubberwhale):
-    # At occlusions the energy has several minima, and which one is taken hangs on the last bit
-    # (noise of 1e-5 grey values changes as much): there only the quality can be compared.
-    first, second, truth, known, _ = rubberwhale
+    # At occlusions the energy has several minima, and which one is taken hangs on the last bit:
+    # only the same bits all the way give the same flow.
+    first, second, *_ = rubberwhale
     frames = (torch.from_numpy(f)[None].float() for f in (first, second))
     plain = eager(*frames, PRESETS["fast"])[0].numpy()
-    there = flow_of(first, second, "fast")
-    assert np.median(np.abs(plain - there)) < 1e-4
-    assert energy(plain, first, second) == pytest.approx(energy(there, first, second), abs=1e-4)
-    error = end_point_error(there, truth, known)
-    assert end_point_error(plain, truth, known) == pytest.approx(error, abs=1e-3)
+    assert np.array_equal(plain, flow_of(first, second, "fast"))
 
 
 @pytest.mark.parametrize("flags", [[], ["-mavx2", "-mfma"]])
@@ -244,8 +238,7 @@ def test_narrower_vectors_give_the_same_flow(native, flags, monkeypatch, request
     expected = tvl1_native.solve(first, second, None, PRESETS["fast"])
     monkeypatch.setattr(tvl1_native, "FOR_THIS_PROCESSOR", flags)
     request.getfixturevalue("fresh_build")
-    flow = tvl1_native.solve(first, second, None, PRESETS["fast"])
-    assert (flow - expected).abs().max() < 1e-3
+    assert torch.equal(tvl1_native.solve(first, second, None, PRESETS["fast"]), expected)
 
 
 TRITON = """
@@ -261,7 +254,7 @@ for gradient in ("interpolant", "central"):
         for kernels in (tvl1_cuda.FUSED, tvl1_eager.EAGER)
     )
     assert eager.abs().max() > 0.01
-    assert (fused - eager).abs().max() < 1e-4, gradient
+    assert torch.equal(fused, eager), gradient
 """
 
 
@@ -316,7 +309,7 @@ def test_without_a_compiler_flow_warns_once_and_is_the_same(
         flow = tvl1_flow(first, second)
         assert torch.equal(tvl1_flow(first, second), flow)
     assert len(caught) == 1
-    assert (flow - expected).abs().quantile(0.99) < 1e-4
+    assert torch.equal(flow, expected)
     assert not list(folder.glob("*"))  # nothing half-built stays
 
 

@@ -1,5 +1,5 @@
 // The inner iterations: most of the time is spent here. The floor of a primal-dual iteration, per
-// pixel: 29 operations for the multiply-add pipes, 10 numbers read and 6 written.
+// pixel: 21 multiplications, 24 additions, 2 inverse roots, 10 numbers read and 6 written.
 // benchmarks/tvl1.py prints what that takes on this machine beside what it does take.
 #pragma once
 
@@ -49,8 +49,8 @@ inline void primal_dual_row(const Field& field, float* row, float* above, float*
         Vec pxu = load(above + PXU * LANES) + dual_x * (from_right(bar_u, next_u) - bar_u);
         Vec pxv = load(above + PXV * LANES) + dual_x * (from_right(bar_v, next_v) - bar_v);
         Vec pyu = pyu_above + dual * (below_u - bar_u), pyv = pyv_above + dual * (below_v - bar_v);
-        Vec shrink_u = inverse_root(larger(pxu * pxu + pyu * pyu, one));
-        Vec shrink_v = inverse_root(larger(pxv * pxv + pyv * pyv, one));
+        Vec shrink_u = 1.0f / square_root(larger(pxu * pxu + pyu * pyu, one));
+        Vec shrink_v = 1.0f / square_root(larger(pxv * pxv + pyv * pyv, one));
         store(above + PXU * LANES, pxu * shrink_u), store(above + PYU * LANES, pyu * shrink_u);
         store(above + PXV * LANES, pxv * shrink_v), store(above + PYV * LANES, pyv * shrink_v);
         bar_u = next_u, bar_v = next_v;
@@ -108,9 +108,9 @@ void primal_dual(Field& field, int iterations, const Steps& steps) {
 double relaxed(Field& field, const Steps& steps) {
     const float primal = steps.primal;
     const Vec dual = all(steps.dual);
-    double change = 0;
+    DVec change{};  // doubles: the order of their sum must not decide when to stop
     for (int y = 0; y <= field.height; y++) {
-        Vec left_u{}, left_v{}, squared{};
+        Vec left_u{}, left_v{};
         for (int g = 0; g < field.groups && y < field.height; g++) {
             float* row = field.group(y, g);
             float* above = y > 0 ? field.group(y - 1, g) : nullptr;
@@ -127,10 +127,10 @@ double relaxed(Field& field, const Steps& steps) {
             Vec v = old_v - ey * amount
                   + primal * ((pxv - from_left(left_v, pxv)) + (load(row + PYV * LANES) - pyv));
             left_u = pxu, left_v = pxv;
-            squared += (u - old_u) * (u - old_u) + (v - old_v) * (v - old_v);
+            change += __builtin_convertvector((u - old_u) * (u - old_u), DVec);
+            change += __builtin_convertvector((v - old_v) * (v - old_v), DVec);
             store(row + U * LANES, u), store(row + V * LANES, v);
         }
-        for (int i = 0; i < LANES; i++) change += squared[i];
         for (int g = 0; g < field.groups && y > 0; g++) {
             float* row = field.group(y - 1, g);
             float* below = y < field.height ? field.group(y, g) : row;
@@ -139,16 +139,17 @@ double relaxed(Field& field, const Steps& steps) {
             Vec ux = (from_right(u, load(row + GROUP + U * LANES)) - u) * mask;
             Vec vx = (from_right(v, load(row + GROUP + V * LANES)) - v) * mask;
             Vec uy = load(below + U * LANES) - u, vy = load(below + V * LANES) - v;
-            Vec squared_u = ux * ux + uy * uy, squared_v = vx * vx + vy * vy;
-            Vec shrink_u = 1.0f / (1.0f + dual * (squared_u * inverse_root(larger(squared_u, all(1e-30f)))));
-            Vec shrink_v = 1.0f / (1.0f + dual * (squared_v * inverse_root(larger(squared_v, all(1e-30f)))));
+            Vec shrink_u = 1.0f / (1.0f + dual * square_root(ux * ux + uy * uy));
+            Vec shrink_v = 1.0f / (1.0f + dual * square_root(vx * vx + vy * vy));
             store(row + PXU * LANES, (load(row + PXU * LANES) + dual * ux) * shrink_u);
             store(row + PYU * LANES, (load(row + PYU * LANES) + dual * uy) * shrink_u);
             store(row + PXV * LANES, (load(row + PXV * LANES) + dual * vx) * shrink_v);
             store(row + PYV * LANES, (load(row + PYV * LANES) + dual * vy) * shrink_v);
         }
     }
-    return change;
+    double total = 0;
+    for (int i = 0; i < LANES; i++) total += change[i];
+    return total;
 }
 
 }  // namespace tvl1

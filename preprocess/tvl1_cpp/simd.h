@@ -25,6 +25,7 @@ constexpr int LANES = 4;
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t IVec __attribute__((vector_size(4 * LANES)));
+typedef double DVec __attribute__((vector_size(8 * LANES)));
 
 inline Vec load(const float* p) { Vec v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
@@ -62,22 +63,17 @@ inline Vec from_left(Vec a, Vec b) { return PICK(a, b, 3, 4, 5, 6); }
 inline Vec from_right(Vec a, Vec b) { return PICK(a, b, 1, 2, 3, 4); }
 #endif
 
-// 1/sqrt(x) for x > 0: hardware estimate and Newton steps to single precision.
-inline Vec inverse_root(Vec x) {
+// Rounded as IEEE 754 says, not estimated: then every processor computes the same bits.
+inline Vec square_root(Vec x) {
 #if defined(__AVX512F__)
-    Vec y = (Vec)_mm512_rsqrt14_ps((__m512)x);
-    return y * (1.5f - (0.5f * x * y) * y);
+    return (Vec)_mm512_sqrt_ps((__m512)x);
 #elif defined(__AVX__)
-    Vec y = (Vec)_mm256_rsqrt_ps((__m256)x);
-    return y * (1.5f - (0.5f * x * y) * y);
-#elif defined(__ARM_NEON)
-    Vec y = (Vec)vrsqrteq_f32((float32x4_t)x);
-    y = y * (1.5f - (0.5f * x * y) * y);
-    return y * (1.5f - (0.5f * x * y) * y);
+    return (Vec)_mm256_sqrt_ps((__m256)x);
+#elif defined(__x86_64__)
+    return (Vec)_mm_sqrt_ps((__m128)x);
 #else
-    Vec y;
-    for (int i = 0; i < LANES; i++) y[i] = 1.0f / std::sqrt(x[i]);
-    return y;
+    for (int i = 0; i < LANES; i++) x[i] = std::sqrt(x[i]);
+    return x;
 #endif
 }
 

@@ -1,6 +1,6 @@
 // TV-L1 optical flow of one pair on one core, pair after pair. tvl1.py describes the algorithm,
-// tvl1_eager.py is the same arithmetic written plainly; here it is arranged for caches and vector
-// units. Plain C++17, compiled on first use by tvl1_native.py and called through ctypes.
+// tvl1_eager.py is the same arithmetic in the same order, written plainly, and gives the same bits:
+// compile without contraction of a * b + c. Here it is arranged for caches and vector units. Plain C++17, compiled on first use by tvl1_native.py and called through ctypes.
 
 #include <algorithm>
 #include <cmath>
@@ -32,9 +32,9 @@ void solve_level(const Image& first, Second& second, Field& field, const Numbers
                  Image& scratch) {
     const int warps = finest ? n.warps_fine : n.warps;
     const int iterations = finest ? n.iterations_fine : n.iterations;
-    const float reach = n.primal_dual ? n.primal_step + n.tightness : n.tightness;
-    const Steps steps{n.primal_step, n.dual_step, n.primal_step / reach};
-    const double enough = (double)n.stop * n.stop * field.width * field.height;
+    const double reach = n.primal_dual ? n.tightness + n.primal_step : n.tightness;
+    const Steps steps{(float)n.primal_step, (float)n.dual_step, (float)(n.primal_step / reach)};
+    const double enough = n.stop * n.stop * field.height * field.width;
     if (n.central) central_differences(second);
     for (int warping = 0; warping < warps; warping++) {
         warp(first, second, field, n, reach);
@@ -111,7 +111,7 @@ void solve_pair(const float* first, const float* second, const float* initial, f
         field.shape(sizes[2 * i], sizes[2 * i + 1]);
         if (i == n.num_levels - 1 && initial)
             load_initial(initial, sizes, n.num_levels, field, space.scratch, space.other);
-        if (i < n.num_levels - 1) upsample(space.fields[(i + 1) % 2], field, n.dual_kept, space.scratch);
+        if (i < n.num_levels - 1) upsample(space.fields[(i + 1) % 2], field, (float)n.dual_kept, space.scratch);
         replicate_border(space.second[i].value);
         solve_level(space.first[i], space.second[i], field, n, i == 0, space.scratch);
     }

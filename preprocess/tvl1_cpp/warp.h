@@ -7,15 +7,17 @@
 namespace tvl1 {
 
 // Cubic convolution (Keys 1981) at fraction t for taps -1..2, and its derivative.
-inline void cubic_weights(Vec t, float a, Vec* w, Vec* d) {
+inline void cubic_weights(Vec t, double parameter, Vec* w, Vec* d) {
+    const float a = (float)parameter, a2 = (float)(parameter + 2), a3 = (float)(parameter + 3);
+    const float b2 = (float)(3 * (parameter + 2)), b3 = (float)(2 * (parameter + 3));
     Vec s = 1.0f - t;
     w[0] = a * t * s * s;
-    w[1] = ((a + 2.0f) * t - (a + 3.0f)) * t * t + 1.0f;
-    w[2] = ((a + 2.0f) * s - (a + 3.0f)) * s * s + 1.0f;
+    w[1] = (a2 * t - a3) * t * t + 1.0f;
+    w[2] = (a2 * s - a3) * s * s + 1.0f;
     w[3] = a * s * t * t;
     d[0] = a * s * (s - 2.0f * t);
-    d[1] = (3.0f * (a + 2.0f) * t - 2.0f * (a + 3.0f)) * t;
-    d[2] = -(3.0f * (a + 2.0f) * s - 2.0f * (a + 3.0f)) * s;
+    d[1] = (b2 * t - b3) * t;
+    d[2] = -(b2 * s - b3) * s;
     d[3] = -a * t * (t - 2.0f * s);
 }
 
@@ -78,9 +80,9 @@ constexpr float SMALLEST_GRADIENT_SQUARED = 1e-6f;
 struct Second { Image value, dx, dy; };  // the second frame; dx, dy only for central differences
 
 // Linearise |I1(x + u) - I0(x)| at the field's flow (Zach et al., eq. 5 and 6).
-void warp(const Image& first, const Second& second, Field& field, const Numbers& n, float reach) {
+void warp(const Image& first, const Second& second, Field& field, const Numbers& n, double reach) {
     const int width = field.width, height = field.height, stride = second.value.stride;
-    const float weight = n.attachment * reach;
+    const float weight = (float)(n.attachment * reach);
     IVec lanes = __builtin_convertvector(lane_numbers(), IVec);
     for (int y = 0; y < height; y++) {
         for (int g = 0; g < field.groups; g++) {
@@ -129,7 +131,7 @@ void warp(const Image& first, const Second& second, Field& field, const Numbers&
             s.dx *= fade, s.dy *= fade;
             Vec residual = (s.value - load(first.row(y) + g * LANES)) * fade - s.dx * u - s.dy * v;
             Vec squared = s.dx * s.dx + s.dy * s.dy;
-            Vec inverse = inverse_root(larger(squared, all(SMALLEST_GRADIENT_SQUARED)));
+            Vec inverse = 1.0f / square_root(larger(squared, all(SMALLEST_GRADIENT_SQUARED)));
             store(state + EX * LANES, s.dx * inverse);
             store(state + EY * LANES, s.dy * inverse);
             store(state + RES * LANES, residual * inverse);
