@@ -39,6 +39,7 @@ class BoxAnnotations:
             clip belongs to the video whose id is its own without the last `_N`.
         rate: frames per second of the numbering, by video; None = the video's own rate.
         annotated_size: width, height that the boxes refer to, by name; None = the clip's pixels.
+        others: some names of what is annotated but was not wanted, for messages.
     """
 
     names: Collection[str]
@@ -46,6 +47,12 @@ class BoxAnnotations:
     of_videos: bool = False
     rate: Callable[[str], float] | None = None
     annotated_size: Callable[[str], tuple[float, float]] | None = None
+    others: Collection[str] = ()
+
+    @property
+    def examples(self) -> str:
+        """Up to three names of what is annotated, for messages."""
+        return ", ".join([*sorted(self.names), *sorted(self.others)][:3]) or "none at all"
 
     def name_of(self, clip_id: str) -> str | None:
         """The annotated name that a clip belongs to; None where it is not annotated."""

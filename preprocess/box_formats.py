@@ -63,11 +63,14 @@ def open_something_else(
     and objects. A folder is read as its `*box*.json` (the dataset comes in four parts).
     """
     frames: dict[str, Frames] = {}
+    others: list[str] = []
     for part in files:
         for clip_id, entries in _top_level_items(part):
             if clip_id in wanted:
                 frames[clip_id] = _something_else_frames(f"{part}, clip {clip_id!r}", entries)
-    return BoxAnnotations(frames.keys(), frames.__getitem__)
+            elif len(others) < 3:
+                others.append(clip_id)
+    return BoxAnnotations(frames.keys(), frames.__getitem__, others=others)
 
 
 def open_csv(

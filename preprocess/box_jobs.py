@@ -159,10 +159,9 @@ def _annotated_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
         annotations = open_annotations(box_format, path, frozenset(clip_ids), given)
         known = sum(annotations.name_of(clip_id) is not None for clip_id in clip_ids)
         if not known:
-            names = ", ".join(sorted(annotations.names)[:3]) or "none at all"
             raise InputError(
                 f"no clip of {layout.frames} is annotated in {path}: clips here "
-                f"{min(clip_ids, default='none')}, ..., annotated there {names}"
+                f"{min(clip_ids, default='none')}, ..., annotated there {annotations.examples}"
             )
         print(f"  {known} of {len(clip_ids)} clips are annotated")
         return FromAnnotations(annotations)

@@ -25,12 +25,14 @@ def open_coco(
         InputError: not COCO, images without clip_id and frame_index, or a box of no image.
     """
     boxes: dict[str, dict[int, list]] = defaultdict(dict)
+    others: set[str] = set()
     for file in files:
         content = read_json(file, dict)
         for key in ("images", "annotations"):
             if not isinstance(content.get(key), list):
                 raise InputError(f"{file}: no list {key!r}, so it is not COCO's instance format")
         rows = _frame_rows(file, content["images"], wanted, boxes)
+        others.update(image["clip_id"] for image in content["images"][:3])
         for number, entry in enumerate(content["annotations"], start=1):
             where = f"{file}, annotation {number}"
             try:
@@ -48,7 +50,7 @@ def open_coco(
         clip_id: {index: box_array(found, clip_id) for index, found in numbered.items()}
         for clip_id, numbered in boxes.items()
     }
-    return BoxAnnotations(frames.keys(), frames.__getitem__)
+    return BoxAnnotations(frames.keys(), frames.__getitem__, others=others - frames.keys())
 
 
 def _frame_rows(

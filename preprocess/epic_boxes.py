@@ -51,11 +51,14 @@ def open_epic55(
     """
     videos = {clip_id.rpartition("_")[0] for clip_id in wanted} | set(wanted)
     boxes: dict[str, dict[int, list]] = defaultdict(lambda: defaultdict(list))
+    others: set[str] = set()
     for file in files:
         for where, row in read_csv(file, ("video_id", "frame", "bounding_boxes")):
             if row["video_id"] in videos:
                 number = whole_number(row["frame"], "frame", where)
                 boxes[row["video_id"]][number] += _epic55_boxes(row["bounding_boxes"], where)
+            elif len(others) < 3:
+                others.add(row["video_id"])
     frames = {
         video: {number: box_array(found, video) for number, found in numbered.items()}
         for video, numbered in boxes.items()
@@ -67,6 +70,7 @@ def open_epic55(
         of_videos=True,
         rate=None if rate is None else lambda name: rate,
         annotated_size=lambda name: EPIC55_SIZES.get(name, EPIC55_SIZE),
+        others=others,
     )
 
 

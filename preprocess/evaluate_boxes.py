@@ -118,10 +118,9 @@ def evaluate(
             if found is not None:
                 figures[clip.frames.clip_id] = found
     if not figures:
-        names = ", ".join(sorted(annotated.names)[:3]) or "none at all"
         raise InputError(
             f"no frame of {boxes} is annotated in {annotations}: clips here {clip_ids[0]}, ..., "
-            f"annotated there {names}"
+            f"annotated there {annotated.examples}"
         )
     return figures
 

@@ -52,7 +52,10 @@ def annotated_boxes(box_format: str, path: Path, clip: ClipFrames) -> list[np.nd
     """
     annotations = open_annotations(box_format, path, {clip.clip_id}, ReadOptions())
     if annotations.name_of(clip.clip_id) is None:
-        raise InputError(f"{path} annotates no clip {clip.clip_id!r}")
+        raise InputError(
+            f"{path} annotates no clip {clip.clip_id!r} (annotated there: {annotations.examples}); "
+            "the video's name without its ending must be the clip's id"
+        )
     frames = annotations.of(clip)
     nothing = np.empty((0, 4), dtype=np.float32)
     return [frames.get(t, nothing) for t in range(len(clip.pts_seconds))]

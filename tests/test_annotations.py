@@ -228,6 +228,22 @@ def test_epic_wrong_rows_are_named(tmp_path, row, message):
     assert "EPIC_100_train.csv, row 3: " in str(caught.value) and message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("verb_classes", "id,key\n0,take\n2,put\n", "row 3: id 2 stands where 1 is expected"),
+        ("verb_classes", "id,key\nx,take\n", "row 2: id is 'x'; a whole number is allowed"),
+        ("video_info", "video_id,duration,fps\nP01,long,50\n", "row 2: duration and fps must be"),
+    ],
+)
+def test_epic_wrong_lists_are_named(tmp_path, file, text, message):
+    epic(tmp_path, [epic_row("P01_01_0", "00:00:00.00", "00:00:01.00", 0, 0)])
+    write(tmp_path, f"EPIC_100_{file}.csv", text)
+    with pytest.raises(InputError) as caught:
+        read("epic100", tmp_path)
+    assert f"EPIC_100_{file}.csv, {message}" in str(caught.value)
+
+
 def test_epic_missing_columns_are_named(tmp_path):
     epic(tmp_path, [])
     write(tmp_path, "EPIC_100_train.csv", "narration_id,video_id\nP01_01_0,P01_01\n")
@@ -523,6 +539,13 @@ def test_diving48_wrong_entries_are_named(tmp_path, entry, message):
     with pytest.raises(InputError) as caught:
         read("diving48", diving(tmp_path, dive("a", 0), entry))
     assert "Diving48_V2_train.json, " + message in str(caught.value)
+
+
+def test_diving48_vocabulary_of_another_shape_is_named(tmp_path):
+    diving(tmp_path, dive("a", 0))
+    write(tmp_path, "Diving48_vocab.json", [["Back"], "Inward"])
+    with pytest.raises(InputError, match="vocab.json, entry 2: a list of words is expected"):
+        read("diving48", tmp_path)
 
 
 def test_diving48_samples(samples):

@@ -178,7 +178,7 @@ def test_what_does_not_go_together_is_named(layout, case):
 def test_annotations_of_other_clips_are_refused(layout):
     path = annotate(layout, {"3201": [(0, [[1, 2, 3, 4]])]})
     done = from_annotations(layout, path, "--name", "annotated")
-    assert done.exit_code == 1 and "clips here square-000, ..., annotated there none" in done.output
+    assert done.exit_code == 1 and "clips here square-000, ..., annotated there 3201" in done.output
     assert read_index(layout.root / "boxes-annotated") is None
 
 

@@ -555,6 +555,13 @@ def test_saliency_is_null_without_flows(squares, tmp_path):
     assert status == 1 and "error: no finished flows at" in stderr
 
 
+OF_OTHER_CLIPS = {
+    "something-else": '{"other": []}',
+    "coco": '{"images": [{"id": 1, "clip_id": "other", "frame_index": 0}], "annotations": []}',
+    "epic55": EPIC55 + "20,bag,P01,other,31,[]\n",
+}
+
+
 def test_wrong_input_is_one_line(squares, tmp_path):
     layout, truth = squares
     other = tmp_path / "other"
@@ -563,6 +570,13 @@ def test_wrong_input_is_one_line(squares, tmp_path):
     given = ["--format", "csv", "--annotations"]
     status, stdout, stderr = run("--boxes", layout.boxes, *given, other, "--json")
     assert (status, stdout) == (1, "") and "annotated there elsewhere" in stderr
+    for box_format, text in OF_OTHER_CLIPS.items():
+        path = tmp_path / f"{box_format}.file"
+        path.write_text(text)
+        given = ["--format", box_format, "--annotations", path]
+        status, _, stderr = run("--boxes", layout.boxes, *given)
+        assert status == 1 and "annotated there other" in stderr, box_format
+    given = ["--format", "csv", "--annotations"]
     status, _, stderr = run("--boxes", layout.flows, *given, truth)
     assert status == 1 and "holds flows, not boxes" in stderr
     status, _, stderr = run("--boxes", tmp_path, *given, truth)

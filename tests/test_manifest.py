@@ -119,6 +119,12 @@ def test_own_split_depends_on_seed_and_names_alone(tmp_path_factory, sizes, shar
         assert sizes[name] == 1 or 1 <= num_test < sizes[name]
 
 
+def test_a_share_beside_split_folders_is_refused(tmp_path):
+    videos = touch(tmp_path / "v", "train/run/1.mp4", "test/run/2.mp4")
+    message = refused(tmp_path, "--videos", videos, "--test-share", "0.5")
+    assert "--test-share does not apply: the folders train, val, test decide" in message
+
+
 def test_another_seed_gives_other_test_clips(tmp_path):
     index = scan_videos(touch(tmp_path, *(f"{i}.mp4" for i in range(100))))
     splits = [[c.split for c in read_own_folder(index, 0.5, seed).clips] for seed in (0, 1)]
@@ -296,6 +302,7 @@ def test_no_video_at_all_is_an_error(tmp_path):
         ("ssv2", ["--manifest", "x.csv", "--prefer", "mp4"], "--prefer does not apply to a CSV"),
         ("ssv2", ["--annotations", "."], "ssv2 needs --videos"),
         ("ssv2", ["--videos", "."], "ssv2 needs --annotations (ANNOTATIONS=folder)"),
+        ("ucf101", ["--split-number", "4"], "--split-number 4: ucf101 has 1 to 3"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(tmp_path, dataset, options, message):
@@ -360,6 +367,20 @@ def test_a_wrong_spec_is_named(tmp_path, text, message):
     (tmp_path / "d.toml").write_text(text.replace("GOOD", good))
     with pytest.raises(InputError, match=r"d\.toml") as caught:
         read_spec("d", tmp_path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("reader = 'voc'\nfiles = {train = ['a']}", "reader 'voc' is none of diving48, epic100,"),
+        ("reader = 'ssv2'\nfiles = {train = ['a']}", "lists train; reader ssv2 wants train, val,"),
+    ],
+)
+def test_a_reader_that_does_not_fit_is_named(tmp_path, text, message):
+    (tmp_path / "d.toml").write_text(f"title = 't'\nreported_split = 'val'\n{text}")
+    with pytest.raises(InputError, match=r"data_manifests/d\.toml") as caught:
+        reader_of(read_spec("d", tmp_path))
     assert message in str(caught.value)
 
 

@@ -278,6 +278,16 @@ def test_stored_boxes_meet_frames_by_time(tmp_path: Path) -> None:
     assert len(beyond[0]) == 0
     with pytest.raises(InputError, match="no clip of other"):
         stored_boxes(layout.boxes, Path("other.mp4"), every_other)
+    with pytest.raises(InputError, match="no finished boxes at .*; make them with `make boxes`"):
+        stored_boxes(tmp_path / "none", Path("square-001.mp4"), every_other)
+
+
+def test_annotations_of_other_clips_are_refused(video: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "another.boxes.csv"
+    boxes.write_text("frame,x1,y1,x2,y2\n3,4,5,20,25\n")
+    result = show(video, "--out", tmp_path, "--annotations", boxes, "--seconds", 0.2)
+    assert result.exit_code == 1 and f"annotates no clip '{video.stem}'" in result.stderr
+    assert "(annotated there: another)" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["ssv2/3201.webm", "clips/video_90.mov"])
