@@ -41,7 +41,7 @@ class ClipWork:
         """Frames encoded, maps of motion vectors; frames in grey for a flow worker."""
         events: list[DecodeEvent] = [self._encoded(chunk)]
         if chunk.vectors:
-            events.append(self._vector_maps(chunk))
+            events += self._vector_maps(chunk)
         self._num_vectors += len(chunk.vectors)
         self._num_frames += len(chunk.rgb)
         return events, self._grey(chunk) if self._options.flow.pictured else None
@@ -71,7 +71,7 @@ class ClipWork:
         place, attempt = self._job.place, self._job.attempt
         return GreyFrames(place, attempt, first, grey, num_before, chunk.is_last)
 
-    def _vector_maps(self, chunk: FrameChunk) -> Maps:
+    def _vector_maps(self, chunk: FrameChunk) -> list[Maps]:
         from preprocess.flow_maker import vector_maps  # torch, which other decoders do without
 
         return vector_maps(self._job, self._num_vectors, chunk.vectors, self._options)

@@ -15,6 +15,7 @@ from preprocess.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptio
 from preprocess.motion import compand, motion_map, reduce_maps
 from preprocess.trajectories import make_tracks
 from preprocess.video_file import ClipError
+from shared.layout import LENGTHS
 from shared.tracks import grid_shape, quantised
 
 VECTOR_INLIER_PX = 1.0  # pixels of the source: vectors are rounded, and chosen for their bits
@@ -49,7 +50,10 @@ class FlowMaker:
             first = 0 if is_tracked else num_known
             new = num_known - first
             solved = self._solve(name, source, frames[first:])
-            parts.append(self._maps(grey, name, solved.flow[new:], _from(solved.camera, new)))
+            camera = _from(solved.camera, new)
+            parts.append(self._maps(grey, name, solved.flow[new:], camera))
+            if self._options.flow.lengths:
+                parts.append(self._maps(grey, name + LENGTHS, solved.flow[new:], camera))
             if solved.as_it_is is not None:
                 parts.append(self._maps(grey, name + UNSTABILISED, solved.as_it_is[new:], None))
             if is_tracked:
@@ -73,21 +77,31 @@ class FlowMaker:
         self, grey: GreyFrames, output: str, flows: torch.Tensor, camera: _Camera | None
     ) -> Maps:
         first_index = grey.first_index + len(grey.frames) - 1 - len(flows)
-        values, scale = _companded(flows, self._options.map_short_side)
+        values, scale = _companded(flows, self._options.map_short_side, output)
         return Maps(grey.place, grey.attempt, first_index, values, scale, output, *_columns(camera))
 
 
-def vector_maps(job: Job, first_index: int, flows: list[np.ndarray], options: WorkOptions) -> Maps:
-    """Maps of flows of motion vectors, f4 [2, h, w] each in pixels of the source."""
+def vector_maps(
+    job: Job, first_index: int, flows: list[np.ndarray], options: WorkOptions
+) -> list[Maps]:
+    """Maps of flows of motion vectors, f4 [2, h, w] each in pixels of the source: every output."""
     # In pixels of the map, so that derivatives mean what they mean on frames of any size.
     cells = torch.from_numpy(np.stack(flows)) / VECTOR_CELL
     camera = None
     if options.flow.is_stabilised(MOTION_VECTORS):
         cells, camera = _subtracted(cells, inlier_px=VECTOR_INLIER_PX / VECTOR_CELL)
-    values, scale = _companded(cells, options.map_short_side)
-    return Maps(
-        job.place, job.attempt, first_index, values, scale, MOTION_VECTORS, *_columns(camera)
-    )
+    outputs = (MOTION_VECTORS, MOTION_VECTORS + LENGTHS)[: 1 + options.flow.lengths]
+    return [
+        Maps(
+            job.place,
+            job.attempt,
+            first_index,
+            *_companded(cells, options.map_short_side, output),
+            output,
+            *_columns(camera),
+        )
+        for output in outputs
+    ]
 
 
 @dataclass(frozen=True)
@@ -163,10 +177,16 @@ def _with_camera(residual: torch.Tensor, camera: _Camera) -> torch.Tensor:
     return torch.from_numpy(flows).to(residual.device)
 
 
-def _companded(flows: torch.Tensor, short_side: int) -> tuple[np.ndarray, np.ndarray]:
+def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.ndarray, np.ndarray]:
+    """What an output stores of flows [T, 2, H, W]: MOFO's equation 1 or, of LENGTHS, how far each
+    pixel moves, in widths of a pixel of the map."""
     height, width = flows.shape[2:]
     map_width, map_height = scaled_size(width, height, short_side)
-    maps = reduce_maps(motion_map(flows), (map_height, map_width)).cpu().numpy()
+    if output.endswith(LENGTHS):
+        maps = torch.linalg.vector_norm(flows, dim=1) * (map_width / width)
+    else:
+        maps = motion_map(flows)
+    maps = reduce_maps(maps, (map_height, map_width)).cpu().numpy()
     if not np.isfinite(maps).all():
         raise ClipError("flow", "the flow holds NaN or infinite values")
     return compand(maps)

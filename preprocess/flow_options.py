@@ -15,6 +15,7 @@ from preprocess.flow_sources import (
     parse_sources,
 )
 from shared.errors import InputError
+from shared.layout import LENGTHS
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT
 
 STABILISE = ("off", "warp", "subtract")
@@ -61,6 +62,7 @@ class FlowOptions:
             computed again; "subtract": the camera's motion is fitted to the flow and taken out of
             it, as it always is of motion vectors (preprocess/camera.py).
         keep_unstabilised: the first source is an output a second time, as it is.
+        lengths: each source is an output a second time, with the length of its flow as map.
         tracks: points to track through the first source that is not motion vectors; None = none.
             They are followed through the flow between the frames as they are; with `stabilise`
             what is recorded is free of the camera's motion.
@@ -71,6 +73,7 @@ class FlowOptions:
     solvers: SourceOptions = SourceOptions()
     stabilise: str = "off"
     keep_unstabilised: bool = False
+    lengths: bool = False
     tracks: TrackOptions | None = None
     transcode: bool = False
 
@@ -97,8 +100,9 @@ class FlowOptions:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        extra = (self.sources[0] + UNSTABILISED,) if self.keep_unstabilised else ()
-        return self.sources + extra
+        kept = (self.sources[0] + UNSTABILISED,) if self.keep_unstabilised else ()
+        lengths = tuple(name + LENGTHS for name in self.sources) if self.lengths else ()
+        return self.sources + kept + lengths
 
     @property
     def tracked(self) -> str | None:
@@ -110,8 +114,10 @@ class FlowOptions:
 
     def config(self, output: str) -> dict[str, Any]:
         """What decides the content of an output's shards, flat, for its dataset.json."""
-        source = output.removesuffix(UNSTABILISED)
+        source = output.removesuffix(UNSTABILISED).removesuffix(LENGTHS)
         config: dict[str, Any] = {"flow_source": source}
+        if output.endswith(LENGTHS):
+            config["map"] = "length"
         if source == MOTION_VECTORS:
             config |= {"vector_cell": VECTOR_CELL, "transcode": self.transcode}
         elif source == "raft":
@@ -159,6 +165,7 @@ def read_flow_options(options: dict[str, Any]) -> FlowOptions:
         SourceOptions(**given),
         options["stabilise"],
         options["keep_unstabilised"],
+        options["lengths"],
         TrackOptions(**tracks) if options["trajectories"] else None,
         options["transcode"],
     )

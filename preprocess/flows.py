@@ -82,6 +82,8 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
               help="take out the camera's motion; warp computes flow again")  # fmt: skip
 @rare_option("--keep-unstabilised", is_flag=True,
               help="the first source also as it is, in flows-SOURCE-unstabilised/")  # fmt: skip
+@rare_option("--lengths", is_flag=True,
+              help="also how far things move, in flows-SOURCE-length/ (mask mgm)")  # fmt: skip
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
               help="track points from every frame, with their HOG: megabytes a clip")  # fmt: skip

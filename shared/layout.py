@@ -9,6 +9,8 @@ from pathlib import Path
 from shared.errors import InputError
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+LENGTHS = "-length"
+"""Ends the name of a flow source whose maps say how far things move, not where motion differs."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class DatasetLayout:
         return self.root / "flows"
 
     def flows_of(self, source: str) -> Path:
-        """Maps of a further flow source, beside the first: `flows-motion-vectors`."""
+        """Maps of a further flow source, beside the first: `flows-motion-vectors`; with LENGTHS at
+        the end of its name, how far everything moves: `flows-motion-vectors-length`."""
         return self.root / f"flows-{source}"
 
     @property

@@ -1,8 +1,8 @@
 """Motion maps through crop, resize and flip, averaged over the cells of the patch grid.
 
 Maps are what preprocessing stored: by MOFO's equation 1 the size of the flow's derivatives, so the
-edges of what moves, not the flow's own size, which MGM (sec. 3.3) takes. A panning camera moves
-nothing here.
+edges of what moves, to which a panning camera is nothing; or how far each pixel moves, which MGM
+(sec. 3.3) takes (`preprocess.flows --lengths`).
 """
 
 from __future__ import annotations

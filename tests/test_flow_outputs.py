@@ -18,7 +18,7 @@ from preprocess.frame_chunks import DecodeOptions
 from preprocess.motion import expand
 from preprocess.trajectories import make_tracks
 from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, InputError
-from shared.layout import DatasetLayout
+from shared.layout import LENGTHS, DatasetLayout
 from shared.manifest import Clip, write_manifest
 from shared.randomness import counter_generator
 from shared.run_record import read_jsonl
@@ -46,13 +46,19 @@ def zooming_frames(num_frames: int) -> list[np.ndarray]:
 
 
 def write_clip(path: Path, num_frames: int, codec: str = "libx264", **options: str) -> None:
+    write_frames(path, zooming_frames(num_frames), codec, **options)
+
+
+def write_frames(
+    path: Path, frames: list[np.ndarray], codec: str = "libx264", **options: str
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(12))
         stream.height, stream.width = SIZE
         stream.pix_fmt = "yuv420p"
         stream.options = {"threads": "1", **options}
-        for frame in zooming_frames(num_frames):
+        for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
 
@@ -239,6 +245,38 @@ def test_videos_without_vectors_need_copies(tmp_path):
         assert frames["/clip/frames"].tolist() == [[0, 12], [12, 24], [24, 30]]
         times = frames["/frame/pts_seconds"][24:]
         assert times == pytest.approx(np.arange(3, 9) / 12, abs=1e-3), "frames are the video's own"
+
+
+def test_lengths_are_how_far_things_move(tmp_path):
+    """A camera that pans by 3 and 2 px a frame: the same everywhere, so no boundary of motion."""
+    layout = DatasetLayout(tmp_path, "pan")
+    height, width = SIZE
+    noise = counter_generator("pan").normal(size=(3 * height, 3 * width))
+    scene = cv2.GaussianBlur(noise, (0, 0), 2.0) * 300 + 128
+    scene = np.repeat(scene.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    views = [scene[40 + 2 * i :, 60 + 3 * i :][:height, :width] for i in range(8)]
+    write_frames(layout.videos / "0.mp4", views, crf="10", bf="0")
+    write_manifest(layout.manifest, [Clip("clip-0", "0.mp4")])
+    sources = ("--source", "tvl1,motion-vectors")
+    assert run_flows(layout, *sources).exit_code == 0
+    before = {name: checksums(layout.root / name) for name in ("flows", "flows-motion-vectors")}
+    done = run_flows(layout, *sources, "--lengths")
+    assert done.exit_code == 0, done.output
+    assert {name: checksums(layout.root / name) for name in before} == before
+    # A pixel of the map covers 80 / 64 pixels of the frame, 8 of it for motion vectors.
+    for source, pixels in (("tvl1", 80 / 64), ("motion-vectors", 8)):
+        maps = {}
+        for name in (source, source + LENGTHS):
+            folder = layout.flows if name == "tvl1" else layout.flows_of(name)
+            config = read_index(folder).config
+            assert config["flow_source"] == source
+            assert config.get("map") == ("length" if name.endswith(LENGTHS) else None)
+            with ShardReader(folder / "00000.h5", "flows") as reader:
+                [maps[name]] = maps_of(reader)
+        inner = {name: each[:, 2:-2, 2:-2] for name, each in maps.items()}
+        length = np.median(inner[source + LENGTHS]) * pixels
+        assert length == pytest.approx(np.hypot(3, 2), rel=0.1), source
+        assert np.median(inner[source]) < 0.1
 
 
 def test_a_further_source_leaves_the_first_as_it_was(tmp_path):

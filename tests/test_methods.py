@@ -42,7 +42,8 @@ def out(tmp_path_factory) -> Path:
     (folder / "methods.toml").write_text(TINY_RECIPE + METHODS)
     squares = DatasetLayout(folder, "squares")
     add_tracks(squares)
-    shutil.copytree(squares.flows, squares.flows_of("motion-vectors"))
+    for name in ("motion-vectors", "motion-vectors-length"):
+        shutil.copytree(squares.flows, squares.flows_of(name))
     return folder
 
 
@@ -65,6 +66,7 @@ def run(out: Path, method: str, *settings: str, name: str | None = None):
         ("mgm", ()),
         ("mgm", ("mask.pattern=sparse",)),
         ("mgm", ("motion_source=motion-vectors", "model.attention=divided")),
+        ("mgm", ("motion_source=motion-vectors-length",)),
         ("mme", ("motion_source=motion-vectors",)),
         ("mme", ("mask.kind=cube", "mask.mask_ratio=0.4")),
         ("mme", ("trajectories.shape=false",)),
@@ -113,6 +115,8 @@ def test_a_motion_source_that_is_not_there_names_the_command_that_makes_it(out):
     assert done.stderr.strip().endswith(
         "squares/flows-dis; make them with `make flows ARGS='--source tvl1,dis'`"
     )
+    done = run(out, "mgm", "motion_source=tvl1-length")
+    assert done.exit_code == 1 and "ARGS='--source tvl1 --lengths'`" in done.stderr
 
 
 def test_a_motion_source_that_nothing_looks_at_is_refused(out):

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shared.errors import InputError
-from shared.layout import DatasetLayout
+from shared.layout import LENGTHS, DatasetLayout
 from shared.manifest import Clip, manifest_digest, read_manifest
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
@@ -230,7 +230,9 @@ def _motion_folder(layout: DatasetLayout, source: str) -> tuple[Path, str]:
     """Where the motion maps of a source lie, and the command that makes them."""
     if source == FLOW:
         return layout.flows, "make flows"
-    return layout.flows_of(source), f"make flows ARGS='--source tvl1,{source}'"
+    sources = ",".join(dict.fromkeys(("tvl1", source.removesuffix(LENGTHS))))
+    lengths = " --lengths" if source.endswith(LENGTHS) else ""
+    return layout.flows_of(source), f"make flows ARGS='--source {sources}{lengths}'"
 
 
 def _read_index(folder: Path, kind: str, goal: str, digest: str) -> DatasetIndex:
