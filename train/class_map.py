@@ -51,7 +51,10 @@ class ClassMap:
         tested = np.where(known, self.label_of[np.where(known, labels, 0)], NOT_TESTED)
         kept = np.flatnonzero(tested != NOT_TESTED)
         if not len(kept):
-            raise InputError(f"no clip is of a tested class: {', '.join(self.names)}")
+            raise InputError(
+                f"no clip is of a tested class ({', '.join(self.names)[:200]}); the class map, or "
+                "the dataset, is another one"
+            )
         return replace(table.take(kept), labels={"label": tested[kept]})
 
     def regroup(self, scores: np.ndarray) -> np.ndarray:

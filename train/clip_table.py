@@ -240,7 +240,7 @@ def _read_index(folder: Path, kind: str, goal: str, digest: str) -> DatasetIndex
     if index is None:
         raise InputError(f"no {kind} in {folder}; make them with `{goal}`")
     if index.kind != kind:
-        raise InputError(f"{folder} holds {index.kind}, not {kind}")
+        raise InputError(f"{folder} holds {index.kind}, not {kind}; make them with `{goal}`")
     if index.manifest_digest != digest:
         raise InputError(
             f"{folder} was computed from manifest {index.manifest_digest[:12]}, and the manifest "

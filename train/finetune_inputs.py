@@ -95,7 +95,10 @@ def count_classes(
     counts = {kind: len(getattr(classes, kind)) for kind in config.labels}
     for kind, count in counts.items():
         if count == 0:
-            raise InputError(f"{layout.classes} names no class of kind {kind}; nothing to learn")
+            raise InputError(
+                f"{layout.classes} names no class of kind {kind}, so there is nothing to learn; "
+                "sort the videos into folders by class, or give labels in a CSV (MANIFEST=file)"
+            )
     for flip in config.flips:
         labels = getattr(classes, f"flip_{flip}")
         if labels is None:
@@ -104,7 +107,10 @@ def count_classes(
                 f"after it (flip_{flip}); leave it out of the recipe's flips"
             )
         if config.labels != ("label",) and labels != list(range(len(labels))):
-            raise InputError(f"flips has {flip!r}, which swaps labels, but learns {config.labels}")
+            raise InputError(
+                f"flips has {flip!r}, which swaps classes of kind label, and what is learned is "
+                f"{', '.join(config.labels)}; leave it out of the recipe's flips"
+            )
     return counts
 
 
@@ -114,10 +120,14 @@ def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, in
         labels = table.labels[kind]
         without = int((labels == NO_LABEL).sum())
         if without:
-            raise InputError(f"{without} of {len(table)} clips have no {kind}; each needs one")
+            raise InputError(
+                f"{without} of {len(table)} clips have no {kind}; each clip of manifest.csv that "
+                "is learned from needs one"
+            )
         if labels.max() >= num_classes[kind]:
             raise InputError(
-                f"a clip has {kind} {labels.max()}, and classes.json names {num_classes[kind]}"
+                f"a clip has {kind} {labels.max()}, and classes.json names {num_classes[kind]}; "
+                "`make manifest` writes manifest.csv and classes.json together"
             )
     return table
 

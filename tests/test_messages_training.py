@@ -1,0 +1,114 @@
+"""Class lists, weights and shards that do not fit a training: what was found and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from training_fixtures import TINY_RECIPE
+
+from preprocess.raft import RaftFlow
+from preprocess.toy import ToyOptions, _kept_clips
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import ClassList
+from shared.masks import MASKS, Scene
+from shared.shard_index import DatasetIndex, write_index
+from train.clip_table import NO_LABEL, _read_index
+from train.figure_attention import _check_query
+from train.finetune_inputs import count_classes, labelled
+from train.huggingface import _read_json
+from train.recipe import finetune_config, read_recipe
+
+
+@pytest.fixture
+def layout(tmp_path) -> DatasetLayout:
+    return DatasetLayout(tmp_path, "squares")
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return finetune_config(read_recipe("squares", path), "mean")
+
+
+def test_classes_that_a_finetuning_cannot_learn(config, layout):
+    with pytest.raises(InputError, match=r"names no class of kind label.*\(MANIFEST=file\)"):
+        count_classes(ClassList(), config, layout)
+    flipping = replace(config, flips=("x",))
+    with pytest.raises(InputError, match=r"flip_x\); leave it out of the recipe's flips"):
+        count_classes(ClassList(label=["left", "right"]), flipping, layout)
+    classes = ClassList(label=["a", "b"], verb=["c"], noun=["d"], flip_x=[1, 0])
+    both = replace(flipping, labels=("verb", "noun"))
+    with pytest.raises(InputError, match="swaps classes of kind label, and .* learned is verb"):
+        count_classes(classes, both, layout)
+    assert count_classes(classes, flipping, layout) == {"label": 2}
+
+
+class Labels(SimpleNamespace):
+    """The labels of a clip table."""
+
+    def __len__(self) -> int:
+        return len(self.labels["label"])
+
+
+def test_clips_that_a_finetuning_cannot_learn_from(config):
+    table = Labels(labels={"label": np.array([0, NO_LABEL, 1])})
+    with pytest.raises(InputError, match="1 of 3 clips have no label; each clip of manifest.csv"):
+        labelled(table, config, {"label": 2})
+    table = Labels(labels={"label": np.array([0, 2])})
+    with pytest.raises(InputError, match="label 2, and classes.json names 2; `make manifest`"):
+        labelled(table, config, {"label": 2})
+
+
+def test_shards_of_another_kind(tmp_path):
+    write_index(tmp_path, DatasetIndex("flows", "toy", {}, 8, "0" * 64))
+    with pytest.raises(InputError, match="holds flows, not boxes; make them with `make boxes`"):
+        _read_index(tmp_path, "boxes", "make boxes", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "does not exist; a Hugging Face folder has it"),
+        ("{", "is no JSON: .*; download the folder again"),
+        ("[]", "holds no JSON object, as a Hugging Face folder has it"),
+    ],
+)
+def test_wrong_hugging_face_folders(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json " + message):
+        _read_json(tmp_path / "config.json")
+
+
+def test_raft_weights_that_are_none(tmp_path):
+    with pytest.raises(InputError, match=r"no RAFT weights at .*gone\.pth; "):
+        RaftFlow(tmp_path / "gone.pth", "cpu")
+    with pytest.raises(InputError, match="is a folder; "):
+        RaftFlow(tmp_path, "cpu")
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="holds no table of tensors; "):
+        RaftFlow(tmp_path / "list.pth", "cpu")
+
+
+def test_a_damaged_record_of_the_toy_dataset(layout):
+    record = layout.root / "annotations" / "toy.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    with pytest.raises(InputError, match=r"toy\.json is damaged; remove .* and run again"):
+        _kept_clips(layout, record, ToyOptions(24, 0), overwrite=False)
+
+
+def test_numbers_that_masks_and_pictures_refuse(config):
+    scene = Scene(2, np.zeros((14, 14), bool))
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match=r"speed is \(2.0, 1.0\); a rising pair of cells"):
+        MASKS["smm"](scene, rng, mask_ratio=0.5, speed=(2.0, 1.0))
+    steps, last = config.model.time_steps, config.model.grid - 1
+    with pytest.raises(InputError, match=f"STEP ROW COLUMN go from 0 to {steps - 1} {last} {last}"):
+        _check_query((steps, 0, 0), config.model)
