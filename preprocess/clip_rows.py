@@ -115,7 +115,19 @@ def format_missing(missing: list[tuple[str, str, str]]) -> str:
     return stream.getvalue()
 
 
-def read_missing(text: str) -> list[tuple[str, str, str]]:
-    """The rows of a missing.csv: what `format_missing` was given."""
-    rows = list(csv.reader(io.StringIO(text, newline="")))
-    return [(clip_id, video, split) for clip_id, video, split in rows[1:]]
+def read_missing(text: str, name: str = "missing.csv") -> list[tuple[str, str, str]]:
+    """The rows of a missing.csv: what `format_missing` was given.
+
+    Raises:
+        InputError: a row of another length, with `name` for the file.
+    """
+    rows = csv.reader(io.StringIO(text, newline=""))
+    missing = []
+    for row in rows:
+        if len(row) != len(MISSING_COLUMNS):
+            raise InputError(
+                f"{name}, row {rows.line_num}: {len(row)} values; {','.join(MISSING_COLUMNS)} are "
+                "expected, as `make manifest` writes them"
+            )
+        missing.append((row[0], row[1], row[2]))
+    return missing[1:]

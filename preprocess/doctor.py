@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Diagnosis:
         frame_rates: frames per second, rounded to two digits -> videos.
         codecs: name -> videos.
         hours: of all videos that tell their length.
+        headers_per_second: files opened and closed again, on the clock.
     """
 
     num_clips: int
@@ -62,6 +64,7 @@ class Diagnosis:
     frame_rates: Counter[float] = field(default_factory=Counter)
     codecs: Counter[str] = field(default_factory=Counter)
     hours: float = 0.0
+    headers_per_second: float = 0.0
 
     @property
     def num_remaining(self) -> int:
@@ -114,13 +117,16 @@ def diagnose(
         InputError: no manifest, no video root, or a video_info that speaks of other videos.
     """
     clips = read_manifest(layout.manifest)
-    missing = read_missing(read_text(layout.missing)) if layout.missing.is_file() else []
+    missing = []
+    if layout.missing.is_file():
+        missing = read_missing(read_text(layout.missing), str(layout.missing))
     index = scan_videos(videos)
     paths = sorted({clip.video for clip in clips})
     expected = _expected_rates(layout.dataset, paths, video_info)
     # ------------------------------------------------------------------ headers
     diagnosis = Diagnosis(len(clips) + len(missing))
     headers: dict[str, VideoHeader | str] = {}
+    began = time.perf_counter()
     progress = tqdm(
         read_headers(videos, paths, workers), "headers", len(paths), unit="video", disable=None
     )
@@ -130,6 +136,7 @@ def diagnose(
             diagnosis.codecs[header.codec] += 1
             diagnosis.frame_rates[round(header.frames_per_second or 0.0, 2)] += 1
             diagnosis.hours += (header.seconds or 0.0) / 3600
+    diagnosis.headers_per_second = len(paths) / max(time.perf_counter() - began, 1e-9)
     # ------------------------------------------------------------------ clips
     for clip_id, video, _ in missing:
         diagnosis.findings["missing"].append((clip_id, f"no video {video}"))
@@ -193,6 +200,7 @@ def table(diagnosis: Diagnosis, first: int) -> str:
         f"{num_videos} readable videos, {diagnosis.hours:.2f} hours",
         f"  codecs           {codecs or 'none'}",
         f"  frames a second  {rates or 'none'}",
+        f"  headers read     {diagnosis.headers_per_second:,.0f} files a second",
         "",
     ]
     for kind, found in diagnosis.findings.items():

@@ -57,4 +57,8 @@ def _describe(error: OSError) -> str:
             f"no space left to write{where}: {error.strerror}; what was finished is kept, "
             "free some space and run the same command again"
         )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"a file is there where a folder is expected{where}; name another folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.strerror}{where}; name another folder, or change who may use this one"
     return f"{error.strerror}{where}"

@@ -233,7 +233,9 @@ def test_epic_wrong_rows_are_named(tmp_path, row, message):
     [
         ("verb_classes", "id,key\n0,take\n2,put\n", "row 3: id 2 stands where 1 is expected"),
         ("verb_classes", "id,key\nx,take\n", "row 2: id is 'x'; a whole number is allowed"),
-        ("video_info", "video_id,duration,fps\nP01,long,50\n", "row 2: duration and fps must be"),
+        ("video_info", "video_id,duration,fps\nP01,long,50\n", "row 2: duration 'long' and fps"),
+        ("video_info", "video_id,duration,fps\nP01,1,0\n", "row 2: duration '1' and fps '0'; num"),
+        ("video_info", "video_id,duration,fps\nP01,nan,1\n", "row 2: duration 'nan' and fps '1'"),
     ],
 )
 def test_epic_wrong_lists_are_named(tmp_path, file, text, message):

@@ -245,12 +245,19 @@ def test_the_command_prints_a_table_or_json(dataset, tmp_path):
     status, stdout, _ = run(*options, "--first", 1)
     assert status == 0 and stdout.endswith("6 of 11 clips remain\n")
     assert "missing             2\n    m1: no video m1\n    ...\n" in stdout
+    assert "files a second\n" in stdout
     status, stdout, _ = run(*options, "--first", 1, "--json", "--workers", 0)
     found = json.loads(stdout)
     assert status == 0 and list(found["findings"]) == list(FINDINGS)
     assert found["clips"] == 11 and found["remaining"] == 6
     assert found["findings"]["unreadable"]["clips"] == 2
     assert [row["clip_id"] for row in found["findings"]["unreadable"]["first"]] == ["torn"]
+
+
+def test_a_list_of_missing_clips_that_is_none_is_named(dataset, tmp_path):
+    dataset.missing.write_text("clip_id,video,split\nm1,m1\n")
+    status, _, stderr = run("--dataset", "ssv2", "--out", tmp_path, "--workers", 0)
+    assert status == 1 and "missing.csv, row 2: 2 values; clip_id,video,split are ex" in stderr
 
 
 def test_wrong_input_is_one_line(dataset, tmp_path):

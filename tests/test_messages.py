@@ -72,6 +72,21 @@ def test_no_space(tmp_path):
     assert "free some space and run the same command again" in said
 
 
+def test_a_file_where_a_folder_is_expected(tmp_path):
+    layout = make_dataset(tmp_path, num_clips=1)
+    (tmp_path / "file").touch()
+    said = manifest("--dataset", "a", "--out", tmp_path / "file", "--videos", layout.videos)
+    assert "a file is there where a folder is expected" in said and "name another folder" in said
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(tmp_path):
+    layout = make_dataset(tmp_path, num_clips=1)
+    (tmp_path / "shut").mkdir(mode=0o500)
+    said = manifest("--dataset", "a", "--out", tmp_path / "shut", "--videos", layout.videos)
+    assert "Permission denied" in said and "name another folder" in said
+
+
 @without_gpu
 def test_no_gpu(tmp_path):
     result = CliRunner().invoke(train.gpus.main, ["2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,15 @@ def read_video_facts(path: Path) -> dict[str, VideoFacts]:
     facts = {}
     for where, row in read_csv(path, ("video_id", "duration", "fps")):
         try:
-            facts[row["video_id"]] = VideoFacts(float(row["duration"]), float(row["fps"]))
+            found = VideoFacts(float(row["duration"]), float(row["fps"]))
         except ValueError:
-            raise InputError(f"{where}: duration and fps must be numbers") from None
+            found = VideoFacts(math.nan, math.nan)
+        if not (0 < found.seconds < math.inf and 0 < found.frames_per_second < math.inf):
+            raise InputError(
+                f"{where}: duration {row['duration']!r:.40} and fps {row['fps']!r:.40}; numbers "
+                "above 0 are expected"
+            )
+        facts[row["video_id"]] = found
     return facts
 
 
