@@ -227,6 +227,39 @@ def test_several_processes_count_every_clip_once(out, layout, finetuned, process
         assert np.allclose(file["/label/probability"][:], scores, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_several_processes_finetune_as_one(out, pretrained):
+    """Losses, validations and the best epoch are those of one process. What each process draws for
+    itself (mixing, drop path) is off."""
+    plain = ("augment.mixup_alpha=0.0", "augment.cutmix_alpha=0.0", "model.drop_path=0.0")
+    options = {"batch_size": 6, "epochs": 2}
+    alone = finetune(tiny_run(out, *plain, run="alone", **options), "mca", "pretrain-mofo")
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m"]
+    settings = [word for setting in plain for word in ("--set", setting)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", *launcher, "train.finetune", "--dataset", "squares"),
+            *("--out", str(out), "--recipe", str(out / "tiny.toml"), "--device", "cpu"),
+            *("--run-name", "shared", "--head", "mca", "--batch-size", "6", "--epochs", "2"),
+            *settings,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    together = RunFolder(alone.path.parent / "shared")
+    assert losses(together.log) == pytest.approx(losses(alone.log), abs=1e-5)
+    found, expected = (
+        [event for event in read_jsonl(folder.log) if event["event"] == "validate"]
+        for folder in (together, alone)
+    )
+    assert len(found) == 2 and found == [pytest.approx(event) for event in expected]
+    best = [json.loads(folder.finished.read_text()) for folder in (together, alone)]
+    assert best[0] == pytest.approx(best[1])
+
+
 def test_another_pretraining_is_another_run(out, layout, finetuned, pretrained):
     weights = pretrained.weights.read_bytes()
     try:
