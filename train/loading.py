@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import cv2
@@ -35,7 +35,7 @@ def make_loader(
     )
 
 
-def read_batches(loader: DataLoader) -> Iterator[Sample]:
+def read_batches(loader: DataLoader) -> Generator[Sample, None, None]:
     """The batches of a loader; to be closed (`contextlib.closing`), which ends its workers.
 
     Raises:
