@@ -56,6 +56,12 @@ def test_wrong_options_of_flows(options, message, tmp_path):
         ("mask_ratio = 0.5,", "mask_ratio = 1.5,", "mask_ratio is 1.5; a share above 0"),
         ('flips = ["x"]', 'flips = ["z"]', "flips is 'z'; allowed: x, y, time"),
         ("width = 24", "width = 25", "width 25 is not a multiple of num_heads 2"),
+        ("width = 24", "width = 24\nmlp_ratio = 0.0", "mlp_ratio is 0.0; it must be above 0"),
+        (
+            "width = 24",
+            "width = 4",
+            "width is 4; sincos-3d positions need an even number of at least 6",
+        ),
         ("scales = [1.0", 'scales = ["1"', "scales"),
         ("betas = [0.9, 0.95]", "betas = [0.9]", "betas has 1 values; 2 are expected"),
         ("weight_decay = 0.05", "weight_decay = -1.0", "weight_decay is -1.0; at least 0"),
