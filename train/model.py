@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from train.attention import JointBlock
 from train.divided_attention import DividedBlock, VisibleTokens, WholeClip
 from train.model_config import NUM_CHANNELS, ModelConfig, named_config
 from train.positions import position_table
@@ -124,7 +125,7 @@ class VideoEncoder(nn.Module):
         table = position_table(config.positions, config.time_steps, config.grid, config.width)
         self.register_buffer("positions", table[None], persistent=False)
         drop_path = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        block = DividedBlock if config.attention == "divided" else Block
+        block = DividedBlock if config.attention == "divided" else JointBlock
         sizes = (config.width, config.num_heads, config.mlp_ratio, config.layer_norm_eps)
         self.blocks = nn.ModuleList(_block(*sizes, rate, block) for rate in drop_path)
         norm = partial(nn.LayerNorm, config.width, eps=config.layer_norm_eps)
@@ -245,7 +246,7 @@ def _block(
     mlp_ratio: float,
     eps: float,
     drop_path: float = 0.0,
-    kind: type[Block] = Block,
+    kind: type[Block] = JointBlock,
 ) -> Block:
     # timm truncates width * ratio, which loses one for some exact ratios (488 / 112 * 112).
     hidden = round(width * mlp_ratio)
