@@ -78,7 +78,7 @@ def prepare(layout: DatasetLayout, clips: int) -> None:
     """Render the clips, and make frames, flow by two sources, trajectories and boxes."""
     out = ("--out", str(layout.out.resolve()))
     data = ("--dataset", "toy", *out)
-    flows = (*data, "--source", "tvl1,motion-vectors", "--trajectories")
+    flows = (*data, "--source", "tvl1,motion-vectors", "--lengths", "--trajectories")
     for module, arguments in (
         ("toy", (*out, "--clips", str(clips))),
         ("manifest", data),

@@ -86,7 +86,9 @@ PARTS: dict[str, tuple[Row, ...]] = {
             for ratio in (0.5, 0.75, 0.9)
         ),
         Row("MGM without jitter", "mgm", {"mask.aspect": [1.0, 1.0]}),
-        Row("MGM, codec's motion vectors", "mgm", {"motion_source": "motion-vectors"}),
+        Row("MGM, edges of the codec's vectors", "mgm", {"motion_source": "motion-vectors"}),
+        Row("MGM, lengths of the vectors", "mgm", {"motion_source": "motion-vectors-length"}),
+        Row("MGM, lengths of flow", "mgm", {"motion_source": "tvl1-length"}),
         Row("MGM, sparse", "mgm", {"mask.pattern": "sparse"}),
     ),
     "mme": (
