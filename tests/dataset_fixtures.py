@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,13 +46,15 @@ def run_boxes(layout: DatasetLayout, *more: object) -> Result:
 
 
 def start(module: str, layout: DatasetLayout, *more: object) -> subprocess.Popen:
-    """`python -m MODULE` as a process of its own."""
+    """`python -m MODULE` as a process of its own, which hears SIGINT wherever the tests run: a shell
+    without job control has what it runs in the background ignore it."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments(layout, *more)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -68,6 +68,7 @@ def test_fifty_kills(finished, tmp_path, command, kinds):
         layout = copy_of(finished, tmp_path / str(rounds))
         if command == BOXES:
             layout.flows.symlink_to(finished.flows)
+            layout.frames.symlink_to(finished.frames)
         if rounds == 1:
             began = time.monotonic()
             run = start(*command[:1], layout, *command[1:])
