@@ -46,8 +46,11 @@ def run_boxes(layout: DatasetLayout, *more: object) -> Result:
 
 
 def start(module: str, layout: DatasetLayout, *more: object) -> subprocess.Popen:
-    """`python -m MODULE` as a process of its own, which hears SIGINT wherever the tests run: a shell
-    without job control has what it runs in the background ignore it."""
+    """`python -m MODULE` as a process of its own.
+
+    It hears SIGINT wherever the tests run: a shell without job control has what it runs in the
+    background ignore it.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments(layout, *more)],
         cwd=ROOT,

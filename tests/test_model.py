@@ -34,6 +34,11 @@ TINY = ModelConfig(
 )
 
 
+def attending(attention: str, **fields: object) -> ModelConfig:
+    """TINY with another attention, and whatever else is to differ."""
+    return ModelConfig.from_dict({**TINY.to_dict(), "attention": attention, **fields})
+
+
 def tiny_clips(batch: int = 2, seed: int = 0) -> torch.Tensor:
     return torch.randn(batch, 3, 4, 32, 32, generator=torch.Generator().manual_seed(seed))
 
@@ -241,21 +246,23 @@ def test_the_decoder_predicts_other_targets_too() -> None:
     assert model(tiny_clips(), random_masks(2, 20, 0)).shape == (2, 20, 60)
 
 
-def test_every_parameter_learns() -> None:
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_every_parameter_learns(attention: str) -> None:
     torch.manual_seed(0)
-    model = MaskedAutoencoder(TINY)
+    model = MaskedAutoencoder(attending(attention))
     model(tiny_clips(), random_masks(2, 20, 0)).square().mean().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 
 
-def test_activation_checkpointing_gives_the_same_gradients() -> None:
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_activation_checkpointing_gives_the_same_gradients(attention: str) -> None:
     clips, mask = tiny_clips(), random_masks(2, 20, 0)
     gradients = []
     for checkpointing in (False, True):
         fields = {"activation_checkpointing": checkpointing, "drop_path": 0.3}
         torch.manual_seed(0)
-        model = MaskedAutoencoder(ModelConfig.from_dict({**TINY.to_dict(), **fields}))
+        model = MaskedAutoencoder(attending(attention, **fields))
         torch.manual_seed(1)
         model(clips, mask).square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
