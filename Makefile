@@ -31,6 +31,15 @@ ifneq ($(strip $(ARGS)),)
   endif
 endif
 
+# A mistyped name is said before hours of work, not after them.
+METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z_]+)\].*/\1/p' train/recipes/*.toml)))
+ifeq ($(filter $(METHOD),$(METHODS))$(findstring --recipe,$(ARGS)),)
+  $(error METHOD='$(METHOD)' is no method of train/recipes/; there are: $(METHODS))
+endif
+ifneq ($(filter-out mean mca,$(HEAD)),)
+  $(error HEAD='$(HEAD)' is no head; there are: mean mca)
+endif
+
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 .PHONY: all help .venv toy manifest doctor flows boxes export verify retry show pretrain finetune \

@@ -94,6 +94,18 @@ def test_args_for_two_goals_are_refused(tmp_path):
     assert "ARGS goes to the command of one goal" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "mistyped, message",
+    [
+        ("METHOD=mofoo", "METHOD='mofoo' is no method of train/recipes/; there are: block mgm mme"),
+        ("HEAD=mcaa", "HEAD='mcaa' is no head; there are: mean mca"),
+    ],
+)
+def test_mistyped_names_are_said_before_anything_is_made(tmp_path, mistyped, message):
+    done = make("all", f"OUT={tmp_path}", mistyped, status=2)
+    assert message in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_unknown_dataset_lists_the_known_ones(tmp_path):
     done = make("manifest", f"OUT={tmp_path}", "DATASET=nothing", status=2)
     assert "ssv2" in done.stderr and "toy" in done.stderr
