@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cv2
+import torch
 
 from benchmarks.record import RESULTS, Figure, host_kind, machine, text_of, write_record
 from shared.errors import InputError, user_errors
@@ -138,6 +140,8 @@ def _tvl1(scratch: Path, samples: Path) -> list[Figure]:
     from benchmarks.tvl1 import against_opencv
     from benchmarks.tvl1_pairs import rubberwhale
 
+    cv2.setNumThreads(1)  # else it is timed by one of its threads
+    torch.set_num_threads(1)
     row = against_opencv(rubberwhale(_needed(samples)), "fast", repeats=3)
     names = (("error_px", "px", None), ("energy", "per pixel", None))
     return [
