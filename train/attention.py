@@ -26,6 +26,7 @@ class JointAttention(Attention):
     def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
         """Tokens [B, N, H * D] -> the same shape. No position bias: positions are added before."""
         assert shared_rel_pos_bias is None and self.attn_drop.p == 0
+        assert self.k_bias is not None  # zeros that are not learned
         bias = torch.cat((self.q_bias, self.k_bias, self.v_bias))
         parts = F.linear(x, self.qkv.weight, bias).unflatten(2, (3, self.num_heads, -1))
         mixed = attend(*parts.permute(2, 0, 3, 1, 4).unbind(0))
