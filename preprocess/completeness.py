@@ -38,8 +38,7 @@ class Completeness:
     def __init__(
         self, clip: Clip, container: av.container.InputContainer, stream: av.VideoStream
     ) -> None:
-        self.start = clip.start_seconds or 0.0
-        self.stop = math.inf if clip.stop_seconds is None else clip.stop_seconds
+        self.start, self.stop = clip.span
         self.num_frames = 0
         self._stream = stream
         rate = stream.average_rate or stream.guessed_rate

@@ -154,7 +154,7 @@ def examine(
     if isinstance(header, str):
         yield "unreadable", header
         return
-    start, rate = clip.start_seconds or 0.0, header.frames_per_second
+    (start, _), rate = clip.span, header.frames_per_second
     frame_seconds = 1 / rate if rate else 0.0
     if header.num_frames is not None and header.num_frames < 2:
         yield "empty", f"the video has {header.num_frames} frames"

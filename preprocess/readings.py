@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from preprocess.flow_sources import MOTION_VECTORS
 from preprocess.messages import Job, Reading
 from preprocess.plan import Plan
-from shared.manifest import Clip
 
 
 def readings_of(plan: Plan, places: Iterable[int]) -> list[Reading]:
@@ -39,16 +38,10 @@ def together(jobs: Iterable[Job]) -> list[Reading]:
     """Clips of one video, parted where no span goes on."""
     groups: list[list[Job]] = []
     end = -math.inf
-    for job in sorted(jobs, key=lambda job: (span(job.clip), job.place)):
-        start, stop = span(job.clip)
+    for job in sorted(jobs, key=lambda job: (job.clip.span, job.place)):
+        start, stop = job.clip.span
         if start > end:
             groups.append([])
         groups[-1].append(job)
         end = max(end, stop)
     return [Reading(tuple(group)) for group in groups]
-
-
-def span(clip: Clip) -> tuple[float, float]:
-    """Seconds from the start of the video, stop exclusive; infinite for its end."""
-    stop = math.inf if clip.stop_seconds is None else clip.stop_seconds
-    return clip.start_seconds or 0.0, stop

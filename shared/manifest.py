@@ -61,17 +61,21 @@ class Clip:
             seconds = getattr(self, name)
             if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
                 raise InputError(f"{name} is {seconds}; a number of seconds from 0 is allowed")
-        if self.stop_seconds is not None and self.stop_seconds <= (self.start_seconds or 0.0):
-            raise InputError(
-                f"stop_seconds {self.stop_seconds} is not after start_seconds "
-                f"{self.start_seconds or 0.0}"
-            )
+        start, stop = self.span
+        if stop <= start:
+            raise InputError(f"stop_seconds {stop} is not after start_seconds {start}")
         for name in ("label", "verb", "noun"):
             number = getattr(self, name)
             if number is not None and not 0 <= number < MAX_CLASSES:
                 raise InputError(
                     f"{name} is {number:.6g}; class numbers from 0 to {MAX_CLASSES - 1} are allowed"
                 )
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Seconds from the start of the video, stop exclusive; infinite for its end."""
+        stop = math.inf if self.stop_seconds is None else self.stop_seconds
+        return self.start_seconds or 0.0, stop
 
 
 COLUMNS = tuple(column.name for column in fields(Clip))

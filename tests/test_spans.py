@@ -11,7 +11,7 @@ from preprocess.decode import Tally, decode_clip, decode_together
 from preprocess.frame_chunks import DecodeOptions
 from preprocess.messages import Job, WorkOptions
 from preprocess.pool import InProcessPool, RayPool
-from preprocess.readings import span, together
+from preprocess.readings import together
 from preprocess.video_file import ClipError
 from shared.manifest import Clip
 
@@ -159,8 +159,8 @@ def test_readings_have_no_gaps_and_do_not_touch(spans):
     ends = []
     for reading in readings:
         reached = None
-        for start, stop in (span(job.clip) for job in reading.jobs):
+        for start, stop in (job.clip.span for job in reading.jobs):
             assert reached is None or start <= reached
             reached = max(stop, reached or stop)
-        ends.append((span(reading.jobs[0].clip)[0], reached))
+        ends.append((reading.jobs[0].clip.span[0], reached))
     assert all(before[1] < after[0] for before, after in zip(ends, ends[1:], strict=False))
