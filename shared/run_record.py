@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from shared.errors import InputError
@@ -130,11 +129,6 @@ class RunLock:
         os.pwrite(self._descriptor, f"process {os.getpid()}: {command_line()}".encode(), 0)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -134,13 +133,8 @@ class Training:
             self._opened = opened.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._opened.__exit__(kind, error, traceback)
+    def __exit__(self, *raised: Any) -> None:
+        self._opened.__exit__(*raised)
 
     # -----------------------------------------------------------------------------------------
     # A step
