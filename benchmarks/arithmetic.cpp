@@ -1,22 +1,14 @@
 // Arithmetic of one core: sixteen independent chains of the widest vectors it has. Compiled as the
 // solver is: without contraction of a * b + c, with exact roots and divisions.
-#include <cmath>
+#include "../preprocess/tvl1_cpp/simd.h"
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
-
-typedef float Vec __attribute__((vector_size(4 * LANES)));
+using tvl1::LANES, tvl1::Vec;
 constexpr int CHAINS = 16;
 
 template <class Step>
 long run(long rounds, float* out, Step step) {
     Vec chain[CHAINS];
-    for (int i = 0; i < CHAINS; i++) chain[i] = (i + 1.0f) - Vec{};
+    for (int i = 0; i < CHAINS; i++) chain[i] = tvl1::all(i + 1.0f);
     for (long round = 0; round < rounds; round++)
         for (int i = 0; i < CHAINS; i++) chain[i] = step(chain[i]);
     Vec sum{};
@@ -32,8 +24,5 @@ extern "C" long multiply_adds(long rounds, float* out) {
 
 // How many single-precision 1 / sqrt(x) were done.
 extern "C" long inverse_roots(long rounds, float* out) {
-    return run(rounds, out, [](Vec x) {
-        for (int i = 0; i < LANES; i++) x[i] = std::sqrt(x[i]);
-        return 1.0f / x;
-    });
+    return run(rounds, out, [](Vec x) { return 1.0f / tvl1::square_root(x); });
 }
