@@ -252,8 +252,7 @@ def running_pool(
         pool = InProcessPool(work)
     else:
         workers = options["decoders"], options["flow_workers"], options["num_gpus"]
-        timeout, dashboard = options["clip_timeout"], options.get("dashboard", False)
-        pool = RayPool(work, *workers, timeout, dashboard=dashboard)
+        pool = RayPool(work, *workers, options["clip_timeout"], dashboard=options["dashboard"])
     try:
         yield pool
     finally:

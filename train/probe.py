@@ -91,13 +91,17 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--segments", default=1, type=POSITIVE, metavar="N", help="Views along time.")
 @click.option("--crops", default=1, type=POSITIVE, metavar="N", help="Views along the long side.")
 @click.option(
-    "--neighbours", type=POSITIVE, metavar="K", show_default="20", help="That vote in k-NN."
+    "--neighbours",
+    type=POSITIVE,
+    metavar="K",
+    show_default=str(NEIGHBOURS["neighbours"]),
+    help="That vote in k-NN.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
     metavar="T",
-    show_default="0.07",
+    show_default=str(NEIGHBOURS["temperature"]),
     help="Of k-NN: neighbours vote with weight exp(cosine / T).",
 )
 @click.option("--seed", default=0, metavar="N", help="Of random weights.")
