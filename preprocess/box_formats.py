@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.annotations.reading import read_csv, read_text, whole_number
+from preprocess.annotations.reading import json_errors, read_csv, read_text, whole_number
 from preprocess.box_annotations import BoxAnnotations, Frames, ReadOptions, box_array, find_files
 from preprocess.coco_boxes import open_coco
 from preprocess.epic_boxes import open_epic55, open_epic_hand_objects
@@ -128,7 +128,7 @@ def _top_level_items(path: Path) -> Iterator[tuple[str, Any]]:
             raise InputError(f"{path}: character {place} is {found!r}; {expected!r} is expected")
         return place + 1
 
-    try:
+    with json_errors(path):
         place = skip(skip(0, "{"), '"}')
         while text[place - 1] != "}":
             key, place = decoder.raw_decode(text, place - 1)
@@ -140,14 +140,6 @@ def _top_level_items(path: Path) -> Iterator[tuple[str, Any]]:
             place = skip(place, ",}")
             if text[place - 1] == ",":
                 place = skip(place, '"')
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, row {error.lineno}: not JSON ({error.msg})") from None
-    except RecursionError:
-        raise InputError(f"{path}: not JSON that anyone means (nested too deep)") from None
-    except InputError:
-        raise
-    except ValueError:  # Python's limit on the digits of a number
-        raise InputError(f"{path}: not JSON that anyone means (a number of 4,300 digits)") from None
 
 
 def _something_else_frames(where: str, entries: Any) -> Frames:

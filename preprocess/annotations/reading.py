@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,25 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[s
         raise InputError(f"{path}, row {rows.reader.line_num}: not CSV ({error})") from None
 
 
+@contextmanager
+def json_errors(path: Path) -> Iterator[None]:
+    """Says of a text that cannot be decoded where and why.
+
+    Raises:
+        InputError: in place of what `json` raises.
+    """
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, row {error.lineno}: not JSON ({error.msg})") from None
+    except RecursionError:
+        raise InputError(f"{path}: not JSON that anyone means (nested too deep)") from None
+    except InputError:
+        raise
+    except ValueError:  # Python's limit on the digits of a number
+        raise InputError(f"{path}: not JSON that anyone means (a number of 4,300 digits)") from None
+
+
 def read_json(path: Path, kind: type) -> Any:
     """A JSON file that holds a list or an object, as `kind` says.
 
@@ -66,14 +86,8 @@ def read_json(path: Path, kind: type) -> Any:
         InputError: not JSON, or of another kind.
     """
     text = read_text(path)
-    try:
+    with json_errors(path):
         content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, row {error.lineno}: not JSON ({error.msg})") from None
-    except RecursionError:
-        raise InputError(f"{path}: not JSON that anyone means (nested too deep)") from None
-    except ValueError:  # Python's limit on the digits of a number
-        raise InputError(f"{path}: not JSON that anyone means (a number of 4,300 digits)") from None
     if not isinstance(content, kind):
         expected = "a list" if kind is list else "an object"
         raise InputError(f"{path}: {expected} is expected, not {type(content).__name__}")
