@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from shard_fixtures import write_moving_squares
 from torch.utils.flop_counter import FlopCounterMode
 from training_fixtures import losses, tiny_run
@@ -92,6 +93,22 @@ def test_a_run_logs_its_speed_and_traces_five_steps(out):
     assert any("scaled_dot_product" in name for name in names)
 
 
+def test_bf16_learns_what_fp32_does_and_goes_on_only_as_bf16(out):
+    whole = pretrain(tiny_run(out, run="whole-fp32"), "mofo")
+    expected = losses(whole.log)
+    bf16 = "loader.precision=bf16"
+    pretrain(tiny_run(out, bf16, run="stopped-bf16", stop_after=0), "mofo")
+    with pytest.raises(InputError, match="precision bf16, and it is fp32 now.*precision=bf16"):
+        pretrain(tiny_run(out, run="stopped-bf16"), "mofo")
+    folder = pretrain(tiny_run(out, bf16, run="stopped-bf16"), "mofo")
+    unbroken = pretrain(tiny_run(out, bf16, run="whole-bf16"), "mofo")
+    assert losses(folder.log) == losses(unbroken.log)
+    assert losses(folder.log) == pytest.approx(expected, abs=0.02)
+    assert losses(folder.log) != pytest.approx(expected, abs=1e-6)
+    for name, weights in load_file(folder.weights).items():
+        assert weights.dtype == torch.float32, name
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_other_zero_stages_learn_the_same_and_go_on(out, stage):
     whole = pretrain(tiny_run(out, run="stage-1"), "mofo")
@@ -109,6 +126,8 @@ def test_stage_0_is_refused_with_bf16():
         deepspeed_config(BatchPlan(4, 1, 1), 1, 1.0, bf16=True, zero_stage=0)
     with pytest.raises(InputError, match="zero_stage is 3"):
         LoaderConfig(zero_stage=3)
+    with pytest.raises(InputError, match="auto, fp32, bf16"):
+        LoaderConfig(precision="fp16")
     with pytest.raises(InputError, match="gpu, always, never"):
         LoaderConfig(compile="sometimes")
 

@@ -46,18 +46,22 @@ def save_checkpoint(
     engine.save_checkpoint(str(folder), tag=tag.name, client_state=state, save_latest=False)
     processes.wait()
     if processes.is_first:
-        mark_complete(tag, step, engine.zero_optimization_stage())
+        mark_complete(tag, step, _state_options(engine))
         for old in complete_checkpoints(folder)[:-KEPT]:
             (old / COMPLETE).unlink()  # first: half a checkpoint must not look whole
             shutil.rmtree(old)
     return tag
 
 
-def mark_complete(tag: Path, step: int, zero_stage: int) -> None:
-    """Write COMPLETE: from now on the folder is a checkpoint."""
+def mark_complete(tag: Path, step: int, options: dict[str, Any]) -> None:
+    """Write COMPLETE: from now on the folder is a checkpoint.
+
+    Args:
+        options: [loader] options that its files depend on.
+    """
     sync_folder(tag)
     files = {path.name: path.stat().st_size for path in sorted(tag.iterdir())}
-    text = json.dumps({"step": step, "zero_stage": zero_stage, "files": files}, indent=1)
+    text = json.dumps({"step": step, "options": options, "files": files}, indent=1)
     write_atomically(tag / COMPLETE, text.encode() + b"\n")
 
 
@@ -71,7 +75,7 @@ def load_checkpoint(engine: Any, tag: Path) -> dict[str, Any]:
 
     Raises:
         InputError: the files hold something else than tensors and plain values, or the state of
-            another number of processes or ZeRO stage.
+            another number of processes, ZeRO stage or precision.
     """
     engine.checkpoint_engine = safe_files()
     _check_shares(engine, tag)
@@ -87,18 +91,25 @@ def _is_complete(tag: Path) -> bool:
         return False
 
 
-def saved_zero_stage(tag: Path) -> int:
-    """How a complete checkpoint's state was shared out; 1 before that was written down."""
-    return json.loads((tag / COMPLETE).read_text()).get("zero_stage", 1)
+def saved_options(tag: Path) -> dict[str, Any]:
+    """[loader] options that a complete checkpoint's files depend on."""
+    return json.loads((tag / COMPLETE).read_text()).get("options", {})
+
+
+def _state_options(engine: Any) -> dict[str, Any]:
+    stage = engine.zero_optimization_stage()
+    return {"zero_stage": stage, "precision": "bf16" if engine.bfloat16_enabled() else "fp32"}
 
 
 def _check_shares(engine: Any, tag: Path) -> None:
-    stage, now = saved_zero_stage(tag), engine.zero_optimization_stage()
-    if stage != now:
-        raise InputError(
-            f"{tag} was saved with loader.zero_stage {stage}, and it is {now} now; give "
-            f"--set loader.zero_stage={stage} to go on"
-        )
+    now = _state_options(engine)
+    for name, saved in saved_options(tag).items():
+        if saved != now[name]:
+            raise InputError(
+                f"{tag} was saved with loader.{name} {saved}, and it is {now[name]} now; give "
+                f"--set loader.{name}={saved} to go on"
+            )
+    stage = now["zero_stage"]
     found = len(list(tag.glob("*zero_pp_rank_*_optim_states.pt")))
     if stage > 0 and found != engine.world_size:
         raise InputError(

@@ -20,6 +20,7 @@ LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 TRAJECTORIES = "trajectories"
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How clips are read and work is shared. Decides speed and memory, never a result."""
+    """How clips are read and work is shared. Decides speed and memory, never a result beyond
+    rounding."""
 
     workers: int = 2
     """Processes that read and decode for each training process; 0: the training process does."""
@@ -71,6 +73,9 @@ class LoaderConfig:
     zero_stage: int = 1
     """What DeepSpeed shares out over the processes (ZeRO, Rajbhandari et al. 2020): 0 nothing, 1
     the optimizer's state, 2 its gradients too."""
+    precision: str = "auto"
+    """Of what a step computes in: bf16 (the optimizer's weights stay fp32), fp32, or auto, which is
+    bf16 on a GPU and fp32 on a CPU. A CPU is faster in bf16 where it has instructions for it."""
     compile: str = "gpu"
     """Where encoder and decoder blocks are compiled (torch.compile): gpu, always or never."""
     log_steps: int = 10
@@ -83,6 +88,7 @@ class LoaderConfig:
         _at_least(self, 1, "prefetch", "open_shards", "micro_batch_size", "log_steps")
         if self.zero_stage not in ZERO_STAGES:
             raise InputError(f"zero_stage is {self.zero_stage}; 0, 1 and 2 are allowed")
+        check_name("precision", self.precision, PRECISIONS)
         check_name("compile", self.compile, COMPILE)
 
 

@@ -1,4 +1,4 @@
-"""Starts processes and DeepSpeed: ZeRO, bf16 on GPUs, fp32 and gloo on CPUs; no network, quiet.
+"""Starts processes and DeepSpeed: ZeRO, NCCL on GPUs and gloo on CPUs; no network, quiet.
 
 DeepSpeed is imported here alone and only when an engine is started: it picks its accelerator at
 import.
@@ -115,6 +115,11 @@ def start_processes(device: str) -> Processes:
     return Processes(rank, world_size, torch.device(kind, local_rank if kind == "cuda" else None))
 
 
+def wants_bf16(precision: str, uses_cuda: bool) -> bool:
+    """What loader.precision means here: bf16, fp32, or bf16 on a GPU."""
+    return precision == "bf16" or (precision == "auto" and uses_cuda)
+
+
 def deepspeed_config(
     plan: BatchPlan, repeats: int, gradient_clipping: float, bf16: bool, zero_stage: int = 1
 ) -> dict[str, Any]:
@@ -124,7 +129,10 @@ def deepspeed_config(
         InputError: stage 0 with bf16, which would add up gradients in bf16.
     """
     if bf16 and zero_stage == 0:
-        raise InputError("loader.zero_stage is 0; on GPUs, which train in bf16, 1 or 2 is allowed")
+        raise InputError(
+            "loader.zero_stage is 0; in bf16, which GPUs train in, 1 or 2 is allowed; give one of "
+            "them, or --set loader.precision=fp32"
+        )
     return {
         "train_batch_size": plan.batch_size * repeats,
         "train_micro_batch_size_per_gpu": plan.micro_size * repeats,

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from train.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
 from train.compiled import compile_blocks, wants_compiling
 from train.data import Sample
-from train.engine import deepspeed_config, start_engine
+from train.engine import deepspeed_config, start_engine, wants_bf16
 from train.live_log import LiveLog
 from train.loading import make_loader, read_batches
 from train.optim import make_optimizer, make_schedule
@@ -77,7 +77,7 @@ class Training:
             setup.plan,
             config.repeats,
             config.optim.gradient_clipping,
-            processes.uses_cuda,
+            wants_bf16(loader.precision, processes.uses_cuda),
             loader.zero_stage,
         )
         self.engine = start_engine(model, self._optimizer, settings, processes.device)

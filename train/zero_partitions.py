@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import InputError
-from train.checkpoint import mark_complete, safe_files, saved_zero_stage
+from train.checkpoint import mark_complete, safe_files, saved_options
 from train.engine import import_deepspeed
 
 MODEL_FILE = "mp_rank_00_model_states.pt"
@@ -70,7 +70,7 @@ def reshard(tag: Path, num_processes: int) -> Path:
         part = {**parts[0], STATE: _share(parts, lengths, rank, num_processes)}
         name = PART_FILE.sub(rf"\g<1>{rank}\g<3>", names[0])
         files.save(part, str(target / name))
-    mark_complete(target, model["progress"]["step"], saved_zero_stage(tag))
+    mark_complete(target, model["progress"]["step"], saved_options(tag))
     return target
 
 
