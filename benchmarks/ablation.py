@@ -4,20 +4,23 @@
     python -m benchmarks.ablation --part methods --seeds 0
 
 renders its own toy dataset with motion vectors and trajectories, trains every row of the chosen
-parts (benchmarks/ablation_rows.py) with every seed and the same budget, and prints test top-1 as
-mean +- standard deviation over seeds, finetuned and by linear probe, beside random weights.
-A row takes some minutes a seed on two cores. Runs that are finished are used as they are, so that
-the command can be stopped and goes on. The tables go to benchmarks/results/.
+parts (benchmarks/ablation_rows.py) with every seed and the same budget, several side by side with
+a share of the cores each, and prints test top-1 as mean +- standard deviation over seeds,
+finetuned and by linear probe, beside random weights. A row takes two to three minutes a seed on one
+core. Runs that are finished are used as they are, so that the command can be stopped and goes on.
+The tables go to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 from tqdm import tqdm
@@ -29,9 +32,29 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.run_record import versions
+from train.config import PRECISIONS
 
 COLUMNS = ("finetuned", "probe")
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
+
+Figures = dict[tuple[str, int], dict[str, float]]
+"""Test top-1 in percent by the name of a row's runs and the seed: {"finetuned": 80.4, ...}."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each row gets.
+
+    Attributes:
+        clips: of the dataset, all splits.
+        pretrain_epochs, finetune_epochs: of each training.
+        precision: loader.precision of each training.
+    """
+
+    clips: int
+    pretrain_epochs: int
+    finetune_epochs: int
+    precision: str
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
@@ -43,8 +66,12 @@ RESULTS = Path(__file__).parent / "results" / "ablation.json"
 @click.option("--clips", default=1600, metavar="COUNT", help="clips of the dataset, all splits")
 @click.option("--pretrain-epochs", type=click.IntRange(1), default=10, metavar="EPOCHS",
               help="of each pretraining")  # fmt: skip
-@click.option("--finetune-epochs", type=click.IntRange(1), default=30, metavar="EPOCHS",
+@click.option("--finetune-epochs", type=click.IntRange(1), default=20, metavar="EPOCHS",
               help="of each finetuning")  # fmt: skip
+@click.option("--precision", type=click.Choice(PRECISIONS), default="bf16",
+              help="of the trainings; fp32 suits CPUs without bf16 instructions")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), metavar="COUNT",
+              help="trainings side by side")  # fmt: skip
 @user_errors
 def main(
     out: Path,
@@ -53,25 +80,55 @@ def main(
     clips: int,
     pretrain_epochs: int,
     finetune_epochs: int,
+    precision: str,
+    workers: int,
 ) -> None:
     layout = DatasetLayout(out, "toy")
-    budget = {"clips": clips, "pretrain": pretrain_epochs, "finetune": finetune_epochs}
+    budget = Budget(clips, pretrain_epochs, finetune_epochs, precision)
     chosen = [int(seed) for seed in seeds.split(",")]
     prepare(layout, clips)
+    # Threads of several trainings on the same cores wait for each other more than they work.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     trainer = Trainer(layout)
-    for part in parts or PARTS:
-        rows = PARTS[part]
-        figures: dict[str, dict[str, list[float]]] = {row.name: {} for row in rows}
-        bar = tqdm(total=len(chosen) * len(rows), desc=part, unit="row")
-        for number, seed in enumerate(chosen, 1):
-            for row in rows:
-                for kind, top1 in train_row(trainer, row, seed, budget).items():
-                    figures[row.name].setdefault(kind, []).append(top1)
-                bar.update()
-            record(part, figures, chosen[:number], budget)
-        bar.close()
-        print_table(part, figures, chosen)
+    asked = parts or tuple(PARTS)
+    unwritten = list(asked)
+    figures: Figures = {}
+    jobs = list(jobs_of(asked, chosen))
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=sum(len(rows) for rows, _ in jobs), unit="row") as bar,
+    ):
+        try:
+            running = [pool.submit(train_rows, trainer, *job, budget) for job in jobs]
+            for done in as_completed(running):
+                found = done.result()
+                figures |= found
+                bar.update(len(found))
+                for part in [each for each in unwritten if is_complete(each, chosen, figures)]:
+                    record(part, chosen, figures, budget)
+                    unwritten.remove(part)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for part in asked:
+        print_table(part, chosen, figures)
     print(f"results {RESULTS}")
+
+
+def jobs_of(parts: tuple[str, ...], seeds: list[int]) -> Iterator[tuple[list[Row], int]]:
+    """Rows to be trained one after the other, and their seed: those of one pretraining.
+
+    Rows whose runs are the same come once, whatever number of parts has them.
+    """
+    rows = {row.run_name: row for part in parts for row in PARTS[part]}
+    for seed in seeds:
+        for pretrained in dict.fromkeys(row.pretrained_name for row in rows.values()):
+            yield [row for row in rows.values() if row.pretrained_name == pretrained], seed
+
+
+def train_rows(trainer: Trainer, rows: list[Row], seed: int, budget: Budget) -> Figures:
+    """Train and test each row with one seed."""
+    return {(row.run_name, seed): train_row(trainer, row, seed, budget) for row in rows}
 
 
 def prepare(layout: DatasetLayout, clips: int) -> None:
@@ -90,23 +147,24 @@ def prepare(layout: DatasetLayout, clips: int) -> None:
             raise InputError(f"preprocess.{module} ended with status {done.returncode}")
 
 
-def train_row(trainer: Trainer, row: Row, seed: int, budget: dict[str, int]) -> dict[str, float]:
+def train_row(trainer: Trainer, row: Row, seed: int, budget: Budget) -> dict[str, float]:
     """Test top-1 of a row with one seed: {"finetuned": percent, "probe": percent}."""
+    precision = {"loader.precision": budget.precision}
     source = "none"
     if row.method != "none":
         source = trainer.pretrain(
             row.method,
             seed,
             f"pretrain-{row.pretrained_name}-seed{seed}",
-            *("--epochs", str(budget["pretrain"])),
-            *settings(row.pretraining),
+            *("--epochs", str(budget.pretrain_epochs)),
+            *settings({**row.pretraining, **precision}),
         )
     finetuned = trainer.finetune(
         source,
         seed,
         f"finetune-{row.run_name}-seed{seed}",
-        *("--head", row.head, "--epochs", str(budget["finetune"])),
-        *settings(row.finetuning),
+        *("--head", row.head, "--epochs", str(budget.finetune_epochs)),
+        *settings({**row.finetuning, **precision}),
     )
     top1 = {"finetuned": trainer.top1(finetuned)}
     if row.is_probed:
@@ -119,24 +177,39 @@ def settings(values: Mapping[str, object]) -> list[str]:
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
-def print_table(part: str, figures: dict[str, dict[str, list[float]]], seeds: list[int]) -> None:
+def is_complete(part: str, seeds: list[int], figures: Figures) -> bool:
+    return all((row.run_name, seed) in figures for row in PARTS[part] for seed in seeds)
+
+
+def table_of(part: str, seeds: list[int], figures: Figures) -> dict[str, dict[str, list[float]]]:
+    """By row and column: the figure of each seed."""
+    return {
+        row.name: {
+            kind: [figures[row.run_name, seed][kind] for seed in seeds]
+            for kind in figures[row.run_name, seeds[0]]
+        }
+        for row in PARTS[part]
+    }
+
+
+def print_table(part: str, seeds: list[int], figures: Figures) -> None:
     print(f"\n{part}: test top-1 in percent, seeds {', '.join(map(str, seeds))} (chance 12.5)")
     print(f"  {'':38} {'finetuned':>14} {'linear probe':>14}")
-    for name, kinds in figures.items():
+    for name, kinds in table_of(part, seeds, figures).items():
         cells = (mean_and_spread(kinds[kind]) if kind in kinds else "" for kind in COLUMNS)
         print(f"  {name:38} " + " ".join(f"{cell:>14}" for cell in cells))
 
 
-def record(part: str, figures: dict[str, Any], seeds: list[int], budget: dict[str, int]) -> None:
+def record(part: str, seeds: list[int], figures: Figures, budget: Budget) -> None:
     """Put a part's table into the results file; other parts in it stay."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows = {
         name: {kind: summary(each) for kind, each in kinds.items()}
-        for name, kinds in figures.items()
+        for name, kinds in table_of(part, seeds, figures).items()
     }
     known[part] = {
         "seeds": seeds,
-        "budget": budget,
+        "budget": asdict(budget),
         "machine": machine(),
         "versions": versions(),
         "top1": rows,

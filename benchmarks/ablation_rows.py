@@ -50,9 +50,13 @@ def unless(default: float, key: str, value: float) -> dict[str, float]:
     return {} if value == default else {key: value}
 
 
+FROM_RANDOM = Row("from random weights", "none")
+INSIDE_RATIO = "mask.inside_ratio"
+
+
 PARTS: dict[str, tuple[Row, ...]] = {
     "methods": (
-        Row("from random weights", "none"),
+        FROM_RANDOM,
         Row("VideoMAE", "videomae"),
         Row("MOFO* (MOFO, mean head)", "mofo"),
         Row("MOFO** (VideoMAE, cross attention)", "videomae", head="mca"),
@@ -61,26 +65,34 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MGM", "mgm"),
         Row("MME", "mme"),
     ),
-    "inside-ratio": tuple(
-        Row(f"MOFO, {ratio:.0%} inside the box", "mofo", unless(0.75, "mask.inside_ratio", ratio))
-        for ratio in (0.0, 0.25, 0.5, 0.75, 0.9)
+    "inside-ratio": (
+        FROM_RANDOM,
+        *(
+            Row(f"MOFO, {inside:.0%} inside the box", "mofo", unless(0.75, INSIDE_RATIO, inside))
+            for inside in (0.0, 0.25, 0.5, 0.75, 0.9)
+        ),
     ),
-    "cross-attention": tuple(
-        Row(
-            f"{heads} heads, depth {depth}, {'with' if residual else 'without'} residual",
-            "mofo",
-            head="mca",
-            finetuning={
-                "head.num_heads": heads,
-                "head.depth": depth,
-                "head.residual": str(residual).lower(),
-            },
-        )
-        for heads in (1, 3)
-        for depth in (1, 3)
-        for residual in (True, False)
+    "cross-attention": (
+        FROM_RANDOM,
+        Row("MOFO, mean head", "mofo"),
+        *(
+            Row(
+                f"{heads} heads, depth {depth}, {'with' if residual else 'without'} residual",
+                "mofo",
+                head="mca",
+                finetuning={
+                    **unless(3, "head.num_heads", heads),
+                    **unless(1, "head.depth", depth),
+                    **({} if residual else {"head.residual": "false"}),
+                },
+            )
+            for heads in (1, 3)
+            for depth in (1, 3)
+            for residual in (True, False)
+        ),
     ),
     "mgm": (
+        FROM_RANDOM,
         *(
             Row(f"MGM, mask ratio {ratio:.0%}", "mgm", unless(0.75, "mask.mask_ratio", ratio))
             for ratio in (0.5, 0.75, 0.9)
@@ -92,6 +104,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MGM, sparse", "mgm", {"mask.pattern": "sparse"}),
     ),
     "mme": (
+        FROM_RANDOM,
         Row("MME: positions and HOG", "mme"),
         Row("MME: positions", "mme", {"trajectories.shape": "false"}),
         Row("MME: HOG", "mme", {"trajectories.positions": "false"}),

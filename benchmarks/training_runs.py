@@ -60,9 +60,11 @@ class Trainer:
     def _run(self, command: str, *arguments: str) -> str:
         data = ("--dataset", self.layout.dataset, "--out", str(self.layout.out.resolve()))
         whole = [sys.executable, "-m", f"train.{command}", *data, *arguments]
-        done = subprocess.run(whole, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        # Several may run side by side, whose progress bars would write over each other.
+        done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
-            raise InputError(f"`{' '.join(whole[1:])}` ended with status {done.returncode}")
+            said = done.stderr.strip().rpartition("\n")[2]
+            raise InputError(f"`{' '.join(whole[1:])}` ended with status {done.returncode}: {said}")
         return done.stdout
 
 
