@@ -20,13 +20,14 @@ import click
 from benchmarks.datasets import run
 from preprocess.box_annotations import ReadOptions
 from preprocess.evaluate_boxes import evaluate, summary
-from preprocess.motion_presets import PRESETS
+from preprocess.flow_sources import MOTION_VECTORS
+from preprocess.motion_presets import OF_BOUNDARIES, PRESETS
 from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.run_record import command_line, git_commit, versions
 
-SOURCES = ("tvl1", "dis", "motion-vectors")
+SOURCES = ("tvl1", "dis", MOTION_VECTORS)
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
@@ -55,6 +56,8 @@ def main(samples: Path, toy: Path | None, out: Path | None) -> None:
             make_flows(layout, videos)
             for source in SOURCES:
                 for preset in PRESETS:
+                    if source == MOTION_VECTORS and preset in OF_BOUNDARIES:
+                        continue  # their maps need flow of every pixel
                     boxes = f"{source}-{preset}"
                     given = ("--source", source, "--preset", preset, "--name", boxes)
                     run("preprocess.boxes", *place_of(layout), *given)
@@ -82,7 +85,8 @@ def make_flows(layout: DatasetLayout, videos: Path) -> None:
         shutil.copy(video, layout.videos / video.name)
     given = (*place_of(layout), "--videos", str(layout.videos))
     run("preprocess.manifest", *given)
-    run("preprocess.flows", *given, "--pool", "in-process", "--source", ",".join(SOURCES))
+    sources = ("--source", ",".join(SOURCES), "--boundaries")
+    run("preprocess.flows", *given, "--pool", "in-process", *sources)
 
 
 def place_of(layout: DatasetLayout) -> tuple[str, ...]:

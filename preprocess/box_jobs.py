@@ -13,9 +13,9 @@ from tqdm import tqdm
 from preprocess.box_annotations import ReadOptions
 from preprocess.box_formats import FORMATS, annotation_files, open_annotations
 from preprocess.box_shards import FromAnnotations, FromMotion, ShardMaker
-from preprocess.motion_presets import MotionParameters, read_parameters
+from preprocess.motion_presets import OF_BOUNDARIES, MotionParameters, read_parameters
 from shared.errors import InputError
-from shared.layout import DatasetLayout
+from shared.layout import BOUNDARIES, DatasetLayout
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
@@ -77,8 +77,13 @@ def _refuse_unused(options: dict[str, Any]) -> None:
 
 
 def _motion_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
-    parameters = read_parameters(options["preset"] or "default", options["changes"])
-    return motion_job(layout, _flows_folder(layout, options["source"]), parameters)
+    preset, source = options["preset"] or "default", options["source"]
+    parameters = read_parameters(preset, options["changes"])
+    if preset in OF_BOUNDARIES:
+        folder = _boundaries_folder(layout, source, preset)
+    else:
+        folder = _flows_folder(layout, source)
+    return motion_job(layout, folder, parameters)
 
 
 def motion_job(layout: DatasetLayout, folder: Path, parameters: MotionParameters) -> Job:
@@ -132,6 +137,26 @@ def _flows_folder(layout: DatasetLayout, source: str | None) -> Path:
         raise InputError(
             f"{folder} is not there or not complete (no dataset.json); run "
             f"`make flows ARGS='--source tvl1,{source}'`"
+        )
+    return folder
+
+
+def _boundaries_folder(layout: DatasetLayout, source: str | None, preset: str) -> Path:
+    """The finished maps of MOFO's code of a source; None is that of flows/.
+
+    Raises:
+        InputError: they are not there, or not finished.
+    """
+    if source is None:
+        first = read_index(layout.flows)
+        source = str(first.config.get("flow_source", "tvl1")) if first else "tvl1"
+    source = source.removesuffix(BOUNDARIES)
+    folder = layout.flows_of(source + BOUNDARIES)
+    if read_index(folder) is None:
+        raise InputError(
+            f"--preset {preset} is for maps as that code makes them, and {folder} is not there or "
+            f"not complete (no dataset.json); run `make flows ARGS='--source {source} "
+            "--boundaries'`"
         )
     return folder
 

@@ -1,7 +1,7 @@
 """Boxes of a dataset: one for each frame, one for the clip, and its tube-mask table.
 
     python -m preprocess.boxes --dataset toy --out out
-    python -m preprocess.boxes --dataset ssv2 --out out --preset mofo-code --name mofo-code
+    python -m preprocess.boxes --dataset ssv2 --out out --preset paper --name paper
     python -m preprocess.boxes --dataset ssv2 --out out --source dis --name dis
     python -m preprocess.boxes --dataset ssv2 --out out --name annotated \\
         --from-annotations boxes.json --format something-else

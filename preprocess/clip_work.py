@@ -58,12 +58,10 @@ class ClipWork:
         return ClipDecoded(self._job.place, self._job.attempt, self._num_frames)
 
     def _grey(self, chunk: FrameChunk) -> GreyFrames | None:
-        tracks = self._options.flow.tracks
-        most_before = tracks.length if tracks else 1
         grey = grey_frames(chunk.rgb, self._options.flow_short_side)
         if self._before is not None:
             grey = np.concatenate([self._before, grey])
-        self._before = grey[-most_before:]
+        self._before = grey[-self._options.flow.frames_before :]
         if len(grey) < 2:
             return None
         num_before = len(grey) - len(chunk.rgb)

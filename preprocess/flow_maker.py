@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from preprocess.boundaries import boundary_map, decided, window_sums
 from preprocess.camera import camera_motion, residual_flow, total_flow, warp_back
 from preprocess.flow_options import UNSTABILISED, VECTOR_CELL, TrackOptions
 from preprocess.flow_sources import MOTION_VECTORS, FlowSource, make_source
@@ -15,7 +16,7 @@ from preprocess.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptio
 from preprocess.motion import compand, motion_map, reduce_maps
 from preprocess.trajectories import make_tracks
 from preprocess.video_file import ClipError
-from shared.layout import LENGTHS
+from shared.layout import BOUNDARIES, LENGTHS
 from shared.tracks import grid_shape, quantised
 
 VECTOR_INLIER_PX = 1.0  # pixels of the source: vectors are rounded, and chosen for their bits
@@ -46,14 +47,16 @@ class FlowMaker:
         parts: list[Maps | TracksOfFrames] = []
         for name, source in self._sources.items():
             is_tracked = name == self._options.flow.tracked
-            # Tracks that began before the chunk need the flows of known pairs once more.
-            first = 0 if is_tracked else num_known
+            # Tracks and windows that began before the chunk need flows of known pairs once more.
+            first = 0 if is_tracked or self._options.flow.boundaries else num_known
             new = num_known - first
             solved = self._solve(name, source, frames[first:])
-            camera = _from(solved.camera, new)
+            camera = _part(solved.camera, new)
             parts.append(self._maps(grey, name, solved.flow[new:], camera))
             if self._options.flow.lengths:
                 parts.append(self._maps(grey, name + LENGTHS, solved.flow[new:], camera))
+            if self._options.flow.boundaries:
+                parts += self._boundaries(grey, name + BOUNDARIES, solved)
             if solved.as_it_is is not None:
                 parts.append(self._maps(grey, name + UNSTABILISED, solved.as_it_is[new:], None))
             if is_tracked:
@@ -79,6 +82,20 @@ class FlowMaker:
         first_index = grey.first_index + len(grey.frames) - 1 - len(flows)
         values, scale = _companded(flows, self._options.map_short_side, output)
         return Maps(grey.place, grey.attempt, first_index, values, scale, output, *_columns(camera))
+
+    def _boundaries(self, grey: GreyFrames, output: str, solved: _Solved) -> list[Maps]:
+        """The maps whose windows are known now and were not before."""
+        flows, before = solved.flow, grey.first_index
+        new = range(
+            decided(before + max(0, grey.num_before - 1), False),
+            decided(before + len(flows), grey.is_last),
+        )
+        if not new:
+            return []
+        sums = window_sums(flows, before, new)
+        values, scale = _companded(sums, self._options.map_short_side, output)
+        camera = _part(solved.camera, new.start - before, new.stop - before)
+        return [Maps(grey.place, grey.attempt, new.start, values, scale, output, *_columns(camera))]
 
 
 def vector_maps(
@@ -155,7 +172,8 @@ def _tracks(
 ) -> list[TracksOfFrames]:
     # The next chunk begins with the last frames of this one, and has more flows for their tracks.
     count = len(frames) if grey.is_last else len(frames) - options.length
-    if count <= 0:
+    known = max(0, grey.num_before - options.length)  # the chunk before had those
+    if count <= known:
         return []
     flows, residual = solved.flow, None
     if solved.camera is not None:
@@ -164,9 +182,11 @@ def _tracks(
     tracks = quantised(make_tracks(frames, flows, options, residual))
     height, width = frames.shape[1:]
     grid = grid_shape((height, width), options.points)
-    arrays = [tracks[name][:count] for name in ("displacements", "steps", "hog")]
+    arrays = [tracks[name][known:count] for name in ("displacements", "steps", "hog")]
     return [
-        TracksOfFrames(grey.place, grey.attempt, grey.first_index, grid, (width, height), *arrays)
+        TracksOfFrames(
+            grey.place, grey.attempt, grey.first_index + known, grid, (width, height), *arrays
+        )
     ]
 
 
@@ -178,12 +198,14 @@ def _with_camera(residual: torch.Tensor, camera: _Camera) -> torch.Tensor:
 
 
 def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.ndarray, np.ndarray]:
-    """What an output stores of flows [T, 2, H, W]: MOFO's equation 1 or, of LENGTHS, how far each
-    pixel moves, in widths of a pixel of the map."""
+    """What an output stores of flows [T, 2, H, W]: MOFO's equation 1; of LENGTHS, how far each
+    pixel moves, in widths of a pixel of the map; of BOUNDARIES, those of sums over windows."""
     height, width = flows.shape[2:]
     map_width, map_height = scaled_size(width, height, short_side)
     if output.endswith(LENGTHS):
         maps = torch.linalg.vector_norm(flows, dim=1) * (map_width / width)
+    elif output.endswith(BOUNDARIES):
+        maps = boundary_map(flows)
     else:
         maps = motion_map(flows)
     maps = reduce_maps(maps, (map_height, map_width)).cpu().numpy()
@@ -192,8 +214,8 @@ def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.nd
     return compand(maps)
 
 
-def _from(camera: _Camera | None, first: int) -> _Camera | None:
-    return camera and _Camera(camera.homographies[first:], camera.inliers[first:])
+def _part(camera: _Camera | None, first: int, end: int | None = None) -> _Camera | None:
+    return camera and _Camera(camera.homographies[first:end], camera.inliers[first:end])
 
 
 def _columns(camera: _Camera | None) -> tuple[np.ndarray | None, np.ndarray | None]:

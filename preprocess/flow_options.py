@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preprocess.boundaries import OVERLAP
 from preprocess.flow_sources import (
     MOTION_VECTORS,
     SourceOptions,
@@ -15,7 +16,7 @@ from preprocess.flow_sources import (
     parse_sources,
 )
 from shared.errors import InputError
-from shared.layout import LENGTHS
+from shared.layout import BOUNDARIES, LENGTHS
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT
 
 STABILISE = ("off", "warp", "subtract")
@@ -63,6 +64,8 @@ class FlowOptions:
             it, as it always is of motion vectors (preprocess/camera.py).
         keep_unstabilised: the first source is an output a second time, as it is.
         lengths: each source is an output a second time, with the length of its flow as map.
+        boundaries: each source that looks at pictures is an output a second time, with the maps of
+            MOFO's public code (preprocess/boundaries.py).
         tracks: points to track through the first source that is not motion vectors; None = none.
             They are followed through the flow between the frames as they are; with `stabilise`
             what is recorded is free of the camera's motion.
@@ -74,6 +77,7 @@ class FlowOptions:
     stabilise: str = "off"
     keep_unstabilised: bool = False
     lengths: bool = False
+    boundaries: bool = False
     tracks: TrackOptions | None = None
     transcode: bool = False
 
@@ -85,9 +89,10 @@ class FlowOptions:
             raise InputError("--keep-unstabilised keeps what --stabilise changes; give both")
         if self.transcode and MOTION_VECTORS not in self.sources:
             raise InputError(f"--transcode is for --source {MOTION_VECTORS} alone")
-        if self.tracks and not self.pictured:
+        asked = "--trajectories" if self.tracks else "--boundaries"
+        if (self.tracks or self.boundaries) and not self.pictured:
             raise InputError(
-                f"--trajectories needs flow of every pixel; add a source to {MOTION_VECTORS}, "
+                f"{asked} needs flow of every pixel; add a source to {MOTION_VECTORS}, "
                 f"such as --source {MOTION_VECTORS},tvl1"
             )
         if (self.solvers.raft_weights is not None) != ("raft" in self.sources):
@@ -102,7 +107,15 @@ class FlowOptions:
     def outputs(self) -> tuple[str, ...]:
         kept = (self.sources[0] + UNSTABILISED,) if self.keep_unstabilised else ()
         lengths = tuple(name + LENGTHS for name in self.sources) if self.lengths else ()
-        return self.sources + kept + lengths
+        boundaries = tuple(name + BOUNDARIES for name in self.pictured) if self.boundaries else ()
+        return self.sources + kept + lengths + boundaries
+
+    @property
+    def frames_before(self) -> int:
+        """Frames that a chunk has from before it: one for its first pair, and as many as what
+        reaches over several pairs needs again."""
+        track = self.tracks.length if self.tracks else 1
+        return max(track, OVERLAP if self.boundaries else 1)
 
     @property
     def tracked(self) -> str | None:
@@ -114,10 +127,14 @@ class FlowOptions:
 
     def config(self, output: str) -> dict[str, Any]:
         """What decides the content of an output's shards, flat, for its dataset.json."""
-        source = output.removesuffix(UNSTABILISED).removesuffix(LENGTHS)
+        source = output
+        for ending in (UNSTABILISED, LENGTHS, BOUNDARIES):
+            source = source.removesuffix(ending)
         config: dict[str, Any] = {"flow_source": source}
         if output.endswith(LENGTHS):
             config["map"] = "length"
+        if output.endswith(BOUNDARIES):
+            config["map"] = "boundaries"
         if source == MOTION_VECTORS:
             config |= {"vector_cell": VECTOR_CELL, "transcode": self.transcode}
         elif source == "raft":
@@ -166,6 +183,7 @@ def read_flow_options(options: dict[str, Any]) -> FlowOptions:
         options["stabilise"],
         options["keep_unstabilised"],
         options["lengths"],
+        options["boundaries"],
         TrackOptions(**tracks) if options["trajectories"] else None,
         options["transcode"],
     )

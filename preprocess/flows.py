@@ -84,6 +84,9 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
               help="the first source also as it is, in flows-SOURCE-unstabilised/")  # fmt: skip
 @rare_option("--lengths", is_flag=True,
               help="also how far things move, in flows-SOURCE-length/ (mask mgm)")  # fmt: skip
+@rare_option("--boundaries", is_flag=True,
+              help="also maps as MOFO's public code makes them, in flows-SOURCE-boundaries/ "
+              "(boxes --preset mofo-code)")  # fmt: skip
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
               help="track points from every frame, with their HOG: megabytes a clip")  # fmt: skip

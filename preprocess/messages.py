@@ -85,8 +85,8 @@ class GreyFrames:
     """Frames of a chunk for flow: u1 [T, h, w], the first of them number first_index in the clip.
 
     Attributes:
-        num_before: how many of the frames are from before the chunk: one, for its first pair, or as
-            many as a track is long, for those that began before it.
+        num_before: how many of the frames are from before the chunk: see `frames_before` of
+            FlowOptions.
         is_last: whether the clip ends with it.
     """
 

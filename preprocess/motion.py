@@ -232,8 +232,10 @@ def _frame_contours(evidence: np.ndarray, parameters: MotionParameters) -> list[
     least = max(parameters.peak_share * kept.max(), parameters.deviations * kept.std())
     kept[kept < least] = 0
     kept = _smoothed(kept, parameters.sigma * scale)
-    moving = (kept > parameters.mean_factor * kept.mean()).astype(np.uint8)
-    contours, _ = cv2.findContours(moving, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    moving = (kept > parameters.mean_factor * kept.mean()) & (kept >= parameters.least_kept)
+    contours, _ = cv2.findContours(
+        moving.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )
     # Area alone would leave equal ones in an order of OpenCV's choosing.
     rectangles = [cv2.boundingRect(contour) for contour in contours]
     areas = [cv2.contourArea(contour) for contour in contours]

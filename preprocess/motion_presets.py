@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from preprocess.boundaries import GREY_LEVEL
 from shared.errors import InputError
 
 
@@ -25,6 +26,7 @@ class MotionParameters:
         deviations: values under this many standard deviations of the frame are dropped.
         sigma: of the Gaussian after them.
         mean_factor: a pixel moves where the result exceeds this many times the frame's mean.
+        least_kept: and it reaches this many pixels per frame per pixel.
         least_motion: nothing moves in a frame whose map stays below this, in pixels per frame per
             pixel.
         contours: how many of the largest contours the box encloses.
@@ -45,6 +47,7 @@ class MotionParameters:
     deviations: float = 0.0
     sigma: float = 5.625  # 3 px at 128 lines
     mean_factor: float = 1.0
+    least_kept: float = 0.0
     least_motion: float = 0.01
     contours: int = 2
     smallest_share: float = 0.0
@@ -73,23 +76,26 @@ PRESETS: dict[str, MotionParameters] = {
     # The text of MOFO (section 3.1) states the steps and no numbers: smooth, threshold, the two
     # largest contours. The mean is the threshold without a parameter.
     "paper": MotionParameters(least_motion=0.0),
-    # The public code. What differs here: flow is not clipped to +-20 px, and derivatives are those
-    # of the stored maps, not 3x3 kernels (maps are stored, flow is not). It keeps every pixel that
-    # the last Gaussian reaches at 1/255 of the peak; here that is any above a tenth of the mean.
+    # The public code, on maps of its own (preprocess/boundaries.py), which it rounds down to whole
+    # grey levels before the first and after the last step.
     "mofo-code": MotionParameters(
-        frames_after=7,
         border=8.0,
         sigma_before=1.0,
         peak_share=0.4,
         deviations=1.5,
         sigma=30.0,
-        mean_factor=0.1,
-        least_motion=0.0,
+        mean_factor=0.0,
+        least_kept=GREY_LEVEL,
+        least_motion=GREY_LEVEL,
         largest_distance=0.4,
         largest_side=0.7,
         smallest_area=0.01,
     ),
 }
+
+
+OF_BOUNDARIES = ("mofo-code",)
+"""Presets for the maps of preprocess/boundaries.py; the others are for those of equation 1."""
 
 
 def read_parameters(preset: str, changes: Sequence[str] = ()) -> MotionParameters:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from preprocess.boundaries import boundary_map, window_sums
 from preprocess.box_annotations import ClipFrames
 from preprocess.box_formats import FORMATS
 from preprocess.decode import decode_clip
@@ -35,7 +36,7 @@ from preprocess.motion import (
     reduce_maps,
     texture_maps,
 )
-from preprocess.motion_presets import PRESETS, MotionParameters
+from preprocess.motion_presets import OF_BOUNDARIES, PRESETS
 from preprocess.show_boxes import annotated_boxes, stored_boxes
 from preprocess.show_masks import Ratios, draw_masks
 from preprocess.show_panels import FoundMotion, contact_sheet, encode_mp4, video_frames
@@ -148,7 +149,7 @@ def main(
     set_aside = 0
     for video, name in zip(videos, names, strict=True):
         try:
-            found = find_motion(video, seconds, flow_preset, PRESETS[motion_preset], ratios, stride)
+            found = find_motion(video, seconds, flow_preset, motion_preset, ratios, stride)
             if boxes is not None:
                 found = replace(found, stored=stored_boxes(boxes, video, found.pts_seconds))
             if annotations is not None:
@@ -189,7 +190,7 @@ def find_motion(
     video: Path,
     seconds: float,
     flow_preset: str,
-    parameters: MotionParameters,
+    motion_preset: str,
     ratios: Ratios,
     stride: int = 2,
 ) -> FoundMotion:
@@ -203,9 +204,10 @@ def find_motion(
     chunks = list(decode_clip(clip, options.video_root, DecodeOptions()))
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size
-    flow, maps = _flow_and_maps(frames, flow_preset, options)
+    flow, maps = _flow_and_maps(frames, flow_preset, motion_preset in OF_BOUNDARIES, options)
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     textures = texture_maps(grey, maps.shape[1:])
+    parameters = PRESETS[motion_preset]
     boxes, score = motion_boxes(maps, parameters, textures)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
     boxes = (boxes * np.tile(to_source, 2)).astype(np.float32)
@@ -230,7 +232,7 @@ def _format_of(annotations: Path) -> str:
 
 
 def _flow_and_maps(
-    frames: np.ndarray, preset: str, options: WorkOptions
+    frames: np.ndarray, preset: str, of_boundaries: bool, options: WorkOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow f4 [T, 2, h, w] and motion maps f4 [T, m, n] of frames u1 [T, H, W, 3].
 
@@ -242,15 +244,22 @@ def _flow_and_maps(
     map_width, map_height = scaled_size(width, height, options.map_short_side)
     firsts = range(0, len(grey) - 1, FLOW_BATCH)
 
-    def solve(first: int) -> tuple[np.ndarray, np.ndarray]:
+    def solve(first: int) -> torch.Tensor:
         batch = torch.from_numpy(grey[first : first + FLOW_BATCH + 1])
-        flow = tvl1_flow(batch[:-1], batch[1:], preset)
-        return flow.numpy(), reduce_maps(motion_map(flow), (map_height, map_width)).numpy()
+        return tvl1_flow(batch[:-1], batch[1:], preset)
+
+    def maps_of(first: int) -> torch.Tensor:
+        some = range(first, min(first + FLOW_BATCH, len(flows)))
+        if of_boundaries:
+            maps = boundary_map(window_sums(flows, 0, some))
+        else:
+            maps = motion_map(flows[some.start : some.stop])
+        return reduce_maps(maps, (map_height, map_width))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # the solver leaves Python while it works
-        parts = list(tqdm(threads.map(solve, firsts), "flow", len(firsts), leave=False))
-    flow = np.concatenate([flow for flow, _ in parts])
-    maps = expand(*compand(np.concatenate([maps for _, maps in parts])))
+        flows = torch.cat(list(tqdm(threads.map(solve, firsts), "flow", len(firsts), leave=False)))
+        maps = torch.cat(list(threads.map(maps_of, firsts))).numpy()
+    flow, maps = flows.numpy(), expand(*compand(maps))
     return np.concatenate([flow, flow[-1:]]), np.concatenate([maps, maps[-1:]])
 
 

@@ -10,6 +10,7 @@ from shared.errors import InputError
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LENGTHS = "-length"
+BOUNDARIES = "-boundaries"
 """Ends the name of a flow source whose maps say how far things move, not where motion differs."""
 
 
@@ -61,7 +62,8 @@ class DatasetLayout:
 
     def flows_of(self, source: str) -> Path:
         """Maps of a further flow source, beside the first: `flows-motion-vectors`; with LENGTHS at
-        the end of its name, how far everything moves: `flows-motion-vectors-length`."""
+        the end of its name, how far everything moves: `flows-motion-vectors-length`; with
+        BOUNDARIES, the maps of MOFO's public code."""
         return self.root / f"flows-{source}"
 
     @property

@@ -165,6 +165,8 @@ WRONG = {
     "no file": (("--from-annotations", "x.json", "--format", "csv"), "no annotations at x.json"),
     "name": (("--name", "../up"), "boxes name '../up': letters, digits"),
     "no such source": (("--source", "dis"), "flows-dis is not there or not complete"),
+    "no maps of the code": (("--preset", "mofo-code"), "--boundaries'`"),
+    "nor of dis": (("--preset", "mofo-code", "--source", "dis"), "ARGS='--source dis --bound"),
 }
 
 

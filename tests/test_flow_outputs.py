@@ -8,17 +8,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from dataset_fixtures import checksums, run_flows
+from dataset_fixtures import checksums, run_boxes, run_flows
 
+from preprocess.boundaries import boundary_map, window_sums
 from preprocess.camera import camera_flow
 from preprocess.decode import decode_clip
 from preprocess.flow_options import TrackOptions
 from preprocess.flow_sources import SourceOptions, make_source
 from preprocess.frame_chunks import DecodeOptions
-from preprocess.motion import expand
+from preprocess.motion import compand, expand, reduce_maps
 from preprocess.trajectories import make_tracks
+from preprocess.tvl1 import tvl1_flow
 from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, InputError
-from shared.layout import LENGTHS, DatasetLayout
+from shared.layout import BOUNDARIES, LENGTHS, DatasetLayout
 from shared.manifest import Clip, write_manifest
 from shared.randomness import counter_generator
 from shared.run_record import read_jsonl
@@ -279,6 +281,33 @@ def test_lengths_are_how_far_things_move(tmp_path):
         assert np.median(inner[source]) < 0.1
 
 
+@pytest.mark.parametrize("further", [(), ("--trajectories", "--track-points", 8)])
+def test_boundaries_are_those_of_the_whole_clip(tmp_path, further):
+    """However it was cut into chunks: clips shorter than a window, of one chunk, and of several."""
+    layout = dataset(tmp_path, [3, 8, 9, 64, 65, 70, 130])
+    done = run_flows(layout, "--boundaries", *further)
+    assert done.exit_code == 0, done.output
+    folder = layout.flows_of("tvl1" + BOUNDARIES)
+    assert read_index(folder).config["map"] == "boundaries"
+    with ShardReader(folder / "00000.h5", "flows") as reader:
+        stored = maps_of(reader)
+    for index, found in enumerate(stored):
+        frames = grey_frames(layout, f"{index}.mp4")
+        flows = tvl1_flow(frames[:-1], frames[1:])
+        sums = window_sums(flows, 0, range(len(flows)))
+        expected = reduce_maps(boundary_map(sums), found.shape[1:]).numpy()
+        expected = expand(*compand(expected))
+        assert np.array_equal(found[:-1], expected), index
+        assert np.array_equal(found[-1], expected[-1])
+    done = run_boxes(layout, "--preset", "mofo-code", "--name", "code")
+    assert done.exit_code == 0, done.output
+    assert read_index(layout.boxes_of("code")).config["made_from"] == folder.name
+    if further:
+        plain = dataset(tmp_path / "plain", [3, 8, 9, 64, 65, 70, 130])
+        assert run_flows(plain, *further).exit_code == 0
+        assert checksums(plain.flows)["00000.h5"] == checksums(layout.flows)["00000.h5"]
+
+
 def test_a_further_source_leaves_the_first_as_it_was(tmp_path):
     layout = dataset(tmp_path, [6])
     assert run_flows(layout).exit_code == 0
@@ -302,6 +331,7 @@ def test_a_further_source_leaves_the_first_as_it_was(tmp_path):
         (["--dis-preset", "fast"], "--source dis"),
         (["--source", "dis", "--preset", "exact"], "--source tvl1"),
         (["--transcode"], "motion-vectors"),
+        (["--boundaries", "--source", "motion-vectors"], "--boundaries needs flow of every pixel"),
         (["--keep-unstabilised"], "--stabilise"),
         (["--track-length", "4"], "--trajectories"),
         (["--trajectories", "--track-cell", "3"], "even"),

@@ -20,7 +20,7 @@ from preprocess.motion import (
     reduce_maps,
     texture_maps,
 )
-from preprocess.motion_presets import PRESETS, MotionParameters, read_parameters
+from preprocess.motion_presets import OF_BOUNDARIES, PRESETS, MotionParameters, read_parameters
 from shared.errors import InputError
 
 
@@ -147,7 +147,8 @@ def test_presets_find_a_moving_square_in_noise():
     maps = drawn_maps([[tuple(truth)]] * 6, size=(64, 85), value=0.4)
     maps += 0.02 * rng.random(maps.shape, dtype=np.float32)
     for preset, least in (("default", 0.5), ("paper", 0.5), ("mofo-code", 0.1)):
-        boxes, _ = motion_boxes(maps, PRESETS[preset])
+        scale = 8 * 3 if preset in OF_BOUNDARIES else 1  # flows of a window, lines of a kernel
+        boxes, _ = motion_boxes(maps * np.float32(scale), PRESETS[preset])
         for box in boxes:
             inner = np.minimum(box[2:], truth[2:]) - np.maximum(box[:2], truth[:2])
             areas = np.prod(box[2:] - box[:2]), np.prod(truth[2:] - truth[:2])

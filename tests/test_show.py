@@ -158,7 +158,7 @@ def test_masks_that_hide_all_are_refused() -> None:
 
 
 def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
-    found = find_motion(video, 20.0, "fast", PRESETS["default"], RATIOS)
+    found = find_motion(video, 20.0, "fast", "default", RATIOS)
     options = WorkOptions(video.parent)
     job = Job(0, Clip("square", video.name))
     chunks = [
@@ -196,7 +196,7 @@ def test_boxes_enclose_their_contours(preset: str) -> None:
 
 
 def test_sheet_and_video_have_a_panel_each(video: Path) -> None:
-    found = find_motion(video, 20.0, "fast", PRESETS["default"], RATIOS)
+    found = find_motion(video, 20.0, "fast", "default", RATIOS)
     frames = list(video_frames(found))
     assert len(frames) == 12
     assert all(side % 2 == 0 for frame in frames for side in frame.shape[:2])
@@ -208,7 +208,7 @@ def test_sheet_and_video_have_a_panel_each(video: Path) -> None:
 
 
 def test_only_the_beginning_is_shown(video: Path) -> None:
-    found = find_motion(video, 0.5, "fast", PRESETS["default"], RATIOS)
+    found = find_motion(video, 0.5, "fast", "default", RATIOS)
     assert len(found.frames) == 6  # 12 frames per second
 
 
@@ -237,7 +237,7 @@ def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
     assert str(bad) in result.stderr and "Traceback" not in result.stderr
     assert (tmp_path / "square-motion.png").is_file()
     with pytest.raises(ClipError):
-        find_motion(bad, 20.0, "fast", PRESETS["default"], RATIOS)
+        find_motion(bad, 20.0, "fast", "default", RATIOS)
 
 
 def test_pictures_never_replace_a_video() -> None:
@@ -292,7 +292,7 @@ def test_annotations_of_other_clips_are_refused(video: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["ssv2/3201.webm", "clips/video_90.mov"])
 def test_real_videos(samples: Path, name: str) -> None:
-    found = find_motion(samples / name, 0.3, "fast", PRESETS["default"], RATIOS)
+    found = find_motion(samples / name, 0.3, "fast", "default", RATIOS)
     sheet = contact_sheet(found)
     assert sheet.std() > 10
     height, width = found.frames.shape[1:3]
