@@ -18,6 +18,7 @@ import torch
 from benchmarks.flow_measures import distances, end_point_error, energy
 from preprocess import tvl1, tvl1_eager, tvl1_native
 from preprocess.tvl1 import PRESETS, tvl1_flow
+from preprocess.tvl1_eager import SMALLEST_GRADIENT_SQUARED
 from preprocess.tvl1_presets import gaussian_taps, level_sizes
 from shared.errors import InputError
 
@@ -336,6 +337,37 @@ def test_flow_does_not_depend_on_what_memory_held(native):
         blocks = [np.full(count, np.nan, np.float32) for count in range(64, 8192, 64)]
         del blocks  # the allocator hands these out next
         assert torch.equal(tvl1_flow(first, second), expected)
+
+
+@pytest.mark.parametrize("capability", [80, 90])  # A100, H100 and H200
+def test_the_triton_kernels_become_machine_code(capability, tmp_path, monkeypatch):
+    """Down to what the GPU executes, which needs none; products and sums round by themselves."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from preprocess import tvl1_cuda
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    fixed = {
+        "BLOCK": tvl1_cuda.BLOCK,
+        "a": PRESETS["fast"].cubic,
+        "SMALLEST_SQUARED": SMALLEST_GRADIENT_SQUARED,
+        "CENTRAL": True,
+    }
+    numbers = {"width": "i32", "height": "i32"}
+    numbers |= dict.fromkeys(("primal", "pull", "dual_step", "weight"), "fp32")
+    for kernel in (tvl1_cuda._iteration_kernel, tvl1_cuda._linearise_kernel):
+        names = kernel.arg_names
+        source = ASTSource(
+            kernel,
+            {name: "constexpr" if name in fixed else numbers.get(name, "*fp32") for name in names},
+            {(names.index(name),): value for name, value in fixed.items() if name in names},
+        )
+        made = triton.compile(source, GPUTarget("cuda", capability, 32), tvl1_cuda.EXACT)
+        assert made.asm["cubin"]
+        for inexact in ("fma.", ".approx", ".ftz", "div.full"):
+            assert inexact not in made.asm["ptx"], inexact
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's kernels run here")
