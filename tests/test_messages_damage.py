@@ -1,0 +1,309 @@
+"""Shards, videos and checkpoints that are damaged, or do not fit each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import h5py
+import numpy as np
+import pytest
+import torch
+from dataset_fixtures import make_dataset, run_flows
+from shard_fixtures import write_moving_squares
+from training_fixtures import tiny_run
+from video_fixtures import render_video
+
+from preprocess import ray_start, transcode
+from preprocess.box_jobs import read_job
+from preprocess.box_shards import FromMotion
+from preprocess.clip_work import ClipWork
+from preprocess.completeness import Completeness
+from preprocess.decode import _beside, _check_caps, _known, decode_clip
+from preprocess.evaluate_boxes import _maps
+from preprocess.flow_maker import _companded
+from preprocess.flow_options import FlowOptions
+from preprocess.frame_chunks import DecodeOptions, _checked_kept_size
+from preprocess.messages import Job, WorkOptions
+from preprocess.motion_presets import PRESETS
+from preprocess.rebuild import finished_plan, recorded_options
+from preprocess.video_file import ClipError, opened, video_stream
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, read_classes, read_manifest, write_manifest
+from shared.schema import SCHEMAS
+from shared.shard_index import read_index, write_index
+from shared.shard_writer import build_shard, publish
+from shared.shards import ShardReader
+from train.checkpoint import complete_checkpoints
+from train.clip_table import read_clip_table
+from train.pretrain import pretrain
+from train.report_dataset import read_box_table, read_clip
+from train.zero_partitions import read_whole_weights, reshard
+
+
+@pytest.fixture
+def squares(tmp_path) -> DatasetLayout:
+    return write_moving_squares(tmp_path, num_clips=8)
+
+
+def alter(folder: Path, kind: str, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
+    """Write the first shard of a folder again with some arrays changed, as a whole one."""
+    path = folder / "00000.h5"
+    with ShardReader(path, kind) as reader:
+        arrays = {f.path: reader[f.path] for f in SCHEMAS[kind] if f.path in reader}
+        attributes = dict(reader.attributes)
+    change(arrays)
+    data = build_shard(kind, arrays, attributes)
+    publish(path, data)
+    index = read_index(folder)
+    entry = dataclasses.replace(
+        index.shards[0], bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+    )
+    write_index(folder, dataclasses.replace(index, shards=[entry, *index.shards[1:]]))
+    return path
+
+
+def other_id(arrays: dict[str, np.ndarray]) -> None:
+    arrays["/clip/id"] = arrays["/clip/id"].copy()
+    arrays["/clip/id"][0] = b"another"
+
+
+def not_pictures(arrays: dict[str, np.ndarray]) -> None:
+    arrays["/jpeg/values"] = np.zeros_like(arrays["/jpeg/values"])
+
+
+def narrow_maps(arrays: dict[str, np.ndarray]) -> None:
+    arrays["/clip/map_size"] = arrays["/clip/map_size"] // 2
+
+
+# --------------------------------------------------------------------------------------------------
+# Shards
+
+
+def test_a_shard_whose_head_is_wrong(squares):
+    path = squares.boxes / "00000.h5"
+    whole = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = "one"
+    with pytest.raises(InputError, match="format_version must be a whole number"):
+        ShardReader(path, "boxes")
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as file:
+        values = file["/box/xyxy"][:]
+        del file["/box/xyxy"]
+        file.create_dataset("/box/xyxy", data=values, chunks=(4, 2), fletcher32=True)
+    with pytest.raises(InputError, match=r"chunks \(4, 2\); whole rows are allowed"):
+        ShardReader(path, "boxes")
+
+
+def test_a_large_dataset_is_read_by_rows(squares, monkeypatch):
+    monkeypatch.setattr("shared.shards.MAX_WHOLE_BYTES", 1000)
+    with (
+        ShardReader(squares.frames / "00000.h5", "frames") as reader,
+        pytest.raises(InputError, match=r"/jpeg/values holds \d+ bytes; read it by rows"),
+    ):
+        reader["/jpeg/values"]
+
+
+def test_boxes_of_shards_that_do_not_fit(squares):
+    flows = squares.flows / "00000.h5"
+    maker = FromMotion(PRESETS["default"], squares.frames)
+    path = alter(squares.frames, "frames", not_pictures)
+    with pytest.raises(InputError, match=f"{path}: a frame is not a JPEG picture; `make verify`"):
+        maker.arrays(flows)
+    path = alter(squares.frames, "frames", lambda arrays: arrays["/clip/frames"].sort(axis=1))
+    shutil.copytree(squares.root, squares.out / "longer")
+    longer = write_moving_squares(squares.out / "other", num_clips=8, num_frames=12)
+    with pytest.raises(InputError, match=f"{path} holds other clips than"):
+        maker.arrays(longer.flows / "00000.h5")
+
+
+def test_annotated_boxes_need_frames(squares):
+    shutil.rmtree(squares.frames)
+    options = {"from_annotations": Path("boxes.csv"), "box_format": "csv"}
+    options |= dict.fromkeys(("source", "preset", "changes", "workers"))
+    with pytest.raises(InputError, match="frames is not complete .*; run `make flows`"):
+        read_job(squares, options)
+
+
+def test_training_on_shards_that_do_not_fit(squares):
+    alter(squares.boxes, "boxes", other_id)
+    with pytest.raises(InputError, match=r"do not hold the same clips \(/clip/id\); run `make bo"):
+        read_clip_table(squares, ["train"], True)
+    write_manifest(squares.manifest, read_manifest(squares.manifest)[1:])
+    with pytest.raises(InputError, match="the manifest"):
+        read_clip_table(squares, ["train"], False)
+
+
+def test_a_clip_that_the_manifest_lacks(squares):
+    alter(squares.frames, "frames", other_id)
+    with pytest.raises(InputError, match=r"00000.h5: clip 'another' is not in the manifest"):
+        read_clip_table(squares, ["train"], False)
+
+
+def test_a_report_on_shards_that_do_not_fit(squares):
+    table = read_box_table(squares)
+    alter(squares.flows, "flows", narrow_maps)
+    with pytest.raises(InputError, match="the maps of clip 'square-000' are not 32 x 32"):
+        read_clip(squares, table, 0)
+    with (
+        ShardReader(squares.flows / "00000.h5", "flows") as maps,
+        pytest.raises(InputError, match="a map of clip square-000 is not 32x32"),
+    ):
+        _maps(maps, 0, "square-000")
+    alter(squares.frames, "frames", not_pictures)
+    with pytest.raises(InputError, match="a frame of clip 'square-000' is no JPEG; `make verify`"):
+        read_clip(squares, table, 0)
+    alter(squares.frames, "frames", other_id)
+    with pytest.raises(InputError, match="holds clip 'another' where the boxes have 'square-000'"):
+        read_clip(squares, table, 0)
+    alter(squares.boxes, "boxes", lambda arrays: arrays["/clip/frames"].__iadd__(9))
+    with pytest.raises(InputError, match="/clip/frames: rows out of range; rebuild the boxes"):
+        read_box_table(squares)
+
+
+def test_classes_that_are_no_class_list(squares):
+    squares.classes.write_text('{"labels": []}')
+    with pytest.raises(InputError, match="an object with the keys .*label.* is allowed"):
+        read_classes(squares.classes)
+
+
+# --------------------------------------------------------------------------------------------------
+# Videos
+
+
+def test_what_a_video_turns_out_to_be_while_it_is_read(tmp_path):
+    path = render_video(tmp_path / "a.mp4", 12)
+    clip = Clip("a", path.name)
+    options = DecodeOptions(max_seconds=0.5)
+    with opened(path, options.max_pixels) as container:
+        stream = video_stream(container, options.max_pixels)
+        progress = Completeness(clip, container, stream)
+        with pytest.raises(ClipError, match=r"longer than 0.5 s \(--max-seconds\)"):
+            _check_caps(progress, progress.start + 0.6, options)
+    with pytest.raises(ClipError, match="the copy re-encoded for motion vectors has other frames"):
+        list(_beside(iter([1, 2, 3]), iter([1, 2])))
+    assert list(_beside(iter([1, 2]), iter([3, 4]))) == [1, 2]
+    with pytest.raises(ClipError, match="packets without presentation times, which tell clips"):
+        _known(None)
+    with pytest.raises(ClipError, match="frames of 200000x200 are too long for a JPEG"):
+        _checked_kept_size((200_000, 200), 256)
+    work = ClipWork(Job(0, clip), WorkOptions(tmp_path), with_vectors=True)
+    work._num_frames, work._num_vectors = 12, 9
+    with pytest.raises(ClipError, match="9 flows from vectors of 12 frames"):
+        work.end()
+
+
+def test_a_decoder_out_of_memory_costs_one_clip(tmp_path, monkeypatch):
+    path = render_video(tmp_path / "a.mp4", 12)
+
+    def fail(*_):
+        raise MemoryError("no 40 GB for a frame")
+
+    monkeypatch.setattr("preprocess.decode.Scaler.picture", fail)
+    with pytest.raises(ClipError, match="cannot be decoded: MemoryError"):
+        list(decode_clip(Clip("a", path.name), tmp_path, DecodeOptions()))
+
+
+def test_a_codec_that_is_not_decoded(tmp_path, monkeypatch):
+    path = render_video(tmp_path / "a.mkv", 6, codec="ffv1")
+    monkeypatch.setattr("preprocess.video_file.CODECS", "h264,hevc")
+    with pytest.raises(ClipError, match=r"codec ffv1 is not among those allowed \(h264,hevc\)"):
+        list(decode_clip(Clip("a", path.name), tmp_path, DecodeOptions()))
+
+
+def test_transcoding_without_its_encoder_or_a_frame(tmp_path, monkeypatch):
+    path = render_video(tmp_path / "a.mkv", 6, codec="ffv1")
+    with av.open(str(tmp_path / "copy.mp4"), "w", format="mp4") as output:
+        empty = SimpleNamespace(decode=lambda stream: iter(()))
+        with pytest.raises(ClipError, match="no frame could be decoded"):
+            transcode._copy_frames(empty, SimpleNamespace(time_base=None), output)
+    monkeypatch.setattr(transcode, "ENCODER", "libx999")
+    with pytest.raises(InputError, match="needs the encoder libx999, which this FFmpeg lacks; ins"):
+        transcode.transcode(path, tmp_path / "scratch", 1 << 20)
+
+
+def test_flow_that_is_not_finite_is_not_stored():
+    flows = torch.zeros(1, 2, 16, 16)
+    flows[0, 0, 3, 3] = torch.nan
+    with pytest.raises(ClipError, match="the flow holds NaN or infinite values"):
+        _companded(flows, 64, "raft")
+    with pytest.raises(InputError, match="--stabilise on: off, warp, subtract are allowed"):
+        FlowOptions(stabilise="on")
+
+
+# --------------------------------------------------------------------------------------------------
+# Ray, and repairs
+
+
+def test_ray_that_is_missing_or_does_not_start(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 32)  # and none is drawn for the tests after this one
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="Ray is not installed; install it, or use --pool in-proc"):
+        ray_start.start_ray(1, 0, 1)
+
+    def refuse(**_):
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=refuse))
+    with pytest.raises(InputError, match="Ray does not start on this machine: nobody answers"):
+        ray_start.start_ray(1, 0, 1)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
+    with pytest.raises(InputError, match="not start on the cluster at 10.0.0.5:6379: nobody"):
+        ray_start.start_ray(1, 0, 1)
+
+
+def test_repairs_need_what_the_run_was_told(tmp_path):
+    layout = make_dataset(tmp_path, num_clips=2)
+    assert run_flows(layout).exit_code == 0
+    nothing = {"videos": None, "pool": "in-process"}
+    recorded = (layout.flows / "options.json").read_text()
+    (layout.flows / "options.json").write_text("[]")
+    with pytest.raises(InputError, match="options.json is not what `preprocess.flows` writes"):
+        recorded_options(layout)
+    (layout.flows / "options.json").write_text(recorded)
+    layout.videos.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="no folder of videos at .*; give it with --videos"):
+        finished_plan(layout, nothing)
+    (layout.flows / "dataset.json").unlink()
+    with pytest.raises(InputError, match="flows is not complete .*; `make flows` goes on"):
+        finished_plan(layout, nothing)
+
+
+# --------------------------------------------------------------------------------------------------
+# Checkpoints
+
+
+def test_checkpoints_that_cannot_be_put_together(tmp_path):
+    write_moving_squares(tmp_path, num_clips=40)
+    folder = pretrain(tiny_run(tmp_path, stop_after=0), "mofo")
+    (tag,) = complete_checkpoints(folder.checkpoints)
+    (part,) = tag.glob("zero_pp_rank_*")
+    state = torch.load(part, weights_only=False)
+    for length in (1, 7):
+        short = {**state, "optimizer_state_dict": dict(state["optimizer_state_dict"])}
+        groups = state["optimizer_state_dict"]["single_partition_of_fp32_groups"]
+        short["optimizer_state_dict"]["single_partition_of_fp32_groups"] = [
+            group[:length] for group in groups
+        ]
+        torch.save(short, part)
+        with pytest.raises(InputError, match=f"the parts of a checkpoint hold {length} of"):
+            read_whole_weights(tag)
+    for name in (part.name, part.name.replace("pp_rank_0", "pp_rank_1")):
+        torch.save(state, tag / name)
+    with pytest.raises(InputError, match="holds 2 of 1 parts"):
+        reshard(tag, 3)
+    (tag / part.name.replace("pp_rank_0", "pp_rank_1")).unlink()
+    torch.save({"optimizer_state_dict": {}}, part)
+    with pytest.raises(InputError, match="does not hold the state of a ZeRO-1 run"):
+        reshard(tag, 2)
+    part.unlink()
+    with pytest.raises(InputError, match="is no checkpoint of a run: mp_rank_00_model_states.pt"):
+        reshard(tag, 2)
