@@ -1,0 +1,196 @@
+"""Recipes, runs and classes that a training, a picture or a report cannot use."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from run_fixtures import write_finetune_run, write_pretrain_run
+from shard_fixtures import write_moving_squares
+from training_fixtures import TINY_RECIPE
+
+import train.figures
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import ClassList, write_classes
+from shared.run_record import write_options
+from train.augment import random_resized, shift
+from train.class_map import ClassMap, match_names
+from train.config import AugmentConfig
+from train.engine import start_processes
+from train.evaluate import Clips, _class_map
+from train.features import _read
+from train.figure_gradcam import _maps_of
+from train.figure_overview import overview_rows
+from train.figure_reconstruction import _check_same_cut, _read_config
+from train.live_log import LiveLog
+from train.model_config import ModelConfig
+from train.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
+from train.report_runs import read_run, read_scores
+from train.rerun import read_earlier
+from train.run_folder import RunFolder
+from train.videomae import _stack
+
+
+@pytest.fixture
+def tables(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return read_recipe("squares", path)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory) -> DatasetLayout:
+    """Moving squares with a pretrained and a finetuned run of the toy recipe."""
+    layout = write_moving_squares(tmp_path_factory.mktemp("out"))
+    write_pretrain_run(layout)
+    write_finetune_run(layout)
+    return layout
+
+
+# --------------------------------------------------------------------------------------------------
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("augment.rand_magnitude=11",), "rand_magnitude is 11; 0 to 10 is allowed"),
+        (("augment.label_smoothing=1.0",), "label_smoothing is 1.0; 0 to below 1 is allowed"),
+        (("dropout=1.0",), "dropout is 1.0; 0 to below 1 is allowed"),
+        (("augment=strong",), r"\[finetune.augment\] is 'strong'; a table is expected"),
+        (("crop=shift",), r"finetune.crop is 'shift'; a table with kind = \"...\" is expected"),
+        (("crop.pixels",), "--set crop.pixels: KEY=VALUE is expected"),
+    ],
+)
+def test_settings_of_finetuning(tables, changes, message):
+    with pytest.raises(InputError, match=message):
+        finetune_config(tables, "mean", parse_changes(changes))
+
+
+def test_numbers_of_crops_decoders_and_augmentation():
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match=r"area \(0.5, 2.0\) and aspect .*: rising pairs above 0"):
+        random_resized(64, 64, rng, area=(0.5, 2.0), aspect=(0.75, 1.33))
+    with pytest.raises(InputError, match="pixels is -1; a number from 0 is allowed"):
+        shift(64, 64, rng, pixels=-1)
+    with pytest.raises(InputError, match="second_prediction_dim is 9 of 9 numbers; the first de"):
+        ModelConfig(prediction_dim=9, second_prediction_dim=9)
+    assert AugmentConfig(rand_layers=1, rand_magnitude=10).rand_magnitude == 10
+
+
+def test_a_decoder_of_another_size_than_the_target(tables):
+    with pytest.raises(InputError, match=r"prediction_dim is 7, but target normalised_pixels has"):
+        pretrain_config(tables, "mofo", parse_changes(("model.prediction_dim=7",)))
+
+
+def test_weights_without_blocks():
+    with pytest.raises(InputError, match="the file holds no encoder.blocks.0.mlp.fc1.weight"):
+        _stack({"encoder.norm.weight": torch.zeros(3)}, "encoder", 3)
+
+
+def test_a_process_too_many_for_the_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(InputError, match="process 1 of this machine has no GPU: there are 1; st"):
+        start_processes("cuda")
+
+
+# --------------------------------------------------------------------------------------------------
+# Classes
+
+
+def test_no_clip_of_a_tested_class():
+    classes = match_names(["run", "jump", "swim"], ["Run", "jump!", "fly"])
+    assert isinstance(classes, ClassMap)
+    table = SimpleNamespace(labels={"label": np.array([2, 2, -1])})
+    with pytest.raises(InputError, match=r"no clip is of a tested class \(.*\); the class map, or"):
+        classes.take(table)
+
+
+def test_a_class_list_that_has_changed_since(layout, tmp_path):
+    now = DatasetLayout(tmp_path, "squares")
+    now.root.mkdir()
+    write_classes(now.classes, ClassList(label=["left", "right"]))
+    with pytest.raises(InputError, match="names 2 classes, and the run learned 4"):
+        _class_map(now, Clips(layout), {"label": 4})
+
+
+# --------------------------------------------------------------------------------------------------
+# Runs
+
+
+def test_pictures_of_what_has_none(layout, tmp_path):
+    path = layout.root / "runs" / "other"
+    write_options(path / "options.json", {"command": "probe"})
+    done = CliRunner().invoke(train.figures.main, [str(path)])
+    assert done.exit_code == 1
+    assert "was written by 'probe'; there are pictures of pretrain, finetune" in done.output
+    empty = DatasetLayout(tmp_path, "squares")
+    with pytest.raises(InputError, match="no finished boxes at .*; make them with `make boxes`"):
+        overview_rows(empty, RunFolder(layout.runs / "pretrain-mofo"), 1, 4)
+    label = SimpleNamespace(clip_id="square-000")
+    model = SimpleNamespace(num_classes={"label": 4})
+    with pytest.raises(InputError, match="is of class 7, and the run knows 4; the manifest is not"):
+        _maps_of(label, "test", 7, model, "label", 0)
+
+
+def test_pictures_of_runs_that_cut_clips_otherwise(layout):
+    folder = write_pretrain_run(layout, "mme", weights=False)
+    with pytest.raises(InputError, match="pretrain-mme predicts trajectories, which is no picture"):
+        _read_config(folder)
+    first, second = (SimpleNamespace(config=ModelConfig(image_size=size)) for size in (224, 192))
+    with pytest.raises(InputError, match="has image_size 224 and the first run 192; runs side by"):
+        _check_same_cut(folder, first, second)
+
+
+def test_files_of_runs_that_are_damaged(layout, tmp_path):
+    folder = write_finetune_run(layout, "damaged")
+    folder.scores("test").write_bytes(b"no HDF5")
+    with pytest.raises(InputError, match="scores-test.h5 cannot be read: OSError"):
+        read_scores(read_run(folder.path))
+    folder.metrics("test").write_text("[]")
+    with pytest.raises(InputError, match="run damaged cannot be read: metrics-test.json must be"):
+        read_run(folder.path)
+    table = SimpleNamespace(ids=np.array([b"a"], "S64"))
+    (tmp_path / "features-test.h5").write_bytes(b"no HDF5")
+    with pytest.raises(InputError, match="features-test.h5 cannot be read .*; delete it"):
+        _read(tmp_path / "features-test.h5", table)
+
+
+def test_features_of_other_clips(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "features-test.h5", "w") as file:
+        file["/clip/id"] = np.array([b"a", b"b"], "S64")
+        file["/feature"] = np.zeros((2, 3), np.float32)
+    table = SimpleNamespace(ids=np.array([b"a", b"c"], "S64"))
+    with pytest.raises(InputError, match="is of other clips than the dataset's now; give --overwr"):
+        _read(tmp_path / "features-test.h5", table)
+    table = SimpleNamespace(ids=np.array([b"a", b"b"], "S64"))
+    assert _read(tmp_path / "features-test.h5", table).shape == (2, 3)
+
+
+def test_like_a_run_of_another_command(layout):
+    with pytest.raises(InputError, match="is a run of train.finetune, not of train.pretrain"):
+        read_earlier(layout, "finetune-mofo-mean", "pretrain")
+
+
+def test_weights_and_biases_that_refuse(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**_):
+        raise wandb.Error("api_key not configured\nmore advice")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    with pytest.raises(InputError, match="--wandb mofo: api_key not configured. `wandb login` on"):
+        LiveLog(folder, True, 0, False, "mofo", {})
