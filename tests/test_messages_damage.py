@@ -32,6 +32,7 @@ from preprocess.flow_options import FlowOptions
 from preprocess.frame_chunks import DecodeOptions, _checked_kept_size
 from preprocess.messages import Job, WorkOptions
 from preprocess.motion_presets import PRESETS
+from preprocess.pool import START_TRIES, RayPool
 from preprocess.rebuild import finished_plan, recorded_options
 from preprocess.video_file import ClipError, opened, video_stream
 from shared.errors import InputError
@@ -93,6 +94,10 @@ def test_a_shard_whose_head_is_wrong(squares):
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = "one"
     with pytest.raises(InputError, match="format_version must be a whole number"):
+        ShardReader(path, "boxes")
+    with h5py.File(path, "r+") as file:
+        del file.attrs["format_version"]
+    with pytest.raises(InputError, match=f"{path} is damaged: .*format_version"):
         ShardReader(path, "boxes")
     path.write_bytes(whole)
     with h5py.File(path, "r+") as file:
@@ -258,6 +263,14 @@ def test_ray_that_is_missing_or_does_not_start(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
     with pytest.raises(InputError, match="not start on the cluster at 10.0.0.5:6379: nobody"):
         ray_start.start_ray(1, 0, 1)
+
+
+def test_workers_that_do_not_start():
+    pool = RayPool.__new__(RayPool)
+    pool._ray, pool._failed_starts = SimpleNamespace(kill=lambda handle: None), START_TRIES - 1
+    actor = SimpleNamespace(handle=None, is_starting=True)
+    with pytest.raises(InputError, match="worker processes do not start under Ray: out of memory"):
+        next(pool._lose(actor, "out of memory"))
 
 
 def test_repairs_need_what_the_run_was_told(tmp_path):
