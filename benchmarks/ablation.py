@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -36,6 +37,7 @@ from train.config import PRECISIONS
 
 COLUMNS = ("finetuned", "probe")
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
+TABLES = RESULTS.with_suffix(".md")
 
 Figures = dict[tuple[str, int], dict[str, float]]
 """Test top-1 in percent by the name of a row's runs and the seed: {"finetuned": 80.4, ...}."""
@@ -215,6 +217,33 @@ def record(part: str, seeds: list[int], figures: Figures, budget: Budget) -> Non
         "top1": rows,
     }
     write_atomically(RESULTS, json.dumps(known, indent=1).encode() + b"\n")
+    write_atomically(TABLES, tables(known).encode())
+
+
+def tables(known: dict[str, Any]) -> str:
+    """The content of the results file as Markdown."""
+    lines = ["# What the methods do", "", "`make ablation`; chance is 12.5 %. Each seed's figure:"]
+    lines += [f"[{RESULTS.name}]({RESULTS.name})."]
+    for part, content in known.items():
+        budget, seeds = content["budget"], ", ".join(map(str, content["seeds"]))
+        lines += [
+            "",
+            f"## {part}",
+            "",
+            f"Test top-1 in percent, mean +- standard deviation over seeds {seeds}: pretrained for "
+            f"{budget['pretrain_epochs']}",
+            f"and finetuned for {budget['finetune_epochs']} epochs in {budget['precision']} on "
+            f"{budget['clips']} toy clips (all splits), {content['machine']['processor']}.",
+            "",
+            "| | finetuned | linear probe |",
+            "|---|---|---|",
+        ]
+        for name, kinds in content["top1"].items():
+            cells = (
+                mean_and_spread(kinds[kind]["seeds"]) if kind in kinds else "" for kind in COLUMNS
+            )
+            lines += [f"| {name} | " + " | ".join(cells) + " |"]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
