@@ -68,7 +68,7 @@ class Budget:
 @click.option("--clips", default=1600, metavar="COUNT", help="clips of the dataset, all splits")
 @click.option("--pretrain-epochs", type=click.IntRange(1), default=10, metavar="EPOCHS",
               help="of each pretraining")  # fmt: skip
-@click.option("--finetune-epochs", type=click.IntRange(1), default=20, metavar="EPOCHS",
+@click.option("--finetune-epochs", type=click.IntRange(1), default=16, metavar="EPOCHS",
               help="of each finetuning")  # fmt: skip
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bf16",
               help="of the trainings; fp32 suits CPUs without bf16 instructions")  # fmt: skip
@@ -93,7 +93,7 @@ def main(
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     trainer = Trainer(layout)
     asked = parts or tuple(PARTS)
-    unwritten = list(asked)
+    written: dict[str, list[int]] = {}
     figures: Figures = {}
     jobs = list(jobs_of(asked, chosen))
     with (
@@ -106,9 +106,11 @@ def main(
                 found = done.result()
                 figures |= found
                 bar.update(len(found))
-                for part in [each for each in unwritten if is_complete(each, chosen, figures)]:
-                    record(part, chosen, figures, budget)
-                    unwritten.remove(part)
+                for part in asked:
+                    whole = complete_seeds(part, chosen, figures)
+                    if whole != written.get(part, []):
+                        written[part] = whole
+                        record(part, whole, figures, budget)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -122,7 +124,9 @@ def jobs_of(parts: tuple[str, ...], seeds: list[int]) -> Iterator[tuple[list[Row
 
     Rows whose runs are the same come once, whatever number of parts has them.
     """
-    rows = {row.run_name: row for part in parts for row in PARTS[part]}
+    rows: dict[str, Row] = {}
+    for row in (row for part in parts for row in PARTS[part]):
+        rows[row.run_name] = row if row.is_probed else rows.get(row.run_name, row)
     for seed in seeds:
         for pretrained in dict.fromkeys(row.pretrained_name for row in rows.values()):
             yield [row for row in rows.values() if row.pretrained_name == pretrained], seed
@@ -179,8 +183,9 @@ def settings(values: Mapping[str, object]) -> list[str]:
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
-def is_complete(part: str, seeds: list[int], figures: Figures) -> bool:
-    return all((row.run_name, seed) in figures for row in PARTS[part] for seed in seeds)
+def complete_seeds(part: str, seeds: list[int], figures: Figures) -> list[int]:
+    """The seeds with which every row of a part is done."""
+    return [seed for seed in seeds if all((row.run_name, seed) in figures for row in PARTS[part])]
 
 
 def table_of(part: str, seeds: list[int], figures: Figures) -> dict[str, dict[str, list[float]]]:

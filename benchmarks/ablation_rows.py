@@ -16,6 +16,7 @@ class Row:
         pretraining: settings of the recipe's [pretrain], such as {"mask.mask_ratio": 0.5}.
         head: "mean" or "mca", of the finetuning.
         finetuning: settings of the recipe's [finetune].
+        is_probed: whether the frozen features are tested too.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Row:
     pretraining: Mapping[str, object] = field(default_factory=dict)
     head: str = "mean"
     finetuning: Mapping[str, object] = field(default_factory=dict)
+    is_probed: bool = False
 
     @property
     def pretrained_name(self) -> str:
@@ -33,11 +35,6 @@ class Row:
     def run_name(self) -> str:
         """Of the finetuning without its seed."""
         return "-".join([self.pretrained_name, self.head, *map(_slug, self.finetuning.items())])
-
-    @property
-    def is_probed(self) -> bool:
-        """Whether a linear probe says something of this row that it does not say of another."""
-        return self.head == "mean" and not self.finetuning
 
 
 def _slug(setting: tuple[str, object]) -> str:
@@ -50,20 +47,24 @@ def unless(default: float, key: str, value: float) -> dict[str, float]:
     return {} if value == default else {key: value}
 
 
-FROM_RANDOM = Row("from random weights", "none")
+FROM_RANDOM = Row("from random weights", "none", is_probed=True)
+MOFO = Row("MOFO* (MOFO, mean head)", "mofo", is_probed=True)
+MGM = Row("MGM", "mgm", is_probed=True)
+MME = Row("MME", "mme", is_probed=True)
 INSIDE_RATIO = "mask.inside_ratio"
-
+# Of every second frame, so that there is something to interpolate.
+SPARSE = {"model.num_frames": 8, "frames.stride": 2}
 
 PARTS: dict[str, tuple[Row, ...]] = {
     "methods": (
         FROM_RANDOM,
-        Row("VideoMAE", "videomae"),
-        Row("MOFO* (MOFO, mean head)", "mofo"),
+        Row("VideoMAE", "videomae", is_probed=True),
+        MOFO,
         Row("MOFO** (VideoMAE, cross attention)", "videomae", head="mca"),
         Row("MOFO-dagger (MOFO, cross attention)", "mofo", head="mca"),
-        Row("SMM", "smm"),
-        Row("MGM", "mgm"),
-        Row("MME", "mme"),
+        Row("SMM", "smm", is_probed=True),
+        MGM,
+        MME,
     ),
     "inside-ratio": (
         FROM_RANDOM,
@@ -74,7 +75,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     ),
     "cross-attention": (
         FROM_RANDOM,
-        Row("MOFO, mean head", "mofo"),
+        MOFO,
         *(
             Row(
                 f"{heads} heads, depth {depth}, {'with' if residual else 'without'} residual",
@@ -98,18 +99,29 @@ PARTS: dict[str, tuple[Row, ...]] = {
             for ratio in (0.5, 0.75, 0.9)
         ),
         Row("MGM without jitter", "mgm", {"mask.aspect": [1.0, 1.0]}),
-        Row("MGM, edges of the codec's vectors", "mgm", {"motion_source": "motion-vectors"}),
-        Row("MGM, lengths of the vectors", "mgm", {"motion_source": "motion-vectors-length"}),
-        Row("MGM, lengths of flow", "mgm", {"motion_source": "tvl1-length"}),
         Row("MGM, sparse", "mgm", {"mask.pattern": "sparse"}),
+        Row("MGM, edges of the codec's vectors", "mgm", {"motion_source": "motion-vectors"}),
+        Row("MGM, lengths of flow", "mgm", {"motion_source": "tvl1-length"}),
+        Row("MGM, edges of flow", "mgm", {"motion_source": "flow"}),
     ),
     "mme": (
         FROM_RANDOM,
-        Row("MME: positions and HOG", "mme"),
+        Row("MME: positions and HOG along the track", "mme"),
         Row("MME: positions", "mme", {"trajectories.shape": "false"}),
-        Row("MME: HOG", "mme", {"trajectories.positions": "false"}),
-        Row("MME without interpolation", "mme", {"trajectories.interpolate": "false"}),
-        Row("MME: 9 points a patch", "mme", {"trajectories.points": 9}),
-        Row("MME: 4 steps", "mme", {"trajectories.length": 4}),
+        Row("MME: HOG along the track", "mme", {"trajectories.positions": "false"}),
+        *(
+            Row(
+                f"MME: {kind.upper()} where it is, not followed", "mme", {"trajectories.kind": kind}
+            )
+            for kind in ("hog", "hof", "mbh")
+        ),
+        Row("from random weights, every second frame", "none", finetuning=SPARSE),
+        Row("MME, every second frame", "mme", SPARSE, finetuning=SPARSE),
+        Row(
+            "MME, every second frame, not interpolated",
+            "mme",
+            {**SPARSE, "trajectories.interpolate": "false"},
+            finetuning=SPARSE,
+        ),
     ),
 }

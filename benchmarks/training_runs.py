@@ -13,7 +13,6 @@ from typing import Any
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
-from train.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP1 = re.compile(r"^test top-1 ([0-9.]+) %$", re.MULTILINE)
@@ -22,7 +21,8 @@ PROBED = re.compile(r"^linear probe: test top-1 ([0-9.]+) %$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Trainer:
-    """Runs the training commands on one dataset; a run that is finished already is used as it is.
+    """Runs the training commands on one dataset. They use a finished run as it is, and refuse one
+    of other options.
 
     Attributes:
         layout: of the dataset.
@@ -52,8 +52,6 @@ class Trainer:
         return _figure(PROBED, self._run("probe", *asked))
 
     def _train(self, command: str, name: str, seed: int, *arguments: str) -> None:
-        if RunFolder(self.layout.runs / name).is_finished:
-            return
         recipe = ("--recipe", str(self.recipe)) if self.recipe else ()
         self._run(command, "--run", name, "--seed", str(seed), *recipe, *arguments)
 

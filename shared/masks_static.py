@@ -27,7 +27,8 @@ def motion_tube(
     shared/masking.py.
     """
     check_share("mask_ratio", mask_ratio)
-    check_share("inside_ratio", inside_ratio)
+    if not 0.0 <= inside_ratio <= 1.0:
+        raise InputError(f"inside_ratio is {inside_ratio}; 0 to 1 is allowed")
     positions = tube_mask(scene.inside.ravel(), mask_ratio, inside_ratio, rng)
     return np.tile(positions, scene.time_steps)
 

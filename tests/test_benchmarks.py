@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from video_fixtures import moving_picture, render_video
 
-from benchmarks import plan, suite
+from benchmarks import ablation, ablation_rows, plan, suite
 from benchmarks.flows import SUMMARY, plain_seconds
 from benchmarks.record import Figure, fastest, text_of, write_record
 from benchmarks.step_contenders import Contender, kept_gigabytes
@@ -17,6 +17,7 @@ from benchmarks.suite import change, last_results
 from benchmarks.video_peers import available, pillow_transform, pyav
 from preprocess.flow_summary import print_times
 from preprocess.pool import StageTimes
+from train.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
 
 
 def test_ratios_say_how_many_times_better():
@@ -162,3 +163,36 @@ def test_the_plan_rests_on_the_results(tmp_path):
     write_record(path, [views])
     done = CliRunner().invoke(plan.main, [str(path)])
     assert done.exit_code == 1 and "lacks flows" in done.output
+
+
+@pytest.mark.parametrize("part", ablation_rows.PARTS)
+def test_every_row_of_the_ablation_can_be_trained(part):
+    tables = read_recipe("toy", None)
+    names = set()
+    for row in ablation_rows.PARTS[part]:
+        changes = parse_changes(tuple(f"{k}={v}" for k, v in row.pretraining.items()))
+        if row.method != "none":
+            pretrain_config(tables, row.method, changes)
+        changes = parse_changes(tuple(f"{k}={v}" for k, v in row.finetuning.items()))
+        finetune_config(tables, row.head, changes)
+        names.add(row.run_name)
+    assert len(names) == len(ablation_rows.PARTS[part])
+
+
+def test_rows_of_one_pretraining_are_trained_one_after_the_other():
+    jobs = list(ablation.jobs_of(tuple(ablation_rows.PARTS), [0, 1]))
+    assert len({(rows[0].pretrained_name, seed) for rows, seed in jobs}) == len(jobs)
+    for rows, _ in jobs:
+        assert len({row.pretrained_name for row in rows}) == 1
+    trained = [(row.run_name, seed) for rows, seed in jobs for row in rows]
+    assert len(set(trained)) == len(trained)
+    probed = {row.run_name for rows, _ in jobs for row in rows if row.is_probed}
+    assert probed == {r.run_name for r in ablation_rows.PARTS["methods"] if r.head == "mean"}
+
+
+def test_a_part_is_complete_seed_by_seed():
+    rows = ablation_rows.PARTS["methods"]
+    figures = {(row.run_name, seed): {"finetuned": 50.0} for row in rows for seed in (0, 2)}
+    assert ablation.complete_seeds("methods", [0, 1, 2], figures) == [0, 2]
+    del figures[rows[-1].run_name, 2]
+    assert ablation.complete_seeds("methods", [0, 1, 2], figures) == [0]
