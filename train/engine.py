@@ -144,6 +144,10 @@ def deepspeed_config(
         "zero_optimization": {"stage": zero_stage, "contiguous_gradients": bf16},
         "bf16": {"enabled": bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
+        # Else what was added up in fp32 is rounded to bf16 on its way to the optimizer.
+        "communication_data_type": "fp32",
+        # Its clock waits for the device before and after each part of a step.
+        "timers": {"throughput": {"enabled": False}},
         "steps_per_print": 10**12,
         "wall_clock_breakdown": False,
     }
