@@ -16,6 +16,7 @@ from preprocess.box_shards import FromAnnotations, FromMotion, ShardMaker
 from preprocess.motion_presets import OF_BOUNDARIES, MotionParameters, read_parameters
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, DatasetLayout
+from shared.make_commands import make_flows
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
@@ -101,7 +102,7 @@ def motion_job(layout: DatasetLayout, folder: Path, parameters: MotionParameters
         if frames is None:
             raise InputError(
                 f"{layout.frames} is not complete (no dataset.json), and texture is taken from its "
-                "pictures; run `make flows`, or give --set texture=0"
+                f"pictures; run `{layout.make('flows')}`, or give --set texture=0"
             )
         frames_folder, config["frames"] = layout.frames, frames.digest
     what = f"motion maps of {folder}"
@@ -131,12 +132,14 @@ def _flows_folder(layout: DatasetLayout, source: str | None) -> Path:
     if first is not None and source in (None, first.config.get("flow_source")):
         return layout.flows
     if source is None:
-        raise InputError(f"{layout.flows} is not complete (no dataset.json); run `make flows`")
+        raise InputError(
+            f"{layout.flows} is not complete (no dataset.json); run `{layout.make('flows')}`"
+        )
     folder = layout.flows_of(source)
     if read_index(folder) is None:
         raise InputError(
             f"{folder} is not there or not complete (no dataset.json); run "
-            f"`make flows ARGS='--source tvl1,{source}'`"
+            f"`{make_flows(layout, folder)}`"
         )
     return folder
 
@@ -155,8 +158,7 @@ def _boundaries_folder(layout: DatasetLayout, source: str | None, preset: str) -
     if read_index(folder) is None:
         raise InputError(
             f"--preset {preset} is for maps as that code makes them, and {folder} is not there or "
-            f"not complete (no dataset.json); run `make flows ARGS='--source {source} "
-            "--boundaries'`"
+            f"not complete (no dataset.json); run `{make_flows(layout, folder)}`"
         )
     return folder
 
@@ -165,7 +167,9 @@ def _annotated_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
     """Boxes from annotation files, on the frames of frames/."""
     frames = read_index(layout.frames)
     if frames is None:
-        raise InputError(f"{layout.frames} is not complete (no dataset.json); run `make flows`")
+        raise InputError(
+            f"{layout.frames} is not complete (no dataset.json); run `{layout.make('flows')}`"
+        )
     path, box_format = options["from_annotations"], options["box_format"]
     given = ReadOptions(options["min_score"], options["annotation_fps"])
     config = {

@@ -18,6 +18,7 @@ from preprocess.box_metrics import bounding_boxes, clip_to_frame
 from preprocess.motion_presets import MotionParameters
 from shared.errors import InputError
 from shared.grid import canonical_view, positions_inside, union_box
+from shared.make_commands import make_around
 from shared.shards import ShardReader
 
 CANONICAL_SIZE = 224  # pixels; 14 x 14 positions of 16 px
@@ -83,7 +84,10 @@ def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) ->
     decoded = [cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files]
     grey = [picture for picture in decoded if picture is not None]
     if len(grey) < len(decoded):
-        raise InputError(f"{pictures.path}: a frame is not a JPEG picture; `make verify`")
+        checked = make_around(pictures.path.parent, "verify")
+        raise InputError(
+            f"{pictures.path}: a frame is not a JPEG picture; {checked} lists damaged shards"
+        )
     return texture_maps(np.stack(grey), maps.shape[1:])
 
 

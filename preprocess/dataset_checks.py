@@ -11,6 +11,7 @@ from preprocess.flow_options import shard_kind
 from preprocess.shard_checks import ShardFile, ShardsOfNumber
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.make_commands import make_boxes, make_flows
 from shared.manifest import Clip, manifest_digest, read_manifest
 from shared.run_record import read_jsonl
 from shared.shard_index import DatasetIndex, read_index, shard_name
@@ -54,11 +55,14 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
             found.indexes[name] = index
         elif name in ("frames", "flows"):
             raise InputError(
-                f"{layout.root / name} is not complete (no dataset.json); `make flows` goes on"
+                f"{layout.root / name} is not complete (no dataset.json); run "
+                f"`{layout.make('flows')}` to finish it"
             )
         else:
-            goal = "make boxes" if name.startswith("boxes") else "make flows"
-            found.problems.append((layout.root / name, f"is not complete; `{goal}` goes on"))
+            folder = layout.root / name
+            command = make_boxes if name.startswith("boxes") else make_flows
+            said = f"is not complete; run `{command(layout, folder)}` to finish it"
+            found.problems.append((folder, said))
     for name in found.indexes:
         found.problems += ((layout.root / name, said) for said in _index_problems(found, name))
     found.shards = list(_shards(found))

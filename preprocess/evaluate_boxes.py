@@ -30,6 +30,7 @@ from preprocess.box_metrics import (
     trivial_box,
 )
 from shared.errors import InputError, user_errors
+from shared.make_commands import make_around
 from shared.shard_index import read_index
 from shared.shards import ShardReader
 
@@ -208,7 +209,8 @@ def _row(num_clips: int, figures: ClipFigures) -> dict:
 def _clip_ids(boxes: Path) -> list[str]:
     index = read_index(boxes)
     if index is None or not index.num_clips:
-        raise InputError(f"no finished boxes at {boxes}; make them with `make boxes`")
+        made = make_around(boxes, "boxes")
+        raise InputError(f"no finished boxes at {boxes}; make them with {made}")
     clip_ids = []
     for shard in index.shards:
         with ShardReader(boxes / shard.name, "boxes") as reader:
@@ -220,7 +222,8 @@ def _flows_folder(boxes: Path, flows: Path | None) -> Path | None:
     """The flows to read; those beside the boxes only where they are finished."""
     if flows is not None:
         if read_index(flows) is None:
-            raise InputError(f"no finished flows at {flows}; make them with `make flows`")
+            made = make_around(flows, "flows")
+            raise InputError(f"no finished flows at {flows}; make them with {made}")
         return flows
     beside = boxes.parent / "flows"
     return beside if read_index(beside) is not None else None

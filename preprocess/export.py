@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from preprocess.box_writers import WRITERS, ExportedClip
 from shared.errors import InputError, user_errors
+from shared.make_commands import make_around
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
@@ -40,7 +41,8 @@ def main(boxes: Path, formats: str, to: Path | None) -> None:
             raise InputError(f"--formats {formats}: {name!r} is none of {', '.join(WRITERS)}")
     index = read_index(boxes)
     if index is None:
-        raise InputError(f"no finished boxes at {boxes}; make them with `make boxes`")
+        made = make_around(boxes, "boxes")
+        raise InputError(f"no finished boxes at {boxes}; make them with {made}")
     if index.kind != "boxes":
         raise InputError(f"{boxes} holds {index.kind}, not boxes")
     folder = boxes.parent / "export" if to is None else to

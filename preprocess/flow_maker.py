@@ -9,14 +9,14 @@ import torch
 
 from preprocess.boundaries import boundary_map, decided, window_sums
 from preprocess.camera import camera_motion, residual_flow, total_flow, warp_back
-from preprocess.flow_options import UNSTABILISED, VECTOR_CELL, TrackOptions
+from preprocess.flow_options import VECTOR_CELL, TrackOptions
 from preprocess.flow_sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.frame_chunks import scaled_size
 from preprocess.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptions
 from preprocess.motion import compand, motion_map, reduce_maps
 from preprocess.trajectories import make_tracks
 from preprocess.video_file import ClipError
-from shared.layout import BOUNDARIES, LENGTHS
+from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
 from shared.tracks import grid_shape, quantised
 
 VECTOR_INLIER_PX = 1.0  # pixels of the source: vectors are rounded, and chosen for their bits

@@ -16,11 +16,10 @@ from preprocess.flow_sources import (
     parse_sources,
 )
 from shared.errors import InputError
-from shared.layout import BOUNDARIES, LENGTHS
+from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT
 
 STABILISE = ("off", "warp", "subtract")
-UNSTABILISED = "-unstabilised"
 VECTOR_CELL = 8  # pixels of the source that a value of a motion-vector map covers along each side
 
 

@@ -33,6 +33,7 @@ from preprocess.stored_clips import stored_events
 from shared.errors import InputError
 from shared.files import sync_folder
 from shared.layout import DatasetLayout
+from shared.make_commands import make_boxes, make_flows
 from shared.manifest import read_manifest
 from shared.run_record import read_jsonl
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, shard_name
@@ -85,7 +86,10 @@ def finished_plan(layout: DatasetLayout, given: dict[str, Any]) -> tuple[Plan, d
     for name, folder in plan.folders.items():
         index = read_index(folder)
         if index is None:
-            raise InputError(f"{folder} is not complete (no dataset.json); `make flows` goes on")
+            raise InputError(
+                f"{folder} is not complete (no dataset.json); run `{make_flows(layout, folder)}` "
+                "to finish it"
+            )
         wanted = resume.described(plan.indexes[name])
         resume.refuse_other_options(folder, resume.described(index), wanted)
     if given["videos"] is None and not (options["videos"] and options["videos"].is_dir()):
@@ -240,7 +244,8 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
     name, kind = source_of({} if index is None else index.config)
     source = read_index(layout.root / name)
     if index is None or source is None:
-        print(f"{folder} is not complete; `make boxes` goes on", file=sys.stderr)
+        made = make_boxes(layout, folder)
+        print(f"{folder} is not complete; run `{made}` to finish it", file=sys.stderr)
         return
     stale = set(bad) | {
         number

@@ -9,6 +9,7 @@ import numpy as np
 from preprocess.box_annotations import ClipFrames, ReadOptions
 from preprocess.box_formats import open_annotations
 from shared.errors import InputError
+from shared.make_commands import make_around
 from shared.manifest import read_manifest
 from shared.shard_index import read_index
 from shared.shards import ShardReader
@@ -32,7 +33,8 @@ def stored_boxes(folder: Path, video: Path, pts_seconds: np.ndarray) -> list[np.
     """
     index = read_index(folder)
     if index is None:
-        raise InputError(f"no finished boxes at {folder}; make them with `make boxes`")
+        made = make_around(folder, "boxes")
+        raise InputError(f"no finished boxes at {folder}; make them with {made}")
     wanted = _clip_ids(folder, video)
     for entry in index.shards:
         with ShardReader(folder / entry.name, "boxes") as reader:

@@ -99,7 +99,7 @@ def advice(found: FoundDataset, bad: BadShards) -> str:
     """What to do about it."""
     if found.problems and not bad:
         return ", but the folders do not fit together"
-    return "; `make verify ARGS=--repair` makes them again"
+    return f"; `{found.layout.make('verify', '--repair')}` makes them again"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LENGTHS = "-length"
 BOUNDARIES = "-boundaries"
 """Ends the name of a flow source whose maps say how far things move, not where motion differs."""
+UNSTABILISED = "-unstabilised"
+MAKE_DATASET, MAKE_OUT = "toy", Path("out")  # the Makefile's, where nothing is said
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,21 @@ class DatasetLayout:
     def videos(self) -> Path:
         """Videos of the toy dataset, rendered into OUT; others live where the user says."""
         return self.root / "videos"
+
+    def make(self, goal: str, arguments: str = "") -> str:
+        """The command line that makes a goal for this dataset, to be shown to a user:
+        `make flows DATASET=ssv2 OUT=/data/out ARGS='--source dis --overwrite'`.
+
+        What the Makefile takes anyway is left out; `make flows` alone is the toy dataset's.
+        """
+        words = ["make", goal]
+        if self.dataset != MAKE_DATASET:
+            words.append(f"DATASET={self.dataset}")
+        if Path(self.out) != MAKE_OUT:
+            words.append(f"OUT={shlex.quote(str(self.out))}")
+        if arguments:
+            words.append(f"ARGS={shlex.quote(arguments)}")
+        return " ".join(words)
 
 
 def _check_name(what: str, name: str) -> None:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from shared.errors import InputError
 from shared.files import write_atomically
+from shared.make_commands import make_around
 
 N = TypeVar("N", int, float)
 
@@ -133,7 +134,8 @@ def read_manifest(path: Path) -> list[Clip]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"no manifest at {path}; make one with `make manifest`") from None
+        made = make_around(path, "manifest")
+        raise InputError(f"no manifest at {path}; make one with {made}") from None
     except UnicodeDecodeError as error:
         row = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from shared.chunks import GZIP, PLAIN, CheckedRows, ChunkError, filters_of
 from shared.errors import InputError
+from shared.make_commands import make_around
 from shared.schema import FORMAT_VERSION, SCHEMAS, Field, sizes_of
 
 MAX_CHUNK_BYTES = 1 << 18  # what a reader is willing to unpack at a time
@@ -100,7 +101,8 @@ class ShardReader:
             return self._rows[path].read(first, last)
         except (ChunkError, OSError, RuntimeError) as error:
             raise InputError(
-                f"{self.path}{path} is damaged ({error}); `make verify` lists all such shards"
+                f"{self.path}{path} is damaged ({error}); "
+                f"{make_around(self.path.parent, 'verify')} lists all such shards"
             ) from None
 
     def ragged(

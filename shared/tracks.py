@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import InputError
+from shared.make_commands import make_around
 from shared.shards import ShardReader
 
 # Displacements in 1/64 px would take 40 % more bytes, for the flow's noise.
@@ -95,9 +96,8 @@ def read_tracks(reader: ShardReader, frames: Sequence[int]) -> Tracks:
         InputError: the shard has no tracks, or is damaged.
     """
     if "/track/steps" not in reader:
-        raise InputError(
-            f"{reader.path} holds no tracks; run `make flows ARGS='--trajectories --overwrite'`"
-        )
+        made = make_around(reader.path.parent, "flows", "--trajectories --overwrite")
+        raise InputError(f"{reader.path} holds no tracks; run {made}")
     length = int(reader.attributes["track_length"])
     bins = NUM_BINS if "/track/hog" in reader else 0
     parts = [_stored(reader, frame, length, bins) for frame in frames]

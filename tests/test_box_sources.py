@@ -121,7 +121,8 @@ def test_training_takes_the_boxes_that_are_named(layout):
     assert boxes.tolist() == [[4, 4, 20, 30], [4, 4, 35, 30]]
     other = read_clip_table(layout, ["train"], boxes=True)
     assert other.boxes_folder == layout.boxes and other.data_digest != table.data_digest
-    with pytest.raises(InputError, match=r"boxes-hand; make them with `make boxes ARGS='--name h"):
+    made = layout.make("boxes", "--name hand ...")
+    with pytest.raises(InputError, match=f"boxes-hand; make them with `{made}`"):
         read_clip_table(layout, ["train"], boxes=True, box_source="hand")
 
 

@@ -122,8 +122,9 @@ def test_other_flows_make_other_boxes(flowed, layout):
 
 
 def test_what_is_lacking_is_named(tmp_path):
-    nothing = run_boxes(DatasetLayout(tmp_path, "nothing"))
-    assert nothing.exit_code == 1 and "run `make flows`" in nothing.output
+    layout = DatasetLayout(tmp_path, "nothing")
+    nothing = run_boxes(layout)
+    assert nothing.exit_code == 1 and f"run `{layout.make('flows')}`" in nothing.output
 
 
 def test_a_damaged_flows_shard_is_named(flowed, layout):

@@ -78,9 +78,9 @@ def refused(layout: DatasetLayout, match: str, splits=("train",)) -> None:
 def test_missing_shards_name_the_goal(own_squares):
     (own_squares.boxes / "dataset.json").unlink()
     assert len(read_clip_table(own_squares, ["train"], boxes=False)) > 0
-    refused(own_squares, "make boxes")
+    refused(own_squares, f"make them with `{own_squares.make('boxes')}`")
     (own_squares.frames / "dataset.json").unlink()
-    refused(own_squares, "make flows")
+    refused(own_squares, f"make them with `{own_squares.make('flows')}`")
 
 
 def test_shards_of_another_manifest_are_refused(own_squares):

@@ -131,7 +131,7 @@ def test_what_cannot_be_exported_is_named(layout, tmp_path):
     done = export(layout, "--formats", "coco,voc")
     assert done.exit_code == 1 and "'voc' is none of coco, something-else, csv" in done.output
     done = CliRunner().invoke(main, ["--boxes", str(tmp_path / "none")])
-    assert done.exit_code == 1 and "`make boxes`" in done.output
+    assert done.exit_code == 1 and "`make boxes` of its dataset" in done.output
     done = CliRunner().invoke(main, ["--boxes", str(layout.flows)])
     assert done.exit_code == 1 and "holds flows, not boxes" in done.output
 

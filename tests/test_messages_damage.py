@@ -121,7 +121,8 @@ def test_boxes_of_shards_that_do_not_fit(squares):
     flows = squares.flows / "00000.h5"
     maker = FromMotion(PRESETS["default"], squares.frames)
     path = alter(squares.frames, "frames", not_pictures)
-    with pytest.raises(InputError, match=f"{path}: a frame is not a JPEG picture; `make verify`"):
+    said = f"{path}: a frame is not a JPEG picture; `{squares.make('verify')}` lists damaged"
+    with pytest.raises(InputError, match=said):
         maker.arrays(flows)
     path = alter(squares.frames, "frames", lambda arrays: arrays["/clip/frames"].sort(axis=1))
     shutil.copytree(squares.root, squares.out / "longer")
@@ -134,7 +135,8 @@ def test_annotated_boxes_need_frames(squares):
     shutil.rmtree(squares.frames)
     options = {"from_annotations": Path("boxes.csv"), "box_format": "csv"}
     options |= dict.fromkeys(("source", "preset", "changes", "workers"))
-    with pytest.raises(InputError, match="frames is not complete .*; run `make flows`"):
+    said = f"frames is not complete .*; run `{squares.make('flows')}`"
+    with pytest.raises(InputError, match=said):
         read_job(squares, options)
 
 
@@ -164,7 +166,8 @@ def test_a_report_on_shards_that_do_not_fit(squares):
     ):
         _maps(maps, 0, "square-000")
     alter(squares.frames, "frames", not_pictures)
-    with pytest.raises(InputError, match="a frame of clip 'square-000' is no JPEG; `make verify`"):
+    said = f"a frame of clip 'square-000' is no JPEG; `{squares.make('verify')}` lists damage"
+    with pytest.raises(InputError, match=said):
         read_clip(squares, table, 0)
     alter(squares.frames, "frames", other_id)
     with pytest.raises(InputError, match="holds clip 'another' where the boxes have 'square-000'"):
@@ -286,7 +289,8 @@ def test_repairs_need_what_the_run_was_told(tmp_path):
     with pytest.raises(InputError, match="no folder of videos at .*; give it with --videos"):
         finished_plan(layout, nothing)
     (layout.flows / "dataset.json").unlink()
-    with pytest.raises(InputError, match="flows is not complete .*; `make flows` goes on"):
+    said = f"flows is not complete .*; run `{layout.make('flows')}` to finish it"
+    with pytest.raises(InputError, match=said):
         finished_plan(layout, nothing)
 
 

@@ -134,7 +134,8 @@ def test_pictures_of_what_has_none(layout, tmp_path):
     assert done.exit_code == 1
     assert "was written by 'probe'; there are pictures of pretrain, finetune" in done.output
     empty = DatasetLayout(tmp_path, "squares")
-    with pytest.raises(InputError, match="no finished boxes at .*; make them with `make boxes`"):
+    made = empty.make("boxes")
+    with pytest.raises(InputError, match=f"no finished boxes at .*; make them with `{made}`"):
         overview_rows(empty, RunFolder(layout.runs / "pretrain-mofo"), 1, 4)
     label = SimpleNamespace(clip_id="square-000")
     model = SimpleNamespace(num_classes={"label": 4})

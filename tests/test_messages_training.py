@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,8 +61,8 @@ def test_clips_that_a_finetuning_cannot_learn_from(config):
     table = Labels(labels={"label": np.array([0, NO_LABEL, 1])})
     with pytest.raises(InputError, match="1 of 3 clips have no label; each clip of manifest.csv"):
         labelled(table, config, {"label": 2})
-    table = Labels(labels={"label": np.array([0, 2])})
-    with pytest.raises(InputError, match="label 2, and classes.json names 2; `make manifest`"):
+    table = Labels(labels={"label": np.array([0, 2])}, frames_folder=Path("nowhere/frames"))
+    with pytest.raises(InputError, match="label 2, and classes.json names 2; `make manifest` of"):
         labelled(table, config, {"label": 2})
 
 

@@ -113,7 +113,8 @@ def test_a_motion_source_that_is_not_there_names_the_command_that_makes_it(out):
     done = run(out, "mgm", "motion_source=dis")
     assert done.exit_code == 1
     assert done.stderr.strip().endswith(
-        "squares/flows-dis; make them with `make flows ARGS='--source tvl1,dis'`"
+        f"squares/flows-dis; make them with `make flows DATASET=squares OUT={out} "
+        "ARGS='--source tvl1,dis'`"
     )
     done = run(out, "mgm", "motion_source=tvl1-length")
     assert done.exit_code == 1 and "ARGS='--source tvl1 --lengths'`" in done.stderr

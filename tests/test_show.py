@@ -278,7 +278,7 @@ def test_stored_boxes_meet_frames_by_time(tmp_path: Path) -> None:
     assert len(beyond[0]) == 0
     with pytest.raises(InputError, match="no clip of other"):
         stored_boxes(layout.boxes, Path("other.mp4"), every_other)
-    with pytest.raises(InputError, match="no finished boxes at .*; make them with `make boxes`"):
+    with pytest.raises(InputError, match="make them with `make boxes` of its dataset"):
         stored_boxes(tmp_path / "none", Path("square-001.mp4"), every_other)
 
 

@@ -334,7 +334,7 @@ def test_directions_turn_with_the_flips(squares, recipe):
 
 def test_missing_tracks_name_the_command(tmp_path):
     squares = write_moving_squares(tmp_path, num_clips=8)
-    made = r"make flows ARGS='--trajectories --overwrite'"
+    made = squares.make("flows", "--trajectories --overwrite")
     with pytest.raises(InputError, match=f"holds no tracks of points; make them with `{made}`"):
         read_clip_table(squares, ["train"], boxes=False, motion=NEEDS)
     add_tracks(squares, length=4, cell=0)

@@ -108,7 +108,7 @@ def test_every_kind_of_damage_is_named(layout):
         "boxes/00001.h5: is not there",
         f"flows/00002.h5: {len(data) - 100} bytes, and dataset.json says {len(data)}",
         "00077.h5 (of 1) are not in dataset.json",
-        "3 bad shards; `make verify ARGS=--repair`",
+        f"3 bad shards; `{layout.make('verify', '--repair')}` makes them again",
     ):
         assert words in done.output, done.output
 
@@ -171,10 +171,10 @@ def test_folders_that_do_not_fit_together_are_named(layout):
     (layout.frames / "dataset.json").write_text("{")
     assert "is not JSON" in problems(layout)[str(layout.frames)]
     (layout.boxes / "dataset.json").unlink()
-    assert "`make boxes` goes on" in problems(layout)[str(layout.boxes)]
+    assert f"run `{layout.make('boxes')}` to finish it" in problems(layout)[str(layout.boxes)]
     (layout.flows / "dataset.json").unlink()
     done = run_verify(layout)
-    assert done.exit_code == 1 and "`make flows` goes on" in done.output
+    assert done.exit_code == 1 and f"run `{layout.make('flows')}` to finish it" in done.output
 
 
 def deadly(number: int) -> int:

@@ -144,7 +144,9 @@ def decode_jpeg(jpeg: np.ndarray, reduction: int) -> np.ndarray:
     """RGB uint8 [H, W, 3] of JPEG bytes, shrunk by `reduction` (sizes round up)."""
     frame = cv2.imdecode(jpeg, _READ_FLAGS[reduction])
     if frame is None:
-        raise InputError("a frame is not a readable JPEG; `make verify` lists damaged shards")
+        raise InputError(
+            "a frame is not a readable JPEG; `make verify` of this dataset lists damaged shards"
+        )
     return frame if reduction == 1 else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from shared.errors import InputError
-from shared.layout import LENGTHS, DatasetLayout
+from shared.layout import DatasetLayout
+from shared.make_commands import make_around, make_boxes, make_flows
 from shared.manifest import Clip, manifest_digest, read_manifest
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
@@ -108,16 +109,16 @@ def read_clip_table(
     """
     clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
     digest = manifest_digest(list(clips.values()))
-    index = _read_index(layout.frames, "frames", "make flows", digest)
+    index = _read_index(layout.frames, "frames", layout.make("flows"), digest)
     beside = []
     if boxes:
-        folder, goal = _boxes_folder(layout, box_source)
-        beside.append(_Beside(folder, "boxes", goal, digest, index))
+        folder = layout.boxes if box_source == DEFAULT_BOXES else layout.boxes_of(box_source)
+        beside.append(_Beside(folder, "boxes", make_boxes(layout, folder), digest, index))
     if motion is not None:
-        folder, goal = _motion_folder(layout, motion.source)
-        beside.append(_Beside(folder, "flows", goal, digest, index))
-        _check_tracks(beside[-1], motion)
-        _check_stabilised(beside[-1], motion)
+        folder = layout.flows if motion.source == FLOW else layout.flows_of(motion.source)
+        beside.append(_Beside(folder, "flows", make_flows(layout, folder), digest, index))
+        _check_tracks(layout, beside[-1], motion)
+        _check_stabilised(layout, beside[-1], motion)
     parts, found = [], []
     shards = tqdm(index.shards, "finding clips", unit="shard", leave=False, delay=1)
     for number, entry in enumerate(shards):
@@ -191,7 +192,7 @@ class _Beside:
                 )
 
 
-def _check_tracks(flows: _Beside, motion: MotionNeeds) -> None:
+def _check_tracks(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) -> None:
     length, cell = (flows.index.config.get(f"track_{name}", 0) for name in ("length", "cell"))
     if length < motion.track_length or (motion.hog and not cell):
         if not length:
@@ -203,36 +204,20 @@ def _check_tracks(flows: _Beside, motion: MotionNeeds) -> None:
         wanted = "--trajectories"
         if motion.track_length > 6:  # what `--trajectories` alone makes
             wanted += f" --track-length {motion.track_length}"
-        raise InputError(
-            f"{flows.folder} holds {found}; make them with `make flows ARGS='{wanted} --overwrite'`"
-        )
+        made = layout.make("flows", f"{wanted} --overwrite")
+        raise InputError(f"{flows.folder} holds {found}; make them with `{made}`")
 
 
-def _check_stabilised(flows: _Beside, motion: MotionNeeds) -> None:
+def _check_stabilised(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) -> None:
     made = flows.index.config.get("stabilise", "off")
     if motion.stabilised not in (None, made != "off"):
         wanted = "subtract" if motion.stabilised else "off"
+        command = layout.make("flows", f"--trajectories --stabilise {wanted} --overwrite")
         raise InputError(
             f"{flows.folder} was made with --stabilise {made}, and stabilised is "
-            f"{str(motion.stabilised).lower()}; make it with `make flows ARGS='--trajectories "
-            f"--stabilise {wanted} --overwrite'`, in another OUT to keep both"
+            f"{str(motion.stabilised).lower()}; make it with `{command}`, in another OUT to keep "
+            "both"
         )
-
-
-def _boxes_folder(layout: DatasetLayout, source: str) -> tuple[Path, str]:
-    """Where the boxes of a name lie, and the command that makes them."""
-    if source == DEFAULT_BOXES:
-        return layout.boxes, "make boxes"
-    return layout.boxes_of(source), f"make boxes ARGS='--name {source} ...'"
-
-
-def _motion_folder(layout: DatasetLayout, source: str) -> tuple[Path, str]:
-    """Where the motion maps of a source lie, and the command that makes them."""
-    if source == FLOW:
-        return layout.flows, "make flows"
-    sources = ",".join(dict.fromkeys(("tvl1", source.removesuffix(LENGTHS))))
-    lengths = " --lengths" if source.endswith(LENGTHS) else ""
-    return layout.flows_of(source), f"make flows ARGS='--source {sources}{lengths}'"
 
 
 def _read_index(folder: Path, kind: str, goal: str, digest: str) -> DatasetIndex:
@@ -254,7 +239,7 @@ def _read_head(folder: Path, name: str, num_bytes: int, kind: str) -> dict[str, 
     if path.is_file() and path.stat().st_size != num_bytes:
         raise InputError(
             f"{path} has {path.stat().st_size} bytes, and dataset.json says {num_bytes}; "
-            "`make verify` lists damaged shards"
+            f"{make_around(folder, 'verify')} lists damaged shards"
         )
     paths = ["/clip/id", "/clip/frames", "/clip/size"]
     with ShardReader(path, kind) as reader:

@@ -32,7 +32,8 @@ def overview_rows(
     config = read_pretraining(folder)
     boxes = read_box_table(layout)
     if boxes is None:
-        raise InputError(f"no finished boxes at {layout.boxes}; make them with `make boxes`")
+        made = layout.make("boxes")
+        raise InputError(f"no finished boxes at {layout.boxes}; make them with `{made}`")
     row_of = {clip_id: row for row, clip_id in enumerate(boxes.clip_id)}
     table, _ = read_held_out(layout, config.needs_boxes, config.needed_motion)
     index_of = {clip_id.decode(): index for index, clip_id in enumerate(table.ids)}

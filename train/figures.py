@@ -96,7 +96,7 @@ def charts_of(run: Run) -> dict[str, Chart]:
     """Charts of a run by file name."""
     layout = layout_of(run.folder.path)
     if run.kind == "pretrain":
-        section = pretraining_section(run)
+        section = pretraining_section(layout, run)
     else:
         section = finetuning_section(Dataset(layout, [], read_classes(layout.classes), None), run)
     charts = [chart for chart, _ in section.get("charts", [])]

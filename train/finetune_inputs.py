@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.make_commands import make_around
 from shared.manifest import ClassList, read_manifest
 from train.clip_table import NO_LABEL, ClipTable, read_clip_table
 from train.config import FinetuneConfig
@@ -54,8 +55,8 @@ def find_weights(layout: DatasetLayout, source: str) -> Path | None:
     known = sorted(path.parent.name for path in layout.runs.glob("*/weights.safetensors"))
     raise InputError(
         f"--from {source}: no run of that name in {layout.runs} (there are: "
-        f"{', '.join(known) or 'none'}) and no such file; `make pretrain` makes one, --from none "
-        "begins with random weights"
+        f"{', '.join(known) or 'none'}) and no such file; `{layout.make('pretrain')}` makes one, "
+        "--from none begins with random weights"
     )
 
 
@@ -127,7 +128,8 @@ def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, in
         if labels.max() >= num_classes[kind]:
             raise InputError(
                 f"a clip has {kind} {labels.max()}, and classes.json names {num_classes[kind]}; "
-                "`make manifest` writes manifest.csv and classes.json together"
+                f"{make_around(table.frames_folder, 'manifest')} writes manifest.csv and "
+                "classes.json together"
             )
     return table
 

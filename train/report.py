@@ -71,7 +71,7 @@ def main(dataset: str, out: Path, run: str | None) -> None:
     """Write OUT/DATASET/report.html from the files that lie there."""
     layout = DatasetLayout(out, dataset)
     if not layout.root.is_dir():
-        raise InputError(f"no folder {layout.root}; `make DATASET={dataset}` fills it")
+        raise InputError(f"no folder {layout.root}; `{layout.make('all')}` fills it")
     runs, unreadable = read_runs(layout.runs)
     chosen = choose_runs(runs, run)
     page = build_page(layout, runs, unreadable, chosen)
@@ -117,7 +117,7 @@ def build_page(
     boxes: BoxTable | None = _or_say(unavailable, None, read_box_table, layout)
     dataset = Dataset(layout, clips, classes, boxes)
     mask = mask_settings(chosen.pretrained)
-    pretraining = pretraining_section(chosen.pretrained)
+    pretraining = pretraining_section(layout, chosen.pretrained)
     predicted = pretraining_pictures(dataset, chosen.pretrained, runs)
     pretraining["missing"] += predicted.pop("missing")
     predicted |= snapshot_pictures(chosen.pretrained)

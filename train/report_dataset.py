@@ -153,7 +153,7 @@ def read_clip(
     wanted = np.arange(len(files)) if wanted is None else wanted
     return ClipData(
         clip_id=clip_id,
-        frames=[_decode(files[i], clip_id) for i in wanted],
+        frames=[_decode(layout, files[i], clip_id) for i in wanted],
         maps=_read_maps(layout.flows / shard, row, clip_id, wanted),
         boxes=boxes[wanted],
         contours=[_polygons(vertices[i]) for i in wanted],
@@ -246,8 +246,9 @@ def _read_maps(path: Path, row: int, clip_id: str, wanted: np.ndarray) -> list[n
     ]
 
 
-def _decode(file: np.ndarray, clip_id: str) -> np.ndarray:
+def _decode(layout: DatasetLayout, file: np.ndarray, clip_id: str) -> np.ndarray:
     image = cv2.imdecode(file, cv2.IMREAD_COLOR)
     if image is None:
-        raise InputError(f"a frame of clip {clip_id!r} is no JPEG; `make verify` lists damage")
+        checked = layout.make("verify")
+        raise InputError(f"a frame of clip {clip_id!r} is no JPEG; `{checked}` lists damage")
     return image[..., ::-1]

@@ -47,7 +47,9 @@ def samples_section(dataset: Dataset, mask: MaskSettings) -> dict:
     }
     layout = dataset.layout
     if dataset.boxes is None:
-        section["missing"].append(f"No boxes in {layout.boxes}; make them with `make boxes`.")
+        section["missing"].append(
+            f"No boxes in {layout.boxes}; make them with `{layout.make('boxes')}`."
+        )
     elif read_index(layout.frames) is None:
         section["missing"].append(f"No frames in {layout.frames}, so there is nothing to draw on.")
     else:
@@ -79,7 +81,8 @@ def dataset_section(dataset: Dataset, mask: MaskSettings) -> dict:
     section |= {"classes": shown, "more_classes": left_out}
     if table is None:
         section["missing"].append(
-            f"No boxes in {layout.boxes}, so nothing is known of the motion; `make boxes`."
+            f"No boxes in {layout.boxes}, so nothing is known of the motion; make them with "
+            f"`{layout.make('boxes')}`."
         )
     else:
         section["sentence"] = _boxes_sentence(table)

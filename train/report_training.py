@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from shared.errors import InputError
+from shared.layout import DatasetLayout
 from train.figure_charts import confusion_chart, curves_chart
 from train.figure_clips import draw_thumbnail
 from train.figure_style import Chart, jpeg_uri
@@ -18,10 +19,11 @@ THIRD_WIDTH = 3.0  # inches, of charts of which three lie beside each other
 PATCH_MEAN = (1.0, "mean of each patch")
 
 
-def pretraining_section(run: Run | None) -> dict:
+def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
     """Curves of a pretraining run."""
     if run is None:
-        return {"missing": ["No pretraining run; make one with `make pretrain`."]}
+        made = layout.make("pretrain")
+        return {"missing": [f"No pretraining run; make one with `{made}`."]}
     loss = run.last("loss")
     if loss is None:
         return {"missing": [f"Run {run.name} has not logged a loss yet."]}
@@ -46,7 +48,8 @@ def pretraining_section(run: Run | None) -> dict:
 def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
     """Curves, confusion matrix and most confused pairs of a finetuned run."""
     if run is None:
-        return {"missing": ["No finetuned run; make one with `make finetune`."]}
+        made = dataset.layout.make("finetune")
+        return {"missing": [f"No finetuned run; make one with `{made}`."]}
     section: dict = {"missing": [], "sentence": f"Run {run.name}: {_seen(run)}.", "charts": []}
     num_classes = len(dataset.classes.label)
     if run.last("loss") is None:
@@ -70,9 +73,10 @@ def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
     try:
         scores = read_scores(run)
         if scores is None:
+            command = dataset.layout.make("evaluate", f"--run {run.name}")
             section["missing"].append(
-                f"Run {run.name} was not evaluated on split {run.tested_split}; `make evaluate` "
-                "does that."
+                f"Run {run.name} was not evaluated on split {run.tested_split}; `{command}` does "
+                "that."
             )
         else:
             section |= _confusion(dataset, scores, run.tested_split)

@@ -1,0 +1,57 @@
+"""Command lines of the Makefile that messages give, with the variables that name the dataset."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from shared.layout import BOUNDARIES, DATASET_NAME, LENGTHS, UNSTABILISED, DatasetLayout
+from shared.shard_index import read_index
+
+# Of an output of `preprocess.flows` beside its source's own: the option that makes it.
+_OPTIONS = {
+    LENGTHS: "--lengths",
+    BOUNDARIES: "--boundaries",
+    UNSTABILISED: "--stabilise ... --keep-unstabilised",
+}
+
+
+def make_flows(layout: DatasetLayout, folder: Path) -> str:
+    """The command line that makes flows/, or a folder of further flows beside it.
+
+    Those are made together with the first: `make flows ARGS='--source tvl1,dis'` for flows-dis/.
+    """
+    source = folder.name.removeprefix(layout.flows.name).removeprefix("-")
+    if not source:
+        return layout.make("flows")
+    options = [option for ending, option in _OPTIONS.items() if source.endswith(ending)]
+    for ending in _OPTIONS:
+        source = source.removesuffix(ending)
+    first = read_index(layout.flows)
+    in_flows = "tvl1" if first is None else str(first.config.get("flow_source", "tvl1"))
+    sources = ",".join(dict.fromkeys((in_flows, source)))
+    return layout.make("flows", " ".join([f"--source {sources}", *options]))
+
+
+def make_boxes(layout: DatasetLayout, folder: Path) -> str:
+    """The command line that makes boxes/, or a folder of boxes beside it.
+
+    What the boxes of another name are made of is not known from it: `...` stands for that.
+    """
+    name = folder.name.removeprefix(layout.boxes.name).removeprefix("-")
+    return layout.make("boxes", f"--name {name} ..." if name else "")
+
+
+def make_around(path: Path, goal: str, arguments: str = "") -> str:
+    """In backquotes, the command line of a goal for the dataset that a folder of shards lies in,
+    such as out/ssv2/boxes, or a manifest.
+
+    A folder of boxes may be a copy that lies in no dataset: then the goal, and whose it is.
+    """
+    path = Path(path)
+    root = path.parent
+    is_one = path.name == "manifest.csv" or (root / "manifest.csv").is_file()
+    if is_one and DATASET_NAME.fullmatch(root.name):
+        return f"`{DatasetLayout(root.parent, root.name).make(goal, arguments)}`"
+    given = f" ARGS={shlex.quote(arguments)}" if arguments else ""
+    return f"`make {goal}{given}` of its dataset"
