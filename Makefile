@@ -67,8 +67,12 @@ tracks = $(if $(or $(filter mme,$(METHOD)),$(shell grep -ls track_length "$(ROOT
 flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
                      $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $(call goal_args,flows),$(python))
 boxes_command    = $(call run,preprocess.boxes,$(dataset) $(call goal_args,boxes),$(python))
-pretrain_command = $(call run,train.pretrain,$(dataset) --method "$$METHOD" $(call goal_args,pretrain),$(launch))
-finetune_command = $(call run,train.finetune,$(dataset) --method "$$METHOD" $${HEAD:+--head "$$HEAD"} \
+# $(call names,GOAL,OPTIONS): what ARGS of the goal have of options that name a run.
+names = $(filter $(2) $(addsuffix =%,$(2)),$(call goal_args,$(1)))
+# METHOD is for a run that ARGS do not name; given beside it, the command says that it takes one.
+method = $(if $(and $(call names,$(1),$(2)),$(filter file,$(origin METHOD))),,--method "$$METHOD")
+pretrain_command = $(call run,train.pretrain,$(dataset) $(call method,pretrain,--like) $(call goal_args,pretrain),$(launch))
+finetune_command = $(call run,train.finetune,$(dataset) $(call method,finetune,--from --like) $${HEAD:+--head "$$HEAD"} \
                      $(call goal_args,finetune),$(launch))
 
 ##@ The main job
@@ -110,11 +114,12 @@ show: $(STAMP)  ## any video drawn on: make show ARGS="clip.mp4"
 pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## masked pretraining (METHOD=mofo)
 	$(pretrain_command)
 
-finetune: $(STAMP) | $(RUNS)/pretrain-$(METHOD)/finished  ## supervised finetuning (HEAD=mca or mean)
+finetune: $(STAMP) | $(if $(call names,finetune,--from --like),$(ROOT)/boxes/dataset.json,$(RUNS)/pretrain-$(METHOD)/finished)  ## supervised finetuning (HEAD=mca or mean)
 	$(finetune_command)
 
 evaluate: $(STAMP)  ## test top-1 of the finetuned run
-	$(call run,train.evaluate,$(dataset) --method "$$METHOD" $${HEAD:+--head "$$HEAD"} $(call goal_args,evaluate),$(launch))
+	$(call run,train.evaluate,$(dataset) $(call method,evaluate,--run --run-name) $${HEAD:+--head "$$HEAD"} \
+	  $(call goal_args,evaluate),$(launch))
 
 report: $(STAMP)  ## OUT/DATASET/report.html: pictures and numbers
 	$(call run,train.report,$(dataset) $(call goal_args,report),$(python))

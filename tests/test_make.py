@@ -89,6 +89,36 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
     assert "--trajectories" in flows_command("flows", "METHOD=mofo")
 
 
+def commands(tmp_path: Path, *arguments: str) -> dict[str, str]:
+    """What Make would run, by module."""
+    lines = make("-n", *arguments, f"OUT={tmp_path}").stdout.splitlines()
+    found = (re.search(r"-m ((?:preprocess|train)\.\w+)(.*)", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
+
+
+@pytest.mark.parametrize(
+    "goal, named",
+    [
+        ("pretrain", "--like pretrain-mae"),
+        ("finetune", "--from none"),
+        ("finetune", "--from=pretrain-mae"),
+        ("finetune", "--seed 1 --like finetune-mae"),
+        ("evaluate", "--run finetune-mae-mean"),
+        ("evaluate", "--run-name finetune-mae-mean"),
+    ],
+)
+def test_the_method_is_for_runs_that_args_do_not_name(tmp_path, goal, named):
+    module = f"train.{goal}"
+    assert "--method" in commands(tmp_path, goal)[module]
+    assert "--method" in commands(tmp_path, goal, "ARGS=--seed 1 --set a=--from")[module]
+    ran = commands(tmp_path, goal, f"ARGS={named}")
+    assert named in ran[module] and "--method" not in ran[module]
+    if goal == "finetune":  # what it begins with is there; another pretraining is not made first
+        assert "train.pretrain" not in ran and "preprocess.boxes" in ran
+    # Named twice, it reaches the command, which refuses.
+    assert "--method" in commands(tmp_path, goal, f"ARGS={named}", "METHOD=mme")[module]
+
+
 def test_args_for_two_goals_are_refused(tmp_path):
     done = make("flows", "boxes", f"OUT={tmp_path}", "ARGS=--dry-run", status=2)
     assert "ARGS goes to the command of one goal" in done.stderr

@@ -12,7 +12,9 @@ from run_fixtures import write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
+import train.evaluate
 import train.figures
+import train.finetune
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, write_classes
@@ -49,6 +51,21 @@ def layout(tmp_path_factory) -> DatasetLayout:
     write_pretrain_run(layout)
     write_finetune_run(layout)
     return layout
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        (train.finetune, "--from none --method mme", "--from none and --method mme both name what"),
+        (train.evaluate, "--run a --method mme", "--run a names the run, and --method and --head"),
+        (train.evaluate, "--run a --head mca", "choose one by its name; give the one"),
+    ],
+)
+def test_a_run_that_is_named_twice(command, options, message, tmp_path):
+    arguments = ["--dataset", "squares", "--out", str(tmp_path), *options.split()]
+    done = CliRunner().invoke(command.main, arguments)
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert message in done.stderr
 
 
 # --------------------------------------------------------------------------------------------------

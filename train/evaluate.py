@@ -44,12 +44,20 @@ from train.weights import import_weights
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
 @data_options
 @run_option("The run, instead of --method and --head.")
-@click.option("--method", default="mofo", metavar="NAME", help="Of its pretraining.")
 @click.option(
-    "--head", type=click.Choice(KINDS), show_default="as the recipe has it", help="Of the run."
+    "--method", metavar="NAME", show_default="mofo", help="Method of the run's pretraining."
 )
 @click.option(
-    "--split", type=click.Choice(SPLITS), show_default="as the run has it", help="Which clips."
+    "--head",
+    type=click.Choice(KINDS),
+    show_default="as the recipe has it",
+    help="Pooling head of the run.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    show_default="as the run has it",
+    help="Split to test on.",
 )
 @click.option(
     "--segments",
@@ -91,7 +99,7 @@ def main(
     workers: int | None,
     device: str,
     run: str | None,
-    method: str,
+    method: str | None,
     head: str | None,
     split: str | None,
     segments: int | None,
@@ -103,7 +111,12 @@ def main(
 ) -> None:
     """Evaluate a finetuned run on a split."""
     layout = DatasetLayout(out, dataset)
-    name = run or run_name(f"pretrain-{method}", head or _default_head(dataset))
+    if run and (method or head):
+        raise InputError(
+            f"--run {run} names the run, and --method and --head choose one by its name; give the "
+            "one or the others"
+        )
+    name = run or run_name(f"pretrain-{method or 'mofo'}", head or _default_head(dataset))
     folder = RunFolder(layout.runs / name)
     given = {"split": split, "segments": segments, "crops": crops}
     changes = {key: value for key, value in given.items() if value is not None}

@@ -18,7 +18,7 @@ import click
 import torch
 from torch.nn import functional as F
 
-from shared.errors import user_errors
+from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.randomness import counter_generator
@@ -70,6 +70,10 @@ def main(head: str | None, method: str | None, source: str | None, **options: An
     """Finetune a classifier on the labelled clips of split train."""
     options["settings"] += mca_settings(options)
     common = read_common("finetune", **options)
+    if source and method:
+        raise InputError(
+            f"--from {source} and --method {method} both name what to begin with; give one"
+        )
     source = source or (method and f"pretrain-{method}")
     if earlier := common.earlier:
         source = earlier.keep("--from", earlier.options["from"], source)
