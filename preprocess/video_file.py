@@ -23,6 +23,9 @@ CODECS = (  # decoders of FFmpeg
     "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,libdav1d,av1,mpeg4,mpeg2video,mpeg1video,mjpeg,"
     "msmpeg4,msmpeg4v2,msmpeg4v1,wmv1,wmv2,wmv3,vc1,h263,flv,ffv1"
 )
+# After a seek AVI does not tell how far its frames are shown after their decoding times, nor a
+# program stream when those are shown that have no time of their own.
+READ_FROM_THE_START = ("avi", "mpeg")
 
 
 class ClipError(Exception):
@@ -165,8 +168,11 @@ def seek_before(
     """Place the reader where a keyframe comes that is shown at or before the start of the span.
 
     Some containers seek by decoding times, or to any frame, and land too late; then further back is
-    tried. False where none of that helped: the file is to be opened anew and read from its start.
+    tried. False where none of that helped, and where frames have other times after a seek: the file
+    is to be opened anew and read from its start.
     """
+    if container.format.name in READ_FROM_THE_START:
+        return False
     for back in (0.0, 1.0, 4.0, 16.0, 64.0):
         target = progress.start - back
         if target <= 0:
@@ -197,7 +203,7 @@ class Clock:
 
     AVI has decoding times only, and what FFmpeg makes of them is out of order with B-frames. Frames
     come out in the order they are shown, so the first one gets the decoding time of the first
-    packet, and those after it keep their distances.
+    packet, and those after it keep their distances: that holds from the start of the file.
     """
 
     def __init__(self, container: av.container.InputContainer, progress: Completeness) -> None:

@@ -48,7 +48,13 @@ def read_together(clips, folder, chunk_frames=64):
 
 @pytest.mark.parametrize(
     "codec, extension",
-    [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "ts"), ("libvpx-vp9", "webm")],
+    [
+        ("libx264", "mp4"),
+        ("libx264", "mkv"),
+        ("libx264", "ts"),
+        ("libvpx-vp9", "webm"),
+        ("mpeg2video", "mpg"),
+    ],
 )
 def test_clips_read_together_are_as_read_alone(tmp_path, codec, extension):
     path = render_video(tmp_path / f"a.{extension}", 150, codec=codec, keyframe_every=9)

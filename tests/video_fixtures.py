@@ -42,8 +42,12 @@ def render_video(
     rate: int = 12,
     keyframe_every: int = 12,
     with_sound: bool = False,
+    options: dict[str, str] | None = None,
 ) -> Path:
-    """Encode `moving_picture` 0 .. num_frames - 1; size is (width, height), even, above 16."""
+    """Encode `moving_picture` 0 .. num_frames - 1; size is (width, height), even, above 16.
+
+    `options` are of the encoder, beside or instead of those that make it fast.
+    """
     encoder_options = {
         "libx264": {"preset": "ultrafast", "bf": "2", "threads": "1"},
         "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=none"},
@@ -54,7 +58,7 @@ def render_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
-            codec, rate=Fraction(rate), options=encoder_options.get(codec, {})
+            codec, rate=Fraction(rate), options=encoder_options.get(codec, {}) | (options or {})
         )
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
