@@ -55,7 +55,7 @@ run = @status=0; $(3) -m $(1) $(2) || status=$$?; \
 
 python := .venv/bin/python
 # GPUs that are asked for must be there; with several, one process each.
-launch := $(if $(filter-out 0,$(NUM_GPUS)),$(python) -m train.gpus $(NUM_GPUS) && )$(if $(filter-out 0 1,$(NUM_GPUS)),$(python) -m torch.distributed.run --standalone --nproc-per-node $(NUM_GPUS),$(python))
+launch := $(if $(filter-out 0,$(NUM_GPUS)),$(python) -m train.gpus $(NUM_GPUS) && )$(if $(filter-out 0 1,$(NUM_GPUS)),TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 $(python) -m torch.distributed.run --standalone --nproc-per-node $(NUM_GPUS),$(python))
 dataset := --dataset "$$DATASET" --out "$$OUT"
 videos := $${VIDEOS:+--videos "$$VIDEOS"}
 

@@ -51,8 +51,8 @@ def window_sums(flows: torch.Tensor, first_flow: int, which: range) -> torch.Ten
     starts = np.clip(np.arange(which.start, which.stop) - BEFORE, 0, latest) - first_flow
     assert np.all(starts >= 0), (first_flow, len(flows), which)
     sums = flows.new_zeros((len(starts), *flows.shape[1:]))
-    for step in range(min(WINDOW, len(flows))):
-        sums += clipped[(starts + step).tolist()]
+    for total, start in zip(sums, starts, strict=True):
+        total.copy_(clipped[start : start + WINDOW].sum(dim=0))
     return sums
 
 
@@ -67,8 +67,10 @@ def boundary_map(flow: torch.Tensor) -> torch.Tensor:
         [B, H, W], pixels, at least 0. A step of s pixels along an edge gives 3 s beside it.
     """
     height, width = flow.shape[2:]
-    rows, columns = [0, *range(height), height - 1], [0, *range(width), width - 1]
-    padded = flow[..., rows, :][..., columns]
+    padded = flow.new_empty(*flow.shape[:2], height + 2, width + 2)
+    padded[..., 1:-1, 1:-1] = flow
+    padded[..., 1:-1, 0], padded[..., 1:-1, -1] = flow[..., 0], flow[..., -1]
+    padded[..., 0, :], padded[..., -1, :] = padded[..., 1, :], padded[..., -2, :]
     across = padded[..., 2:] - padded[..., :-2]
     down = padded[..., 2:, :] - padded[..., :-2, :]
     across = across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]

@@ -160,6 +160,11 @@ def resolve_workers(options: dict[str, Any]) -> None:
     gpus = options["num_gpus"]
     options["decoders"] = options["decoders"] or (cores if gpus else max(1, cores // 4))
     options["flow_workers"] = options["flow_workers"] or gpus or cores
+    if gpus and options["flow_workers"] % gpus and options["pool"] == "ray":
+        raise InputError(
+            f"--flow-workers {options['flow_workers']} with --num-gpus {gpus}: each GPU serves the "
+            f"same number of workers; a multiple of {gpus} is allowed"
+        )
     if options["pool"] == "in-process":
         options["decoders"] = options["flow_workers"] = 1
 

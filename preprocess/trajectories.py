@@ -26,6 +26,7 @@ Letters: F frames, T first frames of tracks, G grid points, L steps, H, W frame 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -107,17 +108,24 @@ def follow(
 def median_filter(fields: torch.Tensor) -> torch.Tensor:
     """3x3 median of each plane of [..., H, W], the border repeated."""
     planes = fields.reshape(-1, *fields.shape[-2:])
-    return torch.stack([_plane_median(plane) for plane in planes]).reshape(fields.shape)
+    parts = [_plane_medians(part) for part in _at_a_time(planes)]
+    return torch.cat(parts).reshape(fields.shape)
 
 
-def _plane_median(plane: torch.Tensor) -> torch.Tensor:
-    """The median of nine is that of the columns' largest minimum, middle median and smallest
-    maximum, and neighbours share the sorted columns.
+def _at_a_time(planes: torch.Tensor) -> Sequence[torch.Tensor]:
+    """[N, H, W] as parts: one by one on a CPU, to stay in cache; all at once on a GPU, which would
+    wait for each to be asked for."""
+    return planes.split(1) if planes.device.type == "cpu" else [planes]
+
+
+def _plane_medians(planes: torch.Tensor) -> torch.Tensor:
+    """Of each plane [N, H, W]. The median of nine is that of the columns' largest minimum, middle
+    median and smallest maximum, and neighbours share the sorted columns.
     """
-    padded = F.pad(plane[None], (1, 1, 1, 1), mode="replicate")[0]
-    (height, width), three = plane.shape, range(3)
-    low, middle, high = _sorted_three(*(padded[i : i + height] for i in three))
-    lows, middles, highs = ([v[:, i : i + width] for i in three] for v in (low, middle, high))
+    padded = F.pad(planes, (1, 1, 1, 1), mode="replicate")
+    (height, width), three = planes.shape[1:], range(3)
+    low, middle, high = _sorted_three(*(padded[:, i : i + height] for i in three))
+    lows, middles, highs = ([v[..., i : i + width] for i in three] for v in (low, middle, high))
     largest_low = torch.maximum(torch.maximum(lows[0], lows[1]), lows[2])
     smallest_high = torch.minimum(torch.minimum(highs[0], highs[1]), highs[2])
     return _sorted_three(largest_low, _sorted_three(*middles)[1], smallest_high)[1]
@@ -130,32 +138,34 @@ def orientation_maps(frames: torch.Tensor, cell: int) -> torch.Tensor:
     far as they lie in the frame. The gradient (central differences) of a pixel counts with its
     length, shared between the two orientations next to its own.
     """
-    ones = torch.ones(1, *frames.shape[1:], device=frames.device)
-    num_pixels = _box_sums(ones, cell)
-    maps = frames.new_empty((len(frames), NUM_BINS, *num_pixels.shape[1:]), dtype=torch.float32)
-    for frame, result in zip(frames, maps, strict=True):  # one by one, to stay in cache
-        torch.div(_box_sums(_gradient_shares(frame), cell), num_pixels, out=result)
+    num_pixels = _box_sums(torch.ones(1, 1, *frames.shape[1:], device=frames.device), cell)
+    shape = (len(frames), NUM_BINS, *num_pixels.shape[2:])
+    maps = frames.new_empty(shape, dtype=torch.float32)
+    results = maps.split(1) if frames.device.type == "cpu" else [maps]
+    for some, result in zip(_at_a_time(frames), results, strict=True):
+        torch.div(_box_sums(_gradient_shares(some), cell), num_pixels, out=result)
     return maps
 
 
-def _gradient_shares(frame: torch.Tensor) -> torch.Tensor:
-    """[9, H, W]: the gradient of each pixel of a frame [H, W], by orientation."""
-    grey = F.pad(frame[None, None].float(), (1, 1, 1, 1), mode="replicate")[0]
-    along_x = (grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]) / 2
-    along_y = (grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]) / 2
+def _gradient_shares(frames: torch.Tensor) -> torch.Tensor:
+    """[N, 9, H, W]: the gradient of each pixel of frames [N, H, W], by orientation."""
+    grey = F.pad(frames[:, None].float(), (1, 1, 1, 1), mode="replicate")
+    along_x = (grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2]) / 2
+    along_y = (grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]) / 2
     length = torch.hypot(along_x, along_y)
     bins = torch.atan2(along_y, along_x) * (NUM_BINS / math.pi) % NUM_BINS
     lower = bins.floor()
     share = (bins - lower) * length
     lower = lower.long() % NUM_BINS  # a tiny negative angle is rounded to a full turn
-    shares = grey.new_zeros(NUM_BINS, *frame.shape).scatter_(0, lower, length - share)
-    return shares.scatter_(0, (lower + 1) % NUM_BINS, share)
+    shares = grey.new_zeros(len(frames), NUM_BINS, *frames.shape[1:])
+    shares.scatter_(1, lower, length - share)
+    return shares.scatter_(1, (lower + 1) % NUM_BINS, share)
 
 
 def _box_sums(planes: torch.Tensor, cell: int) -> torch.Tensor:
-    """[C, H, W] -> [C, H+1, W+1]: sums over the cells around the pixel corners, zero outside."""
+    """[..., H, W] -> [..., H+1, W+1]: sums over the cells around pixel corners, zero outside."""
     sums = F.pad(planes, (cell // 2,) * 4)
-    for dim in (1, 2):  # shifted sums: 20 times faster on CPU than avg_pool2d with stride 1
+    for dim in (-2, -1):  # shifted sums: 20 times faster on CPU than avg_pool2d with stride 1
         length = sums.shape[dim] - cell + 1
         shifted = [sums.narrow(dim, shift, length) for shift in range(cell)]
         sums = shifted[0].clone()

@@ -77,10 +77,13 @@ def _solve_cpu(first, second, initial, preset: Preset) -> torch.Tensor:
 
 
 def _solve_cuda(first, second, initial, preset: Preset) -> torch.Tensor:
-    kernels, reason = _cuda_kernels(first.device)
-    if reason:
-        _warn_slow(reason)
-    return tvl1_eager.solve(first, second, initial, preset, kernels)
+    with torch.cuda.device(first.device):  # Triton launches on the current one
+        kernels, reason = _cuda_kernels(first.device)
+        if preset.scheme != "primal-dual":
+            reason = "no kernel of a GPU is written for the preset"
+        if reason:
+            _warn_slow(reason)
+        return tvl1_eager.solve(first, second, initial, preset, kernels)
 
 
 @functools.cache

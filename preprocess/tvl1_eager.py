@@ -145,8 +145,9 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _resize_flow(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    scale = torch.tensor([size[1] / flow.shape[3], size[0] / flow.shape[2]], device=flow.device)
-    return resize(flow, size) * scale.float()[:, None, None]
+    wider, higher = size[1] / flow.shape[3], size[0] / flow.shape[2]
+    resized = resize(flow, size)
+    return torch.stack([resized[:, 0] * wider, resized[:, 1] * higher], dim=1)
 
 
 def _resize_dual(dual: torch.Tensor, size: tuple[int, int], kept: float) -> torch.Tensor:

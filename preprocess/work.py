@@ -167,6 +167,12 @@ class FlowWorker:
         except InputError as error:
             return [ClipFailed(grey.place, "flow", str(error))]
         except Exception as error:  # one clip, whatever it is, must not stop the run
+            if self.options.device != "cpu":
+                import torch
+
+                # A GPU whose context is broken raises again here, and every later clip would fail:
+                # the worker ends, another takes its place and the clip is tried once more.
+                torch.cuda.synchronize()
             return [ClipFailed(grey.place, "flow", f"{type(error).__name__}: {error}")]
 
     def maps(self, grey: GreyFrames) -> list[Maps | TracksOfFrames]:

@@ -60,6 +60,34 @@ def test_an_engine_goes_on_as_if_nothing_happened(processes, tmp_path, bf16):
     assert [step(other, seed) for seed in (3, 4)] == expected
 
 
+def test_gradients_reach_the_optimizer_as_they_were_added_up(processes, monkeypatch):
+    """Over four parts in float32, not rounded to bf16 on their way; and without a word."""
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(TINY)
+    config = deepspeed_config(BatchPlan(4, 1, 4), 1, gradient_clipping=0.0, bf16=True)
+    optimizer = make_optimizer(model, OPTIM, 0.01)
+    seen = []
+    update = optimizer.step
+
+    def watched(*arguments, **options):
+        for group in optimizer.param_groups:
+            seen.extend(p.grad.clone() for p in group["params"] if p.grad is not None)
+        return update(*arguments, **options)
+
+    monkeypatch.setattr(optimizer, "step", watched)
+    engine = start_engine(model, optimizer, config, processes.device)
+    for seed in range(4):
+        step(engine, seed)
+    assert seen and all(gradient.dtype == torch.float32 for gradient in seen)
+    rounded = [torch.equal(gradient, gradient.bfloat16().float()) for gradient in seen]
+    assert not all(rounded)
+
+
+def test_an_engine_starts_without_a_word(processes, capsys):
+    engine_of(processes, 0, bf16=True)
+    assert capsys.readouterr().out == ""
+
+
 def test_whole_weights_are_those_the_optimizer_works_on(processes):
     engine = engine_of(processes, 0, bf16=True)
     for seed in range(3):

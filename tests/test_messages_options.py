@@ -22,6 +22,10 @@ from train.sampler import steps_per_epoch
     "options, message",
     [
         (["--track-length", 3], "--track-length: give --trajectories too"),
+        (
+            ["--pool", "ray", "--num-gpus", 2, "--flow-workers", 3],
+            "each GPU serves the same number of workers; a multiple of 2 is allowed",
+        ),
         (["--keep-unstabilised"], "keeps what --stabilise changes; give both"),
         (["--transcode"], "--transcode is for --source motion-vectors alone"),
         (["--source", "raft"], "--source raft and --raft-weights FILE need each other"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from shard_fixtures import write_moving_squares
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 from training_fixtures import losses, tiny_run
 
@@ -130,6 +131,20 @@ def test_stage_0_is_refused_with_bf16():
         LoaderConfig(precision="fp16")
     with pytest.raises(InputError, match="gpu, always, never"):
         LoaderConfig(compile="sometimes")
+
+
+def test_every_block_is_compiled_whatever_its_rate_of_drop_path():
+    """Ten rates of drop path, in training and in testing."""
+    config = ModelConfig(**{**SMALL.to_dict(), "depth": 10, "drop_path": 0.2})
+    encoder = VideoEncoder(config, final_norm=False)
+    torch._dynamo.reset()
+    counters.clear()
+    compile_blocks(encoder, backend="eager")
+    clips = torch.randn(2, 3, config.num_frames, config.image_size, config.image_size)
+    for mode in (True, False):
+        encoder.train(mode)(clips)
+    frames = counters["frames"]
+    assert frames["ok"] == frames["total"] >= 2 * 10 - 1, dict(frames)
 
 
 def test_compiled_blocks_are_the_same_model():

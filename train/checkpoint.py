@@ -11,6 +11,8 @@ only: what would need unpickling of code is refused, see `SafeFiles`.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pickle
@@ -79,7 +81,8 @@ def load_checkpoint(engine: Any, tag: Path) -> dict[str, Any]:
     """
     engine.checkpoint_engine = safe_files()
     _check_shares(engine, tag)
-    _, state = engine.load_checkpoint(str(tag.parent), tag=tag.name)
+    with contextlib.redirect_stdout(io.StringIO()):  # of the bf16 optimizer, a line a process
+        _, state = engine.load_checkpoint(str(tag.parent), tag=tag.name)
     return state["progress"]
 
 

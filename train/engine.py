@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import logging
 import os
 import socket
@@ -160,7 +161,8 @@ def start_engine(
     deepspeed = import_deepspeed(device.type)
     # Buffers too, which DeepSpeed would leave: timm's key biases are added to bf16 ones.
     dtype = torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
-    with _launched():
+    # Its bf16 optimizer prints its memory, six lines for each group of parameters.
+    with _launched(), contextlib.redirect_stdout(io.StringIO()):
         engine, _, _, _ = deepspeed.initialize(
             model=model.to(device, dtype),
             optimizer=optimizer,
@@ -230,5 +232,6 @@ def import_deepspeed(kind: str) -> Any:
     # On CPU DeepSpeed would compile an all-reduce of its own, a minute with g++ at first use, to
     # spare gloo a copy. Training here sends gradients once a step: gloo does, and no compiler is
     # needed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if kind == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

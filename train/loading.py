@@ -17,7 +17,7 @@ from shared.errors import InputError
 from train.config import LoaderConfig
 from train.data import Sample
 
-GRACE_SECONDS = 60  # that a worker lives on after SIGTERM, for the step in work
+GRACE_SECONDS = 600  # that a worker lives on after SIGTERM, for the step in work
 
 
 def make_loader(

@@ -83,5 +83,5 @@ class ClipMixer:
         size = (self.model.image_size, self.model.image_size)
         box = np.array([left, top, right, bottom], dtype=np.float32)
         pasted = torch.from_numpy(positions_inside(box, size, self.model.patch_size).ravel())
-        pasted = pasted.repeat(self.model.time_steps).to(inside.device)
+        pasted = pasted.repeat(self.model.time_steps).to(inside.device, non_blocking=True)
         return mixed, torch.where(pasted, inside.flip(0), inside), float(share)

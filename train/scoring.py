@@ -16,7 +16,7 @@ from shared.files import write_atomically
 from train.clip_table import ClipTable
 from train.config import LoaderConfig
 from train.data import EvaluateDataset, Sample
-from train.engine import Processes
+from train.engine import Processes, wants_bf16
 from train.loading import make_loader, read_batches, to_device
 
 
@@ -69,7 +69,8 @@ def mean_over_views(
     size = max(1, loader.micro_batch_size // views)
     batches = [indices[first : first + size] for first in range(0, len(indices), size)]
     # Under DeepSpeed the weights are bf16 already; read from a file they are float32.
-    cast = torch.autocast("cuda", torch.bfloat16) if processes.uses_cuda else nullcontext()
+    casts = processes.uses_cuda and wants_bf16(loader.precision, uses_cuda=True)
+    cast = torch.autocast("cuda", torch.bfloat16) if casts else nullcontext()
     was_training = model.training
     model.eval()
     parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []

@@ -198,8 +198,13 @@ class Training:
             **figures,
             learning_rate=self.learning_rate,
             **self._watch.read(clip_flops),
+            **self._skipped(),
         )
         self._bar.set_postfix(shown)
+
+    def _skipped(self) -> dict[str, int]:
+        """Steps that DeepSpeed left out in bf16, because a gradient was infinite, if any."""
+        return {"skipped_steps": skipped} if (skipped := self.engine.skipped_steps) else {}
 
     def write_event(self, event: str, **figures: float) -> None:
         """Another line of the log."""
