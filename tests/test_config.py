@@ -139,7 +139,7 @@ FINETUNED = {
     # rate at 512 or, of UCF101 and HMDB51, 128 clips; epochs, frames, flips, layer decay, drop path
     "ssv2": (1e-3, 50, "segments", (), 0.75, 0.1),
     "k400": (2e-3, 100, "dense", ("x",), 0.75, 0.1),
-    "epic100": (1e-3, 100, "dense", ("x",), 0.75, 0.1),
+    "epic100": (1e-3, 100, "segments", (), 0.75, 0.1),
     "ucf101": (2.5e-4, 100, "dense", ("x",), 0.7, 0.2),
     "hmdb51": (5e-4, 100, "dense", ("x",), 0.7, 0.2),
 }
@@ -169,7 +169,7 @@ def test_mme_has_the_published_numbers(dataset, stride):
 
 @pytest.mark.parametrize("dataset", FINETUNED)
 def test_finetuning_has_the_published_numbers(dataset):
-    config = finetune_config(read_recipe(dataset, None), "mca")
+    config = finetune_config(read_recipe(dataset, None), "mean")
     optim, augment = config.optim, config.augment
     # VideoMAE's scripts leave repeated views out of the batch that scales the rate.
     rate = scaled_learning_rate(
@@ -181,7 +181,14 @@ def test_finetuning_has_the_published_numbers(dataset):
     assert (augment.rand_magnitude, augment.rand_layers, augment.rand_magnitude_std) == (7, 4, 0.5)
     assert (augment.erase_probability, augment.label_smoothing) == (0.25, 0.1)
     assert (augment.mixup_alpha, augment.cutmix_alpha) == (0.8, 1.0)
+
+
+@pytest.mark.parametrize("dataset", ["ssv2", "epic100"])
+def test_finetuning_with_cross_attention_has_mofos_numbers(dataset):
+    config = finetune_config(read_recipe(dataset, None), "mca")
     assert (config.head.num_heads, config.head.depth) == (3, 1)
+    assert (config.epochs, config.early_stop_epochs) == (100, 10)
+    assert (config.frames.kind, config.flips) == ("segments", ())
 
 
 def test_a_mask_without_its_ratio_is_refused(tiny):

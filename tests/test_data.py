@@ -206,7 +206,10 @@ def test_frame_rules_on_known_clips():
     assert dense(5, 4, np.zeros(4), stride=4).tolist() == [0, 1, 3, 4]  # too short: spread evenly
     assert segments(16, 4, np.full(4, 0.5)).tolist() == [2, 6, 10, 14]
     assert segments(2, 4, np.zeros(4)).tolist() == [0, 0, 1, 1]
-    assert [view_places(s, 2, 1)[0] for s in (0, 1)] == [0.25, 0.75]
+    assert [view_places("segments", s, 2, 1)[0] for s in (0, 1)] == [0.0, 0.5]
+    starts = [dense(36, 4, view_places("dense", s, 5, 4), stride=5)[0] for s in range(5)]
+    assert starts == [0, 5, 10, 15, 20]
+    assert view_places("dense", 0, 1, 4).tolist() == view_places("segments", 0, 1, 4).tolist()
     assert set(FRAME_RULES) == {"dense", "segments"}
 
 
@@ -256,6 +259,19 @@ def test_masks_hold_exact_counts_and_look_at_the_box(table, recipe):
         assert mask.sum() == 4 and torch.equal(mask[:, 0], mask[:, 1])
         still += int(np.isnan(union_box(dataset._reader.boxes(index, np.arange(16)))).all())
     assert still == 1  # and it was masked like any other
+
+
+def test_a_cached_clip_is_cut_as_one_that_is_not(tmp_path):
+    """Whatever the crop: small ones are of whole frames, large ones of frames decoded smaller."""
+    layout = write_moving_squares(tmp_path, num_clips=5, num_frames=4, size=(160, 160))
+    table = read_clip_table(layout, ["train"], False)
+    readers = ClipReader(table, 2), ClipReader(table, 2, cache_bytes=10**8)
+    chosen = np.arange(2)
+    for reduction in (1, 2, 1, 4):
+        plain, cached = (reader.frames(0, chosen, reduction) for reader in readers)
+        for number in chosen:
+            assert np.array_equal(plain[int(number)], cached[int(number)]), reduction
+    assert len(readers[1]._cache) == 1
 
 
 def test_samples_depend_on_seed_epoch_and_view_alone(table, recipe):
@@ -327,7 +343,7 @@ def test_inside_tokens_are_where_the_square_is(table, recipe):
     for index in range(1, 12):
         sample = dataset[index]
         inside = sample["inside"].view(2, 2, 2)
-        frames = dataset._choose(config.frames, index, view_places(0, 1, 4))
+        frames = dataset._choose(config.frames, index, view_places(config.frames.kind, 0, 1, 4))
         x1, y1, x2, y2 = union_box(dataset._reader.boxes(index, frames)) / 2  # 64 px to 32 px
         for row in range(2):
             for column in range(2):
@@ -344,7 +360,7 @@ def test_inside_tokens_may_be_those_of_each_tubelet(table, recipe):
     of_clip, of_tubelet = (EvaluateDataset(*views, box) for box in ("clip", "tubelet"))
     for index in range(1, 12):
         whole, own = (each[index]["inside"].view(2, 8, 8) for each in (of_clip, of_tubelet))
-        frames = of_clip._choose(config.frames, index, view_places(0, 1, 4))
+        frames = of_clip._choose(config.frames, index, view_places(config.frames.kind, 0, 1, 4))
         for step in range(2):
             boxes = of_clip._reader.boxes(index, frames[2 * step : 2 * step + 2])
             expected = positions_inside(union_box(boxes) / 2, (32, 32), 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from training_fixtures import TINY_RECIPE
 import train.evaluate
 import train.figures
 import train.finetune
+import train.probe
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, write_classes
@@ -28,6 +30,7 @@ from train.features import _read
 from train.figure_gradcam import _maps_of
 from train.figure_overview import overview_rows
 from train.figure_reconstruction import _check_same_cut, _read_config
+from train.finetune_inputs import refuse_lone_clips
 from train.live_log import LiveLog
 from train.model_config import ModelConfig
 from train.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
@@ -97,6 +100,29 @@ def test_numbers_of_crops_decoders_and_augmentation():
     with pytest.raises(InputError, match="second_prediction_dim is 9 of 9 numbers; the first de"):
         ModelConfig(prediction_dim=9, second_prediction_dim=9)
     assert AugmentConfig(rand_layers=1, rand_magnitude=10).rand_magnitude == 10
+
+
+def test_a_clip_alone_is_not_mixed(tables):
+    config = finetune_config(tables, "mean", {})
+    refuse_lone_clips(config, 2)
+    refuse_lone_clips(replace(config, repeats=2), 1)
+    refuse_lone_clips(replace(config, augment=AugmentConfig()), 1)
+    with pytest.raises(InputError, match="mix clips of one forward pass .* a larger loader.micro_"):
+        refuse_lone_clips(config, 1)
+
+
+def test_frames_side_by_side_leave_nothing_to_interpolate():
+    tables = read_recipe("toy", None)
+    with pytest.raises(InputError, match="interpolate is off: .* a stride of 2 or more apart"):
+        pretrain_config(tables, "mme", parse_changes(("trajectories.interpolate=false",)))
+
+
+def test_a_probe_of_two_runs(layout):
+    arguments = ["--dataset", "squares", "--out", str(layout.out), "--from", "a", "--method", "b"]
+    done = CliRunner().invoke(train.probe.main, arguments)
+    assert (
+        done.exit_code == 1 and "--from a and --method b: give the one or the other" in done.output
+    )
 
 
 def test_a_decoder_of_another_size_than_the_target(tables):

@@ -46,7 +46,7 @@ class ClipReader:
             chosen: int64 [K] frame numbers of the clip, rising, each once.
             reduction: 1, 2, 4 or 8, see `augment.jpeg_reduction`.
         """
-        if index in self._cache:
+        if index in self._cache and reduction == 1:
             return {int(number): self._cache[index][number] for number in chosen}
         first, last = (int(row) for row in self._table.frames[index])
         if reduction == 1 and self._cache_bytes_left > 0:

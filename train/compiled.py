@@ -30,8 +30,8 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     stacks = [module for name, module in model.named_modules() if name.endswith("blocks")]
     blocks = [block for stack in stacks for block in stack]
-    # Blocks have rates of drop path of their own, each is compiled for training, for testing and for
-    # a last, smaller batch; beyond PyTorch's limit of 8 they would silently run as they are.
+    # Blocks have rates of drop path of their own, and each is compiled for training, testing and a
+    # last, smaller batch; beyond PyTorch's limit of 8 they would silently run as they are.
     limit = max(torch._dynamo.config.recompile_limit, 8 * len(blocks))
     torch._dynamo.config.recompile_limit = limit
     eager = {block: block.forward for block in blocks}

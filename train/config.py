@@ -56,7 +56,7 @@ class OptimConfig:
 @dataclass(frozen=True)
 class LoaderConfig:
     """How clips are read and work is shared. Decides speed and memory, never a result beyond
-    rounding."""
+    rounding, but for which clips mixup and cutmix mix: those of one forward pass."""
 
     workers: int = 2
     """Processes that read and decode for each training process; 0: the training process does."""
@@ -118,7 +118,7 @@ class PretrainConfig:
     trajectories: TrajectoryConfig | None = None
     """Which trajectories; of target trajectories only."""
     repeats: int = 1
-    """Views of one read of a clip, each with its own crop and mask (VideoMAE: 4)."""
+    """Views of one read of a clip, each with its own crop and mask."""
     shuffle_shards: int = 16
     """Shards whose clips are shuffled together; more is more random and reads more files."""
     motion_source: str = FLOW
@@ -153,9 +153,10 @@ class PretrainConfig:
             raise InputError(f"trajectories is not used with target {self.target}; leave it out")
         if "time" in self.flips:
             raise InputError("flips has 'time', but points were tracked forward in time only")
-        if not self.trajectories.interpolate and self.frames.kind != "dense":
+        if not self.trajectories.interpolate and self.stride < 2:
             raise InputError(
-                "trajectories.interpolate is off: frames must be of kind dense, a stride apart"
+                "trajectories.interpolate is off: frames must be of kind dense and a stride of 2 "
+                "or more apart, or there is nothing between them"
             )
 
     @property

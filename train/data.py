@@ -163,7 +163,9 @@ class EvaluateDataset(ClipDataset):
         width, height = (int(side) for side in self.table.stored_size[index])
         views = []
         for segment in range(self.config.segments):
-            places = view_places(segment, self.config.segments, self.model.num_frames)
+            places = view_places(
+                self.frames.kind, segment, self.config.segments, self.model.num_frames
+            )
             frames = self._choose(self.frames, index, places)
             for number in range(self.config.crops):
                 crop = square_along(width, height, number, self.config.crops)

@@ -93,7 +93,9 @@ def evaluated_frames(
     first, last = table.frames[index]
     length, count = int(last - first), config.model.num_frames
     rule = config.frames
-    return FRAME_RULES[rule.kind](length, count, view_places(0, 1, count), **rule.options)
+    return FRAME_RULES[rule.kind](
+        length, count, view_places(rule.kind, 0, 1, count), **rule.options
+    )
 
 
 def read_held_out(

@@ -34,6 +34,7 @@ from train.finetune_inputs import (
     find_weights,
     labelled,
     read_held_out,
+    refuse_lone_clips,
     run_name,
 )
 from train.head import KINDS
@@ -119,6 +120,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         classes=num_classes,
         evaluate=to_table(evaluate_config(tables)),
     )
+    refuse_lone_clips(config, setup.plan.micro_size)
     processes = setup.processes
     if held_out is None:
         processes.say(

@@ -85,6 +85,21 @@ def build_classifier(config: FinetuneConfig, num_classes: dict[str, int]) -> Vid
     return VideoClassifier(encoder, head, num_classes, config.dropout, config.init_scale)
 
 
+def refuse_lone_clips(config: FinetuneConfig, micro_size: int) -> None:
+    """Clips are mixed with others of the same forward pass.
+
+    Raises:
+        InputError: there is no other.
+    """
+    mixes = config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0
+    if mixes and micro_size * config.repeats < 2:
+        raise InputError(
+            "mixup and cutmix mix clips of one forward pass of one process, which has a single one "
+            "here; give a larger loader.micro_batch_size or batch, fewer processes, or --set "
+            "augment.mixup_alpha=0 --set augment.cutmix_alpha=0"
+        )
+
+
 def count_classes(
     classes: ClassList, config: FinetuneConfig, layout: DatasetLayout
 ) -> dict[str, int]:

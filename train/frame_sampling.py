@@ -39,6 +39,10 @@ def segments(length: int, num_frames: int, places: np.ndarray) -> np.ndarray:
 FRAME_RULES: dict[str, Callable[..., np.ndarray]] = {"dense": dense, "segments": segments}
 
 
-def view_places(segment: int, num_segments: int, num_frames: int) -> np.ndarray:
-    """The places of one of `num_segments` views in evaluation, evenly spread over the clip."""
-    return np.full(num_frames, (segment + 0.5) / num_segments)
+def view_places(kind: str, segment: int, num_segments: int, num_frames: int) -> np.ndarray:
+    """The places of one of `num_segments` views in evaluation, as VideoMAE's code has them: dense
+    windows from the clip's first to its last, segments a share of a segment apart. A single view is
+    in the middle."""
+    if num_segments == 1:
+        return np.full(num_frames, 0.5)
+    return np.full(num_frames, segment / (num_segments - (kind == "dense")))

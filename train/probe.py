@@ -18,6 +18,7 @@ at. One forward pass a clip: a minute for the toy dataset. The last lines are th
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ POSITIVE = click.IntRange(min=1)
     metavar="FILE",
     help="A recipe (TOML) of your own; its [model], frames and labels of [finetune] are used.",
 )
-@click.option("--method", default="mofo", metavar="NAME", help="Features of run pretrain-NAME.")
+@click.option(
+    "--method", metavar="NAME", show_default="mofo", help="Features of run pretrain-NAME."
+)
 @click.option(
     "--from",
     "source",
@@ -114,7 +117,7 @@ def main(
     workers: int | None,
     device: str,
     recipe: Path | None,
-    method: str,
+    method: str | None,
     source: str | None,
     probes: str,
     split: str | None,
@@ -130,7 +133,9 @@ def main(
     """Test the frozen features of a pretraining run with a linear probe and k-NN."""
     layout = DatasetLayout(out, dataset)
     tables = read_recipe(dataset, recipe)
-    source = source or f"pretrain-{method}"
+    if source and method:
+        raise InputError(f"--from {source} and --method {method}: give the one or the other")
+    source = source or f"pretrain-{method or 'mofo'}"
     knn = {"neighbours": neighbours, "temperature": temperature}
     given = {name: value for name, value in knn.items() if value is not None}
     if given and probes == "linear":
@@ -181,6 +186,7 @@ def probe(
     weights = find_weights(layout, source)
     imported = None if weights is None else import_weights(weights)
     encoder = frozen_encoder(config.model, imported, seed)
+    config = replace(config, flips=())  # which labels they swap does not matter here
     num_classes = count_classes(read_classes(layout.classes), config, layout)
     splits = {name: _table(layout, name, config, num_classes) for name in ("train", views.split)}
     held_out = read_held_out(layout, config, num_classes)
