@@ -2,11 +2,11 @@
 
     python -m benchmarks.plan benchmarks/results/DATE-HOST.json
 
-Measured, on the machine of the results: seconds of a core for a frame of `make flows`, and for a
-clip of the loader. Assumed, because it was not measured: the GPUs' rate (`--tflops`, by default
-an H200's 989 bf16 TFLOP/s of the data sheet, of which training reaches `--share`), cores beside
-each GPU, and that work spreads over GPUs without loss. So hours of training are what to hold a run
-against, not a promise.
+Measured: seconds of a core for a frame of `make flows`, and for a clip of the loader, on the
+machine of the results; bytes of a frame, in the shard of seven clips of the dataset. Assumed,
+because it was not measured: the GPUs' rate (`--tflops`, by default an H200's 989 bf16 TFLOP/s of
+the data sheet, of which training reaches `--share`), cores beside each GPU, and that work spreads
+over GPUs without loss. So hours of training are what to hold a run against, not a promise.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ NUM_MASKED = 1408
 SPAN = 31  # frames of a dense window of 16, two apart, that are read
 PARAMETERS = 94.2e6
 BATCH = 2048
+FRAME_BYTES = 18_160  # a shard of 7 clips, 329 frames, 5,974,455 bytes; quality 90
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Measured:
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.4, metavar="0..1",
               help="of that which training reaches")  # fmt: skip
 @click.option("--cores", type=click.IntRange(1), default=16, metavar="CORES", help="per GPU")
-@click.option("--frame-bytes", type=click.FloatRange(1), default=18_000, metavar="BYTES",
+@click.option("--frame-bytes", type=click.FloatRange(1), default=FRAME_BYTES, metavar="BYTES",
               help="of a JPEG frame; `make flows` prints bytes a clip")  # fmt: skip
 @user_errors
 def main(results: Path, tflops: float, share: float, cores: int, frame_bytes: float) -> None:
@@ -59,8 +60,9 @@ def main(results: Path, tflops: float, share: float, cores: int, frame_bytes: fl
     print("|---|" + "---|" * len(GPUS))
     for name, values in rows(measured, flops, cores).items():
         print(f"| {name} | " + " | ".join(values) + " |")
-    storage = CLIPS * FRAMES * frame_bytes / 1e9
-    print(f"\nframes: {storage:.0f} GB at {frame_bytes:.0f} bytes a frame")
+    frames = CLIPS * FRAMES
+    print(f"\nframes: {frames * frame_bytes / 1e9:.0f} GB at {frame_bytes:.0f} bytes a frame")
+    print(f"flows: {frames / measured.flow_frames / 3600:.0f} core-hours")
 
 
 def rows(measured: Measured, flops: float, cores: int) -> dict[str, list[str]]:

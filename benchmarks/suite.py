@@ -223,7 +223,7 @@ def _storage(scratch: Path, samples: Path) -> list[Figure]:
             "motion maps of all of Something-Something V2, projected",
             "GB",
             projected,
-            "the most that was asked for",
+            "the project's own limit",
             30.0,
             more_is_better=False,
             target=1.0,

@@ -156,6 +156,7 @@ def test_the_plan_rests_on_the_results(tmp_path):
     lines = {line.split(" | ")[0]: line for line in done.output.splitlines()}
     # 220,847 clips of 45 frames at 40 frames/s on 16 cores: 15,528 s.
     assert lines["| flows on 16 cores a GPU"].endswith("| 4.3 h | 1.1 h | 4 min |")
+    assert "flows: 69 core-hours" in lines
     # 400 TFLOP/s over 0.2023 TFLOP a clip; a core gives 125 clips/s, or 200 views/s.
     assert "| 1,977 | 7,909 | 126,548 |" in lines["| pretraining, clips/s"]
     assert "| 15.8 |" in lines["| loader cores a GPU, one view a read"]

@@ -7,7 +7,8 @@ Reads OUT/<dataset>/frames and what the mask looks at (boxes or flows), writes
 OUT/<dataset>/runs/pretrain-<method>/: options.json, log.jsonl, snapshots/ (pictures of what it
 predicts as it learns), checkpoints/, weights.safetensors, finished. Killed at any point it goes on
 from its last checkpoint at the exact sample. The toy recipe takes minutes on two CPU cores; ViT-B
-on Something-Something V2 for 800 epochs takes weeks of one H200.
+on Something-Something V2 for 800 epochs is estimated at 19 hours of one H200, which was not
+measured (benchmarks/README.md).
 
 The loss is the mean squared error of normalised pixels; predicting every patch's mean colour would
 score about 1.0, and that figure is printed beside it. 0.9 after some epochs means that it learns.
