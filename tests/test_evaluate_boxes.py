@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from shard_fixtures import write_moving_squares
 
 from preprocess.box_annotations import ClipFrames, ReadOptions
 from preprocess.box_formats import open_annotations, read_boxes_csv
@@ -23,7 +24,6 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index
 from shared.shards import ShardReader
-from tests.shard_fixtures import write_moving_squares
 
 WIDTH, HEIGHT = 12, 9
 NAN_BOX = [np.nan] * 4
