@@ -190,6 +190,6 @@ help:  ## this list
 	  HEAD 'of finetuning: mean or mca (as the recipe has it)' \
 	  CLIPS_PER_SHARD 'clips of a shard (512)' \
 	  RAY_ADDRESS 'host:port of a Ray cluster (this machine alone)' \
-	  NUM_GPUS 'GPUs of flows, and processes of training (0; one process)' \
+	  NUM_GPUS 'GPUs of flows and of training (none; one process)' \
 	  STRICT '1 stops at clips set aside (goes on)' \
 	  ARGS 'more options, to the one goal; see its --help'

@@ -11,9 +11,11 @@ from shared.errors import InputError
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LENGTHS = "-length"
-BOUNDARIES = "-boundaries"
 """Ends the name of a flow source whose maps say how far things move, not where motion differs."""
+BOUNDARIES = "-boundaries"
+"""Ends the name of a flow source whose maps are made as MOFO's public code makes them."""
 UNSTABILISED = "-unstabilised"
+"""Ends the name of a flow source whose maps keep the camera's motion, beside those without it."""
 MAKE_DATASET, MAKE_OUT = "toy", Path("out")  # the Makefile's, where nothing is said
 
 
@@ -57,10 +59,12 @@ class DatasetLayout:
 
     @property
     def frames(self) -> Path:
+        """Shards of decoded frames, as JPEG."""
         return self.root / "frames"
 
     @property
     def flows(self) -> Path:
+        """Shards of motion maps of the first flow source, and of tracks if asked for."""
         return self.root / "flows"
 
     def flows_of(self, source: str) -> Path:
@@ -71,6 +75,7 @@ class DatasetLayout:
 
     @property
     def boxes(self) -> Path:
+        """Shards of motion boxes and tube tables, made of flows/."""
         return self.root / "boxes"
 
     def boxes_of(self, name: str) -> Path:

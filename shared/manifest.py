@@ -164,7 +164,7 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
     if missing:
         raise InputError(
             f"{name}, row 1: column {', '.join(missing)} missing; found "
-            f"{_short(','.join(found))}, and the header is {','.join(COLUMNS)}"
+            f"{_short(','.join(found))}, and the header is {','.join(COLUMNS)}; cells may be empty"
         )
     clips: list[Clip] = []
     row_of: dict[str, int] = {}
