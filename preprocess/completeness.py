@@ -33,6 +33,7 @@ class Completeness:
         frame_seconds: between frames, on average.
         duration: of the video stream by the container, None where it does not say.
         num_frames: shown so far in the span.
+        has_sought: whether reading began in the middle of the file.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Completeness:
     ) -> None:
         self.start, self.stop = clip.span
         self.num_frames = 0
+        self.has_sought = False
         self._stream = stream
         rate = stream.average_rate or stream.guessed_rate
         self.frame_seconds = float(1 / rate) if rate else 0.04

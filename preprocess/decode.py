@@ -7,6 +7,7 @@ one. Whatever is wrong with a video is a ClipError with a reason in words.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from preprocess.transcode import transcode
 from preprocess.video_file import (
     ClipError,
     Clock,
+    LandedLateError,
+    check_landing,
     demuxed,
     find_video,
     opened,
@@ -58,9 +61,20 @@ def decode_clip(
             must be thrown away.
     """
     path = find_video(clip.video, video_root)
+    tally = tally or Tally()
+    try:
+        yield from _chunks(clip, path, options, tally, from_the_start=False)
+    except LandedLateError:  # before the first chunk
+        yield from _chunks(clip, path, options, tally, from_the_start=True)
+
+
+def _chunks(
+    clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
+) -> Iterator[FrameChunk]:
     progress: Completeness | None = None
     try:
-        with _reading(clip, path, options, tally or Tally()) as (progress, frames, vectors):
+        reading = _reading(clip, path, options, tally, from_the_start)
+        with reading as (progress, frames, vectors):
             chunker, scaler = Chunker(options, vectors), Scaler(options.short_side)
             for seconds, frame in frames:
                 full = chunker.add(seconds, scaler.picture(frame))
@@ -85,10 +99,10 @@ def decode_clip(
 
 @contextmanager
 def _reading(
-    clip: Clip, path: Path, options: DecodeOptions, tally: Tally
+    clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
 ) -> Iterator[tuple[Completeness, Frames, ClipVectors | None]]:
     """The frames of the clip, and where their motion vectors gather as they are read."""
-    with _placed(clip, path, options) as video:
+    with _placed(clip, path, options, from_the_start) as video:
         _, stream, progress = video
         if not options.vectors:
             yield progress, _frames(*video, options, None, tally), None
@@ -97,7 +111,7 @@ def _reading(
             yield progress, _frames(*video, options, vectors, tally), vectors
         else:
             copy = transcode(path, options.scratch, options.max_pixels)
-            with _placed(clip, copy, options) as copied:
+            with _placed(clip, copy, options, from_the_start) as copied:
                 vectors = ClipVectors(copied[1])
                 others = _frames(*copied, options, vectors, Tally())
                 yield progress, _beside(_frames(*video, options, None, tally), others), vectors
@@ -113,17 +127,16 @@ def _beside(frames: Frames, others: Frames) -> Frames:
 
 @contextmanager
 def _placed(
-    clip: Clip, path: Path, options: DecodeOptions
+    clip: Clip, path: Path, options: DecodeOptions, from_the_start: bool
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Completeness]]:
-    """The video, read up to the keyframe before the clip."""
-    for from_the_start in (False, True):
-        with opened(path, options.max_pixels) as container:
-            stream = video_stream(container, options.max_pixels)
-            progress = Completeness(clip, container, stream)
-            _check_length(progress, stream, options)
-            if from_the_start or progress.start == 0 or seek_before(container, stream, progress):
-                yield container, stream, progress
-                return
+    """The video, read up to the keyframe before the clip, or to its start."""
+    with opened(path, options.max_pixels) as container:
+        stream = video_stream(container, options.max_pixels)
+        progress = Completeness(clip, container, stream)
+        _check_length(progress, stream, options)
+        if not (from_the_start or progress.start == 0 or seek_before(container, stream, progress)):
+            raise LandedLateError
+        yield container, stream, progress
 
 
 def _check_length(progress: Completeness, stream: av.VideoStream, options: DecodeOptions) -> None:
@@ -152,14 +165,17 @@ def _frames(
 ) -> Frames:
     """(seconds, frame) of the clip, in the order they are shown."""
     clock = Clock(container, progress)
+    num_before = tally.num_frames
     for packet in demuxed(container, stream):
         progress.saw_packet(packet)
         clock.saw_packet(packet)
         if vectors is not None:
             vectors.saw_packet(packet)
         for frame in packet.decode():
-            tally.num_frames += 1
             seconds = clock.seconds(frame)
+            if tally.num_frames == num_before:
+                check_landing(progress, seconds)
+            tally.num_frames += 1
             is_shown = progress.saw_frame(seconds)
             if is_shown:
                 yield seconds, frame
@@ -168,6 +184,8 @@ def _frames(
             _check_caps(progress, seconds, options)
         if progress.is_past:
             break
+    if tally.num_frames == num_before:
+        check_landing(progress, math.inf)
     if vectors is not None:
         vectors.saw_end()
 
@@ -212,19 +230,34 @@ def decode_together(
         Exception: whatever stops the pass; clips without an end are to be decoded by themselves.
     """
     assert not options.vectors, "vectors depend on the keyframe that decoding began at"
+    try:
+        yield from _together(clips, video_root, options, tally, from_the_start=False)
+    except LandedLateError:  # before the first step
+        yield from _together(clips, video_root, options, tally, from_the_start=True)
+
+
+def _together(
+    clips: Sequence[Clip],
+    video_root: Path,
+    options: DecodeOptions,
+    tally: Tally,
+    from_the_start: bool,
+) -> Iterator[Step]:
     path = find_video(clips[0].video, video_root)
-    with _placed(clips[0], path, options) as (container, stream, first):
+    with _placed(clips[0], path, options, from_the_start) as (container, stream, first):
         if container.format.name == "avi":
             raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
         waiting: deque[_Span] = deque()
+        unfit: list[Step] = []
         for index, clip in enumerate(clips):
             progress = Completeness(clip, container, stream)
             try:
                 _check_length(progress, stream, options)
                 waiting.append(_Span(index, progress, Chunker(options)))
             except ClipError as error:
-                yield index, error
+                unfit.append((index, error))
         yield from _shared_pass(container, stream, first, waiting, options, tally)
+        yield from unfit
 
 
 def _shared_pass(
@@ -251,7 +284,10 @@ def _shared_pass(
                 span.progress.saw_packet(packet)
         for frame in packet.decode():
             tally.num_frames += 1
-            before = first.seconds(_known(frame.pts))
+            seconds = first.seconds(_known(frame.pts))
+            if before is None:
+                check_landing(first, seconds)
+            before = seconds
             shown = [span for span in running if span.progress.saw_frame(before)]
             picture = scaler.picture(frame) if shown else None
             for span in shown:
@@ -264,6 +300,8 @@ def _shared_pass(
                 yield from _end_of(span)
         if not waiting and not running:
             return
+    if before is None:
+        check_landing(first, math.inf)
     for span in [*running, *waiting]:
         yield from _end_of(span)
 

@@ -45,6 +45,10 @@ class ClipError(Exception):
         return f"{self.stage}: {self.reason}"
 
 
+class LandedLateError(Exception):
+    """Decoding after a seek gives no frame at the start of the span: read from the file's start."""
+
+
 def find_video(video: str, video_root: Path) -> Path:
     """The resolved path of a clip's video.
 
@@ -182,6 +186,7 @@ def seek_before(
             container.seek(offset, stream=stream, backward=True)
             if _first_shown(container, stream, progress) <= progress.start + TIME_TOLERANCE:
                 container.seek(offset, stream=stream, backward=True)
+                progress.has_sought = True
                 return True
         except av.error.FFmpegError:
             return False  # no index
@@ -196,6 +201,19 @@ def _first_shown(
         if packet.is_keyframe and packet.pts is not None:
             return progress.seconds(packet.pts)
     return math.inf
+
+
+def check_landing(progress: Completeness, first_seconds: float) -> None:
+    """Hold the time of the first frame, infinite where none came, against the start of the span.
+
+    A decoder may keep back frames after a keyframe that is none by itself: H.264 with intra refresh
+    marks one from which the picture becomes whole bit by bit.
+
+    Raises:
+        LandedLateError: frames of the span may have been lost.
+    """
+    if progress.has_sought and first_seconds > progress.start + TIME_TOLERANCE:
+        raise LandedLateError
 
 
 class Clock:

@@ -86,6 +86,19 @@ def test_a_span_with_b_frames_has_its_frames_alone(tmp_path, codec, extension, r
         assert np.array_equal(span, whole[first:last])
 
 
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])
+def test_a_span_with_intra_refresh_has_all_its_frames(tmp_path, extension):
+    """Its keyframes are none by themselves: a decoder that begins there keeps frames back."""
+    options = {"x264-params": "intra-refresh=1:keyint=30:bframes=0"}
+    path = render_video(tmp_path / f"a.{extension}", 120, options=options, keyframe_every=30)
+    whole, times = decode(path)
+    assert len(whole) == 120
+    for first, last in ((32, 34), (40, 62), (61, 90), (92, 110), (118, 120)):
+        span, span_times = decode(path, round(first / 12, 3), round(last / 12, 3))
+        assert np.array_equal(span_times, times[first:last])
+        assert np.array_equal(span, whole[first:last])
+
+
 def test_a_span_does_not_decode_the_rest(tmp_path):
     """A damaged end, or a damaged beginning, is no matter to a span that needs neither."""
     path = render_video(tmp_path / "a.mkv", 120, keyframe_every=10)

@@ -70,6 +70,17 @@ def test_clips_read_together_are_as_read_alone(tmp_path, codec, extension):
     assert "one frame" in ends[6].reason  # a clip that is unfit alone is so here
 
 
+def test_clips_of_intra_refresh_are_as_read_alone(tmp_path):
+    options = {"x264-params": "intra-refresh=1:keyint=30:bframes=0"}
+    path = render_video(tmp_path / "a.mkv", 120, options=options, keyframe_every=30)
+    spans = [(61, 80), (62, 70), (64, 75), (70, 90)]
+    chunks, ends = read_together(clips_of(path, spans), tmp_path)
+    assert set(ends.values()) == {None}
+    for index, span in enumerate(spans):
+        _, seconds = frames_of(chunks[index])
+        np.testing.assert_allclose(seconds, np.arange(*span) / RATE, atol=1e-3)
+
+
 def test_frames_are_those_of_the_span(tmp_path):
     path = render_video(tmp_path / "a.mp4", 60)
     chunks, _ = read_together(clips_of(path, [(8, 40), (20, 33)]), tmp_path)
