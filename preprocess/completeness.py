@@ -50,6 +50,8 @@ class Completeness:
         self._num_packets = 0
         self._num_skipped = 0
         self._discarded: list[float] = []
+        self._step_back: tuple[float, float] | None = None
+        self._last = -math.inf
         self._times: list[float] = []  # of the frames shown in the span, and of one before it
         self._reached_stop = False
 
@@ -80,6 +82,9 @@ class Completeness:
         if seconds >= self.stop - TIME_TOLERANCE:
             self._reached_stop = True
             return False
+        if seconds < self._last and self._step_back is None:
+            self._step_back = (self._last, seconds)
+        self._last = seconds
         is_shown = self.contains(seconds)
         if self.num_frames == 0:
             self._times.clear()
@@ -103,6 +108,11 @@ class Completeness:
             return f"no frame between {self.start:g} and {min(self.stop, self.end):g} s"
         if self.num_frames == 1:
             return "the clip has one frame; motion needs two"
+        if self._step_back is not None:  # the rule of `verify`: times may repeat, no more
+            before, after = self._step_back
+            return f"times go back, from {before:.3f} to {after:.3f} s: several videos in one file?"
+        if not np.median(np.diff(self._times)) > 0:
+            return "most frames have the time of the frame before them"
         for expected, how in self._expected_frames():
             if self.num_frames < expected - FRAMES_TOLERANCE:
                 return f"ended early: {self.num_frames} frames decoded of {expected} {how}"

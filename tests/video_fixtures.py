@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -85,6 +86,36 @@ def repeat_video(source: Path, path: Path, times: int) -> Path:
                     packet.dts += repeat * length
                     packet.stream = stream
                     container.mux(packet)
+    return path
+
+
+def remux(
+    source: Path,
+    path: Path,
+    change: Callable[[int, av.Packet], bool | None] = lambda index, packet: None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Copy the packets of all streams, without encoding them again, into another container.
+
+    `change` gets the number and the packet of each of the video stream, may give it other times,
+    and leaves it out by returning False; `options` are of the container.
+    """
+    with (
+        av.open(str(source)) as original,
+        av.open(str(path), "w", options=options or {}) as container,
+    ):
+        streams = [container.add_stream_from_template(stream) for stream in original.streams]
+        index = 0
+        for packet in original.demux():
+            if packet.dts is None:
+                continue
+            is_kept = True
+            if packet.stream.type == "video":
+                is_kept = change(index, packet) is not False
+                index += 1
+            if is_kept:
+                packet.stream = streams[packet.stream.index]
+                container.mux(packet)
     return path
 
 

@@ -1,0 +1,83 @@
+"""Odd but intact videos, as cameras, streams and cuts leave them, are decoded as they are shown."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from dataset_fixtures import arguments, run_flows
+from test_decode import decode, reason
+from video_fixtures import remux, render_video
+
+from preprocess.verify import main as verify
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, write_manifest
+
+
+@pytest.mark.parametrize(
+    "codec, extension, rate, options",
+    [
+        ("mpeg4", "avi", 12, {"bf": "2"}),
+        ("libx264", "avi", 12, {"bf": "2"}),
+        ("mpeg1video", "mpg", 25, {"bf": "2"}),
+        # Of small frames FFmpeg's muxer tells too few times.
+        ("mpeg2video", "mpg", 25, {"bf": "2", "qmin": "1", "qmax": "1"}),
+        ("mpeg2video", "mpg", 25, {}),
+    ],
+)
+def test_a_span_with_b_frames_has_its_frames_alone(tmp_path, codec, extension, rate, options):
+    """Where frames have other times once a demuxer has sought."""
+    path = tmp_path / f"a.{extension}"
+    render_video(path, 100, codec=codec, rate=rate, keyframe_every=9, options=options)
+    whole, times = decode(path)
+    assert len(whole) == 100
+    for first, last in ((8, 20), (27, 45), (50, 71), (83, 99)):
+        span, span_times = decode(path, round(first / rate, 3), round(last / rate, 3))
+        assert np.array_equal(span_times, times[first:last])
+        assert np.array_equal(span, whole[first:last])
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])
+def test_a_span_with_intra_refresh_has_all_its_frames(tmp_path, extension):
+    """Its keyframes are none by themselves: a decoder that begins there keeps frames back."""
+    options = {"x264-params": "intra-refresh=1:keyint=30:bframes=0"}
+    path = render_video(tmp_path / f"a.{extension}", 120, options=options, keyframe_every=30)
+    whole, times = decode(path)
+    assert len(whole) == 120
+    for first, last in ((32, 34), (40, 62), (61, 90), (92, 110), (118, 120)):
+        span, span_times = decode(path, round(first / 12, 3), round(last / 12, 3))
+        assert np.array_equal(span_times, times[first:last])
+        assert np.array_equal(span, whole[first:last])
+
+
+def test_repeated_times_are_kept_and_verified(tmp_path):
+    """Every frame is kept, also one that has the time of the frame before it."""
+
+    def repeat(index, packet):
+        if index in (5, 9):
+            packet.pts = packet.dts = 100 * (index - 1)  # ms
+
+    layout = DatasetLayout(tmp_path, "repeats")
+    source = render_video(tmp_path / "source.mkv", 20, rate=10, options={"bf": "0"})
+    layout.videos.mkdir(parents=True)
+    path = remux(source, layout.videos / "a.mkv", repeat)
+    write_manifest(layout.manifest, [Clip("clip", path.name)])
+    sizes = ("--flow-short-side", 16, "--map-short-side", 4)
+    done = run_flows(layout, *sizes)
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(verify, arguments(layout, "--workers", 1))
+    assert done.exit_code == 0, done.output
+    _, times = decode(path)
+    assert len(times) == 20 and np.count_nonzero(np.diff(times) == 0) == 2
+
+
+def test_times_that_go_back_are_refused(tmp_path):
+    data = render_video(tmp_path / "a.ts", 24).read_bytes()
+    path = tmp_path / "both.ts"
+    path.write_bytes(data + data)
+    assert "times go back, from 1.917 to 0.000 s" in reason(path)
+    source = render_video(tmp_path / "a.mkv", 12, options={"bf": "0"})
+    still = remux(source, tmp_path / "b.mkv", _at_0)
+    assert "most frames have the time" in reason(still)
+
+
+def _at_0(index, packet):
+    packet.pts = packet.dts = 0
