@@ -169,8 +169,8 @@ class Assembly:
         """Write the frames shard and one for each flow; clips in order of their places.
 
         Args:
-            folders, configs: by name, "frames" and those of `flow_folders`; a config becomes the
-                attributes.
+            folders, configs: by name, of "frames" and those of `flow_folders` the ones to be
+                written; a config becomes the attributes.
         """
         assert self.is_settled, self.number
         places = [place for place in sorted(self.clips) if place not in self.failures]
@@ -183,10 +183,10 @@ class Assembly:
             arrays[name] = self._flows(kept, output)
             if output == self._flow.tracked:
                 arrays[name] |= self._tracks(kept)
-        for name, arrays_of_kind in arrays.items():
-            path = folders[name] / shard_name(self.number)
+        for name, folder in folders.items():
+            path = folder / shard_name(self.number)
             num_bytes, sha256 = write_shard(
-                path, shard_kind(name), common | arrays_of_kind, configs[name]
+                path, shard_kind(name), common | arrays[name], configs[name]
             )
             entries[name] = ShardEntry(path.name, num_bytes, sha256, len(kept))
         return entries

@@ -12,7 +12,8 @@ Reads OUT/DATASET/manifest.csv and writes
     OUT/DATASET/failures.jsonl     clips set aside; the exit status is 3 then
 
 and dataset.json in each folder last. A run that was stopped goes on where it was; one that is
-complete says so and ends. Flow is nearly all of the work on CPU: see what is printed at the end.
+complete says so and ends. Folders that are complete stay as they are when others are asked for
+later. Flow is nearly all of the work on CPU: see what is printed at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,13 +145,14 @@ def main(**options: Any) -> None:
         if options["overwrite"]:
             for folder in plan.folders.values():
                 resume.forget(folder)
-        elif plan.is_complete():
+        elif plan.complete_indexes().keys() == plan.folders.keys():
+            with suppress(InputError):  # one of other folders, or killed just before this
+                plan.journal().remove()
             print(f"reuse: {' and '.join(map(str, plan.folders.values()))} are complete")
             report_failures(layout, read_jsonl(layout.failures))
             return
         if not videos.is_dir():
             raise InputError(f"no folder of videos at {videos}; give it with --videos (VIDEOS=)")
-        write_options(layout.flows / "options.json", options)
         failures = compute(plan, options)
         report_failures(layout, failures)
 
@@ -178,18 +181,25 @@ def report_failures(layout: DatasetLayout, failures: list[dict[str, Any]]) -> No
 
 def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Make the shards that are missing; returns the failures, one record a clip."""
+    from preprocess.further_outputs import clips_set_aside, parted, refuse_loss, without_complete
     from preprocess.readings import readings_of
     from preprocess.shard_making import failed_record, settled_clips
 
     # ----- What an earlier run finished
     layout = plan.layout
+    plan = without_complete(plan)
     journal = find_finished(plan)
-    write_failures(layout.failures, journal.failures())
+    plan.remove_indexes()
+    if not plan.standing:  # beside complete folders, what `retry` goes by holds to the end
+        write_failures(layout.failures, journal.failures())
+        write_options(layout.flows / "options.json", options)
     todo = [shard for shard in range(plan.num_shards) if shard not in journal.finished]
-    places = [place for shard in todo for place in plan.places(shard)]
+    set_aside = clips_set_aside(plan, todo)
+    places = [place for shard in todo for place in plan.places(shard) if place not in set_aside]
     readings = readings_of(plan, places)
 
     # ----- Decode and flow at once; clips end in any order, shards as their last clip does
+    alone, known = parted(plan, set_aside)
     with (
         closing(JsonlLog(layout.failures)) as ledger,
         running_pool(plan, options, is_needed=bool(readings)) as pool,
@@ -202,11 +212,14 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
         ) as progress,
     ):
         began = time.perf_counter()
-        events = pool.run(readings) if pool else ()
-        for event in settled_clips(plan, events, journal, plan.folders):
+        events = chain(alone, pool.run(readings) if pool else ())
+        for event in settled_clips(plan, events, journal, plan.folders, known):
+            if event.place in set_aside:
+                continue
             progress.update()
             failed = failed_record(plan, event)
             if failed is not None:
+                refuse_loss(plan, failed)
                 if options["strict"]:
                     raise InputError("{clip_id}: {stage}: {reason}".format_map(failed))
                 ledger.write(failed)
@@ -216,6 +229,7 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     # ----- Everything is there: say so, once
     failures = journal.failures()
     write_failures(layout.failures, failures)
+    write_options(layout.flows / "options.json", options)
     plan.write_indexes({name: journal.entries(name) for name in plan.folders})
     journal.remove()
     if pool is not None:

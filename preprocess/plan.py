@@ -6,7 +6,7 @@ finish change a byte of any shard.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from preprocess.flow_options import FlowOptions, flow_folders, read_flow_options
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, manifest_digest
-from shared.shard_index import DatasetIndex, ShardEntry, write_index
+from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, write_index
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Plan:
         clips_per_shard: places of a shard. One whose clips all failed is published without clips.
         flow: which flows are made.
         indexes: dataset.json by name of the folder, still without shards.
+        standing: dataset.json of folders that are complete and stay as they are, beside which the
+            others are made.
     """
 
     layout: DatasetLayout
@@ -35,10 +37,11 @@ class Plan:
     clips_per_shard: int
     flow: FlowOptions
     indexes: dict[str, DatasetIndex]
+    standing: dict[str, DatasetIndex] = field(default_factory=dict)
 
     @property
     def folders(self) -> dict[str, Path]:
-        """frames/, flows/ and a folder beside it for each further flow."""
+        """frames/, flows/ and a folder beside it for each further flow, but for `standing`."""
         return {name: self.layout.root / name for name in self.indexes}
 
     @property
@@ -56,20 +59,22 @@ class Plan:
         first = shard * self.clips_per_shard
         return range(first, min(first + self.clips_per_shard, len(self.clips)))
 
-    def is_complete(self) -> bool:
-        """Whether all folders hold what is planned.
+    def complete_indexes(self) -> dict[str, DatasetIndex]:
+        """dataset.json of those folders that hold what is planned.
 
         Raises:
             InputError: one was made with other options or from another manifest.
         """
-        found = [
-            resume.complete_index(folder, self.indexes[name])
+        found = {
+            name: resume.complete_index(folder, self.indexes[name])
             for name, folder in self.folders.items()
-        ]
-        return all(index is not None for index in found)
+        }
+        return {name: index for name, index in found.items() if index is not None}
 
     def journal(self) -> resume.Journal:
         """The journal of all folders, with what an earlier run finished.
+
+        It lies in flows/, or in the first of the folders that are made beside complete ones.
 
         Raises:
             InputError: that run had other options or another manifest.
@@ -80,7 +85,17 @@ class Plan:
                 is_its_own = wanted.setdefault(option, value) != value
                 if is_its_own:
                     wanted[f"{name}: {option}"] = value
-        return resume.Journal(self.layout.flows, wanted)
+        folder = self.layout.flows
+        if self.standing:
+            wanted["beside"] = {name: index.digest for name, index in self.standing.items()}
+            folder = next(iter(self.folders.values()))
+        resume.drop_beside_others(folder, wanted.get("beside"))
+        return resume.Journal(folder, wanted)
+
+    def remove_indexes(self) -> None:
+        """Take back that the folders are complete, before a shard of theirs is replaced."""
+        for folder in self.folders.values():
+            (folder / INDEX_NAME).unlink(missing_ok=True)
 
     def write_indexes(self, entries: dict[str, list[ShardEntry]]) -> None:
         """Declare all folders complete, and rid them of shards that belong to no place."""

@@ -147,6 +147,24 @@ def forget(folder: Path) -> None:
         (Path(folder) / name).unlink(missing_ok=True)
 
 
+def is_under_way(folder: Path) -> bool:
+    """Whether a run of all folders was begun whose journal is there."""
+    records = read_jsonl(Path(folder) / JOURNAL_NAME)
+    return bool(records) and "beside" not in records[0]
+
+
+def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
+    """Drop a journal begun beside folders that have been replaced since, as `retry` does.
+
+    Args:
+        digests: of the complete folders by name; None where there are none.
+    """
+    path = Path(folder) / JOURNAL_NAME
+    records = read_jsonl(path)
+    if records and records[0].get("beside") != digests:
+        path.unlink()
+
+
 def remove_other_shards(folder: Path, entries: list[ShardEntry]) -> None:
     """Remove shards that an earlier, longer plan left in the folder."""
     names = {entry.name for entry in entries}

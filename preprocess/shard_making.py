@@ -10,6 +10,7 @@ from pathlib import Path
 from preprocess import resume
 from preprocess.assembly import Assembly
 from preprocess.failures import failure_record
+from preprocess.further_outputs import refuse_other_videos
 from preprocess.messages import ClipFailed, Event
 from preprocess.plan import Plan
 
@@ -30,6 +31,7 @@ def settled_clips(
         known: events of those clips of a shard that the workers were not given.
     """
     assemblies: dict[int, Assembly] = {}
+    spill_folder = next(iter(folders.values()))
     with ExitStack() as open_assemblies:
         for event in events:
             shard = plan.shard_of(event.place)
@@ -37,7 +39,7 @@ def settled_clips(
                 continue  # what was still under way for a clip set aside
             if shard not in assemblies:
                 clips = {place: plan.clips[place] for place in plan.places(shard)}
-                assemblies[shard] = Assembly(shard, clips, folders["flows"], plan.flow)
+                assemblies[shard] = Assembly(shard, clips, spill_folder, plan.flow)
                 open_assemblies.callback(assemblies[shard].close)
                 for one in known(shard):
                     assemblies[shard].add(one)
@@ -53,6 +55,7 @@ def publish(
 ) -> None:
     """Write the shards of an assembly and note them as finished."""
     entries = assembly.publish(folders, plan.configs)
+    refuse_other_videos(plan, assembly.number)
     assembly.close()
     failures = [
         failure_record(plan.clips[place], event.stage, event.reason)

@@ -1,0 +1,172 @@
+"""Outputs asked for later, beside folders that are finished: those stay as they are."""
+
+import shutil
+
+import pytest
+from click.testing import CliRunner
+from dataset_fixtures import arguments, checksums, make_dataset, run_flows
+from video_fixtures import render_video
+
+from preprocess import shard_making
+from shared.errors import EXIT_SET_ASIDE
+from shared.layout import DatasetLayout
+from shared.run_record import read_jsonl
+from shared.shard_index import read_index
+from shared.shards import ShardReader
+
+PLAIN = ("--clips-per-shard", 2)
+FURTHER = (*PLAIN, "--boundaries")
+FOLDER = "flows-tvl1-boundaries"
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> DatasetLayout:
+    """Clips 1, 4 and 5 of 6 were set aside, so that one shard has none; not to be written to."""
+    layout = make_dataset(tmp_path_factory.mktemp("finished"))
+    for number in (1, 4, 5):
+        (layout.videos / f"{number}.mp4").write_bytes(b"not yet a video")
+    assert run_flows(layout, *PLAIN).exit_code == EXIT_SET_ASIDE
+    return layout
+
+
+@pytest.fixture
+def layout(finished, tmp_path) -> DatasetLayout:
+    shutil.copytree(finished.root, tmp_path / finished.dataset)
+    return DatasetLayout(tmp_path, finished.dataset)
+
+
+def state(layout):
+    """What must not change: inode and content of the finished folders, and what was set aside."""
+    folders = (layout.frames, layout.flows)
+    inodes = {path: path.stat().st_ino for folder in folders for path in folder.glob("*.h5")}
+    made = [checksums(folder) for folder in folders]
+    return inodes, made, layout.failures.read_text(), (layout.flows / "options.json").read_text()
+
+
+def verify(layout):
+    from preprocess.verify import main
+
+    return CliRunner().invoke(main, arguments(layout, "--workers", 1))
+
+
+def kill_at(monkeypatch, nth: int):
+    """The nth shard, from 0, is not published any more."""
+    real, seen = shard_making.publish, []
+
+    def publish(*given):
+        seen.append(given)
+        if len(seen) > nth:
+            raise Killed
+        real(*given)
+
+    monkeypatch.setattr(shard_making, "publish", publish)
+
+
+@pytest.mark.parametrize("nth", [0, 2])
+def test_killed_the_finished_folders_are_as_they_were_and_it_goes_on(layout, monkeypatch, nth):
+    before = state(layout)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, nth)
+        run_flows(layout, *FURTHER)
+    assert state(layout) == before
+    plain = run_flows(layout, *PLAIN)
+    assert "reuse:" in plain.output and plain.exit_code == EXIT_SET_ASIDE
+
+    done = run_flows(layout, *FURTHER)
+    assert done.exit_code == EXIT_SET_ASIDE, done.output
+    assert ("going on: 2 of 3" in done.output) == (nth == 2)
+    assert state(layout)[:3] == before[:3]
+    assert [entry.clips for entry in read_index(layout.root / FOLDER).shards] == [1, 2, 0]
+    assert verify(layout).exit_code == 0, verify(layout).output
+    assert not list((layout.root / FOLDER).glob(".*"))
+    assert "reuse:" in run_flows(layout, *FURTHER).output
+
+
+def test_a_clip_that_was_good_is_not_traded_for_a_failure(layout):
+    before = state(layout)
+    video = (layout.videos / "2.mp4").read_bytes()
+    (layout.videos / "2.mp4").unlink()
+    done = run_flows(layout, *FURTHER)
+    assert done.exit_code == 1
+    assert "clip-2 was good and cannot be made again (decode: no file 2.mp4" in done.output
+    assert state(layout) == before
+    (layout.videos / "2.mp4").write_bytes(video)
+    assert run_flows(layout, *FURTHER).exit_code == EXIT_SET_ASIDE
+    assert verify(layout).exit_code == 0
+
+
+def test_clips_of_another_video_do_not_come_beside_the_first(layout):
+    before = state(layout)
+    render_video(layout.videos / "2.mp4", 5, size=(48, 32))
+    done = run_flows(layout, *FURTHER)
+    assert done.exit_code == 1 and "the videos are not those that frames/ and" in done.output
+    assert state(layout) == before
+
+
+def test_clips_set_aside_stay_so_until_they_are_retried(layout, monkeypatch):
+    """Also where what was made beside is of before the retry."""
+    from preprocess.retry import main as retry
+
+    render_video(layout.videos / "1.mp4", 9, size=(48, 32))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 2)
+        run_flows(layout, *FURTHER)
+    with ShardReader(layout.root / FOLDER / "00000.h5", "flows") as reader:
+        assert reader.clip_ids() == ["clip-0"]
+    again = arguments(layout, "--videos", layout.videos)
+    assert CliRunner().invoke(retry, again).exit_code == EXIT_SET_ASIDE
+    done = run_flows(layout, *FURTHER)
+    assert done.exit_code == EXIT_SET_ASIDE and "going on" not in done.output, done.output
+    assert [record["clip_id"] for record in read_jsonl(layout.failures)] == ["clip-4", "clip-5"]
+    assert verify(layout).exit_code == 0, verify(layout).output
+
+
+def test_a_lost_list_of_failures_is_made_up_for(layout):
+    layout.failures.unlink()
+    assert run_flows(layout, *FURTHER).exit_code == EXIT_SET_ASIDE
+    failures = read_jsonl(layout.failures)
+    assert [record["clip_id"] for record in failures] == ["clip-1", "clip-4", "clip-5"]
+    assert "not in frames/" in failures[0]["reason"]
+
+
+def test_a_folder_that_lost_a_shard_is_made_again_as_the_others_are(finished, layout):
+    (layout.flows / "00001.h5").unlink()
+    assert run_flows(layout, *PLAIN).exit_code == EXIT_SET_ASIDE
+    assert checksums(layout.flows) == checksums(finished.flows)
+
+
+def test_nothing_is_declared_complete_while_all_is_made_again(layout, monkeypatch):
+    for name in ("frames", "flows"):
+        (layout.root / name / "00001.h5").unlink()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 1)
+        run_flows(layout, *PLAIN)
+    assert read_index(layout.frames) is None and read_index(layout.flows) is None
+
+
+def test_killed_between_two_indexes_the_run_of_all_folders_ends(finished, layout, monkeypatch):
+    from preprocess import plan
+
+    real = plan.write_index
+    shutil.rmtree(layout.frames)
+    shutil.rmtree(layout.flows)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(
+            plan,
+            "write_index",
+            lambda path, index: kill() if path == layout.flows else real(path, index),
+        )
+        run_flows(layout, *PLAIN)
+    assert read_index(layout.frames) is not None and read_index(layout.flows) is None
+    (layout.videos / "2.mp4").unlink()  # not needed any more
+    done = run_flows(layout, *PLAIN)
+    assert done.exit_code == EXIT_SET_ASIDE and "going on: 3 of 3" in done.output
+    assert checksums(layout.flows) == checksums(finished.flows)
+
+
+def kill():
+    raise Killed
