@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from preprocess.clip_vectors import ClipVectors
-from preprocess.motion_vectors import turn_upright
+from preprocess.orientation import Orientation
 from preprocess.video_file import ClipError
 
 SMALLEST_SIDE = 16  # pixels; TV-L1 needs that much, and a patch is as large
@@ -89,13 +89,13 @@ class Picture:
         rgb: u1 [H, W, 3], upright, of the kept size.
         coded_size: width, height of the source as it is coded.
         source_size: the same upright.
-        quarter_turns: counterclockwise, from coded to upright.
+        orientation: from coded to upright.
     """
 
     rgb: np.ndarray
     coded_size: tuple[int, int]
     source_size: tuple[int, int]
-    quarter_turns: int
+    orientation: Orientation
 
 
 class Scaler:
@@ -108,22 +108,20 @@ class Scaler:
     def __init__(self, short_side: int) -> None:
         self._short_side = short_side
         self._reformatter = VideoReformatter()
-        self._quarter_turns: int | None = None
+        self._orientation: Orientation | None = None
 
     def picture(self, frame: av.VideoFrame) -> Picture:
-        if self._quarter_turns is None:
-            self._quarter_turns = round(frame.rotation / 90) % 4
-        turns = self._quarter_turns
+        if self._orientation is None:
+            self._orientation = Orientation.of(frame)
         coded = (frame.width, frame.height)
-        upright = coded[::-1] if turns % 2 else coded
+        upright = self._orientation.upright_size(coded)
         kept = _checked_kept_size(upright, self._short_side)
-        width, height = kept[::-1] if turns % 2 else kept
+        width, height = self._orientation.upright_size(kept)
         scaled = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA
         )
-        # Display rotation counts counterclockwise, as rot90 does.
-        rgb = np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
-        return Picture(rgb, coded, upright, turns)
+        rgb = self._orientation.turn_picture(scaled.to_ndarray())
+        return Picture(rgb, coded, upright, self._orientation)
 
 
 def _checked_kept_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -193,5 +191,5 @@ class Chunker:
             np.stack(self._rgb),
             self._first.source_size,
             is_last,
-            [turn_upright(flow, self._first.quarter_turns) for flow in ready],
+            [self._first.orientation.turn_flow(flow) for flow in ready],
         )

@@ -203,8 +203,13 @@ def _neighbour_sum(values: np.ndarray) -> np.ndarray:
     return cv2.boxFilter(values, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
 
 
-def turn_upright(flow: np.ndarray, quarter_turns: int) -> np.ndarray:
-    """Turn a map [2, h, w] counterclockwise with its picture, as np.rot90 turns that."""
+def turn_upright(flow: np.ndarray, quarter_turns: int, is_mirrored: bool = False) -> np.ndarray:
+    """Turn a map [2, h, w] counterclockwise with its picture, as np.rot90 turns that.
+
+    A mirrored one is flipped before, left to right.
+    """
+    if is_mirrored:
+        flow = np.stack([-flow[0, :, ::-1], flow[1, :, ::-1]])
     for _ in range(quarter_turns % 4):
         u, v = np.rot90(flow, axes=(1, 2))
         flow = np.stack([v, -u])  # right becomes up, down becomes right

@@ -5,8 +5,10 @@ import pytest
 from click.testing import CliRunner
 from dataset_fixtures import arguments, run_flows
 from test_decode import decode, reason
-from video_fixtures import remux, render_video
+from video_fixtures import remux, render_video, with_display_matrix
 
+from preprocess.decode import decode_clip
+from preprocess.frame_chunks import DecodeOptions
 from preprocess.verify import main as verify
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
@@ -46,6 +48,46 @@ def test_a_span_with_intra_refresh_has_all_its_frames(tmp_path, extension):
         span, span_times = decode(path, round(first / 12, 3), round(last / 12, 3))
         assert np.array_equal(span_times, times[first:last])
         assert np.array_equal(span, whole[first:last])
+
+
+MATRICES = {  # a b c d, and what becomes of a picture [..., H, W] and of its vectors (u, v)
+    "upright": ((1, 0, 0, 1), lambda p: p, lambda u, v: (u, v)),
+    "half a turn": ((-1, 0, 0, -1), lambda p: p[..., ::-1, ::-1], lambda u, v: (-u, -v)),
+    "left to right": ((-1, 0, 0, 1), lambda p: p[..., ::-1], lambda u, v: (-u, v)),
+    "upside down": ((1, 0, 0, -1), lambda p: p[..., ::-1, :], lambda u, v: (u, -v)),
+    "transposed": ((0, 1, 1, 0), lambda p: p.swapaxes(-1, -2), lambda u, v: (v, u)),
+    "clockwise": (
+        (0, 1, -1, 0),
+        lambda p: np.rot90(p, -1, axes=(-2, -1)),
+        lambda u, v: (-v, u),
+    ),
+    "transversed": (
+        (0, -1, -1, 0),
+        lambda p: p[..., ::-1, ::-1].swapaxes(-1, -2),
+        lambda u, v: (-v, -u),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_turned_and_mirrored_videos_are_as_players_show_them(tmp_path, name):
+    """Front cameras store a picture mirrored, with a matrix that mirrors it back."""
+    matrix, turn, turn_vectors = MATRICES[name]
+    source = render_video(tmp_path / "source.mp4", 12)
+    path = with_display_matrix(source, tmp_path / "a.mp4", *matrix)
+    plain, turned = (_chunk_with_vectors(each) for each in (source, path))
+    expected = turn(plain.rgb.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    assert np.array_equal(turned.rgb, expected)
+    assert turned.source_size == expected.shape[2:0:-1]
+    assert len(turned.vectors) == 11
+    for found, flow in zip(turned.vectors, plain.vectors, strict=True):
+        assert np.array_equal(found, turn_vectors(*turn(flow)))
+    assert np.abs(turned.vectors).max() > 1
+
+
+def _chunk_with_vectors(path):
+    [chunk] = decode_clip(Clip("clip", path.name), path.parent, DecodeOptions(vectors=True))
+    return chunk
 
 
 def test_repeated_times_are_kept_and_verified(tmp_path):

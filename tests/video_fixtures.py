@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -116,6 +117,17 @@ def remux(
             if is_kept:
                 packet.stream = streams[packet.stream.index]
                 container.mux(packet)
+    return path
+
+
+def with_display_matrix(source: Path, path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """An MP4 whose pictures are to be shown at x' = a x + c y, y' = b x + d y."""
+    data = bytearray(source.read_bytes())
+    box = data.find(b"tkhd")
+    assert box > 0 and data[box + 4] == 0, "a track header of version 0"
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+    struct.pack_into(">9i", data, box + 44, *matrix)
+    path.write_bytes(data)
     return path
 
 
