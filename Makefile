@@ -64,7 +64,10 @@ manifest_command = $(call run,preprocess.manifest,$(dataset) $(videos) $${ANNOTA
                      $${MANIFEST:+--manifest "$$MANIFEST"} $(call goal_args,manifest),$(python))
 # MME predicts tracks of points; flows that have them keep them whatever the method is now.
 tracks = $(if $(or $(filter mme,$(METHOD)),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories)
-flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
+# MGM masks along the codec's motion vectors; the same.
+comma := ,
+vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(filter mgm,$(METHOD)),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
+flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $(vectors) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
                      $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $(call goal_args,flows),$(python))
 boxes_command    = $(call run,preprocess.boxes,$(dataset) $(call goal_args,boxes),$(python))
 # $(call names,GOAL,OPTIONS): what ARGS of the goal have of options that name a run.

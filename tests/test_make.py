@@ -84,6 +84,10 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
 
     assert "--trajectories" not in flows_command("pretrain")
     assert "--trajectories" in flows_command("pretrain", "METHOD=mme")
+    vectors = "--source tvl1,motion-vectors --lengths"
+    assert vectors not in flows_command("pretrain")
+    assert vectors in flows_command("pretrain", "METHOD=mgm")
+    assert vectors not in flows_command("flows", "METHOD=mgm", "ARGS=--source dis")
     (tmp_path / "toy" / "flows").mkdir(parents=True)
     (tmp_path / "toy" / "flows" / "dataset.json").write_text('{"config": {"track_length": 6}}')
     assert "--trajectories" in flows_command("flows", "METHOD=mofo")
