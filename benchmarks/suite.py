@@ -4,10 +4,10 @@
     python -m benchmarks.suite --samples ../shared/samples --only loader,flows
 
 Writes benchmarks/results/DATE-HOST.json and prints a table; with --only the other parts in that
-file stay. It takes at most about 15 minutes on
-two cores: a part that would begin after `--minutes` is left out and says so. Parts that need the
-sample clips are left out without them, peers that are not installed are named (pip install
-'.[bench]'). The benchmarks themselves measure more: python -m benchmarks.tvl1, camera, ...
+file stay. It takes at most about 15 minutes on two cores: a part that would begin after `--minutes`
+is left out and says so. Parts that need the sample clips are left out without them, peers that are
+not installed are named (.venv/bin/pip install '.[bench]'). The benchmarks themselves measure more:
+python -m benchmarks.tvl1, camera, ...
 """
 
 from __future__ import annotations
