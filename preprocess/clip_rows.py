@@ -51,7 +51,10 @@ def look_up(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str) -> C
                     f"clip {clip_id!r} already stands in {seen[clip_id]}; each needs its own id"
                 )
             seen[clip_id] = one.where
-            found = index.find_exact(one.video) if one.exact else index.find(one.video, prefer)
+            if one.exact:
+                found = index.find_exact(one.video)
+            else:
+                found = index.find(one.video, prefer, one.rooted)
             clip = Clip(
                 clip_id,
                 found[0] if found else one.video,

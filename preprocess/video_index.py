@@ -56,12 +56,13 @@ class VideoIndex:
         self._refused_by_stem = {stem_of(path): path for path in self.refused}
         self._known = set(self.paths)
 
-    def find(self, video: str, prefer: str) -> list[str]:
+    def find(self, video: str, prefer: str, rooted: bool = False) -> list[str]:
         """Files of a clip, the one to use first; empty where there is none.
 
         Args:
             video: the name without suffix; parent folders in it decide between files of one name.
             prefer: "webm" or "mp4", where a clip has both.
+            rooted: whether `video` is the whole path below the root, and no file elsewhere counts.
 
         Raises:
             InputError: the only file of that name is refused.
@@ -71,6 +72,8 @@ class VideoIndex:
         if not found and stem in self._refused_by_stem:
             path = self._refused_by_stem[stem]
             raise InputError(f"video {path!r} {self.refused[path]}")
+        if rooted:
+            found = [path for path in found if _without_suffix(path) == video]
         if len(found) < 2:
             return found
         return sorted(found, key=lambda path: _rank(path, video, prefer))
@@ -140,10 +143,15 @@ def suffix_of(path: str) -> str:
 
 
 def _rank(path: str, video: str, prefer: str) -> tuple:
-    """Sort key: in the folder that the annotation names, then by suffix, then by path."""
+    """Sort key: the very path or in the folder that the annotation names, then by suffix, path."""
     suffix = suffix_of(path)
-    in_folder = f"/{path.rpartition('.')[0]}".endswith(f"/{video}")
-    return (not in_folder, suffix != f".{prefer}", SUFFIXES.index(suffix), path)
+    name = _without_suffix(path)
+    in_folder = f"/{name}".endswith(f"/{video}")
+    return (name != video, not in_folder, suffix != f".{prefer}", SUFFIXES.index(suffix), path)
+
+
+def _without_suffix(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _odd_name(path: str) -> str | None:

@@ -593,3 +593,12 @@ def test_the_folder_that_the_annotation_names_decides_between_equal_names(tmp_pa
     rows = look_up(found.clips, scan_videos(tmp_path / "v"), "webm")
     assert rows.clips[0].video == "z/YoYo/v_YoYo_g1.avi"
     assert len(rows.doubles["v_YoYo_g1"]) == 3
+
+
+def test_the_very_path_that_the_annotation_gives_comes_first(tmp_path):
+    for path in ("a/YoYo/v_YoYo_g1.webm", "YoYo/v_YoYo_g1.avi"):
+        (tmp_path / "v" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "v" / path).touch()
+    found = read("ucf101", ucf(tmp_path, trainlist01="YoYo/v_YoYo_g1.avi 2\n"))
+    rows = look_up(found.clips, scan_videos(tmp_path / "v"), "webm")
+    assert rows.clips[0].video == "YoYo/v_YoYo_g1.avi"

@@ -84,6 +84,21 @@ def test_class_folders_are_classes_in_order_of_their_names(tmp_path):
         assert splits.count("test") == 2 and splits.count("train") == 8
 
 
+def test_a_file_of_the_same_name_in_another_class_is_another_clip(tmp_path):
+    """Also where its folder has the name of the class, and its suffix comes first."""
+    paths = ("a/clip.flv", "z/a/clip.webm", "0/a/clip.mp4", "z/two.mp4", "z/two.webm")
+    videos = touch(tmp_path / "v", *paths)
+    status, output = run("--dataset", "mine", "--out", tmp_path / "out", "--videos", videos)
+    assert status == 0 and "1 clips have several files; of 'z__two', z/two.webm" in output, output
+    clips = read_manifest(tmp_path / "out/mine/manifest.csv")
+    assert {clip.clip_id: (clip.video, clip.label) for clip in clips} == {
+        "0__a__clip": ("0/a/clip.mp4", 0),
+        "a__clip": ("a/clip.flv", 1),
+        "z__a__clip": ("z/a/clip.webm", 2),
+        "z__two": ("z/two.webm", 2),
+    }
+
+
 def test_split_folders_are_kept(tmp_path):
     videos = touch(tmp_path / "v", "train/run/1.mp4", "val/run/1.mp4", "test/jump/1.mp4")
     clips = manifest_of(tmp_path, "--videos", videos)

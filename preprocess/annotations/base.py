@@ -19,8 +19,9 @@ class AnnotatedClip:
         where: file and row, for messages.
         name: text that the clip_id is made of; unique in the dataset.
         video: name of the video without its suffix, with as many parent folders as the annotation
-            gives (`ApplyLipstick/v_ApplyLipstick_g01_c01`); with `exact`, the path below the video
-            root, suffix and all.
+            gives (`ApplyLipstick/v_ApplyLipstick_g01_c01`); with `rooted`, its path below the video
+            root, so that files of that name elsewhere are of other clips; with `exact`, that path
+            with its suffix.
         split, label, verb, noun: as in the manifest.
         start_seconds, stop_seconds: span in the video, None = from its start, to its end.
         frames: span as frame numbers first:last (half-open, from 0) where the annotation gives no
@@ -37,6 +38,7 @@ class AnnotatedClip:
     start_seconds: float | None = None
     stop_seconds: float | None = None
     frames: tuple[int, int] | None = None
+    rooted: bool = False
     exact: bool = False
 
 

@@ -48,6 +48,7 @@ def read_own_folder(index: VideoIndex, test_share: float | None, seed: int) -> A
             video=name,
             split=name.split("/")[0] if given_splits else "train",
             label=number_of.get(rests[name].split("/")[0]) if classes else None,
+            rooted=True,
         )
         for name in names
     ]
