@@ -151,15 +151,28 @@ class Completeness:
     ) -> tuple[float | None, float]:
         """Seconds, and how far they may be off."""
         tolerance = (FRAMES_TOLERANCE + 0.5) * self.frame_seconds
+        kind = container.format.name.split(",")[0]
         if self._stream.duration:
-            return float(self._stream.duration * self._stream.time_base), tolerance
+            seconds = float(self._stream.duration * self._stream.time_base)
+            # Of the parts of a fragmented MP4 it may be either.
+            is_end = kind == "mov" and self._stream.frames == 0
+            return self._from_the_start(seconds) if is_end else seconds, tolerance
         try:  # a tag of Matroska
             hours, minutes, seconds = self._stream.metadata.get("DURATION", "").split(":")
-            return int(hours) * 3600 + int(minutes) * 60 + float(seconds), tolerance
+            end = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            return self._from_the_start(end), tolerance
         except ValueError:
             pass
         if container.duration:
+            seconds = container.duration / av.time_base
+            if kind in ("matroska", "flv"):
+                seconds = self._from_the_start(seconds)
             # Of the longest stream, and sound often ends later than the picture.
             alone = len(container.streams) == 1
-            return container.duration / av.time_base, tolerance if alone else 1.0 + tolerance
+            return seconds, tolerance if alone else 1.0 + tolerance
         return None, tolerance
+
+    def _from_the_start(self, end: float) -> float:
+        """What some containers call a duration is when the last frame ends."""
+        start = float((self._stream.start_time or 0) * self._stream.time_base)
+        return end - start if 0 < start < end else end

@@ -123,3 +123,48 @@ def test_times_that_go_back_are_refused(tmp_path):
 
 def _at_0(index, packet):
     packet.pts = packet.dts = 0
+
+
+def later_by(seconds):
+    """A change for `remux`: the picture begins that much later."""
+
+    def shift(index, packet):
+        packet.pts += round(seconds / packet.time_base)
+        packet.dts += round(seconds / packet.time_base)
+
+    return shift
+
+
+@pytest.mark.parametrize("extension, with_sound", [("mkv", True), ("mkv", False), ("flv", False)])
+def test_a_picture_that_begins_late_is_whole(tmp_path, extension, with_sound):
+    source = render_video(tmp_path / "a.mp4", 48, with_sound=with_sound, options={"bf": "0"})
+    path = remux(source, tmp_path / f"late.{extension}", later_by(0.5))
+    rgb, times = decode(path)
+    assert len(rgb) == 48 and times[0] == 0
+    data = path.read_bytes()
+    for share in (0.5, 0.9):
+        path.write_bytes(data[: int(share * len(data))])
+        assert "early" in reason(path) or "damaged" in reason(path)
+
+
+def test_the_hours_before_a_cut_are_no_part_of_the_clip(tmp_path):
+    source = render_video(tmp_path / "a.mp4", 24, options={"bf": "0"})
+    assert len(decode(remux(source, tmp_path / "a.mkv", later_by(7200)))[0]) == 24
+
+
+def test_a_fragmented_mp4_without_edit_list_is_whole(tmp_path):
+    """With B-frames its picture begins after 0, where the index counts from."""
+    movflags = {"movflags": "dash+frag_keyframe+empty_moov"}
+    source = render_video(tmp_path / "a.mp4", 60, rate=30)
+    path = remux(source, tmp_path / "dash.mp4", options=movflags)
+    assert len(decode(path)[0]) == 60
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    assert "early" in reason(path) or "damaged" in reason(path)
+
+
+@pytest.mark.parametrize("bf", ["0", "1", "2"])
+def test_an_flv_with_b_frames_is_whole(tmp_path, bf):
+    path = render_video(tmp_path / "a.flv", 60, rate=30, options={"bf": bf})
+    assert len(decode(path)[0]) == 60
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
+    assert "early" in reason(path) or "damaged" in reason(path)
