@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from preprocess.box_jobs import source_of
+from preprocess.failures import read_failures
 from preprocess.flow_options import shard_kind
 from preprocess.shard_checks import ShardFile, ShardsOfNumber
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.make_commands import make_boxes, make_flows
 from shared.manifest import Clip, manifest_digest, read_manifest
-from shared.run_record import read_jsonl
 from shared.shard_index import DatasetIndex, read_index, shard_name
 
 
@@ -102,7 +102,7 @@ def _index_problems(found: FoundDataset, name: str) -> Iterator[str]:
 
 
 def _shards(found: FoundDataset) -> Iterator[ShardsOfNumber]:
-    set_aside = frozenset(str(r.get("clip_id")) for r in read_jsonl(found.layout.failures))
+    set_aside = frozenset(record["clip_id"] for record in read_failures(found.layout.failures))
     num_shards = max((len(index.shards) for index in found.indexes.values()), default=0)
     for number in range(num_shards):
         files, ids = {}, set()

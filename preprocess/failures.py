@@ -6,12 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shared.errors import InputError
 from shared.files import write_atomically
 from shared.manifest import Clip
+from shared.run_record import read_jsonl
+
+KEYS = ("clip_id", "video", "stage", "reason")
 
 
 def failure_record(clip: Clip, stage: str, reason: str) -> dict[str, Any]:
-    return {"clip_id": clip.clip_id, "video": clip.video, "stage": stage, "reason": reason}
+    return dict(zip(KEYS, (clip.clip_id, clip.video, stage, reason), strict=True))
+
+
+def read_failures(path: Path) -> list[dict[str, Any]]:
+    """The records of the file; none where there is no file.
+
+    Raises:
+        InputError: a line that is not a record.
+    """
+    records = read_jsonl(path)
+    for record in records:
+        if not (isinstance(record, dict) and all(isinstance(record.get(key), str) for key in KEYS)):
+            raise InputError(
+                f"{path}: {str(record)[:80]} is not a clip set aside, with {', '.join(KEYS)}; mend "
+                "the line or take it out"
+            )
+    return records
 
 
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:

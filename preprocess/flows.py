@@ -32,7 +32,7 @@ import click
 from tqdm import tqdm
 
 from preprocess import resume
-from preprocess.failures import write_failures
+from preprocess.failures import read_failures, write_failures
 from preprocess.flow_options import STABILISE
 from preprocess.flow_sources import DIS_PRESETS, SOURCE_NAMES
 from preprocess.flow_summary import print_sizes, print_times
@@ -44,7 +44,7 @@ from shared.files import remove_leftovers
 from shared.gpus import refuse_too_few
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
-from shared.run_record import JsonlLog, RunLock, read_jsonl, write_options
+from shared.run_record import JsonlLog, RunLock, write_options
 
 if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV and torch
     from preprocess.messages import WorkOptions
@@ -149,7 +149,7 @@ def main(**options: Any) -> None:
             with suppress(InputError):  # one of other folders, or killed just before this
                 plan.journal().remove()
             print(f"reuse: {' and '.join(map(str, plan.folders.values()))} are complete")
-            report_failures(layout, read_jsonl(layout.failures))
+            report_failures(layout, read_failures(layout.failures))
             return
         if not videos.is_dir():
             raise InputError(f"no folder of videos at {videos}; give it with --videos (VIDEOS=)")

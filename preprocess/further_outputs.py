@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from preprocess import resume
+from preprocess.failures import read_failures
 from preprocess.flow_options import shard_kind
 from preprocess.messages import ClipFailed
 from preprocess.plan import Plan
 from shared.errors import InputError
-from shared.run_record import read_jsonl
 from shared.shard_index import shard_name
 from shared.shards import ShardReader
 
@@ -53,7 +53,7 @@ def clips_set_aside(plan: Plan, shards: Iterable[int]) -> dict[int, ClipFailed]:
     if not plan.standing:
         return {}
     name = next(iter(plan.standing))
-    records = {record["clip_id"]: record for record in read_jsonl(plan.layout.failures)}
+    records = {record["clip_id"]: record for record in read_failures(plan.layout.failures)}
     unknown = {"stage": "decode", "reason": f"not in {name}/; why was not kept"}
     found = {}
     for shard in shards:

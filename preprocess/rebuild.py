@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from preprocess import boxes, flows, resume
 from preprocess.box_jobs import motion_job, source_of
-from preprocess.failures import write_failures
+from preprocess.failures import read_failures, write_failures
 from preprocess.messages import ClipFailed, Event
 from preprocess.motion_presets import MotionParameters
 from preprocess.plan import Plan, make_plan
@@ -35,7 +35,6 @@ from shared.files import sync_folder
 from shared.layout import DatasetLayout
 from shared.make_commands import make_boxes, make_flows
 from shared.manifest import read_manifest
-from shared.run_record import read_jsonl
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, shard_name
 from shared.shards import ShardReader
 
@@ -54,7 +53,7 @@ def repair(layout: DatasetLayout, bad: dict[str, set[int]], given: dict[str, Any
     numbers = set().union(*(those for name, those in bad.items() if name not in of_boxes))
     if numbers:
         plan, options = finished_plan(layout, given)
-        failed_before = {record["clip_id"] for record in read_jsonl(layout.failures)}
+        failed_before = {record["clip_id"] for record in read_failures(layout.failures)}
 
         def refuse_loss(event: Event) -> None:
             failed = failed_record(plan, event)
@@ -202,7 +201,7 @@ def _put_in_place(
     journal = plan.journal()
     places = {clip.clip_id: place for place, clip in enumerate(plan.clips)}
     failures: dict[int, list[dict[str, Any]]] = {}
-    for record in read_jsonl(plan.layout.failures):
+    for record in read_failures(plan.layout.failures):
         if record["clip_id"] in places:
             failures.setdefault(plan.shard_of(places[record["clip_id"]]), []).append(record)
     for number in range(plan.num_shards):

@@ -76,12 +76,18 @@ class Journal:
         finished: record by shard number, as given to `add`, of an earlier run.
 
     Raises:
-        InputError: the earlier run had other options.
+        InputError: the earlier run had other options, or its line of them is damaged.
     """
 
     def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
         self._path = Path(folder) / JOURNAL_NAME
-        records = read_jsonl(self._path)
+        # A shard whose line is damaged is made again.
+        records = read_jsonl(self._path, skip_damaged=True)
+        if records and "shard" in records[0]:
+            raise InputError(
+                f"{self._path}: the first line, of the options, is damaged; move the file "
+                "elsewhere to make all shards again"
+            )
         if records:
             refuse_other_options(folder, records[0], wanted)
         self.finished = {record["shard"]: record for record in records[1:]}
@@ -149,7 +155,7 @@ def forget(folder: Path) -> None:
 
 def is_under_way(folder: Path) -> bool:
     """Whether a run of all folders was begun whose journal is there."""
-    records = read_jsonl(Path(folder) / JOURNAL_NAME)
+    records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
     return bool(records) and "beside" not in records[0]
 
 
@@ -160,7 +166,7 @@ def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
         digests: of the complete folders by name; None where there are none.
     """
     path = Path(folder) / JOURNAL_NAME
-    records = read_jsonl(path)
+    records = read_jsonl(path, skip_damaged=True)
     if records and records[0].get("beside") != digests:
         path.unlink()
 

@@ -17,10 +17,11 @@ from typing import Any
 import click
 
 from preprocess import flows
+from preprocess.failures import read_failures
 from preprocess.rebuild import finished_plan, rebuild, renew_boxes
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
-from shared.run_record import RunLock, read_jsonl
+from shared.run_record import RunLock
 
 # Options of `preprocess.flows` that decide which clips fail, never what is stored.
 TAKEN = (
@@ -53,7 +54,7 @@ def main(dataset: str, out: Path, **given: Any) -> None:
     layout = DatasetLayout(out, dataset)
     with RunLock(layout.lock):
         plan, options = finished_plan(layout, given)
-        failed = {record["clip_id"] for record in read_jsonl(layout.failures)}
+        failed = {record["clip_id"] for record in read_failures(layout.failures)}
         places = [place for place, clip in enumerate(plan.clips) if clip.clip_id in failed]
         print(f"retry: {len(places)} clips of {layout.failures}, videos in {options['videos']}")
         failures = rebuild(plan, options, places, "retry") if places else []

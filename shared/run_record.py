@@ -94,13 +94,31 @@ class JsonlLog:
         self._stream.close()
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a log; a last line that a kill cut short is left out."""
+def read_jsonl(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
+    """All whole lines of a log; a last line that a kill cut short is left out.
+
+    Args:
+        skip_damaged: leave out lines that are not JSON, such as a power cut leaves.
+
+    Raises:
+        InputError: with its number, a line that is not JSON.
+    """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines[:-1] if line]
+    events = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            if line:
+                events.append(json.loads(line.decode()))
+        except ValueError as error:
+            if not skip_damaged:
+                raise InputError(
+                    f"{path}, line {number} is not JSON ({error}), as after a power cut; mend the "
+                    "line or take it out"
+                ) from None
+    return events
 
 
 class RunLock:

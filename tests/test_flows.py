@@ -259,6 +259,28 @@ def test_a_damaged_finished_shard_is_made_again(finished, tmp_path):
     assert all_checksums(layout) == all_checksums(finished)
 
 
+def test_a_damaged_journal_costs_the_shards_of_its_lines(finished, tmp_path, monkeypatch):
+    """As after a power cut. What cannot be known without its first line is not guessed."""
+    from preprocess import plan
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    layout = copy_of(finished, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "write_index", stopped)
+        assert run_flows(layout, "--clips-per-shard", 2).exit_code == 130
+    journal = layout.flows / ".journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    journal.write_bytes(b"\n".join([bytes(len(lines[0])), *lines[1:]]))
+    lost = run_flows(layout, "--clips-per-shard", 2)
+    assert lost.exit_code == 1 and "the first line, of the options, is damaged" in lost.output
+    journal.write_bytes(b"\n".join([*lines[:2], bytes(len(lines[2])), *lines[3:]]))
+    done = run_flows(layout, "--clips-per-shard", 2)
+    assert done.exit_code == 0 and "going on: 2 of 3 shards" in done.output, done.output
+    assert all_checksums(layout) == all_checksums(finished)
+
+
 def test_ctrl_c_ends_quickly_and_says_how_to_go_on(finished, tmp_path):
     layout = copy_of(finished, tmp_path)
     run = start("preprocess.flows", layout, "--pool", "in-process", "--clips-per-shard", 1)

@@ -71,6 +71,15 @@ def test_log_leaves_out_a_line_cut_short(tmp_path):
     assert read_jsonl(tmp_path / "none.jsonl") == []
 
 
+def test_a_damaged_line_of_a_log_is_named(tmp_path):
+    path = tmp_path / "log.jsonl"
+    for damaged in (b"\0" * 40, b"\xff\xfe", b'{"step": 2'):
+        path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
+        with pytest.raises(InputError, match="log.jsonl, line 2 is not JSON .* take it out"):
+            read_jsonl(path)
+        assert read_jsonl(path, skip_damaged=True) == [{"step": 1}, {"step": 3}]
+
+
 def test_options_record_versions_and_commit(tmp_path):
     write_options(tmp_path / "options.json", {"sigma": 3.0, "out": Path("out")})
     record = json.loads((tmp_path / "options.json").read_text())

@@ -337,6 +337,21 @@ def test_retry_ends_where_a_clean_run_does(finished, with_failures):
     assert "0 clips of" in run_retry(layout).output
 
 
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        (bytes(60), "line 1 is not JSON"),
+        (b"null", "None is not a clip set aside"),
+        (b'{"clip_id": 3, "video": "3.mp4", "stage": "", "reason": ""}', "is not a clip set aside"),
+    ],
+)
+def test_a_damaged_list_of_failures_is_named(layout, line, words):
+    layout.failures.write_bytes(line + b"\n")
+    for done in (run_verify(layout), run_retry(layout), run_flows(layout, *FLOWS)):
+        assert done.exit_code == 1, done.output
+        assert f"error: {layout.failures}" in done.output and words in done.output, done.output
+
+
 def test_retry_takes_caps_from_the_command_line(tmp_path):
     layout = make_dataset(tmp_path, num_clips=3)
     render_video(layout.videos / "1.mp4", 40, size=(48, 32))
