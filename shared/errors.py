@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import sys
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec, TypeVar
@@ -29,6 +30,7 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        _print_any_path()
         try:
             return command(*args, **kwargs)
         except InputError as error:
@@ -42,6 +44,12 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
             fail(_describe(error))
 
     return wrapped
+
+
+def _print_any_path() -> None:
+    """What stdout cannot encode, such as a path that is no UTF-8, is escaped as on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def fail(message: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -136,7 +137,14 @@ class RunLock:
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(self._descriptor)
+                raise InputError(
+                    f"{self.path} cannot be locked ({error.strerror}), so two runs could not be "
+                    "kept apart; mount its file system with flock (Lustre: -o flock), or give an "
+                    "OUT on another"
+                ) from None
             holder = os.pread(self._descriptor, 4096, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
             raise InputError(
@@ -144,7 +152,9 @@ class RunLock:
                 "it, stop it, or give another OUT"
             ) from None
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"process {os.getpid()}: {command_line()}".encode(), 0)
+        # Paths on the command line may be bytes that are no UTF-8.
+        holder = f"process {os.getpid()}: {command_line()}".encode(errors="surrogateescape")
+        os.pwrite(self._descriptor, holder, 0)
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -1,6 +1,7 @@
 """Locks, logs, atomic files and the one-line errors of commands."""
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -58,6 +59,33 @@ def test_lock_can_be_taken_again(tmp_path):
     for _ in range(2):
         with RunLock(tmp_path / ".lock"):
             pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    num_open = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(InputError, match=f"cannot be locked .{os.strerror(number)}.*Lustre"):
+        RunLock(tmp_path / ".lock").__enter__()
+    assert len(os.listdir("/proc/self/fd")) == num_open
+
+
+def test_a_path_that_is_no_utf8_may_stand_on_the_command_line(tmp_path):
+    videos = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(videos)
+    open(videos + b"/0.mp4", "x").close()
+    done = subprocess.run(
+        [sys.executable, "-m", "preprocess.manifest", "--dataset", "mine"]
+        + ["--out", tmp_path, "--videos", videos],
+        cwd=ROOT,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert done.returncode == 0 and b"caf\\udce9" in done.stdout, done.stderr
+    assert (tmp_path / "mine/manifest.csv").is_file()
 
 
 def test_log_leaves_out_a_line_cut_short(tmp_path):
