@@ -26,6 +26,7 @@ from preprocess.box_jobs import motion_job, source_of
 from preprocess.failures import read_failures, write_failures
 from preprocess.messages import ClipFailed, Event
 from preprocess.motion_presets import MotionParameters
+from preprocess.other_options import refuse_other_options
 from preprocess.plan import Plan, make_plan
 from preprocess.readings import readings_of
 from preprocess.shard_making import failed_record, settled_clips
@@ -90,7 +91,7 @@ def finished_plan(layout: DatasetLayout, given: dict[str, Any]) -> tuple[Plan, d
                 "to finish it"
             )
         wanted = resume.described(plan.indexes[name])
-        resume.refuse_other_options(folder, resume.described(index), wanted)
+        refuse_other_options(folder, resume.described(index), wanted)
     if given["videos"] is None and not (options["videos"] and options["videos"].is_dir()):
         options["videos"] = layout.videos
     if not options["videos"].is_dir():

@@ -8,32 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.errors import InputError
+from preprocess.other_options import refuse_other_options
 from shared.files import write_atomically
 from shared.run_record import read_jsonl
 from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index
 
 JOURNAL_NAME = ".journal.jsonl"
-
-
-def refuse_other_options(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse to mix shards: names each option that differs, what was found and what is wanted.
-
-    Raises:
-        InputError: any key has another value.
-    """
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise InputError(
-                f"{folder} was made with {name} {_shown(found.get(name))}, "
-                f"now {_shown(wanted.get(name))} is asked for; give what was found, or make all "
-                "shards again with --overwrite"
-            )
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text[:16] if len(text) == 64 else text  # a digest
 
 
 def complete_index(folder: Path, wanted: DatasetIndex) -> DatasetIndex | None:

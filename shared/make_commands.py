@@ -42,6 +42,12 @@ def make_boxes(layout: DatasetLayout, folder: Path) -> str:
     return layout.make("boxes", f"--name {name} ..." if name else "")
 
 
+def make_anew(folder: Path) -> str:
+    """What to do about shards of another manifest than the one beside them."""
+    flows, boxes = (make_around(folder, goal, "--overwrite") for goal in ("flows", "boxes"))
+    return f"make all shards anew, with the options that they had: {flows}, then {boxes}"
+
+
 def make_around(path: Path, goal: str, arguments: str = "") -> str:
     """In backquotes, the command line of a goal for the dataset that a folder of shards lies in,
     such as out/ssv2/boxes, or a manifest.

@@ -107,9 +107,10 @@ def test_annotated_boxes_lie_beside_the_others_and_are_reused(layout):
     assert "reuse:" in from_annotations(layout, path, "--name", "annotated").output
     annotate(layout, {"square-000": [(0, [[4, 4, 21, 30]])]})
     refused = from_annotations(layout, path, "--name", "annotated")
-    assert refused.exit_code == 1 and "was made with annotations" in refused.output
+    assert refused.exit_code == 1 and "was made of other annotations" in refused.output
     refused = from_annotations(layout, path)
-    assert refused.exit_code == 1 and f"{layout.boxes} was made with" in refused.output
+    assert refused.exit_code == 1 and f"{layout.boxes} was made with other" in refused.output
+    assert "options: without --from-annotations there and with it now. Give" in refused.output
 
 
 def test_training_takes_the_boxes_that_are_named(layout):

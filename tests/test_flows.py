@@ -168,8 +168,20 @@ def test_other_options_are_refused_with_both_values(finished, option, found, wan
     options = {"--clips-per-shard": 2, option: wanted}
     done = run_flows(finished, *(part for pair in options.items() for part in pair))
     assert done.exit_code == 1
-    assert f"{found}, now {wanted} is asked for" in done.output
+    assert f"other options: {option} is {found} there and {wanted} now. Give what" in done.output
     assert all_checksums(finished) == before
+
+
+def test_every_option_that_differs_is_named(finished):
+    done = run_flows(finished, "--clips-per-shard", 2, "--trajectories", "--stabilise", "warp")
+    assert done.exit_code == 1
+    assert (
+        f"{finished.flows} was made with other options: without --trajectories there and with it "
+        "now; --stabilise is off there and warp now. Give what was found"
+    ) in done.output
+    done = run_flows(finished, "--clips-per-shard", 2, "--source", "dis", "--dis-preset", "fast")
+    assert "--dis-preset is fast there" not in done.output
+    assert "--source is tvl1 there and dis now" in done.output
 
 
 def test_a_dashboard_without_a_ray_of_its_own_is_refused(finished):
@@ -182,7 +194,9 @@ def test_another_manifest_is_refused(finished, tmp_path):
     assert run_flows(layout, "--clips-per-shard", 2).exit_code == 0
     write_manifest(layout.manifest, read_manifest(layout.manifest)[:-1])
     done = run_flows(layout, "--clips-per-shard", 2)
-    assert done.exit_code == 1 and "was made with manifest" in done.output
+    assert done.exit_code == 1 and "was made of manifest" in done.output
+    anew = ["`" + layout.make(goal, "--overwrite") + "`" for goal in ("flows", "boxes")]
+    assert f"that they had: {anew[0]}, then {anew[1]}" in done.output
 
 
 def test_overwrite_makes_all_again_and_leaves_nothing_over(finished, tmp_path):
@@ -231,7 +245,7 @@ def test_a_stopped_run_does_not_go_on_with_other_options(finished, tmp_path):
     stopped = run_flows(layout, "--strict", "--videos", layout.root / "empty")
     assert stopped.exit_code == 1
     done = run_flows(layout, "--jpeg-quality", 50)
-    assert done.exit_code == 1 and "jpeg_quality 90, now 50" in done.output
+    assert done.exit_code == 1 and "--jpeg-quality is 90 there and 50 now" in done.output
 
 
 def test_a_damaged_finished_shard_is_made_again(finished, tmp_path):

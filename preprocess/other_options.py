@@ -1,0 +1,99 @@
+"""Shards are made with one set of options and of one manifest: refuse to go on with others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared.errors import InputError
+from shared.make_commands import make_anew
+
+# What decides the content of shards, as the command line has it where that is not --NAME itself.
+_OPTIONS = {"flow_source": "--source", "made_from": "what they are made of"} | {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        *("clips_per_shard", "frame_short_side", "jpeg_quality", "flow_short_side"),
+        *("map_short_side", "stabilise", "transcode", "format", "min_score", "annotation_fps"),
+        *("track_length", "track_points", "track_max_flow", "track_cell"),
+    )
+}
+_WHERE_ABSENT = {"stabilise": "off", "made_from": "flows"}
+_SOURCES = ("flows", "frames", "annotations", "raft_weights")
+"""Digests of what shards are made of."""
+
+
+def refuse_other_options(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to mix shards: names each option that differs, what was found and what is wanted.
+
+    Where options are the same, and the manifest or what the shards were made of is another, that is
+    named.
+
+    Args:
+        folder: of the shards.
+        found, wanted: by option, with the digests of the manifest and of what shards are made of.
+
+    Raises:
+        InputError: any key has another value.
+    """
+    differing = [
+        name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)
+    ]
+    if not differing:
+        return
+    both = ", or give --name NAME to have both" if folder.name.startswith("boxes") else ""
+    options = _in_words(found, wanted, [n for n in differing if n not in (*_SOURCES, "manifest")])
+    if options:
+        raise InputError(
+            f"{folder} was made with other options: {'; '.join(options)}. Give what was found, or "
+            f"make all shards again with --overwrite{both}"
+        )
+    sources = [name.replace("_", " ") for name in differing if name in _SOURCES]
+    if sources:
+        raise InputError(
+            f"{folder} was made of other {' and '.join(sources)} than are there now; make all "
+            f"shards again with --overwrite{both}"
+        )
+    refuse_other_manifest(folder, found["manifest"], wanted["manifest"])
+
+
+def refuse_other_manifest(folder: Path, found: str, wanted: str) -> None:
+    """Refuse shards of another list of clips; the digests are those of the manifests.
+
+    Raises:
+        InputError: they are not the same.
+    """
+    if found != wanted:
+        raise InputError(
+            f"{folder} was made of manifest {found[:12]}, and the manifest is now {wanted[:12]}: "
+            f"clips were added, removed or cut anew; {make_anew(folder)}"
+        )
+
+
+def _in_words(found: dict[str, Any], wanted: dict[str, Any], names: list[str]) -> list[str]:
+    """What differs, option by option; what an option brings with it is not said beside it."""
+    words = []
+    for option, brought, sign in (
+        ("--from-annotations", lambda name: (name in found) != (name in wanted), "annotations"),
+        ("--trajectories", lambda name: name.startswith("track_"), "track_length"),
+    ):
+        if (sign in found) != (sign in wanted):
+            there, now = ("with", "without") if sign in found else ("without", "with")
+            words.append(f"{there} {option} there and {now} it now")
+            names = [name for name in names if not brought(name)]
+    return words + [
+        f"{_option(name, wanted)} is {_value(name, found)} there and {_value(name, wanted)} now"
+        for name in names
+    ]
+
+
+def _option(name: str, wanted: dict[str, Any]) -> str:
+    """--jpeg-quality of jpeg_quality; of a further folder `flows-dis: --dis-preset`."""
+    folder, separator, option = name.rpartition(": ")
+    if option == "flow_preset":
+        is_dis = wanted.get(f"{folder}{separator}flow_source") == "dis"
+        option = "--dis-preset" if is_dis else "--preset"
+    return folder + separator + _OPTIONS.get(option, option)
+
+
+def _value(name: str, options: dict[str, Any]) -> Any:
+    return options.get(name, _WHERE_ABSENT.get(name, "not given"))
