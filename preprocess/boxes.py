@@ -32,10 +32,12 @@ from preprocess import resume
 from preprocess.box_formats import FORMATS
 from preprocess.box_jobs import Job, read_job
 from preprocess.box_shards import NUM_POSITIONS, PATCH, ShardMaker
+from preprocess.other_options import refuse_other_manifest
 from preprocess.processes import executor
 from shared.errors import user_errors
 from shared.files import remove_leftovers
 from shared.layout import DatasetLayout
+from shared.manifest import manifest_digest, read_manifest
 from shared.masking import masked_counts
 from shared.run_record import RunLock, write_options
 from shared.shard_index import DatasetIndex, ShardEntry, write_index
@@ -89,6 +91,9 @@ def main(**options: Any) -> None:
     if options["dry_run"]:
         return
     with RunLock(layout.lock):
+        if layout.manifest.is_file():  # else what is read was copied here without it
+            digest = manifest_digest(read_manifest(layout.manifest))
+            refuse_other_manifest(job.folder, job.clips.manifest_digest, digest)
         if options["overwrite"]:
             resume.forget(folder)
         elif resume.complete_index(folder, wanted) is not None:

@@ -10,6 +10,7 @@ from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes
 
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
+from shared.manifest import read_manifest, write_manifest
 from shared.run_record import RunLock
 from shared.shard_index import read_index
 from shared.shards import ShardReader
@@ -88,7 +89,13 @@ def test_a_complete_run_is_reused_and_other_options_are_refused(layout):
     before = checksums(layout.boxes)
     assert "reuse:" in run_boxes(layout).output
     refused = run_boxes(layout, "--set", "sigma=4")
-    assert refused.exit_code == 1 and "sigma 5.625, now 4.0 is asked for" in refused.output
+    assert refused.exit_code == 1 and "sigma is 5.625 there and 4.0 now" in refused.output
+    refused = run_boxes(layout, "--preset", "paper")
+    said = refused.output
+    assert refused.exit_code == 1 and "frames is" not in said, "digests say nothing to anybody"
+    for option in ("texture", "frames_before", "mean_factor", "smallest_share"):
+        assert f"{option} is " in said
+    assert said.rstrip().endswith("again with --overwrite, or give --name NAME to have both")
     assert checksums(layout.boxes) == before
     assert run_boxes(layout, "--set", "sigma=4", "--overwrite").exit_code == 0
     assert read_index(layout.boxes).config["sigma"] == 4.0
@@ -118,7 +125,22 @@ def test_other_flows_make_other_boxes(flowed, layout):
     layout.frames.unlink()
     layout.frames.symlink_to(other.frames)
     refused = run_boxes(layout)
-    assert refused.exit_code == 1 and "was made with flows" in refused.output
+    assert refused.exit_code == 1 and "made of other flows and frames than are" in refused.output
+
+
+def test_flows_of_another_manifest_are_refused(flowed, layout):
+    """Complete or not: no training would take what is made of them."""
+    clips = read_manifest(flowed.manifest)
+    write_manifest(layout.manifest, clips)
+    assert run_boxes(layout).exit_code == 0 and "reuse:" in run_boxes(layout).output
+    write_manifest(layout.manifest, clips[:-1])
+    for more in ((), ("--overwrite",), ("--name", "other")):
+        refused = run_boxes(layout, *more)
+        assert refused.exit_code == 1 and "reuse:" not in refused.output
+        assert f"{layout.flows} was made of manifest" in refused.output
+        anew = layout.make("flows", "--overwrite")
+        assert f"with the options that they had: `{anew}`, then `" in refused.output
+    assert read_index(layout.boxes) is not None and not layout.boxes_of("other").exists()
 
 
 def test_what_is_lacking_is_named(tmp_path):
