@@ -239,7 +239,7 @@ def test_repair_needs_the_same_options_and_the_lock(layout):
     record["options"]["jpeg_quality"] = 50
     (layout.flows / "options.json").write_text(json.dumps(record))
     done = run_verify(layout, "--repair")
-    assert done.exit_code == 1 and "jpeg_quality 90, now 50" in done.output
+    assert done.exit_code == 1 and "--jpeg-quality is 90 there and 50 now" in done.output
     with RunLock(layout.lock):
         assert "in use by another run" in run_verify(layout, "--repair").output
     assert "--videos is for --repair" in run_verify(layout, "--videos", layout.videos).output
