@@ -50,7 +50,8 @@ endif
 goal_args = $(if $(filter $(1),$(MAKECMDGOALS)),$(ARGS))
 run = @status=0; $(3) -m $(1) $(2) || status=$$?; \
   if [ $$status -eq 3 ] && [ -z "$(filter-out 0,$(STRICT))" ]; then \
-    echo "$$(grep -c . $(ROOT)/failures.jsonl) clips set aside, see $(ROOT)/failures.jsonl (STRICT=1 stops here)" >&2; \
+    count=$$(grep -c . $(ROOT)/failures.jsonl); \
+    echo "$$count clip$$([ $$count -eq 1 ] || echo s) set aside, see $(ROOT)/failures.jsonl (STRICT=1 stops here)" >&2; \
   elif [ $$status -ne 0 ]; then exit $$status; fi
 
 python := .venv/bin/python

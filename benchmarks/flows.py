@@ -42,7 +42,7 @@ FLOW_BOUND = 20.0  # pixels; denseflow's --bound
 COPIES = 3  # of each clip
 TARGET, OVERLAP_TARGET = 8.0, 1.6
 SUMMARY = re.compile(
-    r"decode ([\d.]+) s \((\d+) workers\), flow ([\d.]+) s \((\d+) workers\), "
+    r"decode ([\d.]+) s \((\d+) workers?\), flow ([\d.]+) s \((\d+) workers?\), "
     r"whole ([\d.]+) s: overlap efficiency ([\d.]+)"
 )
 

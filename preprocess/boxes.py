@@ -43,6 +43,7 @@ from shared.run_record import RunLock, write_options
 from shared.shard_index import DatasetIndex, ShardEntry, write_index
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
+from shared.wording import counted
 
 VIEW = "short side to 224, centre crop"
 MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
@@ -86,7 +87,8 @@ def main(**options: Any) -> None:
     folder = layout.boxes if options["name"] is None else layout.boxes_of(options["name"])
     job = read_job(layout, options)
     wanted = wanted_index(layout, job)
-    print(f"boxes: {job.clips.num_clips} clips in {len(job.clips.shards)} shards, to {folder}")
+    clips, shards = counted(job.clips.num_clips, "clip"), counted(len(job.clips.shards), "shard")
+    print(f"boxes: {clips} in {shards}, to {folder}")
     print(f"  {job.what}: " + ", ".join(f"{name} {value}" for name, value in job.config.items()))
     if options["dry_run"]:
         return
@@ -205,9 +207,8 @@ def print_coverage(folder: Path, index: DatasetIndex) -> None:
             num_inside.append(np.diff(reader["/tube/offsets"]))
             has_motion.append(~np.isnan(reader["/box/xyxy"]).any(axis=1))
     inside, moving = np.concatenate(num_inside), np.concatenate(has_motion)
-    print(
-        f"{folder}: {len(inside)} clips, {sum(shard.bytes for shard in index.shards) / 1e6:.1f} MB"
-    )
+    megabytes = sum(shard.bytes for shard in index.shards) / 1e6
+    print(f"{folder}: {counted(len(inside), 'clip')}, {megabytes:.1f} MB")
     if len(inside) == 0:
         return
     print(

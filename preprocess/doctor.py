@@ -86,9 +86,9 @@ class Diagnosis:
               "rate to expect of each video")  # fmt: skip
 @click.option("--first", type=click.IntRange(min=0), default=5, metavar="COUNT",
               help="clips to name of each finding")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=0), default=os.cpu_count(), metavar="PROCESSES",
+@click.option("--workers", type=click.IntRange(min=0), metavar="PROCESSES",
               help="read headers at a time; 0 reads them in this process, where a file that kills "
-              "its reader kills it")  # fmt: skip
+              "its reader kills it  [default: one a core]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="print JSON alone on stdout")
 @user_errors
 def main(
@@ -97,10 +97,12 @@ def main(
     videos: Path | None,
     video_info: Path | None,
     first: int,
-    workers: int,
+    workers: int | None,
     as_json: bool,
 ) -> None:
     layout = DatasetLayout(out, dataset)
+    if workers is None:
+        workers = len(os.sched_getaffinity(0))
     diagnosis = diagnose(layout, videos or layout.videos, video_info, workers)
     if as_json:
         print(json.dumps(summary(diagnosis, first), indent=1))

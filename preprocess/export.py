@@ -24,6 +24,7 @@ from shared.errors import InputError, user_errors
 from shared.make_commands import make_around
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
+from shared.wording import counted
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
@@ -48,7 +49,7 @@ def main(boxes: Path, formats: str, to: Path | None) -> None:
     folder = boxes.parent / "export" if to is None else to
     for name in dict.fromkeys(names):
         written = WRITERS[name](folder, boxes.name, partial(_clips, boxes, index, name))
-        print(f"{written}: {index.num_clips} clips")
+        print(f"{written}: {counted(index.num_clips, 'clip')}")
         print(f"  back: preprocess.boxes --from-annotations {written} --format {name}")
 
 

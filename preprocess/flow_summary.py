@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import h5py
 
 from preprocess.plan import Plan
+from shared.wording import counted
 
 if TYPE_CHECKING:
     from preprocess.pool import InProcessPool, RayPool
@@ -17,8 +18,8 @@ def print_times(pool: RayPool | InProcessPool, seconds: float, num_clips: int) -
     times = pool.times
     efficiency = max(times.decode_seconds, times.flow_seconds) / seconds
     print(
-        f"decode {times.decode_seconds:.1f} s ({times.num_decoders} workers), "
-        f"flow {times.flow_seconds:.1f} s ({times.num_flow_workers} workers), "
+        f"decode {times.decode_seconds:.1f} s ({counted(times.num_decoders, 'worker')}), "
+        f"flow {times.flow_seconds:.1f} s ({counted(times.num_flow_workers, 'worker')}), "
         f"whole {seconds:.1f} s: overlap efficiency {efficiency:.2f}, "
         f"{num_clips / seconds:.1f} clips/s, {times.num_frames} frames decoded"
     )
@@ -30,7 +31,7 @@ def print_sizes(plan: Plan, num_clips: int) -> None:
         folder = plan.folders[name]
         total = sum(entry.bytes for entry in index.shards)
         tracks = sum(track_bytes(folder / entry.name) for entry in index.shards)
-        print(f"{folder}: {num_clips} clips, {_size(total - tracks, num_clips)}")
+        print(f"{folder}: {counted(num_clips, 'clip')}, {_size(total - tracks, num_clips)}")
         if tracks:
             print(f"  and tracks, {_size(tracks, num_clips)}")
 

@@ -45,6 +45,7 @@ from shared.gpus import refuse_too_few
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.run_record import JsonlLog, RunLock, write_options
+from shared.wording import counted
 
 if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV and torch
     from preprocess.messages import WorkOptions
@@ -134,7 +135,8 @@ def main(**options: Any) -> None:
     if options["dashboard"] and (options["pool"] != "ray" or os.environ.get("RAY_ADDRESS")):
         raise InputError("--dashboard is of a Ray started here; leave out --pool and RAY_ADDRESS")
 
-    print(f"flows: {len(plan.clips)} clips in {plan.num_shards} shards, videos in {videos}")
+    clips, shards = counted(len(plan.clips), "clip"), counted(plan.num_shards, "shard")
+    print(f"flows: {clips} in {shards}, videos in {videos}")
     given = {name: value for name, value in options.items() if value not in (None, False)}
     print("  " + ", ".join(f"{name} {value}" for name, value in given.items()))
     for name, config in plan.configs.items():
@@ -175,7 +177,8 @@ def resolve_workers(options: dict[str, Any]) -> None:
 def report_failures(layout: DatasetLayout, failures: list[dict[str, Any]]) -> None:
     """Say how many clips were set aside, if any, and end with the exit status that says so."""
     if failures:
-        print(f"{len(failures)} clips set aside, see {layout.failures}", file=sys.stderr)
+        set_aside = counted(len(failures), "clip")
+        print(f"{set_aside} set aside, see {layout.failures}", file=sys.stderr)
         sys.exit(EXIT_SET_ASIDE)
 
 

@@ -38,6 +38,7 @@ from shared.make_commands import make_boxes, make_flows
 from shared.manifest import read_manifest
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, shard_name
 from shared.shards import ShardReader
+from shared.wording import counted
 
 # How a run was divided among processes says nothing about the next machine.
 NOT_TAKEN_OVER = ("decoders", "flow_workers", "strict", "overwrite", "dry_run")
@@ -171,7 +172,7 @@ def _staged(
         if record["failures"]:  # tried again: the videos may be others by now
             del journal.finished[number]
     if journal.finished:
-        print(f"going on: {len(journal.finished)} shards are made")
+        print(f"going on after {counted(len(journal.finished), 'shard')}")
     journal.start()
     return journal
 
@@ -218,7 +219,7 @@ def _put_in_place(
             entry = ShardEntry(**record[name])
             if not resume.is_intact(folder / entry.name, entry):  # good ones stay, to the inode
                 os.replace(folders[name] / entry.name, folder / entry.name)
-                print(f"replaced {folder / entry.name} ({entry.clips} clips)")
+                print(f"replaced {folder / entry.name} ({counted(entry.clips, 'clip')})")
     for folder in plan.folders.values():
         sync_folder(folder)
     left = journal.failures()

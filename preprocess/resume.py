@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.other_options import refuse_other_options
+from shared.errors import InputError
 from shared.files import write_atomically
 from shared.run_record import read_jsonl
 from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index

@@ -22,6 +22,7 @@ from preprocess.rebuild import finished_plan, rebuild, renew_boxes
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
+from shared.wording import counted
 
 # Options of `preprocess.flows` that decide which clips fail, never what is stored.
 TAKEN = (
@@ -56,7 +57,8 @@ def main(dataset: str, out: Path, **given: Any) -> None:
         plan, options = finished_plan(layout, given)
         failed = {record["clip_id"] for record in read_failures(layout.failures)}
         places = [place for place, clip in enumerate(plan.clips) if clip.clip_id in failed]
-        print(f"retry: {len(places)} clips of {layout.failures}, videos in {options['videos']}")
+        clips = counted(len(places), "clip")
+        print(f"retry: {clips} of {layout.failures}, videos in {options['videos']}")
         failures = rebuild(plan, options, places, "retry") if places else []
         # Also where there was nothing to try: an earlier run may have been killed before this.
         renew_boxes(layout, {})

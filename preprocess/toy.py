@@ -41,6 +41,7 @@ from shared.files import remove_leftovers, write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_classes, write_manifest
 from shared.run_record import RunLock
+from shared.wording import counted
 
 VERSION = 2  # of the pictures: raise it when a clip of the same seed comes out different
 NUM_CLASSES = len(CLASSES.label)
@@ -73,19 +74,21 @@ class ToyOptions:
 @click.option("--clips", type=int, default=3200, metavar="COUNT",
               help="clips in all: a tenth is val, 15 % is test, the rest train")  # fmt: skip
 @click.option("--seed", type=int, default=0, metavar="NUMBER", help="another seed, other clips")
-@click.option("--workers", type=click.IntRange(min=1), default=2, metavar="PROCESSES",
-              help="clips rendered at a time")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), metavar="PROCESSES",
+              help="clips rendered at a time  [default: one a core]")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="render all of it again, also with other options")
 @click.option("--dry-run", is_flag=True, help="print what would be done, and stop")
 @user_errors
-def main(out: Path, clips: int, seed: int, workers: int, overwrite: bool, dry_run: bool) -> None:
+def main(
+    out: Path, clips: int, seed: int, workers: int | None, overwrite: bool, dry_run: bool
+) -> None:
     options = ToyOptions(clips, seed)
     layout = DatasetLayout(out, "toy")
-    print(f"toy dataset: {clips} clips, seed {seed}, in {layout.root}")
+    print(f"toy dataset: {counted(clips, 'clip')}, seed {seed}, in {layout.root}")
     if dry_run:
         return
     with RunLock(layout.lock):
-        make_dataset(layout, options, workers, overwrite)
+        make_dataset(layout, options, workers or len(os.sched_getaffinity(0)), overwrite)
 
 
 def make_dataset(layout: DatasetLayout, options: ToyOptions, workers: int, overwrite: bool) -> int:

@@ -30,6 +30,7 @@ from preprocess.shard_checks import check_shards, kills_its_reader
 from shared.errors import EXIT_ERROR, InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
+from shared.wording import counted
 
 BadShards = dict[str, set[int]]  # numbers by name of the folder
 
@@ -85,13 +86,13 @@ def verify(layout: DatasetLayout, workers: int) -> BadShards | None:
     seconds = time.perf_counter() - began
     num_bad = sum(len(numbers) for numbers in bad.values())
     print(
-        f"{layout.root}: {num_shards} shards in {', '.join(found.indexes)}, "
+        f"{layout.root}: {counted(num_shards, 'shard')} in {', '.join(found.indexes)}, "
         f"{found.num_bytes / 1e6:.1f} MB in {seconds:.1f} s"
     )
     if not bad and not found.problems:
         print("all are what was written")
         return None
-    print(f"{num_bad} bad shards" + advice(found, bad))
+    print(counted(num_bad, "bad shard") + advice(found, bad))
     return bad
 
 

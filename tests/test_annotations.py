@@ -429,7 +429,7 @@ def test_hmdb51_in_the_official_layout(tmp_path):
         (ODD[1], f"wave/{ODD[1]}", "train", 50),
     ]
     assert found.classes.label == sorted(found.classes.label) and len(found.classes.label) == 51
-    assert found.notes == ["1 clips are in neither split", "lists of 2 of 51 classes found"]
+    assert found.notes == ["1 clip in neither split", "lists of 2 of 51 classes found"]
     (tmp_path / "v" / "wave").mkdir(parents=True)
     (tmp_path / "v" / "wave" / f"{ODD[0]}.avi").touch()
     rows = look_up(found.clips, scan_videos(tmp_path / "v"), "webm")

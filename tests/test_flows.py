@@ -347,7 +347,7 @@ def test_dry_run_writes_nothing(tmp_path):
     layout = make_dataset(tmp_path, num_clips=2)
     before = sorted(layout.root.rglob("*"))
     done = run_flows(layout, "--dry-run")
-    assert done.exit_code == 0 and "2 clips in 1 shards" in done.output
+    assert done.exit_code == 0 and "2 clips in 1 shard," in done.output
     assert sorted(layout.root.rglob("*")) == before
 
 

@@ -62,6 +62,13 @@ def test_help_fits_and_says_units_and_defaults(module):
             assert shows or said or option.is_flag, f"{name} hides its default"
 
 
+@pytest.mark.parametrize("module", ["preprocess.doctor", "preprocess.toy", "preprocess.boxes"])
+def test_defaults_are_not_those_of_this_machine(module):
+    for command in commands(module):
+        (workers,) = [option for option in command.params if option.opts == ["--workers"]]
+        assert not isinstance(workers.default, int) and "[default: one a core]" in workers.help
+
+
 @pytest.mark.parametrize("module", modules())
 def test_rare_options_are_shown_by_help_all(module):
     for command in commands(module):

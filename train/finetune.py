@@ -22,6 +22,7 @@ from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.randomness import counter_generator
+from shared.wording import counted
 from train.clip_table import read_clip_table
 from train.command import Common, read_common, training_options
 from train.config import EvaluateConfig
@@ -211,8 +212,8 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             if held_out is not None:
                 top1, epoch = progress["best_top1"], progress["best_epoch"]
                 print(f"best val top-1 {top1:.1f} % in epoch {epoch}")
-            epochs = training.step // setup.epoch_steps
-            print(f"finetuned on {len(table)} clips, {epochs} epochs: {folder.path}")
+            epochs = counted(training.step // setup.epoch_steps, "epoch")
+            print(f"finetuned on {counted(len(table), 'clip')}, {epochs}: {folder.path}")
         processes.wait()
     return folder
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
+from shared.wording import counted
 from train.clip_table import read_clip_table
 from train.command import Common, read_common, training_options
 from train.config import PretrainConfig
@@ -154,7 +155,8 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                 summary |= {"loss": mean[0], "mean_predictor_loss": mean[1]}
                 print(f"pretraining loss {mean[0]:.3f} (patch-mean predictor {mean[1]:.3f})")
             folder.finish(summary)
-            print(f"pretrained on {len(table)} clips, {config.epochs} epochs: {folder.weights}")
+            learned = f"{counted(len(table), 'clip')}, {counted(config.epochs, 'epoch')}"
+            print(f"pretrained on {learned}: {folder.weights}")
         processes.wait()
     return folder
 

@@ -24,6 +24,7 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest
 from shared.run_record import command_line, git_commit
+from shared.wording import counted
 from train.figure_style import visible
 from train.report_comparison import comparison_section, runs_made
 from train.report_dataset import BoxTable, read_box_table, split_rows
@@ -31,7 +32,6 @@ from train.report_models import finetuning_pictures, pretraining_pictures, snaps
 from train.report_runs import Run, mask_settings, newest, read_runs
 from train.report_sections import (
     Dataset,
-    counted,
     dataset_section,
     percent,
     read_box_evaluation,

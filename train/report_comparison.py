@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from shared.wording import counted
 from train.figure_charts import curves_chart
 from train.report_runs import Run
-from train.report_sections import counted
 from train.report_training import PATCH_MEAN
 from train.typed_tables import flatten
 

@@ -13,6 +13,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip
 from shared.run_record import read_jsonl
 from shared.shard_index import read_index
+from shared.wording import counted
 from train.figure_charts import coverage_chart, inside_chart, shares_chart
 from train.report_clips import MaskSettings, sample_pictures, strangest_pictures
 from train.report_dataset import BoxTable, class_rows, split_rows
@@ -263,11 +264,6 @@ def _failures(layout: DatasetLayout) -> dict:
         for failure in failures[:MOST_FAILURES_SHOWN]
     ]
     return {"failures": shown, "failure_sentence": sentence}
-
-
-def counted(number: int, noun: str) -> str:
-    """1 and "clip" as `1 clip`, 1200 as `1,200 clips`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def percent(share: float) -> str:

@@ -6,12 +6,13 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.wording import counted
 from train.figure_charts import confusion_chart, curves_chart
 from train.figure_clips import draw_thumbnail
 from train.figure_style import Chart, jpeg_uri
 from train.report_dataset import class_name, read_clip
 from train.report_runs import Run, Scores, read_scores
-from train.report_sections import Dataset, counted
+from train.report_sections import Dataset
 
 MOST_PAIRS = 8
 FRAMES_OF_PAIR = 4
@@ -181,7 +182,7 @@ def _pace_charts(run: Run, width: float) -> list[tuple]:
 
 def _seen(run: Run) -> str:
     epochs = run.last("epoch")
-    parts = [f"{epochs:g} epochs" if epochs is not None else "not begun"]
+    parts = [f"{epochs:g} epoch{'' if epochs == 1 else 's'}" if epochs is not None else "not begun"]
     clips, minutes = run.options.get("clips"), run.minutes
     if isinstance(clips, int):
         parts.append(f"over {counted(clips, 'clip')}")

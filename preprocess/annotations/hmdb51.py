@@ -7,6 +7,7 @@ from pathlib import Path
 from preprocess.annotations.base import AnnotatedClip, Annotations, Source, require_clips
 from preprocess.annotations.reading import read_lines
 from shared.errors import InputError
+from shared.wording import counted
 
 ROLES = ("lists",)
 SPLIT_OF = {"1": "train", "2": "test"}
@@ -36,7 +37,7 @@ def read(source: Source) -> Annotations:
     for split in SPLIT_OF.values():
         if not any(clip.split == split for clip in clips):
             raise InputError(f"{source.folder}: split {split} is empty in the lists found there")
-    notes = [f"{num_neither} clips are in neither split"]
+    notes = [f"{counted(num_neither, 'clip')} in neither split"]
     if len(paths) < len(names):
         notes.append(f"lists of {len(paths)} of {len(names)} classes found")
     return Annotations(clips, source.spec.class_list(names), notes)
