@@ -13,10 +13,10 @@ from tqdm import tqdm
 from preprocess.box_annotations import ReadOptions
 from preprocess.box_formats import FORMATS, annotation_files, open_annotations
 from preprocess.box_shards import FromAnnotations, FromMotion, ShardMaker
-from preprocess.motion_presets import OF_BOUNDARIES, MotionParameters, read_parameters
+from preprocess.box_sources import maps_folder
+from preprocess.motion_presets import MotionParameters, read_parameters
 from shared.errors import InputError
-from shared.layout import BOUNDARIES, DatasetLayout
-from shared.make_commands import make_flows
+from shared.layout import DatasetLayout
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
@@ -80,11 +80,7 @@ def _refuse_unused(options: dict[str, Any]) -> None:
 def _motion_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
     preset, source = options["preset"] or "default", options["source"]
     parameters = read_parameters(preset, options["changes"])
-    if preset in OF_BOUNDARIES:
-        folder = _boundaries_folder(layout, source, preset)
-    else:
-        folder = _flows_folder(layout, source)
-    return motion_job(layout, folder, parameters)
+    return motion_job(layout, maps_folder(layout, source, preset), parameters)
 
 
 def motion_job(layout: DatasetLayout, folder: Path, parameters: MotionParameters) -> Job:
@@ -120,47 +116,6 @@ def source_of(config: dict[str, Any]) -> tuple[str, str]:
     """(folder, kind) of the shards that boxes with this config were made from."""
     folder = str(config.get("made_from", "flows"))
     return folder, "frames" if folder == "frames" else "flows"
-
-
-def _flows_folder(layout: DatasetLayout, source: str | None) -> Path:
-    """The finished flows of a source; None is whatever lies in flows/.
-
-    Raises:
-        InputError: they are not there, or not finished.
-    """
-    first = read_index(layout.flows)
-    if first is not None and source in (None, first.config.get("flow_source")):
-        return layout.flows
-    if source is None:
-        raise InputError(
-            f"{layout.flows} is not complete (no dataset.json); run `{layout.make('flows')}`"
-        )
-    folder = layout.flows_of(source)
-    if read_index(folder) is None:
-        raise InputError(
-            f"{folder} is not there or not complete (no dataset.json); run "
-            f"`{make_flows(layout, folder)}`"
-        )
-    return folder
-
-
-def _boundaries_folder(layout: DatasetLayout, source: str | None, preset: str) -> Path:
-    """The finished maps of MOFO's code of a source; None is that of flows/.
-
-    Raises:
-        InputError: they are not there, or not finished.
-    """
-    if source is None:
-        first = read_index(layout.flows)
-        source = str(first.config.get("flow_source", "tvl1")) if first else "tvl1"
-    source = source.removesuffix(BOUNDARIES)
-    folder = layout.flows_of(source + BOUNDARIES)
-    if read_index(folder) is None:
-        raise InputError(
-            f"--preset {preset} is for maps as that code makes them, and {folder} is not there or "
-            f"not complete (no dataset.json); run `{make_flows(layout, folder)}`"
-        )
-    return folder
 
 
 def _annotated_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:

@@ -1,5 +1,6 @@
 """Boxes from annotations and from other flow sources, and training that takes them."""
 
+import dataclasses
 import json
 import shutil
 
@@ -13,7 +14,7 @@ from training_fixtures import TINY_RECIPE
 from shared.errors import InputError
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
-from shared.shard_index import read_index
+from shared.shard_index import read_index, write_index
 from shared.shards import ShardReader
 from train.clip_reader import ClipReader
 from train.clip_table import read_clip_table
@@ -168,7 +169,7 @@ WRONG = {
     "name": (("--name", "../up"), "boxes name '../up': letters, digits"),
     "no such source": (("--source", "dis"), "flows-dis is not there or not complete"),
     "no maps of the code": (("--preset", "mofo-code"), "--boundaries'`"),
-    "nor of dis": (("--preset", "mofo-code", "--source", "dis"), "ARGS='--source dis --bound"),
+    "nor of dis": (("--preset", "mofo-code", "--source", "dis"), ",dis --boundaries'`"),
 }
 
 
@@ -177,6 +178,64 @@ def test_what_does_not_go_together_is_named(layout, case):
     arguments, message = WRONG[case]
     done = run_boxes(layout, *arguments)
     assert done.exit_code == 1 and message in done.output, done.output
+
+
+def lay_beside(layout, name, **changes):
+    """A copy of flows/ whose dataset.json says otherwise."""
+    folder = layout.flows_of(name)
+    shutil.copytree(layout.flows, folder)
+    write_index(folder, dataclasses.replace(read_index(folder), **changes))
+    return folder
+
+
+def of_code(source):
+    return {"config": {"flow_source": source, "map": "boundaries"}}
+
+
+def test_maps_that_a_preset_is_not_for_are_refused(layout):
+    lay_beside(layout, "dis-boundaries", **of_code("dis"))
+    lay_beside(layout, "tvl1-length", config={"flow_source": "tvl1", "map": "length"})
+    asked = {"dis-boundaries": "for --preset mofo-code", "tvl1-length": "for the mask mgm"}
+    for source, words in asked.items():
+        for preset in ("default", "paper"):
+            done = run_boxes(layout, "--source", source, "--preset", preset, "--name", "new")
+            assert done.exit_code == 1 and words in done.output, done.output
+            assert f"--preset {preset} is for motion maps of equation 1" in done.output
+    assert not (layout.root / "boxes-new").exists()
+    code = ("--preset", "mofo-code", "--name", "code", "--workers", 1)
+    assert run_boxes(layout, *code, "--source", "dis-boundaries").exit_code == 0
+    lengths = run_boxes(layout, *code, "--source", "tvl1-length")
+    assert lengths.exit_code == 1 and "none of tvl1-length; give --source" in lengths.output
+
+
+def test_maps_of_the_code_are_found_where_the_first_source_has_none(layout):
+    index = read_index(layout.flows)
+    write_index(layout.flows, dataclasses.replace(index, config={"flow_source": "motion-vectors"}))
+    code = ("--preset", "mofo-code", "--name", "code", "--workers", 1)
+    none = run_boxes(layout, *code)
+    assert none.exit_code == 1
+    assert "ARGS='--source motion-vectors,tvl1 --boundaries'`" in none.output, none.output
+    folder = lay_beside(layout, "dis-boundaries", **of_code("dis"))
+    assert run_boxes(layout, *code).exit_code == 0
+    assert read_index(layout.boxes_of("code")).config["made_from"] == folder.name
+    lay_beside(layout, "tvl1-boundaries", **of_code("tvl1"))
+    several = run_boxes(layout, *code)
+    assert several.exit_code == 1
+    assert "give --source with one of dis-boundaries, tvl1-boundaries" in several.output
+    assert "reuse:" in run_boxes(layout, *code, "--source", "dis").output
+
+
+@pytest.mark.parametrize("of", ["another manifest", "fewer clips"])
+def test_flows_that_an_earlier_run_left_are_not_taken(layout, of):
+    entries = read_index(layout.flows).shards
+    left = [dataclasses.replace(entries[0], clips=3), *entries[1:]]
+    changes = {"manifest_digest": "0" * 64} if of == "another manifest" else {"shards": left}
+    folder = lay_beside(layout, "tvl1-boundaries", **of_code("tvl1"), **changes)
+    done = run_boxes(layout, "--preset", "mofo-code", "--name", "code")
+    assert done.exit_code == 1
+    assert f"{folder} holds other clips than {layout.frames}" in done.output, done.output
+    assert "--source tvl1 --boundaries'`" in done.output
+    assert not layout.boxes_of("code").exists()
 
 
 def test_annotations_of_other_clips_are_refused(layout):
