@@ -68,7 +68,7 @@ class Budget:
 @click.option("--clips", default=1600, metavar="COUNT", help="clips of the dataset, all splits")
 @click.option("--pretrain-epochs", type=click.IntRange(1), default=10, metavar="EPOCHS",
               help="of each pretraining")  # fmt: skip
-@click.option("--finetune-epochs", type=click.IntRange(1), default=16, metavar="EPOCHS",
+@click.option("--finetune-epochs", type=click.IntRange(1), default=30, metavar="EPOCHS",
               help="of each finetuning")  # fmt: skip
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bf16",
               help="of the trainings; fp32 suits CPUs without bf16 instructions")  # fmt: skip
