@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
+from preprocess.asf import announced_bytes
 from shared.manifest import Clip
+
+if TYPE_CHECKING:
+    from preprocess.demuxer import Demuxer
 
 TIME_TOLERANCE = 1e-3  # seconds; manifests give three decimals, presentation times are exact
 FRAMES_TOLERANCE = 1  # headers of HMDB51 claim one frame too many
+SOUND_TOLERANCE = 1.0  # seconds; packets of sound may not tell how long they are
 HOLES_TOLERANCE = 0.1  # share of frames that a live recording may have dropped
 COUNTING_FORMATS = ("mov", "matroska", "avi")  # where a packet of the container is a frame
+ENDING_FORMATS = ("matroska", "flv")  # whose duration is the time of the end
 HIDING_CODECS = ("vp8", "libvpx")  # where a packet may hold a frame that is never shown
 SKIPPING_CODECS = ("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "flv")
 SKIPPED_BYTES = 8  # at most, of a packet of those that says "as before" and may give no frame
@@ -45,7 +52,14 @@ class Completeness:
         self._stream = stream
         rate = stream.average_rate or stream.guessed_rate
         self.frame_seconds = float(1 / rate) if rate else 0.04
-        self.duration, self._tolerance = self._announced_duration(container)
+        self._stream_start = float((stream.start_time or 0) * stream.time_base)
+        self._tolerance = (FRAMES_TOLERANCE + 0.5) * self.frame_seconds
+        self.duration = self._announced_duration(container)
+        self._missing_bytes = 0
+        if container.format.name == "asf":
+            self._missing_bytes = (announced_bytes(container.name) or 0) - container.size
+        self._end_of_all = self._announced_end_of_all(container)
+        self._others_end = -math.inf
         self._counts_packets = container.format.name.split(",")[0] in COUNTING_FORMATS
         self._num_packets = 0
         self._num_skipped = 0
@@ -65,10 +79,11 @@ class Completeness:
     def seconds(self, pts: int) -> float:
         return float((pts - (self._stream.start_time or 0)) * self._stream.time_base)
 
-    def saw_packet(self, packet: av.Packet) -> None:
-        """Count a packet of the stream, before it is decoded."""
-        if packet.size == 0 and packet.dts is None:
-            return  # the flush at the end
+    def saw_packet(self, packet: av.Packet, demuxer: Demuxer) -> None:
+        """Count a packet of the stream that the demuxer has just given, before it is decoded."""
+        if packet.size == 0 and packet.dts is None:  # the flush at the end
+            self._others_end = demuxer.others_end - self._stream_start
+            return
         codec = self._stream.codec_context.name
         if packet.is_discard and packet.pts is not None:
             self._discarded.append(self.seconds(packet.pts))
@@ -122,6 +137,12 @@ class Completeness:
                 f"ended early: the last frame is shown until {self.end:.3f} s "
                 f"of {expected_end:.3f} s"
             )
+        if not self._reached_stop and self._missing_bytes > 0:
+            return f"ended early: {self._missing_bytes} bytes of the file are missing"
+        end_of_all = min(self.stop, self._end_of_all or 0.0)
+        latest = max(self.end, self._others_end)
+        if not self._reached_stop and latest < end_of_all - self._tolerance - SOUND_TOLERANCE:
+            return f"ended early: the last stream ends at {latest:.3f} s of {end_of_all:.3f} s"
         allowed = max(FRAMES_TOLERANCE, HOLES_TOLERANCE * len(self._times))
         if self._stream.frames == 0 and self._num_holes() > allowed:
             return f"frames are missing: {self._num_holes()} between the {self.num_frames} decoded"
@@ -146,33 +167,33 @@ class Completeness:
         usual = np.median(distances)
         return int(np.rint(distances / usual - 1).clip(min=0).sum()) if usual > 0 else 0
 
-    def _announced_duration(
-        self, container: av.container.InputContainer
-    ) -> tuple[float | None, float]:
-        """Seconds, and how far they may be off."""
-        tolerance = (FRAMES_TOLERANCE + 0.5) * self.frame_seconds
+    def _announced_duration(self, container: av.container.InputContainer) -> float | None:
         kind = container.format.name.split(",")[0]
-        if self._stream.duration:
+        is_alone = len(container.streams) == 1
+        if self._stream.duration and (is_alone or kind != "asf"):
             seconds = float(self._stream.duration * self._stream.time_base)
             # Of the parts of a fragmented MP4 it may be either.
             is_end = kind == "mov" and self._stream.frames == 0
-            return self._from_the_start(seconds) if is_end else seconds, tolerance
+            return self._from_the_start(seconds) if is_end else seconds
         try:  # a tag of Matroska
             hours, minutes, seconds = self._stream.metadata.get("DURATION", "").split(":")
-            end = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-            return self._from_the_start(end), tolerance
+            return self._from_the_start(int(hours) * 3600 + int(minutes) * 60 + float(seconds))
         except ValueError:
             pass
-        if container.duration:
+        if container.duration and is_alone:
             seconds = container.duration / av.time_base
-            if kind in ("matroska", "flv"):
-                seconds = self._from_the_start(seconds)
-            # Of the longest stream, and sound often ends later than the picture.
-            alone = len(container.streams) == 1
-            return seconds, tolerance if alone else 1.0 + tolerance
-        return None, tolerance
+            return self._from_the_start(seconds) if kind in ENDING_FORMATS else seconds
+        return None
+
+    def _announced_end_of_all(self, container: av.container.InputContainer) -> float | None:
+        """When the longest stream ends, where nothing is said of the picture: sound may go on."""
+        if self.duration is not None or not container.duration:
+            return None
+        end = container.duration / av.time_base - self._stream_start
+        if container.format.name.split(",")[0] not in ENDING_FORMATS:
+            end += (container.start_time or 0) / av.time_base
+        return end
 
     def _from_the_start(self, end: float) -> float:
         """What some containers call a duration is when the last frame ends."""
-        start = float((self._stream.start_time or 0) * self._stream.time_base)
-        return end - start if 0 < start < end else end
+        return end - self._stream_start if 0 < self._stream_start < end else end

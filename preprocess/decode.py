@@ -19,6 +19,7 @@ import av
 
 from preprocess.clip_vectors import ClipVectors
 from preprocess.completeness import TIME_TOLERANCE, Completeness
+from preprocess.demuxer import Demuxer
 from preprocess.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.motion_vectors import CODECS as VECTOR_CODECS
 from preprocess.transcode import transcode
@@ -27,7 +28,6 @@ from preprocess.video_file import (
     Clock,
     LandedLateError,
     check_landing,
-    demuxed,
     find_video,
     opened,
     seek_before,
@@ -166,8 +166,9 @@ def _frames(
     """(seconds, frame) of the clip, in the order they are shown."""
     clock = Clock(container, progress)
     num_before = tally.num_frames
-    for packet in demuxed(container, stream):
-        progress.saw_packet(packet)
+    demuxer = Demuxer(container, stream)
+    for packet in demuxer:
+        progress.saw_packet(packet, demuxer)
         clock.saw_packet(packet)
         if vectors is not None:
             vectors.saw_packet(packet)
@@ -271,7 +272,8 @@ def _shared_pass(
     scaler = Scaler(options.short_side)
     running: list[_Span] = []
     before: float | None = None  # seconds of the last frame
-    for packet in demuxed(container, stream):
+    demuxer = Demuxer(container, stream)
+    for packet in demuxer:
         if packet.size or packet.dts is not None:  # else it is the flush at the end
             start = first.seconds(_known(packet.pts))
             # Packets come before the frames in them, and never after one shown later.
@@ -280,8 +282,8 @@ def _shared_pass(
                 if before is not None:
                     span.progress.saw_frame(before)
                 running.append(span)
-            for span in running:
-                span.progress.saw_packet(packet)
+        for span in running:
+            span.progress.saw_packet(packet, demuxer)
         for frame in packet.decode():
             tally.num_frames += 1
             seconds = first.seconds(_known(frame.pts))

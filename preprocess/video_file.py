@@ -1,7 +1,7 @@
 """Open a video from the internet and read its packets: what is let in, and how damage is told.
 
 Local regular files below the video root only, containers and codecs by allow-list, sound never
-touched. Whatever is wrong is a ClipError with a reason in words.
+decoded. Whatever is wrong is a ClipError with a reason in words.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ CODECS = (  # decoders of FFmpeg
 # After a seek AVI does not tell how far its frames are shown after their decoding times, nor a
 # program stream when those are shown that have no time of their own.
 READ_FROM_THE_START = ("avi", "mpeg")
+# Where only the packets of all streams together tell whether the file is whole (demuxer.py).
+READ_WITH_SOUND = ("matroska", "flv", "asf")
 
 
 class ClipError(Exception):
@@ -82,7 +84,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[av.container.InputContainer]
         av.error.FFmpegError: not a container that is allowed.
         ClipError: damage in its header.
     """
-    with _complaints_raised():
+    with complaints() as found:
         container = av.open(
             str(path),  # absolute, so that no part of a name is taken for a protocol
             mode="r",
@@ -96,29 +98,32 @@ def opened(path: Path, max_pixels: int) -> Iterator[av.container.InputContainer]
             },
         )
     try:
+        if found:
+            raise ClipError("decode", found[0])
         yield container
     finally:
         container.close()
 
 
 @contextmanager
-def _complaints_raised() -> Iterator[None]:
-    """Make an error of what a demuxer only logs as one.
+def complaints() -> Iterator[list[str]]:
+    """Gather what demuxers only log as errors, in words.
 
     A demuxer that meets damage skips to where it finds its way again: Matroska files lose seconds
     without any other sign.
     """
+    found: list[str] = []
     # Else a repeated message is held back and comes with that of the next file.
     av.logging.set_skip_repeated(False)
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture() as complaints:
-            yield
+        with av.logging.Capture() as logged:
+            yield found
     finally:
         av.logging.set_level(None)  # PyAV's default; what decoders log is noise
-    for _, who, message in complaints:
+    for _, who, message in logged:
         if set(who.split(",")) & set(FORMATS.split(",")):
-            raise ClipError("decode", f"damaged container: {message.strip()}")
+            found.append(f"damaged container: {message.strip()}")
 
 
 def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.VideoStream:
@@ -136,9 +141,10 @@ def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.
     if codec is None or codec.name not in CODECS.split(","):
         name = codec.name if codec is not None else "unknown"
         raise ClipError("decode", f"codec {name} is not among those allowed ({CODECS})")
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = av.stream.Discard.all
+    if container.format.name.split(",")[0] not in READ_WITH_SOUND:
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = av.stream.Discard.all
     codec.thread_count = 1
     codec.options = {"max_pixels": str(max_pixels)}
     pixels = codec.width * codec.height
@@ -149,21 +155,6 @@ def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.
             f"up to {max_pixels} are allowed (--max-pixels)",
         )
     return stream
-
-
-def demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of the stream, the last one empty.
-
-    Raises:
-        ClipError: the container is damaged, also where FFmpeg would only log that and skip it.
-    """
-    packets = container.demux(stream)
-    while True:
-        with _complaints_raised():
-            packet = next(packets, None)
-        if packet is None:
-            return
-        yield packet
 
 
 def seek_before(

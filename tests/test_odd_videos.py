@@ -168,3 +168,31 @@ def test_an_flv_with_b_frames_is_whole(tmp_path, bf):
     assert len(decode(path)[0]) == 60
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
     assert "early" in reason(path) or "damaged" in reason(path)
+
+
+@pytest.mark.parametrize(
+    "codec, extension", [("libx264", "flv"), ("wmv2", "wmv"), ("mpeg4", "mkv")]
+)
+def test_sound_may_end_long_after_the_picture(tmp_path, codec, extension):
+    """Where the container tells how long its longest stream is, and nothing of the picture."""
+    path = render_video(tmp_path / f"a.{extension}", 36, codec=codec, with_sound=8.0)
+    data = path.read_bytes().replace(b"DURATION", b"DURATIOX")  # the tag of Matroska
+    path.write_bytes(data)
+    assert len(decode(path)[0]) == 36
+    for share in (0.3, 0.6, 0.8):
+        path.write_bytes(data[: int(share * len(data))])
+        assert "early" in reason(path) or "damaged" in reason(path)
+
+
+@pytest.mark.parametrize("with_sound", [False, True])
+def test_a_cut_asf_file_is_never_taken_for_a_whole_one(tmp_path, with_sound):
+    """FFmpeg forgets its duration."""
+    path = render_video(tmp_path / "a.wmv", 48, codec="wmv2", with_sound=with_sound)
+    assert len(decode(path)[0]) == 48
+    data = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(data[: int(share * len(data))])
+        assert "bytes of the file are missing" in reason(path) or "damaged" in reason(path)
+    assert len(decode(path, 0.0, 1.0)[0]) == 12  # which does not need the end
+    path.write_bytes(data + bytes(1000))
+    assert len(decode(path)[0]) == 48

@@ -43,12 +43,13 @@ def render_video(
     codec: str = "libx264",
     rate: int = 12,
     keyframe_every: int = 12,
-    with_sound: bool = False,
+    with_sound: bool | float = False,
     options: dict[str, str] | None = None,
 ) -> Path:
     """Encode `moving_picture` 0 .. num_frames - 1; size is (width, height), even, above 16.
 
-    `options` are of the encoder, beside or instead of those that make it fast.
+    `with_sound` may be how many seconds of it there are, else as many as of the picture. `options`
+    are of the encoder, beside or instead of those that make it fast.
     """
     encoder_options = {
         "libx264": {"preset": "ultrafast", "bf": "2", "threads": "1"},
@@ -66,7 +67,7 @@ def render_video(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = keyframe_every
         if with_sound:
-            _add_silence(container, num_frames / rate)
+            _add_silence(container, num_frames / rate if with_sound is True else with_sound)
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(moving_picture(index, *size), format="rgb24")
             container.mux(stream.encode(frame))
