@@ -22,6 +22,7 @@ N = TypeVar("N", int, float)
 SPLITS = ("train", "val", "test")
 FLIPS = ("flip_x", "flip_y", "flip_time")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break a row, or a terminal
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may escape one alone; no file can hold it
 MAX_CLIP_ID_BYTES = 64  # `/clip/id` is S64 in the shards
 MAX_CLASSES = 100_000  # a class number is the size of a list and of a classifier's layer
 
@@ -90,6 +91,9 @@ class ClassList:
         label, verb, noun: class names by class number; empty where the dataset has none.
         flip_x, flip_y, flip_time: label after mirroring left-right, top-bottom, or playing
             backwards; None where that flip would change what is seen into no class (it is off).
+
+    Raises:
+        InputError: a flip that is no permutation of the labels, or a name with half a character.
     """
 
     label: list[str] = field(default_factory=list)
@@ -100,6 +104,13 @@ class ClassList:
     flip_time: list[int] | None = None
 
     def __post_init__(self) -> None:
+        for kind in ("label", "verb", "noun"):
+            for number, name in enumerate(getattr(self, kind)):
+                if SURROGATE.search(name):
+                    raise InputError(
+                        f"{kind} {number}, {_short(name)}, is no Unicode text: it has half of a "
+                        "character; mend it in the annotations"
+                    )
         for name in FLIPS:
             flip = getattr(self, name)
             if flip is not None and sorted(flip) != list(range(len(self.label))):

@@ -260,6 +260,19 @@ def test_missing_columns_other_encodings_and_no_rows(tmp_path):
 # ---------------------------------------------------------------------- the command
 
 
+def test_a_class_name_that_no_file_can_hold_is_refused(tmp_path):
+    videos, labels = touch(tmp_path / "v", "1.mp4"), tmp_path / "labels"
+    labels.mkdir()
+    names = {"Holding something": "0", "Dropping \ud800": "1"}
+    (labels / "something-something-v2-labels.json").write_text(json.dumps(names))
+    entries = [{"id": "1", "template": "Holding [something]"}]
+    (labels / "something-something-v2-train.json").write_text(json.dumps(entries))
+    given = ("--videos", videos, "--annotations", labels)
+    message = refused(tmp_path, *given, dataset="ssv2")
+    assert r"label 1, 'Dropping \ud800', is no Unicode text" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_toy_needs_no_options_and_keeps_its_classes(tmp_path):
     root = tmp_path / "out" / "toy"
     touch(root / "videos", "toy00000.mp4", "toy00001.mp4")
