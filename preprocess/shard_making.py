@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def settled_clips(
     """
     assemblies: dict[int, Assembly] = {}
     spill_folder = next(iter(folders.values()))
-    with ExitStack() as open_assemblies:
+    try:
         for event in events:
             shard = plan.shard_of(event.place)
             if shard in journal.finished:
@@ -40,14 +39,17 @@ def settled_clips(
             if shard not in assemblies:
                 clips = {place: plan.clips[place] for place in plan.places(shard)}
                 assemblies[shard] = Assembly(shard, clips, spill_folder, plan.flow)
-                open_assemblies.callback(assemblies[shard].close)
                 for one in known(shard):
                     assemblies[shard].add(one)
             if not assemblies[shard].add(event):
                 continue
             yield event
             if assemblies[shard].is_settled:
-                publish(plan, journal, folders, assemblies.pop(shard))
+                publish(plan, journal, folders, assemblies[shard])
+                assemblies.pop(shard).close()
+    finally:
+        for assembly in assemblies.values():
+            assembly.close()
 
 
 def publish(
@@ -56,7 +58,6 @@ def publish(
     """Write the shards of an assembly and note them as finished."""
     entries = assembly.publish(folders, plan.configs)
     refuse_other_videos(plan, assembly.number)
-    assembly.close()
     failures = [
         failure_record(plan.clips[place], event.stage, event.reason)
         for place, event in sorted(assembly.failures.items())

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes, run_flows, start
 from video_fixtures import moving_picture, render_video
 
+from preprocess import shard_making
 from preprocess.motion import expand
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
@@ -131,6 +133,28 @@ def test_failing_clips_are_set_aside(tmp_path):
     assert read_jsonl(layout.failures) == failures
     assert run_boxes(layout).exit_code == 0
     assert read_index(layout.boxes).num_clips == 2
+
+
+def test_a_published_shard_is_held_no_longer(finished, tmp_path, monkeypatch):
+    """Else memory grows with the dataset, by kilobytes a clip."""
+    made, held, closed = [], [], []
+
+    class Watched(shard_making.Assembly):
+        def __init__(self, *given):
+            super().__init__(*given)
+            held.append(sum(one() is not None for one in made))
+            made.append(weakref.ref(self))
+
+        def close(self):
+            closed.append(self.number)
+            super().close()
+
+    monkeypatch.setattr(shard_making, "Assembly", Watched)
+    layout = copy_of(finished, tmp_path)
+    assert run_flows(layout, "--clips-per-shard", 1).exit_code == 0
+    assert held == [0] * 6 and closed == [0, 1, 2, 3, 4, 5]
+    stopped = run_flows(layout, "--overwrite", "--strict", "--videos", tmp_path)
+    assert stopped.exit_code == 1 and closed[6:] == [0]
 
 
 def test_strict_stops_at_the_first_failure(tmp_path):
