@@ -111,9 +111,10 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
 @click.option("--pool", type=click.Choice(["ray", "in-process"]), default="ray",
               help="in-process: one core, and a crash of the decoder ends the run")  # fmt: skip
 @click.option("--decoders", type=click.IntRange(1), metavar="PROCESSES",
-              help="[default: one for four cores; one a core beside GPUs]")  # fmt: skip
+              help="that decode videos  [default: one for four cores; one a core beside GPUs]"
+              )  # fmt: skip
 @click.option("--flow-workers", type=click.IntRange(1), metavar="PROCESSES",
-              help="[default: one a core, or one a GPU]")  # fmt: skip
+              help="that compute flow  [default: one a core, or one a GPU]")  # fmt: skip
 @click.option("--num-gpus", type=click.IntRange(0), default=0, metavar="GPUS",
               help="for flow; 0 computes it on CPU cores")  # fmt: skip
 @rare_option("--clip-timeout", type=click.FloatRange(0, min_open=True), default=300.0,

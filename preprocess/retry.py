@@ -19,30 +19,14 @@ import click
 from preprocess import flows
 from preprocess.failures import read_failures
 from preprocess.rebuild import finished_plan, rebuild, renew_boxes
+from preprocess.taken_options import flows_options
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
 from shared.wording import counted
 
-# Options of `preprocess.flows` that decide which clips fail, never what is stored.
-TAKEN = (
-    *("videos", "max_pixels", "max_frames", "max_seconds"),
-    *("pool", "decoders", "flow_workers", "num_gpus", "clip_timeout"),
-)
 
-
-def flows_options(command: Any) -> Any:
-    """The options TAKEN of `preprocess.flows`, where nothing given means: as that run had it."""
-    for param in flows.main.params:
-        if param.name in TAKEN:
-            option = click.Option(
-                param.opts, type=param.type, metavar=param.metavar, help=param.help
-            )
-            command.params.append(option)
-    return command
-
-
-@flows_options
+@flows_options()
 @click.command(
     help=__doc__.split("\n")[0],
     context_settings={"show_default": True, "max_content_width": 100},

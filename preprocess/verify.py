@@ -2,6 +2,7 @@
 
     python -m preprocess.verify --dataset ssv2 --out out
     python -m preprocess.verify --dataset ssv2 --out out --videos /data/ssv2/videos --repair
+    python -m preprocess.verify --dataset ssv2 --out out --repair --num-gpus 0
 
 Holds each file of frames/, flows/, flows-SOURCE/ and boxes/ against dataset.json (bytes, sha256),
 its chunks against their checksums, its content against the schema, the manifest and the shards of
@@ -9,7 +10,8 @@ the same number. Exit status 0: all is well; 1: something is bad, and named. Som
 core.
 
 --repair makes bad shards again from the videos (bad boxes from flows/), as `preprocess.flows` does,
-and puts whole shards in their place; good ones are not touched. A clip that was good and can no
+and puts whole shards in their place; good ones are not touched. The options of that run hold but
+for those given here, such as --num-gpus 0 on a machine without GPU. A clip that was good and can no
 longer be made stops it before anything is replaced.
 """
 
@@ -27,6 +29,7 @@ from tqdm import tqdm
 from preprocess.dataset_checks import FoundDataset, find_dataset
 from preprocess.processes import results_of
 from preprocess.shard_checks import check_shards, kills_its_reader
+from preprocess.taken_options import flows_options
 from shared.errors import EXIT_ERROR, InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
@@ -35,30 +38,31 @@ from shared.wording import counted
 BadShards = dict[str, set[int]]  # numbers by name of the folder
 
 
+@flows_options("--repair: ")
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with shards")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               help="folder of all datasets; this one is in FOLDER/NAME")  # fmt: skip
 @click.option("--repair", is_flag=True, help="make the bad shards again")
-@click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="for --repair  [default: where `flows` found them]")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
-              help="[default: one a core]")  # fmt: skip
+              help="that check shards  [default: one a core]")  # fmt: skip
 @user_errors
-def main(**options: Any) -> None:
-    layout = DatasetLayout(options["out"], options["dataset"])
-    workers = options["workers"] or len(os.sched_getaffinity(0))
-    if not options["repair"]:
-        if options["videos"]:
-            raise InputError("--videos is for --repair, which is not asked for")
+def main(dataset: str, out: Path, repair: bool, workers: int | None, **given: Any) -> None:
+    layout = DatasetLayout(out, dataset)
+    workers = workers or len(os.sched_getaffinity(0))
+    if not repair:
+        for name, value in given.items():
+            if value is not None:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} is for --repair, which is not asked for")
         sys.exit(EXIT_ERROR if verify(layout, workers) is not None else 0)
-    from preprocess.rebuild import repair
+    from preprocess import rebuild
 
     with RunLock(layout.lock):
         bad = verify(layout, workers)
         if bad is None:
             return
-        repair(layout, bad, {"videos": options["videos"]})
+        rebuild.repair(layout, bad, given)
         print("after the repair:")
         sys.exit(EXIT_ERROR if verify(layout, workers) is not None else 0)
 

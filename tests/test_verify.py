@@ -243,6 +243,19 @@ def test_repair_needs_the_same_options_and_the_lock(layout):
     with RunLock(layout.lock):
         assert "in use by another run" in run_verify(layout, "--repair").output
     assert "--videos is for --repair" in run_verify(layout, "--videos", layout.videos).output
+    assert "--num-gpus is for --repair" in run_verify(layout, "--num-gpus", 0).output
+
+
+def test_repair_works_as_it_is_told_where_the_run_had_other_means(layout):
+    """As on a machine without GPU, of shards made with one."""
+    expected = all_checksums(layout)
+    record = json.loads((layout.flows / "options.json").read_text())
+    record["options"] |= {"num_gpus": 1, "pool": "ray"}
+    (layout.flows / "options.json").write_text(json.dumps(record))
+    flip(layout.flows / "00001.h5")
+    done = run_verify(layout, "--repair", "--num-gpus", 0, "--pool", "in-process")
+    assert done.exit_code == 0, done.output
+    assert all_checksums(layout) == expected
 
 
 @pytest.mark.parametrize(
