@@ -66,6 +66,7 @@ class Completeness:
         self._discarded: list[float] = []
         self._step_back: tuple[float, float] | None = None
         self._last = -math.inf
+        self._end = 0.0
         self._times: list[float] = []  # of the frames shown in the span, and of one before it
         self._reached_stop = False
 
@@ -92,8 +93,13 @@ class Completeness:
         elif packet.pts is None or self.contains(self.seconds(packet.pts)):
             self._num_packets += 1
 
-    def saw_frame(self, seconds: float) -> bool:
-        """Count a decoded frame; True where it belongs to the clip."""
+    def saw_frame(self, seconds: float, duration: int = 0) -> bool:
+        """Count a decoded frame; True where it belongs to the clip.
+
+        Args:
+            seconds: when it is shown.
+            duration: for how long by its packet, in the time base of the stream; 0: not known.
+        """
         if seconds >= self.stop - TIME_TOLERANCE:
             self._reached_stop = True
             return False
@@ -103,7 +109,10 @@ class Completeness:
         is_shown = self.contains(seconds)
         if self.num_frames == 0:
             self._times.clear()
+            self._end = 0.0
         self._times.append(seconds)
+        shown_for = max(self.frame_seconds, float(duration * self._stream.time_base))
+        self._end = max(self._end, seconds + shown_for)
         self.num_frames += is_shown
         return is_shown
 
@@ -115,7 +124,7 @@ class Completeness:
     @property
     def end(self) -> float:
         """Until when the last frame is shown."""
-        return max(self._times) + self.frame_seconds if self._times else 0.0
+        return self._end
 
     def shortfall(self) -> str | None:
         """What is missing, in words; None where the clip is whole."""

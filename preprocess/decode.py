@@ -177,7 +177,7 @@ def _frames(
             if tally.num_frames == num_before:
                 check_landing(progress, seconds)
             tally.num_frames += 1
-            is_shown = progress.saw_frame(seconds)
+            is_shown = progress.saw_frame(seconds, frame.duration)
             if is_shown:
                 yield seconds, frame
             if vectors is not None:
@@ -272,6 +272,7 @@ def _shared_pass(
     scaler = Scaler(options.short_side)
     running: list[_Span] = []
     before: float | None = None  # seconds of the last frame
+    duration = 0  # of the last frame
     demuxer = Demuxer(container, stream)
     for packet in demuxer:
         if packet.size or packet.dts is not None:  # else it is the flush at the end
@@ -280,7 +281,7 @@ def _shared_pass(
             while waiting and waiting[0].progress.start - TIME_TOLERANCE <= start:
                 span = waiting.popleft()
                 if before is not None:
-                    span.progress.saw_frame(before)
+                    span.progress.saw_frame(before, duration)
                 running.append(span)
         for span in running:
             span.progress.saw_packet(packet, demuxer)
@@ -289,8 +290,8 @@ def _shared_pass(
             seconds = first.seconds(_known(frame.pts))
             if before is None:
                 check_landing(first, seconds)
-            before = seconds
-            shown = [span for span in running if span.progress.saw_frame(before)]
+            before, duration = seconds, frame.duration
+            shown = [span for span in running if span.progress.saw_frame(before, duration)]
             picture = scaler.picture(frame) if shown else None
             for span in shown:
                 full = span.chunker.add(before, picture)

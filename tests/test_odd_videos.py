@@ -196,3 +196,21 @@ def test_a_cut_asf_file_is_never_taken_for_a_whole_one(tmp_path, with_sound):
     assert len(decode(path, 0.0, 1.0)[0]) == 12  # which does not need the end
     path.write_bytes(data + bytes(1000))
     assert len(decode(path)[0]) == 48
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv"])
+def test_a_last_frame_that_is_shown_long_ends_no_clip_early(tmp_path, extension):
+    """As in recordings of a screen on which nothing more happens."""
+
+    def hold(index, packet):
+        if index == 47:
+            packet.duration = round(2 / packet.time_base)
+
+    source = render_video(tmp_path / f"a.{extension}", 48, options={"bf": "0"})
+    path = remux(source, tmp_path / f"long.{extension}", hold, {"movflags": "faststart"})
+    assert len(decode(path)[0]) == 48
+    assert len(decode(path, 2.0, 20.0)[0]) == 24
+    data = path.read_bytes()
+    for share in (0.5, 0.9, 0.97):
+        path.write_bytes(data[: int(share * len(data))])
+        assert "early" in reason(path) or "damaged" in reason(path)
