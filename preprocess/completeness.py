@@ -63,6 +63,7 @@ class Completeness:
         self._counts_packets = container.format.name.split(",")[0] in COUNTING_FORMATS
         self._num_packets = 0
         self._num_skipped = 0
+        self._may_have_holes = False
         self._discarded: list[float] = []
         self._step_back: tuple[float, float] | None = None
         self._last = -math.inf
@@ -85,6 +86,9 @@ class Completeness:
         if packet.size == 0 and packet.dts is None:  # the flush at the end
             self._others_end = demuxer.others_end - self._stream_start
             return
+        is_late_enough = packet.pts is None or self.seconds(packet.pts) >= self.start
+        if is_late_enough and demuxer.is_after_loss is not False:
+            self._may_have_holes = True
         codec = self._stream.codec_context.name
         if packet.is_discard and packet.pts is not None:
             self._discarded.append(self.seconds(packet.pts))
@@ -153,7 +157,8 @@ class Completeness:
         if not self._reached_stop and latest < end_of_all - self._tolerance - SOUND_TOLERANCE:
             return f"ended early: the last stream ends at {latest:.3f} s of {end_of_all:.3f} s"
         allowed = max(FRAMES_TOLERANCE, HOLES_TOLERANCE * len(self._times))
-        if self._stream.frames == 0 and self._num_holes() > allowed:
+        is_suspect = self._stream.frames == 0 and self._may_have_holes
+        if is_suspect and self._num_holes() > allowed:
             return f"frames are missing: {self._num_holes()} between the {self.num_frames} decoded"
         return None
 

@@ -9,6 +9,10 @@ import av
 
 from preprocess.video_file import ClipError, complaints
 
+# Whose packets follow one another with small headers between them, when none is left out.
+CONTIGUOUS_FORMATS = ("matroska", "flv")
+PASSED_BYTES = 128  # at most, between packets that follow one another: 60 were seen
+
 
 class Demuxer:
     """Iterates over the packets of one stream, the last one empty.
@@ -16,6 +20,8 @@ class Demuxer:
     Attributes:
         others_end: until when the packets of all other streams that came so far last, seconds by
             the clock of the container; minus infinity before the first.
+        is_after_loss: whether packets before the last one were lost; None where the format gives
+            no sign of it.
 
     Raises:
         ClipError: the container is damaged, also where FFmpeg would only log that and skip it.
@@ -23,11 +29,16 @@ class Demuxer:
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
         self.others_end = -math.inf
+        self._kind = container.format.name.split(",")[0]
+        self.is_after_loss = False if self._kind in (*CONTIGUOUS_FORMATS, "mpegts") else None
+        self._place: int | None = None  # of the last packet, bytes from the start of the file
+        self._place_behind = 0
         self._container = container
         self._stream = stream
 
     def __iter__(self) -> Iterator[av.Packet]:
         packets = self._container.demux()
+        lost = False  # since the last packet of the stream
         while True:
             with complaints() as found:
                 packet = self._next(packets)
@@ -35,9 +46,17 @@ class Demuxer:
                 raise ClipError("decode", found[0])
             if packet is None:
                 return
+            passed = self._passed_over(packet)
             if packet.stream_index == self._stream.index:
+                if self._kind == "mpegts":  # whose packets are counted from 0 to 15
+                    self.is_after_loss = packet.is_corrupt
+                elif self._kind in CONTIGUOUS_FORMATS:
+                    self.is_after_loss = lost or passed > PASSED_BYTES
+                lost = False
                 yield packet
-            elif packet.pts is not None:
+                continue
+            lost = lost or passed > PASSED_BYTES
+            if packet.pts is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 self.others_end = max(self.others_end, end)
 
@@ -46,3 +65,14 @@ class Demuxer:
             return next(packets, None)
         except IndexError:  # PyAV knows the streams that were there at the start
             raise ClipError("decode", "damaged container: a stream begins in the middle") from None
+
+    def _passed_over(self, packet: av.Packet) -> int:
+        """Bytes of the file between this packet and the one before it, whatever its stream."""
+        if packet.pos is None or packet.pos < 0:  # a cover picture, the flush at the end
+            return 0
+        if packet.pos == self._place:  # several in one block
+            self._place_behind += packet.size
+            return 0
+        passed = packet.pos - self._place_behind if self._place is not None else 0
+        self._place, self._place_behind = packet.pos, packet.pos + packet.size
+        return passed

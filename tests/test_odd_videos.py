@@ -1,5 +1,6 @@
 """Odd but intact videos, as cameras, streams and cuts leave them, are decoded as they are shown."""
 
+import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -214,3 +215,53 @@ def test_a_last_frame_that_is_shown_long_ends_no_clip_early(tmp_path, extension)
     for share in (0.5, 0.9, 0.97):
         path.write_bytes(data[: int(share * len(data))])
         assert "early" in reason(path) or "damaged" in reason(path)
+
+
+def _uneven(index, packet):
+    """Every third frame is shown six times as long, and one for three seconds."""
+    extra = (5 * (index // 3) + (36 if index > 24 else 0)) / 12
+    packet.pts = packet.dts = round((index / 12 + extra) / packet.time_base)
+
+
+@pytest.mark.parametrize(
+    "codec, extension, with_sound",
+    [
+        ("libx264", "mkv", False),
+        ("libx264", "mkv", True),
+        ("libvpx-vp9", "webm", False),
+        ("libx264", "ts", True),
+        ("libx264", "flv", True),
+    ],
+)
+def test_frames_at_uneven_distances_are_no_holes(tmp_path, codec, extension, with_sound):
+    """As in recordings of a screen or a call, where nothing is lost between them."""
+    source = render_video(
+        tmp_path / f"a.{'webm' if extension == 'webm' else 'mp4'}",
+        48,
+        codec=codec,
+        with_sound=8.0 if with_sound else False,
+        options={"bf": "0"} if codec == "libx264" else {},
+    )
+    path = remux(source, tmp_path / f"uneven.{extension}", _uneven)
+    rgb, times = decode(path)
+    assert len(rgb) == 48 and np.diff(times).max() > 3
+    assert len(decode(path, 2.0, 9.0)[0]) > 10
+
+
+@pytest.mark.parametrize("extension", ["mkv", "ts"])
+def test_holes_where_packets_were_lost_are_found(tmp_path, extension):
+    source = render_video(tmp_path / f"a.{extension}", 96, options={"bf": "0"}, keyframe_every=4)
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    if extension == "mkv":  # blocks that have become padding, of which no demuxer complains
+        for place in places[40:70]:
+            block = data.rfind(0xA3, place - 4, place + 1)
+            assert block > 0
+            data[block] = 0xEC
+    else:
+        del data[places[40] // 188 * 188 : places[70] // 188 * 188]
+    path = tmp_path / f"hole.{extension}"
+    path.write_bytes(data)
+    assert "frames are missing" in reason(path)
+    assert "frames are missing" in reason(path, 2.0, 7.5)
