@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TIME_TOLERANCE = 1e-3  # seconds; manifests give three decimals, presentation times are exact
 FRAMES_TOLERANCE = 1  # headers of HMDB51 claim one frame too many
-SOUND_TOLERANCE = 1.0  # seconds; packets of sound may not tell how long they are
+SOUND_TOLERANCE = 0.25  # seconds; packets of sound may not tell how long they are
 HOLES_TOLERANCE = 0.1  # share of frames that a live recording may have dropped
 COUNTING_FORMATS = ("mov", "matroska", "avi")  # where a packet of the container is a frame
 ENDING_FORMATS = ("matroska", "flv")  # whose duration is the time of the end
@@ -201,12 +201,10 @@ class Completeness:
 
     def _announced_end_of_all(self, container: av.container.InputContainer) -> float | None:
         """When the longest stream ends, where nothing is said of the picture: sound may go on."""
-        if self.duration is not None or not container.duration:
+        is_end = container.format.name.split(",")[0] in ENDING_FORMATS
+        if self.duration is not None or not container.duration or not is_end:
             return None
-        end = container.duration / av.time_base - self._stream_start
-        if container.format.name.split(",")[0] not in ENDING_FORMATS:
-            end += (container.start_time or 0) / av.time_base
-        return end
+        return container.duration / av.time_base - self._stream_start
 
     def _from_the_start(self, end: float) -> float:
         """What some containers call a duration is when the last frame ends."""
