@@ -19,6 +19,7 @@ from preprocess.motion_presets import MotionParameters
 from shared.errors import InputError
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.make_commands import make_around
+from shared.schema import LARGEST_VERTEX
 from shared.shards import ShardReader
 
 CANONICAL_SIZE = 224  # pixels; 14 x 14 positions of 16 px
@@ -148,7 +149,7 @@ def _shard_arrays(
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
     """Boxes [K, 4] as contours i2 [4 K, 3]: number of the box, x, y."""
-    x1, y1, x2, y2 = np.floor(boxes.T + 0.5).astype("<i2")
+    x1, y1, x2, y2 = np.floor(boxes.T + 0.5).clip(0, LARGEST_VERTEX).astype("<i2")
     numbers = np.arange(len(boxes), dtype="<i2")
     corners = [
         np.stack([numbers, x, y], axis=1) for x, y in ((x1, y1), (x2, y1), (x2, y2), (x1, y2))

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from preprocess.motion_presets import MotionParameters
+from shared.schema import LARGEST_VERTEX
 
 if TYPE_CHECKING:
     import torch
@@ -197,13 +198,13 @@ def contour_vertices(
 
     Returns:
         for each frame i2 [vertices, 3]: the contour's number (0 is the largest), x and y in source
-        pixels.
+        pixels, at most LARGEST_VERTEX.
     """
     frames = []
     for contours in motion_contours(maps, parameters, textures):
         rows = [np.empty((0, 3), np.int16)]
         for number, contour in enumerate(contours):
-            corners = np.floor(contour * to_source + 0.5).astype(np.int16)
+            corners = np.floor(contour * to_source + 0.5).clip(0, LARGEST_VERTEX).astype(np.int16)
             rows.append(np.insert(corners, 0, number, axis=1))
         frames.append(np.concatenate(rows))
     return frames

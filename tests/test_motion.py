@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from preprocess.box_shards import _corners as corner_vertices
 from preprocess.motion import (
     LEVELS,
     compand,
@@ -22,6 +23,7 @@ from preprocess.motion import (
 )
 from preprocess.motion_presets import OF_BOUNDARIES, PRESETS, MotionParameters, read_parameters
 from shared.errors import InputError
+from shared.schema import LARGEST_VERTEX
 
 
 def test_motion_map_is_equation_1():
@@ -182,6 +184,14 @@ def test_stored_vertices_are_the_contours_in_source_pixels():
         x, y = frames[0][frames[0][:, 0] == number, 1:].T
         assert (x.min(), x.max()) == (2 * x1 + 1, 2 * x2 - 1)  # centres of pixels
         assert (y.min(), y.max()) == (3 * y1 + 2, 3 * y2 - 1)
+
+
+def test_vertices_beyond_what_is_stored_stay_at_its_end():
+    """A frame of 40,000 pixels: i2 would wrap to negative places."""
+    [vertices] = contour_vertices(drawn_maps([[(10, 10, 30, 30)]]), EXACT, np.array([2000.0, 3.0]))
+    assert (vertices[:, 1].min(), vertices[:, 1].max()) == (21_000, LARGEST_VERTEX)
+    corners = corner_vertices(np.array([[100.0, 0.0, 40_000.0, 800.0]]))
+    assert corners[:, 1:].tolist() == [[100, 0], [32767, 0], [32767, 800], [100, 800]]
 
 
 def test_windows_and_replacement_look_ahead():
