@@ -93,12 +93,6 @@ def warp_back(
     return warped
 
 
-def camera_flow(homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The flow of a still scene under this camera: f4 [2, H, W], u then v; size = (H, W)."""
-    places = _places(size)
-    return (_apply(homography, places) - places).astype(np.float32)
-
-
 def total_flow(residual: np.ndarray, homography: np.ndarray) -> np.ndarray:
     """Flow between the frames as they are, from flow to the frame warped back: f4 [2, H, W].
 

@@ -56,16 +56,6 @@ def export_vectors(stream: av.VideoStream) -> None:
     stream.thread_type = "SLICE"
 
 
-def raw_vectors(frame: av.VideoFrame) -> np.ndarray:
-    """The rows of a decoded frame as FFmpeg has them: i4 [M, 10], columns `COLUMNS`.
-
-    Positions are block centres in pixels; `motion` is in units of 1 / motion_scale pixel. A frame
-    without vectors (an I-frame) has no rows.
-    """
-    rows = _vectors(frame)
-    return np.stack([rows[name].astype(np.int32) for name in COLUMNS], axis=1)
-
-
 def _vectors(frame: av.VideoFrame) -> np.ndarray:
     data = frame.side_data.get("MOTION_VECTORS")
     return _NO_VECTORS if data is None else data.to_ndarray()

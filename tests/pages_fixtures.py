@@ -67,10 +67,6 @@ def write_epic100(folder: Path) -> None:
         render_video(folder / "videos" / "P01" / f"{video}.MP4", frames, size=(64, 64))
 
 
-def _timestamp(seconds: int) -> str:
-    return f"00:00:{seconds:02d}.00"
-
-
 def _video(path: Path, number: int, codec: str = "libx264") -> None:
     render_video(path, 18 + number % 3, size=(64, 64), codec=codec)
 

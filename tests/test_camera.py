@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from camera_fixtures import camera_flow
 
 from preprocess.camera import (
     MIN_INLIERS,
-    camera_flow,
     camera_motion,
     residual_flow,
     total_flow,

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from camera_fixtures import camera_flow
 from dataset_fixtures import checksums, run_boxes, run_flows
 
 from preprocess.boundaries import boundary_map, window_sums
-from preprocess.camera import camera_flow
 from preprocess.decode import decode_clip
 from preprocess.flow_options import TrackOptions
 from preprocess.flow_sources import SourceOptions, make_source

@@ -24,7 +24,6 @@ from preprocess.motion_vectors import (
     cell_means,
     export_vectors,
     fill_holes,
-    raw_vectors,
     turn_upright,
 )
 from preprocess.transcode import clear_scratch
@@ -85,6 +84,14 @@ def transcode(video: Path, scratch: Path) -> Path:
 
 
 X264 = {"preset": "fast", "crf": 20, "g": 100}
+
+
+def raw_vectors(frame: av.VideoFrame) -> np.ndarray:
+    """The rows of a decoded frame as FFmpeg has them: i4 [M, 10], columns `COLUMNS`."""
+    data = frame.side_data.get("MOTION_VECTORS")
+    if data is None:  # an I-frame
+        return np.empty((0, len(COLUMNS)), np.int32)
+    return np.stack([data.to_ndarray()[name].astype(np.int32) for name in COLUMNS], axis=1)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from camera_fixtures import camera_flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from preprocess.camera import camera_flow, total_flow
+from preprocess.camera import total_flow
 from preprocess.flow_options import TrackOptions
 from preprocess.trajectories import make_tracks, median_filter, orientation_maps
 from shared.errors import InputError
