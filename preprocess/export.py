@@ -12,6 +12,7 @@ same boxes of any of them.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,19 @@ def main(boxes: Path, formats: str, to: Path | None) -> None:
     for name in dict.fromkeys(names):
         written = WRITERS[name](folder, boxes.name, partial(_clips, boxes, index, name))
         print(f"{written}: {counted(index.num_clips, 'clip')}")
-        print(f"  back: preprocess.boxes --from-annotations {written} --format {name}")
+        print(f"  back: {_command_back(boxes, index, name, written)}")
+
+
+def _command_back(boxes: Path, index: DatasetIndex, name: str, written: Path) -> str:
+    """The command that makes boxes of an export, beside the others of the dataset.
+
+    It needs the frames; a folder of boxes that was copied has none beside it: OUT is what lacks.
+    """
+    out = str(boxes.parent.parent) if boxes.parent.name == index.dataset else "OUT"
+    return (
+        f"python -m preprocess.boxes --dataset {index.dataset} --out {shlex.quote(out)} "
+        f"--name {name} --from-annotations {shlex.quote(str(written))} --format {name}"
+    )
 
 
 def _clips(boxes: Path, index: DatasetIndex, what: str) -> Iterator[ExportedClip]:
