@@ -146,6 +146,9 @@ def main(
         raise InputError("--format is of --annotations, which is not given")
     ratios = Ratios(mask_ratio, inside_ratio)
     names = output_names(videos, out)
+    missing = [str(video) for video in videos if not video.exists()]
+    if missing:
+        raise InputError(f"no file {', '.join(missing)}")
     set_aside = 0
     for video, name in zip(videos, names, strict=True):
         try:

@@ -229,6 +229,12 @@ def test_command_writes_video_and_sheet(video: Path, tmp_path: Path) -> None:
     assert cv2.imread(str(files[1])).shape[1] == 6 * (200 + 6) + 6
 
 
+def test_a_video_that_is_not_there_is_named_before_any_work(video: Path, tmp_path: Path) -> None:
+    result = show(video, tmp_path / "nope.mp4", "--out", tmp_path / "shown")
+    assert result.exit_code == 1 and not (tmp_path / "shown").exists()
+    assert result.stderr == f"error: no file {tmp_path / 'nope.mp4'}\n"
+
+
 def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video" * 100)
