@@ -118,7 +118,9 @@ def test_wrong_values_are_named(tiny, change, named):
     [
         ({"model": {"decoder_depth": 2}}, "no decoder: decoder_depth of model is not used"),
         ({"augment": {"rand_layers": 0, "rand_magnitude": 9}}, "rand_magnitude is 9, but"),
-        ({"head": {"depth": 2}}, "does not use depth"),
+        ({"head": {"depth": 2}}, "--mca-depth is for --head mca, and the head is mean; give"),
+        ({"head": {"mlp_ratio": 2.0}}, "head.mlp_ratio is for --head mca"),
+        ({"head": {"deepth": 2}}, "does not use deepth; allowed: kind, num_heads, depth"),
         ({"box_source": "annotated"}, "the head mean does not look at boxes"),
         ({"mask": {"kind": "tube"}}, "does not use mask"),
     ],
@@ -205,7 +207,7 @@ def test_unknown_methods_and_heads_list_the_known(tiny):
 
 
 def test_the_mean_head_takes_no_options_of_the_other(tiny):
-    with pytest.raises(InputError, match="does not use depth"):
+    with pytest.raises(InputError, match="--mca-depth is for --head mca"):
         finetune_config(tiny, "mean", {"head": {"depth": 2}})
     assert finetune_config(tiny, "mca", {"head": {"depth": 2}}).head.depth == 2
     tiny["finetune"]["mca"] = {"head": {"depth": 3}}

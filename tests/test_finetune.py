@@ -157,7 +157,10 @@ def test_the_head_by_options_of_its_own(out, pretrained):
     }  # fmt: skip
     refused = CliRunner().invoke(train.finetune.main, [*arguments, "--head", "mean"])
     assert refused.exit_code == 1
-    assert "[finetune.head, kind 'mean'] does not use box, depth, head_width" in refused.stderr
+    assert (
+        "error: --mca-box, --mca-depth, --mca-width, --mca-heads, --mca-residual are for --head "
+        "mca, and the head is mean"
+    ) in refused.stderr
 
 
 def test_repeats_are_views_of_one_read_that_differ(out, layout):

@@ -29,6 +29,8 @@ from train.config import (
 )
 from train.frame_sampling import FRAME_RULES
 from train.head import KINDS as HEAD_KINDS
+from train.head import HeadConfig
+from train.mca_options import FIELDS as MCA_OPTIONS
 from train.model_config import NUM_CHANNELS, named_config
 from train.targets import PIXEL_TARGETS
 from train.targets_motion import TrajectoryConfig
@@ -116,9 +118,21 @@ def finetune_config(
     table = merge(merge(table, {"head": {"kind": kind}, **heads.get(kind, {})}), changes or {})
     table["head"] = {"kind": kind, **table["head"]}
     if kind == "mean":
-        refuse_unknown(table["head"], {"kind": kind}, "finetune.head, kind 'mean'")
+        _refuse_options_of_mca(table["head"])
     table["model"] = _model(tables, table)
     return recorded_finetune_config(table)
+
+
+def _refuse_options_of_mca(head: Mapping[str, Any]) -> None:
+    refuse_unknown(head, HeadConfig.__dataclass_fields__, "finetune.head")
+    options = {field: f"--{option.replace('_', '-')}" for option, field in MCA_OPTIONS.items()}
+    unused = [options.get(field, f"head.{field}") for field in sorted(head) if field != "kind"]
+    if unused:
+        verb = "is" if len(unused) == 1 else "are"
+        raise InputError(
+            f"{', '.join(unused)} {verb} for --head mca, and the head is mean; give --head mca, or "
+            f"leave {'it' if len(unused) == 1 else 'them'} out"
+        )
 
 
 def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
