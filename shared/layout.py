@@ -107,17 +107,22 @@ class DatasetLayout:
         """Videos of the toy dataset, rendered into OUT; others live where the user says."""
         return self.root / "videos"
 
-    def make(self, goal: str, arguments: str = "") -> str:
+    def make(self, goal: str, arguments: str = "", **variables: str) -> str:
         """The command line that makes a goal for this dataset, to be shown to a user:
         `make flows DATASET=ssv2 OUT=/data/out ARGS='--source dis --overwrite'`.
 
         What the Makefile takes anyway is left out; `make flows` alone is the toy dataset's.
+
+        Args:
+            arguments: of the command, for ARGS.
+            variables: further ones of the Makefile, such as METHOD.
         """
         words = ["make", goal]
         if self.dataset != MAKE_DATASET:
             words.append(f"DATASET={self.dataset}")
         if Path(self.out) != MAKE_OUT:
             words.append(f"OUT={shlex.quote(str(self.out))}")
+        words += [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
         if arguments:
             words.append(f"ARGS={shlex.quote(arguments)}")
         return " ".join(words)

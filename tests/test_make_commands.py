@@ -22,6 +22,7 @@ def test_what_the_makefile_takes_anyway_is_left_out():
     assert DatasetLayout(Path("out"), "ssv2").make("all") == "make all DATASET=ssv2"
     said = "make flows DATASET=ssv2 OUT=/data/out ARGS='--trajectories --overwrite'"
     assert SSV2.make("flows", "--trajectories --overwrite") == said
+    assert SSV2.make("pretrain", METHOD="mme").endswith(" OUT=/data/out METHOD=mme")
 
 
 @pytest.mark.parametrize("layout", [DatasetLayout(Path("out"), "toy"), SSV2])

@@ -9,6 +9,7 @@ from dataset_fixtures import make_dataset, run_flows
 from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
+from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest
 from shared.shard_index import DatasetIndex, read_index, write_index
 from train.engine import start_processes
@@ -135,6 +136,19 @@ def test_wrong_runs(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "pretrain-mofo")
     with pytest.raises(InputError, match="no run pretrain-mofo in .*; there are: none"):
         folder.read_options()
+    layout = DatasetLayout(tmp_path, "mine")
+    for name, made in {
+        "pretrain-mofo": layout.make("pretrain"),
+        "pretrain-mme": layout.make("pretrain", METHOD="mme"),
+        "finetune-mofo-mca": layout.make("finetune", HEAD="mca"),
+        "finetune-mme-mean": layout.make("finetune", METHOD="mme", HEAD="mean"),
+        "finetune-scratch-mean": layout.make("finetune", "--from none", HEAD="mean"),
+    }.items():
+        with pytest.raises(InputError) as error:
+            RunFolder(layout.runs / name).read_options()
+        assert str(error.value).endswith(f"; there are: none; `{made}` makes it")
+    with pytest.raises(InputError, match="there are: none$"):
+        RunFolder(layout.runs / "pretrain-mofo-seed1").read_options()
     folder.begin({"command": "pretrain", "seed": 0}, overwrite=False)
     with pytest.raises(InputError, match="seed is 0 there and 1 now. Give the same options to go"):
         folder.begin({"command": "pretrain", "seed": 1}, overwrite=False)
@@ -142,7 +156,7 @@ def test_wrong_runs(tmp_path):
     with pytest.raises(InputError, match="is no finetuning; only a classifier has an accuracy"):
         evaluate(layout, folder, {})
     folder.options.write_text(json.dumps(["not", "a", "record"]))
-    with pytest.raises(InputError, match="options.json is not readable; give --overwrite"):
+    with pytest.raises(InputError, match="not readable: it was damaged or edited; begin the run"):
         folder.read_options()
     with pytest.raises(
         InputError, match="3 clips are fewer than a batch of 4; give --batch-size 3"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from shared.errors import InputError
 from shared.files import write_atomically
+from shared.layout import DATASET_NAME, DatasetLayout
 from shared.run_record import write_options
 from train.typed_tables import flatten
 
@@ -17,6 +19,7 @@ from train.typed_tables import flatten
 FREE = ("loader", "device", "evaluate")
 # Options that runs of the first version did not record.
 LATER = ("manifest", "init_digest")
+MAKE_METHOD = "mofo"  # the Makefile's, where none is given
 
 
 class RunFolder:
@@ -71,10 +74,13 @@ class RunFolder:
             known = sorted(path.parent.name for path in self.path.parent.glob("*/options.json"))
             raise InputError(
                 f"no run {self.path.name} in {self.path.parent}; there are: "
-                f"{', '.join(known) or 'none'}"
+                f"{', '.join(known) or 'none'}{_how_to_make(self.path)}"
             ) from None
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{self.options} is not readable; give --overwrite") from None
+            raise InputError(
+                f"{self.options} is not readable: it was damaged or edited; begin the run again, "
+                "by its command with --overwrite"
+            ) from None
 
     def options_of(self, command: str, refusal: str) -> dict[str, Any]:
         """The resolved options of a run of `command`.
@@ -118,6 +124,22 @@ class RunFolder:
                 f"{self.path} was begun with other options: {'; '.join(differing)}. Give the same "
                 "options to go on, --run NAME for a new run, or --overwrite to begin again"
             )
+
+
+def _how_to_make(run: Path) -> str:
+    """For a run that is not there: the command whose own name for a run this is, if any."""
+    named = re.fullmatch(r"(pretrain|finetune)-([a-z_]+?)(-mean|-mca)?", run.name)
+    root = run.parent.parent
+    if named is None or run.parent.name != "runs" or not DATASET_NAME.fullmatch(root.name):
+        return ""
+    goal, method, head = named.groups()
+    if (goal == "finetune") != (head is not None):
+        return ""
+    arguments = "--from none" if method == "scratch" else ""
+    variables = {} if arguments or method == MAKE_METHOD else {"METHOD": method}
+    variables |= {"HEAD": head.removeprefix("-")} if head else {}
+    made = DatasetLayout(root.parent, root.name).make(goal, arguments, **variables)
+    return f"; `{made}` makes it"
 
 
 def _decisive(options: Mapping[str, Any]) -> dict[str, Any]:
