@@ -62,8 +62,8 @@ MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
               help="flow source whose maps to read, such as dis for flows-dis/  [default: flows/]"
               )  # fmt: skip
 @click.option("--preset", metavar="NAME",
-              help="default, paper or mofo-code: see preprocess/motion.py  [default: default]"
-              )  # fmt: skip
+              help="default, paper or mofo-code, whose numbers are in "
+              "preprocess/motion_presets.py  [default: default]")  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER",
               help="change one number of the preset, such as sigma=4; may be repeated")  # fmt: skip
 # Annotated boxes instead

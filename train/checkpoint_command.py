@@ -102,7 +102,11 @@ def export_command(
 @main.command("reshard", context_settings=CONTEXT)
 @click.argument("run", type=PATH)
 @click.option(
-    "--processes", required=True, type=click.IntRange(min=1), metavar="N", help="To go on with it."
+    "--processes",
+    required=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes that will continue the run.",
 )
 @user_errors
 def reshard_command(run: Path, processes: int) -> None:

@@ -131,7 +131,7 @@ def read_clip_table(
     if not found:
         raise InputError(
             f"{layout.manifest} has no clip of split {' or '.join(splits)} whose frames are in "
-            f"{layout.frames}"
+            f"{layout.frames}; `{layout.make('report')}` shows the clips of each split"
         )
     shard, ids, frames, source_size, stored_size = (
         np.concatenate(column) for column in zip(*parts, strict=True)

@@ -109,7 +109,10 @@ def data_options(command: Callable) -> Callable:
             show_default="as the recipe has it",
         ),
         click.option(
-            "--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where."
+            "--device",
+            default="auto",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            help="Where to compute.",
         ),
     )
 

@@ -159,7 +159,9 @@ def evaluate(
     # -----------------------------------------------------------------------------------------
     options = folder.options_of("finetune", "is no finetuning; only a classifier has an accuracy")
     if not folder.is_finished:
-        raise InputError(f"{folder.path} is not finished; the command that began it goes on")
+        raise InputError(
+            f"{folder.path} is not finished; run the command that began it again to finish it"
+        )
     config = recorded_finetune_config(options["config"])
     views = build(EvaluateConfig, merge(options["evaluate"], changes), "evaluate")
     loader = with_workers(build(LoaderConfig, options["loader"], "loader"), workers)

@@ -63,7 +63,9 @@ def find_weights(layout: DatasetLayout, source: str) -> Path | None:
 def _finished(run: RunFolder) -> Path:
     """The weights of a finished run; of a finetuning those that were best on split val."""
     if not run.is_finished:
-        raise InputError(f"run {run.path.name} is not finished; the command that began it goes on")
+        raise InputError(
+            f"run {run.path.name} is not finished; run the command that began it again to finish it"
+        )
     return run.best_weights if run.best_weights.is_file() else run.weights
 
 

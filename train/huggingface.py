@@ -71,7 +71,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; InputError unless it is intact."""
     if not path.is_file():
-        raise InputError(f"{path} does not exist; weights are read from safetensors files only")
+        is_part = (path.parent / "config.json").is_file()
+        only = "; of a Hugging Face folder safetensors files alone are read" if is_part else ""
+        raise InputError(f"no file {path}{only}")
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
