@@ -28,6 +28,7 @@ CODECS = (  # decoders of FFmpeg
 READ_FROM_THE_START = ("avi", "mpeg")
 # Where only the packets of all streams together tell whether the file is whole (demuxer.py).
 READ_WITH_SOUND = ("matroska", "flv", "asf")
+HARMLESS_COMPLAINTS = ("Referenced QT chapter track not found",)  # of cuts that left it out
 
 
 class ClipError(Exception):
@@ -122,7 +123,8 @@ def complaints() -> Iterator[list[str]]:
     finally:
         av.logging.set_level(None)  # PyAV's default; what decoders log is noise
     for _, who, message in logged:
-        if set(who.split(",")) & set(FORMATS.split(",")):
+        is_harmless = message.startswith(HARMLESS_COMPLAINTS)
+        if set(who.split(",")) & set(FORMATS.split(",")) and not is_harmless:
             found.append(f"damaged container: {message.strip()}")
 
 
@@ -228,7 +230,8 @@ class Clock:
 
     def seconds(self, frame: av.VideoFrame) -> float:
         if frame.pts is not None and self._has_presentation_times:
-            return self._progress.seconds(frame.pts)
+            self._last = self._progress.seconds(frame.pts)
+            return self._last
         if frame.dts is None or self._first_packet is None:  # at the end, or a stream without times
             self._last += self._progress.frame_seconds
             return self._last

@@ -1,5 +1,7 @@
 """Odd but intact videos, as cameras, streams and cuts leave them, are decoded as they are shown."""
 
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ from dataset_fixtures import arguments, run_flows
 from test_decode import decode, reason
 from video_fixtures import remux, render_video, with_display_matrix
 
+from preprocess.completeness import Completeness
 from preprocess.decode import decode_clip
 from preprocess.frame_chunks import DecodeOptions
 from preprocess.verify import main as verify
+from preprocess.video_file import Clock
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
 
@@ -266,3 +270,27 @@ def test_holes_where_packets_were_lost_are_found(tmp_path, extension):
     path.write_bytes(data)
     assert "frames are missing" in reason(path)
     assert "frames are missing" in reason(path, 2.0, 7.5)
+
+
+def test_a_chapter_track_that_was_left_out_is_no_damage(tmp_path):
+    data = render_video(tmp_path / "a.mp4", 24).read_bytes()
+    reference = struct.pack(">I4sI4sI", 20, b"tref", 12, b"chap", 9)  # there is no track 9
+    for box in (b"trak", b"moov"):  # which lie behind the frames
+        start = data.find(box) - 4
+        size = int.from_bytes(data[start : start + 4], "big") + len(reference)
+        data = data[:start] + struct.pack(">I", size) + data[start + 4 :]
+    behind = data.find(b"trak") + 4
+    path = tmp_path / "chapters.mp4"
+    path.write_bytes(data[:behind] + reference + data[behind:])
+    assert len(decode(path)[0]) == 24
+
+
+def test_a_frame_without_a_time_follows_the_one_before_it(tmp_path):
+    path = render_video(tmp_path / "a.mp4", 24, options={"bf": "0"})
+    with av.open(str(path)) as container:
+        progress = Completeness(Clip("a", path.name), container, container.streams.video[0])
+        clock = Clock(container, progress)
+        frames = list(container.decode(video=0))
+        frames[12].pts = frames[12].dts = None
+        seconds = [clock.seconds(frame) for frame in frames]
+    np.testing.assert_allclose(seconds, np.arange(24) / 12, atol=1e-3)
