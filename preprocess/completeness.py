@@ -86,6 +86,7 @@ class Completeness:
         if packet.size == 0 and packet.dts is None:  # the flush at the end
             self._others_end = demuxer.others_end - self._stream_start
             return
+        self._num_skipped += demuxer.num_empty
         is_late_enough = packet.pts is None or self.seconds(packet.pts) >= self.start
         if is_late_enough and demuxer.is_after_loss is not False:
             self._may_have_holes = True

@@ -13,6 +13,8 @@ from preprocess.video_file import ClipError, complaints
 CONTIGUOUS_FORMATS = ("matroska", "flv")
 PASSED_BYTES = 128  # at most, between packets that follow one another: 60 were seen
 
+AVI_HEADER_BYTES = 8  # of an entry
+
 
 class Demuxer:
     """Iterates over the packets of one stream, the last one empty.
@@ -20,6 +22,7 @@ class Demuxer:
     Attributes:
         others_end: until when the packets of all other streams that came so far last, seconds by
             the clock of the container; minus infinity before the first.
+        num_empty: entries of an AVI before the last packet that say to show the frame before again.
         is_after_loss: whether packets before the last one were lost; None where the format gives
             no sign of it.
 
@@ -31,6 +34,9 @@ class Demuxer:
         self.others_end = -math.inf
         self._kind = container.format.name.split(",")[0]
         self.is_after_loss = False if self._kind in (*CONTIGUOUS_FORMATS, "mpegts") else None
+        self.num_empty = 0
+        self._num_since = self._passed_since = 0  # packets, bytes, since the last of the stream
+        self._last_dts: int | None = None
         self._place: int | None = None  # of the last packet, bytes from the start of the file
         self._place_behind = 0
         self._container = container
@@ -47,11 +53,15 @@ class Demuxer:
             if packet is None:
                 return
             passed = self._passed_over(packet)
+            self._passed_since += passed
+            self._num_since += 1
             if packet.stream_index == self._stream.index:
                 if self._kind == "mpegts":  # whose packets are counted from 0 to 15
                     self.is_after_loss = packet.is_corrupt
                 elif self._kind in CONTIGUOUS_FORMATS:
                     self.is_after_loss = lost or passed > PASSED_BYTES
+                elif self._kind == "avi":
+                    self._count_empty(packet)
                 lost = False
                 yield packet
                 continue
@@ -65,6 +75,20 @@ class Demuxer:
             return next(packets, None)
         except IndexError:  # PyAV knows the streams that were there at the start
             raise ClipError("decode", "damaged container: a stream begins in the middle") from None
+
+    def _count_empty(self, packet: av.Packet) -> None:
+        """Entries without data are no packets, but decoding times go on by one for each."""
+        self.num_empty = 0
+        if packet.dts is None:
+            return
+        if self._last_dts is not None:
+            jump = packet.dts - self._last_dts - 1
+            headers = AVI_HEADER_BYTES * (jump + self._num_since)
+            # An odd number of bytes is made even by one more.
+            if jump > 0 and headers <= self._passed_since <= headers + self._num_since:
+                self.num_empty = jump
+        self._last_dts = packet.dts
+        self._num_since = self._passed_since = 0
 
     def _passed_over(self, packet: av.Packet) -> int:
         """Bytes of the file between this packet and the one before it, whatever its stream."""

@@ -27,7 +27,7 @@ CODECS = (  # decoders of FFmpeg
 # program stream when those are shown that have no time of their own.
 READ_FROM_THE_START = ("avi", "mpeg")
 # Where only the packets of all streams together tell whether the file is whole (demuxer.py).
-READ_WITH_SOUND = ("matroska", "flv", "asf")
+READ_WITH_SOUND = ("matroska", "flv", "avi")
 HARMLESS_COMPLAINTS = ("Referenced QT chapter track not found",)  # of cuts that left it out
 
 

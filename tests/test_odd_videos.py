@@ -272,6 +272,20 @@ def test_holes_where_packets_were_lost_are_found(tmp_path, extension):
     assert "frames are missing" in reason(path, 2.0, 7.5)
 
 
+def test_frames_that_an_avi_dropped_are_not_missing(tmp_path):
+    """Capture programs write empty entries for frames that they came too late for."""
+    options = {"strict": "unofficial"}  # of MJPEG, for pictures of a limited range
+    source = render_video(tmp_path / "a.avi", 60, codec="mjpeg", options=options)
+    dropped = {13, 30, 31, 32, 33, 34}
+    path = remux(source, tmp_path / "dropped.avi", lambda index, _: index not in dropped)
+    rgb, times = decode(path)
+    assert len(rgb) == 54 and times[-1] == pytest.approx(59 / 12)
+    data = path.read_bytes()
+    for share in (0.5, 0.8):
+        path.write_bytes(data[: int(share * len(data))])
+        assert "early" in reason(path) or "damaged" in reason(path)
+
+
 def test_a_chapter_track_that_was_left_out_is_no_damage(tmp_path):
     data = render_video(tmp_path / "a.mp4", 24).read_bytes()
     reference = struct.pack(">I4sI4sI", 20, b"tref", 12, b"chap", 9)  # there is no track 9
