@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -26,7 +27,7 @@ class Orientation:
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Orientation:
         """That of a decoded frame, by its display matrix; rounded to quarter turns."""
-        side_data = frame.side_data.get("DISPLAYMATRIX")
+        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
         if side_data is None:
             return cls()
         # x' = a x + c y, y' = b x + d y, y downwards, in units of 1 / 65536 (ISO/IEC 14496-12,

@@ -30,6 +30,7 @@ def flows_options(purpose: str = "") -> Callable[[Any], Any]:
     def decorated(command: Any) -> Any:
         for param in flows.main.params:
             if param.name in TAKEN:
+                assert isinstance(param, click.Option) and param.help
                 # The default is another here.
                 text = purpose + re.sub(r"\s*\[default: .*\]$", "", param.help)
                 option = click.Option(param.opts, type=param.type, metavar=param.metavar, help=text)

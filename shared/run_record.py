@@ -153,8 +153,8 @@ class RunLock:
             ) from None
         os.ftruncate(self._descriptor, 0)
         # Paths on the command line may be bytes that are no UTF-8.
-        holder = f"process {os.getpid()}: {command_line()}".encode(errors="surrogateescape")
-        os.pwrite(self._descriptor, holder, 0)
+        own = f"process {os.getpid()}: {command_line()}".encode(errors="surrogateescape")
+        os.pwrite(self._descriptor, own, 0)
         return self
 
     def __exit__(self, *raised: object) -> None:
