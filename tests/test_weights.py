@@ -432,7 +432,7 @@ def test_incomplete_folders_and_foreign_safetensors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no intact safetensors"):
         import_weights(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model\.safetensors does not exist"):
+    with pytest.raises(InputError, match=r"no file .*model\.safetensors"):
         import_weights(tmp_path)
 
 
