@@ -72,8 +72,8 @@ class Budget:
               help="of each finetuning")  # fmt: skip
 @click.option("--precision", type=click.Choice(PRECISIONS), default="bf16",
               help="of the trainings; fp32 suits CPUs without bf16 instructions")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), metavar="COUNT",
-              help="trainings side by side")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), metavar="COUNT",
+              help="trainings side by side  [default: one a core]")  # fmt: skip
 @user_errors
 def main(
     out: Path,
@@ -83,14 +83,16 @@ def main(
     pretrain_epochs: int,
     finetune_epochs: int,
     precision: str,
-    workers: int,
+    workers: int | None,
 ) -> None:
     layout = DatasetLayout(out, "toy")
     budget = Budget(clips, pretrain_epochs, finetune_epochs, precision)
     chosen = [int(seed) for seed in seeds.split(",")]
     prepare(layout, clips)
+    cores = os.cpu_count() or 1
+    workers = workers or cores
     # Threads of several trainings on the same cores wait for each other more than they work.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // workers))
     trainer = Trainer(layout)
     asked = parts or tuple(PARTS)
     written: dict[str, list[int]] = {}

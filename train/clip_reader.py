@@ -80,7 +80,7 @@ class ClipReader:
         if any(len(values) != width * height for values in maps):
             raise InputError(
                 f"{shard.path}: the maps of clip {self._table.clip_id(index)} are not {width} x "
-                f"{height}; `make verify` lists damaged shards"
+                f"{height}; `make verify` of this dataset lists damaged shards"
             )
         values = np.stack(maps).reshape(-1, height, width)[chosen - first]
         scale = shard.rows("/motion/scale", *rows)[chosen - first]

@@ -83,7 +83,7 @@ POSITIVE = click.IntRange(min=1)
     "--split",
     type=click.Choice(SPLITS),
     show_default="as the recipe has it",
-    help="Which clips to test on.",
+    help="Split to test on.",
 )
 @click.option(
     "--pool",
