@@ -8,7 +8,7 @@ from preprocess.flow_sources import MOTION_VECTORS
 from preprocess.motion_presets import OF_BOUNDARIES
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, DatasetLayout
-from shared.make_commands import make_flows
+from shared.make_commands import first_source, make_flows
 from shared.shard_index import DatasetIndex, read_index
 
 OTHER_MAPS = {
@@ -69,9 +69,7 @@ def _flows_folder(layout: DatasetLayout, source: str | None) -> Path:
 
 def _boundaries_folder(layout: DatasetLayout, source: str | None, preset: str) -> Path:
     """That of the first source where none is given; if that has none, the only one there is."""
-    first = read_index(layout.flows)
-    of_first = "tvl1" if first is None else str(first.config.get("flow_source", "tvl1"))
-    wanted = (source or of_first).removesuffix(BOUNDARIES)
+    wanted = (source or first_source(layout)).removesuffix(BOUNDARIES)
     folder = layout.flows_of(wanted + BOUNDARIES)
     if read_index(folder) is not None:
         return folder

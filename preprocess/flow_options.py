@@ -16,10 +16,11 @@ from preprocess.flow_sources import (
     parse_sources,
 )
 from shared.errors import InputError
-from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
+from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT
 
 STABILISE = ("off", "warp", "subtract")
+MAP_KINDS = {LENGTHS: "length", BOUNDARIES: "boundaries"}  # what `map` of a config says
 VECTOR_CELL = 8  # pixels of the source that a value of a motion-vector map covers along each side
 
 
@@ -126,14 +127,10 @@ class FlowOptions:
 
     def config(self, output: str) -> dict[str, Any]:
         """What decides the content of an output's shards, flat, for its dataset.json."""
-        source = output
-        for ending in (UNSTABILISED, LENGTHS, BOUNDARIES):
-            source = source.removesuffix(ending)
+        source, ending = split_output(output)
         config: dict[str, Any] = {"flow_source": source}
-        if output.endswith(LENGTHS):
-            config["map"] = "length"
-        if output.endswith(BOUNDARIES):
-            config["map"] = "boundaries"
+        if ending in MAP_KINDS:
+            config["map"] = MAP_KINDS[ending]
         if source == MOTION_VECTORS:
             config |= {"vector_cell": VECTOR_CELL, "transcode": self.transcode}
         elif source == "raft":

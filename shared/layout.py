@@ -16,7 +16,14 @@ BOUNDARIES = "-boundaries"
 """Ends the name of a flow source whose maps are made as MOFO's public code makes them."""
 UNSTABILISED = "-unstabilised"
 """Ends the name of a flow source whose maps keep the camera's motion, beside those without it."""
+MAP_ENDINGS = (LENGTHS, BOUNDARIES, UNSTABILISED)
 MAKE_DATASET, MAKE_OUT = "toy", Path("out")  # the Makefile's, where nothing is said
+
+
+def split_output(output: str) -> tuple[str, str]:
+    """Flow source and ending, "" where it has none: tvl1-length is (tvl1, LENGTHS)."""
+    ending = next((ending for ending in MAP_ENDINGS if output.endswith(ending)), "")
+    return output.removesuffix(ending), ending
 
 
 @dataclass(frozen=True)

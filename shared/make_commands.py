@@ -5,7 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from shared.layout import BOUNDARIES, DATASET_NAME, LENGTHS, UNSTABILISED, DatasetLayout
+from shared.layout import (
+    BOUNDARIES,
+    DATASET_NAME,
+    LENGTHS,
+    UNSTABILISED,
+    DatasetLayout,
+    split_output,
+)
 from shared.shard_index import read_index
 
 # Of an output of `preprocess.flows` beside its source's own: the option that makes it.
@@ -16,20 +23,23 @@ _OPTIONS = {
 }
 
 
+def first_source(layout: DatasetLayout) -> str:
+    """The flow source of flows/; where there is none yet, the one that `make flows` takes."""
+    first = read_index(layout.flows)
+    return "tvl1" if first is None else str(first.config.get("flow_source", "tvl1"))
+
+
 def make_flows(layout: DatasetLayout, folder: Path) -> str:
     """The command line that makes flows/, or a folder of further flows beside it.
 
     Those are made together with the first: `make flows ARGS='--source tvl1,dis'` for flows-dis/.
     """
-    source = folder.name.removeprefix(layout.flows.name).removeprefix("-")
-    if not source:
+    output = folder.name.removeprefix(layout.flows.name).removeprefix("-")
+    if not output:
         return layout.make("flows")
-    options = [option for ending, option in _OPTIONS.items() if source.endswith(ending)]
-    for ending in _OPTIONS:
-        source = source.removesuffix(ending)
-    first = read_index(layout.flows)
-    in_flows = "tvl1" if first is None else str(first.config.get("flow_source", "tvl1"))
-    sources = ",".join(dict.fromkeys((in_flows, source)))
+    source, ending = split_output(output)
+    sources = ",".join(dict.fromkeys((first_source(layout), source)))
+    options = [_OPTIONS[ending]] if ending else []
     return layout.make("flows", " ".join([f"--source {sources}", *options]))
 
 
