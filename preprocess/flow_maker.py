@@ -52,13 +52,14 @@ class FlowMaker:
             new = num_known - first
             solved = self._solve(name, source, frames[first:])
             camera = _part(solved.camera, new)
-            parts.append(self._maps(grey, name, solved.flow[new:], camera))
+            at = grey.first_index + num_known
+            parts.append(self._maps(grey, name, at, solved.flow[new:], camera))
             if self._options.flow.lengths:
-                parts.append(self._maps(grey, name + LENGTHS, solved.flow[new:], camera))
+                parts.append(self._maps(grey, name + LENGTHS, at, solved.flow[new:], camera))
             if self._options.flow.boundaries:
-                parts += self._boundaries(grey, name + BOUNDARIES, solved)
+                parts += self._boundaries(grey, name + BOUNDARIES, at, solved)
             if solved.as_it_is is not None:
-                parts.append(self._maps(grey, name + UNSTABILISED, solved.as_it_is[new:], None))
+                parts.append(self._maps(grey, name + UNSTABILISED, at, solved.as_it_is[new:], None))
             if is_tracked:
                 parts += _tracks(grey, frames, solved, self._options.flow.tracks)
         return parts
@@ -77,25 +78,26 @@ class FlowMaker:
         return _Solved(residual, camera, flow if is_kept else None)
 
     def _maps(
-        self, grey: GreyFrames, output: str, flows: torch.Tensor, camera: _Camera | None
+        self,
+        grey: GreyFrames,
+        output: str,
+        first_index: int,
+        flows: torch.Tensor,
+        camera: _Camera | None,
     ) -> Maps:
-        first_index = grey.first_index + len(grey.frames) - 1 - len(flows)
         values, scale = _companded(flows, self._options.map_short_side, output)
         return Maps(grey.place, grey.attempt, first_index, values, scale, output, *_columns(camera))
 
-    def _boundaries(self, grey: GreyFrames, output: str, solved: _Solved) -> list[Maps]:
-        """The maps whose windows are known now and were not before."""
+    def _boundaries(
+        self, grey: GreyFrames, output: str, num_known: int, solved: _Solved
+    ) -> list[Maps]:
+        """The maps whose windows are known now and were not by the clip's first num_known pairs."""
         flows, before = solved.flow, grey.first_index
-        new = range(
-            decided(before + max(0, grey.num_before - 1), False),
-            decided(before + len(flows), grey.is_last),
-        )
+        new = range(decided(num_known, False), decided(before + len(flows), grey.is_last))
         if not new:
             return []
-        sums = window_sums(flows, before, new)
-        values, scale = _companded(sums, self._options.map_short_side, output)
         camera = _part(solved.camera, new.start - before, new.stop - before)
-        return [Maps(grey.place, grey.attempt, new.start, values, scale, output, *_columns(camera))]
+        return [self._maps(grey, output, new.start, window_sums(flows, before, new), camera)]
 
 
 def vector_maps(
