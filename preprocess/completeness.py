@@ -30,6 +30,11 @@ SKIPPING_CODECS = ("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "flv")
 SKIPPED_BYTES = 8  # at most, of a packet of those that says "as before" and may give no frame
 
 
+def kind_of(container: av.container.InputContainer) -> str:
+    """The first of the names that FFmpeg has for the format: mov, matroska, avi, ..."""
+    return container.format.name.split(",")[0]
+
+
 class Completeness:
     """What the container promises of a clip, and what has come of it.
 
@@ -53,14 +58,15 @@ class Completeness:
         rate = stream.average_rate or stream.guessed_rate
         self.frame_seconds = float(1 / rate) if rate else 0.04
         self._stream_start = float((stream.start_time or 0) * stream.time_base)
+        kind = kind_of(container)
         self._tolerance = (FRAMES_TOLERANCE + 0.5) * self.frame_seconds
         self.duration = self._announced_duration(container)
         self._missing_bytes = 0
-        if container.format.name == "asf":
+        if kind == "asf":
             self._missing_bytes = (announced_bytes(container.name) or 0) - container.size
         self._end_of_all = self._announced_end_of_all(container)
         self._others_end = -math.inf
-        self._counts_packets = container.format.name.split(",")[0] in COUNTING_FORMATS
+        self._counts_packets = kind in COUNTING_FORMATS
         self._num_packets = 0
         self._num_skipped = 0
         self._may_have_holes = False
@@ -183,7 +189,7 @@ class Completeness:
         return int(np.rint(distances / usual - 1).clip(min=0).sum()) if usual > 0 else 0
 
     def _announced_duration(self, container: av.container.InputContainer) -> float | None:
-        kind = container.format.name.split(",")[0]
+        kind = kind_of(container)
         is_alone = len(container.streams) == 1
         if self._stream.duration and (is_alone or kind != "asf"):
             seconds = float(self._stream.duration * self._stream.time_base)
@@ -202,7 +208,7 @@ class Completeness:
 
     def _announced_end_of_all(self, container: av.container.InputContainer) -> float | None:
         """When the longest stream ends, where nothing is said of the picture: sound may go on."""
-        is_end = container.format.name.split(",")[0] in ENDING_FORMATS
+        is_end = kind_of(container) in ENDING_FORMATS
         if self.duration is not None or not container.duration or not is_end:
             return None
         return container.duration / av.time_base - self._stream_start

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import av
 
+from preprocess.completeness import kind_of
 from preprocess.video_file import ClipError, complaints
 
 # Whose packets follow one another with small headers between them, when none is left out.
@@ -32,7 +33,7 @@ class Demuxer:
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
         self.others_end = -math.inf
-        self._kind = container.format.name.split(",")[0]
+        self._kind = kind_of(container)
         self.is_after_loss = False if self._kind in (*CONTIGUOUS_FORMATS, "mpegts") else None
         self.num_empty = 0
         self._num_since = self._passed_since = 0  # packets, bytes, since the last of the stream

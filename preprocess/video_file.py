@@ -14,7 +14,7 @@ from pathlib import Path
 
 import av
 
-from preprocess.completeness import TIME_TOLERANCE, Completeness
+from preprocess.completeness import TIME_TOLERANCE, Completeness, kind_of
 from shared.errors import InputError
 from shared.manifest import check_relative_path
 
@@ -143,7 +143,7 @@ def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.
     if codec is None or codec.name not in CODECS.split(","):
         name = codec.name if codec is not None else "unknown"
         raise ClipError("decode", f"codec {name} is not among those allowed ({CODECS})")
-    if container.format.name.split(",")[0] not in READ_WITH_SOUND:
+    if kind_of(container) not in READ_WITH_SOUND:
         for other in container.streams:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
@@ -168,7 +168,7 @@ def seek_before(
     tried. False where none of that helped, and where frames have other times after a seek: the file
     is to be opened anew and read from its start.
     """
-    if container.format.name in READ_FROM_THE_START:
+    if kind_of(container) in READ_FROM_THE_START:
         return False
     for back in (0.0, 1.0, 4.0, 16.0, 64.0):
         target = progress.start - back
