@@ -233,7 +233,8 @@ def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     # ----- Everything is there: say so, once
     failures = journal.failures()
     write_failures(layout.failures, failures)
-    write_options(layout.flows / "options.json", options)
+    if plan.standing:
+        write_options(layout.flows / "options.json", options)
     plan.write_indexes({name: journal.entries(name) for name in plan.folders})
     journal.remove()
     if pool is not None:
