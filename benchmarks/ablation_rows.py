@@ -49,8 +49,6 @@ def unless(default: float, key: str, value: float) -> dict[str, float]:
 
 FROM_RANDOM = Row("from random weights", "none", is_probed=True)
 MOFO = Row("MOFO* (MOFO, mean head)", "mofo", is_probed=True)
-MGM = Row("MGM", "mgm", is_probed=True)
-MME = Row("MME", "mme", is_probed=True)
 INSIDE_RATIO = "mask.inside_ratio"
 # Of every second frame, so that there is something to interpolate.
 SPARSE = {"model.num_frames": 8, "frames.stride": 2}
@@ -63,8 +61,8 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MOFO** (VideoMAE, cross attention)", "videomae", head="mca"),
         Row("MOFO-dagger (MOFO, cross attention)", "mofo", head="mca"),
         Row("SMM", "smm", is_probed=True),
-        MGM,
-        MME,
+        Row("MGM", "mgm", is_probed=True),
+        Row("MME", "mme", is_probed=True),
     ),
     "inside-ratio": (
         FROM_RANDOM,
