@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,12 @@ def make_dataset(out: Path, num_clips: int = 6, num_frames: int = 8) -> DatasetL
         clips.append(Clip(f"clip-{index}", f"{index}.mp4", label=0))
     write_manifest(layout.manifest, clips)
     return layout
+
+
+def copy_of(layout: DatasetLayout, out: Path) -> DatasetLayout:
+    """The same dataset below another folder, to be written to."""
+    shutil.copytree(layout.root, out / layout.dataset)
+    return DatasetLayout(out, layout.dataset)
 
 
 def arguments(layout: DatasetLayout, *more: object) -> list[str]:

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from dataset_fixtures import arguments, checksums, make_dataset, run_boxes, run_flows
+from dataset_fixtures import arguments, checksums, copy_of, make_dataset, run_boxes, run_flows
 from video_fixtures import render_video
 
 from preprocess import rebuild, resume
@@ -54,8 +54,7 @@ def finished(tmp_path_factory) -> DatasetLayout:
 
 @pytest.fixture
 def layout(finished, tmp_path) -> DatasetLayout:
-    shutil.copytree(finished.root, tmp_path / finished.dataset)
-    return DatasetLayout(tmp_path, finished.dataset)
+    return copy_of(finished, tmp_path)
 
 
 def all_checksums(layout):
