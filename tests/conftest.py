@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ settings.register_profile(
 settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# `make test` hands its variables on, a shell may too; a test that runs make means its own.
+TAKEN = re.findall(r"^([A-Z_]+) +\?=", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "RAY_ADDRESS", *TAKEN):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

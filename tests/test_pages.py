@@ -61,12 +61,10 @@ def run(words: list[str], data: Path, out: Path, more: str = "") -> str:
     if more:
         given = next((w.removeprefix("ARGS=") for w in words if w.startswith("ARGS=")), "")
         words = [w for w in words if not w.startswith("ARGS=")] + [f"ARGS={given} {more}".strip()]
-    ignored = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-    environment = {name: value for name, value in os.environ.items() if name not in ignored}
     done = subprocess.run(
         [*words, "--no-print-directory", f"OUT={out}"],
         cwd=ROOT,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,
