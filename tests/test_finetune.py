@@ -16,6 +16,7 @@ from training_fixtures import assert_same_weights, losses, tiny_run
 
 import train.evaluate
 import train.finetune
+import train.validation
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
@@ -120,9 +121,9 @@ def test_stopped_it_goes_on_exactly(out, finetuned):
 
 def test_it_stops_early_and_keeps_the_best(out, monkeypatch):
     top1 = iter([30.0, 50.0, 40.0, 45.0, 50.0, 60.0])
-    real = train.finetune.accuracy
+    real = train.validation.accuracy
     monkeypatch.setattr(
-        train.finetune, "accuracy", lambda *given: {**real(*given), "top1": next(top1)}
+        train.validation, "accuracy", lambda *given: {**real(*given), "top1": next(top1)}
     )
     run = tiny_run(out, "early_stop_epochs=3", run="early", batch_size=8, epochs=6)
     folder = finetune(run, "mean", "none")

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,8 @@ from torch import nn
 from shared.errors import InputError
 from shared.gpus import unused_gpu, why_no_gpu
 from train.sampler import BatchPlan
+
+Model = TypeVar("Model", bound=nn.Module)
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -172,7 +174,7 @@ def start_engine(
     return engine
 
 
-def whole_model(engine: Any, model: nn.Module) -> nn.Module:
+def whole_model(engine: Any, model: Model) -> Model:
     """The engine's weights in full precision, put into `model` on the CPU. All processes call it.
 
     Under bf16 the engine's module holds rounded weights; the float32 ones that the optimizer works

@@ -25,8 +25,7 @@ from shared.randomness import counter_generator
 from shared.wording import counted
 from train.clip_table import read_clip_table
 from train.command import Common, read_common, training_options
-from train.config import EvaluateConfig
-from train.data import EvaluateDataset, FinetuneDataset
+from train.data import FinetuneDataset
 from train.engine import whole_model
 from train.finetune_inputs import (
     build_classifier,
@@ -41,15 +40,14 @@ from train.finetune_inputs import (
 from train.head import KINDS
 from train.loading import to_device
 from train.mca_options import mca_options, mca_settings
-from train.metrics import accuracy
 from train.mixing import ClipMixer
 from train.recipe import evaluate_config, finetune_config
 from train.run_folder import RunFolder
 from train.run_setup import set_up
-from train.scoring import score_clips
 from train.throughput import finetuning_flops
 from train.training import Training
 from train.typed_tables import to_table
+from train.validation import Validation
 from train.weights import adopt_norms, export_safetensors, import_weights, load_encoder
 
 
@@ -140,22 +138,17 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     if imported is not None:
         load_encoder(model, imported)
     dataset = FinetuneDataset(table, classes, config, loader, common.seed)
-    if held_out is not None:
-        one_view = EvaluateConfig(segments=1, crops=1)
-        validation = EvaluateDataset(
-            held_out, config.model, config.frames, one_view, loader, config.head.box
-        )
+    validation = Validation(setup, config, held_out, num_classes)
     mixer = ClipMixer(config.augment, config.model, num_classes)
 
     with setup.begun() as stop:
         if stop is None:
             return folder
-        progress = {"best_top1": -1.0, "best_epoch": 0, "stopped_early": False}
 
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
-        with Training(setup, model, dataset, stop, **progress) as training:
+        with Training(setup, model, dataset, stop, **validation.nothing_yet()) as training:
             progress = training.progress
             while training.goes_on:
                 for part, batch in training.parts():
@@ -170,10 +163,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                     training.learn(loss)
                 training.end_step()
 
-                epoch, steps_left = divmod(training.step, setup.epoch_steps)
-                last = training.step == setup.num_steps
-                validates = held_out is not None and steps_left == 0
-                validates = validates and (epoch % config.validate_epochs == 0 or last)
+                validates = validation.is_due(training.step)
                 if training.is_due(validates):
                     [loss] = training.mean_losses()
                     best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
@@ -184,19 +174,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                         best_val=best,
                     )
                     if validates:
-                        module = training.engine.module
-                        found = score_clips(module, validation, loader, processes, "val")
-                        figures = accuracy(found, {k: held_out.labels[k] for k in config.labels})
-                        training.write_event("validate", epoch=epoch, **figures)
-                        if figures["top1"] > progress["best_top1"]:
-                            progress |= {"best_top1": figures["top1"], "best_epoch": epoch}
-                            better = whole_model(
-                                training.engine, build_classifier(config, num_classes)
-                            )
-                            if processes.is_first:
-                                export_safetensors(folder.best_weights, better)
-                        waited = epoch - progress["best_epoch"]
-                        progress["stopped_early"] = 0 < config.early_stop_epochs <= waited
+                        validation.look(training)
                     training.save_or_stop()
         if training.stopped_by:
             training.say_stopped()
