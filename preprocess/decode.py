@@ -142,7 +142,7 @@ def _placed(
 def _check_length(progress: Completeness, stream: av.VideoStream, options: DecodeOptions) -> None:
     """Refuse by what the header says, before any frame is decoded."""
     seconds = min(progress.stop, progress.duration or 0.0) - progress.start
-    if seconds > options.max_seconds:
+    if seconds > options.max_seconds + TIME_TOLERANCE:  # 2.2 - 1.2 is more than 1
         raise ClipError(
             "decode",
             f"{seconds:.0f} s long; up to {options.max_seconds:g} s are allowed (--max-seconds)",
@@ -178,11 +178,11 @@ def _frames(
                 check_landing(progress, seconds)
             tally.num_frames += 1
             is_shown = progress.saw_frame(seconds, frame.duration)
-            if is_shown:
+            if is_shown:  # a frame behind the span says nothing of its length
+                _check_caps(progress, seconds, options)
                 yield seconds, frame
             if vectors is not None:
                 vectors.saw_frame(frame, is_shown)
-            _check_caps(progress, seconds, options)
         if progress.is_past:
             break
     if tally.num_frames == num_before:

@@ -1,14 +1,15 @@
 """Decoding: every frame once, spans, turned and damaged videos, and what is refused."""
 
 import os
+from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
 import pytest
-from video_fixtures import CODECS, moving_picture, render_video
+from video_fixtures import CODECS, moving_picture, remux, render_video
 
-from preprocess.decode import decode_clip
+from preprocess.decode import Tally, decode_clip, decode_together
 from preprocess.frame_chunks import DecodeOptions, scaled_size
 from preprocess.video_file import ClipError
 from shared.manifest import Clip
@@ -214,6 +215,26 @@ def test_caps_are_kept(tmp_path):
     # Where the header does not say, the cap is met on the way.
     unannounced = render_video(tmp_path / "a.ts", 36)
     assert "--max-frames" in reason(unannounced, max_frames=35)
+
+
+def test_only_frames_of_the_span_tell_its_length(tmp_path):
+    """The first frame behind a span may come later than the span is allowed to be long."""
+    path = render_video(tmp_path / "a.mp4", 90, rate=Fraction(30_000, 1001))
+    assert len(decode(path, 0.0, 2.0, max_seconds=2)[0]) == 60  # the next is at 2.002 s
+    assert len(decode(path, 1.2, 2.2, max_seconds=1)[0]) == 30  # 2.2 - 1.2 is more than 1
+    assert "2 s long; up to 1.9 s" in reason(path, 0.0, 2.0, max_seconds=1.9)
+
+    def hold(index, packet):
+        if index >= 24:  # of 12 a second: a picture that stands still for 100 s
+            packet.pts += int(100 / packet.time_base)
+            packet.dts += int(100 / packet.time_base)
+
+    held = remux(render_video(tmp_path / "b.mkv", 36), tmp_path / "held.mkv", hold)
+    assert len(decode(held, 1.0, 3.0, max_seconds=5)[0]) == 12
+    clips = [Clip(f"clip-{start:g}", held.name, start, start + 2) for start in (1.0, 1.5)]
+    steps = decode_together(clips, tmp_path, DecodeOptions(max_seconds=5), Tally())
+    assert [step for _, step in steps if step is None or isinstance(step, ClipError)] == [None] * 2
+    assert "--max-seconds" in reason(held, max_seconds=5)
 
 
 def test_a_changing_frame_size_is_refused(tmp_path):

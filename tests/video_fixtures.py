@@ -41,7 +41,7 @@ def render_video(
     num_frames: int = 24,
     size: tuple[int, int] = (64, 48),
     codec: str = "libx264",
-    rate: int = 12,
+    rate: int | Fraction = 12,
     keyframe_every: int = 12,
     with_sound: bool | float = False,
     options: dict[str, str] | None = None,
