@@ -24,7 +24,8 @@ class FoundDataset:
     Attributes:
         indexes: by name of the folder, frames first; those that cannot be read are left out.
         problems: of folders, as (path, what is wrong).
-        shards: what is to be checked, in order of the numbers.
+        shards: what is to be checked, in order of the numbers; of folders that have other clips in
+            a shard than the first one, which is among the problems, nothing.
     """
 
     layout: DatasetLayout
@@ -35,7 +36,7 @@ class FoundDataset:
 
     @property
     def num_bytes(self) -> int:
-        return sum(entry.bytes for index in self.indexes.values() for entry in index.shards)
+        return sum(file.entry.bytes for each in self.shards for file in each.files.values())
 
 
 def find_dataset(layout: DatasetLayout) -> FoundDataset:
@@ -103,17 +104,16 @@ def _index_problems(found: FoundDataset, name: str) -> Iterator[str]:
 
 def _shards(found: FoundDataset) -> Iterator[ShardsOfNumber]:
     set_aside = frozenset(record["clip_id"] for record in read_failures(found.layout.failures))
-    num_shards = max((len(index.shards) for index in found.indexes.values()), default=0)
+    per_shard = next((index.clips_per_shard for index in found.indexes.values()), 0)
+    indexes = {n: index for n, index in found.indexes.items() if index.clips_per_shard == per_shard}
+    num_shards = max((len(index.shards) for index in indexes.values()), default=0)
     for number in range(num_shards):
-        files, ids = {}, set()
-        for name, index in found.indexes.items():
-            if number >= len(index.shards):
-                continue
-            entry = index.shards[number]
-            path = found.layout.root / name / entry.name
-            files[name] = ShardFile(path, index.kind, entry, index.config)
-            first = number * index.clips_per_shard
-            ids.add((first, first + index.clips_per_shard))
-        first, last = min(ids)
-        clip_ids = tuple(clip.clip_id for clip in found.clips[first:last])
+        files = {}
+        for name, index in indexes.items():
+            if number < len(index.shards):
+                entry = index.shards[number]
+                path = found.layout.root / name / entry.name
+                files[name] = ShardFile(path, index.kind, entry, index.config)
+        of_number = found.clips[number * per_shard : (number + 1) * per_shard]
+        clip_ids = tuple(clip.clip_id for clip in of_number)
         yield ShardsOfNumber(number, files, clip_ids, set_aside.intersection(clip_ids))

@@ -248,6 +248,16 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
         made = make_boxes(layout, folder)
         print(f"{folder} is not complete; run `{made}` to finish it", file=sys.stderr)
         return
+    if _places(index) != _places(source):  # no shard of theirs has the clips of one here
+        made = make_boxes(layout, folder, "--overwrite")
+        print(
+            f"{folder} was made of {counted(len(index.shards), 'shard')} of up to "
+            f"{counted(index.clips_per_shard, 'clip')}, and {layout.root / name} has "
+            f"{len(source.shards)} of up to {source.clips_per_shard}, or is of another manifest; "
+            f"make it again, with the options that it had: `{made}`",
+            file=sys.stderr,
+        )
+        return
     stale = set(bad) | {
         number
         for number, (entry, made_of) in enumerate(zip(index.shards, source.shards, strict=True))
@@ -275,6 +285,11 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
     }
     journal.start()
     boxes.compute(folder, job, wanted, None)
+
+
+def _places(index: DatasetIndex) -> tuple[int, int, str]:
+    """What decides which clips a shard of a number holds."""
+    return len(index.shards), index.clips_per_shard, index.manifest_digest
 
 
 def _source_digest(path: Path, kind: str) -> str | None:

@@ -43,13 +43,13 @@ def make_flows(layout: DatasetLayout, folder: Path) -> str:
     return layout.make("flows", " ".join([f"--source {sources}", *options]))
 
 
-def make_boxes(layout: DatasetLayout, folder: Path) -> str:
+def make_boxes(layout: DatasetLayout, folder: Path, *arguments: str) -> str:
     """The command line that makes boxes/, or a folder of boxes beside it.
 
     What the boxes of another name are made of is not known from it: `...` stands for that.
     """
     name = folder.name.removeprefix(layout.boxes.name).removeprefix("-")
-    return layout.make("boxes", f"--name {name} ..." if name else "")
+    return layout.make("boxes", " ".join([f"--name {name} ..."] * bool(name) + [*arguments]))
 
 
 def make_anew(folder: Path) -> str:
