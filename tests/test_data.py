@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
+import train.clip_reader
 from shared.errors import InputError
 from shared.grid import positions_inside, union_box
 from shared.layout import DatasetLayout
@@ -233,6 +234,19 @@ def test_the_cache_changes_nothing_and_keeps_to_its_size(table):
             for number, frame in plain.frames(index, chosen, 1).items():
                 assert np.array_equal(frame, cached.frames(index, chosen, 1)[number])
     assert len(cached._cache) == 2  # of 196,608 bytes each
+
+
+def test_of_clips_beyond_the_cache_only_the_frames_asked_for_are_decoded(table, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        train.clip_reader, "decode_jpeg", lambda *given: decoded.append(1) or decode_jpeg(*given)
+    )
+    cached, counts = ClipReader(table, 2, cache_bytes=500_000), []
+    for index in (0, 1, 2, 0, 2, 3):
+        decoded.clear()
+        cached.frames(index, np.array([0, 3]), 1)
+        counts.append(len(decoded))
+    assert counts == [16, 16, 2, 0, 2, 2]
 
 
 def test_few_shards_are_open_at_a_time(table):

@@ -22,8 +22,8 @@ class ClipReader:
     Args:
         table: of the clips.
         max_open: shards kept open at a time; the one unused for longest is closed first.
-        cache_bytes: decoded whole frames to keep in memory, so that a small dataset is decoded
-            once; when that is full, further clips are decoded each time.
+        cache_bytes: decoded whole clips to keep in memory, so that a small dataset is decoded
+            once. Of clips that do not fit any more, the frames asked for are decoded each time.
     """
 
     def __init__(self, table: ClipTable, max_open: int, cache_bytes: int = 0) -> None:
@@ -46,21 +46,32 @@ class ClipReader:
             chosen: int64 [K] frame numbers of the clip, rising, each once.
             reduction: 1, 2, 4 or 8, see `augment.jpeg_reduction`.
         """
-        if index in self._cache and reduction == 1:
-            return {int(number): self._cache[index][number] for number in chosen}
-        first, last = (int(row) for row in self._table.frames[index])
-        if reduction == 1 and self._cache_bytes_left > 0:
-            every = np.arange(last - first)
-            clip = np.stack([decode_jpeg(jpeg, 1) for jpeg in self._jpegs(index, every)])
-            if clip.nbytes <= self._cache_bytes_left:
-                self._cache_bytes_left -= clip.nbytes
-                self._cache[index] = clip
+        if reduction == 1 and (index in self._cache or self._fits(index)):
+            clip = self._whole(index)
             return {int(number): clip[number] for number in chosen}
         jpegs = self._jpegs(index, chosen)
         return {
             int(number): decode_jpeg(jpeg, reduction)
             for number, jpeg in zip(chosen, jpegs, strict=True)
         }
+
+    def _fits(self, index: int) -> bool:
+        """Whether a clip that is not in the cache may still go there."""
+        return self._clip_bytes(index) <= self._cache_bytes_left
+
+    def _clip_bytes(self, index: int) -> int:
+        first, last = (int(row) for row in self._table.frames[index])
+        width, height = (int(pixels) for pixels in self._table.stored_size[index])
+        return (last - first) * width * height * 3
+
+    def _whole(self, index: int) -> np.ndarray:
+        """All frames of a clip, from the cache or into it."""
+        if index not in self._cache:
+            first, last = (int(row) for row in self._table.frames[index])
+            jpegs = self._jpegs(index, np.arange(last - first))
+            self._cache[index] = np.stack([decode_jpeg(jpeg, 1) for jpeg in jpegs])
+            self._cache_bytes_left -= self._clip_bytes(index)
+        return self._cache[index]
 
     def boxes(self, index: int, chosen: np.ndarray) -> np.ndarray:
         """Motion boxes float32 [K, 4] of the chosen frames, source pixels; NaN without motion."""
@@ -101,7 +112,7 @@ class ClipReader:
         """The flows shard of a clip, and its row there."""
         assert self._motion is not None, "the table was read without flows"
         shard = self._motion[int(self._table.shard[index])]
-        return shard, int(np.flatnonzero(shard["/clip/id"] == self._table.ids[index])[0])
+        return shard, int(self._table.row[index])
 
     def _jpegs(self, index: int, chosen: np.ndarray) -> list[np.ndarray]:
         """The bytes of the chosen frames. Neighbours in the file are read in one go."""

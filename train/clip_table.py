@@ -54,6 +54,7 @@ class ClipTable:
         manifest_digest: sha256 of the list of clips that they were made from.
         ids: S64 [n] clip ids.
         shard: int32 [n] number in shard_names.
+        row: int32 [n] of the shard's per-clip datasets.
         frames: int64 [n, 2] rows first:last of the shard's per-frame datasets.
         source_size, stored_size: int32 [n, 2] width, height of the source (in which boxes are)
             and of the stored frames, pixels.
@@ -68,6 +69,7 @@ class ClipTable:
     manifest_digest: str
     ids: np.ndarray
     shard: np.ndarray
+    row: np.ndarray
     frames: np.ndarray
     source_size: np.ndarray
     stored_size: np.ndarray
@@ -84,7 +86,7 @@ class ClipTable:
         labels = {kind: values[chosen] for kind, values in self.labels.items()}
         rows = {
             name: getattr(self, name)[chosen]
-            for name in ("ids", "shard", "frames", "source_size", "stored_size")
+            for name in ("ids", "shard", "row", "frames", "source_size", "stored_size")
         }
         return replace(self, labels=labels, **rows)
 
@@ -126,14 +128,15 @@ def read_clip_table(
         for other in beside:
             other.check_clips(number, arrays)
         rows, chosen = _rows_of_splits(arrays["/clip/id"], clips, splits, layout, entry.name)
-        parts.append((np.full(len(rows), number, np.int32), *(a[rows] for a in arrays.values())))
+        places = np.full(len(rows), number, np.int32), np.array(rows, dtype=np.int32)
+        parts.append((*places, *(values[rows] for values in arrays.values())))
         found.extend(chosen)
     if not found:
         raise InputError(
             f"{layout.manifest} has no clip of split {' or '.join(splits)} whose frames are in "
             f"{layout.frames}; `{layout.make('report')}` shows the clips of each split"
         )
-    shard, ids, frames, source_size, stored_size = (
+    shard, row, ids, frames, source_size, stored_size = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     labels = {
@@ -149,6 +152,7 @@ def read_clip_table(
         manifest_digest=digest,
         ids=ids,
         shard=shard,
+        row=row,
         frames=frames,
         source_size=source_size,
         stored_size=stored_size,
