@@ -160,6 +160,18 @@ def test_a_finished_run_gives_its_weights(whole, tmp_path):
     assert imported.config == import_weights(whole.weights).config
 
 
+@pytest.mark.parametrize("stage", [0, 2])
+def test_whatever_zero_shares_out_the_weights_are_the_same(whole, out, tmp_path, stage):
+    folder = pretrain(tiny_run(out, f"loader.zero_stage={stage}", run=f"zero-{stage}"), "mofo")
+    succeed("import", folder.path, tmp_path / "run.safetensors")
+    assert_same_weights(tmp_path / "run.safetensors", folder.weights)
+    assert_same_weights(folder.weights, whole.weights)
+    if stage == 0:
+        assert "goes on with any number of processes" in refuse(
+            "reshard", folder.path, "--processes", 2
+        )
+
+
 def test_a_run_cut_short_gives_those_of_its_last_checkpoint(whole, out, tmp_path):
     for _ in range(3):
         folder = pretrain(tiny_run(out, run="cut", stop_after=0.0), "mofo")

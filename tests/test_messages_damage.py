@@ -319,8 +319,11 @@ def test_checkpoints_that_cannot_be_put_together(tmp_path):
         reshard(tag, 3)
     (tag / part.name.replace("pp_rank_0", "pp_rank_1")).unlink()
     torch.save({"optimizer_state_dict": {}}, part)
-    with pytest.raises(InputError, match="does not hold the state of a ZeRO-1 run"):
+    with pytest.raises(InputError, match="does not hold the state of a run"):
         reshard(tag, 2)
     part.unlink()
-    with pytest.raises(InputError, match="is no checkpoint of a run: mp_rank_00_model_states.pt"):
+    with pytest.raises(InputError, match="is no checkpoint of a run: the parts of its processes"):
+        reshard(tag, 2)
+    (tag / "mp_rank_00_model_states.pt").unlink()
+    with pytest.raises(InputError, match="no checkpoint of a run: mp_rank_00_model_states.pt is m"):
         reshard(tag, 2)

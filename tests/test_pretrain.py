@@ -20,6 +20,7 @@ from shared.run_record import RunLock, read_jsonl
 from train.checkpoint import complete_checkpoints
 from train.pretrain import main, pretrain
 from train.run_folder import RunFolder
+from train.run_weights import import_run
 from train.weights import import_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -264,8 +265,15 @@ def launch(out: Path, run: str, processes: int, *more: str) -> dict[int, float]:
 def test_several_processes_lose_what_one_loses(whole, out, processes, stage):
     """Gradients are averaged as in one process with all clips, whatever ZeRO shares out."""
     stage_option = f"loader.zero_stage={stage}"
-    found = launch(out, f"{processes}-stage-{stage}", processes, "--set", stage_option)
+    run = f"{processes}-stage-{stage}"
+    found = launch(out, run, processes, "--set", stage_option)
     assert found == pytest.approx(losses(whole.log), abs=1e-5)
+    folder = RunFolder(whole.path.parent / run)
+    exported, saved = (
+        read.state_dict for read in (import_weights(folder.weights), import_run(folder.path))
+    )
+    assert exported.keys() == saved.keys()
+    assert all(torch.equal(exported[name], saved[name]) for name in saved)
 
 
 @pytest.mark.slow

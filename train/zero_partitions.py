@@ -1,9 +1,10 @@
-"""What ZeRO-1 shares out over processes, put together: whole weights, and other numbers of shares.
+"""What ZeRO shares out over processes, put together: whole weights, and other numbers of shares.
 
 DeepSpeed (0.19) lays the parameters of each parameter group end to end in one flat vector, pads it
 to a multiple of 2 * processes and gives each process an equal part. A process saves its part of the
 float32 weights (on CPUs without the padding) and of AdamW's two means (with it). DeepSpeed's own
 converters unpickle whatever a file holds; here files are read as everywhere, by `safe_files`.
+Without ZeRO (stage 0) there are no parts: the file of the model holds everything.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ def read_whole_weights(tag: Path) -> dict[str, Tensor]:
     """The float32 weights of a checkpoint by name, on the CPU.
 
     Raises:
-        InputError: a file is missing, damaged, or not of a ZeRO-1 run.
+        InputError: a file is missing, damaged, or not of a run.
     """
     model, parts = _read(tag)
     weights = {name: tensor.float() for name, tensor in model["module"].items()}
+    if not parts:
+        return weights
     for group, shapes in enumerate(model["param_shapes"]):
         flat = _joined([part[STATE][WEIGHTS][group] for part in parts], _length(shapes))
         pieces = flat.split([shape.numel() for shape in shapes.values()])
@@ -55,9 +58,14 @@ def reshard(tag: Path, num_processes: int) -> Path:
         The new checkpoint, from now on the newest of its run. Killed, it is not there.
 
     Raises:
-        InputError: it is for that number already, or cannot be read.
+        InputError: it is for that number already or for any, or cannot be read.
     """
     model, parts = _read(tag)
+    if not parts:
+        raise InputError(
+            f"{tag} was saved with loader.zero_stage 0, which shares nothing out: it goes on with "
+            "any number of processes as it is"
+        )
     if len(parts) == num_processes:
         raise InputError(f"{tag} is for {num_processes} processes already")
     lengths = [_length(shapes) for shapes in model["param_shapes"]]
@@ -105,13 +113,17 @@ def _share(
 
 
 def _read(tag: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The state of the model, and the part of each process, by rank."""
+    """The state of the model, and the part of each process, by rank; no parts without ZeRO."""
     import_deepspeed("cpu")
     files = safe_files()
     names = _part_names(tag)
-    if not names or not (tag / MODEL_FILE).is_file():
-        raise InputError(f"{tag} is no checkpoint of a run: {MODEL_FILE} and parts are expected")
+    if not (tag / MODEL_FILE).is_file():
+        raise InputError(f"{tag} is no checkpoint of a run: {MODEL_FILE} is missing")
     model = files.load(str(tag / MODEL_FILE), map_location="cpu")
+    if not names and model.get("optimizer") is not None and "module" in model:
+        return model, []
+    if not names:
+        raise InputError(f"{tag} is no checkpoint of a run: the parts of its processes are missing")
     parts = [files.load(str(tag / name), map_location="cpu") for name in names]
     try:
         num_processes = model["dp_world_size"]
@@ -119,7 +131,7 @@ def _read(tag: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     except (KeyError, TypeError, AttributeError):
         complete = False
     if not complete or not {"module", "param_shapes", "progress"} <= model.keys():
-        raise InputError(f"{tag} does not hold the state of a ZeRO-1 run")
+        raise InputError(f"{tag} does not hold the state of a run")
     if num_processes != len(parts):
         raise InputError(f"{tag} holds {len(parts)} of {num_processes} parts")
     return model, parts
