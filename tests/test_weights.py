@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from shared.errors import InputError
+from train.finetune_inputs import digest_of
 from train.head import HeadConfig, VideoClassifier, build_head
 from train.huggingface import export_huggingface
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder, split_mask
@@ -519,3 +520,16 @@ def test_load_strictly_changes_nothing_on_error() -> None:
     ):
         load_strictly(model, state, "here")
     assert same(model.state_dict(), before)
+
+
+def test_of_a_folder_only_what_is_read_tells_its_weights_apart(tmp_path):
+    """A download leaves a cache and a page of text beside the weights."""
+    torch.manual_seed(0)
+    folder = tmp_path / "videomae"
+    export_huggingface(folder, autoencoder())
+    digest = digest_of(folder)
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    (folder / "README.md").write_text("a model card")
+    assert digest_of(folder) == digest
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    assert digest_of(folder) != digest

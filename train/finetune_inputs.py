@@ -12,6 +12,7 @@ from shared.manifest import ClassList, read_manifest
 from train.clip_table import NO_LABEL, ClipTable, read_clip_table
 from train.config import FinetuneConfig
 from train.head import VideoClassifier, build_head
+from train.huggingface import files_of
 from train.model import VideoEncoder
 from train.run_folder import RunFolder
 
@@ -70,12 +71,12 @@ def _finished(run: RunFolder) -> Path:
 
 
 def digest_of(weights: Path | None) -> str | None:
-    """sha256 of the weights' file or of the files in its folder; tells apart runs begun anew."""
+    """sha256 of the weights' file, or of what is read of their folder; tells apart runs begun
+    anew."""
     if weights is None:
         return None
     hashed = hashlib.sha256()
-    files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
-    for path in files:
+    for path in files_of(weights) if weights.is_dir() else [weights]:
         with open(path, "rb") as stream:
             hashed.update(hashlib.file_digest(stream, "sha256").digest())
     return hashed.hexdigest()[:16]
@@ -94,7 +95,7 @@ def refuse_lone_clips(config: FinetuneConfig, micro_size: int) -> None:
         InputError: there is no other.
     """
     mixes = config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0
-    if mixes and micro_size * config.repeats < 2:
+    if mixes and micro_size < 2:  # further views of the clip itself are no others
         raise InputError(
             "mixup and cutmix mix clips of one forward pass of one process, which has a single one "
             "here; give a larger loader.micro_batch_size or batch, fewer processes, or --set "

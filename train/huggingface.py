@@ -55,17 +55,26 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         InputError: one of the files is not there or not intact.
     """
-    fields = _read_json(folder / "config.json")
+    config, *parts = files_of(folder)
+    fields = _read_json(config)
+    tensors: dict[str, Tensor] = {}
+    for path in parts:
+        tensors |= read_safetensors(path)[0]
+    return fields, tensors
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What of a folder is read: config.json, and the safetensors files.
+
+    Raises:
+        InputError: the file that names these is not intact.
+    """
     index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
     if index.is_file():
         # names only: an index must not lead out of its folder
         names = {Path(name).name for name in _read_json(index).get("weight_map", {}).values()}
-    else:
-        names = {"model.safetensors"}
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(names):
-        tensors |= read_safetensors(folder / name)[0]
-    return fields, tensors
+    return [folder / name for name in ("config.json", *sorted(names))]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
