@@ -97,6 +97,11 @@ def test_names_match_whatever_their_writing():
     assert found.tested_of.tolist() == [1, 0, -1] and found.label_of.tolist() == [0, 1, -1]
     with pytest.raises(InputError, match="1 classes would be tested.*--class-map"):
         match_names(["dive", "x"], ["Dive", "y"])
+    # Letters of every alphabet tell classes apart.
+    found = match_names(["跑", "跳", "Été", "कि"], ["跳", "été", "की"])
+    assert found.names == ("跳", "été") and found.tested_of.tolist() == [-1, 0, 1, -1]
+    with pytest.raises(InputError, match=r"'dive' and 'Dive!' differ in case, .*--class-map"):
+        match_names(["dive", "x"], ["dive", "Dive!", "x"])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import re
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,9 +98,16 @@ def match_names(classes: list[str], tested: list[str]) -> ClassMap:
     """Every class stands for the one of the same name, whatever its case, spaces and signs.
 
     Raises:
-        InputError: fewer than two names are the same.
+        InputError: fewer than two names are the same, or a name stands for two.
     """
-    plain = {_plain(name): name for name in tested}
+    plain: dict[str, str] = {}
+    for name in tested:
+        if (other := plain.setdefault(_plain(name), name)) != name:
+            raise InputError(
+                f"classes {other!r} and {name!r} differ in case, spaces and signs alone, so that "
+                f"names do not tell them apart; a CSV file with the columns {','.join(COLUMNS)} "
+                "says which class stands for which (--class-map)"
+            )
     pairs = {name: plain[_plain(name)] for name in classes if _plain(name) in plain}
     return _class_map(pairs, classes, tested, "class names")
 
@@ -124,4 +131,6 @@ def _class_map(
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """Its letters, marks and digits, those of every alphabet, without case."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(sign for sign in folded if unicodedata.category(sign)[0] in "LMN")
