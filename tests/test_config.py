@@ -106,6 +106,7 @@ def test_loader_settings_do_not_reach_training():
         ({"model": {"image_size": 33}}, "image_size 33"),
         ({"model": {"size": "vit-xxl"}}, "vit-xxl"),
         ({"target": "hog"}, "target is 'hog'"),
+        ({"model": "vit-s"}, r"model is 'vit-s'; it is a table of options, .*--set model.size="),
     ],
 )
 def test_wrong_values_are_named(tiny, change, named):
@@ -123,6 +124,8 @@ def test_wrong_values_are_named(tiny, change, named):
         ({"head": {"deepth": 2}}, "does not use deepth; allowed: kind, num_heads, depth"),
         ({"box_source": "annotated"}, "the head mean does not look at boxes"),
         ({"mask": {"kind": "tube"}}, "does not use mask"),
+        ({"model": 5}, "model is 5; it is a table of options"),
+        ({"head": "mca"}, r"head is 'mca'; it is a table of options, .*--set head.kind="),
     ],
 )
 def test_what_finetuning_does_not_use_is_refused(tiny, change, named):

@@ -110,13 +110,13 @@ def finetune_config(
 ) -> FinetuneConfig:
     """The finetuning of a recipe with one head (None: the recipe's), with `changes` on top."""
     table, heads = _split_variants(tables, "finetune")
-    unused = [name for name in (changes or {}).get("model", {}) if name in DECODER_FIELDS]
+    unused = [name for name in _table(changes or {}, "model") if name in DECODER_FIELDS]
     if unused:
         raise InputError(f"finetuning has no decoder: {', '.join(unused)} of model is not used")
-    kind = head or table.get("head", {}).get("kind", "mean")
+    kind = head or _table(table, "head").get("kind", "mean")
     check_name("head", kind, HEAD_KINDS)
     table = merge(merge(table, {"head": {"kind": kind}, **heads.get(kind, {})}), changes or {})
-    table["head"] = {"kind": kind, **table["head"]}
+    table["head"] = {"kind": kind, **_table(table, "head")}
     if kind == "mean":
         _refuse_options_of_mca(table["head"])
     table["model"] = _model(tables, table)
@@ -182,9 +182,20 @@ def _split_variants(
 
 def _model(tables: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the model: [model], then the section's own; `size` names a known one."""
-    fields = merge(tables.get("model", {}), table.get("model", {}))
+    fields = merge(_table(tables, "model"), _table(table, "model"))
     size = fields.pop("size", None)
     return fields if size is None else {**named_config(size).to_dict(), **fields}
+
+
+def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The table of that name, empty where there is none."""
+    table = tables.get(name, {})
+    if not isinstance(table, Mapping):
+        first = {"model": "size", "head": "kind"}[name]
+        raise InputError(
+            f"{name} is {table!r}; it is a table of options, such as --set {name}.{first}=..."
+        )
+    return table
 
 
 def _with_choices(config: Any, **registries: Mapping[str, Any]) -> Any:
