@@ -80,11 +80,16 @@ def git_commit() -> str | None:
 
 
 class JsonlLog:
-    """Appends one JSON object a line; each line is whole on disk when `write` returns."""
+    """Appends one JSON object a line; each line is whole on disk when `write` returns.
+
+    A last line that a kill or a full disk cut short is taken out first: behind it the next one
+    would not be a line of its own.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_to_whole_lines(self.path)
         self._stream = open(self.path, "a", encoding="utf-8")
 
     def write(self, event: dict[str, Any]) -> None:
@@ -93,6 +98,11 @@ class JsonlLog:
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _cut_to_whole_lines(path: Path) -> None:
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 def read_jsonl(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:

@@ -97,6 +97,14 @@ def test_log_leaves_out_a_line_cut_short(tmp_path):
         stream.write('{"step": 3, "lo')
     assert read_jsonl(log.path) == [{"step": 1, "clip": "ü"}, {"step": 2}]
     assert read_jsonl(tmp_path / "none.jsonl") == []
+    # What goes on behind it begins a line of its own.
+    log = JsonlLog(log.path)
+    log.write({"step": 3})
+    log.close()
+    assert read_jsonl(log.path) == [{"step": 1, "clip": "ü"}, {"step": 2}, {"step": 3}]
+    log.path.write_text('{"step": 1, "lo')
+    JsonlLog(log.path).close()
+    assert log.path.read_bytes() == b""
 
 
 def test_a_damaged_line_of_a_log_is_named(tmp_path):
