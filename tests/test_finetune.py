@@ -164,14 +164,19 @@ def test_the_head_by_options_of_its_own(out, pretrained):
     ) in refused.stderr
 
 
-def test_repeats_are_views_of_one_read_that_differ(out, layout):
-    """Each view of a clip has its own crop, and all keep its label."""
+def test_repeats_are_views_of_one_read_that_differ(out, layout, monkeypatch):
+    """Each view of a clip has its own crop, and all keep its label; no frame is decoded twice."""
     tiny_run(out)
     config = finetune_config(read_recipe("squares", out / "tiny.toml"), "mean", {"repeats": 3})
     table = read_clip_table(layout, ["train"], boxes=False)
     classes = read_classes(layout.classes)
     dataset = FinetuneDataset(table, classes, config, LoaderConfig(workers=0), seed=0)
+    read, decoded = dataset._reader.frames, []
+    monkeypatch.setattr(
+        dataset._reader, "frames", lambda *given: decoded.append(given[1]) or read(*given)
+    )
     sample = dataset[0, 5]
+    assert len(decoded) == 1 and len(set(decoded[0])) == len(decoded[0])
     assert sample["pixels"].shape[0] == 3 and sample["index"].tolist() == [5, 5, 5]
     views = sample["pixels"]
     assert not any(torch.equal(views[a], views[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
