@@ -21,19 +21,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from preprocess import motion
 from preprocess.box_annotations import ReadOptions
 from preprocess.box_formats import open_annotations
 from preprocess.box_metrics import box_figures
 from preprocess.clip_work import grey_frames
 from preprocess.decode import decode_clip
 from preprocess.frame_chunks import DecodeOptions, scaled_size
-from preprocess.motion import compand, expand, motion_boxes, motion_map, reduce_maps, texture_maps
+from preprocess.motion import motion_boxes, motion_map, reduce_maps, texture_maps
 from preprocess.motion_presets import PRESETS
 from preprocess.tvl1 import tvl1_flow
 from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.manifest import Clip
+from shared.motion_maps import LEVELS, compand, expand
 from shared.run_record import command_line, git_commit, versions
 from shared.shard_writer import CHUNK_BYTES
 
@@ -78,7 +78,7 @@ def main(videos: Path, annotations: Path, preset: str, out: Path | None) -> None
         f"lines levels  bytes a frame  projected    IoU  (difference to exact)\n{text_of(rows[0])}"
     )
     for lines in (64, 48, 32):
-        for levels in (255, 63, 31, motion.LEVELS, 15):
+        for levels in (255, 63, 31, LEVELS, 15):
             rows.append(row_of(maps, grey, sizes, boxes_of, preset, lines, levels, rows[0].iou))
             print(text_of(rows[-1]))
     if out is not None:

@@ -210,12 +210,12 @@ def _camera(scratch: Path, samples: Path) -> list[Figure]:
 
 def _storage(scratch: Path, samples: Path) -> list[Figure]:
     from benchmarks.map_storage import SSV2_FRAMES, clip_maps, stored_maps
-    from preprocess import motion
+    from shared.motion_maps import LEVELS
 
     num_bytes = num_frames = 0
     for name in ("2003", "862"):
         maps, _, _ = clip_maps(_needed(samples) / "ssv2" / f"{name}.mp4")
-        num_bytes += stored_maps(maps, 64, motion.LEVELS)[1]
+        num_bytes += stored_maps(maps, 64, LEVELS)[1]
         num_frames += len(maps)
     projected = num_bytes / num_frames * SSV2_FRAMES / 1e9
     return [

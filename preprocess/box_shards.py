@@ -19,6 +19,7 @@ from preprocess.motion_presets import MotionParameters
 from shared.errors import InputError
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.make_commands import make_around
+from shared.motion_maps import expand, read_maps
 from shared.schema import LARGEST_VERTEX
 from shared.shards import ShardReader
 
@@ -48,7 +49,7 @@ class FromMotion:
     def arrays(self, path: Path) -> dict[str, np.ndarray]:
         import cv2
 
-        from preprocess.motion import contour_vertices, expand, motion_boxes
+        from preprocess.motion import contour_vertices, motion_boxes
 
         cv2.setNumThreads(1)
         with ExitStack() as stack:
@@ -59,17 +60,14 @@ class FromMotion:
                 if not np.array_equal(pictures["/clip/frames"], reader["/clip/frames"]):
                     raise InputError(f"{pictures.path} holds other clips than {path}")
             sizes, frames = reader["/clip/size"], reader["/clip/frames"]
-            map_sizes, scales = reader["/clip/map_size"], reader["/motion/scale"]
             boxes = np.full((reader.num_frames, 4), np.nan, dtype="<f4")
             scores = np.zeros(reader.num_frames, dtype="<f4")
             vertices: list[np.ndarray] = []
             for clip, (first, last) in enumerate(frames):
-                width, height = map_sizes[clip]
-                values = reader.ragged("/motion/offsets", "/motion/values", first, last)
-                maps = expand(np.stack(values).reshape(-1, height, width), scales[first:last])
+                maps = expand(*read_maps(reader, clip, int(first), int(last)))
                 textures = None if pictures is None else _textures(pictures, first, last, maps)
                 found, scores[first:last] = motion_boxes(maps, self.parameters, textures)
-                to_source = sizes[clip] / map_sizes[clip]
+                to_source = sizes[clip] / maps.shape[:0:-1]
                 boxes[first:last] = found * np.tile(to_source, 2)
                 vertices += contour_vertices(maps, self.parameters, to_source, textures)
             return _shard_arrays(reader, boxes, scores, vertices)

@@ -31,6 +31,7 @@ from preprocess.box_metrics import (
 )
 from shared.errors import InputError, user_errors
 from shared.make_commands import make_around
+from shared.motion_maps import read_maps
 from shared.shard_index import read_index
 from shared.shards import ShardReader
 
@@ -249,21 +250,14 @@ def _stored_clips(
 def _stored_clip(
     reader: ShardReader, maps: ShardReader | None, number: int, clip_id: str
 ) -> StoredClip:
-    first, last = (int(row) for row in reader.rows("/clip/frames", number, number + 1)[0])
-    width, height = (int(side) for side in reader.rows("/clip/size", number, number + 1)[0])
-    frames = ClipFrames(clip_id, (width, height), reader.rows("/frame/pts_seconds", first, last))
+    first, last = reader.pair("/clip/frames", number)
+    times = reader.rows("/frame/pts_seconds", first, last)
+    frames = ClipFrames(clip_id, reader.pair("/clip/size", number), times)
     boxes = reader.rows("/box/xyxy", first, last)
-    return StoredClip(frames, boxes, _maps(maps, number, clip_id) if maps else None)
-
-
-def _maps(maps: ShardReader, number: int, clip_id: str) -> np.ndarray:
-    """u1[T,h,w], stored maps of a clip."""
-    first, last = (int(row) for row in maps.rows("/clip/frames", number, number + 1)[0])
-    width, height = (int(side) for side in maps.rows("/clip/map_size", number, number + 1)[0])
-    values = maps.ragged("/motion/offsets", "/motion/values", first, last)
-    if any(len(one) != width * height for one in values):
-        raise InputError(f"{maps.path}: a map of clip {clip_id} is not {width}x{height}")
-    return np.stack(values).reshape(-1, height, width)
+    if maps is None:
+        return StoredClip(frames, boxes, None)
+    values, _ = read_maps(maps, number, *maps.pair("/clip/frames", number))
+    return StoredClip(frames, boxes, values)
 
 
 def _means(values: dict[str, np.ndarray]) -> dict[str, float]:

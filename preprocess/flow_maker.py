@@ -13,10 +13,11 @@ from preprocess.flow_options import VECTOR_CELL, TrackOptions
 from preprocess.flow_sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.frame_chunks import scaled_size
 from preprocess.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptions
-from preprocess.motion import compand, motion_map, reduce_maps
+from preprocess.motion import motion_map, reduce_maps
 from preprocess.trajectories import make_tracks
 from preprocess.video_file import ClipError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
+from shared.motion_maps import compand
 from shared.tracks import grid_shape, quantised
 
 VECTOR_INLIER_PX = 1.0  # pixels of the source: vectors are rounded, and chosen for their bits

@@ -1,6 +1,6 @@
 """From flow to motion maps, and from motion maps to boxes.
 
-    flow (B,2,H,W) --motion_map--> (B,H,W) --reduce_maps--> (B,h,w) --compand--> bytes of the shard
+    flow (B,2,H,W) --motion_map--> (B,H,W) --reduce_maps--> (B,h,w) --> shared.motion_maps
     maps f4 [T,h,w] of a clip --motion_boxes--> a box and a score for each frame
 
 The maps of a clip, and how much texture its frames have where, are all that boxes are made of, so
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 REFERENCE_LINES = 240  # lengths of MotionParameters are pixels of maps with that many lines
-
-# Of the square root of a map. More would store noise: 24 levels take half the bytes of 255 after
-# gzip, and the boxes agree with annotated ones as well (benchmarks/map_storage.py).
-LEVELS = 24
 
 
 def motion_map(flow: torch.Tensor) -> torch.Tensor:
@@ -73,28 +69,6 @@ def _area_weights(length: int, reduced: int) -> np.ndarray:
     cells = np.arange(length)
     overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
     return overlap.clip(min=0) * (reduced / length)
-
-
-def compand(maps: np.ndarray, levels: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
-    """Maps f4 [T, h, w] as bytes, finest for small motion: map = scale * values**2.
-
-    Args:
-        maps: at least 0.
-        levels: largest value, 1..255.
-
-    Returns:
-        values u1 [T, h, w], scale f4 [T]; a map of zeros has scale 0.
-    """
-    assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
-    scale = maps.max(axis=(1, 2), initial=0.0) / np.float32(levels**2)
-    divisor = np.where(scale > 0, scale, np.float32(1))[:, None, None]
-    values = np.floor(np.sqrt(maps / divisor) + np.float32(0.5)).clip(0, levels).astype(np.uint8)
-    return values, scale
-
-
-def expand(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The inverse of `compand`: u1 [T, h, w] and f4 [T] -> maps f4 [T, h, w]."""
-    return scale[:, None, None] * np.square(values, dtype=np.float32)
 
 
 def texture_maps(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:

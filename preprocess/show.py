@@ -28,8 +28,6 @@ from preprocess.decode import decode_clip
 from preprocess.frame_chunks import DecodeOptions, scaled_size
 from preprocess.messages import WorkOptions
 from preprocess.motion import (
-    compand,
-    expand,
     motion_boxes,
     motion_contours,
     motion_map,
@@ -47,6 +45,7 @@ from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view
 from shared.manifest import Clip
+from shared.motion_maps import compand, expand
 
 FOLDER = click.Path(path_type=Path)
 FLOW_BATCH = 8  # pairs of a piece of work

@@ -40,7 +40,7 @@ def stored_boxes(folder: Path, video: Path, pts_seconds: np.ndarray) -> list[np.
         with ShardReader(folder / entry.name, "boxes") as reader:
             for row, clip_id in enumerate(reader.clip_ids()):
                 if clip_id in wanted:
-                    first, last = (int(i) for i in reader.rows("/clip/frames", row, row + 1)[0])
+                    first, last = reader.pair("/clip/frames", row)
                     times = reader.rows("/frame/pts_seconds", first, last)
                     return _at_times(reader.rows("/box/xyxy", first, last), times, pts_seconds)
     raise InputError(f"{folder} holds no clip of {video.name} (looked for {', '.join(wanted)})")

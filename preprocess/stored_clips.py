@@ -12,6 +12,7 @@ import numpy as np
 
 from preprocess.flow_options import FlowOptions, flow_folders
 from preprocess.messages import ClipDecoded, EncodedFrames, Event, Maps, TracksOfFrames
+from shared.motion_maps import read_maps
 from shared.shards import ShardReader
 
 BLOCK_FRAMES = 256  # read at a time
@@ -34,7 +35,7 @@ def stored_events(
     frames = readers["frames"]
     for row, clip_id in enumerate(frames.clip_ids()):
         place = places[clip_id]
-        first, last = (int(end) for end in frames["/clip/frames"][row])
+        first, last = frames.pair("/clip/frames", row)
         for begin in range(first, last, BLOCK_FRAMES):
             end = min(begin + BLOCK_FRAMES, last)
             yield _encoded(frames, place, row, begin - first, begin, end)
@@ -60,28 +61,19 @@ def _encoded(
         reader.rows("/frame/pts_seconds", begin, end),
         reader.rows("/jpeg/values", int(offsets[0]), int(offsets[-1])),
         np.diff(offsets),
-        _pair(reader, "/clip/size", row),
-        _pair(reader, "/clip/stored_size", row),
+        reader.pair("/clip/size", row),
+        reader.pair("/clip/stored_size", row),
     )
 
 
 def _maps(
     reader: ShardReader, output: str, place: int, row: int, index: int, begin: int, end: int
 ) -> Maps:
-    width, height = _pair(reader, "/clip/map_size", row)
-    values = reader.ragged("/motion/offsets", "/motion/values", begin, end)
+    values, scale = read_maps(reader, row, begin, end)
     camera: list[np.ndarray | None] = [None, None]
     if "/camera/homography" in reader:
         camera = [reader.rows(f"/camera/{name}", begin, end) for name in ("homography", "inliers")]
-    return Maps(
-        place,
-        0,
-        index,
-        np.stack(values).reshape(-1, height, width),
-        reader.rows("/motion/scale", begin, end),
-        output,
-        *camera,
-    )
+    return Maps(place, 0, index, values, scale, output, *camera)
 
 
 def _tracks(
@@ -97,10 +89,5 @@ def _tracks(
         if per_track:
             values = reader.rows(path, int(first) * per_track, int(last) * per_track)
         stored.append(values.reshape(end - begin, -1))
-    grid, size = (_pair(reader, f"/clip/track_{name}", row) for name in ("grid", "size"))
+    grid, size = (reader.pair(f"/clip/track_{name}", row) for name in ("grid", "size"))
     return TracksOfFrames(place, 0, index, grid, size, *stored)
-
-
-def _pair(reader: ShardReader, path: str, row: int) -> tuple[int, int]:
-    first, second = reader.rows(path, row, row + 1)[0]
-    return int(first), int(second)

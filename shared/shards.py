@@ -88,6 +88,11 @@ class ShardReader:
             raise InputError(f"{self.path}{path} holds {dataset.nbytes} bytes; read it by rows")
         return self.rows(path, 0, len(dataset))
 
+    def pair(self, path: str, row: int) -> tuple[int, int]:
+        """A row of two whole numbers: width and height, first and last, rows and columns."""
+        first, second = self.rows(path, row, row + 1)[0]
+        return int(first), int(second)
+
     def length(self, path: str) -> int:
         """Rows of a dataset."""
         return len(self._datasets[path])

@@ -17,12 +17,13 @@ from preprocess.decode import decode_clip
 from preprocess.flow_options import TrackOptions
 from preprocess.flow_sources import SourceOptions, make_source
 from preprocess.frame_chunks import DecodeOptions
-from preprocess.motion import compand, expand, reduce_maps
+from preprocess.motion import reduce_maps
 from preprocess.trajectories import make_tracks
 from preprocess.tvl1 import tvl1_flow
 from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, InputError
 from shared.layout import BOUNDARIES, LENGTHS, DatasetLayout
 from shared.manifest import Clip, write_manifest
+from shared.motion_maps import compand, expand
 from shared.randomness import counter_generator
 from shared.run_record import read_jsonl
 from shared.shard_index import read_index

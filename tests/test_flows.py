@@ -16,10 +16,10 @@ from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes
 from video_fixtures import moving_picture, render_video
 
 from preprocess import shard_making
-from preprocess.motion import expand
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest, write_manifest
+from shared.motion_maps import expand
 from shared.run_record import RunLock, read_jsonl
 from shared.shard_index import read_index
 from shared.shards import ShardReader

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from preprocess.box_shards import FromMotion
 from preprocess.clip_work import ClipWork
 from preprocess.completeness import Completeness
 from preprocess.decode import _beside, _check_caps, _known, decode_clip
-from preprocess.evaluate_boxes import _maps
+from preprocess.evaluate_boxes import _stored_clip
 from preprocess.flow_maker import _companded
 from preprocess.flow_options import FlowOptions
 from preprocess.frame_chunks import DecodeOptions, _checked_kept_size
@@ -34,13 +34,14 @@ from preprocess.messages import Job, WorkOptions
 from preprocess.motion_presets import PRESETS
 from preprocess.pool import START_TRIES, RayPool
 from preprocess.rebuild import finished_plan, recorded_options
+from preprocess.stored_clips import stored_events
 from preprocess.video_file import ClipError, opened, video_stream
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_classes, read_manifest, write_manifest
 from shared.schema import SCHEMAS
 from shared.shard_index import read_index, write_index
-from shared.shard_writer import build_shard, publish
+from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 from train.checkpoint import complete_checkpoints
 from train.clip_table import read_clip_table
@@ -61,12 +62,9 @@ def alter(folder: Path, kind: str, change: Callable[[dict[str, np.ndarray]], obj
         arrays = {f.path: reader[f.path] for f in SCHEMAS[kind] if f.path in reader}
         attributes = dict(reader.attributes)
     change(arrays)
-    data = build_shard(kind, arrays, attributes)
-    publish(path, data)
+    num_bytes, sha256 = write_shard(path, kind, arrays, attributes)
     index = read_index(folder)
-    entry = dataclasses.replace(
-        index.shards[0], bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
-    )
+    entry = dataclasses.replace(index.shards[0], bytes=num_bytes, sha256=sha256)
     write_index(folder, dataclasses.replace(index, shards=[entry, *index.shards[1:]]))
     return path
 
@@ -131,6 +129,30 @@ def test_boxes_of_shards_that_do_not_fit(squares):
         maker.arrays(longer.flows / "00000.h5")
 
 
+@pytest.mark.parametrize("size", [(33, 32), (-32, -32), (0, 0)])
+def test_maps_of_another_size_than_the_shard_says(squares, size):
+    def other_size(arrays):
+        arrays["/clip/map_size"] = arrays["/clip/map_size"].copy()
+        arrays["/clip/map_size"][1] = size
+
+    path = alter(squares.flows, "flows", other_size)
+    said = f"{path}: the maps of clip square-001 are not {size[0]} x {size[1]}; "
+    said = re.escape(f"{said}`{squares.make('verify')}` lists damaged shards")
+    with pytest.raises(InputError, match=said):
+        FromMotion(PRESETS["default"]).arrays(path)
+    with ShardReader(path, "flows") as flows, ShardReader(squares.boxes / path.name, "boxes") as of:
+        assert _stored_clip(of, flows, 0, "square-000").maps.shape == (16, 64, 64)
+        with pytest.raises(InputError, match=said):
+            _stored_clip(of, flows, 1, "square-001")
+    with (
+        ShardReader(squares.frames / path.name, "frames") as frames,
+        ShardReader(path, "flows") as flows,
+        pytest.raises(InputError, match=said),
+    ):
+        places = {clip_id: place for place, clip_id in enumerate(frames.clip_ids())}
+        list(stored_events({"frames": frames, "flows": flows}, places, FlowOptions()))
+
+
 def test_annotated_boxes_need_frames(squares):
     shutil.rmtree(squares.frames)
     options = {"from_annotations": Path("boxes.csv"), "box_format": "csv"}
@@ -158,13 +180,8 @@ def test_a_clip_that_the_manifest_lacks(squares):
 def test_a_report_on_shards_that_do_not_fit(squares):
     table = read_box_table(squares)
     alter(squares.flows, "flows", narrow_maps)
-    with pytest.raises(InputError, match="the maps of clip 'square-000' are not 32 x 32"):
+    with pytest.raises(InputError, match="the maps of clip square-000 are not 32 x 32"):
         read_clip(squares, table, 0)
-    with (
-        ShardReader(squares.flows / "00000.h5", "flows") as maps,
-        pytest.raises(InputError, match="a map of clip square-000 is not 32x32"),
-    ):
-        _maps(maps, 0, "square-000")
     alter(squares.frames, "frames", not_pictures)
     said = f"a frame of clip 'square-000' is no JPEG; `{squares.make('verify')}` lists damage"
     with pytest.raises(InputError, match=said):

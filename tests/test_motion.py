@@ -11,10 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from preprocess.box_shards import _corners as corner_vertices
 from preprocess.motion import (
-    LEVELS,
-    compand,
     contour_vertices,
-    expand,
     motion_boxes,
     motion_contours,
     motion_map,
@@ -23,6 +20,7 @@ from preprocess.motion import (
 )
 from preprocess.motion_presets import OF_BOUNDARIES, PRESETS, MotionParameters, read_parameters
 from shared.errors import InputError
+from shared.motion_maps import LEVELS, compand, expand
 from shared.schema import LARGEST_VERTEX
 
 

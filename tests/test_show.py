@@ -25,7 +25,7 @@ from preprocess.draw import (
     map_colours,
 )
 from preprocess.messages import Job, Reading, WorkOptions
-from preprocess.motion import expand, motion_boxes, motion_contours, texture_maps
+from preprocess.motion import motion_boxes, motion_contours, texture_maps
 from preprocess.motion_presets import PRESETS
 from preprocess.show import find_motion, main, output_names
 from preprocess.show_boxes import stored_boxes
@@ -37,6 +37,7 @@ from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside
 from shared.manifest import Clip
 from shared.masking import masked_counts
+from shared.motion_maps import expand
 
 RATIOS = Ratios(0.9, 0.75)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import InputError
+from shared.motion_maps import expand, read_maps
 from shared.shard_writer import CHUNK_BYTES
 from shared.shards import ShardReader
 from shared.tracks import read_tracks
@@ -85,17 +86,8 @@ class ClipReader:
         shard, clip = self._flows_of(index)
         first, last = int(chosen.min()), int(chosen.max()) + 1
         place = int(self._table.frames[index][0])
-        width, height = _pair(shard, "/clip/map_size", clip)
-        rows = place + first, place + last
-        maps = shard.ragged("/motion/offsets", "/motion/values", *rows)
-        if any(len(values) != width * height for values in maps):
-            raise InputError(
-                f"{shard.path}: the maps of clip {self._table.clip_id(index)} are not {width} x "
-                f"{height}; `make verify` of this dataset lists damaged shards"
-            )
-        values = np.stack(maps).reshape(-1, height, width)[chosen - first]
-        scale = shard.rows("/motion/scale", *rows)[chosen - first]
-        return scale[:, None, None] * np.square(values, dtype=np.float32)
+        values, scale = read_maps(shard, clip, place + first, place + last)
+        return expand(values[chosen - first], scale[chosen - first])
 
     def tracks(self, index: int, firsts: np.ndarray) -> PlacedTracks:
         """Tracks that start at frames int64 [T'] of a clip."""
@@ -104,8 +96,8 @@ class ClipReader:
         return PlacedTracks(
             tracks=read_tracks(shard, [first + int(number) for number in firsts]),
             left_steps=last - first - 1 - firsts,
-            grid=_pair(shard, "/clip/track_grid", clip),
-            size=_pair(shard, "/clip/track_size", clip),
+            grid=shard.pair("/clip/track_grid", clip),
+            size=shard.pair("/clip/track_size", clip),
         )
 
     def _flows_of(self, index: int) -> tuple[ShardReader, int]:
@@ -153,8 +145,3 @@ class OpenShards:
 
     def __len__(self) -> int:
         return len(self._open)
-
-
-def _pair(shard: ShardReader, path: str, clip: int) -> tuple[int, int]:
-    first, second = shard.rows(path, clip, clip + 1)[0]
-    return int(first), int(second)

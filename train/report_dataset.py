@@ -12,6 +12,7 @@ import numpy as np
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, ClassList, Clip
+from shared.motion_maps import expand, read_maps
 from shared.shard_index import read_index
 from shared.shards import ShardReader
 
@@ -144,7 +145,7 @@ def read_clip(
     shard, row, clip_id = table.shard[number], int(table.row[number]), table.clip_id[number]
     with ShardReader(layout.boxes / shard, "boxes") as reader:
         first, last = _rows_of(reader, row, clip_id)
-        size = tuple(int(side) for side in reader.rows("/clip/size", row, row + 1)[0])
+        size = reader.pair("/clip/size", row)
         boxes = reader.rows("/box/xyxy", first, last)
         vertices = reader.ragged("/contour/offsets", "/contour/vertices", first, last)
     with ShardReader(layout.frames / shard, "frames") as reader:
@@ -227,23 +228,15 @@ def _rows_of(reader: ShardReader, row: int, clip_id: str) -> tuple[int, int]:
             f"{reader.path} holds clip {found!r} where the boxes have {clip_id!r}; "
             "frames, flows and boxes are not of the same manifest, rebuild them"
         )
-    first, last = reader.rows("/clip/frames", row, row + 1)[0]
-    return int(first), int(last)
+    return reader.pair("/clip/frames", row)
 
 
 def _read_maps(path: Path, row: int, clip_id: str, wanted: np.ndarray) -> list[np.ndarray]:
     if not path.is_file():
         return []
     with ShardReader(path, "flows") as reader:
-        first, last = _rows_of(reader, row, clip_id)
-        width, height = reader.rows("/clip/map_size", row, row + 1)[0]
-        values = reader.ragged("/motion/offsets", "/motion/values", first, last)
-        scale = reader.rows("/motion/scale", first, last)
-    if any(len(values[i]) != width * height for i in wanted):
-        raise InputError(f"{path}: the maps of clip {clip_id!r} are not {width} x {height}")
-    return [
-        scale[i] * np.square(values[i].reshape(height, width), dtype=np.float32) for i in wanted
-    ]
+        values, scale = read_maps(reader, row, *_rows_of(reader, row, clip_id))
+    return list(expand(values[wanted], scale[wanted]))
 
 
 def _decode(layout: DatasetLayout, file: np.ndarray, clip_id: str) -> np.ndarray:
