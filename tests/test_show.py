@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -35,7 +36,7 @@ from preprocess.video_file import ClipError
 from preprocess.work import Decoder, FlowWorker
 from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside
-from shared.manifest import Clip
+from shared.manifest import Clip, read_manifest, write_manifest
 from shared.masking import masked_counts
 from shared.motion_maps import expand
 
@@ -287,6 +288,22 @@ def test_stored_boxes_meet_frames_by_time(tmp_path: Path) -> None:
         stored_boxes(layout.boxes, Path("other.mp4"), every_other)
     with pytest.raises(InputError, match="make them with `make boxes` of its dataset"):
         stored_boxes(tmp_path / "none", Path("square-001.mp4"), every_other)
+
+
+def test_stored_boxes_are_those_of_the_likeliest_clip(tmp_path: Path) -> None:
+    """The clip named as the video, though one of another name in an earlier shard is of it too."""
+    layout = write_moving_squares(tmp_path, num_clips=10, clips_per_shard=4)
+    times = np.arange(16) / 12
+    expected = stored_boxes(layout.boxes, Path("square-009.mp4"), times)
+    clips = read_manifest(layout.manifest)
+    video = "elsewhere/square-009.mp4"
+    clips[6] = replace(clips[6], video=video)
+    write_manifest(layout.manifest, [replace(clips[0], video=video), *clips[1:]])
+    found = stored_boxes(layout.boxes, Path(video), times)
+    assert np.array_equal(found, expected)
+    (layout.boxes / "00002.h5").unlink()  # not looked into once the likeliest is found
+    sixth = stored_boxes(layout.boxes, Path("square-006.mp4"), times)
+    assert not np.array_equal(sixth, expected)
 
 
 def test_annotations_of_other_clips_are_refused(video: Path, tmp_path: Path) -> None:
