@@ -114,7 +114,7 @@ def row_of(maps, grey, sizes, boxes_of, preset, lines, levels, exact: float | No
             num_bytes += clip_bytes
         num_frames += len(clip)
         textures = texture_maps(grey[name], stored.shape[1:])
-        boxes, _ = motion_boxes(stored, PRESETS[preset], textures)
+        boxes, *_ = motion_boxes(stored, PRESETS[preset], textures)
         boxes = boxes * np.tile(np.array(sizes[name]) / stored.shape[:0:-1], 2)
         frames = [frame for frame in boxes_of[name] if frame < len(boxes)]
         each = [

@@ -66,10 +66,10 @@ class FromMotion:
             for clip, (first, last) in enumerate(frames):
                 maps = expand(*read_maps(reader, clip, int(first), int(last)))
                 textures = None if pictures is None else _textures(pictures, first, last, maps)
-                found, scores[first:last] = motion_boxes(maps, self.parameters, textures)
+                found, scores[first:last], contours = motion_boxes(maps, self.parameters, textures)
                 to_source = sizes[clip] / maps.shape[:0:-1]
                 boxes[first:last] = found * np.tile(to_source, 2)
-                vertices += contour_vertices(maps, self.parameters, to_source, textures)
+                vertices += contour_vertices(contours, to_source)
             return _shard_arrays(reader, boxes, scores, vertices)
 
 

@@ -95,7 +95,7 @@ def texture_maps(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def motion_boxes(
     maps: np.ndarray, parameters: MotionParameters, textures: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
     """The box of each frame of a clip, from all its maps.
 
     Args:
@@ -106,15 +106,20 @@ def motion_boxes(
     Returns:
         boxes f4 [T, 4] x1 y1 x2 y2, half-open, in pixels of the maps, NaN where nothing moves;
         score f4 [T], the share of the frame's motion energy (sum of squared map values) inside the
-        box, 0 where there is none.
+        box, 0 where there is none; and what each box was put around, also where it is the next
+        frame's: contours, the largest first, each f4 [k, 2] of x, y in pixels of the map (a pixel's
+        centre is at .5), none where there is no box.
     """
     assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
-    boxes = np.full((len(maps), 4), np.nan, dtype=np.float32)
-    for frame, evidence in enumerate(_evidence(maps, parameters, textures)):
-        if maps[frame].max() > parameters.least_motion:
-            boxes[frame] = _frame_box(evidence, parameters)
-    boxes = _replace_odd_sizes(boxes, maps.shape[1:], parameters)
-    return boxes, _scores(maps, boxes)
+    contours = [
+        _frame_contours(evidence, parameters) if maps[frame].max() > parameters.least_motion else []
+        for frame, evidence in enumerate(_evidence(maps, parameters, textures))
+    ]
+    found = np.array([_box_around(each) for each in contours], dtype=np.float32).reshape(-1, 4)
+    taken = _frames_taken(found, maps.shape[1:], parameters)
+    boxes = found[taken]
+    around = [[contour[:, 0].astype(np.float32) + 0.5 for contour in contours[i]] for i in taken]
+    return boxes, _scores(maps, boxes), around
 
 
 def _evidence(
@@ -138,36 +143,10 @@ def _window_sums(maps: np.ndarray, parameters: MotionParameters) -> np.ndarray:
     return (total[last] - total[first]).astype(np.float32)
 
 
-def motion_contours(
-    maps: np.ndarray, parameters: MotionParameters, textures: np.ndarray | None = None
-) -> list[list[np.ndarray]]:
-    """What each frame's box is put around, for pictures.
+def contour_vertices(contours: list[list[np.ndarray]], to_source: np.ndarray) -> list[np.ndarray]:
+    """Contours of frames, as `motion_boxes` gives them, as a boxes shard keeps them.
 
     Args:
-        maps, textures: f4 [T, h, w], as for `motion_boxes`.
-
-    Returns:
-        for each frame its contours, the largest first, each f4 [k, 2] of x, y in pixels of the
-        map (a pixel's centre is at .5); none where nothing moves.
-    """
-    found: list[list[np.ndarray]] = [[] for _ in maps]
-    for frame, evidence in enumerate(_evidence(maps, parameters, textures)):
-        if maps[frame].max() > parameters.least_motion:
-            contours = _frame_contours(evidence, parameters)
-            found[frame] = [contour[:, 0].astype(np.float32) + 0.5 for contour in contours]
-    return found
-
-
-def contour_vertices(
-    maps: np.ndarray,
-    parameters: MotionParameters,
-    to_source: np.ndarray,
-    textures: np.ndarray | None = None,
-) -> list[np.ndarray]:
-    """The contours of each frame as a boxes shard keeps them.
-
-    Args:
-        maps, textures: f4 [T, h, w], as for `motion_boxes`.
         to_source: [2], source pixels per map pixel in x and y.
 
     Returns:
@@ -175,20 +154,18 @@ def contour_vertices(
         pixels, at most LARGEST_VERTEX.
     """
     frames = []
-    for contours in motion_contours(maps, parameters, textures):
+    for of_frame in contours:
         rows = [np.empty((0, 3), np.int16)]
-        for number, contour in enumerate(contours):
+        for number, contour in enumerate(of_frame):
             corners = np.floor(contour * to_source + 0.5).clip(0, LARGEST_VERTEX).astype(np.int16)
             rows.append(np.insert(corners, 0, number, axis=1))
         frames.append(np.concatenate(rows))
     return frames
 
 
-def _frame_box(evidence: np.ndarray, parameters: MotionParameters) -> np.ndarray:
-    """x1 y1 x2 y2 around the contours of one map [h, w]; NaN where there is none."""
-    boxes = [
-        _corners(cv2.boundingRect(contour)) for contour in _frame_contours(evidence, parameters)
-    ]
+def _box_around(contours: list[np.ndarray]) -> np.ndarray:
+    """x1 y1 x2 y2 around contours of one map; NaN where there is none."""
+    boxes = [_corners(cv2.boundingRect(contour)) for contour in contours]
     if not boxes:
         return np.full(4, np.nan, dtype=np.float32)
     return np.concatenate([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]])
@@ -253,17 +230,18 @@ def _distance(box: np.ndarray, other: np.ndarray) -> float:
     return float(np.hypot(*((box[:2] + box[2:] - other[:2] - other[2:]) / 2)))
 
 
-def _replace_odd_sizes(
+def _frames_taken(
     boxes: np.ndarray, size: tuple[int, int], parameters: MotionParameters
 ) -> np.ndarray:
-    """Replace boxes too large or too small by the next frame's, from the last frame backwards."""
+    """i8 [T]: whose box each frame has. Where its own of boxes [T, 4] is too large or too small it
+    is the next frame's, from the last frame backwards."""
     height, width = size
-    replaced = boxes.copy()
+    taken = np.arange(len(boxes))
     for frame in range(len(boxes) - 2, -1, -1):
         sides = (boxes[frame, 2:] - boxes[frame, :2]) / (width, height)
         if sides.max() > parameters.largest_side or sides.prod() < parameters.smallest_area:
-            replaced[frame] = replaced[frame + 1]
-    return replaced
+            taken[frame] = taken[frame + 1]
+    return taken
 
 
 def _scores(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:

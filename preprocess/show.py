@@ -29,7 +29,6 @@ from preprocess.frame_chunks import DecodeOptions, scaled_size
 from preprocess.messages import WorkOptions
 from preprocess.motion import (
     motion_boxes,
-    motion_contours,
     motion_map,
     reduce_maps,
     texture_maps,
@@ -210,7 +209,7 @@ def find_motion(
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     textures = texture_maps(grey, maps.shape[1:])
     parameters = PRESETS[motion_preset]
-    boxes, score = motion_boxes(maps, parameters, textures)
+    boxes, score, contours = motion_boxes(maps, parameters, textures)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
     boxes = (boxes * np.tile(to_source, 2)).astype(np.float32)
     view = canonical_view(*source_size)
@@ -221,7 +220,7 @@ def find_motion(
         frames=frames,
         flow=flow,
         maps=maps,
-        contours=motion_contours(maps, parameters, textures),
+        contours=contours,
         boxes=boxes,
         score=score,
         view=view,

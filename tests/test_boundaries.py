@@ -82,6 +82,6 @@ def test_an_edge_of_motion_counts_three_times_its_step():
 def test_what_is_below_a_grey_level_has_no_box():
     maps = np.zeros((2, 64, 85), dtype=np.float32)
     maps[:, 20:44, 24:50] = 20.0
-    boxes, _ = motion_boxes(maps, PRESETS["mofo-code"])
+    boxes, *_ = motion_boxes(maps, PRESETS["mofo-code"])
     assert np.isfinite(boxes).all()
     assert np.isnan(motion_boxes(maps / 20 * GREY_LEVEL * 0.9, PRESETS["mofo-code"])[0]).all()

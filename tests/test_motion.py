@@ -13,7 +13,6 @@ from preprocess.box_shards import _corners as corner_vertices
 from preprocess.motion import (
     contour_vertices,
     motion_boxes,
-    motion_contours,
     motion_map,
     reduce_maps,
     texture_maps,
@@ -97,7 +96,7 @@ EXACT = MotionParameters(sigma=0.0)
 
 
 def test_boxes_enclose_what_moves_half_open():
-    boxes, scores = motion_boxes(drawn_maps([[(10, 20, 30, 40)], [(11, 22, 33, 44)]]), EXACT)
+    boxes, scores, _ = motion_boxes(drawn_maps([[(10, 20, 30, 40)], [(11, 22, 33, 44)]]), EXACT)
     assert boxes.tolist() == [[10, 20, 30, 40], [11, 22, 33, 44]]
     assert scores.tolist() == [1, 1]
     assert boxes.dtype == scores.dtype == np.float32
@@ -105,10 +104,10 @@ def test_boxes_enclose_what_moves_half_open():
 
 def test_the_two_largest_contours_count():
     large, middle, small = (10, 10, 30, 30), (50, 40, 60, 50), (70, 5, 74, 9)
-    boxes, scores = motion_boxes(drawn_maps([[small, middle, large]]), EXACT)
+    boxes, scores, _ = motion_boxes(drawn_maps([[small, middle, large]]), EXACT)
     assert boxes[0].tolist() == [10, 10, 60, 50]
     assert scores[0] == pytest.approx(500 / 516)
-    one, _ = motion_boxes(
+    one, *_ = motion_boxes(
         drawn_maps([[small, middle, large]]), dataclasses.replace(EXACT, contours=1)
     )
     assert one[0].tolist() == list(large)
@@ -119,7 +118,7 @@ def test_the_two_largest_contours_count():
 def test_without_motion_there_is_no_box():
     maps = drawn_maps([[], [(10, 20, 30, 40)], [(10, 20, 30, 40)]])
     maps[2] *= 0.001
-    boxes, scores = motion_boxes(maps, EXACT)
+    boxes, scores, _ = motion_boxes(maps, EXACT)
     assert np.isnan(boxes).all(axis=1).tolist() == [True, False, True]
     assert scores.tolist() == [0, 1, 0]
     assert motion_boxes(maps[:0], EXACT)[0].shape == (0, 4)
@@ -131,14 +130,20 @@ def test_without_motion_there_is_no_box():
 def test_boxes_lie_inside_and_scores_are_shares(preset, seed, height, width):
     rng = np.random.default_rng(seed)
     maps = (rng.random((5, height, width)) ** 8).astype(np.float32)
-    boxes, scores = motion_boxes(maps, PRESETS[preset])
+    boxes, scores, contours = motion_boxes(maps, PRESETS[preset])
     found = boxes[~np.isnan(boxes).any(axis=1)]
     assert np.isnan(boxes).any(axis=1).sum() == np.isnan(boxes).all(axis=1).sum()
     assert np.all(found[:, :2] >= 0) and np.all(found[:, 2:] <= (width, height))
     assert np.all(found[:, :2] < found[:, 2:])
     assert np.all((0 <= scores) & (scores <= 1.0001))
-    contours = motion_contours(maps, PRESETS[preset])
     assert len(contours) == len(maps)
+    # Boxes are half-open, and vertices the centres of pixels.
+    for box, of_frame in zip(boxes, contours, strict=True):
+        assert np.isnan(box).any() == (of_frame == [])
+        if of_frame:
+            vertices = np.concatenate(of_frame)
+            ends = np.concatenate([vertices.min(axis=0) - 0.5, vertices.max(axis=0) + 0.5])
+            assert np.array_equal(ends, box)
 
 
 def test_presets_find_a_moving_square_in_noise():
@@ -148,7 +153,7 @@ def test_presets_find_a_moving_square_in_noise():
     maps += 0.02 * rng.random(maps.shape, dtype=np.float32)
     for preset, least in (("default", 0.5), ("paper", 0.5), ("mofo-code", 0.1)):
         scale = 8 * 3 if preset in OF_BOUNDARIES else 1  # flows of a window, lines of a kernel
-        boxes, _ = motion_boxes(maps * np.float32(scale), PRESETS[preset])
+        boxes, *_ = motion_boxes(maps * np.float32(scale), PRESETS[preset])
         for box in boxes:
             inner = np.minimum(box[2:], truth[2:]) - np.maximum(box[:2], truth[:2])
             areas = np.prod(box[2:] - box[:2]), np.prod(truth[2:] - truth[:2])
@@ -167,7 +172,7 @@ def test_a_weak_second_contour_does_not_count():
 def test_a_window_sums_maps_on_both_sides():
     maps = drawn_maps([[(10 * k, 20, 10 * k + 10, 30)] for k in range(5)])
     window = dataclasses.replace(EXACT, frames_before=1, frames_after=2, contours=1)
-    boxes, _ = motion_boxes(maps, window)
+    boxes, *_ = motion_boxes(maps, window)
     assert boxes[:, 0].tolist() == [0, 0, 10, 20, 30]
     assert boxes[:, 2].tolist() == [30, 40, 50, 50, 50]
 
@@ -175,7 +180,7 @@ def test_a_window_sums_maps_on_both_sides():
 def test_stored_vertices_are_the_contours_in_source_pixels():
     large, small = (10, 10, 30, 30), (50, 40, 66, 52)
     maps = drawn_maps([[large, small], []])
-    frames = contour_vertices(maps, EXACT, np.array([2.0, 3.0]))
+    frames = contour_vertices(motion_boxes(maps, EXACT)[2], np.array([2.0, 3.0]))
     assert [vertices.dtype for vertices in frames] == [np.int16] * 2
     assert frames[1].shape == (0, 3)
     for number, (x1, y1, x2, y2) in enumerate((large, small)):
@@ -186,7 +191,8 @@ def test_stored_vertices_are_the_contours_in_source_pixels():
 
 def test_vertices_beyond_what_is_stored_stay_at_its_end():
     """A frame of 40,000 pixels: i2 would wrap to negative places."""
-    [vertices] = contour_vertices(drawn_maps([[(10, 10, 30, 30)]]), EXACT, np.array([2000.0, 3.0]))
+    *_, contours = motion_boxes(drawn_maps([[(10, 10, 30, 30)]]), EXACT)
+    [vertices] = contour_vertices(contours, np.array([2000.0, 3.0]))
     assert (vertices[:, 1].min(), vertices[:, 1].max()) == (21_000, LARGEST_VERTEX)
     corners = corner_vertices(np.array([[100.0, 0.0, 40_000.0, 800.0]]))
     assert corners[:, 1:].tolist() == [[100, 0], [32767, 0], [32767, 800], [100, 800]]
@@ -199,7 +205,10 @@ def test_windows_and_replacement_look_ahead():
     maps[:2, 0, 0] = 0.01
     assert motion_boxes(maps, window)[0][:, 2].tolist() == [30, 30, 30]
     replaced = dataclasses.replace(EXACT, least_motion=0.0, smallest_area=0.01)
-    assert motion_boxes(maps, replaced)[0].tolist() == [[10, 20, 30, 40]] * 3
+    boxes, _, contours = motion_boxes(maps, replaced)
+    assert boxes.tolist() == [[10, 20, 30, 40]] * 3
+    assert [len(of_frame) for of_frame in contours] == [1, 1, 1]
+    assert all(np.array_equal(contours[k][0], contours[2][0]) for k in (0, 1))
 
 
 def test_numbers_of_a_preset_can_be_changed():
@@ -232,10 +241,9 @@ def test_motion_counts_by_the_texture_that_it_lies_on():
     textures = np.full_like(maps, 0.5)
     textures[:, 30:50, 50:70] = 8
     weighted = dataclasses.replace(EXACT, texture=1.0, contours=1)
-    boxes, scores = motion_boxes(maps, weighted, textures)
+    boxes, scores, contours = motion_boxes(maps, weighted, textures)
     assert boxes[0].tolist() == list(textured)
     assert scores[0] == pytest.approx(0.5)  # a share of the motion, whatever the texture
-    contours = motion_contours(maps, weighted, textures)
     assert [len(found) for found in contours] == [1] and contours[0][0][:, 0].min() == 50.5
-    both, _ = motion_boxes(maps, dataclasses.replace(EXACT, texture=1.0), textures / textures)
+    both, *_ = motion_boxes(maps, dataclasses.replace(EXACT, texture=1.0), textures / textures)
     assert both[0].tolist() == [10, 10, 70, 50]

@@ -26,7 +26,7 @@ from preprocess.draw import (
     map_colours,
 )
 from preprocess.messages import Job, Reading, WorkOptions
-from preprocess.motion import motion_boxes, motion_contours, texture_maps
+from preprocess.motion import motion_boxes, texture_maps
 from preprocess.motion_presets import PRESETS
 from preprocess.show import find_motion, main, output_names
 from preprocess.show_boxes import stored_boxes
@@ -174,7 +174,7 @@ def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
     np.testing.assert_allclose(found.maps[:-1], maps, rtol=1e-4, atol=1e-5)
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in found.frames])
     textures = texture_maps(grey, found.maps.shape[1:])
-    boxes, score = motion_boxes(found.maps, PRESETS["default"], textures)
+    boxes, score, _ = motion_boxes(found.maps, PRESETS["default"], textures)
     np.testing.assert_allclose(found.boxes, boxes * (64 / found.maps.shape[2]), rtol=1e-5)
     np.testing.assert_array_equal(found.score, score)
 
@@ -184,11 +184,8 @@ def test_boxes_enclose_their_contours(preset: str) -> None:
     rng = np.random.default_rng(1)
     maps = rng.random((5, 48, 64)).astype(np.float32) ** 8
     maps[3] = 0
-    contours = motion_contours(maps, PRESETS[preset])
+    boxes, _, contours = motion_boxes(maps, PRESETS[preset])
     assert len(contours) == 5 and contours[3] == []
-    if preset == "mofo-code":  # it may take the box of the next frame
-        return
-    boxes, _ = motion_boxes(maps, PRESETS[preset])
     for of_frame, box in zip(contours, boxes, strict=True):
         assert bool(of_frame) == (not np.isnan(box).any())
         if of_frame:
