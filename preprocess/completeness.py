@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TIME_TOLERANCE = 1e-3  # seconds; manifests give three decimals, presentation times are exact
 FRAMES_TOLERANCE = 1  # headers of HMDB51 claim one frame too many
+END_TOLERANCE_FRAMES = FRAMES_TOLERANCE + 0.5  # of a video that ends before it should
 SOUND_TOLERANCE = 0.25  # seconds; packets of sound may not tell how long they are
 HOLES_TOLERANCE = 0.1  # share of frames that a live recording may have dropped
 COUNTING_FORMATS = ("mov", "matroska", "avi")  # where a packet of the container is a frame
@@ -59,7 +60,7 @@ class Completeness:
         self.frame_seconds = float(1 / rate) if rate else 0.04
         self._stream_start = float((stream.start_time or 0) * stream.time_base)
         kind = kind_of(container)
-        self._tolerance = (FRAMES_TOLERANCE + 0.5) * self.frame_seconds
+        self._tolerance = END_TOLERANCE_FRAMES * self.frame_seconds
         self.duration = self._announced_duration(container)
         self._missing_bytes = 0
         if kind == "asf":

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from preprocess.annotations.epic100 import read_video_facts
 from preprocess.annotations.reading import read_text
 from preprocess.clip_rows import read_missing
+from preprocess.completeness import END_TOLERANCE_FRAMES
 from preprocess.dataset_spec import read_spec
 from preprocess.probe import VideoHeader, read_headers
 from preprocess.video_index import VideoIndex, scan_videos, stem_of
@@ -41,7 +42,6 @@ from shared.manifest import Clip, read_manifest
 FINDINGS = ("missing", "unreadable", "empty", "shorter", "frame_rate", "double")
 LOST = {"missing", "unreadable", "empty"}
 RATE_TOLERANCE = 0.005  # share: 29.97 passes for 30
-END_TOLERANCE_FRAMES = 2.5  # as the decoder has it
 
 
 @dataclass
@@ -156,18 +156,21 @@ def examine(
     if isinstance(header, str):
         yield "unreadable", header
         return
-    (start, _), rate = clip.span, header.frames_per_second
+    (start, stop), rate = clip.span, header.frames_per_second
     frame_seconds = 1 / rate if rate else 0.0
     if header.num_frames is not None and header.num_frames < 2:
         yield "empty", f"the video has {header.num_frames} frames"
     elif header.seconds is not None and start >= header.seconds - frame_seconds:
         yield "empty", f"begins at {start:.2f} s of a video of {header.seconds:.2f} s"
+    elif stop - start <= frame_seconds:
+        yield "empty", f"lasts {stop - start:.3f} s, and a frame {frame_seconds:.3f} s"
     elif (
+        # The decoder asks for nothing behind the video's end, and takes what is there.
         header.seconds is not None
         and clip.stop_seconds is not None
-        and clip.stop_seconds > header.seconds + END_TOLERANCE_FRAMES * frame_seconds
+        and stop > header.seconds + END_TOLERANCE_FRAMES * frame_seconds
     ):
-        yield "shorter", f"ends at {clip.stop_seconds:.2f} s, its video at {header.seconds:.2f} s"
+        yield "shorter", f"ends at {stop:.2f} s, its video at {header.seconds:.2f} s"
     if rate is None:
         yield "frame_rate", "the header tells no frame rate"
     elif expected_rates and not any(_close(rate, one) for one in expected_rates):

@@ -17,6 +17,7 @@ from preprocess.decode import decode_clip
 from preprocess.doctor import FINDINGS, diagnose, examine, main
 from preprocess.frame_chunks import DecodeOptions
 from preprocess.probe import VideoHeader, read_header, read_headers
+from preprocess.video_file import ClipError
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
@@ -143,8 +144,10 @@ HEADER = VideoHeader("h264", num_frames=120, seconds=10.0, frames_per_second=12.
     [
         (None, None, []),
         (0.0, 10.0, []),
-        (9.0, 10.2, []),  # two frames late: rounding of timestamps
-        (9.0, 10.3, ["shorter"]),
+        (9.0, 10.12, []),  # a frame and a half late, as the decoder lets a video end early
+        (9.0, 10.13, ["shorter"]),
+        (3.0, 3.083, ["empty"]),
+        (3.0, 3.084, []),
         (2.0, 60.0, ["shorter"]),
         (9.95, 12.0, ["empty"]),
         (11.0, None, ["empty"]),
@@ -153,6 +156,25 @@ HEADER = VideoHeader("h264", num_frames=120, seconds=10.0, frames_per_second=12.
 def test_spans_are_compared_with_the_video(start, stop, kinds):
     clip = Clip("a", "a.mp4", start, stop)
     assert [kind for kind, _ in examine(clip, HEADER, (12.0,))] == kinds
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [(0.0, 1.0), (0.0, 1.12), (0.0, 1.2), (0.5, 60.0), (0.833, 60.0), (0.917, 60.0), (2.0, 3.0)]
+    + [(0.5, 0.583), (0.5, 0.667)],
+)
+def test_what_is_lost_is_what_the_decoder_refuses(second, start, stop):
+    """A span that goes on behind the video's end has the frames that are there."""
+    clip = Clip("a", second.name, start, stop)
+    kinds = [kind for kind, _ in examine(clip, read_header(second.parent, second.name), ())]
+    try:
+        chunks = list(decode_clip(clip, second.parent, DecodeOptions()))
+    except ClipError:
+        assert kinds == ["empty"]
+    else:
+        num_frames = sum(len(chunk.rgb) for chunk in chunks)
+        assert num_frames == (12 - round(start * 12) if stop > 0.9 else 2)
+        assert kinds == (["shorter"] if stop > 1.125 else [])
 
 
 @pytest.mark.parametrize(
