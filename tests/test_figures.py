@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_fixtures import write_finetune_run, write_pretrain_run
+from run_fixtures import add_verbs_and_nouns, write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
 
 from shared.errors import InputError
 from shared.grid import canonical_view
 from shared.layout import DatasetLayout
+from shared.manifest import read_classes, read_manifest
 from train.figure_charts import (
     Curve,
     PlainTicks,
@@ -30,7 +31,8 @@ from train.figure_charts import (
 from train.figure_clips import see_view, spread_over_classes
 from train.figure_reconstruction import reconstruct
 from train.figure_style import PALETTE, heat_rgba, png_uri, printable
-from train.figures import main
+from train.figures import charts_of, clips_of, main
+from train.report_runs import read_run
 from train.run_folder import RunFolder
 
 
@@ -216,6 +218,26 @@ def test_figures_of_a_finetuning(trained: DatasetLayout) -> None:
     names = [Path(line).name for line in result.stdout.splitlines()]
     assert names[:2] == ["finetuning-loss.png", "validation-accuracy.png"]
     assert names[-3:] == ["confusion-matrix.png", "gradcam.png", "attention.png"]
+
+
+def test_figures_of_verbs_and_nouns(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path)
+    add_verbs_and_nouns(layout)
+    run = read_run(write_finetune_run(layout, wrong=(1,), kinds=("verb", "noun")).path)
+    assert {name for name in charts_of(run) if name.startswith("confusion")} == {
+        "confusion-matrix-of-verbs.png",
+        "confusion-matrix-of-nouns.png",
+    }
+    classes, clips = read_classes(layout.classes), read_manifest(layout.manifest)
+    of_clip = {clip.clip_id: clip for clip in clips}
+    figures = clips_of(run, (), 1, None, None)
+    assert list(figures) == ["gradcam-of-verbs.png", "gradcam-of-nouns.png", "attention.png"]
+    for name, kind in (("verb", "verb"), ("noun", "noun")):
+        for title, rows in figures[f"gradcam-of-{name}s.png"]:
+            shown, clip_id = title.split(" of split")[0].split(", clip ")
+            names = getattr(classes, kind)
+            assert shown == names[getattr(of_clip[clip_id], kind)]
+            assert all(caption.split(",")[0][4:] in names for caption, _ in rows[1:])
 
 
 def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from train.finetune_inputs import refuse_lone_clips
 from train.live_log import LiveLog
 from train.model_config import ModelConfig
 from train.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
-from train.report_runs import read_run, read_scores
+from train.report_runs import read_run, scores_of
 from train.rerun import read_earlier
 from train.run_folder import RunFolder
 from train.videomae import _stack
@@ -199,7 +199,7 @@ def test_files_of_runs_that_are_damaged(layout, tmp_path):
     folder = write_finetune_run(layout, "damaged")
     folder.scores("test").write_bytes(b"no HDF5")
     with pytest.raises(InputError, match="scores-test.h5 cannot be read: OSError"):
-        read_scores(read_run(folder.path))
+        scores_of(read_run(folder.path))
     folder.metrics("test").write_text("[]")
     with pytest.raises(InputError, match="run damaged cannot be read: metrics-test.json must be"):
         read_run(folder.path)

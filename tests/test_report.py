@@ -11,20 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from run_fixtures import write_finetune_run, write_pretrain_run
+from matplotlib.figure import Figure
+from run_fixtures import add_verbs_and_nouns, write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
 from track_fixtures import add_tracks
 
 from shared.layout import DatasetLayout
-from shared.manifest import read_manifest
+from shared.manifest import ClassList, read_classes, read_manifest
 from shared.shard_index import INDEX_NAME
 from train.report import main
 from train.report_clips import choose_samples, strangest
 from train.report_comparison import option_differences
 from train.report_dataset import read_box_table, read_clip
 from train.report_models import surest_mistakes
-from train.report_runs import mask_settings, read_run, read_runs, read_scores
-from train.report_training import confused_pairs
+from train.report_runs import mask_settings, read_run, read_runs, scores_of
+from train.report_sections import Dataset
+from train.report_training import confused_pairs, finetuning_section
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -279,20 +281,59 @@ def test_wrong_answers_are_explained(trained: tuple[DatasetLayout, str, str]) ->
     wrong = finetuning[finetuning.index("What speaks for wrong answers") :]
     wrong, looks = wrong.split("Where the encoder looks")
     run = read_run(layout.runs / "finetune-mofo-mean")
-    (clip_id,) = surest_mistakes(run)
-    scores = read_scores(run)
+    [scores] = scores_of(run)
+    (clip_id,) = surest_mistakes(scores)
     place = scores.clip_id.index(clip_id)
     assert scores.label[place] != scores.predicted[place]
     assert clip_id in wrong and wrong.count("<img") in (2 * 4, 3 * 4)  # input; one class or two
     assert looks.count("<img") == 2 * 2 * 4  # clips; input, weights; times
 
 
+def test_verbs_and_nouns_have_names_and_matrices_of_their_own(tmp_path: Path) -> None:
+    """The labels beside them are actions, of other numbers and names."""
+    layout = write_moving_squares(tmp_path)
+    add_verbs_and_nouns(layout)
+    kinds = ("verb", "noun")
+    run = read_run(write_finetune_run(layout, wrong=(1,), kinds=kinds).path)
+    wrong = [clip for clip in read_manifest(layout.manifest) if clip.split == "test"][1]
+    classes = read_classes(layout.classes)
+    verb, noun = scores_of(run)
+    assert (verb.kind, noun.kind) == kinds
+    assert verb.confusion().shape == (4, 4) and noun.confusion().shape == (3, 3)
+    assert verb.confusion()[wrong.verb, int(wrong.verb == 0)] == 1
+    html = make_report(layout)[1]
+    finetuning = html[html.index('id="finetuning"') : html.index('id="runs"')]
+    text = Page(finetuning).text
+    for kind, names in (("verb", classes.verb), ("noun", classes.noun)):
+        number = getattr(wrong, kind)
+        pair = f"{names[number]}, taken for {names[int(number == 0)]}"
+        assert text.count(pair) in (1, 2), kind  # the weights behind GradCAM are random
+        assert text.count(f"{names[number]}, taken for ") == 2, kind
+        assert f"Most confused pairs of {kind}s" in text
+        assert f"Clips of split test by true and predicted {kind}: 3 of 4 are right" in text
+        assert f"What speaks for wrong {kind}s" in text
+        assert all(f">{name}</text>" in finetuning for name in names)  # along the axes
+    assert "taken for right" not in text and "taken for left" not in text
+    assert f"chance {100 / 12:.1f} %" in Page(html).text and "verb and noun right" in html
+
+
+def test_guessing_of_verbs_and_nouns_is_the_sum_of_both(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    add_verbs_and_nouns(layout)
+    folder = write_finetune_run(layout, kinds=("verb", "noun"), evaluated=False, weights=False)
+    section = finetuning_section(Dataset(layout, [], ClassList(), None), read_run(folder.path))
+    axes = Figure().subplots()
+    section["charts"][0][0].draw(axes)
+    levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
+    assert levels == [pytest.approx(np.log(4) + np.log(3))]
+
+
 def test_surest_mistakes_are_of_different_pairs_first(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path, num_clips=60)
     run = read_run(write_finetune_run(layout, wrong=tuple(range(12)), weights=False).path)
-    scores = read_scores(run)
+    [scores] = scores_of(run)
     pairs = dict(zip(scores.clip_id, zip(scores.label, scores.predicted, strict=True), strict=True))
-    chosen = [pairs[clip_id] for clip_id in surest_mistakes(run, most=12)]
+    chosen = [pairs[clip_id] for clip_id in surest_mistakes(scores, most=12)]
     different = len(set(chosen))
     assert len(chosen) == 12 and different == 4
     assert len(set(chosen[:different])) == different

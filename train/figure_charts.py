@@ -155,7 +155,7 @@ def inside_chart(
     return Chart("Positions inside the motion box, and the share of them masked", draw)
 
 
-def confusion_chart(matrix: np.ndarray, names: list[str]) -> Chart:
+def confusion_chart(matrix: np.ndarray, names: list[str], title: str = "Confusion matrix") -> Chart:
     """Confusion matrix [true, predicted] of counts; opacity is the share of the true class.
 
     With many classes it is the share's square root, or single mistakes could not be seen.
@@ -200,7 +200,7 @@ def confusion_chart(matrix: np.ndarray, names: list[str]) -> Chart:
                         color=PALETTE[colour],
                     )
 
-    return Chart("Confusion matrix", draw, width=side, height=0.94 * side)
+    return Chart(title, draw, width=side, height=0.94 * side)
 
 
 def _right_axis(axes: Axes, label: str) -> Axes:

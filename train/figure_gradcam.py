@@ -37,7 +37,8 @@ class ClassMaps:
     Attributes:
         clip_id, split: which clip.
         frames: u1 [T, S, S, 3].
-        label: its class of the first kind of label, or None.
+        kind: of label: "label", "verb" or "noun".
+        label: its class of this kind, or None.
         predicted: the class that the run takes it for.
         probability: f8 [classes], softmax of the scores.
         maps: f4 [T', rows, columns] in 0..1 by class, each relative to its own largest value.
@@ -47,6 +48,7 @@ class ClassMaps:
     clip_id: str
     split: str
     frames: np.ndarray
+    kind: str
     label: int | None
     predicted: int
     probability: np.ndarray
@@ -71,6 +73,7 @@ def class_maps(
     num_clips: int,
     block: int | None = None,
     clip_ids: list[str] | None = None,
+    kind: str | None = None,
 ) -> list[ClassMaps]:
     """GradCAM of a finetuned run: of the class each clip is taken for, and of its own if another.
 
@@ -79,6 +82,7 @@ def class_maps(
         num_clips: held-out clips of classes spread over the list; the same ones again.
         block: encoder block, from 1 on; None is the fifth, or the last of fewer.
         clip_ids: these clips of the held-out split instead; those it does not have are left out.
+        kind: of label that the run learned; None is its first.
 
     Raises:
         InputError: a run without weights or of another kind, no such block, no clips.
@@ -86,7 +90,7 @@ def class_maps(
     config = read_finetuning(folder)
     model = read_classifier(folder)
     number = choose_block(model.encoder, block)
-    kind = config.labels[0]
+    kind = kind or config.labels[0]
     evaluated = folder.read_options().get("evaluate", {}).get("split", "test")
     table, split = read_held_out(
         layout, config.needs_boxes, preferred=evaluated, box_source=config.box_source
@@ -170,6 +174,7 @@ def _maps_of(
         clip_id=clip.clip_id,
         split=split,
         frames=clip.frames,
+        kind=kind,
         label=label if label >= 0 else None,
         predicted=int(scores.argmax()),
         probability=scores.double().softmax(0).numpy(),

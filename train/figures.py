@@ -9,13 +9,16 @@ what each run predicts for the rest, under the same mask; and figures/overview.p
 found in them above. One that predicts trajectories gets figures/trajectories.png, predicted tracks
 beside the true ones. A finetuned run gets figures/gradcam.png: which tokens of held-out clips speak
 for a class. Every run gets figures/attention.png, where the encoder looks from one patch, and its
-curves; one that was evaluated on split test its confusion matrix. Seconds for the toy dataset,
+curves; one that was evaluated on the split that its recipe tests on its confusion matrix. Of verbs
+and nouns there is a picture each (confusion-matrix-of-verbs.png). Seconds for the toy dataset,
 minutes for ViT-B on a CPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,11 +27,12 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes
 from shared.shard_index import read_index
+from train.class_names import PLURAL, class_name, class_names
 from train.figure_style import Chart
-from train.report_dataset import class_name
 from train.report_runs import Run, read_run
 from train.report_sections import Dataset
 from train.report_training import finetuning_section, pretraining_section
+from train.run_folder import RunFolder
 
 FOLDER = click.Path(path_type=Path)
 NUM_TIMES = 8  # frames of a clip in a row
@@ -100,8 +104,7 @@ def charts_of(run: Run) -> dict[str, Chart]:
     else:
         section = finetuning_section(Dataset(layout, [], read_classes(layout.classes), None), run)
     charts = [chart for chart, _ in section.get("charts", [])]
-    if "confusion" in section:
-        charts.append(section["confusion"])
+    charts += [confusion["chart"] for confusion in section.get("confusions", [])]
     return {chart.title.lower().replace(" ", "-") + ".png": chart for chart in charts}
 
 
@@ -114,44 +117,64 @@ def clips_of(
 ) -> dict[str, list[tuple[str, list]]]:
     """Rows of pictures of held-out clips (see figure_rows.py) by file name."""
     from train.figure_attention import attention_maps  # torch, for these pictures alone
-    from train.figure_gradcam import class_maps
     from train.figure_overview import overview_rows
     from train.figure_reconstruction import reconstruct
-    from train.figure_trajectories import tracked_clips
 
     layout, folder = layout_of(run.folder.path), run.folder
     classes = read_classes(layout.classes)
-    figures: dict[str, list] = {}
+
+    def titled(clip: Any, rows: list | None = None, kind: str = "label") -> tuple[str, list]:
+        name = class_name(classes, clip.label, kind)
+        title = f"{name}, clip {clip.clip_id} of split {clip.split}"
+        return title, clip.rows(NUM_TIMES) if rows is None else rows
+
+    figures: dict[str, list[tuple[str, list]]] = {}
     if run.kind == "finetune":
-        maps = class_maps(layout, folder, num_clips, block)
-        names = class_names(run, classes)
-        figures["gradcam.png"] = [(clip, clip.rows(names, NUM_TIMES)) for clip in maps]
+        figures |= _gradcam(run, layout, classes, num_clips, block, titled)
     elif run.option("config", "target") == "trajectories":
-        tracked = tracked_clips(layout, folder, num_clips)
-        figures["trajectories.png"] = [(clip, clip.rows(NUM_TIMES)) for clip in tracked]
+        figures |= _trajectories(folder, layout, num_clips, titled)
     elif run.option("config", "target") == "normalised_pixels":
         folders = [folder, *(read_run(path).folder for path in beside)]
         rebuilt = reconstruct(layout, folders, num_clips)
-        figures["reconstructions.png"] = [(clip, clip.rows(NUM_TIMES)) for clip in rebuilt]
+        figures["reconstructions.png"] = [titled(clip) for clip in rebuilt]
         if read_index(layout.boxes) is not None:
-            figures["overview.png"] = overview_rows(layout, folder, num_clips, NUM_TIMES)
+            shown = overview_rows(layout, folder, num_clips, NUM_TIMES)
+            figures["overview.png"] = [titled(clip, rows) for clip, rows in shown]
     attention = attention_maps(layout, folder, num_clips, block, query)
-    figures["attention.png"] = [(clip, clip.rows(NUM_TIMES)) for clip in attention]
-    return {
-        name: [
-            (f"{class_name(classes, clip.label)}, clip {clip.clip_id} of split {clip.split}", rows)
-            for clip, rows in found
-        ]
-        for name, found in figures.items()
-    }
+    figures["attention.png"] = [titled(clip) for clip in attention]
+    return figures
 
 
-def class_names(run: Run, classes: ClassList) -> list[str]:
-    """Names of the classes of a finetuned run's first kind of label."""
-    kinds = run.option("classes")
-    kind, count = next(iter(kinds.items()))
-    named = ClassList(label=getattr(classes, kind))
-    return [class_name(named, number) for number in range(count)]
+def _gradcam(
+    run: Run,
+    layout: DatasetLayout,
+    classes: ClassList,
+    num_clips: int,
+    block: int | None,
+    titled: Callable[..., tuple[str, list]],
+) -> dict[str, list[tuple[str, list]]]:
+    """One figure a kind of label that the run learned."""
+    from train.figure_gradcam import class_maps
+
+    figures = {}
+    for kind, count in run.num_classes.items():
+        names = class_names(classes, kind, count)
+        found = class_maps(layout, run.folder, num_clips, block, kind=kind)
+        name = "gradcam.png" if kind == "label" else f"gradcam-of-{PLURAL[kind]}.png"
+        figures[name] = [titled(clip, clip.rows(names, NUM_TIMES), kind) for clip in found]
+    return figures
+
+
+def _trajectories(
+    folder: RunFolder,
+    layout: DatasetLayout,
+    num_clips: int,
+    titled: Callable[..., tuple[str, list]],
+) -> dict[str, list[tuple[str, list]]]:
+    from train.figure_trajectories import tracked_clips
+
+    found = tracked_clips(layout, folder, num_clips)
+    return {"trajectories.png": [titled(clip) for clip in found]}
 
 
 def _write(path: Path, image: bytes) -> None:

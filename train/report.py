@@ -162,6 +162,11 @@ def _or_say(unavailable: list[str], otherwise: Any, read: Any, what: Any) -> Any
         return otherwise
 
 
+def _small(percentage: float) -> str:
+    """12.5, 0.6, and 0.003 of the many actions that verbs and nouns make."""
+    return f"{percentage:.1f}" if percentage >= 0.1 else f"{percentage:.1g}"
+
+
 def _lead(dataset: Dataset) -> str:
     named = len(dataset.classes.label)
     parts = [f"{len(dataset.clips):,} clips"] if dataset.clips else []
@@ -174,8 +179,9 @@ def _numbers(dataset: Dataset, chosen: ChosenRuns) -> list[dict[str, str]]:
     numbers = []
     finetuned, pretrained, table = chosen.finetuned, chosen.pretrained, dataset.boxes
     if finetuned is not None and finetuned.test_top1 is not None:
-        classes = len(dataset.classes.label)
-        notes = [f"chance {100 / classes:.1f} %"] if classes else []
+        notes = [] if finetuned.chance is None else [f"chance {_small(finetuned.chance)} %"]
+        kinds = list(finetuned.num_classes)
+        notes += [f"{' and '.join(kinds)} right"] if len(kinds) > 1 else []
         notes += [counted(finetuned.metrics.get("clips", 0), "clip"), finetuned.name]
         numbers.append((f"{finetuned.tested_split} top-1", f"{finetuned.test_top1:.1f} %", notes))
     if pretrained is not None and pretrained.last("loss") is not None:

@@ -12,6 +12,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip
 from shared.masking import tube_mask
 from shared.randomness import counter_generator
+from train.class_names import class_name
 from train.figure_clips import (
     draw_thumbnail,
     draw_tiles,
@@ -19,7 +20,7 @@ from train.figure_clips import (
     spread_over_classes,
 )
 from train.figure_style import jpeg_uri, png_uri
-from train.report_dataset import BoxTable, class_name, read_clip
+from train.report_dataset import BoxTable, read_clip
 
 NUM_SAMPLES = 4
 NUM_TIMES = 4  # frames shown of a sample clip

@@ -15,6 +15,7 @@ from shared.manifest import SPLITS, ClassList, Clip
 from shared.motion_maps import expand, read_maps
 from shared.shard_index import read_index
 from shared.shards import ShardReader
+from train.class_names import class_name
 
 COVERAGE_CELLS = 32  # along each side of the map of where motion is
 
@@ -94,13 +95,6 @@ def class_rows(clips: list[Clip], classes: ClassList) -> list[tuple[str, dict[st
         (class_name(classes, number), {split: counts[number, split] for split in SPLITS})
         for number in numbers
     ]
-
-
-def class_name(classes: ClassList, label: int | None) -> str:
-    """The name of a label, or its number where classes.json has none."""
-    if label is None:
-        return "no label"
-    return classes.label[label] if label < len(classes.label) else f"class {label}"
 
 
 def read_box_table(layout: DatasetLayout) -> BoxTable | None:

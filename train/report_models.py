@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from shared.errors import InputError
+from train.class_names import PLURAL, class_name, class_names
+from train.confusion import Scores
 from train.figure_clips import TILE_HEIGHT, enlarge
 from train.figure_style import jpeg_uri, png_uri
 from train.report_clips import NUM_TIMES
-from train.report_dataset import class_name
-from train.report_runs import Run, read_scores
+from train.report_runs import Run, scores_of
 from train.report_sections import Dataset
 
 NUM_CLIPS = 4  # of a kind of picture
@@ -72,16 +73,9 @@ def finetuning_pictures(dataset: Dataset, run: Run | None) -> dict[str, Any]:
     return {**mistakes, **looks, "missing": list(dict.fromkeys(missing))}
 
 
-def surest_mistakes(run: Run, most: int = NUM_CLIPS) -> list[str]:
+def surest_mistakes(scores: Scores, most: int = NUM_CLIPS) -> list[str]:
     """Ids of the wrongly classified clips with the highest probabilities, one of a pair of classes
-    before a second one of it.
-
-    Raises:
-        InputError: the scores cannot be read.
-    """
-    scores = read_scores(run)
-    if scores is None:
-        return []
+    before a second one of it."""
     wrong = np.flatnonzero((scores.label >= 0) & (scores.predicted != scores.label))
     by_surety = wrong[np.argsort(-scores.probability[wrong], kind="stable")]
     seen: dict[tuple[int, int], int] = {}
@@ -126,25 +120,35 @@ def _tracks(dataset: Dataset, run: Run) -> dict[str, Any]:
 def _mistakes(dataset: Dataset, run: Run) -> dict[str, Any]:
     from train.figure_gradcam import class_maps
 
-    chosen = surest_mistakes(run)
-    if not chosen:
-        return {"missing": []}
-    found = class_maps(dataset.layout, run.folder, NUM_CLIPS, clip_ids=chosen)
-    if not found:
-        return {"missing": [f"The clips of {run.name}'s scores are not in the shards any more."]}
-    classes = [class_name(dataset.classes, number) for number in range(len(found[0].probability))]
-    note = (
-        "The wrong answers that the run is surest of. Colour is GradCAM of encoder block "
-        f"{found[0].block} on its tokens: what speaks for the class that was given, and for the "
-        "true one, each relative to its own strongest token; nothing is laid over what does not."
-    )
-    cards = [
-        _card(dataset, clip, clip.rows(classes, NUM_TIMES))
-        | {"label": f"{classes[clip.label]}, taken for {classes[clip.predicted]}"}
-        for clip in found
-        if clip.label is not None
-    ]
-    return {"mistakes": cards, "mistakes_note": note, "missing": []}
+    scores = scores_of(run)
+    mistakes: list[dict[str, Any]] = []
+    missing: list[str] = []
+    for of_kind in scores:
+        chosen = surest_mistakes(of_kind, NUM_CLIPS // len(scores))
+        if not chosen:
+            continue
+        found = class_maps(
+            dataset.layout, run.folder, len(chosen), clip_ids=chosen, kind=of_kind.kind
+        )
+        if not found:
+            missing = [f"The clips of {run.name}'s scores are not in the shards any more."]
+            continue
+        classes = class_names(dataset.classes, of_kind.kind, len(found[0].probability))
+        wrong = f"wrong {PLURAL[of_kind.kind]}" if len(scores) > 1 else "wrong answers"
+        note = (
+            f"The {wrong} that the run is surest of. Colour is GradCAM of encoder block "
+            f"{found[0].block} on its tokens: what speaks for the answer that was given, and for "
+            "the true one, each relative to its own strongest token; nothing is laid over what "
+            "does not."
+        )
+        cards = [
+            _card(dataset, clip, clip.rows(classes, NUM_TIMES))
+            | {"label": f"{classes[clip.label]}, taken for {classes[clip.predicted]}"}
+            for clip in found
+            if clip.label is not None
+        ]
+        mistakes.append({"heading": wrong, "note": note, "cards": cards})
+    return {"mistakes": mistakes, "missing": missing}
 
 
 def _attention(dataset: Dataset, run: Run) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
 from shared.errors import InputError
 from shared.manifest import SPLITS
 from shared.run_record import read_jsonl
+from train.class_names import PLURAL
+from train.confusion import Scores, read_scores
 from train.figure_charts import Curve
 from train.report_clips import MaskSettings
 from train.run_folder import RunFolder
@@ -93,28 +93,23 @@ class Run:
         return split if split in SPLITS else "test"
 
     @property
+    def num_classes(self) -> dict[str, int]:
+        """Classes that a finetuned run tells apart, by kind of label."""
+        kinds = self.option("classes")
+        counts = kinds.items() if isinstance(kinds, dict) else ()
+        return {kind: n for kind, n in counts if kind in PLURAL and _is_number(n) and n > 0}
+
+    @property
+    def chance(self) -> float | None:
+        """Top-1 of guessing, percent: of verb and noun, that both are right."""
+        counts = self.num_classes.values()
+        return 100 / math.prod(counts) if counts else None
+
+    @property
     def test_top1(self) -> float | None:
         """Of `tested_split`, percent; None where it was not evaluated there."""
         value = (self.metrics or {}).get("top1")
         return value if _is_number(value) else None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """scores-<split>.h5 of one kind of label: n clips, their labels, predicted classes, and the
-    probabilities f4 [n] given to these."""
-
-    clip_id: list[str]
-    label: np.ndarray
-    predicted: np.ndarray
-    probability: np.ndarray
-
-    def confusion(self, num_classes: int) -> np.ndarray:
-        """Counts i8 [true, predicted]; clips without a label do not count."""
-        matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
-        known = self.label >= 0
-        np.add.at(matrix, (self.label[known], self.predicted[known]), 1)
-        return matrix
 
 
 def read_run(path: Path) -> Run:
@@ -178,27 +173,13 @@ def mask_settings(run: Run | None) -> MaskSettings:
     )
 
 
-def read_scores(run: Run) -> Scores | None:
-    """The scores of the first kind of label; None where the run was not evaluated.
+def scores_of(run: Run) -> list[Scores]:
+    """Its scores on `tested_split`, one a kind of label; none where it was not evaluated there.
 
     Raises:
         InputError: the file is not what the evaluation writes.
     """
-    path = run.folder.scores(run.tested_split)
-    if not path.is_file():
-        return None
-    try:
-        with h5py.File(path, "r") as file:
-            kind = next(kind for kind in ("label", "verb", "noun") if kind in file)
-            probability = file[kind]["probability"][:]
-            return Scores(
-                clip_id=[clip_id.decode() for clip_id in file["/clip/id"][:]],
-                label=file[kind]["label"][:],
-                predicted=probability.argmax(axis=1),
-                probability=probability.max(axis=1),
-            )
-    except (OSError, KeyError, StopIteration, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error!r}") from None
+    return read_scores(run.folder.scores(run.tested_split))
 
 
 def _is_number(value: Any) -> bool:

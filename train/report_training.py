@@ -7,11 +7,13 @@ import numpy as np
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.wording import counted
-from train.figure_charts import confusion_chart, curves_chart
+from train.class_names import PLURAL, SINGULAR, class_names
+from train.confusion import Scores, confusion_picture
+from train.figure_charts import curves_chart
 from train.figure_clips import draw_thumbnail
 from train.figure_style import Chart, jpeg_uri
-from train.report_dataset import class_name, read_clip
-from train.report_runs import Run, Scores, read_scores
+from train.report_dataset import read_clip
+from train.report_runs import Run, scores_of
 from train.report_sections import Dataset
 
 MOST_PAIRS = 8
@@ -47,12 +49,12 @@ def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
 
 
 def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
-    """Curves, confusion matrix and most confused pairs of a finetuned run."""
+    """Curves, and of each kind of label confusion matrix and most confused pairs."""
     if run is None:
         made = dataset.layout.make("finetune")
         return {"missing": [f"No finetuned run; make one with `{made}`."]}
     section: dict = {"missing": [], "sentence": f"Run {run.name}: {_seen(run)}.", "charts": []}
-    num_classes = len(dataset.classes.label)
+    counts = list(run.num_classes.values())
     if run.last("loss") is None:
         section["missing"].append(f"Run {run.name} has not logged a loss yet.")
     else:
@@ -63,24 +65,25 @@ def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
                     [run.curve("loss", name="loss")],
                     "epoch",
                     "loss",
-                    reference=(float(np.log(num_classes)), "guessing") if num_classes else None,
+                    reference=(float(np.log(counts).sum()), "guessing") if counts else None,
                     from_zero=True,
                 ),
-                "Cross-entropy of the training clips, as augmented.",
+                _loss_caption(run),
             ),
-            *_accuracy_chart(dataset, run),
+            *_accuracy_chart(run),
         ]
         section["pace"] = _pace_charts(run, THIRD_WIDTH)
     try:
-        scores = read_scores(run)
-        if scores is None:
+        scores = scores_of(run)
+        if not scores:
             command = dataset.layout.make("evaluate", f"--run {run.name}")
             section["missing"].append(
                 f"Run {run.name} was not evaluated on split {run.tested_split}; `{command}` does "
                 "that."
             )
         else:
-            section |= _confusion(dataset, scores, run.tested_split)
+            split = run.tested_split
+            section["confusions"] = [_confusion(dataset, each, split) for each in scores]
     except InputError as error:
         section["missing"].append(str(error))
     return section
@@ -95,13 +98,9 @@ def confused_pairs(matrix: np.ndarray, most: int = MOST_PAIRS) -> list[tuple[int
 
 
 def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
-    num_classes = 1 + max(
-        int(scores.label.max(initial=0)),
-        int(scores.predicted.max(initial=0)),
-        len(dataset.classes.label) - 1,
-    )
-    matrix = scores.confusion(num_classes)
-    names = [class_name(dataset.classes, label) for label in range(num_classes)]
+    matrix = scores.confusion()
+    names = class_names(dataset.classes, scores.kind, len(matrix))
+    one = SINGULAR[scores.kind]
     right, total = int(np.trace(matrix)), int(matrix.sum())
     pairs = []
     for true, predicted, count in confused_pairs(matrix):
@@ -111,14 +110,15 @@ def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
                 "true": names[true],
                 "predicted": names[predicted],
                 "count": counted(count, "clip"),
-                "share": f"{100 * count / matrix[true].sum():.1f} %",
+                "share": f"{100 * count / matrix[true].sum():.1f} % of the {one}",
                 "images": _middle_frames(dataset, [scores.clip_id[i] for i in found]),
             }
         )
     return {
-        "confusion": confusion_chart(matrix, names),
-        "confusion_caption": f"Clips of split {split} by true and predicted class: {right:,} of "
-        f"{total:,} are right. Colour is the share of the true class.",
+        "of": "" if scores.kind == "label" else f" of {PLURAL[scores.kind]}",
+        "chart": confusion_picture(scores, names),
+        "caption": f"Clips of split {split} by true and predicted {one}: {right:,} of "
+        f"{total:,} are right. Colour is the share of the true {one}.",
         "pairs": pairs,
     }
 
@@ -138,19 +138,26 @@ def _middle_frames(dataset: Dataset, clip_ids: list[str]) -> list[str]:
     return images
 
 
-def _accuracy_chart(dataset: Dataset, run: Run) -> list[tuple]:
+def _loss_caption(run: Run) -> str:
+    text = "Cross-entropy of the training clips, as augmented"
+    kinds = list(run.num_classes)
+    return f"{text}: of {' and '.join(kinds)}, added up." if len(kinds) > 1 else f"{text}."
+
+
+def _accuracy_chart(run: Run) -> list[tuple]:
     curves = [run.curve("top1", "validate", name="top-1")]
-    if len(dataset.classes.label) > 5:
+    if run.chance is not None and run.chance < 20:
         curves.append(run.curve("top5", "validate", name="top-5"))
     curves = [curve for curve in curves if curve.y]
     if not curves:
         return []
-    chance = 100 / len(dataset.classes.label) if dataset.classes.label else None
-    reference = (chance, "chance") if chance else None
+    reference = None if run.chance is None else (run.chance, "chance")
     chart = curves_chart(
         "Validation accuracy", curves, "epoch", "accuracy, %", reference, from_zero=True
     )
-    return [(chart, "Accuracy on split val, by which the best weights are chosen.")]
+    kinds = list(run.num_classes)
+    what = f"Share of clips of which {' and '.join(kinds)} are right" if kinds[1:] else "Accuracy"
+    return [(chart, f"{what} on split val, by which the best weights are chosen.")]
 
 
 def _pace_charts(run: Run, width: float) -> list[tuple]:

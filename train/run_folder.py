@@ -26,8 +26,8 @@ class RunFolder:
     """OUT/<dataset>/runs/<name>/.
 
     Files: options.json, log.jsonl, tensorboard/, checkpoints/, weights.safetensors, finished; of
-    pretraining snapshots/; of finetuning best.safetensors; of evaluation metrics-<split>.json and
-    scores-<split>.h5.
+    pretraining snapshots/; of finetuning best.safetensors; of evaluation metrics-<split>.json,
+    scores-<split>.h5 and confusion-<split>.png.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,6 +50,11 @@ class RunFolder:
     def scores(self, split: str) -> Path:
         """Class probabilities of every clip of an evaluation."""
         return self.path / f"scores-{split}.h5"
+
+    def confusion(self, split: str, kind: str = "label") -> Path:
+        """The confusion matrix of an evaluation as a picture, one file a kind of label."""
+        of_kind = "" if kind == "label" else f"-{kind}"
+        return self.path / f"confusion-{split}{of_kind}.png"
 
     @property
     def is_finished(self) -> bool:
