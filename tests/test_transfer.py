@@ -4,19 +4,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
+from run_fixtures import add_verbs_and_nouns
 from shard_fixtures import write_moving_squares
 from training_fixtures import tiny_run
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
-from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
+from shared.manifest import read_classes, read_manifest, write_classes
 from train.class_map import match_names, read_class_map
 from train.clip_table import read_clip_table
 from train.epic_lists import read_epic_lists
 from train.evaluate import Clips, evaluate
+from train.figure_charts import confusion_chart
 from train.finetune import finetune
 from train.finetune_inputs import run_name
 from train.metrics import accuracy
@@ -81,6 +84,8 @@ def test_classes_that_stand_for_others_are_added_up(out, finetuned, tmp_path):
         assert np.allclose(row, joined / joined.sum(), atol=1e-5)
     assert metrics["top1"] == pytest.approx(100 * np.mean(scores.argmax(1) == labels))
     assert json.loads(finetuned.metrics("test-others-few").read_text()) == metrics
+    for name in ("test-others-few", "test-others"):
+        assert cv2.imread(str(finetuned.confusion(name))).std() > 5
 
 
 def test_some_classes_of_its_own_clips(out, finetuned, tmp_path):
@@ -89,6 +94,30 @@ def test_some_classes_of_its_own_clips(out, finetuned, tmp_path):
     metrics = evaluate(layout, finetuned, {}, 0, "cpu", clips=Clips(layout, path))
     _, scores, labels = read_scores(finetuned.scores("test-few"))
     assert scores.shape == (4, 2) and sorted(set(labels)) == [0, 1] and metrics["clips"] == 4
+
+
+def test_the_picture_of_an_evaluation_names_its_own_classes(out, finetuned, tmp_path, monkeypatch):
+    """Of a class map the tested ones; drawn where it is missing, though the figures are there."""
+    drawn = []
+
+    def draw(matrix, names, title):
+        drawn.append((matrix, names))
+        return confusion_chart(matrix, names, title)
+
+    monkeypatch.setattr("train.confusion.confusion_chart", draw)
+    layout = DatasetLayout(out, "squares")
+    clips = Clips(layout, class_map(tmp_path, "left,left", "down,down"))
+    finetuned.metrics("val-few").unlink(missing_ok=True)
+    for _ in range(2):
+        evaluate(layout, finetuned, {"split": "val"}, 0, "cpu", clips=clips)
+    assert [names for _, names in drawn] == [["left", "down"]]
+    assert drawn[0][0].shape == (2, 2)
+    finetuned.confusion("val-few").unlink()
+    evaluate(layout, finetuned, {"split": "val"}, 0, "cpu", clips=clips)
+    assert len(drawn) == 2 and finetuned.confusion("val-few").is_file()
+    evaluate(layout, finetuned, {"split": "val"}, 0, "cpu")
+    assert drawn[2][1] == ["left", "right", "up", "down"]
+    assert finetuned.confusion("val").is_file()
 
 
 def test_names_match_whatever_their_writing():
@@ -203,11 +232,7 @@ def test_lists_that_lack_or_are_wrong(lists, tmp_path):
 def test_a_run_with_verbs_and_nouns(tmp_path, lists):
     """Trained, evaluated with the lists; figures agree with the scores that were written."""
     layout = write_moving_squares(tmp_path, num_clips=40)
-    clips = read_manifest(layout.manifest)
-    verbs = [replace(c, verb=c.label, noun=int(c.clip_id[-1]) % 3) for c in clips]
-    write_manifest(layout.manifest, verbs)
-    classes = replace(read_classes(layout.classes), verb=list("abcd"), noun=list("xyz"))
-    write_classes(layout.classes, classes)
+    add_verbs_and_nouns(layout)
     run = tiny_run(tmp_path, 'labels=["verb","noun"]', "flips=[]", epochs=1, batch_size=8)
     folder = finetune(run, "mean", "none")
     metrics = evaluate(layout, folder, {}, 0, "cpu", clips=Clips(layout, epic_lists=lists))
@@ -218,6 +243,10 @@ def test_a_run_with_verbs_and_nouns(tmp_path, lists):
     assert {"top1", "top5", "verb_top1", "noun_top5"} <= expected.keys()
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert "tail_verb_top1" in metrics and "unseen_top1" not in metrics  # nobody is P18
+
+    for kind in ("verb", "noun"):
+        assert cv2.imread(str(folder.confusion("test", kind))).std() > 5
+    assert not folder.confusion("test").exists()
 
     # Figures are made again where only the lists have changed, and only then.
     written = folder.metrics("test").stat().st_mtime_ns

@@ -6,9 +6,11 @@
     python -m train.evaluate --dataset epic100 --epic-lists epic-kitchens-100-annotations
 
 Reads a finished run below OUT/<dataset>/runs, its best weights by split val (or its last, where
-nothing was held out), and writes into its folder metrics-<split>.json and scores-<split>.h5.
-Tested on another dataset or on some classes, the names say so: metrics-test-hmdb51-<map>.json.
-Seconds for the toy dataset. The last line is the figure: `test top-1 93.1 %`.
+nothing was held out), and writes into its folder metrics-<split>.json, scores-<split>.h5 and
+confusion-<split>.png, the confusion matrix (of verbs and of nouns: confusion-<split>-verb.png and
+-noun.png). Tested on another dataset or on some classes, the names say so:
+metrics-test-hmdb51-<map>.json. Seconds for the toy dataset. The last line is the figure:
+`test top-1 93.1 %`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
 from train.class_map import ClassMap, match_names, read_class_map
+from train.class_names import class_names
 from train.clip_table import read_clip_table
 from train.command import data_options, run_option, with_workers
 from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig
@@ -196,7 +199,10 @@ def evaluate(
         processes.say("  these weights were chosen on this very split: the figures flatter them")
     path = folder.metrics(name)
     before = _read_metrics(path)
+    names = _class_names(layout, classes, options["classes"])
     if not overwrite and {key: before.get(key) for key in asked} == asked:
+        if processes.is_first and not all(folder.confusion(name, kind).is_file() for kind in names):
+            _draw_confusion(folder, name, names)
         processes.say(f"{path} has these figures already\n{_top1(before)}")
         return before
 
@@ -220,6 +226,7 @@ def evaluate(
         for key, value in metrics.items():
             if key not in asked:
                 print(f"  {key:<24}  {value:.2f} %")
+        _draw_confusion(folder, name, names)
         print(_top1(metrics))
     return metrics
 
@@ -246,6 +253,23 @@ def _class_map(layout: DatasetLayout, clips: Clips, num_classes: dict[str, int])
     if clips.class_map is None:
         return match_names(classes, tested)
     return read_class_map(clips.class_map, classes, tested)
+
+
+def _class_names(
+    layout: DatasetLayout, classes: ClassMap | None, num_classes: dict[str, int]
+) -> dict[str, list[str]]:
+    """Of what is told apart, by kind of label."""
+    if classes is not None:
+        return {"label": list(classes.names)}
+    known = read_classes(layout.classes)
+    return {kind: class_names(known, kind, count) for kind, count in num_classes.items()}
+
+
+def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
+    from train.confusion import write_confusion  # matplotlib, for these pictures alone
+
+    for path in write_confusion(folder, name, names):
+        print(f"  {'confusion matrix':<24}  {path}")
 
 
 def _epic_lists(clips: Clips, config: FinetuneConfig, split: str) -> EpicLists | None:
