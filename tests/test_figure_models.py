@@ -276,6 +276,21 @@ def test_figures_of_a_run(trained: DatasetLayout, run: str, names: list[str]) ->
         assert cv2.imread(str(path)).std() > 5
 
 
+@pytest.mark.parametrize("changes", [{"kind": "flow"}, {"positions": False}])
+def test_runs_without_displacements_get_their_other_figures(
+    trained: DatasetLayout, changes: dict[str, object]
+) -> None:
+    name = f"pretrain-mme-{next(iter(changes))}"
+    folder = write_pretrain_run(trained, "mme", name=name, trajectories=changes)
+    result = run_figures(folder.path, "--clips", 1)
+    assert result.exit_code == 0, result.output
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    assert paths[-1].name == "attention.png" and cv2.imread(str(paths[-1])).std() > 5
+    assert not (folder.path / "figures" / "trajectories.png").exists()
+    said = f"{folder.path} predicts no displacements, so there are no trajectories to draw"
+    assert result.stderr.splitlines() == [said]
+
+
 def test_trajectories_of_pixels_are_refused(trained: DatasetLayout) -> None:
     with pytest.raises(InputError, match="predicts no displacements"):
         tracked_clips(trained, RunFolder(trained.runs / "pretrain-mofo"), 1)

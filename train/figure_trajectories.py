@@ -97,8 +97,7 @@ def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> l
         InputError: a run without weights, or that predicts no displacements; no tracks.
     """
     config = read_pretraining(folder)
-    wanted = config.trajectories
-    if wanted is None or wanted.kind != TRACKS or not wanted.positions:
+    if not predicts_displacements(config):
         raise InputError(f"{folder.path} predicts no displacements, so no tracks can be drawn")
     model = read_autoencoder(folder)
     table, split = read_held_out(
@@ -110,6 +109,12 @@ def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> l
         _track_one(dataset, int(index), split, still, model)
         for index in spread_over_classes(table.labels["label"], num_clips)
     ]
+
+
+def predicts_displacements(config: PretrainConfig) -> bool:
+    """Whether a run predicts where points move, rather than what surrounds them, or pixels."""
+    wanted = config.trajectories
+    return wanted is not None and wanted.kind == TRACKS and wanted.positions
 
 
 def starts_of(place: tuple[int, int], side: float, points: int) -> np.ndarray:

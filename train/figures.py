@@ -16,6 +16,7 @@ minutes for ViT-B on a CPU.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,16 @@ def _trajectories(
     num_clips: int,
     titled: Callable[..., tuple[str, list]],
 ) -> dict[str, list[tuple[str, list]]]:
-    from train.figure_trajectories import tracked_clips
+    """None of a run that predicts something else than where points move, which is said."""
+    from train.figure_inputs import read_pretraining
+    from train.figure_trajectories import predicts_displacements, tracked_clips
 
+    if not predicts_displacements(read_pretraining(folder)):
+        print(
+            f"{folder.path} predicts no displacements, so there are no trajectories to draw",
+            file=sys.stderr,
+        )
+        return {}
     found = tracked_clips(layout, folder, num_clips)
     return {"trajectories.png": [titled(clip) for clip in found]}
 
