@@ -75,12 +75,7 @@ class ClipWork:
         return vector_maps(self._job, self._num_vectors, chunk.vectors, self._options)
 
     def _encoded(self, chunk: FrameChunk) -> EncodedFrames:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, self._options.jpeg_quality]
-        jpegs = []
-        for frame in chunk.rgb:
-            encoded, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), quality)
-            assert encoded, frame.shape
-            jpegs.append(jpeg.reshape(-1))
+        jpegs = jpeg_frames(chunk.rgb, self._options.jpeg_quality)
         height, width = chunk.rgb.shape[1:3]
         return EncodedFrames(
             self._job.place,
@@ -92,6 +87,17 @@ class ClipWork:
             chunk.source_size,
             (width, height),
         )
+
+
+def jpeg_frames(rgb: np.ndarray, quality: int) -> list[np.ndarray]:
+    """Frames u1 [T, H, W, 3] as they are stored: a JPEG file u1 [bytes] each, quality 1..100."""
+    files = []
+    for frame in rgb:
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        encoded, file = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        assert encoded, frame.shape
+        files.append(file.reshape(-1))
+    return files
 
 
 def grey_frames(rgb: np.ndarray, short_side: int) -> np.ndarray:

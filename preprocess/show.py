@@ -24,6 +24,7 @@ from tqdm import tqdm
 from preprocess.boundaries import boundary_map, window_sums
 from preprocess.box_annotations import ClipFrames
 from preprocess.box_formats import FORMATS
+from preprocess.clip_work import grey_frames, jpeg_frames
 from preprocess.decode import decode_clip
 from preprocess.frame_chunks import DecodeOptions, scaled_size
 from preprocess.messages import WorkOptions
@@ -195,7 +196,8 @@ def find_motion(
     ratios: Ratios,
     stride: int = 2,
 ) -> FoundMotion:
-    """Decode the beginning of a video and find its motion, as `flows` and `boxes` would.
+    """Decode the beginning of a video and find its motion, as `flows` and `boxes` would with the
+    options that they have by default.
 
     Raises:
         ClipError: the video cannot be used.
@@ -206,7 +208,9 @@ def find_motion(
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size
     flow, maps = _flow_and_maps(frames, flow_preset, motion_preset in OF_BOUNDARIES, options)
-    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    # The texture of stored frames, as `boxes` sees it.
+    jpegs = jpeg_frames(frames, options.jpeg_quality)
+    grey = np.stack([cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in jpegs])
     textures = texture_maps(grey, maps.shape[1:])
     parameters = PRESETS[motion_preset]
     boxes, score, contours = motion_boxes(maps, parameters, textures)
@@ -239,10 +243,8 @@ def _flow_and_maps(
 
     The maps are companded and expanded, so that the boxes equal those made from shards.
     """
-    width, height = scaled_size(*frames.shape[2:0:-1], options.flow_short_side)
-    greys = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
-    grey = np.stack([cv2.resize(g, (width, height), interpolation=cv2.INTER_AREA) for g in greys])
-    map_width, map_height = scaled_size(width, height, options.map_short_side)
+    grey = grey_frames(frames, options.flow_short_side)
+    map_width, map_height = scaled_size(*grey.shape[:0:-1], options.map_short_side)
     firsts = range(0, len(grey) - 1, FLOW_BATCH)
 
     def solve(first: int) -> torch.Tensor:

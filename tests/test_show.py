@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from dataset_fixtures import run_boxes, run_flows
 from shard_fixtures import write_moving_squares
 from video_fixtures import render_video
 
@@ -26,7 +27,7 @@ from preprocess.draw import (
     map_colours,
 )
 from preprocess.messages import Job, Reading, WorkOptions
-from preprocess.motion import motion_boxes, texture_maps
+from preprocess.motion import motion_boxes
 from preprocess.motion_presets import PRESETS
 from preprocess.show import find_motion, main, output_names
 from preprocess.show_boxes import stored_boxes
@@ -36,9 +37,11 @@ from preprocess.video_file import ClipError
 from preprocess.work import Decoder, FlowWorker
 from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside
+from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest, write_manifest
 from shared.masking import masked_counts
 from shared.motion_maps import expand
+from shared.shards import ShardReader
 
 RATIOS = Ratios(0.9, 0.75)
 
@@ -172,11 +175,29 @@ def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
     assert len(found.frames) == 12 == len(maps) + 1  # the last map counts twice
     # The solver may work on other batches here, which must not change a pair's flow.
     np.testing.assert_allclose(found.maps[:-1], maps, rtol=1e-4, atol=1e-5)
-    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in found.frames])
-    textures = texture_maps(grey, found.maps.shape[1:])
-    boxes, score, _ = motion_boxes(found.maps, PRESETS["default"], textures)
-    np.testing.assert_allclose(found.boxes, boxes * (64 / found.maps.shape[2]), rtol=1e-5)
-    np.testing.assert_array_equal(found.score, score)
+
+
+def faint_noise(index: int, width: int, height: int) -> np.ndarray:
+    """A patch of noise on noise, whose texture is what JPEG leaves of it."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(96, 104, (height, width, 3))
+    patch = rng.integers(116, 124, (height // 3, width // 3, 3))
+    top, left = height // 3, 10 + 2 * index
+    picture[top : top + len(patch), left : left + patch.shape[1]] = patch
+    return picture.astype(np.uint8)
+
+
+def test_boxes_are_those_made_from_shards(tmp_path: Path) -> None:
+    """To the bit: also the texture is that of the stored frames."""
+    layout = DatasetLayout(tmp_path, "own")
+    video = render_video(layout.videos / "a.mp4", 8, size=(96, 64), picture=faint_noise)
+    write_manifest(layout.manifest, [Clip("a", video.name)])
+    assert run_flows(layout).exit_code == run_boxes(layout).exit_code == 0
+    found = find_motion(video, 20.0, "fast", "default", RATIOS)
+    with ShardReader(layout.boxes / "00000.h5", "boxes") as reader:
+        assert not np.isnan(found.boxes).any()
+        np.testing.assert_array_equal(found.boxes, reader["/box/xyxy"])
+        np.testing.assert_array_equal(found.score, reader["/box/score"])
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))

@@ -45,11 +45,13 @@ def render_video(
     keyframe_every: int = 12,
     with_sound: bool | float = False,
     options: dict[str, str] | None = None,
+    picture: Callable[[int, int, int], np.ndarray] = moving_picture,
 ) -> Path:
-    """Encode `moving_picture` 0 .. num_frames - 1; size is (width, height), even, above 16.
+    """Encode `picture` 0 .. num_frames - 1; size is (width, height), even, above 16.
 
     `with_sound` may be how many seconds of it there are, else as many as of the picture. `options`
-    are of the encoder, beside or instead of those that make it fast.
+    are of the encoder, beside or instead of those that make it fast; `picture` is called with
+    index, width and height.
     """
     encoder_options = {
         "libx264": {"preset": "ultrafast", "bf": "2", "threads": "1"},
@@ -69,7 +71,7 @@ def render_video(
         if with_sound:
             _add_silence(container, num_frames / rate if with_sound is True else with_sound)
         for index in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(moving_picture(index, *size), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
