@@ -16,6 +16,7 @@ from shared.run_record import read_jsonl
 from train.compiled import compile_blocks, wants_compiling
 from train.config import LoaderConfig
 from train.engine import Processes, deepspeed_config
+from train.head import CrossAttentionHead, HeadConfig
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder, named_config
 from train.pretrain import pretrain
 from train.progress import Stopwatch
@@ -58,6 +59,20 @@ def test_operations_are_those_that_pytorch_counts():
         encoder = VideoEncoder(config, final_norm=False).eval()
         found = counted(lambda encoder=encoder: encoder(clips).sum().backward())
         assert finetuning_flops(config) == pytest.approx(found, rel=0.03)
+    two = ModelConfig(**SMALL.to_dict() | {"prediction_dim": 400, "second_prediction_dim": 300})
+    model = MaskedAutoencoder(two).eval()
+    found = counted(lambda: model(clips, mask, num_masked).sum().backward())
+    assert pretraining_flops(two, num_masked) == pytest.approx(found, rel=0.03)
+
+
+@pytest.mark.parametrize("head_width", ["model", "split"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_operations_of_the_cross_attention_head_count(head_width, depth):
+    head = HeadConfig("mca", num_heads=3, depth=depth, head_width=head_width)
+    encoder, pooling = VideoEncoder(SMALL, final_norm=False).eval(), CrossAttentionHead(48, head)
+    clips, inside, _ = a_clip(SMALL)
+    found = counted(lambda: pooling(encoder(clips), inside).sum().backward())
+    assert finetuning_flops(SMALL, head) == pytest.approx(found, rel=0.04)
 
 
 def test_vit_b_takes_what_its_arithmetic_says():

@@ -169,7 +169,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                     best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
                     training.write(
                         {"loss": loss},
-                        finetuning_flops(config.model),
+                        finetuning_flops(config.model, config.head),
                         loss=f"{loss:.3f}",
                         best_val=best,
                     )

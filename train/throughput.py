@@ -12,7 +12,10 @@ from pathlib import Path
 
 import torch
 
+from train.head import HeadConfig
 from train.model_config import NUM_CHANNELS, ModelConfig
+
+MEAN = HeadConfig("mean")
 
 BACKWARD = 2  # times the forward pass: gradients of inputs and of weights
 OPS = 2  # of a multiply-add
@@ -28,17 +31,29 @@ def pretraining_flops(config: ModelConfig, num_masked: int) -> float:
     decoder = _blocks(
         config.num_tokens, config.decoder_width, config.decoder_depth, config.decoder_mlp_ratio
     )
+    decoder *= 1 if config.second_prediction_dim is None else 2
     head = OPS * num_masked * config.decoder_width * config.output_dim
     # The pixels ask for no gradient.
     return embed * BACKWARD + (encoder + between + decoder + head) * (1 + BACKWARD)
 
 
-def finetuning_flops(config: ModelConfig) -> float:
-    """Operations of one clip's forward and backward pass; heads, under a percent, left out."""
+def finetuning_flops(config: ModelConfig, head: HeadConfig = MEAN) -> float:
+    """Operations of one clip's forward and backward pass with a pooling head; the classifier's and
+    those of the mean head, under a percent, are left out."""
     tubelet = NUM_CHANNELS * config.tubelet_size * config.patch_size**2
     embed = OPS * config.num_tokens * tubelet * config.width
     encoder = _blocks(config.num_tokens, config.width, config.depth, config.mlp_ratio, config)
-    return embed * BACKWARD + encoder * (1 + BACKWARD)
+    return embed * BACKWARD + (encoder + _cross_attention(config, head)) * (1 + BACKWARD)
+
+
+def _cross_attention(config: ModelConfig, head: HeadConfig) -> float:
+    """Operations of the cross-attention head's forward pass: all tokens ask, all are keys."""
+    if head.kind != "mca":
+        return 0.0
+    tokens, width = config.num_tokens, config.width
+    inner_width = width * head.num_heads if head.head_width == "model" else width
+    maps = OPS * tokens * width * (4 * inner_width + 2 * width * head.mlp_ratio)
+    return head.depth * (maps + 2 * OPS * tokens**2 * inner_width)
 
 
 def _blocks(
