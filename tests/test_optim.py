@@ -12,7 +12,7 @@ from shared.errors import InputError
 from train.config import OptimConfig
 from train.head import HeadConfig, VideoClassifier, build_head
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder
-from train.optim import layer_of, make_optimizer, make_schedule, scaled_learning_rate
+from train.optim import layer_of, make_optimizer, make_schedule, scaled_learning_rate, warmup_steps
 from train.sampler import BatchPlan
 
 TINY = ModelConfig(
@@ -93,6 +93,8 @@ def test_warm_up_fits_into_a_short_run():
     schedule = make_schedule(optimizer, optim(warmup_epochs=40.0), 1, 8, effective_batch_size=256)
     schedule.step_update(4)
     assert optimizer.param_groups[-1]["lr"] == 1e-3
+    assert warmup_steps(optim(warmup_epochs=40.0), 1, 8) == 4
+    assert warmup_steps(optim(warmup_epochs=40.0), 10, 8000) == 400
 
 
 def test_the_learning_rate_is_per_256_clips():

@@ -34,7 +34,7 @@ class OptimConfig:
     weight_decay: float
     """Decoupled; not on biases, norms and other 1-D parameters."""
     warmup_epochs: float
-    """The learning rate rises linearly from 0 over so many epochs."""
+    """The learning rate rises linearly from 0 over so many epochs, at most over half of the run."""
     min_learning_rate: float = 0.0
     """Where the cosine ends; per 256 clips too."""
     eps: float = 1e-8
@@ -56,7 +56,8 @@ class OptimConfig:
 @dataclass(frozen=True)
 class LoaderConfig:
     """How clips are read and work is shared. Decides speed and memory, never a result beyond
-    rounding, but for which clips mixup and cutmix mix: those of one forward pass."""
+    rounding, but for what is drawn for each forward pass: drop path and dropout, and which of its
+    clips mixup and cutmix mix."""
 
     workers: int = 2
     """Processes that read and decode for each training process; 0: the training process does."""

@@ -66,6 +66,12 @@ def layer_of(name: str, depth: int) -> int:
     return depth + 1 if block is None else int(block[1]) + 1
 
 
+def warmup_steps(config: OptimConfig, steps_per_epoch: int, num_steps: int) -> int:
+    """Steps over which the learning rate rises: those of warmup_epochs, at most half of all, since
+    a run cut short (--epochs) must not be all warm-up."""
+    return min(round(config.warmup_epochs * steps_per_epoch), num_steps // 2)
+
+
 def make_schedule(
     optimizer: torch.optim.Optimizer,
     config: OptimConfig,
@@ -78,13 +84,12 @@ def make_schedule(
     Call `step_update(step)` before optimiser step `step`, from 0: the rate is a function of the
     step alone, so a resumed run goes on with the same one.
     """
-    # A run cut short (--epochs) must not be all warm-up.
-    warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), num_steps // 2)
+    rising = warmup_steps(config, steps_per_epoch, num_steps)
     return CosineLRScheduler(
         optimizer,
-        t_initial=num_steps - warmup_steps,
+        t_initial=num_steps - rising,
         lr_min=scaled_learning_rate(config.min_learning_rate, effective_batch_size),
-        warmup_t=warmup_steps,
+        warmup_t=rising,
         warmup_prefix=True,
         t_in_epochs=False,
     )

@@ -14,7 +14,7 @@ from train.command import Common, hold
 from train.config import FinetuneConfig, LoaderConfig, PretrainConfig
 from train.engine import Processes, start_processes
 from train.head import parameter_counts
-from train.optim import effective_batch, scaled_learning_rate
+from train.optim import effective_batch, scaled_learning_rate, warmup_steps
 from train.progress import Interruption
 from train.run_folder import RunFolder
 from train.sampler import BatchPlan, steps_per_epoch
@@ -139,7 +139,8 @@ def _print_resolved(setup: RunSetup, num_steps: int) -> None:
         "effective batch": f"{views} = {plan.micro_size} clips * {plan.world_size} processes"
         f" * {plan.accumulation} accumulated * {setup.config.repeats} repeats",
         "learning rate": f"{setup.learning_rate:.3g} = base * {views} / 256",
-        "steps": num_steps,
+        "steps": f"{num_steps}, the learning rate rises in the first "
+        f"{warmup_steps(setup.config.optim, setup.epoch_steps, num_steps)}",
     }
     width = max(map(len, rows))
     for name, value in rows.items():
