@@ -228,6 +228,10 @@ def test_size_names_a_model_and_fields_change_it(tiny):
     tiny["model"] = {"size": "vit-s", "tubelet_size": 8}
     model = pretrain_config(tiny, "mofo").model
     assert (model.width, model.depth, model.tubelet_size) == (384, 12, 8)
+    # The recipe's own widths do not stand against a size that is given after them.
+    toy = read_recipe("toy", None)
+    model = pretrain_config(toy, "mofo", parse_changes(("model.size=vit-s", "model.depth=6"))).model
+    assert (model.width, model.depth, model.num_heads, model.tubelet_size) == (384, 6, 6, 8)
 
 
 def test_kinds_of_label_go_together(tiny):

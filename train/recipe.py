@@ -182,7 +182,8 @@ def _split_variants(
 
 def _model(tables: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the model: [model], then the section's own; `size` names a known one."""
-    fields = merge(_table(tables, "model"), _table(table, "model"))
+    parts = ({"model": _table(each, "model")} for each in (tables, table))
+    fields = merge(*parts)["model"]
     size = fields.pop("size", None)
     return fields if size is None else {**named_config(size).to_dict(), **fields}
 
