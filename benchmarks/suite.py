@@ -95,6 +95,7 @@ def parts(only: str | None) -> dict[str, Part]:
         "overlap": _overlap,
         "pretraining step": partial(_step, "pretraining"),
         "finetuning step": partial(_step, "finetuning"),
+        "data wait": _data_wait,
     }
     if only is None:
         return known
@@ -137,6 +138,12 @@ def _overlap(scratch: Path, samples: Path) -> list[Figure]:
     from benchmarks.flows import overlap
 
     return overlap(scratch, samples, rounds=1)
+
+
+def _data_wait(scratch: Path, samples: Path) -> list[Figure]:
+    from benchmarks.data_wait import measure
+
+    return measure(scratch / "data-wait")
 
 
 def _tvl1(scratch: Path, samples: Path) -> list[Figure]:

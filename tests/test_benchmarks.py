@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from video_fixtures import moving_picture, render_video
 
-from benchmarks import ablation, ablation_rows, plan, suite
+from benchmarks import ablation, ablation_rows, data_wait, plan, suite
 from benchmarks.flows import SUMMARY, plain_seconds
 from benchmarks.record import Figure, fastest, text_of, write_record
 from benchmarks.step_contenders import Contender, kept_gigabytes
@@ -197,3 +197,14 @@ def test_a_part_is_complete_seed_by_seed():
     assert ablation.complete_seeds("methods", [0, 1, 2], figures) == [0, 2]
     del figures[rows[-1].run_name, 2]
     assert ablation.complete_seeds("methods", [0, 1, 2], figures) == [0]
+
+
+def test_training_that_waits_for_data_is_vit_b_on_a_gpu():
+    """What no machine without a GPU runs: its options at least are a training's."""
+    changes = parse_changes(data_wait.VIT_B)
+    loader = changes.pop("loader")
+    config = pretrain_config(read_recipe("toy", None), "videomae", changes)
+    model = config.model
+    assert (model.width, model.depth, model.image_size, model.tubelet_size) == (768, 12, 224, 2)
+    assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (384, 4, 6)
+    assert config.crop.kind == "multi_scale" and loader["workers"] == 8

@@ -1,0 +1,83 @@
+"""How long training waits for data: a pretraining of rendered clips by the project's own commands.
+
+    python -m benchmarks.data_wait
+
+On a GPU ViT-B at 224 pixels, with eight processes that read and decode; on a CPU the model of the
+toy recipe at 64 pixels, with one. The share is that of the run's log (`data_wait_share`), the mean
+over its lines but for the first, in which the readers start and blocks are compiled.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import click
+import torch
+
+from benchmarks.datasets import make_dataset, run
+from benchmarks.record import NOT_ON_GPU, Figure, text_of
+from shared.errors import InputError, user_errors
+from shared.layout import DatasetLayout
+from shared.run_record import read_jsonl
+from train.run_folder import RunFolder
+
+LIMIT = 5.0  # percent
+NAME = "data wait of pretraining"
+VIT_B = (
+    *("model.size=vit-b", "model.image_size=224", "model.tubelet_size=2"),
+    *("model.decoder_width=384", "model.decoder_depth=4", "model.decoder_heads=6"),
+    *("loader.workers=8", "loader.micro_batch_size=32"),
+    "crop={kind='multi_scale', scales=[1.0, 0.875, 0.75, 0.66]}",
+)
+
+
+@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.option("--steps", type=click.IntRange(20), default=100, help="of the optimiser")
+@user_errors
+def main(steps: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        for figure in measure(Path(scratch), steps):
+            print(f"{figure.name}  {text_of(figure)}")
+
+
+def measure(scratch: Path, steps: int = 100) -> list[Figure]:
+    """The share of its time that the trainer waits, percent, beside the project's own limit."""
+    layout = make_dataset(scratch, "toy", scratch)
+    if torch.cuda.is_available():
+        return [figure_of(f"{NAME}, ViT-B, 224 px, 8 cores a GPU", layout, steps, VIT_B)]
+    return [
+        figure_of(f"{NAME}, toy recipe, CPU", layout, steps, ()),
+        Figure(f"{NAME}, ViT-B, 224 px, 8 cores a GPU", "%", None, note=NOT_ON_GPU),
+    ]
+
+
+def figure_of(name: str, layout: DatasetLayout, steps: int, settings: tuple[str, ...]) -> Figure:
+    """Pretrain for so many steps of 32 clips, each of which is decoded every time."""
+    batch = 32
+    place = ("--dataset", layout.dataset, "--out", str(layout.out), "--run", "data-wait")
+    # The rendered clips of split train are fewer than two batches: a step an epoch.
+    asked = ("--method", "videomae", "--batch-size", str(batch), "--epochs", str(steps))
+    every_time = ("loader.cache_megabytes=0", "loader.log_steps=10", *settings)
+    run(
+        "train.pretrain", *place, *asked, *(part for each in every_time for part in ("--set", each))
+    )
+    events = read_jsonl(RunFolder(layout.runs / "data-wait").log)
+    shares = [event["data_wait_share"] for event in events if event["event"] == "train"][1:]
+    if not shares:
+        raise InputError(f"{steps} steps are fewer than two lines of the log; give --steps 20")
+    return Figure(
+        name,
+        "% of the time",
+        100 * statistics.mean(shares),
+        "the project's own limit",
+        LIMIT,
+        more_is_better=False,
+        target=1.0,
+        note=f"{len(shares)} lines of 10 steps, {batch} clips a step",
+    )
+
+
+if __name__ == "__main__":
+    main()
