@@ -48,7 +48,9 @@ class Trainer:
 
     def probed_top1(self, source: str, seed: int, name: str) -> float:
         """Test top-1 of a linear probe on what `pretrain` returned, or on "none"."""
-        asked = ("--from", source, "--seed", str(seed), "--run", name, "--probe", "linear")
+        asked = ["--from", source, "--run", name, "--probe", "linear"]
+        if source == "none":
+            asked += ["--seed", str(seed)]
         return _figure(PROBED, self._run("probe", *asked))
 
     def _train(self, command: str, name: str, seed: int, *arguments: str) -> None:

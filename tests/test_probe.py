@@ -111,6 +111,8 @@ def test_random_weights_depend_on_the_seed(layout):
             features.append(file["/feature"][:])
     assert np.array_equal(features[0], features[1])
     assert not np.allclose(features[0], features[2])
+    refused = run(layout, "--from", "pretrain-mofo", "--seed", "1", code=1)
+    assert "--seed 1 is of random weights (--from none), not of pretrain-mofo" in refused[-1]
 
 
 def test_on_the_split_that_would_choose_the_penalty_it_is_not_asked(layout, monkeypatch):

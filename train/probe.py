@@ -107,7 +107,7 @@ POSITIVE = click.IntRange(min=1)
     show_default=str(NEIGHBOURS["temperature"]),
     help="Of k-NN: neighbours vote with weight exp(cosine / T).",
 )
-@click.option("--seed", default=0, metavar="N", help="Of random weights.")
+@click.option("--seed", type=int, metavar="N", show_default="0", help="Of random weights.")
 @run_option("Name of the run folder.")
 @click.option("--overwrite", is_flag=True, help="Begin again, whatever the folder holds.")
 @user_errors
@@ -126,7 +126,7 @@ def main(
     crops: int,
     neighbours: int | None,
     temperature: float | None,
-    seed: int,
+    seed: int | None,
     run: str | None,
     overwrite: bool,
 ) -> None:
@@ -136,6 +136,8 @@ def main(
     if source and method:
         raise InputError(f"--from {source} and --method {method}: give the one or the other")
     source = source or f"pretrain-{method or 'mofo'}"
+    if seed is not None and source != "none":
+        raise InputError(f"--seed {seed} is of random weights (--from none), not of {source}")
     knn = {"neighbours": neighbours, "temperature": temperature}
     given = {name: value for name, value in knn.items() if value is not None}
     if given and probes == "linear":
@@ -149,7 +151,7 @@ def main(
         EvaluateConfig(split or evaluate_config(tables).split, segments, crops),
         NEIGHBOURS | given,
         tuple(PROBES) if probes == "both" else (probes,),
-        seed,
+        seed or 0,
         device,
         overwrite,
         pool,
@@ -199,7 +201,7 @@ def probe(
         "clips": {name: len(table) for name, table in splits.items()},
         "from": source,
         "from_digest": digest_of(weights),
-        "seed": seed,
+        "seed": seed if weights is None else None,
         "classes": num_classes,
         "segments": views.segments,
         "crops": views.crops,
