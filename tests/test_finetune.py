@@ -334,6 +334,9 @@ def test_without_held_out_clips_the_last_weights_count(own, capsys):
     folder = finetune(tiny_run(own.out, epochs=1), "mean", "none")
     assert "no labelled clip of split val" in capsys.readouterr().out
     assert folder.weights.is_file() and not folder.best_weights.exists()
+    for asked in ("early_stop_epochs=3", "validate_epochs=2"):
+        with pytest.raises(InputError, match=f"--set {asked}: no labelled clip of split val"):
+            finetune(tiny_run(own.out, asked, epochs=1, run="refused"), "mean", "none")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from train.finetune_inputs import (
     labelled,
     read_held_out,
     refuse_lone_clips,
+    refuse_validation,
     run_name,
 )
 from train.head import KINDS
@@ -122,6 +123,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     refuse_lone_clips(config, setup.plan.micro_size)
     processes = setup.processes
     if held_out is None:
+        refuse_validation(common.settings)
         processes.say(
             "  no labelled clip of split val: the last weights count, not the best, and nothing "
             "stops early"

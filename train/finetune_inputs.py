@@ -103,6 +103,21 @@ def refuse_lone_clips(config: FinetuneConfig, micro_size: int) -> None:
         )
 
 
+def refuse_validation(settings: tuple[str, ...]) -> None:
+    """Options that look at split val, where it has no labelled clip.
+
+    Raises:
+        InputError: one was given by --set.
+    """
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        if key in ("early_stop_epochs", "validate_epochs"):
+            raise InputError(
+                f"--set {setting}: no labelled clip of split val, so that nothing is validated; "
+                f"leave {key} out, or put clips into split val of the manifest"
+            )
+
+
 def count_classes(
     classes: ClassList, config: FinetuneConfig, layout: DatasetLayout
 ) -> dict[str, int]:
