@@ -29,10 +29,11 @@ def write_pretrain_run(
     weights: bool = True,
     steps: int = 40,
     name: str | None = None,
+    level: float = 0.998,
     **changes: Any,
 ) -> RunFolder:
-    """A pretraining run of the toy recipe (64 px, 16 frames) whose loss falls from 1.02 to 0.8;
-    `changes` are of the recipe."""
+    """A pretraining run of the toy recipe (64 px, 16 frames) whose loss falls from 1.02 to 0.8,
+    and whose loss of zeros is `level`; `changes` are of the recipe."""
     folder = RunFolder(layout.runs / (name or f"pretrain-{method}"))
     config = pretrain_config(read_recipe("toy", None), method, changes)
     options = {"command": "pretrain", "method": method, "init": None, "clips": 12, "seed": 0}
@@ -40,7 +41,7 @@ def write_pretrain_run(
     log = JsonlLog(folder.log)
     for step in range(1, steps + 1):
         loss = 1.02 - 0.22 * step / steps
-        log.write(_event("train", step, loss=loss, mean_predictor_loss=0.998))
+        log.write(_event("train", step, loss=loss, mean_predictor_loss=level))
     log.close()
     if weights:
         torch.manual_seed(0)

@@ -83,6 +83,8 @@ def test_a_method_pretrains(out, method, settings):
     name = "-".join((method, *(setting.replace(".", "-") for setting in settings)))
     done = run(out, method, *settings, name=name)
     assert done.exit_code == 0, done.output
+    assert "pretraining loss" in done.stdout
+    assert ("predicting every patch's mean colour:" in done.stdout) == (method != "mme")
     folder = out / "squares" / "runs" / name
     events = read_jsonl(folder / "log.jsonl")
     assert len(events) == 3

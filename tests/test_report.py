@@ -19,14 +19,15 @@ from track_fixtures import add_tracks
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest
 from shared.shard_index import INDEX_NAME
+from train.loss_words import LossWords
 from train.report import main
 from train.report_clips import choose_samples, strangest
-from train.report_comparison import option_differences
+from train.report_comparison import comparison_section, option_differences
 from train.report_dataset import read_box_table, read_clip
 from train.report_models import surest_mistakes
 from train.report_runs import mask_settings, read_run, read_runs, scores_of
 from train.report_sections import Dataset
-from train.report_training import confused_pairs, finetuning_section
+from train.report_training import confused_pairs, finetuning_section, pretraining_section
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -352,6 +353,49 @@ def test_runs_are_put_side_by_side(tmp_path: Path) -> None:
     assert differing["method"] == ["mofo", "random", "videomae"]
     assert differing["mask.inside_ratio"] == ["0.75", "\u2013", "\u2013"]
     assert "mask.mask_ratio" not in differing  # 0.9 for all
+
+
+@pytest.mark.parametrize("trajectories, target, zeros, level", [
+    ({}, "displacements of points and histograms of oriented gradients",
+     "that nothing moves and even histograms", "rest and even histograms"),
+    ({"shape": False}, "displacements of points", "that nothing moves", "rest"),
+    ({"positions": False}, "histograms of oriented gradients", "even histograms",
+     "even histograms"),
+    ({"kind": "flow"}, "flow", "that nothing moves", "rest"),
+    ({"kind": "mbh"}, "motion boundary histograms", "even histograms", "even histograms"),
+])  # fmt: skip
+def test_the_loss_is_named_by_its_target(
+    tmp_path: Path, trajectories: dict, target: str, zeros: str, level: str
+) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    options = {"weights": False, "level": 0.612, "trajectories": trajectories}
+    run = read_run(write_pretrain_run(layout, "mme", **options).path)
+    assert run.loss_words == LossWords(target, zeros, level)
+    section = pretraining_section(layout, run)
+    (chart, caption), *_ = section["charts"]
+    assert f"predicting {zeros} scores 0.612" in section["sentence"]
+    assert caption.startswith(f"Mean squared error of {target} over") and zeros in caption
+    axes = Figure().subplots()
+    chart.draw(axes)
+    assert axes.texts[0].get_text() == level
+    assert axes.lines[1].get_ydata()[0] == pytest.approx(0.612)
+
+
+def test_losses_of_one_target_are_put_side_by_side(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    for method in ("mofo", "videomae", "mme"):
+        write_pretrain_run(layout, method, weights=False, level=0.6 if method == "mme" else 0.998)
+    charts = comparison_section(read_runs(layout.runs)[0], [])["charts"]
+    assert [caption for _, caption in charts] == ["Pretraining loss, normalised pixels, of 2 runs."]
+    axes = Figure().subplots()
+    charts[0][0].draw(axes)
+    assert axes.texts[0].get_text() == "mean of each patch" and len(axes.lines) == 3
+    write_pretrain_run(layout, "mme", weights=False, level=0.3, name="pretrain-other")
+    charts = comparison_section(read_runs(layout.runs)[0], [])["charts"]
+    assert len(charts) == 2
+    axes = Figure().subplots()
+    charts[0][0].draw(axes)
+    assert not axes.texts and len(axes.lines) == 2  # no line stands for both levels
 
 
 def test_predicted_tracks_are_shown(tmp_path: Path) -> None:

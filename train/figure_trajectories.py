@@ -20,11 +20,12 @@ from train.data import PretrainDataset
 from train.figure_clips import TILE_HEIGHT, enlarge, spread_over_classes, spread_times
 from train.figure_inputs import frames_of, read_autoencoder, read_held_out, read_pretraining
 from train.loading import to_device
+from train.loss_words import loss_words
 from train.model import MaskedAutoencoder
 from train.run_folder import RunFolder
 from train.targets import masked_loss, mean_predictor_loss, unstandardise
 from train.targets_motion import STILL_PIXELS, TRACKS, loss_weights
-from train.typed_tables import Choice
+from train.typed_tables import Choice, to_table
 
 TRUE_RGB = (120, 230, 90)
 PREDICTED_RGB = (255, 145, 30)
@@ -41,7 +42,8 @@ class TrackedClip:
         true, predicted: f4 [M, K, S, 2], displacement of each step in pixels of the frame, x and
             y; of the M hidden patches in rising order.
         counts: bool [M, K, S], steps that are known and so in the loss.
-        loss, still_loss: of the prediction, and of predicting that all rests.
+        loss, zeros_loss: of the prediction, and of predicting zeros.
+        level: name of the latter, see train/loss_words.py.
     """
 
     clip_id: str
@@ -53,7 +55,8 @@ class TrackedClip:
     predicted: np.ndarray
     counts: np.ndarray
     loss: float
-    still_loss: float
+    zeros_loss: float
+    level: str
 
     def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
         """(caption, frames u1 [H, W, 3]): true tracks of the hidden patches, and predicted ones."""
@@ -64,7 +67,7 @@ class TrackedClip:
                 [self._drawn(t, self.true, TRUE_RGB) for t in steps],
             ),
             (
-                f"predicted, loss {self.loss:.3f}, rest {self.still_loss:.3f}",
+                f"predicted, loss {self.loss:.3f}, {self.level} {self.zeros_loss:.3f}",
                 [self._drawn(t, self.predicted, PREDICTED_RGB) for t in steps],
             ),
         ]
@@ -173,7 +176,8 @@ def _track_one(
         predicted=predicted * scale,
         counts=counts,
         loss=float(masked_loss(output, batch["target"], weight)),
-        still_loss=float(mean_predictor_loss(batch["target"], weight)),
+        zeros_loss=float(mean_predictor_loss(batch["target"], weight)),
+        level=loss_words(to_table(config)).level,
     )
 
 

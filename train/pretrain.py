@@ -12,7 +12,8 @@ measured (benchmarks/README.md).
 
 The loss is the mean squared error of normalised pixels; predicting every patch's mean colour would
 score about 1.0, and that figure is printed beside it. 0.9 after some epochs means that it learns.
-Of trajectories (--method mme) the figure beside it is that of predicting that all rests.
+Of trajectories (--method mme) the figure beside it is that of predicting that nothing moves and
+that histograms are even (train/loss_words.py).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from train.data import PretrainDataset
 from train.engine import whole_model
 from train.finetune_inputs import digest_of
 from train.loading import to_device
+from train.loss_words import loss_words
 from train.model import MaskedAutoencoder
 from train.recipe import pretrain_config
 from train.run_folder import RunFolder
@@ -44,6 +46,7 @@ from train.targets import PIXEL_TARGETS, masked_loss, masked_targets, mean_predi
 from train.targets_motion import loss_weights
 from train.throughput import pretraining_flops
 from train.training import Training
+from train.typed_tables import to_table
 from train.weights import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
 
@@ -114,7 +117,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     with setup.begun() as stop:
         if stop is None:
             return folder
-        mean = None
+        mean, words = None, loss_words(to_table(config))
 
         # -------------------------------------------------------------------------------------
         # Train
@@ -136,8 +139,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                     training.write(
                         {"loss": mean[0], "mean_predictor_loss": mean[1]},
                         pretraining_flops(config.model, num_masked),
-                        loss=f"{mean[0]:.3f}",
-                        mean_predictor=f"{mean[1]:.3f}",
+                        **{"loss": f"{mean[0]:.3f}", words.level: f"{mean[1]:.3f}"},
                     )
                     training.save_or_stop()
         if training.stopped_by:
@@ -153,7 +155,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             summary = {"steps": setup.num_steps, "clips": setup.num_steps * setup.effective_batch}
             if mean is not None:
                 summary |= {"loss": mean[0], "mean_predictor_loss": mean[1]}
-                print(f"pretraining loss {mean[0]:.3f} (patch-mean predictor {mean[1]:.3f})")
+                print(f"pretraining loss {mean[0]:.3f} (predicting {words.zeros}: {mean[1]:.3f})")
             folder.finish(summary)
             learned = f"{counted(len(table), 'clip')}, {counted(config.epochs, 'epoch')}"
             print(f"pretrained on {learned}: {folder.weights}")

@@ -38,7 +38,7 @@ from train.report_sections import (
     samples_section,
     shards_made,
 )
-from train.report_training import finetuning_section, pretraining_section
+from train.report_training import finetuning_section, predictor_level, pretraining_section
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 SECTIONS = {
@@ -185,8 +185,9 @@ def _numbers(dataset: Dataset, chosen: ChosenRuns) -> list[dict[str, str]]:
         notes += [counted(finetuned.metrics.get("clips", 0), "clip"), finetuned.name]
         numbers.append((f"{finetuned.tested_split} top-1", f"{finetuned.test_top1:.1f} %", notes))
     if pretrained is not None and pretrained.last("loss") is not None:
-        level = pretrained.last("mean_predictor_loss") or 1.0
-        notes = [f"mean of each patch {level:.3f}", pretrained.name]
+        level = predictor_level([pretrained])
+        notes = [] if level is None else [f"{level[1]} {level[0]:.3f}"]
+        notes.append(pretrained.name)
         numbers.append(("pretraining loss", f"{pretrained.last('loss'):.3f}", notes))
     evaluation = read_box_evaluation(dataset.layout)
     if evaluation is not None:

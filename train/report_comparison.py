@@ -6,8 +6,9 @@ import json
 
 from shared.wording import counted
 from train.figure_charts import curves_chart
+from train.loss_words import LossWords
 from train.report_runs import Run
-from train.report_training import PATCH_MEAN
+from train.report_training import predictor_level
 from train.typed_tables import flatten
 
 MOST_CURVES = 8
@@ -31,20 +32,11 @@ def comparison_section(runs: list[Run], unreadable: list[str]) -> dict:
         ("test top-1", True),
     ]
     in_order = sorted(runs, key=lambda run: run.kind, reverse=True)  # pretraining first
-    charts = []
-    for kind, key, event, title, y_label in (
-        ("pretrain", "loss", "train", "Pretraining loss", "loss"),
-        ("finetune", "top1", "validate", "Validation top-1", "val top-1, %"),
-    ):
-        curves = [run.curve(key, event) for run in runs if run.kind == kind]
-        curves = [curve for curve in curves if curve.y]
-        if len(curves) > 1:
-            reference = PATCH_MEAN if kind == "pretrain" else None
-            text = f"{title} of {counted(len(curves), 'run')}"
-            if len(curves) > MOST_CURVES:
-                text += f", the first {MOST_CURVES} by name"
-            shown = curves[:MOST_CURVES]
-            charts.append((curves_chart(title, shown, "epoch", y_label, reference), text + "."))
+    tested = [run for run in runs if run.kind == "finetune"]
+    charts = [
+        *_loss_charts([run for run in runs if run.kind == "pretrain"]),
+        *_curves_of("Validation top-1", tested, "top1", "validate", "val top-1, %"),
+    ]
     return {
         "differences": [
             (kind, *option_differences([run for run in runs if run.kind == kind]))
@@ -56,6 +48,37 @@ def comparison_section(runs: list[Run], unreadable: list[str]) -> dict:
         "charts": charts,
         "missing": missing,
     }
+
+
+def _loss_charts(runs: list[Run]) -> list[tuple]:
+    """Losses of pretraining, a chart a target: of different ones they cannot be compared."""
+    by_target: dict[LossWords, list[Run]] = {}
+    for run in runs:
+        by_target.setdefault(run.loss_words, []).append(run)
+    charts = []
+    for words, alike in by_target.items():
+        title = "Pretraining loss" + (f", {words.target}," if len(by_target) > 1 else "")
+        charts += _curves_of(title, alike, "loss", "train", "loss", predictor_level(alike))
+    return charts
+
+
+def _curves_of(
+    title: str,
+    runs: list[Run],
+    key: str,
+    event: str,
+    y_label: str,
+    reference: tuple[float, str] | None = None,
+) -> list[tuple]:
+    """A chart with its caption, or none where there is nothing to compare."""
+    curves = [curve for curve in (run.curve(key, event) for run in runs) if curve.y]
+    if len(curves) < 2:
+        return []
+    text = f"{title} of {counted(len(curves), 'run')}"
+    if len(curves) > MOST_CURVES:
+        text += f", the first {MOST_CURVES} by name"
+    shown = curves[:MOST_CURVES]
+    return [(curves_chart(title, shown, "epoch", y_label, reference), text + ".")]
 
 
 def option_differences(runs: list[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:

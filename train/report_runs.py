@@ -14,6 +14,7 @@ from shared.run_record import read_jsonl
 from train.class_names import PLURAL
 from train.confusion import Scores, read_scores
 from train.figure_charts import Curve
+from train.loss_words import LossWords, loss_words
 from train.report_clips import MaskSettings
 from train.run_folder import RunFolder
 
@@ -91,6 +92,12 @@ class Run:
         """The split that its recipe evaluates on; of some datasets no labels of test are public."""
         split = self.option("evaluate", "split")
         return split if split in SPLITS else "test"
+
+    @property
+    def loss_words(self) -> LossWords:
+        """Of a pretraining run: what its loss is of."""
+        config = self.option("config")
+        return loss_words(config if isinstance(config, dict) else {})
 
     @property
     def num_classes(self) -> dict[str, int]:

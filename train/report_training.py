@@ -18,8 +18,8 @@ from train.report_sections import Dataset
 
 MOST_PAIRS = 8
 FRAMES_OF_PAIR = 4
+SAME_LEVEL = 0.01  # losses of zeros that one line of a chart may stand for
 THIRD_WIDTH = 3.0  # inches, of charts of which three lie beside each other
-PATCH_MEAN = (1.0, "mean of each patch")
 
 
 def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
@@ -30,22 +30,37 @@ def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
     loss = run.last("loss")
     if loss is None:
         return {"missing": [f"Run {run.name} has not logged a loss yet."]}
-    level = run.last("mean_predictor_loss") or PATCH_MEAN[0]
-    state = "" if run.folder.is_finished else " It is not finished."
-    sentence = (
-        f"Run {run.name}: {_seen(run)}. The loss over the hidden patches ends at {loss:.3f}; "
-        f"predicting every patch's mean colour scores {level:.3f}.{state}"
-    )
+    words, reference = run.loss_words, predictor_level([run])
+    sentence = f"Run {run.name}: {_seen(run)}. The loss over the hidden patches ends at {loss:.3f}"
+    caption = f"Mean squared error of {words.target} over the hidden patches."
+    if reference is not None:
+        sentence += f"; predicting {words.zeros} scores {reference[0]:.3f}"
+        caption += (
+            f" {reference[0]:.3f} is what predicting {words.zeros} scores: only what lies below "
+            "has been learned."
+        )
+    sentence += "." if run.folder.is_finished else ". It is not finished."
     curves = [run.curve("loss", name="loss")]
     charts = [
         (
-            curves_chart("Pretraining loss", curves, "epoch", "loss", reference=PATCH_MEAN),
-            "Mean squared error of normalised pixels over the hidden patches. 1.0 is what the mean "
-            "colour of each patch scores: only what lies below has been learned.",
+            curves_chart("Pretraining loss", curves, "epoch", "loss", reference=reference),
+            caption,
         ),
         *_pace_charts(run, Chart.width),
     ]
     return {"sentence": sentence, "charts": charts, "missing": []}
+
+
+def predictor_level(runs: list[Run]) -> tuple[float, str] | None:
+    """The loss of predicting zeros, and its name, of pretraining runs with one kind of target.
+
+    None where it was not logged, or differs: that of trajectories depends on how much moves.
+    """
+    levels = [run.last("mean_predictor_loss") for run in runs]
+    known = [level for level in levels if level is not None]
+    if len(known) < len(runs) or max(known) - min(known) > SAME_LEVEL:
+        return None
+    return sum(known) / len(known), runs[0].loss_words.level
 
 
 def finetuning_section(dataset: Dataset, run: Run | None) -> dict:

@@ -76,10 +76,11 @@ def masked_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None)
 
 
 def mean_predictor_loss(target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The loss of predicting each tubelet's mean colour (zeros): what learning must fall below.
+    """The loss of predicting zeros, each tubelet's mean colour: what learning must fall below.
 
     For tubelets of P pixels none of which is even it is (P - 1) / P, 0.998 at 2 x 16 x 16; even
-    tubelets, black bars for example, lower it. Of trajectories, the loss of predicting rest.
+    tubelets, black bars for example, lower it. What zeros say of other targets:
+    train/loss_words.py.
     """
     return masked_loss(torch.zeros_like(target), target, weight)
 
