@@ -151,7 +151,7 @@ def _tvl1(scratch: Path, samples: Path) -> list[Figure]:
     from benchmarks.tvl1_pairs import rubberwhale
 
     row = against_opencv(rubberwhale(_needed(samples)), "fast", repeats=3)
-    names = (("error_px", "px", None), ("energy", "per pixel", None))
+    names = (("error_px", "px"), ("energy", "per pixel"))
     return [
         Figure(
             "TV-L1, RubberWhale 584x388, one thread",
@@ -171,7 +171,7 @@ def _tvl1(scratch: Path, samples: Path) -> list[Figure]:
                 more_is_better=False,
                 target=1.0,
             )  # fmt: skip
-            for name, unit, _ in names
+            for name, unit in names
         ),
     ]
 

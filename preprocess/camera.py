@@ -41,7 +41,7 @@ class CameraMotion:
 
     Attributes:
         homography: f8 [3, 3], first frame -> second frame, last value 1; the identity where too few
-            matches agree (num_inliers below the minimum asked for) or where it would fold the
+            matches agree (num_inliers below MIN_INLIERS) or where it would fold the
             picture.
         num_inliers: how many matches agree on a homography, also where that was refused.
     """
@@ -50,27 +50,22 @@ class CameraMotion:
     num_inliers: int
 
 
-def camera_motion(
-    first: np.ndarray,
-    second: np.ndarray,
-    flow: np.ndarray | None = None,
-    min_inliers: int = MIN_INLIERS,
-) -> CameraMotion:
+def camera_motion(first: np.ndarray, second: np.ndarray) -> CameraMotion:
     """Estimate the camera's motion between two grey frames, u1 [H, W].
 
-    Matches come from corners (Shi and Tomasi) that are tracked by pyramidal Lucas-Kanade and back,
-    or that move by `flow` (f4 [2, H, W], u then v, pixels) where it is given. Where fewer than half
-    of the corners agree, ORB descriptors are matched too: they find what moved far. The same frames
-    give the same result in any order of calls: RANSAC starts from a fixed seed.
+    Matches come from corners (Shi and Tomasi) that are tracked by pyramidal Lucas-Kanade and back.
+    Where fewer than half of the corners agree, ORB descriptors are matched too: they find what
+    moved far. The same frames give the same result in any order of calls: RANSAC starts from a
+    fixed seed.
     """
     assert first.shape == second.shape and first.dtype == second.dtype == np.uint8
     corners = _corners(first)
-    matches = _tracked(first, second, corners) if flow is None else _moved(corners, flow)
-    camera = _fit(*matches, first.shape, INLIER_PX, min_inliers)
-    if camera.num_inliers >= max(min_inliers, len(corners) / 2):
+    matches = _tracked(first, second, corners)
+    camera = _fit(*matches, first.shape, INLIER_PX)
+    if camera.num_inliers >= max(MIN_INLIERS, len(corners) / 2):
         return camera
     matches = np.concatenate([matches, _descriptor_matches(first, second)], axis=1)
-    with_descriptors = _fit(*matches, first.shape, INLIER_PX, min_inliers)
+    with_descriptors = _fit(*matches, first.shape, INLIER_PX)
     return max(camera, with_descriptors, key=lambda motion: motion.num_inliers)
 
 
@@ -103,7 +98,7 @@ def total_flow(residual: np.ndarray, homography: np.ndarray) -> np.ndarray:
 
 
 def residual_flow(
-    flow: np.ndarray, min_inliers: int = MIN_INLIERS, inlier_px: float = FLOW_INLIER_PX
+    flow: np.ndarray, inlier_px: float = FLOW_INLIER_PX
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Take the camera's motion out of a flow field, without the frames.
 
@@ -113,18 +108,18 @@ def residual_flow(
 
     Args:
         flow: f4 [2, H, W], u then v, pixels per frame.
-        min_inliers: with fewer samples that agree, the flow comes back as it is.
         inlier_px: distance at which a sample agrees, in pixels of the field.
 
     Returns:
-        flow f4 [2, H, W], homography f8 [3, 3], and the number of samples that agree on it.
+        flow f4 [2, H, W], homography f8 [3, 3], and the number of samples that agree on it; where
+        those are fewer than MIN_INLIERS, the flow as it is and the identity.
     """
     places = _places(flow.shape[1:])
     step = max(1, round(np.sqrt(flow[0].size / FLOW_SAMPLES)))
     sampled = np.s_[:, step // 2 :: step, step // 2 :: step]
     points = places[sampled].reshape(2, -1).T
     moved = points + flow[sampled].reshape(2, -1).T
-    camera = _fit(points, moved, flow.shape[1:], inlier_px, min_inliers)
+    camera = _fit(points, moved, flow.shape[1:], inlier_px)
     back = _apply(np.linalg.inv(camera.homography), places + flow)
     return (back - places).astype(np.float32), camera.homography, camera.num_inliers
 
@@ -147,12 +142,6 @@ def _tracked(first: np.ndarray, second: np.ndarray, corners: np.ndarray) -> np.n
     return np.stack([corners[kept], moved[kept]])
 
 
-def _moved(corners: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """f4 [2, N, 2]: corners, and where flow [2, H, W] takes them."""
-    columns, rows = corners.round().astype(int).T
-    return np.stack([corners, corners + flow[:, rows, columns].T])
-
-
 def _descriptor_matches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """f4 [2, M, 2]: places in the frames whose ORB descriptors choose each other."""
     orb = cv2.ORB_create(nfeatures=MAX_CORNERS, fastThreshold=10)
@@ -167,14 +156,14 @@ def _descriptor_matches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _fit(
-    points: np.ndarray, moved: np.ndarray, size: tuple[int, int], inlier_px: float, min_inliers: int
+    points: np.ndarray, moved: np.ndarray, size: tuple[int, int], inlier_px: float
 ) -> CameraMotion:
     """The homography that most matches [N, 2] agree on."""
     num_inliers = 0
     if len(points) >= 4:
         homography, is_inlier = cv2.findHomography(points, moved, _ransac(inlier_px))
         num_inliers = 0 if homography is None else int(is_inlier.sum())
-    if num_inliers < min_inliers:
+    if num_inliers < MIN_INLIERS:
         return CameraMotion(np.eye(3), num_inliers)
     kept = is_inlier.ravel() == 1
     homography, _ = cv2.findHomography(points[kept], moved[kept], 0)  # least squares

@@ -18,15 +18,14 @@ class ClipVectors:
 
     Args:
         stream: of the decoder, before its first frame; made to export vectors.
-        cell: side of a cell in pixels, 8 or 16.
 
     Raises:
         InputError: the codec exports no vectors.
     """
 
-    def __init__(self, stream: av.VideoStream, cell: int = 8) -> None:
+    def __init__(self, stream: av.VideoStream) -> None:
         export_vectors(stream)
-        self._flows = VectorFlows(stream, cell)
+        self._flows = VectorFlows(stream)
         self._is_shown: deque[bool] = deque()  # of the frames whose maps are not ready
         self._has_begun = False
         self._before: np.ndarray | None = None

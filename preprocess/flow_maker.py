@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from preprocess.boundaries import boundary_map, decided, window_sums
-from preprocess.camera import camera_motion, residual_flow, total_flow, warp_back
+from preprocess.camera import FLOW_INLIER_PX, camera_motion, residual_flow, total_flow, warp_back
 from preprocess.flow_options import VECTOR_CELL, TrackOptions
 from preprocess.flow_sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.frame_chunks import scaled_size
@@ -109,7 +109,7 @@ def vector_maps(
     cells = torch.from_numpy(np.stack(flows)) / VECTOR_CELL
     camera = None
     if options.flow.is_stabilised(MOTION_VECTORS):
-        cells, camera = _subtracted(cells, inlier_px=VECTOR_INLIER_PX / VECTOR_CELL)
+        cells, camera = _subtracted(cells, VECTOR_INLIER_PX / VECTOR_CELL)
     outputs = (MOTION_VECTORS, MOTION_VECTORS + LENGTHS)[: 1 + options.flow.lengths]
     return [
         Maps(
@@ -161,10 +161,12 @@ def _warped(source: FlowSource, frames: torch.Tensor) -> tuple[torch.Tensor, _Ca
     return flows, _Camera(homographies, np.array([m.num_inliers for m in found], dtype=np.int32))
 
 
-def _subtracted(flows: torch.Tensor, **fit: float) -> tuple[torch.Tensor, _Camera]:
+def _subtracted(
+    flows: torch.Tensor, inlier_px: float = FLOW_INLIER_PX
+) -> tuple[torch.Tensor, _Camera]:
     """Flow without the camera's motion that is fitted to it."""
     residual, homographies, inliers = zip(
-        *(residual_flow(flow, **fit) for flow in flows.cpu().numpy()), strict=True
+        *(residual_flow(flow, inlier_px) for flow in flows.cpu().numpy()), strict=True
     )
     camera = _Camera(np.stack(homographies), np.array(inliers, dtype=np.int32))
     return torch.from_numpy(np.stack(residual)).to(flows.device), camera

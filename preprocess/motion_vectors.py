@@ -26,13 +26,13 @@ import cv2
 import numpy as np
 from av.video.frame import PictureType
 
+from preprocess.flow_options import VECTOR_CELL
 from shared.errors import InputError
 
 CODECS = ("h264", "mpeg4")
 COLUMNS = (
     "source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale",
 )  # fmt: skip
-CELLS = (8, 16)  # pixels of the source that a cell of the map covers, along each side
 
 _SLICES = (1, 2, 5)  # H.264 NAL unit types: coded slice, its partition A, slice of an IDR picture
 
@@ -68,9 +68,9 @@ class VectorFlows:
     """Forward flow between consecutive frames, from the vectors of a stream.
 
     Every frame added gives one map, f4 [2, h, w]: u (right) then v (down), in pixels of the source
-    per frame, from the frame before to this one, h = ceil(height / cell). A value stands at the
-    place that its block has in the later frame; a cell is the mean of its blocks by area. NaN marks
-    cells without a vector: intra blocks, whole I-frames, and the first frame, which has none
+    per frame, from the frame before to this one, h = ceil(height / VECTOR_CELL). A value stands at
+    the place that its block has in the later frame; a cell is the mean of its blocks by area. NaN
+    marks cells without a vector: intra blocks, whole I-frames, and the first frame, which has none
     before it. So F frames give F - 1 flows after the first map is left out.
 
     A vector spans the frames between its block's frame and the one referred to. FFmpeg does not
@@ -84,11 +84,8 @@ class VectorFlows:
     Maps come in order, those of B-frames after the P- or I-frame that follows them.
     """
 
-    def __init__(self, stream: av.VideoStream, cell: int = 8) -> None:
-        if cell not in CELLS:
-            raise InputError(f"cells of {cell} px: {' or '.join(map(str, CELLS))} is allowed")
+    def __init__(self, stream: av.VideoStream) -> None:
         codec = stream.codec_context
-        self.cell = cell
         self._has_b_vectors = codec.name != "mpeg4"
         self._is_reference: dict[int, bool] = {}  # of H.264 packets in the decoder, by pts
         self._length_bytes = _nal_length_bytes(codec.extradata) if codec.name == "h264" else None
@@ -127,26 +124,25 @@ class VectorFlows:
         return ready
 
     def _map(self, frame: av.VideoFrame, is_b: bool) -> np.ndarray:
-        size = (-(-frame.height // self.cell), -(-frame.width // self.cell))
+        size = (-(-frame.height // VECTOR_CELL), -(-frame.width // VECTOR_CELL))
         rows = _vectors(frame)
         if is_b and not self._has_b_vectors:
             rows = rows[:0]
         num_frames = self._since_reference if is_b else self._since_anchor
-        return cell_means(rows[rows["source"] < 0], size, self.cell) / np.float32(num_frames)
+        return cell_means(rows[rows["source"] < 0], size) / np.float32(num_frames)
 
 
-def cell_means(rows: np.ndarray, size: tuple[int, int], cell: int) -> np.ndarray:
-    """Displacement -motion / scale of blocks, averaged by area over the cells of a grid.
+def cell_means(rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Displacement -motion / scale of blocks, averaged by area over cells of VECTOR_CELL pixels.
 
     Args:
         rows: [M] structured, fields as in `COLUMNS`; sides of blocks are 4, 8 or 16 px.
         size: (height, width) of the grid in cells; what lies outside is left out.
-        cell: side of a cell in pixels, a multiple of 8.
 
     Returns:
         f4 [2, h, w] pixels; NaN where no block lies.
     """
-    height, width = size
+    (height, width), cell = size, VECTOR_CELL
     sums = np.zeros((3, height * width))  # u, v and area
     block_width, block_height = rows["w"].astype(np.int64), rows["h"].astype(np.int64)
     left = rows["dst_x"].astype(np.int64) - block_width // 2

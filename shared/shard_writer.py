@@ -12,41 +12,16 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BufferedIOBase, BytesIO, RawIOBase
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from shared.files import atomic_file, write_atomically
+from shared.files import atomic_file
 from shared.schema import FORMAT_VERSION, SCHEMAS, Field, sizes_of
 
 CHUNK_BYTES = 1 << 16  # a read of one JPEG frame should not cost much more than that frame
-
-
-def build_shard(kind: str, arrays: Mapping[str, np.ndarray], attributes: dict) -> bytes:
-    """The bytes of a shard: the same arrays and attributes give the same bytes.
-
-    Args:
-        kind: "frames", "flows" or "boxes".
-        arrays: every path of `SCHEMAS[kind]` to an array of its dtype and dims; optional fields
-            may be left out.
-        attributes: of the root, whatever JSON can hold; stored as one JSON text in `config`, and
-            plain numbers and texts as attributes of their own.
-
-    Returns:
-        an HDF5 image (libver v110) to hash and `publish`.
-    """
-    _check_arrays(kind, arrays)
-    image = BytesIO()
-    with h5py.File(image, "w", libver=("v110", "v110")) as file:
-        _fill(file, kind, arrays, attributes)
-    return image.getvalue()
-
-
-def publish(path: Path, data: bytes) -> None:
-    """Put a built shard under its final name in one step; never half of it."""
-    write_atomically(path, data)
 
 
 @dataclass(frozen=True)
@@ -82,8 +57,13 @@ def write_shard(
 ) -> tuple[int, str]:
     """Write a shard in one step without holding it in memory.
 
-    Args as for `build_shard`; one-dimensional arrays may be Pieces. The same values give the same
-    bytes, however they were cut.
+    Args:
+        kind: "frames", "flows" or "boxes".
+        arrays: every path of `SCHEMAS[kind]` to an array of its dtype and dims; optional fields
+            may be left out. One-dimensional ones may be Pieces: the same values give the same
+            bytes, however they were cut.
+        attributes: of the root, whatever JSON can hold; stored as one JSON text in `config`, and
+            plain numbers and texts as attributes of their own.
 
     Returns:
         (bytes, sha256) of the file, for its ShardEntry.

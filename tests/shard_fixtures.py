@@ -6,7 +6,6 @@ flow is computed: the motion maps and boxes are drawn from where the square is k
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import cv2
@@ -17,7 +16,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip, manifest_digest, write_classes, write_manifest
 from shared.randomness import counter_generator
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, shard_name, write_index
-from shared.shard_writer import build_shard, publish
+from shared.shard_writer import write_shard
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SIDES = (12, 14, 16, 20, 24)  # pixels
@@ -69,12 +68,8 @@ def write_moving_squares(
             attributes = {"dataset": dataset, **config}
             if kind == "boxes":
                 attributes["flows"] = flows.shards[number].sha256
-            data = build_shard(kind, arrays, attributes)
-            publish(folder / shard_name(number), data)
-            digest = hashlib.sha256(data).hexdigest()
-            entries.append(
-                ShardEntry(shard_name(number), len(data), digest, len(arrays["/clip/id"]))
-            )
+            written = write_shard(folder / shard_name(number), kind, arrays, attributes)
+            entries.append(ShardEntry(shard_name(number), *written, len(arrays["/clip/id"])))
         index = DatasetIndex(
             kind, dataset, config, clips_per_shard, manifest_digest(clips), entries
         )

@@ -11,7 +11,7 @@ from training_fixtures import TINY_RECIPE
 from shared.errors import InputError
 from shared.grid import View
 from shared.motion_cells import cell_means
-from shared.shard_writer import build_shard
+from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 from train.augment import cut
 from train.clip_reader import ClipReader
@@ -155,7 +155,7 @@ def test_maps_of_another_size_than_stated_are_refused(tmp_path, config):
         arrays = {each: reader[each] for each in reader._fields}
         attributes = reader.attributes
     arrays["/clip/map_size"] = arrays["/clip/map_size"] - 1
-    path.write_bytes(build_shard("flows", arrays, attributes))
+    write_shard(path, "flows", arrays, attributes)
     table = read_clip_table(squares, ["train"], boxes=False, motion=MotionNeeds())
     with pytest.raises(InputError, match="maps of clip square-000 are not 63 x 63"):
         ClipReader(table, max_open=2).motion(0, np.arange(4))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from preprocess.clip_vectors import ClipVectors
 from preprocess.decode import decode_clip
+from preprocess.flow_options import VECTOR_CELL
 from preprocess.frame_chunks import DecodeOptions
 from preprocess.motion_vectors import (
     COLUMNS,
@@ -63,13 +64,13 @@ def write_video(path: Path, frames, codec="libx264", first_pts=0, **options) -> 
     return path
 
 
-def vector_flows(path: Path, cell: int = 8) -> tuple[list[np.ndarray], str]:
+def vector_flows(path: Path) -> tuple[list[np.ndarray], str]:
     """The maps of a video, one a frame, and the types of its frames."""
     maps, types = [], ""
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         export_vectors(stream)
-        flows = VectorFlows(stream, cell)
+        flows = VectorFlows(stream)
         for packet in container.demux(stream):
             flows.note(packet)
             for frame in packet.decode():
@@ -162,11 +163,10 @@ def test_maps_of_frames_without_vectors_are_held():
     assert (fill_holes(missing, None) == 0).all()
 
 
-@pytest.mark.parametrize("cell", [8, 16])
-def test_both_cell_sizes_agree(tmp_path, cell):
+def test_cells_go_up_to_the_frames_edge(tmp_path):
     path = write_video(tmp_path / "pan.mp4", panning_frames(5, (120, 180)), **X264, bf=0)
-    maps, _ = vector_flows(path, cell)
-    assert maps[2].shape == (2, -(-120 // cell), -(-180 // cell))
+    maps, _ = vector_flows(path)
+    assert maps[2].shape == (2, 15, 23)
     assert np.nanmedian(maps[2].reshape(2, -1), axis=1) == pytest.approx(PAN, abs=0.1)
 
 
@@ -228,9 +228,6 @@ def test_codecs_without_vectors_are_named(tmp_path):
     path = write_video(tmp_path / "clip.mkv", panning_frames(3), "ffv1")
     with av.open(str(path)) as container, pytest.raises(InputError, match="ffv1.*--transcode"):
         export_vectors(container.streams.video[0])
-    with av.open(str(write_video(tmp_path / "pan.mp4", panning_frames(3)))) as container:
-        with pytest.raises(InputError, match="8 or 16"):
-            VectorFlows(container.streams.video[0], cell=4)
 
 
 def block(left, top, width, height, motion, scale=4, source=-1):
@@ -243,7 +240,7 @@ def block(left, top, width, height, motion, scale=4, source=-1):
 @given(st.data())
 def test_cells_are_area_means_of_blocks(data):
     """Against painting every pixel of every block."""
-    cell = data.draw(st.sampled_from([8, 16]))
+    cell = VECTOR_CELL
     width, height = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 50))
     shapes = {(16, 16): [(0, 0)], (16, 8): [(0, 0), (0, 8)], (8, 16): [(0, 0), (8, 0)],
               (8, 8): [(0, 0), (8, 8)], (4, 4): [(0, 4), (8, 12)], (8, 4): [(8, 4)]}  # fmt: skip
@@ -261,7 +258,7 @@ def test_cells_are_area_means_of_blocks(data):
         left, top = row["dst_x"] - row["w"] // 2, row["dst_y"] - row["h"] // 2
         for axis, name in enumerate(("motion_x", "motion_y")):
             painted[axis, top : top + row["h"], left : left + row["w"]] = -row[name] / 4
-    result = cell_means(rows, size, cell)
+    result = cell_means(rows, size)
     for i in range(size[0]):
         for j in range(size[1]):
             pixels = painted[:, i * cell : (i + 1) * cell, j * cell : (j + 1) * cell]

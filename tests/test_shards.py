@@ -1,5 +1,6 @@
 """Shards: bytes depend on content alone, damage is noticed, foreign constructions are refused."""
 
+import hashlib
 import json
 import random
 import time
@@ -20,7 +21,7 @@ from shared.shard_index import (
     shard_name,
     write_index,
 )
-from shared.shard_writer import build_shard, publish
+from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 
 
@@ -46,7 +47,7 @@ def boxes_arrays(frames_per_clip=(3, 0, 2)):
 @pytest.fixture
 def shard(tmp_path):
     path = tmp_path / "00000.h5"
-    publish(path, build_shard("boxes", boxes_arrays(), {"preset": "default", "sigma": 3.0}))
+    write_shard(path, "boxes", boxes_arrays(), {"preset": "default", "sigma": 3.0})
     return path
 
 
@@ -54,7 +55,7 @@ def shard(tmp_path):
 def test_what_is_written_reads_back_equal(tmp_path_factory, frames_per_clip):
     path = tmp_path_factory.mktemp("shard") / "00000.h5"
     arrays = boxes_arrays(tuple(frames_per_clip))
-    publish(path, build_shard("boxes", arrays, {}))
+    write_shard(path, "boxes", arrays, {})
     with ShardReader(path, "boxes") as reader:
         assert (reader.num_clips, reader.num_frames) == (len(frames_per_clip), sum(frames_per_clip))
         for name, array in arrays.items():
@@ -62,11 +63,18 @@ def test_what_is_written_reads_back_equal(tmp_path_factory, frames_per_clip):
             assert reader[name].dtype == array.dtype
 
 
-def test_bytes_depend_on_content_alone():
-    first = build_shard("boxes", boxes_arrays(), {"a": 1, "b": "x"})
+def test_bytes_depend_on_content_alone(tmp_path):
+    def written(attributes):
+        path = tmp_path / "00000.h5"
+        num_bytes, sha256 = write_shard(path, "boxes", boxes_arrays(), attributes)
+        data = path.read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (num_bytes, sha256)
+        return data
+
+    first = written({"a": 1, "b": "x"})
     time.sleep(1.1)  # a stored time of day would show
-    assert build_shard("boxes", boxes_arrays(), {"b": "x", "a": 1}) == first
-    assert build_shard("boxes", boxes_arrays(), {"a": 2, "b": "x"}) != first
+    assert written({"b": "x", "a": 1}) == first
+    assert written({"a": 2, "b": "x"}) != first
 
 
 def test_plain_h5py_finds_units_and_options(shard):
@@ -169,7 +177,7 @@ def test_foreign_constructions_are_refused(shard, change):
 def test_offsets_out_of_order_are_refused(tmp_path):
     arrays = boxes_arrays()
     arrays["/tube/offsets"][1:3] = [4, 2]
-    publish(tmp_path / "00000.h5", build_shard("boxes", arrays, {}))
+    write_shard(tmp_path / "00000.h5", "boxes", arrays, {})
     with ShardReader(tmp_path / "00000.h5", "boxes") as reader:
         with pytest.raises(InputError, match="out of order"):
             reader.ragged("/tube/offsets", "/tube/index", 0, 3)

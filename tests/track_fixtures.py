@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
-from shared.shard_writer import build_shard
+from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, Tracks, grid_shape, quantised, start_points
 
@@ -34,9 +33,8 @@ def add_tracks(layout: DatasetLayout, length: int = 6, points: int = 16, cell: i
             arrays = {field: reader[field] for field in reader._fields}
             attributes = reader.attributes | options
         arrays |= _track_arrays(arrays, boxes, length, points, cell)
-        data = build_shard("flows", arrays, attributes)
-        path.write_bytes(data)
-        entries.append(replace(entry, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+        num_bytes, sha256 = write_shard(path, "flows", arrays, attributes)
+        entries.append(replace(entry, bytes=num_bytes, sha256=sha256))
     write_index(layout.flows, replace(index, shards=entries, config=index.config | options))
 
 
