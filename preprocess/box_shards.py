@@ -17,7 +17,7 @@ from preprocess.box_annotations import BoxAnnotations, ClipFrames
 from preprocess.box_metrics import bounding_boxes, clip_to_frame
 from preprocess.motion_presets import MotionParameters
 from shared.errors import InputError
-from shared.grid import canonical_view, positions_inside, union_box
+from shared.grid import canonical_view, inside_boxes, union_box
 from shared.make_commands import make_around
 from shared.motion_maps import expand, read_maps
 from shared.schema import LARGEST_VERTEX
@@ -158,5 +158,4 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 def tube_positions(box: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Sorted positions row * 14 + column inside a clip box [4] in source pixels; size = (w, h)."""
     view = canonical_view(int(size[0]), int(size[1]), CANONICAL_SIZE)
-    inside = positions_inside(view.apply(box), (CANONICAL_SIZE, CANONICAL_SIZE), PATCH)
-    return np.flatnonzero(inside)
+    return np.flatnonzero(inside_boxes(box, view, PATCH))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import InputError
-from shared.grid import View, positions_inside, union_box
+from shared.grid import View, inside_boxes, union_box
 from shared.masks import MASKS, Scene
 from shared.motion_cells import cell_means
 from shared.randomness import counter_generator
@@ -89,7 +89,7 @@ def draw_masks(
     for first in range(0, len(boxes), window):
         part = slice(first, first + window)
         unions[part] = union_box(boxes[part])
-        inside[part] = positions_inside(view.apply(unions[first]), view.size, PATCH)
+        inside[part] = inside_boxes(boxes[part], view, PATCH)
         cells = cell_means(maps[part], view, source_size, grid)
         motion = np.stack(
             [cells[of_step[part] == t].mean(axis=0) for t in np.unique(of_step[part])]

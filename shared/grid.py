@@ -88,3 +88,22 @@ def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = 16) ->
     columns = (centre_x >= x1) & (centre_x < x2)  # comparisons with NaN are False
     rows = (centre_y >= y1) & (centre_y < y2)
     return rows[:, None] & columns[None, :]
+
+
+def inside_boxes(boxes: np.ndarray, view: View, patch: int = 16) -> np.ndarray:
+    """Which patches of a view a mask takes for moving: those with their centre in what the view
+    shows of the union of boxes.
+
+    The union is taken in the source and then cropped, so boxes beyond the crop count as well:
+    between one to the left of it and one to the right, all columns are inside.
+
+    Args:
+        boxes: [T, 4] x1 y1 x2 y2 in source pixels, of the frames shown; NaN without motion.
+        view: crop, size and flips.
+        patch: side of a patch in pixels of the view.
+
+    Returns:
+        bool [rows, columns], True inside; all False where nothing moves or the crop shows nothing
+        of the union.
+    """
+    return positions_inside(view.apply(union_box(boxes)), view.size, patch)

@@ -19,8 +19,9 @@ class Scene:
 
     Attributes:
         time_steps: T', tubelets along time.
-        inside: bool [R, Q], True where the patch centre lies in the union of the motion boxes of
-            the sampled frames, after crop, resize and flip; all False without boxes.
+        inside: bool [R, Q], True where the patch centre lies in what crop, resize and flip leave
+            of the union of the sampled frames' motion boxes (`inside_boxes`, shared/grid.py); all
+            False without boxes.
         motion: f4 [T', R, Q], mean motion over each tubelet of the sampled frames, at least 0,
             after crop, resize and flip; None where no mask needs it.
     """

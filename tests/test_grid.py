@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from shared.grid import View, canonical_view, positions_inside, union_box
+from shared.grid import View, canonical_view, inside_boxes, positions_inside, union_box
 
 NAN_BOX = np.full(4, np.nan, dtype=np.float32)
 
@@ -83,3 +83,13 @@ def test_no_box_means_no_position_inside():
     assert not positions_inside(NAN_BOX, (224, 224)).any()
     outside = canonical_view(448, 224).apply(np.array([0.0, 0.0, 20.0, 224.0]))
     assert not positions_inside(outside, (224, 224)).any()
+
+
+def test_boxes_beyond_the_crop_count_in_the_union():
+    """One left of the crop and one in its middle: all that is shown up to the latter is inside."""
+    view = canonical_view(448, 224)  # shows x from 112 to 336
+    boxes = np.array([[0, 0, 60, 224], NAN_BOX, [200, 96, 240, 128]], np.float32)
+    inside = inside_boxes(boxes, view)
+    assert inside[:, :8].all() and not inside[:, 8:].any()  # centres left of 240 - 112
+    assert inside_boxes(boxes[2:], view).sum() == 2 * 3  # 88 to 128, 96 to 128
+    assert not inside_boxes(boxes[:1], view).any() and not inside_boxes(boxes[1:2], view).any()

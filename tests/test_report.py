@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -19,9 +20,13 @@ from track_fixtures import add_tracks
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest
 from shared.shard_index import INDEX_NAME
+from train.clip_table import read_clip_table
+from train.clip_views import ClipDataset, Cutting
+from train.config import LoaderConfig
 from train.loss_words import LossWords
+from train.recipe import pretrain_config, read_recipe
 from train.report import main
-from train.report_clips import choose_samples, strangest
+from train.report_clips import MaskSettings, choose_samples, sample_pictures, strangest
 from train.report_comparison import comparison_section, option_differences
 from train.report_dataset import read_box_table, read_clip
 from train.report_models import surest_mistakes
@@ -185,6 +190,24 @@ def test_samples_move_and_are_of_different_classes(squares: DatasetLayout) -> No
     chosen = choose_samples(table, clips)
     assert len({clips[row].label for row in chosen}) == 4
     assert not {3, 8} & set(chosen)
+
+
+def test_samples_are_masked_by_what_training_takes_for_moving(tmp_path: Path) -> None:
+    """The union of all boxes, cropped, also where some of them lie beyond the crop."""
+    layout = write_moving_squares(tmp_path, num_clips=5, size=(128, 64))
+    with h5py.File(layout.boxes / "00000.h5", "r+") as shard:
+        shard["/box/xyxy"][::2] = [0, 0, 20, 30]  # the canonical view shows x from 32 to 96
+        shard["/box/xyxy"][1::2] = [60, 20, 70, 30]
+    table, clips = read_box_table(layout), read_manifest(layout.manifest)
+    mask = MaskSettings(image_size=64)
+    pictures = sample_pictures(layout, table, clips, ClassList(), mask)
+    assert len(pictures) == 4
+    assert all("of the 4 in the box" in picture["visible"] for picture in pictures)
+    model = pretrain_config(read_recipe("toy", None), "mofo").model
+    trained = read_clip_table(layout, ["train"], boxes=True)
+    dataset = ClipDataset(trained, model, LoaderConfig(workers=0))
+    inside = dataset._inside(0, Cutting(np.arange(16), (32, 0, 96, 64)))
+    assert inside[:2, :2].all() and inside.sum() == 4  # patch centres at 8 and 24
 
 
 def test_strangest_clips_come_once_and_first_by_measure(squares: DatasetLayout) -> None:

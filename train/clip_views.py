@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shared.grid import View, positions_inside, union_box
+from shared.grid import View, inside_boxes
 from shared.motion_cells import cell_means
 from train.augment import CROPS, Box, cut, jpeg_reduction, source_view
 from train.clip_reader import ClipReader
@@ -101,9 +101,8 @@ class ClipDataset(Dataset):
         size, patch = self.model.image_size, self.model.patch_size
         if self.table.boxes_folder is None:
             return np.zeros((size // patch, size // patch), dtype=np.bool_)
-        union = union_box(self._reader.boxes(index, view.frames if frames is None else frames))
-        shown = self._source_view(index, view)
-        return positions_inside(shown.apply(union), shown.size, patch)
+        boxes = self._reader.boxes(index, view.frames if frames is None else frames)
+        return inside_boxes(boxes, self._source_view(index, view), patch)
 
     def _motion(self, index: int, view: Cutting) -> np.ndarray | None:
         """Mean motion f4 [T', rows, columns] of each tubelet; None where maps are not read."""

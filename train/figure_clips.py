@@ -8,7 +8,7 @@ import cv2
 import matplotlib
 import numpy as np
 
-from shared.grid import View, positions_inside, union_box
+from shared.grid import View
 from shared.randomness import counter_generator
 from train.report_dataset import ClipData
 
@@ -91,11 +91,6 @@ def draw_thumbnail(clip: ClipData) -> np.ndarray:
     picture, scale = _tile(clip.frames[0], clip.size)
     draw_box(picture, clip.boxes[0] * np.tile(scale, 2))
     return picture
-
-
-def inside_of_view(boxes: np.ndarray, view: View, patch: int) -> np.ndarray:
-    """bool [rows, columns]: positions inside the union of boxes [T, 4] of the source."""
-    return positions_inside(union_box(view.apply(boxes)), view.size, patch)
 
 
 def see_view(frame: np.ndarray, size: tuple[int, int], view: View) -> np.ndarray:

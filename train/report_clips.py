@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.grid import canonical_view
+from shared.grid import canonical_view, inside_boxes
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip
 from shared.masking import tube_mask
@@ -16,7 +16,6 @@ from train.class_names import class_name
 from train.figure_clips import (
     draw_thumbnail,
     draw_tiles,
-    inside_of_view,
     spread_over_classes,
 )
 from train.figure_style import jpeg_uri, png_uri
@@ -69,7 +68,7 @@ def sample_pictures(
         times = np.unique(times)
         shown = read_clip(layout, table, row, times)
         view = canonical_view(*shown.size, size=mask.image_size)
-        inside = inside_of_view(shown.all_boxes, view, mask.patch_size)
+        inside = inside_boxes(shown.all_boxes, view, mask.patch_size)
         rng = counter_generator("report mask", shown.clip_id)
         hidden = _draw_mask(inside.ravel(), mask, rng)
         tiles = draw_tiles(shown, view, mask.patch_size, hidden.reshape(inside.shape))
