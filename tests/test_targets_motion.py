@@ -283,11 +283,11 @@ def test_tracks_are_those_that_start_at_the_frames_asked_for(squares):
     firsts = np.array([0, 5, 14])
     for index in (1, len(table) - 1):
         placed = reader.tracks(index, firsts)
-        assert (placed.grid, placed.size) == ((16, 16), (64, 64))
+        assert (placed.grid, placed.size) == ((24, 24), (64, 64))
         assert placed.left_steps.tolist() == [15, 10, 1]
-        assert placed.tracks.displacements.shape == (3, 256, 6, 2)
+        assert placed.tracks.displacements.shape == (3, 576, 6, 2)
         assert placed.tracks.hog[:, :, 0, 0] == pytest.approx(
-            np.repeat(firsts[:, None], 256, axis=1), abs=0.2
+            np.repeat(firsts[:, None], 576, axis=1), abs=0.2
         )
         assert placed.tracks.num_steps[:, 0].tolist() == [6, 6, 1]
 
@@ -295,7 +295,9 @@ def test_tracks_are_those_that_start_at_the_frames_asked_for(squares):
 def test_targets_of_a_batch_move_where_the_square_is(squares, recipe):
     """Whatever the crop and the flips: right where the picture's square moves right."""
     config = pretrain_config(recipe, "mme")
-    assert config.model.prediction_dim == 4 * 6 * 11 and config.needed_motion == NEEDS
+    assert config.model.prediction_dim == 4 * 6 * 11 and config.needed_motion == replace(
+        NEEDS, track_points=24
+    )
     table = read_clip_table(squares, ["train"], boxes=True, motion=config.needed_motion)
     dataset = PretrainDataset(table, config, LoaderConfig(workers=0), seed=0)
     moving = 0
@@ -344,8 +346,31 @@ def test_missing_tracks_name_the_command(tmp_path):
         read_clip_table(squares, ["train"], boxes=False, motion=MotionNeeds(track_length=9))
     with pytest.raises(InputError, match="tracks without HOG"):
         read_clip_table(squares, ["train"], False, MotionNeeds(track_length=4, hog=True))
+    with pytest.raises(InputError, match="from 24 points .* 60 are needed .*--track-points 60"):
+        read_clip_table(squares, ["train"], False, MotionNeeds(track_length=4, track_points=60))
     table = read_clip_table(squares, ["train"], False, MotionNeeds(track_length=4))
-    assert ClipReader(table, 2).tracks(0, np.array([0])).tracks.hog.shape == (1, 256, 4, 0)
+    assert ClipReader(table, 2).tracks(0, np.array([0])).tracks.hog.shape == (1, 576, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("crop", "points", "needed"),
+    [
+        ({"kind": "centre"}, 4, 16),
+        ({"kind": "shift", "pixels": 2}, 9, 24),
+        ({"kind": "multi_scale", "scales": [1.0, 0.66]}, 9, 36),
+        ({"kind": "random_resized", "area": [0.25, 1.0], "aspect": [1.0, 1.0]}, 4, 32),
+    ],
+)
+def test_tracks_start_as_densely_as_the_smallest_crop_needs(recipe, crop, points, needed):
+    """Else several points of a patch would be one track. The grid has 8 patches a side."""
+    config = pretrain_config(recipe, "mme", {"crop": crop, "trajectories": {"points": points}})
+    assert config.needed_motion.track_points == needed
+
+
+def test_the_recipes_find_their_points_in_what_flows_makes():
+    for dataset in ("ssv2", "epic100", "k400", "ucf101", "hmdb51", "diving48", "toy"):
+        needed = pretrain_config(read_recipe(dataset, None), "mme").needed_motion
+        assert 0 < needed.track_points <= 42
 
 
 def test_stabilised_flow_is_asked_for_or_refused(tmp_path):

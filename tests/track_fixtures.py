@@ -13,7 +13,7 @@ from shared.shards import ShardReader
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, Tracks, grid_shape, quantised, start_points
 
 
-def add_tracks(layout: DatasetLayout, length: int = 6, points: int = 16, cell: int = 8) -> None:
+def add_tracks(layout: DatasetLayout, length: int = 6, points: int = 24, cell: int = 8) -> None:
     """Write the flows shards again with tracks: points in the square go with it, others rest.
 
     HOG tells which frame a track began at and where: the first bin holds the frame's number, the

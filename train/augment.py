@@ -10,6 +10,7 @@ stored frame; its keyword-only parameters are the options of a recipe's `crop` t
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,7 @@ from torchvision.transforms import RandomErasing
 
 from shared.errors import InputError
 from shared.grid import View
+from train.typed_tables import Choice
 
 Box = tuple[int, int, int, int]
 
@@ -96,6 +98,17 @@ CROPS: dict[str, Callable[..., Box]] = {
     "shift": shift,
     "centre": centre,
 }
+
+
+def least_side(crop: Choice) -> float:
+    """The shortest that a side of a crop can be, as a share of the frame's short side."""
+    options = crop.options
+    if crop.kind == "multi_scale":
+        return min(options["scales"])
+    if crop.kind == "random_resized":
+        narrow, wide = options["aspect"]
+        return math.sqrt(options["area"][0] * min(narrow, 1 / wide, 1.0))
+    return 1.0
 
 
 def square_along(width: int, height: int, number: int, count: int) -> Box:

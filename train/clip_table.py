@@ -28,6 +28,7 @@ class MotionNeeds:
     Attributes:
         source: whose; "flow" for flows/, another name for flows-<name>/.
         track_length: steps that tracks must have; 0 where no tracks are needed.
+        track_points: along the short side of a frame, from which tracks must start.
         hog: whether tracks must have HOG.
         stabilised: whether they must be free of the camera's motion, or must have it; None: no
             matter.
@@ -35,6 +36,7 @@ class MotionNeeds:
 
     source: str = FLOW
     track_length: int = 0
+    track_points: int = 0
     hog: bool = False
     stabilised: bool | None = None
 
@@ -197,17 +199,27 @@ class _Beside:
 
 
 def _check_tracks(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) -> None:
-    length, cell = (flows.index.config.get(f"track_{name}", 0) for name in ("length", "cell"))
-    if length < motion.track_length or (motion.hog and not cell):
+    length, points, cell = (
+        flows.index.config.get(f"track_{name}", 0) for name in ("length", "points", "cell")
+    )
+    few = points < motion.track_points
+    if length < motion.track_length or few or (motion.hog and not cell):
         if not length:
             found = "no tracks of points"
         elif length < motion.track_length:
             found = f"tracks of {length} steps, and {motion.track_length} are needed"
+        elif few:
+            found = (
+                f"tracks from {points} points along the short side, and {motion.track_points} are "
+                "needed so that each point of a patch has its own in the smallest crop"
+            )
         else:
             found = "tracks without HOG"
         wanted = "--trajectories"
         if motion.track_length > 6:  # what `--trajectories` alone makes
             wanted += f" --track-length {motion.track_length}"
+        if motion.track_points > 42:
+            wanted += f" --track-points {motion.track_points}"
         made = layout.make("flows", f"{wanted} --overwrite")
         raise InputError(f"{flows.folder} holds {found}; make them with `{made}`")
 

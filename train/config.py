@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import InputError
 from shared.manifest import SPLITS
 from shared.masks import NEEDS_BOXES, NEEDS_MOTION
+from train.augment import least_side
 from train.clip_table import DEFAULT_BOXES, FLOW, MotionNeeds
 from train.head import HeadConfig
 from train.model_config import ModelConfig
@@ -169,8 +171,15 @@ class PretrainConfig:
         """What to read of the flows shards, None where neither mask nor target needs them."""
         if self.trajectories is not None:
             tracks = self.trajectories
-            length = tracks.track_length(self.stride)
-            return MotionNeeds(self.motion_source, length, tracks.needs_hog, tracks.stabilised)
+            # Down to whole numbers: one start of forty that two points share is no matter.
+            across = self.model.grid * math.isqrt(tracks.points) / least_side(self.crop)
+            return MotionNeeds(
+                self.motion_source,
+                track_length=tracks.track_length(self.stride),
+                track_points=math.floor(across),
+                hog=tracks.needs_hog,
+                stabilised=tracks.stabilised,
+            )
         return MotionNeeds(self.motion_source) if self.mask.kind in NEEDS_MOTION else None
 
     @property
