@@ -89,7 +89,7 @@ def end_to_end(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Fi
             "PyAV + OpenCV TV-L1",
             num_frames / theirs,
             target=TARGET,
-            note=f"per core; {len(videos) / ours:.2f} clips/s",
+            note=f"per core; {len(videos) / ours:.2f} clips/s against {len(videos) / theirs:.4f}",
         ),
         Figure(
             f"boxes, {name}: end to end", "frames/s", num_frames / boxes, note="per core, from maps"
