@@ -126,12 +126,9 @@ def read_run(path: Path) -> Run:
         InputError: no run there, or its files are not what training writes.
     """
     folder = RunFolder(path)
-    folder.read_options()  # says which runs there are, if not this one
+    record = folder.read_record()
     try:
-        record = json.loads(folder.options.read_text(encoding="utf-8"))
         events = [line for line in read_jsonl(folder.log) if isinstance(line, dict)]
-        if not isinstance(record["options"], dict):
-            raise ValueError("options must be an object")
         run = Run(folder, record, events)
         path = folder.metrics(run.tested_split)
         metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
