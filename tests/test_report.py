@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -157,6 +158,23 @@ def test_damaged_shard_is_said(tmp_path: Path) -> None:
     shard = layout.frames / "00000.h5"
     shard.write_bytes(shard.read_bytes()[:5000])
     assert "00000.h5" in Page(make_report(layout)[1]).text
+
+
+@pytest.mark.parametrize("kind", ["frames", "flows", "boxes", "boxes-annotated"])
+def test_damaged_index_is_said(tmp_path: Path, kind: str) -> None:
+    """The page is written, and the other folders stand in it."""
+    layout = write_moving_squares(tmp_path, num_clips=4)
+    shutil.copytree(layout.boxes, layout.boxes_of("annotated"))
+    write_finetune_run(layout, weights=False, evaluated=False)
+    damaged = layout.root / kind / INDEX_NAME
+    damaged.write_text('{"kind": ')
+    html = make_report(layout)[1]
+    made = html[html.index('id="made"') :]
+    assert f"{damaged} is not JSON" in Page(made).text
+    folders = re.findall(r"<td>([a-z-]+)/</td>", made)
+    assert folders == [
+        each for each in ("frames", "flows", "boxes", "boxes-annotated") if each != kind
+    ]
 
 
 def test_unfinished_shards_are_not_read(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def build_page(
         "pretraining": pretraining | predicted,
         "finetuning": finetuning | explained,
         "comparison": comparison_section(runs, unreadable),
-        "made": {"runs": runs_made(runs), "shards": shards_made(layout)},
+        "made": {"runs": runs_made(runs), **shards_made(layout)},
         "command": command_line(),
         "commit": git_commit(),
     }

@@ -41,29 +41,24 @@ class Dataset:
 
 def samples_section(dataset: Dataset, mask: MaskSettings) -> dict:
     """Sample clips with what was found drawn on."""
-    section = {
-        "clips": [],
-        "missing": [],
-        "mask": _mask_sentence(mask),
-    }
-    layout = dataset.layout
+    section: dict = {"clips": [], "missing": [], "mask": _mask_sentence(mask)}
+    layout, missing = dataset.layout, section["missing"]
     if dataset.boxes is None:
-        section["missing"].append(
-            f"No boxes in {layout.boxes}; make them with `{layout.make('boxes')}`."
+        missing.append(f"No boxes in {layout.boxes}; make them with `{layout.make('boxes')}`.")
+        return section
+    try:
+        if read_index(layout.frames) is None:
+            missing.append(f"No frames in {layout.frames}, so there is nothing to draw on.")
+            return section
+        section["clips"] = sample_pictures(
+            layout, dataset.boxes, dataset.clips, dataset.classes, mask
         )
-    elif read_index(layout.frames) is None:
-        section["missing"].append(f"No frames in {layout.frames}, so there is nothing to draw on.")
-    else:
-        try:
-            section["clips"] = sample_pictures(
-                layout, dataset.boxes, dataset.clips, dataset.classes, mask
-            )
-        except InputError as error:
-            section["missing"].append(str(error))
-        if not section["clips"] and not section["missing"]:
-            section["missing"].append("No clip has a motion box.")
+        if not section["clips"]:
+            missing.append("No clip has a motion box.")
         if read_index(layout.flows) is None:
-            section["missing"].append(f"No flows in {layout.flows}, so no motion maps are shown.")
+            missing.append(f"No flows in {layout.flows}, so no motion maps are shown.")
+    except InputError as error:
+        missing.append(str(error))
     return section
 
 
@@ -130,12 +125,16 @@ def _evaluation(numbers: dict[str, float]) -> dict:
     }
 
 
-def shards_made(layout: DatasetLayout) -> list[dict]:
-    """One row a folder of shards: counts, size and digest."""
-    folders = [layout.frames, *sorted(layout.root.glob("flows*")), layout.boxes]
-    rows = []
-    for folder in folders:
-        index = read_index(folder)
+def shards_made(layout: DatasetLayout) -> dict:
+    """One row a folder of shards: counts, size and digest; and a line for each that is damaged."""
+    flows = sorted(path for path in layout.root.glob("flows*") if path.is_dir())
+    rows, missing = [], []
+    for folder in (layout.frames, *flows, *layout.boxes_folders()):
+        try:
+            index = read_index(folder)
+        except InputError as error:
+            missing.append(str(error))
+            continue
         if index is not None:
             size = sum(shard.bytes for shard in index.shards)
             rows.append(
@@ -145,10 +144,9 @@ def shards_made(layout: DatasetLayout) -> list[dict]:
                     "clips": index.num_clips,
                     "size": human_size(size),
                     "digest": index.digest[:16],
-                    "config": json.dumps(index.config),
                 }
             )
-    return rows
+    return {"shards": rows, "missing": missing}
 
 
 def human_size(num_bytes: float) -> str:
