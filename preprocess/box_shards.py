@@ -23,10 +23,6 @@ from shared.motion_maps import expand, read_maps
 from shared.schema import LARGEST_VERTEX
 from shared.shards import ShardReader
 
-CANONICAL_SIZE = 224  # pixels; 14 x 14 positions of 16 px
-PATCH = 16
-NUM_POSITIONS = (CANONICAL_SIZE // PATCH) ** 2
-
 
 class ShardMaker(Protocol):
     """Makes the arrays of a boxes shard from the shard of another kind with the same clips."""
@@ -157,5 +153,5 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 
 def tube_positions(box: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Sorted positions row * 14 + column inside a clip box [4] in source pixels; size = (w, h)."""
-    view = canonical_view(int(size[0]), int(size[1]), CANONICAL_SIZE)
-    return np.flatnonzero(inside_boxes(box, view, PATCH))
+    view = canonical_view(int(size[0]), int(size[1]))
+    return np.flatnonzero(inside_boxes(box, view))

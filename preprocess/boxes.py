@@ -31,11 +31,12 @@ from tqdm import tqdm
 from preprocess import resume
 from preprocess.box_formats import FORMATS
 from preprocess.box_jobs import Job, read_job
-from preprocess.box_shards import NUM_POSITIONS, PATCH, ShardMaker
+from preprocess.box_shards import ShardMaker
 from preprocess.other_options import refuse_other_manifest
 from preprocess.processes import executor
 from shared.errors import user_errors
 from shared.files import remove_leftovers
+from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID, TUBE_POSITIONS
 from shared.layout import DatasetLayout
 from shared.manifest import manifest_digest, read_manifest
 from shared.masking import masked_counts
@@ -45,7 +46,6 @@ from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 from shared.wording import counted
 
-VIEW = "short side to 224, centre crop"
 MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 
 
@@ -190,7 +190,9 @@ def make_shard(
 ) -> tuple[int, ShardEntry]:
     """Write the boxes shard of one shard of the source; returns its number and entry."""
     arrays = maker.arrays(source)
-    attributes = config | {"grid": "14x14", "patch": PATCH, "view": VIEW}
+    rows, columns = TUBE_GRID
+    view = f"short side to {CANONICAL_SIZE}, centre crop"
+    attributes = config | {"grid": f"{rows}x{columns}", "patch": PATCH, "view": view}
     num_bytes, sha256 = write_shard(path, "boxes", arrays, attributes)
     return number, ShardEntry(path.name, num_bytes, sha256, len(arrays["/clip/id"]))
 
@@ -215,19 +217,19 @@ def print_coverage(folder: Path, index: DatasetIndex) -> None:
         f"  without a position inside the box: {np.mean(inside == 0):.1%} of the clips; "
         f"without a box: {np.mean(~moving):.1%} of the frames"
     )
-    print(f"  positions inside the clip's box, of {NUM_POSITIONS}, and number of clips:")
-    edges = [0, 1, *range(20, NUM_POSITIONS, 20), NUM_POSITIONS, NUM_POSITIONS + 1]
+    print(f"  positions inside the clip's box, of {TUBE_POSITIONS}, and number of clips:")
+    edges = [0, 1, *range(20, TUBE_POSITIONS, 20), TUBE_POSITIONS, TUBE_POSITIONS + 1]
     histogram = np.histogram(inside, bins=edges)[0]
     for first, last, count in zip(edges[:-1], edges[1:], histogram, strict=True):
         name = str(first) if last == first + 1 else f"{first}-{last - 1}"
         print(f"  {name:>8} {count:8d} {'#' * round(40 * count / histogram.max())}")
     masked, masked_inside = np.sum(
-        [masked_counts(NUM_POSITIONS, int(m), MASK_RATIO, INSIDE_RATIO) for m in inside], axis=0
+        [masked_counts(TUBE_POSITIONS, int(m), MASK_RATIO, INSIDE_RATIO) for m in inside], axis=0
     )
     print(
         f"  mask ratio {MASK_RATIO:.0%} with {INSIDE_RATIO:.0%} inside masks in effect "
         f"{masked_inside / max(1, inside.sum()):.1%} inside the boxes and "
-        f"{(masked - masked_inside) / max(1, (NUM_POSITIONS - inside).sum()):.1%} outside"
+        f"{(masked - masked_inside) / max(1, (TUBE_POSITIONS - inside).sum()):.1%} outside"
     )
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import InputError
-from shared.manifest import SPLITS, ClassList
+from shared.manifest import FLIPS, LABEL_KINDS, SPLITS, ClassList
 
 SPEC_FOLDER = Path(__file__).resolve().parents[1] / "data_manifests"
-KINDS = ("label", "verb", "noun")
-FLIPS = ("x", "y", "time")
 EFFECTS = ("identity", "none")
 
 
@@ -48,7 +46,9 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         _check(self.reported_split in SPLITS, f"reported_split is none of {', '.join(SPLITS)}")
         _check(self.num_splits >= 0, "num_splits must be 0 or more")
-        _check(set(self.num_classes) <= set(KINDS), f"[classes] counts {', '.join(KINDS)}")
+        _check(
+            set(self.num_classes) <= set(LABEL_KINDS), f"[classes] counts {', '.join(LABEL_KINDS)}"
+        )
         _check(set(self.flips) <= set(FLIPS), f"[flips] speaks of {', '.join(FLIPS)}")
         for flip, effect in self.flips.items():
             _check(effect in EFFECTS, f"flip {flip} is {effect!r}, none of {', '.join(EFFECTS)}")

@@ -20,10 +20,9 @@ from preprocess.flow_options import shard_kind
 from preprocess.messages import ClipFailed
 from preprocess.plan import Plan
 from shared.errors import InputError
+from shared.schema import CLIP_PATHS
 from shared.shard_index import shard_name
 from shared.shards import ShardReader
-
-SHARED_PATHS = ("/clip/id", "/clip/frames", "/clip/size", "/frame/pts_seconds")
 
 
 def without_complete(plan: Plan) -> Plan:
@@ -108,7 +107,7 @@ def refuse_other_videos(plan: Plan, shard: int) -> None:
             )
             for name in (next(iter(plan.standing)), next(iter(plan.indexes)))
         )
-        for path in SHARED_PATHS:
+        for path in CLIP_PATHS:
             if not np.array_equal(old[path], new[path]):
                 raise InputError(
                     f"{new.path}{path} is not that of {old.path}: the videos are not those that "

@@ -18,12 +18,12 @@ import numpy as np
 
 from preprocess.box_jobs import source_of
 from shared.errors import InputError
+from shared.grid import TUBE_POSITIONS
+from shared.schema import CLIP_PATHS
 from shared.shard_index import ShardEntry
 from shared.shards import ShardReader
 
 MAX_CHUNKS_NAMED = 3  # of a shard; a damaged disk would else fill the screen
-SHARED_PATHS = ("/clip/id", "/clip/frames", "/clip/size", "/frame/pts_seconds")
-NUM_POSITIONS = 14 * 14
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,8 @@ def _boxes_problems(reader: ShardReader) -> Iterator[str]:
     yield from _offset_problems(reader, "/contour/offsets", reader.length("/contour/vertices"))
     yield from _offset_problems(reader, "/tube/offsets", reader.length("/tube/index"))
     positions = reader["/tube/index"]
-    if np.any((positions < 0) | (positions >= NUM_POSITIONS)):
-        yield f"/tube/index has a position that is not in 0..{NUM_POSITIONS - 1}"
+    if np.any((positions < 0) | (positions >= TUBE_POSITIONS)):
+        yield f"/tube/index has a position that is not in 0..{TUBE_POSITIONS - 1}"
 
 
 def _offset_problems(
@@ -209,7 +209,7 @@ def _disagreements(readers: dict[str, ShardReader]) -> Iterator[tuple[str, str]]
     if not readers:
         return
     first, *others = readers
-    for path in SHARED_PATHS:
+    for path in CLIP_PATHS:
         expected = readers[first][path]
         for name in others:
             if not np.array_equal(readers[name][path], expected):

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CANONICAL_SIZE = 224  # pixels along each side of the view of the stored tube tables
+PATCH = 16  # pixels along each side of a patch there
+TUBE_GRID = (CANONICAL_SIZE // PATCH, CANONICAL_SIZE // PATCH)  # rows, columns of positions
+TUBE_POSITIONS = TUBE_GRID[0] * TUBE_GRID[1]
+
 
 @dataclass(frozen=True)
 class View:
@@ -52,7 +57,7 @@ class View:
         return moved.astype(np.float32)
 
 
-def canonical_view(width: int, height: int, size: int = 224) -> View:
+def canonical_view(width: int, height: int, size: int = CANONICAL_SIZE) -> View:
     """Short side to `size`, centre crop: the view of the stored tube tables."""
     short = min(width, height)
     left = (width - short) / 2
@@ -69,7 +74,7 @@ def union_box(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([kept[:, :2].min(axis=0), kept[:, 2:].max(axis=0)])
 
 
-def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = 16) -> np.ndarray:
+def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = PATCH) -> np.ndarray:
     """Which patches of the grid have their centre inside the box.
 
     Args:
@@ -90,7 +95,7 @@ def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = 16) ->
     return rows[:, None] & columns[None, :]
 
 
-def inside_boxes(boxes: np.ndarray, view: View, patch: int = 16) -> np.ndarray:
+def inside_boxes(boxes: np.ndarray, view: View, patch: int = PATCH) -> np.ndarray:
     """Which patches of a view a mask takes for moving: those with their centre in what the view
     shows of the union of boxes.
 

@@ -20,7 +20,9 @@ from shared.make_commands import make_around
 N = TypeVar("N", int, float)
 
 SPLITS = ("train", "val", "test")
-FLIPS = ("flip_x", "flip_y", "flip_time")
+LABEL_KINDS = ("label", "verb", "noun")
+FLIPS = ("x", "y", "time")  # left to right, top to bottom, backwards
+FLIP_FIELDS = tuple(f"flip_{flip}" for flip in FLIPS)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break a row, or a terminal
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may escape one alone; no file can hold it
 MAX_CLIP_ID_BYTES = 64  # `/clip/id` is S64 in the shards
@@ -66,7 +68,7 @@ class Clip:
         start, stop = self.span
         if stop <= start:
             raise InputError(f"stop_seconds {stop} is not after start_seconds {start}")
-        for name in ("label", "verb", "noun"):
+        for name in LABEL_KINDS:
             number = getattr(self, name)
             if number is not None and not 0 <= number < MAX_CLASSES:
                 raise InputError(
@@ -104,14 +106,14 @@ class ClassList:
     flip_time: list[int] | None = None
 
     def __post_init__(self) -> None:
-        for kind in ("label", "verb", "noun"):
+        for kind in LABEL_KINDS:
             for number, name in enumerate(getattr(self, kind)):
                 if SURROGATE.search(name):
                     raise InputError(
                         f"{kind} {number}, {_short(name)}, is no Unicode text: it has half of a "
                         "character; mend it in the annotations"
                     )
-        for name in FLIPS:
+        for name in FLIP_FIELDS:
             flip = getattr(self, name)
             if flip is not None and sorted(flip) != list(range(len(self.label))):
                 raise InputError(f"{name} must list each of the {len(self.label)} labels once")
@@ -245,8 +247,9 @@ def read_classes(path: Path) -> ClassList:
     if not isinstance(content, dict) or set(content) - known:
         raise InputError(f"{path}: an object with the keys {', '.join(sorted(known))} is allowed")
     for key, value in content.items():
-        kind, what = (int, "null or a list of labels") if key in FLIPS else (str, "a list of names")
-        if not _is_list_of(value, kind) and (value is not None or key not in FLIPS):
+        is_flip = key in FLIP_FIELDS
+        kind, what = (int, "null or a list of labels") if is_flip else (str, "a list of names")
+        if not _is_list_of(value, kind) and not (value is None and is_flip):
             raise InputError(f"{path}: {key} is {_short(str(value))}; {what} is allowed")
     try:
         return ClassList(**content)

@@ -46,6 +46,7 @@ CLIP_FIELDS = (
     Field("/clip/size", "<i4", ("N", "2"), "pixel", "width, height of the source, upright"),
     Field("/frame/pts_seconds", "<f8", ("F",), "second", "presentation time in the source video"),
 )
+CLIP_PATHS = tuple(field.path for field in CLIP_FIELDS)  # the same in all kinds of shard
 
 # With --stabilise: what of the motion was the camera's. The last frame repeats the last pair.
 CAMERA_FIELDS = (

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.make_commands import make_anew, make_around, make_boxes, make_flows
-from shared.manifest import Clip, manifest_digest, read_manifest
+from shared.manifest import LABEL_KINDS, Clip, manifest_digest, read_manifest
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
@@ -143,7 +143,7 @@ def read_clip_table(
     )
     labels = {
         kind: np.array([_label(clip, kind) for clip in found], dtype=np.int64)
-        for kind in ("label", "verb", "noun")
+        for kind in LABEL_KINDS
     }
     return ClipTable(
         frames_folder=layout.frames,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import InputError
-from shared.manifest import SPLITS
+from shared.manifest import FLIPS, SPLITS
 from shared.masks import NEEDS_BOXES, NEEDS_MOTION
 from train.augment import least_side
 from train.clip_table import DEFAULT_BOXES, FLOW, MotionNeeds
@@ -17,7 +17,6 @@ from train.targets import PIXEL_TARGETS
 from train.targets_motion import TrajectoryConfig
 from train.typed_tables import Choice, check_name
 
-FLIPS = ("x", "y", "time")
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 TRAJECTORIES = "trajectories"
 ZERO_STAGES = (0, 1, 2)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import InputError
+from shared.grid import TUBE_POSITIONS
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip
 from shared.run_record import read_jsonl
@@ -26,7 +27,6 @@ TRIVIAL_NAMES = {
     "iou_centre_half": "centred box of half the size",
     "iou_centre_70": "centred box of 70 % of the size",
 }
-TUBE_POSITIONS = 14 * 14  # of the stored tube tables
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 from preprocess.annotations.base import AnnotatedClip, Annotations, Source, require_clips
 from preprocess.annotations.reading import read_text
 from shared.errors import InputError
-from shared.manifest import ClassList, Clip, parse_manifest, read_classes
+from shared.manifest import LABEL_KINDS, ClassList, Clip, parse_manifest, read_classes
 
 ROLES = ("manifest", "classes")
-KINDS = ("label", "verb", "noun")
 
 
 def read(source: Source) -> Annotations:
@@ -37,7 +36,7 @@ def read_own_csv(path: Path, classes_path: Path | None = None) -> Annotations:
     clips = []
     for number, row in enumerate(rows, start=2):
         where = f"{path}, row {number} (clip {row.clip_id!r})"
-        for kind in KINDS:
+        for kind in LABEL_KINDS:
             names, value = getattr(classes, kind), getattr(row, kind)
             if value is not None and value >= len(names):
                 raise InputError(
@@ -64,7 +63,7 @@ def read_own_csv(path: Path, classes_path: Path | None = None) -> Annotations:
 def _numbered(rows: list[Clip]) -> ClassList:
     """Class lists for labels without names: as long as the largest number asks."""
     lists: dict[str, list[str]] = {}
-    for kind in KINDS:
+    for kind in LABEL_KINDS:
         numbers = [value for row in rows if (value := getattr(row, kind)) is not None]
         lists[kind] = [str(number) for number in range(max(numbers, default=-1) + 1)]
     return ClassList(label=lists["label"], verb=lists["verb"], noun=lists["noun"])
