@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from video_fixtures import moving_picture, render_video
 
-from benchmarks import ablation, ablation_rows, data_wait, plan, suite
+from benchmarks import ablation, ablation_rows, data_wait, mask_overlap, plan, suite
 from benchmarks.flows import SUMMARY, plain_seconds
 from benchmarks.record import Figure, fastest, text_of, write_record
 from benchmarks.step_contenders import Contender, kept_gigabytes
@@ -208,3 +208,12 @@ def test_training_that_waits_for_data_is_vit_b_on_a_gpu():
     assert (model.width, model.depth, model.image_size, model.tubelet_size) == (768, 12, 224, 2)
     assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (384, 4, 6)
     assert config.crop.kind == "multi_scale" and loader["workers"] == 8
+
+
+def test_equal_masks_are_counted_against_a_row_of_the_part():
+    masks = np.array([[True, False], [False, True], [True, True]])
+    assert mask_overlap.same_masks(masks, masks) == 100
+    others = np.array([[True, False], [True, False], [True, False]])
+    assert mask_overlap.same_masks(masks, others) == pytest.approx(100 / 3)
+    for part, reference in mask_overlap.REFERENCES.items():
+        assert reference in {row.name for row in ablation_rows.PARTS[part]}
