@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -97,13 +98,13 @@ def main(
     asked = parts or tuple(PARTS)
     written: dict[str, list[int]] = {}
     figures: Figures = {}
-    jobs = list(jobs_of(asked, chosen))
+    jobs, ended = list(jobs_of(asked, chosen)), threading.Event()
     with (
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=sum(len(rows) for rows, _ in jobs), unit="row") as bar,
     ):
         try:
-            running = [pool.submit(train_rows, trainer, *job, budget) for job in jobs]
+            running = [pool.submit(train_rows, trainer, *job, budget, ended) for job in jobs]
             for done in as_completed(running):
                 found = done.result()
                 figures |= found
@@ -114,6 +115,7 @@ def main(
                         written[part] = whole
                         record(part, whole, figures, budget)
         except BaseException:
+            ended.set()  # the others end with the row they are at
             pool.shutdown(cancel_futures=True)
             raise
     for part in asked:
@@ -134,9 +136,15 @@ def jobs_of(parts: tuple[str, ...], seeds: list[int]) -> Iterator[tuple[list[Row
             yield [row for row in rows.values() if row.pretrained_name == pretrained], seed
 
 
-def train_rows(trainer: Trainer, rows: list[Row], seed: int, budget: Budget) -> Figures:
-    """Train and test each row with one seed."""
-    return {(row.run_name, seed): train_row(trainer, row, seed, budget) for row in rows}
+def train_rows(
+    trainer: Trainer, rows: list[Row], seed: int, budget: Budget, ended: threading.Event
+) -> Figures:
+    """Train and test each row with one seed, as long as nothing has `ended` it all."""
+    figures: Figures = {}
+    for row in rows:
+        if not ended.is_set():
+            figures[row.run_name, seed] = train_row(trainer, row, seed, budget)
+    return figures
 
 
 def prepare(layout: DatasetLayout, clips: int) -> None:

@@ -1,6 +1,7 @@
 """What benchmarks say: ratios, a table beside earlier results; that peers see the same clips."""
 
 import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -189,6 +190,19 @@ def test_rows_of_one_pretraining_are_trained_one_after_the_other():
     assert len(set(trained)) == len(trained)
     probed = {row.run_name for rows, _ in jobs for row in rows if row.is_probed}
     assert probed == {r.run_name for r in ablation_rows.PARTS["methods"] if r.head == "mean"}
+
+
+def test_rows_that_are_left_end_with_the_first_that_fails(monkeypatch):
+    rows, ended, trained = list(ablation_rows.PARTS["mme"]), threading.Event(), []
+
+    def train_row(trainer, row, seed, budget):
+        trained.append(row)
+        if len(trained) == 2:
+            ended.set()
+        return {"finetuned": 50.0}
+
+    monkeypatch.setattr(ablation, "train_row", train_row)
+    assert len(ablation.train_rows(None, rows, 0, None, ended)) == len(trained) == 2
 
 
 def test_a_part_is_complete_seed_by_seed():
