@@ -1,6 +1,6 @@
-"""Draws what was found in a frame: flow in colours, motion map, contours, boxes, masks, captions.
+"""Draws what was found in a frame: flow in colours, motion map, contours, masks, captions.
 
-Pictures are u1 [H, W, 3], RGB. Boxes are x1 y1 x2 y2 in pixels of the picture, half-open.
+Pictures are u1 [H, W, 3], RGB. Boxes are drawn by shared/drawing.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-BOX_RGB = (255, 145, 30)
-ANNOTATION_RGB = (120, 230, 90)
+from shared.drawing import (
+    CONTOUR_RGB,
+    FINE_BITS,
+    HIDDEN_RGB,
+    MAP_COLOURS,
+    SEAM_RGB,
+    fixed_point,
+    map_levels,
+)
+
 STORED_RGB = (245, 110, 220)
-CONTOUR_RGB = (90, 225, 255)
-HIDDEN_RGB = (88, 96, 104)
-SEAM_RGB = (70, 77, 84)
 PAPER_RGB = (20, 24, 28)
 INK_RGB = (230, 233, 236)
 MUTED_RGB = (155, 167, 178)
@@ -30,7 +35,7 @@ WHEEL_STEPS = np.array([0, 15, 21, 25, 36, 49, 55]) / 55
 WHEEL_RGB = np.array(
     [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], dtype=np.float32
 )
-MAP_COLOURS = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+MAP_RGB = (matplotlib.colormaps[MAP_COLOURS](np.arange(256))[:, :3] * 255).astype(np.uint8)
 
 
 def flow_colours(flow: np.ndarray, longest: float) -> np.ndarray:
@@ -63,8 +68,7 @@ def flow_wheel(diameter: int) -> np.ndarray:
 
 def map_colours(motion_map: np.ndarray, brightest: float) -> np.ndarray:
     """A motion map f4 [H, W] as colours by its square root; `brightest` and above is lightest."""
-    shares = motion_map / brightest if brightest > 0 else np.zeros_like(motion_map)
-    return MAP_COLOURS[(255 * np.sqrt(np.clip(shares, 0, 1))).astype(np.uint8)]
+    return MAP_RGB[map_levels(motion_map, brightest)]
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -73,24 +77,11 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def draw_box(picture: np.ndarray, box: np.ndarray, rgb: tuple[int, int, int]) -> None:
-    """Outline a box [4]; NaN draws nothing."""
-    if np.isnan(box).any():
-        return
-    height, width = picture.shape[:2]
-    x1, y1 = np.round(box[:2]).astype(int)
-    x2, y2 = np.round(box[2:]).astype(int) - 1  # half-open
-    corners = (max(x1, 0), max(y1, 0)), (min(x2, width - 1), min(y2, height - 1))
-    cv2.rectangle(picture, *corners, (15, 15, 15), 4)
-    cv2.rectangle(picture, *corners, rgb, 2)
-
-
 def draw_contours(picture: np.ndarray, contours: list[np.ndarray]) -> None:
     """Outline contours, each f4 [k, 2] of x, y in pixels of the picture."""
-    fine = 4  # bits of sub-pixel precision
     for contour in contours:
-        points = np.round((contour - 0.5) * (1 << fine)).astype(np.int32)
-        cv2.polylines(picture, [points[:, None]], True, CONTOUR_RGB, 1, cv2.LINE_AA, fine)
+        points = fixed_point(contour)[:, None]
+        cv2.polylines(picture, [points], True, CONTOUR_RGB, 1, cv2.LINE_AA, FINE_BITS)
 
 
 def draw_mask(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray) -> None:

@@ -11,12 +11,9 @@ import av
 import numpy as np
 
 from preprocess.draw import (
-    ANNOTATION_RGB,
-    BOX_RGB,
     STORED_RGB,
     caption,
     captioned,
-    draw_box,
     draw_contours,
     draw_mask,
     flow_colours,
@@ -26,6 +23,7 @@ from preprocess.draw import (
     resized,
 )
 from preprocess.show_masks import ShownMasks
+from shared.drawing import ANNOTATION_RGB, BOX_RGB, draw_box
 from shared.grid import View
 
 VIDEO_PANEL_HEIGHT = 240  # pixels

@@ -16,10 +16,7 @@ from shard_fixtures import write_moving_squares
 from video_fixtures import render_video
 
 from preprocess.draw import (
-    BOX_RGB,
-    HIDDEN_RGB,
     caption,
-    draw_box,
     draw_mask,
     flow_colours,
     flow_wheel,
@@ -35,6 +32,7 @@ from preprocess.show_masks import METHODS, Ratios, draw_masks
 from preprocess.show_panels import contact_sheet, video_frames
 from preprocess.video_file import ClipError
 from preprocess.work import Decoder, FlowWorker
+from shared.drawing import HIDDEN_RGB
 from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside
 from shared.layout import DatasetLayout
@@ -90,15 +88,6 @@ def test_brighter_where_more_moves() -> None:
     brightness = map_colours(np.linspace(0, 2, 50, dtype=np.float32)[None], 1.0).sum(axis=2)[0]
     assert np.all(np.diff(brightness) >= 0) and brightness[0] < 20
     assert np.all(map_colours(np.zeros((2, 2), np.float32), 0.0).max() < 20)
-
-
-def test_box_is_half_open_and_nan_draws_nothing() -> None:
-    picture = np.zeros((20, 30, 3), np.uint8)
-    draw_box(picture, np.full(4, np.nan), BOX_RGB)
-    assert not picture.any()
-    draw_box(picture, np.array([5.0, 4.0, 25.0, 16.0]), BOX_RGB)
-    rows, columns = np.nonzero((picture == BOX_RGB).all(axis=2))
-    assert 4 in rows and 15 in rows and 5 in columns and 24 in columns
 
 
 def test_mask_hides_exactly_its_patches() -> None:

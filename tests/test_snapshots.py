@@ -11,7 +11,7 @@ from shard_fixtures import write_moving_squares
 from track_fixtures import add_tracks
 from training_fixtures import tiny_run
 
-from train.figure_clips import HIDDEN_RGB
+from shared.drawing import HIDDEN_RGB
 from train.pretrain import pretrain
 from train.report import main
 from train.run_folder import RunFolder

@@ -8,18 +8,25 @@ import cv2
 import matplotlib
 import numpy as np
 
+from shared.drawing import (
+    ANNOTATION_RGB,
+    CONTOUR_RGB,
+    FINE_BITS,
+    HIDDEN_RGB,
+    MAP_COLOURS,
+    SEAM_RGB,
+    draw_box,
+    fixed_point,
+    map_levels,
+)
 from shared.grid import View
 from shared.randomness import counter_generator
 from train.report_dataset import ClipData
 
 TILE_HEIGHT = 168  # pixels: twice what a column of four takes on a phone
-BOX_RGB = (255, 145, 30)
-CONTOUR_RGB = (90, 225, 255)
-HIDDEN_RGB = (88, 96, 104)
-QUERY_RGB = (120, 230, 90)
 MOST_OPAQUE = 0.85  # of a map laid over a frame: the frame stays to be seen
 OVERLAY_COLOURS = matplotlib.colormaps["inferno"](np.linspace(0.35, 0.95, 256))[:, :3] * 255
-MAP_COLOURS = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+MAP_RGB = (matplotlib.colormaps[MAP_COLOURS](np.arange(256))[:, :3] * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -73,12 +80,13 @@ def draw_tiles(
     for i, frame in enumerate(clip.frames):
         picture, scale = _tile(frame, clip.size)
         for polygon in clip.contours[i]:
-            _draw_polygon(picture, polygon * scale)
+            points = fixed_point(polygon * scale)[:, None]
+            cv2.polylines(picture, [points], True, CONTOUR_RGB, 1, cv2.LINE_AA, FINE_BITS)
         draw_box(picture, clip.boxes[i] * np.tile(scale, 2))
         boxed.append(picture)
         if clip.maps:
             shown = cv2.resize(clip.maps[i], picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-            coloured = colour_map(shown, brightest)
+            coloured = MAP_RGB[map_levels(shown, brightest)]
             draw_box(coloured, clip.boxes[i] * np.tile(scale, 2))
             maps.append(coloured)
         seen = see_view(frame, clip.size, view)
@@ -147,25 +155,7 @@ def mark_token(picture: np.ndarray, row: int, column: int, grid: int) -> None:
     """Outline one of grid x grid tokens in a square picture."""
     side = picture.shape[0] / grid
     box = np.array([column, row, column + 1, row + 1]) * side
-    draw_box(picture, box, QUERY_RGB)
-
-
-def colour_map(values: np.ndarray, brightest: float) -> np.ndarray:
-    """A map f4[h, w] in colours u1[h, w, 3] by its square root, lightest from `brightest` on."""
-    shares = values / brightest if brightest > 0 else np.zeros_like(values)
-    return MAP_COLOURS[(255 * np.sqrt(np.clip(shares, 0, 1))).astype(np.uint8)]
-
-
-def draw_box(picture: np.ndarray, box: np.ndarray, rgb: tuple[int, int, int] = BOX_RGB) -> None:
-    """Outline a box [4] in pixels of the picture; NaN draws nothing."""
-    if np.isnan(box).any():
-        return
-    height, width = picture.shape[:2]
-    x1, y1 = np.round(box[:2]).astype(int)
-    x2, y2 = np.round(box[2:]).astype(int) - 1  # half-open
-    corners = (max(x1, 0), max(y1, 0)), (min(x2, width - 1), min(y2, height - 1))
-    cv2.rectangle(picture, *corners, (20, 20, 20), 4)
-    cv2.rectangle(picture, *corners, rgb, 2)
+    draw_box(picture, box, ANNOTATION_RGB)
 
 
 def enlarge(picture: np.ndarray, height: int) -> np.ndarray:
@@ -181,12 +171,6 @@ def _tile(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndar
     return picture, np.array(picture.shape[1::-1]) / np.array(size)
 
 
-def _draw_polygon(picture: np.ndarray, points: np.ndarray) -> None:
-    fine = 4  # bits of sub-pixel precision
-    shifted = np.round((points - 0.5) * (1 << fine)).astype(np.int32)
-    cv2.polylines(picture, [shifted[:, None]], True, CONTOUR_RGB, 1, cv2.LINE_AA, fine)
-
-
 def _hide(seen: np.ndarray, patch: int, mask: np.ndarray) -> np.ndarray:
     """Masked patches as a flat grey with thin seams."""
     hidden = np.kron(mask, np.ones((patch, patch), bool))
@@ -195,9 +179,8 @@ def _hide(seen: np.ndarray, patch: int, mask: np.ndarray) -> np.ndarray:
     factor = max(1, round(TILE_HEIGHT / picture.shape[0]))
     picture = np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
     step = patch * factor
-    seam = (np.array(HIDDEN_RGB) * 0.8).astype(np.uint8)
     big = np.repeat(np.repeat(hidden, factor, axis=0), factor, axis=1)
     lines = np.zeros(big.shape, bool)
     lines[::step] = lines[:, ::step] = True
-    picture[big & lines] = seam
+    picture[big & lines] = SEAM_RGB
     return picture

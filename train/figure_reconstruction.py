@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from shared.drawing import HIDDEN_RGB
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
 from train.config import PretrainConfig
-from train.figure_clips import HIDDEN_RGB, spread_over_classes, spread_times
+from train.figure_clips import spread_over_classes, spread_times
 from train.figure_inputs import (
     ClipViews,
     SeenClip,

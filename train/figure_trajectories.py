@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from shared.drawing import ANNOTATION_RGB, BOX_RGB, FINE_BITS, fixed_point
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from train.config import LoaderConfig, PretrainConfig
@@ -26,9 +27,6 @@ from train.run_folder import RunFolder
 from train.targets import masked_loss, mean_predictor_loss, unstandardise
 from train.targets_motion import STILL_PIXELS, TRACKS, loss_weights
 from train.typed_tables import Choice, to_table
-
-TRUE_RGB = (120, 230, 90)
-PREDICTED_RGB = (255, 145, 30)
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,11 @@ class TrackedClip:
         return [
             (
                 "true tracks, of hidden patches",
-                [self._drawn(t, self.true, TRUE_RGB) for t in steps],
+                [self._drawn(t, self.true, ANNOTATION_RGB) for t in steps],
             ),
             (
                 f"predicted, loss {self.loss:.3f}, {self.level} {self.zeros_loss:.3f}",
-                [self._drawn(t, self.predicted, PREDICTED_RGB) for t in steps],
+                [self._drawn(t, self.predicted, BOX_RGB) for t in steps],
             ),
         ]
 
@@ -185,8 +183,7 @@ def _draw_track(
     picture: np.ndarray, path: np.ndarray, start: np.ndarray, rgb: tuple[int, int, int]
 ) -> None:
     """A line through a start [2] and the points after it f4 [S, 2], a dot at its start."""
-    fine = 4  # bits of sub-pixel precision
-    points = np.concatenate([start[None], path]) - 0.5
-    fixed = np.round(points * (1 << fine)).astype(np.int32)
-    cv2.polylines(picture, [fixed[:, None]], False, rgb, 1, cv2.LINE_AA, fine)
-    cv2.circle(picture, tuple(map(int, fixed[0])), 2 << (fine - 1), rgb, -1, cv2.LINE_AA, fine)
+    fixed = fixed_point(np.concatenate([start[None], path]))
+    cv2.polylines(picture, [fixed[:, None]], False, rgb, 1, cv2.LINE_AA, FINE_BITS)
+    first, radius = tuple(map(int, fixed[0])), 1 << FINE_BITS  # of a pixel
+    cv2.circle(picture, first, radius, rgb, -1, cv2.LINE_AA, FINE_BITS)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from shared.drawing import HIDDEN_RGB
 from shared.files import write_atomically
 from train.clip_table import ClipTable
 from train.config import LoaderConfig, PretrainConfig
@@ -72,8 +73,6 @@ class Snapshots:
         return to_device(joined, torch.device("cpu"))
 
     def _write_input(self, clips: torch.Tensor, mask: torch.Tensor) -> None:
-        from train.figure_clips import HIDDEN_RGB  # matplotlib, once
-
         cut = self._config.model
         frames = _frames(unstandardise(clips).clamp(0, 1))
         self._write("input.png", frames)
