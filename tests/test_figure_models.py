@@ -33,7 +33,7 @@ from train.targets_motion import trajectory_target
 
 
 def run_figures(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(each) for each in arguments])
+    return CliRunner().invoke(main, [*map(str, arguments), "--no-report"])
 
 
 def classifier(head: str = "mean", **model: object) -> VideoClassifier:

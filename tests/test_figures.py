@@ -32,12 +32,13 @@ from train.figure_clips import see_view, spread_over_classes
 from train.figure_reconstruction import reconstruct
 from train.figure_style import PALETTE, heat_rgba, png_uri, printable
 from train.figures import charts_of, clips_of, main
-from train.report_runs import read_run
+from train.report import choose_runs
+from train.report_runs import read_run, read_runs
 from train.run_folder import RunFolder
 
 
 def run_figures(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(each) for each in arguments])
+    return CliRunner().invoke(main, [*map(str, arguments), "--no-report"])
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +250,21 @@ def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> No
     layout = write_moving_squares(tmp_path, num_clips=5)
     unfinished = run_figures(write_pretrain_run(layout, weights=False).path)
     assert unfinished.exit_code == 1 and "has no weights yet" in unfinished.stderr
+
+
+def test_the_report_of_the_dataset_is_written_with_the_run(
+    trained: DatasetLayout, capsys: pytest.CaptureFixture
+) -> None:
+    trained.report.unlink(missing_ok=True)
+    main([str(trained.runs / "pretrain-videomae"), "--clips", "1"], standalone_mode=False)
+    assert capsys.readouterr().out.endswith(f"report {trained.report}\n")
+    page = trained.report.read_text()
+    assert "pretrain-videomae" in page and "data:image/png;base64," in page
+    runs, _ = read_runs(trained.runs)
+    chosen = choose_runs(runs, "pretrain-videomae")
+    assert chosen.pretrained.name == "pretrain-videomae" and chosen.finetuned is None
+    chosen = choose_runs(runs, "pretrain-mofo")
+    assert chosen.pretrained.name == "pretrain-mofo"
+    assert chosen.finetuned.name.startswith("finetune-mofo")
+    with pytest.raises(InputError, match="--run none: no run of that name; there are: finetune-"):
+        choose_runs(runs, "none")

@@ -1,4 +1,4 @@
-"""Pictures of one run, as PNG files in its folder.
+"""Pictures of one run, as PNG files in its folder and in the report of its dataset.
 
     python -m train.figures out/toy/runs/pretrain-mofo
     python -m train.figures out/toy/runs/pretrain-mofo --beside out/toy/runs/pretrain-videomae
@@ -30,6 +30,7 @@ from shared.manifest import ClassList, read_classes
 from shared.shard_index import read_index
 from train.class_names import PLURAL, class_name, class_names
 from train.figure_style import Chart
+from train.report import write_report
 from train.report_runs import Run, read_run
 from train.report_sections import Dataset
 from train.report_training import finetuning_section, pretraining_section
@@ -66,6 +67,7 @@ NUM_TIMES = 8  # frames of a clip in a row
     show_default="the middle of the motion box",
     help="Token whose attention is shown; each from 0 on.",
 )
+@click.option("--report/--no-report", default=True, help="Write the dataset's report with RUN.")
 @user_errors
 def main(
     run: Path,
@@ -73,8 +75,9 @@ def main(
     clips: int,
     block: int | None,
     query: tuple[int, int, int] | None,
+    report: bool,
 ) -> None:
-    """Write pictures of RUN, the folder of a run, into RUN/figures/."""
+    """Write pictures of RUN, the folder of a run, into RUN/figures/, and the report."""
     found = read_run(run)
     if found.kind not in ("pretrain", "finetune"):
         raise InputError(
@@ -89,6 +92,8 @@ def main(
         from train.figure_rows import rows_png
 
         _write(folder / name, rows_png(blocks))
+    if report:
+        write_report(layout_of(run), found.name)
 
 
 def layout_of(run: Path) -> DatasetLayout:

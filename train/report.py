@@ -64,7 +64,7 @@ SECTIONS = {
     "--run",
     metavar="NAME",
     show_default="the newest that was tested",
-    help="The finetuned run on top of the page and in its section.",
+    help="The finetuned run on top of the page and in its section, or the pretraining in its own.",
 )
 @user_errors
 def main(dataset: str, out: Path, run: str | None) -> None:
@@ -72,6 +72,15 @@ def main(dataset: str, out: Path, run: str | None) -> None:
     layout = DatasetLayout(out, dataset)
     if not layout.root.is_dir():
         raise InputError(f"no folder {layout.root}; `{layout.make('all')}` fills it")
+    write_report(layout, run)
+
+
+def write_report(layout: DatasetLayout, run: str | None = None) -> None:
+    """Write the page of a dataset, and print the test top-1 that it shows and where it lies.
+
+    Args:
+        run: see `choose_runs`.
+    """
     runs, unreadable = read_runs(layout.runs)
     chosen = choose_runs(runs, run)
     page = build_page(layout, runs, unreadable, chosen)
@@ -90,18 +99,21 @@ class ChosenRuns:
 
 
 def choose_runs(runs: list[Run], name: str | None) -> ChosenRuns:
-    """The named finetuned run or the newest, and the pretraining it began with or the newest.
+    """The named finetuned run or the newest, and the pretraining it began with or the newest; of a
+    named pretraining itself, and the newest run that began with it, if any.
 
     Raises:
-        InputError: no finetuned run of that name.
+        InputError: no pretraining and no finetuned run of that name.
     """
-    finetuned = newest(runs, "finetune")
-    if name is not None:
-        of_name = {run.name: run for run in runs if run.kind == "finetune"}
-        if name not in of_name:
-            known = ", ".join(sorted(of_name)) or "none"
-            raise InputError(f"--run {name}: no finetuned run of that name; there are: {known}")
-        finetuned = of_name[name]
+    of_name = {run.name: run for run in runs if run.kind in ("pretrain", "finetune")}
+    if name is not None and name not in of_name:
+        known = ", ".join(sorted(of_name)) or "none"
+        raise InputError(f"--run {name}: no run of that name; there are: {known}")
+    named = of_name.get(name or "")
+    if named is not None and named.kind == "pretrain":
+        begun = [run for run in runs if run.options.get("from") == named.name]
+        return ChosenRuns(named, newest(begun, "finetune"))
+    finetuned = named or newest(runs, "finetune")
     begun_from = finetuned.options.get("from") if finetuned else None
     pretrained = next((run for run in runs if run.name == begun_from), newest(runs, "pretrain"))
     return ChosenRuns(pretrained, finetuned)
