@@ -134,11 +134,13 @@ def diagnose(
     )
     for path, header in progress:
         headers[path] = header
+    diagnosis.headers_per_second = len(paths) / max(time.perf_counter() - began, 1e-9)
+    for path in paths:
+        header = headers[path]
         if isinstance(header, VideoHeader):
             diagnosis.codecs[header.codec] += 1
             diagnosis.frame_rates[round(header.frames_per_second or 0.0, 2)] += 1
             diagnosis.hours += (header.seconds or 0.0) / 3600
-    diagnosis.headers_per_second = len(paths) / max(time.perf_counter() - began, 1e-9)
     # ------------------------------------------------------------------ clips
     for clip_id, video, _ in missing:
         diagnosis.findings["missing"].append((clip_id, f"no video {video}"))

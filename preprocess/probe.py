@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import av
 
-from preprocess.video_file import CODECS, FORMATS, ClipError, find_video
+from preprocess.processes import results_of
+from preprocess.video_file import FORMATS, ClipError, find_video, first_video_stream
 
 BATCH_FILES = 64  # handed to a worker at a time
 MAX_SECONDS = 10  # on one file
@@ -64,72 +62,33 @@ def read_header(video_root: Path, video: str) -> VideoHeader | str:
 def read_headers(
     video_root: Path, videos: list[str], workers: int
 ) -> Iterator[tuple[str, VideoHeader | str]]:
-    """(video, header or reason) of each video, in order.
+    """(video, header or reason) of each video, as they come.
 
     With `workers` the files are opened in other processes, and one that makes its process die is
-    reported as such; with 0 they are opened here.
+    reported as such; with 0 they are opened here, in order.
     """
     if workers == 0:
         yield from ((video, read_header(video_root, video)) for video in videos)
         return
+    read = partial(_read_batch, video_root)
     batches = [videos[i : i + BATCH_FILES] for i in range(0, len(videos), BATCH_FILES)]
-    yield from _read_batches(video_root, batches, workers)
-
-
-def _read_batches(
-    video_root: Path, batches: list[list[str]], workers: int
-) -> Iterator[tuple[str, VideoHeader | str]]:
-    while batches:
-        done = 0
-        for headers in _until_death(video_root, batches, workers):
-            yield from zip(batches[done], headers, strict=True)
-            done += 1
-        left = batches[done:]
-        if not left:
-            return
-        first, batches = left[0], left[1:]
-        if len(first) == 1:
-            yield first[0], "kills the process that opens it"
-        else:  # one by one in one process, so that the death falls on the file that caused it
-            yield from _read_batches(video_root, [[video] for video in first], 1)
-
-
-def _until_death(
-    video_root: Path, batches: list[list[str]], workers: int
-) -> Iterator[list[VideoHeader | str]]:
-    """Headers of batch after batch; ends early where a process dies."""
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
-    try:
-        pool.submit(_start_worker).result()
-    except BrokenProcessPool:
-        pool.shutdown()
-        raise RuntimeError("no process can be started to read headers in") from None
-    try:
-        for job in [pool.submit(_read_batch, video_root, batch) for batch in batches]:
-            yield job.result()
-    except BrokenProcessPool:
-        return
-    finally:
-        pool.shutdown(cancel_futures=True)
+    suspects: list[str] = []
+    for batch, headers in results_of(read, batches, workers):
+        if headers is None:
+            suspects += batch
+        else:
+            yield from zip(batch, headers, strict=True)
+    # One by one, so that the death falls on the file that caused it.
+    for (video,), headers in results_of(read, [[video] for video in suspects], 1):
+        yield video, "kills the process that opens it" if headers is None else headers[0]
 
 
 def _read_batch(video_root: Path, videos: list[str]) -> list[VideoHeader | str]:
     return [read_header(video_root, video) for video in videos]
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
-
-
-def _header(container: av.container.InputContainer) -> VideoHeader | str:
-    covers = av.stream.Disposition.attached_pic
-    streams = [s for s in container.streams.video if not s.disposition & covers]
-    if not streams:
-        return "no video stream"
-    stream = streams[0]
-    codec = stream.codec_context.name if stream.codec_context is not None else "unknown"
-    if codec not in CODECS.split(","):
-        return f"codec {codec} is not among those allowed"
+def _header(container: av.container.InputContainer) -> VideoHeader:
+    stream = first_video_stream(container)
     rate = stream.average_rate or stream.guessed_rate
     seconds = None
     if stream.duration and stream.time_base:
@@ -137,4 +96,6 @@ def _header(container: av.container.InputContainer) -> VideoHeader | str:
     elif container.duration:
         seconds = container.duration / av.time_base
     num_frames = stream.frames or (round(seconds * rate) if seconds and rate else None)
-    return VideoHeader(codec, num_frames, seconds, float(rate) if rate else None)
+    return VideoHeader(
+        stream.codec_context.name, num_frames, seconds, float(rate) if rate else None
+    )

@@ -77,6 +77,10 @@ def results_of(
 def _alone(function: Callable[[Task], Result], task: Task) -> Result | None:
     with executor(1) as pool:
         try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            raise RuntimeError("processes that tasks are to run in end by themselves") from None
+        try:
             return pool.submit(function, task).result()
         except BrokenProcessPool:
             return None

@@ -128,11 +128,11 @@ def complaints() -> Iterator[list[str]]:
             found.append(f"damaged container: {message.strip()}")
 
 
-def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.VideoStream:
-    """The first video stream that is no cover picture, set up to be decoded alone, by one thread.
+def first_video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream that is no cover picture.
 
     Raises:
-        ClipError: there is none, its codec is not allowed, or its frames are too large.
+        ClipError: there is none, or its codec is not allowed.
     """
     covers = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & covers]
@@ -143,6 +143,17 @@ def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.
     if codec is None or codec.name not in CODECS.split(","):
         name = codec.name if codec is not None else "unknown"
         raise ClipError("decode", f"codec {name} is not among those allowed ({CODECS})")
+    return stream
+
+
+def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.VideoStream:
+    """The stream that is looked at, set up to be decoded alone, by one thread.
+
+    Raises:
+        ClipError: there is none, its codec is not allowed, or its frames are too large.
+    """
+    stream = first_video_stream(container)
+    codec = stream.codec_context
     if kind_of(container) not in READ_WITH_SOUND:
         for other in container.streams:
             if other.index != stream.index:

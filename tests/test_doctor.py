@@ -127,7 +127,7 @@ def test_a_file_that_kills_its_reader_is_named_and_the_others_are_read(tmp_path,
         shutil.copy(second, tmp_path / name)
     videos = [*names[:66], Deadly("deadly.mp4"), *names[66:]]
     found = list(read_headers(tmp_path, videos, workers=1))
-    assert [video for video, _ in found] == videos
+    assert sorted(video for video, _ in found) == sorted(videos)
     assert {header for video, header in found if video == "deadly.mp4"} == {
         "kills the process that opens it"
     }

@@ -1,12 +1,8 @@
 """verify names what is bad, --repair makes that again, and retry takes exactly what failed."""
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,7 +12,6 @@ from video_fixtures import render_video
 
 from preprocess import rebuild, resume
 from preprocess.dataset_checks import find_dataset, folder_names
-from preprocess.processes import results_of
 from preprocess.shard_checks import check_shards
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
@@ -169,34 +164,6 @@ def test_folders_that_do_not_fit_together_are_named(layout):
     (layout.flows / "dataset.json").unlink()
     done = run_verify(layout)
     assert done.exit_code == 1 and f"run `{layout.make('flows')}` to finish it" in done.output
-
-
-def deadly(number: int) -> int:
-    if number % 5 == 3:
-        os.abort()
-    return number * number
-
-
-def test_a_task_that_kills_its_process_costs_itself_alone():
-    found = dict(results_of(deadly, range(10), 2))
-    assert found == {n: None if n % 5 == 3 else n * n for n in range(10)}
-
-
-def sleepy(number: int) -> None:
-    time.sleep(3600)
-
-
-def test_ctrl_c_does_not_wait_for_tasks_under_way():
-    # A shell without job control has what it runs in the background ignore SIGINT.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            list(results_of(sleepy, range(4), 2))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert not multiprocessing.active_children()
 
 
 # --------------------------------------------------------------------------------------------------
