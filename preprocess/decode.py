@@ -1,15 +1,15 @@
-"""Decode a clip, a span of a long video, or several spans of it, into RGB frames (PyAV).
+"""Decode a clip, or a span of a long video, into RGB frames (PyAV).
 
 Input comes from the internet: local regular files below the video root only, containers and codecs
 by allow-list, caps on pixels, frames and seconds, and no clip that ended early passes for a whole
-one. Whatever is wrong with a video is a ClipError with a reason in words.
+one. Whatever is wrong with a video is a ClipError with a reason in words. Several spans of one
+video in one pass: preprocess.spans.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -102,7 +102,7 @@ def _reading(
     clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
 ) -> Iterator[tuple[Completeness, Frames, ClipVectors | None]]:
     """The frames of the clip, and where their motion vectors gather as they are read."""
-    with _placed(clip, path, options, from_the_start) as video:
+    with placed(clip, path, options, from_the_start) as video:
         _, stream, progress = video
         if not options.vectors:
             yield progress, _frames(*video, options, None, tally), None
@@ -111,7 +111,7 @@ def _reading(
             yield progress, _frames(*video, options, vectors, tally), vectors
         else:
             copy = transcode(path, options.scratch, options.max_pixels)
-            with _placed(clip, copy, options, from_the_start) as copied:
+            with placed(clip, copy, options, from_the_start) as copied:
                 vectors = ClipVectors(copied[1])
                 others = _frames(*copied, options, vectors, Tally())
                 yield progress, _beside(_frames(*video, options, None, tally), others), vectors
@@ -126,21 +126,30 @@ def _beside(frames: Frames, others: Frames) -> Frames:
 
 
 @contextmanager
-def _placed(
+def placed(
     clip: Clip, path: Path, options: DecodeOptions, from_the_start: bool
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Completeness]]:
-    """The video, read up to the keyframe before the clip, or to its start."""
+    """The video, read up to the keyframe before the clip, or to its start.
+
+    Raises:
+        ClipError: it may not be opened, or is longer than the options allow.
+        LandedLateError: it cannot be read from a keyframe before the clip.
+    """
     with opened(path, options.max_pixels) as container:
         stream = video_stream(container, options.max_pixels)
         progress = Completeness(clip, container, stream)
-        _check_length(progress, stream, options)
+        check_length(progress, stream, options)
         if not (from_the_start or progress.start == 0 or seek_before(container, stream, progress)):
             raise LandedLateError
         yield container, stream, progress
 
 
-def _check_length(progress: Completeness, stream: av.VideoStream, options: DecodeOptions) -> None:
-    """Refuse by what the header says, before any frame is decoded."""
+def check_length(progress: Completeness, stream: av.VideoStream, options: DecodeOptions) -> None:
+    """Refuse by what the header says, before any frame is decoded.
+
+    Raises:
+        ClipError: the clip has more seconds or frames than the options allow.
+    """
     seconds = min(progress.stop, progress.duration or 0.0) - progress.start
     if seconds > options.max_seconds + TIME_TOLERANCE:  # 2.2 - 1.2 is more than 1
         raise ClipError(
@@ -179,7 +188,7 @@ def _frames(
             tally.num_frames += 1
             is_shown = progress.saw_frame(seconds, frame.duration)
             if is_shown:  # a frame behind the span says nothing of its length
-                _check_caps(progress, seconds, options)
+                check_caps(progress, seconds, options)
                 yield seconds, frame
             if vectors is not None:
                 vectors.saw_frame(frame, is_shown)
@@ -191,133 +200,16 @@ def _frames(
         vectors.saw_end()
 
 
-def _check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -> None:
-    """Refuse by what has come, whatever the header said."""
+def check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -> None:
+    """Refuse by what has come, whatever the header said.
+
+    Args:
+        seconds: of the last frame shown, from the start of the stream.
+
+    Raises:
+        ClipError: the clip has more seconds or frames than the options allow.
+    """
     if progress.num_frames > options.max_frames:
         raise ClipError("decode", f"more frames than announced; {_frames_allowed(options)}")
     if seconds - progress.start > options.max_seconds:
         raise ClipError("decode", f"longer than {options.max_seconds:g} s (--max-seconds)")
-
-
-# ------------------------------------------------------------------------- several spans at once
-
-Step = tuple[int, FrameChunk | ClipError | None]
-
-
-@dataclass
-class _Span:
-    """One of the clips that are decoded together."""
-
-    index: int
-    progress: Completeness
-    chunker: Chunker
-
-
-def decode_together(
-    clips: Sequence[Clip], video_root: Path, options: DecodeOptions, tally: Tally
-) -> Iterator[Step]:
-    """Decode clips of one video in one pass, from the keyframe before the first to the last stop.
-
-    A frame that several clips share is decoded and scaled once. Each clip is as `decode_clip` gives
-    it; where that is in doubt, an error says that it must be decoded by itself.
-
-    Args:
-        clips: by their starts, without gaps between their spans.
-
-    Yields:
-        number of the clip, and a chunk of it; at its end None, or what is wrong with it.
-
-    Raises:
-        Exception: whatever stops the pass; clips without an end are to be decoded by themselves.
-    """
-    assert not options.vectors, "vectors depend on the keyframe that decoding began at"
-    try:
-        yield from _together(clips, video_root, options, tally, from_the_start=False)
-    except LandedLateError:  # before the first step
-        yield from _together(clips, video_root, options, tally, from_the_start=True)
-
-
-def _together(
-    clips: Sequence[Clip],
-    video_root: Path,
-    options: DecodeOptions,
-    tally: Tally,
-    from_the_start: bool,
-) -> Iterator[Step]:
-    path = find_video(clips[0].video, video_root)
-    with _placed(clips[0], path, options, from_the_start) as (container, stream, first):
-        if container.format.name == "avi":
-            raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
-        waiting: deque[_Span] = deque()
-        unfit: list[Step] = []
-        for index, clip in enumerate(clips):
-            progress = Completeness(clip, container, stream)
-            try:
-                _check_length(progress, stream, options)
-                waiting.append(_Span(index, progress, Chunker(options)))
-            except ClipError as error:
-                unfit.append((index, error))
-        yield from _shared_pass(container, stream, first, waiting, options, tally)
-        yield from unfit
-
-
-def _shared_pass(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    first: Completeness,
-    waiting: deque[_Span],
-    options: DecodeOptions,
-    tally: Tally,
-) -> Iterator[Step]:
-    scaler = Scaler(options.short_side)
-    running: list[_Span] = []
-    before: float | None = None  # seconds of the last frame
-    duration = 0  # of the last frame
-    demuxer = Demuxer(container, stream)
-    for packet in demuxer:
-        if packet.size or packet.dts is not None:  # else it is the flush at the end
-            start = first.seconds(_known(packet.pts))
-            # Packets come before the frames in them, and never after one shown later.
-            while waiting and waiting[0].progress.start - TIME_TOLERANCE <= start:
-                span = waiting.popleft()
-                if before is not None:
-                    span.progress.saw_frame(before, duration)
-                running.append(span)
-        for span in running:
-            span.progress.saw_packet(packet, demuxer)
-        for frame in packet.decode():
-            tally.num_frames += 1
-            seconds = first.seconds(_known(frame.pts))
-            if before is None:
-                check_landing(first, seconds)
-            before, duration = seconds, frame.duration
-            shown = [span for span in running if span.progress.saw_frame(before, duration)]
-            picture = scaler.picture(frame) if shown else None
-            for span in shown:
-                full = span.chunker.add(before, picture)
-                if full is not None:
-                    yield span.index, full
-                _check_caps(span.progress, before, options)
-            for span in [span for span in running if span.progress.is_past]:
-                running.remove(span)
-                yield from _end_of(span)
-        if not waiting and not running:
-            return
-    if before is None:
-        check_landing(first, math.inf)
-    for span in [*running, *waiting]:
-        yield from _end_of(span)
-
-
-def _known(pts: int | None) -> int:
-    if pts is None:
-        raise ClipError("decode", "packets without presentation times, which tell clips apart")
-    return pts
-
-
-def _end_of(span: _Span) -> Iterator[Step]:
-    last = span.chunker.finish()
-    if last is not None:
-        yield span.index, last
-    shortfall = span.progress.shortfall()
-    yield span.index, ClipError("decode", shortfall) if shortfall else None

@@ -15,7 +15,7 @@ from dataclasses import replace
 import cv2
 
 from preprocess.clip_work import ClipWork, DecodeEvent, DecodeStep
-from preprocess.decode import Tally, decode_clip, decode_together
+from preprocess.decode import Tally, decode_clip
 from preprocess.flow_sources import MOTION_VECTORS
 from preprocess.messages import (
     ClipDecoded,
@@ -30,6 +30,7 @@ from preprocess.messages import (
     TracksOfFrames,
     WorkOptions,
 )
+from preprocess.spans import decode_together
 from preprocess.transcode import clear_scratch
 from preprocess.video_file import ClipError
 from shared.errors import InputError

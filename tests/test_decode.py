@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from video_fixtures import CODECS, moving_picture, remux, render_video
 
-from preprocess.decode import Tally, decode_clip, decode_together
+from preprocess.decode import Tally, decode_clip
 from preprocess.frame_chunks import DecodeOptions, scaled_size
+from preprocess.spans import decode_together
 from preprocess.video_file import ClipError
 from shared.manifest import Clip
 

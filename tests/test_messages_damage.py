@@ -25,7 +25,7 @@ from preprocess.box_jobs import read_job
 from preprocess.box_shards import FromMotion
 from preprocess.clip_work import ClipWork
 from preprocess.completeness import Completeness
-from preprocess.decode import _beside, _check_caps, _known, decode_clip
+from preprocess.decode import _beside, check_caps, decode_clip
 from preprocess.evaluate_boxes import _stored_clip
 from preprocess.flow_maker import _companded
 from preprocess.flow_options import FlowOptions
@@ -34,6 +34,7 @@ from preprocess.messages import Job, WorkOptions
 from preprocess.motion_presets import PRESETS
 from preprocess.pool import START_TRIES, RayPool
 from preprocess.rebuild import finished_plan, recorded_options
+from preprocess.spans import _known
 from preprocess.stored_clips import stored_events
 from preprocess.video_file import ClipError, opened, video_stream
 from shared.errors import InputError
@@ -212,7 +213,7 @@ def test_what_a_video_turns_out_to_be_while_it_is_read(tmp_path):
         stream = video_stream(container, options.max_pixels)
         progress = Completeness(clip, container, stream)
         with pytest.raises(ClipError, match=r"longer than 0.5 s \(--max-seconds\)"):
-            _check_caps(progress, progress.start + 0.6, options)
+            check_caps(progress, progress.start + 0.6, options)
     with pytest.raises(ClipError, match="the copy re-encoded for motion vectors has other frames"):
         list(_beside(iter([1, 2, 3]), iter([1, 2])))
     assert list(_beside(iter([1, 2]), iter([3, 4]))) == [1, 2]

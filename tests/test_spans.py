@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from test_pool import shards_of
 from video_fixtures import moving_picture, render_video
 
-from preprocess.decode import Tally, decode_clip, decode_together
+from preprocess.decode import Tally, decode_clip
 from preprocess.frame_chunks import DecodeOptions
 from preprocess.messages import Job, WorkOptions
 from preprocess.pool import InProcessPool, RayPool
 from preprocess.readings import together
+from preprocess.spans import decode_together
 from preprocess.video_file import ClipError
 from shared.manifest import Clip
 
