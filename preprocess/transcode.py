@@ -71,17 +71,16 @@ def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
     return copy
 
 
-def clear_scratch(scratch: Path) -> int:
-    """Remove all copies, and what killed runs left of them; returns how many. Other files stay."""
+def clear_scratch(scratch: Path) -> None:
+    """Remove all copies, and what killed runs left of them. Other files stay."""
     if not Path(scratch).is_dir():
-        return 0
-    copies = [path for path in Path(scratch).iterdir() if COPY_NAME.fullmatch(path.name)]
-    for path in copies:
-        path.unlink(missing_ok=True)
-    removed = len(copies) + remove_leftovers(scratch)
+        return
+    for path in list(Path(scratch).iterdir()):
+        if COPY_NAME.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    remove_leftovers(scratch)
     if not any(Path(scratch).iterdir()):
         Path(scratch).rmdir()
-    return removed
 
 
 def _content_key(video: Path) -> str:

@@ -47,9 +47,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> int:
-    """Remove temporary files that a killed run left in `folder`; returns how many."""
-    leftovers = [path for path in Path(folder).glob(".*.tmp") if path.is_file()]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return len(leftovers)
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed run left in `folder`."""
+    for path in list(Path(folder).glob(".*.tmp")):
+        if path.is_file():
+            path.unlink(missing_ok=True)

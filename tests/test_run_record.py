@@ -158,7 +158,9 @@ def test_full_disk_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / ".00000.h5.abc.tmp").write_bytes(b"half")
     (tmp_path / "00000.h5").write_bytes(b"whole")
-    assert remove_leftovers(tmp_path) == 1 and os.listdir(tmp_path) == ["00000.h5"]
+    assert len(os.listdir(tmp_path)) == 2
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["00000.h5"]
 
 
 @pytest.mark.parametrize(

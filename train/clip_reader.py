@@ -142,6 +142,3 @@ class OpenShards:
             self._open[number] = ShardReader(path, self._kind)
         self._open.move_to_end(number)
         return self._open[number]
-
-    def __len__(self) -> int:
-        return len(self._open)

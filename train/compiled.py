@@ -21,12 +21,8 @@ def wants_compiling(where: str, uses_cuda: bool) -> bool:
     return where == "always" or (where == "gpu" and uses_cuda)
 
 
-def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
-    """Compile every transformer block of a model in place; names of parameters stay.
-
-    Returns:
-        how many blocks there are.
-    """
+def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile every transformer block of a model in place; names of parameters stay."""
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     stacks = [module for name, module in model.named_modules() if name.endswith("blocks")]
     blocks = [block for stack in stacks for block in stack]
@@ -48,7 +44,6 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
         # Shapes are few and stay: one per stack, and one more for a last, smaller batch.
         compiled = torch.compile(forward, backend=backend, dynamic=False)
         block.forward = _with_fallback(compiled, forward, give_up)
-    return len(blocks)
 
 
 def _with_fallback(

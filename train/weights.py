@@ -140,13 +140,10 @@ def load_autoencoder(model: MaskedAutoencoder, imported: ImportedWeights) -> Non
     load_strictly(model, imported.state_dict, imported.source)
 
 
-def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> list[str]:
+def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> None:
     """Put the encoder of other weights into a classifier; its head and classifiers stay fresh.
 
     The norm after a pretraining encoder is left behind: a classifier normalises after pooling.
-
-    Returns:
-        The names of the parameters that stay fresh.
 
     Raises:
         InputError: the encoders differ; tensors are missing or left over.
@@ -158,7 +155,6 @@ def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> list
         if key.startswith("encoder.") and not key.startswith("encoder.norm.")
     }
     load_strictly(_EncoderAlone(classifier.encoder), found, imported.source)
-    return [name for name, _ in classifier.named_parameters() if not name.startswith("encoder.")]
 
 
 def build_encoder(config: ModelConfig, imported: ImportedWeights) -> VideoEncoder:
