@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from shared.errors import InputError
+from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.files import write_atomically
 from shared.manifest import Clip
 from shared.run_record import read_jsonl
+from shared.wording import counted
 
 KEYS = ("clip_id", "video", "stage", "reason")
 
@@ -41,3 +43,11 @@ def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
         return
     text = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
     write_atomically(path, text.encode())
+
+
+def report_failures(path: Path, failures: list[dict[str, Any]]) -> None:
+    """Say how many clips were set aside, if any, and end with the exit status that says so."""
+    if failures:
+        set_aside = counted(len(failures), "clip")
+        print(f"{set_aside} set aside, see {path}", file=sys.stderr)
+        sys.exit(EXIT_SET_ASIDE)

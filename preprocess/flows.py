@@ -19,37 +19,31 @@ later. Flow is nearly all of the work on CPU: see what is printed at the end.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from tqdm import tqdm
 
 from preprocess import resume
-from preprocess.failures import read_failures, write_failures
+from preprocess.failures import read_failures, report_failures, write_failures
 from preprocess.flow_options import STABILISE
 from preprocess.flow_sources import DIS_PRESETS, SOURCE_NAMES
 from preprocess.flow_summary import print_sizes, print_times
+from preprocess.flow_workers import resolve_workers, running_pool
 from preprocess.plan import Plan, make_plan
 from preprocess.rare_options import help_all_option, rare_option
 from preprocess.tvl1_presets import PRESETS
-from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
+from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
-from shared.gpus import refuse_too_few
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.run_record import JsonlLog, RunLock, write_options
 from shared.wording import counted
-
-if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV and torch
-    from preprocess.messages import WorkOptions
-    from preprocess.pool import InProcessPool, RayPool
 
 
 @click.command(
@@ -152,35 +146,12 @@ def main(**options: Any) -> None:
             with suppress(InputError):  # one of other folders, or killed just before this
                 plan.journal().remove()
             print(f"reuse: {' and '.join(map(str, plan.folders.values()))} are complete")
-            report_failures(layout, read_failures(layout.failures))
+            report_failures(layout.failures, read_failures(layout.failures))
             return
         if not videos.is_dir():
             raise InputError(f"no folder of videos at {videos}; give it with --videos (VIDEOS=)")
         failures = compute(plan, options)
-        report_failures(layout, failures)
-
-
-def resolve_workers(options: dict[str, Any]) -> None:
-    """Fill in how many workers: flow is the most work on CPU, decoding beside a GPU."""
-    cores = len(os.sched_getaffinity(0))
-    gpus = options["num_gpus"]
-    options["decoders"] = options["decoders"] or (cores if gpus else max(1, cores // 4))
-    options["flow_workers"] = options["flow_workers"] or gpus or cores
-    if gpus and options["flow_workers"] % gpus and options["pool"] == "ray":
-        raise InputError(
-            f"--flow-workers {options['flow_workers']} with --num-gpus {gpus}: each GPU serves the "
-            f"same number of workers; a multiple of {gpus} is allowed"
-        )
-    if options["pool"] == "in-process":
-        options["decoders"] = options["flow_workers"] = 1
-
-
-def report_failures(layout: DatasetLayout, failures: list[dict[str, Any]]) -> None:
-    """Say how many clips were set aside, if any, and end with the exit status that says so."""
-    if failures:
-        set_aside = counted(len(failures), "clip")
-        print(f"{set_aside} set aside, see {layout.failures}", file=sys.stderr)
-        sys.exit(EXIT_SET_ASIDE)
+        report_failures(layout.failures, failures)
 
 
 def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -257,57 +228,6 @@ def find_finished(plan: Plan) -> resume.Journal:
         print(f"going on: {len(journal.finished)} of {plan.num_shards} shards are finished")
     journal.start()
     return journal
-
-
-@contextmanager
-def running_pool(
-    plan: Plan, options: dict[str, Any], is_needed: bool
-) -> Iterator[RayPool | InProcessPool | None]:
-    """The workers that the options ask for, gone at the end; None where there is no work."""
-    if not is_needed:
-        yield None
-        return
-    from preprocess.pool import InProcessPool, RayPool
-
-    if options["num_gpus"] and not os.environ.get("RAY_ADDRESS"):  # a cluster has its own
-        import torch
-
-        refuse_too_few(torch.cuda, options["num_gpus"], "--num-gpus")
-    work = work_options(plan, options)
-    scratch = work.decode.scratch
-    if options["pool"] == "in-process":
-        pool = InProcessPool(work)
-    else:
-        workers = options["decoders"], options["flow_workers"], options["num_gpus"]
-        pool = RayPool(work, *workers, options["clip_timeout"], dashboard=options["dashboard"])
-    try:
-        yield pool
-    finally:
-        pool.close()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def work_options(plan: Plan, options: dict[str, Any]) -> WorkOptions:
-    from preprocess.frame_chunks import DecodeOptions
-    from preprocess.messages import WorkOptions
-
-    return WorkOptions(
-        video_root=options["videos"].resolve(),
-        decode=DecodeOptions(
-            short_side=options["frame_short_side"],
-            max_pixels=options["max_pixels"],
-            max_frames=options["max_frames"],
-            max_seconds=options["max_seconds"],
-            # Copies of videos wait here, and are gone after the run.
-            scratch=plan.layout.root.resolve() / ".transcoded" if plan.flow.transcode else None,
-        ),
-        jpeg_quality=options["jpeg_quality"],
-        flow_short_side=options["flow_short_side"],
-        map_short_side=options["map_short_side"],
-        device="cuda" if options["num_gpus"] else "cpu",
-        flow=plan.flow,
-    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from preprocess import boxes, flows, resume
 from preprocess.box_jobs import motion_job, source_of
 from preprocess.failures import read_failures, write_failures
+from preprocess.flow_workers import resolve_workers, running_pool
 from preprocess.messages import ClipFailed, Event
 from preprocess.motion_presets import MotionParameters
 from preprocess.other_options import refuse_other_options
@@ -97,7 +98,7 @@ def finished_plan(layout: DatasetLayout, given: dict[str, Any]) -> tuple[Plan, d
         options["videos"] = layout.videos
     if not options["videos"].is_dir():
         raise InputError(f"no folder of videos at {options['videos']}; give it with --videos")
-    flows.resolve_workers(options)
+    resolve_workers(options)
     return plan, options
 
 
@@ -143,7 +144,7 @@ def rebuild(
     # ----- The clips asked for through the workers, the others from the shards
     num_failed = 0
     with (
-        flows.running_pool(plan, options, is_needed=bool(readings)) as pool,
+        running_pool(plan, options, is_needed=bool(readings)) as pool,
         tqdm(total=len(places), initial=len(places) - len(left), desc=purpose, unit="clip") as bar,
     ):
         events = pool.run(readings) if pool else ()

@@ -16,8 +16,7 @@ from typing import Any
 
 import click
 
-from preprocess import flows
-from preprocess.failures import read_failures
+from preprocess.failures import read_failures, report_failures
 from preprocess.rebuild import finished_plan, rebuild, renew_boxes
 from preprocess.taken_options import flows_options
 from shared.errors import user_errors
@@ -46,7 +45,7 @@ def main(dataset: str, out: Path, **given: Any) -> None:
         failures = rebuild(plan, options, places, "retry") if places else []
         # Also where there was nothing to try: an earlier run may have been killed before this.
         renew_boxes(layout, {})
-    flows.report_failures(layout, failures)
+    report_failures(layout.failures, failures)
 
 
 if __name__ == "__main__":
