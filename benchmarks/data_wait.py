@@ -34,7 +34,8 @@ VIT_B = (
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--steps", type=click.IntRange(20), default=100, help="of the optimiser")
+@click.option("--steps", type=click.IntRange(20), default=100, metavar="STEPS",
+              help="of the optimiser")  # fmt: skip
 @user_errors
 def main(steps: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:

@@ -28,7 +28,8 @@ REFERENCES = {"inside-ratio": "MOFO, 75% inside the box", "mgm": "MGM, mask rati
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/ablation"),
               metavar="FOLDER", help="where `make ablation` put its dataset")  # fmt: skip
-@click.option("--clips", type=click.IntRange(1), default=400, help="of split train, at most")
+@click.option("--clips", type=click.IntRange(1), default=400, metavar="CLIPS",
+              help="of split train, at most")  # fmt: skip
 @user_errors
 def main(out: Path, clips: int) -> None:
     layout = DatasetLayout(out, "toy")
