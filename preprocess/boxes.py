@@ -99,6 +99,7 @@ def main(**options: Any) -> None:
         if options["overwrite"]:
             resume.forget(folder)
         elif resume.complete_index(folder, wanted) is not None:
+            resume.remove_journal(folder)  # of a run that was killed just before it would have
             print(f"reuse: {folder} is complete")
             return
         write_options(folder / "options.json", options)

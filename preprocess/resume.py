@@ -128,6 +128,11 @@ def is_intact(path: Path, entry: ShardEntry) -> bool:
         return False
 
 
+def remove_journal(folder: Path) -> None:
+    """Remove the journal of a complete folder, if it is still there."""
+    (Path(folder) / JOURNAL_NAME).unlink(missing_ok=True)
+
+
 def forget(folder: Path) -> None:
     """Take back that a folder is complete or under way; its shards stay until they are replaced."""
     for name in (INDEX_NAME, JOURNAL_NAME):

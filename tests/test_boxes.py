@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes, run_flows, start
 
+from preprocess.resume import JOURNAL_NAME
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest, write_manifest
@@ -183,6 +184,13 @@ def test_a_killed_run_goes_on_where_it_was(layout):
     assert run_boxes(layout).exit_code == 0
     assert checksums(layout.boxes) == expected
     assert not list(layout.boxes.glob(".*"))
+
+
+def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(layout):
+    run_boxes(layout)
+    journal = layout.boxes / JOURNAL_NAME
+    journal.write_text("{}\n")
+    assert "reuse: " in run_boxes(layout).output and not journal.exists()
 
 
 def test_dry_run_writes_nothing(layout):
