@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 
-from preprocess.completeness import TIME_TOLERANCE, Completeness
+from preprocess.completeness import TIME_TOLERANCE, Completeness, kind_of
 from preprocess.decode import Tally, check_caps, check_length, placed
 from preprocess.demuxer import Demuxer
 from preprocess.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
@@ -62,7 +62,7 @@ def _together(
 ) -> Iterator[Step]:
     path = find_video(clips[0].video, video_root)
     with placed(clips[0], path, options, from_the_start) as (container, stream, first):
-        if container.format.name == "avi":
+        if kind_of(container) == "avi":
             raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
         waiting: deque[_Span] = deque()
         unfit: list[Step] = []

@@ -230,7 +230,7 @@ class Clock:
 
     def __init__(self, container: av.container.InputContainer, progress: Completeness) -> None:
         self._progress = progress
-        self._has_presentation_times = container.format.name != "avi"
+        self._has_presentation_times = kind_of(container) != "avi"
         self._first_packet: float | None = None
         self._first_frame: float | None = None
         self._last = -progress.frame_seconds
