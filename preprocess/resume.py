@@ -114,7 +114,7 @@ class Journal:
         return [ShardEntry(**self.finished[number][kind]) for number in sorted(self.finished)]
 
     def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        remove_journal(self._path.parent)
 
 
 def is_intact(path: Path, entry: ShardEntry) -> bool:
@@ -129,14 +129,14 @@ def is_intact(path: Path, entry: ShardEntry) -> bool:
 
 
 def remove_journal(folder: Path) -> None:
-    """Remove the journal of a complete folder, if it is still there."""
+    """Remove the journal of a folder, if it is there."""
     (Path(folder) / JOURNAL_NAME).unlink(missing_ok=True)
 
 
 def forget(folder: Path) -> None:
     """Take back that a folder is complete or under way; its shards stay until they are replaced."""
-    for name in (INDEX_NAME, JOURNAL_NAME):
-        (Path(folder) / name).unlink(missing_ok=True)
+    (Path(folder) / INDEX_NAME).unlink(missing_ok=True)
+    remove_journal(folder)
 
 
 def is_under_way(folder: Path) -> bool:
