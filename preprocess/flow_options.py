@@ -17,7 +17,7 @@ from preprocess.flow_sources import (
 )
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
-from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT
+from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, USUAL_LENGTH, USUAL_POINTS
 
 STABILISE = ("off", "warp", "subtract")
 MAP_KINDS = {LENGTHS: "length", BOUNDARIES: "boundaries"}  # what `map` of a config says
@@ -35,8 +35,8 @@ class TrackOptions:
         cell: side of the HOG cell in pixels, even; 0 = no HOG.
     """
 
-    length: int = 6
-    points: int = 42
+    length: int = USUAL_LENGTH
+    points: int = USUAL_POINTS
     max_flow: float = 20.0
     cell: int = 8
 

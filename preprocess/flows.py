@@ -43,6 +43,7 @@ from shared.files import remove_leftovers
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.run_record import JsonlLog, RunLock, write_options
+from shared.tracks import USUAL_LENGTH, USUAL_POINTS
 from shared.wording import counted
 
 
@@ -87,8 +88,9 @@ from shared.wording import counted
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
               help="track points from every frame, with their HOG: megabytes a clip")  # fmt: skip
-@rare_option("--track-length", type=int, show_default="6", metavar="FLOWS", help="of a track")
-@rare_option("--track-points", type=int, show_default="42", metavar="COUNT",
+@rare_option("--track-length", type=int, show_default=str(USUAL_LENGTH), metavar="FLOWS",
+              help="of a track")  # fmt: skip
+@rare_option("--track-points", type=int, show_default=str(USUAL_POINTS), metavar="COUNT",
               help="along the short side of the frame")  # fmt: skip
 @rare_option("--track-max-flow", type=float, show_default="20", metavar="PIXELS",
               help="components of flow are clipped to this; 0: they are not")  # fmt: skip

@@ -15,6 +15,9 @@ from shared.errors import InputError
 from shared.make_commands import make_around
 from shared.shards import ShardReader
 
+# What `flows --trajectories` makes; preprocess/trajectories.py says why.
+USUAL_LENGTH = 6  # flows that a track goes through
+USUAL_POINTS = 42  # along the short side of a frame
 # Displacements in 1/64 px would take 40 % more bytes, for the flow's noise.
 DISPLACEMENT_UNIT = 1 / 16  # px
 NUM_BINS = 9  # of 20 degrees, the first centred on a gradient along x

@@ -15,6 +15,7 @@ from shared.make_commands import make_anew, make_around, make_boxes, make_flows
 from shared.manifest import LABEL_KINDS, Clip, manifest_digest, read_manifest
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
+from shared.tracks import USUAL_LENGTH, USUAL_POINTS
 
 NO_LABEL = -1
 DEFAULT_BOXES = "default"  # the boxes that lie in boxes/; others are in boxes-<name>/
@@ -216,9 +217,9 @@ def _check_tracks(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) ->
         else:
             found = "tracks without HOG"
         wanted = "--trajectories"
-        if motion.track_length > 6:  # what `--trajectories` alone makes
+        if motion.track_length > USUAL_LENGTH:
             wanted += f" --track-length {motion.track_length}"
-        if motion.track_points > 42:
+        if motion.track_points > USUAL_POINTS:
             wanted += f" --track-points {motion.track_points}"
         made = layout.make("flows", f"{wanted} --overwrite")
         raise InputError(f"{flows.folder} holds {found}; make them with `{made}`")
