@@ -34,7 +34,7 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.run_record import versions
-from train.config import PRECISIONS
+from train.options.config import PRECISIONS
 
 COLUMNS = ("finetuned", "probe")
 RESULTS = Path(__file__).parent / "results" / "ablation.json"

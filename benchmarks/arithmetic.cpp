@@ -1,6 +1,6 @@
 // Arithmetic of one core: sixteen independent chains of the widest vectors it has. Compiled as the
 // solver is: without contraction of a * b + c, with exact roots and divisions.
-#include "../preprocess/tvl1_cpp/simd.h"
+#include "../preprocess/tvl1_solvers/cpp/simd.h"
 
 using tvl1::LANES, tvl1::Vec;
 constexpr int CHAINS = 16;

@@ -18,10 +18,10 @@ from pathlib import Path
 import click
 
 from benchmarks.datasets import run
-from preprocess.box_annotations import ReadOptions
+from preprocess.annotated_boxes.matching import ReadOptions
 from preprocess.evaluate_boxes import evaluate, summary
-from preprocess.flow_sources import MOTION_VECTORS
-from preprocess.motion_presets import OF_BOUNDARIES, PRESETS
+from preprocess.flow.sources import MOTION_VECTORS
+from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout

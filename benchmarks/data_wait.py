@@ -21,7 +21,7 @@ from benchmarks.record import NOT_ON_GPU, Figure, text_of
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
-from train.run_folder import RunFolder
+from train.running.run_folder import RunFolder
 
 LIMIT = 5.0  # percent
 NAME = "data wait of pretraining"

@@ -33,7 +33,7 @@ from benchmarks.datasets import make_dataset, make_videos, names_of, run
 from benchmarks.record import NOT_ON_GPU, Figure, conclude
 from preprocess.boxes import main as boxes_command
 from preprocess.flows import main as flows_command
-from preprocess.frame_chunks import scaled_size
+from preprocess.video.frame_chunks import scaled_size
 from shared.errors import InputError, user_errors
 from shared.manifest import read_manifest
 

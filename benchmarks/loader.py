@@ -33,12 +33,12 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.masks import MASKS, Scene
 from train.augment import CROPS, cut
-from train.clip_table import read_clip_table
-from train.config import LoaderConfig
+from train.clips.frame_sampling import dense
+from train.clips.loading import to_device
+from train.clips.table import read_clip_table
 from train.data import PretrainDataset
-from train.frame_sampling import dense
-from train.loading import to_device
-from train.recipe import pretrain_config, read_recipe
+from train.options.config import LoaderConfig
+from train.options.recipe import pretrain_config, read_recipe
 
 CPU = torch.device("cpu")
 CLIPS = 14  # of a pass; datasets with fewer are passed over more than once

@@ -45,8 +45,8 @@ spent = {}
 from shared.layout import DatasetLayout
 from shared.manifest import manifest_digest, read_manifest
 from shared.shard_index import read_index
-from train.clip_table import read_clip_table
-from train.sampler import epoch_order
+from train.clips.table import read_clip_table
+from train.clips.sampler import epoch_order
 
 layout = DatasetLayout(Path(sys.argv[1]), "million")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -28,9 +28,9 @@ import cv2
 import numpy as np
 import torch
 
-from preprocess.flow_sources import SourceOptions, make_source
-from preprocess.motion_vectors import VectorFlows, export_vectors, fill_holes
-from preprocess.transcode import transcode
+from preprocess.flow.sources import SourceOptions, make_source
+from preprocess.video.motion_vectors import VectorFlows, export_vectors, fill_holes
+from preprocess.video.transcode import transcode
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.run_record import command_line, git_commit, versions

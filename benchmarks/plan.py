@@ -18,8 +18,8 @@ from pathlib import Path
 import click
 
 from shared.errors import InputError, user_errors
-from train.model_config import named_config
-from train.throughput import finetuning_flops, pretraining_flops
+from train.network.model_config import named_config
+from train.running.throughput import finetuning_flops, pretraining_flops
 
 GPUS = (1, 4, 64)
 CLIPS, TRAIN, VAL = 220_847, 168_913, 24_777  # Goyal et al. 2017; splits of the V2 release

@@ -5,10 +5,10 @@
 One step is targets, forward and backward pass and AdamW (fused, for both), from standardised clips
 and masks on; 16 frames of 224 pixels, a tube mask of 90 %. On a CPU one thread, CPU seconds, both
 in turn; on a GPU bf16 by the clock after the device is done, with compiled blocks and larger
-batches. TFLOP/s count the operations of the model as defined (train/throughput.py) for both, and
-the share is of the rate at which this machine multiplies large matrices of that type. About five
-minutes on a CPU that has nothing else to do. Memory is what the forward pass of pretraining keeps
-for the backward pass of one clip, weights aside.
+batches. TFLOP/s count the operations of the model as defined (train/running/throughput.py) for
+both, and the share is of the rate at which this machine multiplies large matrices of that type.
+About five minutes on a CPU that has nothing else to do. Memory is what the forward pass of
+pretraining keeps for the backward pass of one clip, weights aside.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.step_contenders import (
 )
 from shared.errors import user_errors
 from train.model import named_config
-from train.throughput import finetuning_flops, peak_gigabytes, pretraining_flops
+from train.running.throughput import finetuning_flops, peak_gigabytes, pretraining_flops
 
 TARGETS = {"cpu": 1.5, "cuda": 2.0}
 SHARE_AIMED_AT = 0.45  # of the matrix rate, on a GPU

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.compiled import compile_blocks
 from train.head import HeadConfig, VideoClassifier, build_head
 from train.model import MaskedAutoencoder, VideoEncoder, named_config
-from train.model_config import ModelConfig
+from train.network.compiled import compile_blocks
+from train.network.model_config import ModelConfig
 from train.targets import masked_loss, masked_targets, normalised_pixels
 
 MASK_RATIO = 0.9

@@ -36,13 +36,13 @@ from tqdm import tqdm
 from benchmarks.record import machine
 from benchmarks.toy_boxes import with_random_boxes
 from benchmarks.training_runs import Trainer, mean_and_spread, summary
-from preprocess.toy_scene import CLASSES, NUM_FRAMES, SIZE, make_scene
+from preprocess.toy_clips.scene import CLASSES, NUM_FRAMES, SIZE, make_scene
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest
 from shared.run_record import versions
-from train.recipe import RECIPES
+from train.options.recipe import RECIPES
 
 RESULTS = Path(__file__).parent / "results" / "toy_baselines.json"
 NUM_CLASSES = len(CLASSES.label)

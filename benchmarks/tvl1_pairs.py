@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from preprocess.toy import FLOW_FRAME
-from preprocess.toy_render import make_looks, render, true_flow
-from preprocess.toy_scene import make_scene
+from preprocess.toy_clips.render import make_looks, render, true_flow
+from preprocess.toy_clips.scene import make_scene
 from shared.errors import InputError
 
 # One clip of each kind: camera still and moving, hands, sports, animation, egocentric, driving;

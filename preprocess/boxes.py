@@ -28,12 +28,12 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from preprocess import resume
-from preprocess.box_formats import FORMATS
-from preprocess.box_jobs import Job, read_job
-from preprocess.box_shards import ShardMaker
-from preprocess.other_options import refuse_other_manifest
-from preprocess.processes import executor
+from preprocess.annotated_boxes.formats import FORMATS
+from preprocess.motion_boxes.jobs import Job, read_job
+from preprocess.motion_boxes.shards import ShardMaker
+from preprocess.sharding import resume
+from preprocess.sharding.other_options import refuse_other_manifest
+from preprocess.workers.processes import executor
 from shared.errors import user_errors
 from shared.files import remove_leftovers
 from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID, TUBE_POSITIONS
@@ -63,7 +63,7 @@ MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
               )  # fmt: skip
 @click.option("--preset", metavar="NAME",
               help="default, paper or mofo-code, whose numbers are in "
-              "preprocess/motion_presets.py  [default: default]")  # fmt: skip
+              "preprocess/motion_boxes/presets.py  [default: default]")  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER",
               help="change one number of the preset, such as sigma=4; may be repeated")  # fmt: skip
 # Annotated boxes instead

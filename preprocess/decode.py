@@ -3,7 +3,7 @@
 Input comes from the internet: local regular files below the video root only, containers and codecs
 by allow-list, caps on pixels, frames and seconds, and no clip that ended early passes for a whole
 one. Whatever is wrong with a video is a ClipError with a reason in words. Several spans of one
-video in one pass: preprocess.spans.py.
+video in one pass: preprocess.video.spans.py.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import av
 
-from preprocess.clip_vectors import ClipVectors
-from preprocess.completeness import TIME_TOLERANCE, Completeness
-from preprocess.demuxer import Demuxer
-from preprocess.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
-from preprocess.motion_vectors import CODECS as VECTOR_CODECS
-from preprocess.transcode import transcode
-from preprocess.video_file import (
+from preprocess.video.clip_vectors import ClipVectors
+from preprocess.video.completeness import TIME_TOLERANCE, Completeness
+from preprocess.video.demuxer import Demuxer
+from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
+from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
+from preprocess.video.transcode import transcode
+from preprocess.video.video_file import (
     ClipError,
     Clock,
     LandedLateError,

@@ -28,13 +28,13 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from preprocess.annotations.clip_rows import read_missing
+from preprocess.annotations.dataset_spec import read_spec
 from preprocess.annotations.epic100 import read_video_facts
 from preprocess.annotations.reading import read_text
-from preprocess.clip_rows import read_missing
-from preprocess.completeness import END_TOLERANCE_FRAMES
-from preprocess.dataset_spec import read_spec
-from preprocess.probe import VideoHeader, read_headers
-from preprocess.video_index import VideoIndex, scan_videos, stem_of
+from preprocess.video.completeness import END_TOLERANCE_FRAMES
+from preprocess.video.headers import VideoHeader, read_headers
+from preprocess.video.video_index import VideoIndex, scan_videos, stem_of
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest

@@ -20,9 +20,9 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from preprocess.box_annotations import BoxAnnotations, ClipFrames, Frames, ReadOptions
-from preprocess.box_formats import FORMATS, open_annotations
-from preprocess.box_metrics import (
+from preprocess.annotated_boxes.formats import FORMATS, open_annotations
+from preprocess.annotated_boxes.matching import BoxAnnotations, ClipFrames, Frames, ReadOptions
+from preprocess.annotated_boxes.metrics import (
     TRIVIAL_BOXES,
     box_figures,
     clip_to_frame,

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from preprocess.box_writers import WRITERS, ExportedClip
+from preprocess.annotated_boxes.writers import WRITERS, ExportedClip
 from shared.errors import InputError, user_errors
 from shared.make_commands import make_around
 from shared.shard_index import DatasetIndex, read_index

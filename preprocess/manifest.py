@@ -25,13 +25,13 @@ import click
 from tqdm import tqdm
 
 from preprocess.annotations.base import Annotations, Source
+from preprocess.annotations.clip_rows import ClipRows, format_missing, frames_to_seconds, look_up
+from preprocess.annotations.dataset_spec import DatasetSpec, known_datasets, read_spec
 from preprocess.annotations.formats import reader_of
 from preprocess.annotations.own_csv import read_own_csv
 from preprocess.annotations.own_folder import TEST_SHARE, read_own_folder
-from preprocess.clip_rows import ClipRows, format_missing, frames_to_seconds, look_up
-from preprocess.dataset_spec import DatasetSpec, known_datasets, read_spec
-from preprocess.probe import read_headers
-from preprocess.video_index import VideoIndex, scan_videos
+from preprocess.video.headers import read_headers
+from preprocess.video.video_index import VideoIndex, scan_videos
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout

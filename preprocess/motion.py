@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from preprocess.motion_presets import MotionParameters
+from preprocess.motion_boxes.presets import MotionParameters
 from shared.schema import LARGEST_VERTEX
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The two pools that run decoders and flow workers: in this process, or as Ray actors.
 
-Both have `run(readings)`, which yields the workers' events (see preprocess/messages.py) in the
-order they come, and `close()`. What the events say does not depend on the pool or on the number
+Both have `run(readings)`, which yields the workers' events (see preprocess/workers/messages.py) in
+the order they come, and `close()`. What the events say does not depend on the pool or on the number
 of workers.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from preprocess.messages import ClipFailed, Event, Reading, WorkOptions
-from preprocess.ray_start import start_ray
-from preprocess.work import BATCH_READINGS, Decoder, FlowWorker
+from preprocess.workers.messages import ClipFailed, Event, Reading, WorkOptions
+from preprocess.workers.ray_start import start_ray
+from preprocess.workers.work import BATCH_READINGS, Decoder, FlowWorker
 from shared.errors import InputError
 
 START_SECONDS = 300.0  # until a new actor must have answered; importing torch can be slow

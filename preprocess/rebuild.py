@@ -21,17 +21,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from preprocess import boxes, flows, resume
-from preprocess.box_jobs import motion_job, source_of
-from preprocess.failures import read_failures, write_failures
-from preprocess.flow_workers import resolve_workers, running_pool
-from preprocess.messages import ClipFailed, Event
-from preprocess.motion_presets import MotionParameters
-from preprocess.other_options import refuse_other_options
-from preprocess.plan import Plan, make_plan
-from preprocess.readings import readings_of
-from preprocess.shard_making import failed_record, settled_clips
-from preprocess.stored_clips import stored_events
+from preprocess import boxes, flows
+from preprocess.motion_boxes.jobs import motion_job, source_of
+from preprocess.motion_boxes.presets import MotionParameters
+from preprocess.sharding import resume
+from preprocess.sharding.failures import read_failures, write_failures
+from preprocess.sharding.other_options import refuse_other_options
+from preprocess.sharding.plan import Plan, make_plan
+from preprocess.sharding.shard_making import failed_record, settled_clips
+from preprocess.sharding.stored_clips import stored_events
+from preprocess.workers.flow_workers import resolve_workers, running_pool
+from preprocess.workers.messages import ClipFailed, Event
+from preprocess.workers.readings import readings_of
 from shared.errors import InputError
 from shared.files import sync_folder
 from shared.layout import DatasetLayout

@@ -21,26 +21,26 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from preprocess.boundaries import boundary_map, window_sums
-from preprocess.box_annotations import ClipFrames
-from preprocess.box_formats import FORMATS
-from preprocess.clip_work import grey_frames, jpeg_frames
+from preprocess.annotated_boxes.formats import FORMATS
+from preprocess.annotated_boxes.matching import ClipFrames
 from preprocess.decode import decode_clip
-from preprocess.frame_chunks import DecodeOptions, scaled_size
-from preprocess.messages import WorkOptions
+from preprocess.drawing.boxes import annotated_boxes, stored_boxes
+from preprocess.drawing.masks import Ratios, draw_masks
+from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, video_frames
+from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.motion import (
     motion_boxes,
     motion_map,
     reduce_maps,
     texture_maps,
 )
-from preprocess.motion_presets import OF_BOUNDARIES, PRESETS
-from preprocess.show_boxes import annotated_boxes, stored_boxes
-from preprocess.show_masks import Ratios, draw_masks
-from preprocess.show_panels import FoundMotion, contact_sheet, encode_mp4, video_frames
+from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from preprocess.tvl1 import PRESETS as FLOW_PRESETS
 from preprocess.tvl1 import tvl1_flow
-from preprocess.video_file import ClipError
+from preprocess.video.frame_chunks import DecodeOptions, scaled_size
+from preprocess.video.video_file import ClipError
+from preprocess.workers.clip_work import grey_frames, jpeg_frames
+from preprocess.workers.messages import WorkOptions
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view

@@ -34,8 +34,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from preprocess.toy_render import make_looks, render, true_flow
-from preprocess.toy_scene import CLASSES, FRAMES_PER_SECOND, NUM_FRAMES, make_scene
+from preprocess.toy_clips.render import make_looks, render, true_flow
+from preprocess.toy_clips.scene import CLASSES, FRAMES_PER_SECOND, NUM_FRAMES, make_scene
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers, write_atomically
 from shared.layout import DatasetLayout

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from preprocess.flow_options import TrackOptions
+from preprocess.flow.options import TrackOptions
 from shared.tracks import NUM_BINS, Tracks, grid_shape, start_points
 
 

@@ -9,9 +9,9 @@ flow, DAGM 2007), the parameters those of Sanchez Perez, Meinhardt-Llopis and Fa
 
 One algorithm, three ways to run it, chosen by where the frames are:
 
-    tvl1_native.py   CPU: C++ compiled on first use, one thread, pair after pair
-    tvl1_cuda.py     CUDA: Triton kernels, the whole batch at once
-    tvl1_eager.py    plain PyTorch: the reference, and the fallback where there is no compiler
+    tvl1_solvers/native.py  CPU: C++ compiled on first use, one thread, pair after pair
+    tvl1_solvers/cuda.py    CUDA: Triton kernels, the whole batch at once
+    tvl1_solvers/eager.py   plain PyTorch: the reference, and the fallback without a compiler
 
 The flow of a pair depends on its two frames (and `initial`) alone, bit for bit: not on the batch,
 not on pairs before it, not on the processor, and not on which of the three computed it. Less would
@@ -26,8 +26,8 @@ import warnings
 
 import torch
 
-from preprocess import tvl1_eager, tvl1_native
-from preprocess.tvl1_presets import PRESETS, SMALLEST_SIDE, Preset
+from preprocess.tvl1_solvers import eager, native
+from preprocess.tvl1_solvers.presets import PRESETS, SMALLEST_SIDE, Preset
 from shared.errors import InputError
 
 __all__ = ["PRESETS", "SMALLEST_SIDE", "tvl1_flow"]
@@ -70,10 +70,10 @@ def tvl1_flow(
 
 def _solve_cpu(first, second, initial, preset: Preset) -> torch.Tensor:
     try:
-        return tvl1_native.solve(first, second, initial, preset)
-    except tvl1_native.Unavailable as reason:
+        return native.solve(first, second, initial, preset)
+    except native.Unavailable as reason:
         _warn_slow(str(reason))
-    return tvl1_eager.solve(first, second, initial, preset, tvl1_eager.EAGER)
+    return eager.solve(first, second, initial, preset, eager.EAGER)
 
 
 def _solve_cuda(first, second, initial, preset: Preset) -> torch.Tensor:
@@ -83,22 +83,22 @@ def _solve_cuda(first, second, initial, preset: Preset) -> torch.Tensor:
             reason = "no kernel of a GPU is written for the preset"
         if reason:
             _warn_slow(reason)
-        return tvl1_eager.solve(first, second, initial, preset, kernels)
+        return eager.solve(first, second, initial, preset, kernels)
 
 
 @functools.cache
-def _cuda_kernels(device: torch.device) -> tuple[tvl1_eager.Kernels, str]:
+def _cuda_kernels(device: torch.device) -> tuple[eager.Kernels, str]:
     """Triton's where they work, else PyTorch's and why. They are tried out on a small picture:
     without a C compiler, for example, it is the first launch that fails."""
     try:
-        from preprocess import tvl1_cuda
+        from preprocess.tvl1_solvers import cuda
 
         nothing = torch.zeros(1, SMALLEST_SIDE, SMALLEST_SIDE, device=device)
-        tvl1_eager.solve(nothing, nothing, None, PRESETS["fast"], tvl1_cuda.FUSED)
+        eager.solve(nothing, nothing, None, PRESETS["fast"], cuda.FUSED)
     except Exception as error:  # Triton and the tools it calls fail with many types
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return tvl1_eager.EAGER, f"Triton's kernels do not run: {lines[0]}"
-    return tvl1_cuda.FUSED, ""
+        return eager.EAGER, f"Triton's kernels do not run: {lines[0]}"
+    return cuda.FUSED, ""
 
 
 @functools.cache

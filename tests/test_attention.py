@@ -7,8 +7,8 @@ import torch
 from timm.models.beit import Block
 from torch.nn import functional as F
 
-from train import attention
-from train.attention import JointBlock, PlainAttention, attend
+from train.network import attention
+from train.network.attention import JointBlock, PlainAttention, attend
 
 
 def parts(dtype: torch.dtype, shape: tuple[int, ...] = (2, 3, 7, 4)) -> list[torch.Tensor]:

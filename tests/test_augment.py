@@ -23,9 +23,9 @@ from train.augment import (
     source_view,
     square_along,
 )
-from train.config import AugmentConfig
-from train.mixing import ClipMixer
-from train.model_config import ModelConfig
+from train.clips.mixing import ClipMixer
+from train.network.model_config import ModelConfig
+from train.options.config import AugmentConfig
 
 OPTIONS = {
     "multi_scale": {"scales": (1.0, 0.875, 0.75, 0.66)},

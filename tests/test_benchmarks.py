@@ -16,9 +16,9 @@ from benchmarks.record import Figure, fastest, text_of, write_record
 from benchmarks.step_contenders import Contender, kept_gigabytes
 from benchmarks.suite import change, last_results
 from benchmarks.video_peers import available, pillow_transform, pyav
-from preprocess.flow_summary import print_times
 from preprocess.pool import StageTimes
-from train.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
+from preprocess.sharding.flow_summary import print_times
+from train.options.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
 
 
 def test_ratios_say_how_many_times_better():

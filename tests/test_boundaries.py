@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.boundaries import (
+from preprocess.flow.boundaries import (
     GREY_LEVEL,
     OVERLAP,
     WINDOW,
@@ -16,7 +16,7 @@ from preprocess.boundaries import (
     window_sums,
 )
 from preprocess.motion import motion_boxes
-from preprocess.motion_presets import PRESETS
+from preprocess.motion_boxes.presets import PRESETS
 
 
 def slowly(flows: np.ndarray, frame: int) -> np.ndarray:

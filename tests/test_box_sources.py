@@ -16,9 +16,9 @@ from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
 from shared.shards import ShardReader
-from train.clip_reader import ClipReader
-from train.clip_table import read_clip_table
-from train.recipe import finetune_config, pretrain_config, read_recipe
+from train.clips.reader import ClipReader
+from train.clips.table import read_clip_table
+from train.options.recipe import finetune_config, pretrain_config, read_recipe
 
 SIZE = (64, 48)
 

@@ -16,14 +16,14 @@ from training_fixtures import assert_same_weights, losses, tiny_run
 
 from shared.manifest import read_classes
 from train.checkpoint import complete_checkpoints
-from train.checkpoint_command import main
 from train.finetune import finetune
 from train.head import HeadConfig
-from train.huggingface import export_huggingface
 from train.model import VideoEncoder
 from train.pretrain import pretrain
-from train.weights import export_safetensors, import_weights
-from train.zero_partitions import read_whole_weights, reshard
+from train.weights.command import main
+from train.weights.exchange import export_safetensors, import_weights
+from train.weights.huggingface import export_huggingface
+from train.weights.zero_partitions import read_whole_weights, reshard
 
 TOLD = ("image_size=32", "num_frames=4", "num_heads=3", "decoder_heads=2")
 

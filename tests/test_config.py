@@ -1,15 +1,23 @@
 """Recipes: every key known and of its type, nothing ignored."""
 
 import dataclasses
+import inspect
 import json
 
 import pytest
 from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
-from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig, OptimConfig, PretrainConfig
 from train.optim import effective_batch, scaled_learning_rate
-from train.recipe import (
+from train.options import config as options_config
+from train.options.config import (
+    EvaluateConfig,
+    FinetuneConfig,
+    LoaderConfig,
+    OptimConfig,
+    PretrainConfig,
+)
+from train.options.recipe import (
     RECIPES,
     evaluate_config,
     finetune_config,
@@ -20,7 +28,7 @@ from train.recipe import (
     recorded_finetune_config,
     recorded_pretrain_config,
 )
-from train.typed_tables import Choice, convert, flatten, merge, to_table
+from train.options.typed_tables import Choice, convert, flatten, merge, to_table
 
 DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 
@@ -64,7 +72,7 @@ def test_a_recipe_survives_the_record_of_a_run(tiny):
 
 def test_every_field_says_what_it_is():
     for cls in (PretrainConfig, FinetuneConfig, LoaderConfig, OptimConfig, EvaluateConfig):
-        source = open(RECIPES.parent / "config.py").read()
+        source = inspect.getsource(options_config)
         for field in dataclasses.fields(cls):
             line = source.split(f"class {cls.__name__}")[1].split(f"    {field.name}: ")[1]
             assert line.split("\n")[1].strip().startswith('"""'), f"{cls.__name__}.{field.name}"

@@ -97,9 +97,9 @@ def test_every_kind_of_addition_has_an_example():
 LOOK = """
 import numpy as np
 import torch
-from preprocess.flow_sources import SourceOptions, make_source
+from preprocess.flow.sources import SourceOptions, make_source
 from shared.masks import MASKS, Scene
-from train.recipe import pretrain_config, read_recipe
+from train.options.recipe import pretrain_config, read_recipe
 from pathlib import Path
 
 still = torch.zeros(2, 32, 32, dtype=torch.uint8)

@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
-import train.clip_reader
+import train.clips.reader
 from shared.errors import InputError
 from shared.grid import positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest, write_manifest
 from shared.shards import ShardReader
 from train.augment import decode_jpeg
-from train.clip_reader import ClipReader
-from train.clip_table import ClipTable, read_clip_table
-from train.config import EvaluateConfig, LoaderConfig
+from train.clips.frame_sampling import FRAME_RULES, dense, segments, view_places
+from train.clips.loading import make_loader, read_batches, to_device
+from train.clips.reader import ClipReader
+from train.clips.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
+from train.clips.table import ClipTable, read_clip_table
 from train.data import EvaluateDataset, FinetuneDataset, PretrainDataset
-from train.frame_sampling import FRAME_RULES, dense, segments, view_places
-from train.loading import make_loader, read_batches, to_device
-from train.recipe import finetune_config, pretrain_config, read_recipe
-from train.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
+from train.options.config import EvaluateConfig, LoaderConfig
+from train.options.recipe import finetune_config, pretrain_config, read_recipe
 from train.targets import unstandardise
 
 NO_WORKERS = LoaderConfig(workers=0)
@@ -239,7 +239,7 @@ def test_the_cache_changes_nothing_and_keeps_to_its_size(table):
 def test_of_clips_beyond_the_cache_only_the_frames_asked_for_are_decoded(table, monkeypatch):
     decoded = []
     monkeypatch.setattr(
-        train.clip_reader, "decode_jpeg", lambda *given: decoded.append(1) or decode_jpeg(*given)
+        train.clips.reader, "decode_jpeg", lambda *given: decoded.append(1) or decode_jpeg(*given)
     )
     cached, counts = ClipReader(table, 2, cache_bytes=500_000), []
     for index in (0, 1, 2, 0, 2, 3):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from shared.errors import InputError
 from train.head import HeadConfig, VideoClassifier, build_head
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder, named_config, split_mask
-from train.weights import export_safetensors, import_weights, load_encoder
+from train.weights.exchange import export_safetensors, import_weights, load_encoder
 
 DIVIDED = attending("divided")
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from preprocess.decode import decode_clip
 from preprocess.doctor import FINDINGS, diagnose, examine, main
-from preprocess.frame_chunks import DecodeOptions
-from preprocess.probe import VideoHeader, read_header, read_headers
-from preprocess.video_file import ClipError
+from preprocess.video.frame_chunks import DecodeOptions
+from preprocess.video.headers import VideoHeader, read_header, read_headers
+from preprocess.video.video_file import ClipError
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shard_fixtures import write_moving_squares
 
-from preprocess.box_annotations import ClipFrames, ReadOptions
-from preprocess.box_formats import open_annotations, read_boxes_csv
-from preprocess.box_metrics import box_figures, saliency, trivial_box, union_area
+from preprocess.annotated_boxes.formats import open_annotations, read_boxes_csv
+from preprocess.annotated_boxes.hand_object_detections import parse_frame, read_detections
+from preprocess.annotated_boxes.matching import ClipFrames, ReadOptions
+from preprocess.annotated_boxes.metrics import box_figures, saliency, trivial_box, union_area
 from preprocess.evaluate_boxes import StoredClip, clip_figures, evaluate, main, summary
-from preprocess.hand_object_detections import parse_frame, read_detections
 from preprocess.toy import write_clip
-from preprocess.toy_render import make_looks, render
-from preprocess.toy_scene import make_scene
+from preprocess.toy_clips.render import make_looks, render
+from preprocess.toy_clips.scene import make_scene
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from dataset_fixtures import run_boxes
 from shard_fixtures import write_moving_squares
 
-from preprocess.box_writers import WRITERS
+from preprocess.annotated_boxes.writers import WRITERS
 from preprocess.boxes import main as make_boxes
 from preprocess.evaluate_boxes import main as evaluate_boxes
 from preprocess.export import main
@@ -185,7 +185,7 @@ def test_bad_coco_is_named(layout, tmp_path, lacking):
 
 
 def test_a_clip_id_that_is_no_file_name(tmp_path):
-    from preprocess.box_writers import ExportedClip, write_csv
+    from preprocess.annotated_boxes.writers import ExportedClip, write_csv
 
     empty = np.empty((0, 4), np.float32)
     clip = ExportedClip("../elsewhere", (64, 64), empty[:, 0], empty, empty[:, 0])

@@ -17,19 +17,19 @@ from track_fixtures import add_tracks
 from shared.errors import InputError
 from shared.grid import canonical_view
 from shared.layout import DatasetLayout
-from train.clip_reader import ClipReader
-from train.figure_attention import attention_from, attention_maps, head_weights
-from train.figure_clips import overlay_tokens
-from train.figure_gradcam import class_maps, grad_cam
-from train.figure_inputs import choose_block, read_held_out
-from train.figure_trajectories import TrackedClip, pixels_per_unit, starts_of, tracked_clips
+from train.clips.reader import ClipReader
 from train.figures import main
-from train.finetune_inputs import build_classifier
 from train.head import VideoClassifier
 from train.model import VideoEncoder
-from train.recipe import finetune_config, pretrain_config, read_recipe
-from train.run_folder import RunFolder
-from train.targets_motion import trajectory_target
+from train.objectives.trajectories import trajectory_target
+from train.options.recipe import finetune_config, pretrain_config, read_recipe
+from train.pictures.attention import attention_from, attention_maps, head_weights
+from train.pictures.clips import overlay_tokens
+from train.pictures.gradcam import class_maps, grad_cam
+from train.pictures.inputs import choose_block, read_held_out
+from train.pictures.trajectories import TrackedClip, pixels_per_unit, starts_of, tracked_clips
+from train.running.finetune_inputs import build_classifier
+from train.running.run_folder import RunFolder
 
 
 def run_figures(*arguments: object) -> Result:

@@ -19,7 +19,8 @@ from shared.errors import InputError
 from shared.grid import canonical_view
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest
-from train.figure_charts import (
+from train.figures import charts_of, clips_of, main
+from train.pictures.charts import (
     Curve,
     PlainTicks,
     confusion_chart,
@@ -28,13 +29,12 @@ from train.figure_charts import (
     inside_chart,
     shares_chart,
 )
-from train.figure_clips import see_view, spread_over_classes
-from train.figure_reconstruction import reconstruct
-from train.figure_style import PALETTE, heat_rgba, png_uri, printable
-from train.figures import charts_of, clips_of, main
+from train.pictures.clips import see_view, spread_over_classes
+from train.pictures.reconstruction import reconstruct
+from train.pictures.style import PALETTE, heat_rgba, png_uri, printable
 from train.report import choose_runs
-from train.report_runs import read_run, read_runs
-from train.run_folder import RunFolder
+from train.report_parts.runs import read_run, read_runs
+from train.running.run_folder import RunFolder
 
 
 def run_figures(*arguments: object) -> Result:

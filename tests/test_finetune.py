@@ -16,26 +16,26 @@ from training_fixtures import assert_same_weights, losses, tiny_run
 
 import train.evaluate
 import train.finetune
-import train.validation
+import train.scores.validation
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
 from shared.run_record import read_jsonl
 from train.checkpoint import complete_checkpoints
-from train.clip_table import read_clip_table
-from train.config import EvaluateConfig, LoaderConfig
+from train.clips.loading import to_device
+from train.clips.table import read_clip_table
 from train.data import EvaluateDataset, FinetuneDataset
-from train.engine import Processes
 from train.evaluate import evaluate
 from train.finetune import finetune
-from train.finetune_inputs import run_name
-from train.loading import to_device
-from train.metrics import accuracy
+from train.options.config import EvaluateConfig, LoaderConfig
+from train.options.recipe import finetune_config, read_recipe
 from train.pretrain import pretrain
-from train.recipe import finetune_config, read_recipe
-from train.run_folder import RunFolder
-from train.scoring import score_clips
-from train.weights import import_weights
+from train.running.engine import Processes
+from train.running.finetune_inputs import run_name
+from train.running.run_folder import RunFolder
+from train.scores.metrics import accuracy
+from train.scores.scoring import score_clips
+from train.weights.exchange import import_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 LEARNS = (
@@ -121,9 +121,9 @@ def test_stopped_it_goes_on_exactly(out, finetuned):
 
 def test_it_stops_early_and_keeps_the_best(out, monkeypatch):
     top1 = iter([30.0, 50.0, 40.0, 45.0, 50.0, 60.0])
-    real = train.validation.accuracy
+    real = train.scores.validation.accuracy
     monkeypatch.setattr(
-        train.validation, "accuracy", lambda *given: {**real(*given), "top1": next(top1)}
+        train.scores.validation, "accuracy", lambda *given: {**real(*given), "top1": next(top1)}
     )
     run = tiny_run(out, "early_stop_epochs=3", run="early", batch_size=8, epochs=6)
     folder = finetune(run, "mean", "none")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from preprocess.flow_sources import (
+from preprocess.flow.raft import RaftFlow
+from preprocess.flow.sources import (
     DIS_PRESETS,
     SOURCE_NAMES,
     SourceOptions,
     make_source,
     parse_sources,
 )
-from preprocess.raft import RaftFlow
 from shared.errors import InputError
 from shared.randomness import counter_generator
 

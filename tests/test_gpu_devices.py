@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from preprocess import tvl1_eager
-from preprocess.boundaries import boundary_map, window_sums
+from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.motion import motion_map, reduce_maps
-from preprocess.tvl1_presets import PRESETS
+from preprocess.tvl1_solvers import eager
+from preprocess.tvl1_solvers.presets import PRESETS
+from train.clips.loading import _byte_statistics, to_device
 from train.head import HeadConfig, VideoClassifier, build_head
-from train.loading import _byte_statistics, to_device
 from train.model import MaskedAutoencoder, VideoEncoder
-from train.model_config import ModelConfig
+from train.network.model_config import ModelConfig
 from train.targets import (
     _channel_statistics,
     masked_loss,
@@ -99,7 +99,7 @@ def test_flow_and_motion_maps(fake):
     with fake:
         frames = torch.zeros(5, 32, 40, dtype=torch.uint8, device=GPU)
         pairs = frames.float()
-        flow = tvl1_eager.solve(pairs[:-1], pairs[1:], None, PRESETS["fast"], tvl1_eager.EAGER)
+        flow = eager.solve(pairs[:-1], pairs[1:], None, PRESETS["fast"], eager.EAGER)
         assert flow.device == GPU and flow.shape == (4, 2, 32, 40)
         for maps in (motion_map(flow), boundary_map(window_sums(flow, 0, range(4)))):
             assert reduce_maps(maps, (16, 20)).device == GPU

@@ -27,8 +27,8 @@ def modules() -> list[str]:
 
 def commands(module: str) -> list[click.Command]:
     found = importlib.import_module(module)
-    if not hasattr(found, "main"):  # it is in a module of its own
-        found = importlib.import_module(f"{module}_command")
+    if module == "train.checkpoint":  # beside the weights that it reads and writes
+        found = importlib.import_module("train.weights.command")
     main = found.main
     return [main, *main.commands.values()] if isinstance(main, click.Group) else [main]
 

@@ -14,14 +14,14 @@ from dataset_fixtures import ROOT
 from shard_fixtures import write_moving_squares
 from test_shards import HOSTILE
 
-from preprocess.dataset_checks import find_dataset
-from preprocess.shard_checks import check_shards
+from preprocess.sharding.dataset_checks import find_dataset
+from preprocess.sharding.shard_checks import check_shards
 from shared.chunks import fletcher32
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, write_index
-from train.clip_reader import ClipReader
-from train.clip_table import MotionNeeds, read_clip_table
+from train.clips.reader import ClipReader
+from train.clips.table import MotionNeeds, read_clip_table
 
 NUM_FRAMES = 8
 
@@ -30,12 +30,12 @@ READ = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from preprocess.dataset_checks import find_dataset
-from preprocess.shard_checks import check_shards
+from preprocess.sharding.dataset_checks import find_dataset
+from preprocess.sharding.shard_checks import check_shards
 from shared.errors import InputError
 from shared.layout import DatasetLayout
-from train.clip_reader import ClipReader
-from train.clip_table import MotionNeeds, read_clip_table
+from train.clips.reader import ClipReader
+from train.clips.table import MotionNeeds, read_clip_table
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()

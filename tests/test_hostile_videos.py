@@ -22,8 +22,8 @@ DECODE = """
 import json, sys
 from pathlib import Path
 from preprocess.decode import decode_clip
-from preprocess.frame_chunks import DecodeOptions
-from preprocess.video_file import ClipError
+from preprocess.video.frame_chunks import DecodeOptions
+from preprocess.video.video_file import ClipError
 from shared.manifest import Clip
 
 def memory(name):

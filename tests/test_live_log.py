@@ -10,8 +10,8 @@ from training_fixtures import tiny_run
 from shared.errors import InputError
 from shared.run_record import read_jsonl
 from train.finetune import finetune
-from train.live_log import LiveLog
-from train.run_folder import RunFolder
+from train.running.live_log import LiveLog
+from train.running.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocess.annotations.clip_rows import clip_id_of, format_missing, read_missing
+from preprocess.annotations.dataset_spec import known_datasets, read_spec
 from preprocess.annotations.formats import reader_of
 from preprocess.annotations.own_folder import read_own_folder
-from preprocess.clip_rows import clip_id_of, format_missing, read_missing
-from preprocess.dataset_spec import known_datasets, read_spec
 from preprocess.manifest import main
-from preprocess.video_index import SUFFIXES, scan_videos
+from preprocess.video.video_index import SUFFIXES, scan_videos
 from shared.errors import InputError
 from shared.manifest import COLUMNS, CONTROL, ClassList, read_classes, read_manifest, write_classes
 

@@ -20,23 +20,24 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import tiny_run
 from video_fixtures import render_video
 
-from preprocess import ray_start, transcode
-from preprocess.box_jobs import read_job
-from preprocess.box_shards import FromMotion
-from preprocess.clip_work import ClipWork
-from preprocess.completeness import Completeness
 from preprocess.decode import _beside, check_caps, decode_clip
 from preprocess.evaluate_boxes import _stored_clip
-from preprocess.flow_maker import _companded
-from preprocess.flow_options import FlowOptions
-from preprocess.frame_chunks import DecodeOptions, _checked_kept_size
-from preprocess.messages import Job, WorkOptions
-from preprocess.motion_presets import PRESETS
+from preprocess.flow.maker import _companded
+from preprocess.flow.options import FlowOptions
+from preprocess.motion_boxes.jobs import read_job
+from preprocess.motion_boxes.presets import PRESETS
+from preprocess.motion_boxes.shards import FromMotion
 from preprocess.pool import START_TRIES, RayPool
 from preprocess.rebuild import finished_plan, recorded_options
-from preprocess.spans import _known
-from preprocess.stored_clips import stored_events
-from preprocess.video_file import ClipError, opened, video_stream
+from preprocess.sharding.stored_clips import stored_events
+from preprocess.video import transcode
+from preprocess.video.completeness import Completeness
+from preprocess.video.frame_chunks import DecodeOptions, _checked_kept_size
+from preprocess.video.spans import _known
+from preprocess.video.video_file import ClipError, opened, video_stream
+from preprocess.workers import ray_start
+from preprocess.workers.clip_work import ClipWork
+from preprocess.workers.messages import Job, WorkOptions
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_classes, read_manifest, write_manifest
@@ -45,10 +46,10 @@ from shared.shard_index import read_index, write_index
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 from train.checkpoint import complete_checkpoints
-from train.clip_table import read_clip_table
+from train.clips.table import read_clip_table
 from train.pretrain import pretrain
-from train.report_dataset import read_box_table, read_clip
-from train.zero_partitions import read_whole_weights, reshard
+from train.report_parts.dataset import read_box_table, read_clip
+from train.weights.zero_partitions import read_whole_weights, reshard
 
 
 @pytest.fixture
@@ -240,7 +241,7 @@ def test_a_decoder_out_of_memory_costs_one_clip(tmp_path, monkeypatch):
 
 def test_a_codec_that_is_not_decoded(tmp_path, monkeypatch):
     path = render_video(tmp_path / "a.mkv", 6, codec="ffv1")
-    monkeypatch.setattr("preprocess.video_file.CODECS", "h264,hevc")
+    monkeypatch.setattr("preprocess.video.video_file.CODECS", "h264,hevc")
     with pytest.raises(ClipError, match=r"codec ffv1 is not among those allowed \(h264,hevc\)"):
         list(decode_clip(Clip("a", path.name), tmp_path, DecodeOptions()))
 

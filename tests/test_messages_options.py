@@ -12,11 +12,11 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest
 from shared.shard_index import DatasetIndex, read_index, write_index
-from train.engine import start_processes
+from train.clips.sampler import steps_per_epoch
 from train.evaluate import evaluate
-from train.recipe import finetune_config, pretrain_config, read_recipe
-from train.run_folder import RunFolder
-from train.sampler import steps_per_epoch
+from train.options.recipe import finetune_config, pretrain_config, read_recipe
+from train.running.engine import start_processes
+from train.running.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,18 @@ import pytest
 import torch
 from training_fixtures import TINY_RECIPE
 
-from preprocess.raft import RaftFlow
+from preprocess.flow.raft import RaftFlow
 from preprocess.toy import ToyOptions, _kept_clips
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
 from shared.shard_index import DatasetIndex, write_index
-from train.clip_table import NO_LABEL, _read_index
-from train.figure_attention import _check_query
-from train.finetune_inputs import count_classes, labelled
-from train.huggingface import _read_json
-from train.recipe import finetune_config, read_recipe
+from train.clips.table import NO_LABEL, _read_index
+from train.options.recipe import finetune_config, read_recipe
+from train.pictures.attention import _check_query
+from train.running.finetune_inputs import count_classes, labelled
+from train.weights.huggingface import _read_json
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from training_fixtures import TINY_RECIPE
 
 from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
+from train.options.recipe import RECIPES, pretrain_config, read_recipe
 from train.pretrain import main
-from train.recipe import RECIPES, pretrain_config, read_recipe
-from train.weights import import_weights
+from train.weights.exchange import import_weights
 
 METHODS = """
 [pretrain.random]

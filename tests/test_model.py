@@ -19,7 +19,7 @@ from train.model import (
     split_tubelets,
     take_tokens,
 )
-from train.positions import position_table
+from train.network.positions import position_table
 
 TINY = ModelConfig(
     image_size=32,

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from preprocess.box_shards import _corners as corner_vertices
 from preprocess.motion import (
     contour_vertices,
     motion_boxes,
@@ -17,7 +16,13 @@ from preprocess.motion import (
     reduce_maps,
     texture_maps,
 )
-from preprocess.motion_presets import OF_BOUNDARIES, PRESETS, MotionParameters, read_parameters
+from preprocess.motion_boxes.presets import (
+    OF_BOUNDARIES,
+    PRESETS,
+    MotionParameters,
+    read_parameters,
+)
+from preprocess.motion_boxes.shards import _corners as corner_vertices
 from shared.errors import InputError
 from shared.motion_maps import LEVELS, compand, expand
 from shared.schema import LARGEST_VERTEX

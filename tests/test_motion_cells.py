@@ -14,11 +14,11 @@ from shared.motion_cells import cell_means
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 from train.augment import cut
-from train.clip_reader import ClipReader
-from train.clip_table import MotionNeeds, read_clip_table
-from train.config import EvaluateConfig, LoaderConfig
+from train.clips.reader import ClipReader
+from train.clips.table import MotionNeeds, read_clip_table
 from train.data import EvaluateDataset, PretrainDataset
-from train.recipe import pretrain_config, read_recipe
+from train.options.config import EvaluateConfig, LoaderConfig
+from train.options.recipe import pretrain_config, read_recipe
 
 
 def slow_cell_means(maps, view, source_size, grid):

@@ -15,11 +15,12 @@ from av.video.frame import PictureType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.clip_vectors import ClipVectors
 from preprocess.decode import decode_clip
-from preprocess.flow_options import VECTOR_CELL
-from preprocess.frame_chunks import DecodeOptions
-from preprocess.motion_vectors import (
+from preprocess.flow.options import VECTOR_CELL
+from preprocess.tvl1 import tvl1_flow
+from preprocess.video.clip_vectors import ClipVectors
+from preprocess.video.frame_chunks import DecodeOptions
+from preprocess.video.motion_vectors import (
     COLUMNS,
     VectorFlows,
     cell_means,
@@ -27,10 +28,9 @@ from preprocess.motion_vectors import (
     fill_holes,
     turn_upright,
 )
-from preprocess.transcode import clear_scratch
-from preprocess.transcode import transcode as transcode_up_to
-from preprocess.tvl1 import tvl1_flow
-from preprocess.video_file import ClipError
+from preprocess.video.transcode import clear_scratch
+from preprocess.video.transcode import transcode as transcode_up_to
+from preprocess.video.video_file import ClipError
 from shared.errors import InputError
 from shared.manifest import Clip
 from shared.randomness import counter_generator
@@ -399,7 +399,7 @@ def test_a_killed_run_leaves_no_half_copy(tmp_path):
     video = write_video(tmp_path / "long.mkv", panning_frames(12) * 150, "ffv1")
     scratch = tmp_path / "scratch"
     code = (
-        "import sys; from pathlib import Path; from preprocess.transcode import transcode\n"
+        "import sys; from pathlib import Path; from preprocess.video.transcode import transcode\n"
         "transcode(Path(sys.argv[1]), Path(sys.argv[2]), 1 << 24)"
     )
     root = Path(__file__).resolve().parents[1]

@@ -10,11 +10,11 @@ from dataset_fixtures import arguments, run_flows
 from test_decode import decode, reason
 from video_fixtures import remux, render_video, with_display_matrix
 
-from preprocess.completeness import Completeness
 from preprocess.decode import decode_clip
-from preprocess.frame_chunks import DecodeOptions
 from preprocess.verify import main as verify
-from preprocess.video_file import Clock
+from preprocess.video.completeness import Completeness
+from preprocess.video.frame_chunks import DecodeOptions
+from preprocess.video.video_file import Clock
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
 

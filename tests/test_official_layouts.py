@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from test_annotations import EPIC_COLUMNS, K400_COLUMNS, csv_text, epic_row
 
-from preprocess.clip_rows import read_missing
+from preprocess.annotations.clip_rows import read_missing
 from preprocess.manifest import main
 from shared.manifest import read_manifest
 

@@ -16,10 +16,10 @@ from pages_fixtures import write_stand_ins
 from shard_fixtures import write_moving_squares
 
 from preprocess.annotations.own_csv import read_own_csv
-from train.checkpoint_command import main as checkpoint_command
 from train.model import MaskedAutoencoder
-from train.model_config import ModelConfig
-from train.weights import export_safetensors
+from train.network.model_config import ModelConfig
+from train.weights.command import main as checkpoint_command
+from train.weights.exchange import export_safetensors
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data_manifests/*.md")])

@@ -19,9 +19,9 @@ from shared.errors import InputError
 from shared.run_record import RunLock, read_jsonl
 from train.checkpoint import complete_checkpoints
 from train.pretrain import main, pretrain
-from train.run_folder import RunFolder
-from train.run_weights import import_run
-from train.weights import import_weights
+from train.running.run_folder import RunFolder
+from train.weights.exchange import import_weights
+from train.weights.own_runs import import_run
 
 ROOT = Path(__file__).resolve().parents[1]
 

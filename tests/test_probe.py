@@ -15,14 +15,14 @@ import train.probe
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
-from train.clip_table import read_clip_table
-from train.config import EvaluateConfig, LoaderConfig
+from train.clips.loading import to_device
+from train.clips.table import read_clip_table
 from train.data import EvaluateDataset
-from train.frozen import PENALTIES, fit_linear_probe, nearest_neighbours
-from train.loading import to_device
+from train.options.config import EvaluateConfig, LoaderConfig
+from train.options.recipe import finetune_config, read_recipe
 from train.pretrain import pretrain
-from train.recipe import finetune_config, read_recipe
-from train.weights import import_weights
+from train.scores.frozen import PENALTIES, fit_linear_probe, nearest_neighbours
+from train.weights.exchange import import_weights
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import assert_same_weights, losses, tiny_run
 
 from train import finetune, pretrain
-from train.run_folder import RunFolder
+from train.running.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

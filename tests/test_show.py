@@ -15,7 +15,8 @@ from dataset_fixtures import run_boxes, run_flows
 from shard_fixtures import write_moving_squares
 from video_fixtures import render_video
 
-from preprocess.draw import (
+from preprocess.drawing.boxes import stored_boxes
+from preprocess.drawing.frames import (
     caption,
     draw_mask,
     flow_colours,
@@ -23,15 +24,14 @@ from preprocess.draw import (
     in_grid,
     map_colours,
 )
-from preprocess.messages import Job, Reading, WorkOptions
+from preprocess.drawing.masks import METHODS, Ratios, draw_masks
+from preprocess.drawing.panels import contact_sheet, video_frames
 from preprocess.motion import motion_boxes
-from preprocess.motion_presets import PRESETS
+from preprocess.motion_boxes.presets import PRESETS
 from preprocess.show import find_motion, main, output_names
-from preprocess.show_boxes import stored_boxes
-from preprocess.show_masks import METHODS, Ratios, draw_masks
-from preprocess.show_panels import contact_sheet, video_frames
-from preprocess.video_file import ClipError
-from preprocess.work import Decoder, FlowWorker
+from preprocess.video.video_file import ClipError
+from preprocess.workers.messages import Job, Reading, WorkOptions
+from preprocess.workers.work import Decoder, FlowWorker
 from shared.drawing import HIDDEN_RGB
 from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside

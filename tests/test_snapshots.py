@@ -14,8 +14,8 @@ from training_fixtures import tiny_run
 from shared.drawing import HIDDEN_RGB
 from train.pretrain import pretrain
 from train.report import main
-from train.run_folder import RunFolder
-from train.snapshots import read_snapshots, shown_epochs
+from train.running.run_folder import RunFolder
+from train.running.snapshots import read_snapshots, shown_epochs
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from test_pool import shards_of
 from video_fixtures import moving_picture, render_video
 
 from preprocess.decode import Tally, decode_clip
-from preprocess.frame_chunks import DecodeOptions
-from preprocess.messages import Job, WorkOptions
 from preprocess.pool import InProcessPool, RayPool
-from preprocess.readings import together
-from preprocess.spans import decode_together
-from preprocess.video_file import ClipError
+from preprocess.video.frame_chunks import DecodeOptions
+from preprocess.video.spans import decode_together
+from preprocess.video.video_file import ClipError
+from preprocess.workers.messages import Job, WorkOptions
+from preprocess.workers.readings import together
 from shared.manifest import Clip
 
 RATE = 12

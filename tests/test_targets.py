@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.model import split_mask, split_tubelets
-from train.model_config import ModelConfig
+from train.network.model_config import ModelConfig
 from train.targets import (
     join_tubelets,
     masked_loss,

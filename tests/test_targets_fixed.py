@@ -13,20 +13,20 @@ from track_fixtures import add_tracks
 from training_fixtures import TINY_RECIPE
 
 from shared.grid import View
-from train.clip_reader import ClipReader
-from train.clip_table import read_clip_table
-from train.config import LoaderConfig
+from train.clips.reader import ClipReader
+from train.clips.table import read_clip_table
 from train.data import PretrainDataset
 from train.model import MaskedAutoencoder
-from train.recipe import pretrain_config, read_recipe
-from train.targets_fixed import STILL_FLOW, fixed_target, frames_to_read
-from train.targets_motion import (
+from train.objectives.fixed_places import STILL_FLOW, fixed_target, frames_to_read
+from train.objectives.trajectories import (
     FLAT_GREY,
     KINDS,
     STILL_PIXELS,
     TrajectoryConfig,
     loss_weights,
 )
+from train.options.config import LoaderConfig
+from train.options.recipe import pretrain_config, read_recipe
 
 FIXED = [kind for kind in KINDS if kind != "tracks"]
 

@@ -16,12 +16,10 @@ from shared.errors import InputError
 from shared.grid import View
 from shared.shard_index import read_index, write_index
 from shared.tracks import Tracks
-from train.clip_reader import ClipReader
-from train.clip_table import MotionNeeds, read_clip_table
-from train.config import LoaderConfig
+from train.clips.reader import ClipReader
+from train.clips.table import MotionNeeds, read_clip_table
 from train.data import PretrainDataset
-from train.recipe import pretrain_config, read_recipe
-from train.targets_motion import (
+from train.objectives.trajectories import (
     FLAT_GREY,
     STILL_PIXELS,
     PlacedTracks,
@@ -29,6 +27,8 @@ from train.targets_motion import (
     loss_weights,
     trajectory_target,
 )
+from train.options.config import LoaderConfig
+from train.options.recipe import pretrain_config, read_recipe
 
 
 def random_tracks(rng, time_steps=2, grid=(5, 7), length=6, size=(56, 40)):

@@ -13,15 +13,15 @@ from training_fixtures import losses, tiny_run
 
 from shared.errors import InputError
 from shared.run_record import read_jsonl
-from train.compiled import compile_blocks, wants_compiling
-from train.config import LoaderConfig
-from train.engine import Processes, deepspeed_config
+from train.clips.sampler import BatchPlan
 from train.head import CrossAttentionHead, HeadConfig
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder, named_config
+from train.network.compiled import compile_blocks, wants_compiling
+from train.options.config import LoaderConfig
 from train.pretrain import pretrain
-from train.progress import Stopwatch
-from train.sampler import BatchPlan
-from train.throughput import finetuning_flops, pretraining_flops
+from train.running.engine import Processes, deepspeed_config
+from train.running.progress import Stopwatch
+from train.running.throughput import finetuning_flops, pretraining_flops
 
 SMALL = ModelConfig(
     image_size=64, num_frames=8, width=48, depth=2, num_heads=2,

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from preprocess.toy import ToyOptions, encode, flow_clips, list_clips, main
-from preprocess.toy_render import CANVAS, make_looks, render, true_flow
-from preprocess.toy_scene import CLASSES, NUM_FRAMES, SIZE, TRAVEL, make_scene, object_motion
+from preprocess.toy_clips.render import CANVAS, make_looks, render, true_flow
+from preprocess.toy_clips.scene import CLASSES, NUM_FRAMES, SIZE, TRAVEL, make_scene, object_motion
 from shared.errors import InputError
 from shared.manifest import read_classes, read_manifest
 
@@ -85,7 +85,7 @@ def test_background_reaches_beyond_what_the_camera_sees():
 def test_camera_does_not_know_the_class(monkeypatch):
     cameras = [make_scene(0, index).camera for index in FEW]
     monkeypatch.setattr(
-        "preprocess.toy_scene.object_motion", lambda name, rng: object_motion("turning", rng)
+        "preprocess.toy_clips.scene.object_motion", lambda name, rng: object_motion("turning", rng)
     )
     np.testing.assert_array_equal(cameras, [make_scene(0, index).camera for index in FEW])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from preprocess.camera import total_flow
-from preprocess.flow_options import TrackOptions
+from preprocess.flow.options import TrackOptions
 from preprocess.trajectories import make_tracks, median_filter, orientation_maps
 from shared.errors import InputError
 from shared.randomness import counter_generator

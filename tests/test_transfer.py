@@ -15,16 +15,16 @@ from training_fixtures import tiny_run
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes
-from train.class_map import match_names, read_class_map
-from train.clip_table import read_clip_table
-from train.epic_lists import read_epic_lists
+from train.clips.table import read_clip_table
 from train.evaluate import Clips, evaluate
-from train.figure_charts import confusion_chart
 from train.finetune import finetune
-from train.finetune_inputs import run_name
-from train.metrics import accuracy
-from train.run_folder import RunFolder
-from train.weights import import_weights
+from train.pictures.charts import confusion_chart
+from train.running.finetune_inputs import run_name
+from train.running.run_folder import RunFolder
+from train.scores.class_map import match_names, read_class_map
+from train.scores.epic_lists import read_epic_lists
+from train.scores.metrics import accuracy
+from train.weights.exchange import import_weights
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_picture_of_an_evaluation_names_its_own_classes(out, finetuned, tmp_
         drawn.append((matrix, names))
         return confusion_chart(matrix, names, title)
 
-    monkeypatch.setattr("train.confusion.confusion_chart", draw)
+    monkeypatch.setattr("train.scores.confusion.confusion_chart", draw)
     layout = DatasetLayout(out, "squares")
     clips = Clips(layout, class_map(tmp_path, "left,left", "down,down"))
     finetuned.metrics("val-few").unlink(missing_ok=True)

@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from benchmarks.flow_measures import distances, end_point_error, energy
-from preprocess import tvl1, tvl1_eager, tvl1_native
+from preprocess import tvl1
 from preprocess.tvl1 import PRESETS, tvl1_flow
-from preprocess.tvl1_eager import SMALLEST_GRADIENT_SQUARED
-from preprocess.tvl1_presets import gaussian_taps, level_sizes
+from preprocess.tvl1_solvers import eager as tvl1_eager
+from preprocess.tvl1_solvers import native as tvl1_native
+from preprocess.tvl1_solvers.eager import SMALLEST_GRADIENT_SQUARED
+from preprocess.tvl1_solvers.presets import gaussian_taps, level_sizes
 from shared.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,8 +246,8 @@ def test_narrower_vectors_give_the_same_flow(native, flags, monkeypatch, request
 
 TRITON = """
 import torch
-from preprocess import tvl1_cuda, tvl1_eager
-from preprocess.tvl1_presets import Preset
+from preprocess.tvl1_solvers import cuda as tvl1_cuda, eager as tvl1_eager
+from preprocess.tvl1_solvers.presets import Preset
 tvl1_cuda.BLOCK = 512  # the interpreter takes its time per program, not per pixel
 frames = torch.rand(2, 2, 16, 19, generator=torch.Generator().manual_seed(0)) * 100
 for gradient in ("interpolant", "central"):
@@ -346,7 +348,7 @@ def test_the_triton_kernels_become_machine_code(capability, tmp_path, monkeypatc
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from preprocess import tvl1_cuda
+    from preprocess.tvl1_solvers import cuda as tvl1_cuda
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     fixed = {

@@ -10,9 +10,10 @@ from click.testing import CliRunner
 from dataset_fixtures import arguments, checksums, copy_of, make_dataset, run_boxes, run_flows
 from video_fixtures import render_video
 
-from preprocess import rebuild, resume
-from preprocess.dataset_checks import find_dataset, folder_names
-from preprocess.shard_checks import check_shards
+from preprocess import rebuild
+from preprocess.sharding import resume
+from preprocess.sharding.dataset_checks import find_dataset, folder_names
+from preprocess.sharding.shard_checks import check_shards
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest, write_manifest

@@ -12,12 +12,11 @@ import torch
 from torch import nn
 
 from shared.errors import InputError
-from train.finetune_inputs import digest_of
 from train.head import HeadConfig, VideoClassifier, build_head
-from train.huggingface import export_huggingface
 from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder, split_mask
+from train.running.finetune_inputs import digest_of
 from train.targets import masked_loss, masked_targets, normalised_pixels
-from train.weights import (
+from train.weights.exchange import (
     adopt_norms,
     export_safetensors,
     import_weights,
@@ -25,6 +24,7 @@ from train.weights import (
     load_encoder,
     load_strictly,
 )
+from train.weights.huggingface import export_huggingface
 
 CONFIG = ModelConfig(
     image_size=32,

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from shared.run_record import read_jsonl
-from train.command import Common
+from train.running.command import Common
 
 TINY_RECIPE = """
 [model]

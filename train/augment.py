@@ -23,7 +23,7 @@ from torchvision.transforms import RandomErasing
 
 from shared.errors import InputError
 from shared.grid import View
-from train.typed_tables import Choice
+from train.options.typed_tables import Choice
 
 Box = tuple[int, int, int, int]
 

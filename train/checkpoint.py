@@ -24,7 +24,7 @@ import torch
 
 from shared.errors import InputError
 from shared.files import sync_folder, write_atomically
-from train.engine import Processes
+from train.running.engine import Processes
 
 COMPLETE = "COMPLETE"
 KEPT = 3
@@ -154,6 +154,6 @@ def safe_files() -> Any:
 
 
 if __name__ == "__main__":
-    from train.checkpoint_command import main
+    from train.weights.command import main
 
-    main()
+    main()  # type: ignore[has-type]  # mypy: the two import each other

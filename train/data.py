@@ -16,20 +16,20 @@ from shared.manifest import ClassList
 from shared.masks import MASKS, NEEDS_MOTION, Scene
 from shared.randomness import counter_generator
 from train.augment import ColourAugment, erase, square_along
-from train.clip_table import ClipTable
-from train.clip_views import ClipDataset, Cutting
-from train.config import (
+from train.clips.frame_sampling import view_places
+from train.clips.table import ClipTable
+from train.clips.views import ClipDataset, Cutting
+from train.network.model_config import ModelConfig
+from train.objectives.fixed_places import fixed_target, frames_to_read
+from train.objectives.trajectories import TRACKS, trajectory_target
+from train.options.config import (
     AugmentConfig,
     EvaluateConfig,
     FinetuneConfig,
     LoaderConfig,
     PretrainConfig,
 )
-from train.frame_sampling import view_places
-from train.model_config import ModelConfig
-from train.targets_fixed import fixed_target, frames_to_read
-from train.targets_motion import TRACKS, trajectory_target
-from train.typed_tables import Choice
+from train.options.typed_tables import Choice
 
 Sample = dict[str, Tensor]
 
@@ -39,7 +39,7 @@ class PretrainDataset(ClipDataset):
 
     pixels uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R]. Where
     trajectories are predicted also "target" f4 [R, M, D] and "counts" bool [R, M, K, S] of the
-    masked tokens, see train/targets_motion.py.
+    masked tokens, see train/objectives/trajectories.py.
     """
 
     def __init__(

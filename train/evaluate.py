@@ -26,22 +26,22 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
-from train.class_map import ClassMap, match_names, read_class_map
-from train.class_names import class_names
-from train.clip_table import read_clip_table
-from train.command import data_options, run_option, with_workers
-from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig
+from train.clips.table import read_clip_table
 from train.data import EvaluateDataset
-from train.engine import start_processes
-from train.epic_lists import EpicLists, read_epic_lists
-from train.finetune_inputs import digest_of, labelled, run_name
 from train.head import KINDS, VideoClassifier
-from train.metrics import accuracy
-from train.recipe import read_recipe, recorded_finetune_config
-from train.run_folder import RunFolder
-from train.scoring import score_clips, write_scores
-from train.typed_tables import build, merge
-from train.weights import import_weights
+from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
+from train.options.recipe import read_recipe, recorded_finetune_config
+from train.options.typed_tables import build, merge
+from train.running.command import data_options, run_option, with_workers
+from train.running.engine import start_processes
+from train.running.finetune_inputs import digest_of, labelled, run_name
+from train.running.run_folder import RunFolder
+from train.scores.class_map import ClassMap, match_names, read_class_map
+from train.scores.class_names import class_names
+from train.scores.epic_lists import EpicLists, read_epic_lists
+from train.scores.metrics import accuracy
+from train.scores.scoring import score_clips, write_scores
+from train.weights.exchange import import_weights
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -266,7 +266,7 @@ def _class_names(
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
-    from train.confusion import write_confusion  # matplotlib, for these pictures alone
+    from train.scores.confusion import write_confusion  # matplotlib, for these pictures alone
 
     for path in write_confusion(folder, name, names):
         print(f"  {'confusion matrix':<24}  {path}")

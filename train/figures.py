@@ -28,13 +28,13 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes
 from shared.shard_index import read_index
-from train.class_names import PLURAL, class_name, class_names
-from train.figure_style import Chart
+from train.pictures.style import Chart
 from train.report import write_report
-from train.report_runs import Run, read_run
-from train.report_sections import Dataset
-from train.report_training import finetuning_section, pretraining_section
-from train.run_folder import RunFolder
+from train.report_parts.runs import Run, read_run
+from train.report_parts.sections import Dataset
+from train.report_parts.training import finetuning_section, pretraining_section
+from train.running.run_folder import RunFolder
+from train.scores.class_names import PLURAL, class_name, class_names
 
 FOLDER = click.Path(path_type=Path)
 NUM_TIMES = 8  # frames of a clip in a row
@@ -89,7 +89,7 @@ def main(
     for name, chart in charts_of(found).items():
         _write(folder / name, chart.png())
     for name, blocks in clips_of(found, beside, clips, block, query).items():
-        from train.figure_rows import rows_png
+        from train.pictures.rows import rows_png
 
         _write(folder / name, rows_png(blocks))
     if report:
@@ -121,10 +121,10 @@ def clips_of(
     block: int | None,
     query: tuple[int, int, int] | None,
 ) -> dict[str, list[tuple[str, list]]]:
-    """Rows of pictures of held-out clips (see figure_rows.py) by file name."""
-    from train.figure_attention import attention_maps  # torch, for these pictures alone
-    from train.figure_overview import overview_rows
-    from train.figure_reconstruction import reconstruct
+    """Rows of pictures of held-out clips (see pictures/rows.py) by file name."""
+    from train.pictures.attention import attention_maps  # torch, for these pictures alone
+    from train.pictures.overview import overview_rows
+    from train.pictures.reconstruction import reconstruct
 
     layout, folder = layout_of(run.folder.path), run.folder
     classes = read_classes(layout.classes)
@@ -160,7 +160,7 @@ def _gradcam(
     titled: Callable[..., tuple[str, list]],
 ) -> dict[str, list[tuple[str, list]]]:
     """One figure a kind of label that the run learned."""
-    from train.figure_gradcam import class_maps
+    from train.pictures.gradcam import class_maps
 
     figures = {}
     for kind, count in run.num_classes.items():
@@ -178,8 +178,8 @@ def _trajectories(
     titled: Callable[..., tuple[str, list]],
 ) -> dict[str, list[tuple[str, list]]]:
     """None of a run that predicts something else than where points move, which is said."""
-    from train.figure_inputs import read_pretraining
-    from train.figure_trajectories import predicts_displacements, tracked_clips
+    from train.pictures.inputs import read_pretraining
+    from train.pictures.trajectories import predicts_displacements, tracked_clips
 
     if not predicts_displacements(read_pretraining(folder)):
         print(

@@ -23,11 +23,17 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.randomness import counter_generator
 from shared.wording import counted
-from train.clip_table import read_clip_table
-from train.command import Common, read_common, training_options
+from train.clips.loading import to_device
+from train.clips.mixing import ClipMixer
+from train.clips.table import read_clip_table
 from train.data import FinetuneDataset
-from train.engine import whole_model
-from train.finetune_inputs import (
+from train.head import KINDS
+from train.options.mca_options import mca_options, mca_settings
+from train.options.recipe import evaluate_config, finetune_config
+from train.options.typed_tables import to_table
+from train.running.command import Common, read_common, training_options
+from train.running.engine import whole_model
+from train.running.finetune_inputs import (
     build_classifier,
     count_classes,
     digest_of,
@@ -38,18 +44,12 @@ from train.finetune_inputs import (
     refuse_validation,
     run_name,
 )
-from train.head import KINDS
-from train.loading import to_device
-from train.mca_options import mca_options, mca_settings
-from train.mixing import ClipMixer
-from train.recipe import evaluate_config, finetune_config
-from train.run_folder import RunFolder
-from train.run_setup import set_up
-from train.throughput import finetuning_flops
-from train.training import Training
-from train.typed_tables import to_table
-from train.validation import Validation
-from train.weights import adopt_norms, export_safetensors, import_weights, load_encoder
+from train.running.run_folder import RunFolder
+from train.running.run_setup import set_up
+from train.running.throughput import finetuning_flops
+from train.running.training import Training
+from train.scores.validation import Validation
+from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_encoder
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})

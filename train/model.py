@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from train.attention import JointBlock
-from train.divided_attention import DividedBlock, VisibleTokens, WholeClip
-from train.model_config import NUM_CHANNELS, ModelConfig, named_config
-from train.positions import position_table
+from train.network.attention import JointBlock
+from train.network.divided_attention import DividedBlock, VisibleTokens, WholeClip
+from train.network.model_config import NUM_CHANNELS, ModelConfig, named_config
+from train.network.positions import position_table
 
 __all__ = [
     "Decoder",

@@ -8,7 +8,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from train.config import OptimConfig
+from train.options.config import OptimConfig
 
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 

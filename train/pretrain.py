@@ -13,7 +13,7 @@ measured (benchmarks/README.md).
 The loss is the mean squared error of normalised pixels; predicting every patch's mean colour would
 score about 1.0, and that figure is printed beside it. 0.9 after some epochs means that it learns.
 Of trajectories (--method mme) the figure beside it is that of predicting that nothing moves and
-that histograms are even (train/loss_words.py).
+that histograms are even (train/objectives/loss_words.py).
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from torch import Tensor
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.wording import counted
-from train.clip_table import read_clip_table
-from train.command import Common, read_common, training_options
-from train.config import PretrainConfig
+from train.clips.loading import to_device
+from train.clips.table import read_clip_table
 from train.data import PretrainDataset
-from train.engine import whole_model
-from train.finetune_inputs import digest_of
-from train.loading import to_device
-from train.loss_words import loss_words
 from train.model import MaskedAutoencoder
-from train.recipe import pretrain_config
-from train.run_folder import RunFolder
-from train.run_setup import set_up
-from train.snapshots import Snapshots
+from train.objectives.loss_words import loss_words
+from train.objectives.trajectories import loss_weights
+from train.options.config import PretrainConfig
+from train.options.recipe import pretrain_config
+from train.options.typed_tables import to_table
+from train.running.command import Common, read_common, training_options
+from train.running.engine import whole_model
+from train.running.finetune_inputs import digest_of
+from train.running.run_folder import RunFolder
+from train.running.run_setup import set_up
+from train.running.snapshots import Snapshots
+from train.running.throughput import pretraining_flops
+from train.running.training import Training
 from train.targets import PIXEL_TARGETS, masked_loss, masked_targets, mean_predictor_loss
-from train.targets_motion import loss_weights
-from train.throughput import pretraining_flops
-from train.training import Training
-from train.typed_tables import to_table
-from train.weights import adopt_norms, export_safetensors, import_weights, load_autoencoder
+from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})

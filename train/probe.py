@@ -29,12 +29,13 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
-from train.clip_table import ClipTable, read_clip_table
-from train.command import data_options, hold, run_option, with_workers
-from train.config import EvaluateConfig, FinetuneConfig, LoaderConfig
-from train.engine import Processes, start_processes
-from train.features import POOLS, clip_features, frozen_encoder
-from train.finetune_inputs import (
+from train.clips.table import ClipTable, read_clip_table
+from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
+from train.options.recipe import evaluate_config, finetune_config, loader_config, read_recipe
+from train.options.typed_tables import flatten
+from train.running.command import data_options, hold, run_option, with_workers
+from train.running.engine import Processes, start_processes
+from train.running.finetune_inputs import (
     count_classes,
     digest_of,
     find_weights,
@@ -42,13 +43,12 @@ from train.finetune_inputs import (
     read_held_out,
     short_name,
 )
-from train.frozen import fit_linear_probe, nearest_neighbours
-from train.metrics import accuracy
-from train.recipe import evaluate_config, finetune_config, loader_config, read_recipe
-from train.run_folder import RunFolder
-from train.scoring import write_scores
-from train.typed_tables import flatten
-from train.weights import import_weights
+from train.running.run_folder import RunFolder
+from train.scores.features import POOLS, clip_features, frozen_encoder
+from train.scores.frozen import fit_linear_probe, nearest_neighbours
+from train.scores.metrics import accuracy
+from train.scores.scoring import write_scores
+from train.weights.exchange import import_weights
 
 PROBES = {"linear": "linear probe", "knn": "k-NN"}
 NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train.model import split_mask, split_tubelets, take_tokens
-from train.model_config import NUM_CHANNELS, ModelConfig
+from train.network.model_config import NUM_CHANNELS, ModelConfig
 
 STD_OFFSET = 1e-6  # added to the standard deviation, VideoMAE's value
 
@@ -80,7 +80,7 @@ def mean_predictor_loss(target: Tensor, weight: Tensor | None = None) -> Tensor:
 
     For tubelets of P pixels none of which is even it is (P - 1) / P, 0.998 at 2 x 16 x 16; even
     tubelets, black bars for example, lower it. What zeros say of other targets:
-    train/loss_words.py.
+    train/objectives/loss_words.py.
     """
     return masked_loss(torch.zeros_like(target), target, weight)
 

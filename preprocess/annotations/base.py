@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from preprocess.dataset_spec import DatasetSpec
+from preprocess.annotations.dataset_spec import DatasetSpec
 from shared.errors import InputError
 from shared.manifest import SPLITS, ClassList
 

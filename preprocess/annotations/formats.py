@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from preprocess.annotations import diving48, epic100, hmdb51, k400, own_csv, ssv2, ucf101
 from preprocess.annotations.base import Reader
-from preprocess.dataset_spec import DatasetSpec
+from preprocess.annotations.dataset_spec import DatasetSpec
 from shared.errors import InputError
 
 READERS: dict[str, Reader] = {

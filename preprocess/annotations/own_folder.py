@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from preprocess.annotations.base import AnnotatedClip, Annotations
-from preprocess.video_index import VideoIndex
+from preprocess.video.video_index import VideoIndex
 from shared.errors import InputError
 from shared.manifest import SPLITS, ClassList
 

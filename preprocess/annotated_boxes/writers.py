@@ -1,0 +1,187 @@
+"""Writers of exported boxes, one a format; annotated_boxes/formats.py reads what they write.
+
+Coordinates are float32 in the shards and written as the decimals of the very same number, so that
+reading them back as float32 gives the same bits.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from shared.errors import InputError
+from shared.files import atomic_file, sync_folder
+
+CATEGORY = "motion"
+
+
+@dataclass(frozen=True)
+class ExportedClip:
+    """A clip of a boxes shard.
+
+    Attributes:
+        clip_id: of the manifest.
+        size: width, height of the source in pixels.
+        pts_seconds: f8[T].
+        boxes: f4[T,4], x1 y1 x2 y2 in pixels of the source, NaN where there is none.
+        scores: f4[T], NaN where they were not measured.
+    """
+
+    clip_id: str
+    size: tuple[int, int]
+    pts_seconds: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+
+    def rows(self) -> Iterator[tuple[int, float, list[float] | None, float | None]]:
+        """(frame from 0, seconds, box or None, score or None) of every frame."""
+        found = ~np.isnan(self.boxes).any(axis=1)
+        columns = (self.pts_seconds.tolist(), self.boxes.tolist(), self.scores.tolist())
+        for frame, (seconds, box, score) in enumerate(zip(*columns, strict=True)):
+            measured = found[frame] and score == score
+            yield frame, seconds, box if found[frame] else None, score if measured else None
+
+
+Clips: TypeAlias = "Callable[[], Iterator[ExportedClip]]"
+
+
+def write_coco(folder: Path, name: str, clips: Clips) -> Path:
+    """One JSON of COCO's instance format: an image a frame, at most one annotation each."""
+    path = folder / f"{name}.coco.json"
+    with atomic_file(path) as stream:
+        stream.write(b'{"info": {"description": "motion boxes"},\n"categories": ')
+        stream.write(_json([{"id": 1, "name": CATEGORY}]))
+        stream.write(b',\n"images": [')
+        _write_items(stream, _coco_images(clips()))
+        stream.write(b'],\n"annotations": [')
+        _write_items(stream, _coco_annotations(clips()))
+        stream.write(b"]}\n")
+    return path
+
+
+def _coco_images(clips: Iterator[ExportedClip]) -> Iterator[dict[str, Any]]:
+    number = 0
+    for clip in clips:
+        for frame, seconds, _, _ in clip.rows():
+            number += 1
+            yield {
+                "id": number,
+                "file_name": _frame_name(clip, frame),
+                "width": clip.size[0],
+                "height": clip.size[1],
+                "clip_id": clip.clip_id,
+                "frame_index": frame,
+                "pts_seconds": seconds,
+            }
+
+
+def _coco_annotations(clips: Iterator[ExportedClip]) -> Iterator[dict[str, Any]]:
+    image = number = 0
+    for clip in clips:
+        for _, _, box, score in clip.rows():
+            image += 1
+            if box is None:
+                continue
+            number += 1
+            x1, y1, x2, y2 = box
+            # The difference is taken in double precision: x + width rounds to the same float32.
+            yield {
+                "id": number,
+                "image_id": image,
+                "category_id": 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+            } | ({} if score is None else {"score": score})
+
+
+def write_something_else(folder: Path, name: str, clips: Clips) -> Path:
+    """One JSON as Something-Else has it: clip -> frames, `<clip_id>/0001.jpg` the first."""
+    path = folder / f"{name}.something-else.json"
+    with atomic_file(path) as stream:
+        between = b"{\n"
+        for clip in clips():
+            frames = [
+                {"name": _frame_name(clip, frame), "labels": _something_else_labels(box)}
+                for frame, _, box, _ in clip.rows()
+            ]
+            stream.write(between + _json(clip.clip_id) + b": " + _json(frames))
+            between = b",\n"
+        stream.write(b"\n}\n" if between == b",\n" else b"{}\n")
+    return path
+
+
+def _something_else_labels(box: list[float] | None) -> list[dict[str, Any]]:
+    if box is None:
+        return []
+    corners = dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))
+    return [{"box2d": corners, "category": CATEGORY, "standard_category": CATEGORY}]
+
+
+def write_csv(folder: Path, name: str, clips: Clips) -> Path:
+    """A folder with `<clip_id>.boxes.csv`; a frame without a box has empty coordinates.
+
+    Raises:
+        InputError: a clip id that cannot be the name of a file.
+    """
+    path = folder / f"{name}-csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    temporary.mkdir()
+    try:
+        for clip in clips():
+            if "/" in clip.clip_id:
+                raise InputError(
+                    f"clip id {clip.clip_id!r} cannot be the name of a file; export it as coco or "
+                    "something-else (--formats)"
+                )
+            _write_clip_csv(temporary / f"{clip.clip_id}.boxes.csv", clip)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder)
+    return path
+
+
+def _write_clip_csv(path: Path, clip: ExportedClip) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("frame", "x1", "y1", "x2", "y2", "score", "pts_seconds"))
+        for frame, seconds, box, score in clip.rows():
+            sides = ("",) * 4 if box is None else tuple(box)
+            written = "" if score is None else score
+            writer.writerow((frame, *sides, written, seconds))
+
+
+WRITERS: dict[str, Callable[[Path, str, Clips], Path]] = {
+    "coco": write_coco,
+    "something-else": write_something_else,
+    "csv": write_csv,
+}
+
+
+def _frame_name(clip: ExportedClip, frame: int) -> str:
+    return f"{clip.clip_id}/{frame + 1:04d}.jpg"
+
+
+def _write_items(stream: Any, items: Iterator[dict[str, Any]]) -> None:
+    between = b"\n"
+    for item in items:
+        stream.write(between + _json(item))
+        between = b",\n"
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()

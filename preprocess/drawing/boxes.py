@@ -1,0 +1,91 @@
+"""Boxes that `preprocess.show` draws beside those it finds: stored ones, and annotated ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.annotated_boxes.formats import open_annotations
+from preprocess.annotated_boxes.matching import ClipFrames, ReadOptions
+from shared.errors import InputError
+from shared.make_commands import make_around
+from shared.manifest import read_manifest
+from shared.shard_index import read_index
+from shared.shards import ShardReader
+
+
+def stored_boxes(folder: Path, video: Path, pts_seconds: np.ndarray) -> list[np.ndarray]:
+    """The motion boxes that the shards of a dataset hold for a video.
+
+    The clip is the one whose id is the video's name without its ending, or the first one that the
+    manifest beside the shards has of this video. Frames meet by their times.
+
+    Args:
+        folder: of the boxes shards, such as OUT/ssv2/boxes.
+        pts_seconds: f8 [T], of the frames shown.
+
+    Returns:
+        for each frame f4 [K, 4] in source pixels: its box, or none.
+
+    Raises:
+        InputError: no finished shards, or no clip of this video in them.
+    """
+    index = read_index(folder)
+    if index is None:
+        made = make_around(folder, "boxes")
+        raise InputError(f"no finished boxes at {folder}; make them with {made}")
+    wanted = _clip_ids(folder, video)
+    place = _place_of_first(wanted, folder, [entry.name for entry in index.shards])
+    if place is None:
+        raise InputError(f"{folder} holds no clip of {video.name} (looked for {', '.join(wanted)})")
+    shard, row = place
+    with ShardReader(folder / shard, "boxes") as reader:
+        first, last = reader.pair("/clip/frames", row)
+        times = reader.rows("/frame/pts_seconds", first, last)
+        return _at_times(reader.rows("/box/xyxy", first, last), times, pts_seconds)
+
+
+def _place_of_first(wanted: list[str], folder: Path, shards: list[str]) -> tuple[str, int] | None:
+    """Shard and row of the first of the wanted clips that is there, wherever the others lie."""
+    found: dict[str, tuple[str, int]] = {}
+    for shard in shards:
+        with ShardReader(folder / shard, "boxes") as reader:
+            places = {clip_id: (shard, row) for row, clip_id in enumerate(reader.clip_ids())}
+        found |= {clip_id: places[clip_id] for clip_id in wanted if clip_id in places}
+        if wanted[0] in found:
+            break
+    return next((found[clip_id] for clip_id in wanted if clip_id in found), None)
+
+
+def annotated_boxes(box_format: str, path: Path, clip: ClipFrames) -> list[np.ndarray]:
+    """All annotated boxes of each frame, f4 [K, 4] in source pixels.
+
+    Raises:
+        InputError: the annotations cannot be read, or do not speak of this clip.
+    """
+    annotations = open_annotations(box_format, path, {clip.clip_id}, ReadOptions())
+    if annotations.name_of(clip.clip_id) is None:
+        raise InputError(
+            f"{path} annotates no clip {clip.clip_id!r} (annotated there: {annotations.examples}); "
+            "the video's name without its ending must be the clip's id"
+        )
+    frames = annotations.of(clip)
+    nothing = np.empty((0, 4), dtype=np.float32)
+    return [frames.get(t, nothing) for t in range(len(clip.pts_seconds))]
+
+
+def _clip_ids(folder: Path, video: Path) -> list[str]:
+    """Ids that a clip of the video may have, the likeliest first."""
+    manifest = folder.parent / "manifest.csv"
+    listed = read_manifest(manifest) if manifest.is_file() else []
+    return [video.stem, *(c.clip_id for c in listed if Path(c.video).name == video.name)]
+
+
+def _at_times(boxes: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
+    """Boxes [N, 4] at `times` [N], for each of the wanted times: the nearest, if near enough."""
+    nearest = np.abs(times[None, :] - wanted[:, None]).argmin(axis=1)
+    step = np.median(np.diff(times)) if len(times) > 1 else 0.04
+    near = np.abs(times[nearest] - wanted) <= step / 2 + 1e-6
+    kept = near & ~np.isnan(boxes[nearest]).any(axis=1)
+    return [boxes[i : i + 1] if k else boxes[:0] for i, k in zip(nearest, kept, strict=True)]

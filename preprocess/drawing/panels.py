@@ -1,0 +1,209 @@
+"""What `preprocess.show` writes: every frame as panels, in a video and on a contact sheet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from preprocess.drawing.frames import (
+    STORED_RGB,
+    caption,
+    captioned,
+    draw_contours,
+    draw_mask,
+    flow_colours,
+    flow_wheel,
+    in_grid,
+    map_colours,
+    resized,
+)
+from preprocess.drawing.masks import ShownMasks
+from shared.drawing import ANNOTATION_RGB, BOX_RGB, draw_box
+from shared.grid import View
+
+VIDEO_PANEL_HEIGHT = 240  # pixels
+VIDEO_COLUMNS = 4
+SHEET_PANEL_HEIGHT = 150
+SHEET_COLUMNS = 6
+NARROWEST_PANEL = 200  # pixels: captions need that
+
+
+@dataclass(frozen=True)
+class FoundMotion:
+    """What was found in a clip of T frames; all boxes in pixels of the source.
+
+    Attributes:
+        name: of the video.
+        source_size: width, height of the source in pixels.
+        pts_seconds: f8 [T].
+        frames: u1 [T, H, W, 3], RGB of the kept size.
+        flow: f4 [T, 2, h, w], pixels per frame at its own size; the last repeats the one before.
+        maps: f4 [T, m, n], motion maps.
+        contours: of each frame, each f4 [k, 2] of x, y in pixels of the maps.
+        boxes, score: f4 [T, 4] (NaN = no motion), f4 [T].
+        view: what a model sees of the source.
+        masks: of each method, for every frame.
+        stored, annotated: boxes f4 [K, 4] of each frame to compare with; None = not asked for.
+    """
+
+    name: str
+    source_size: tuple[int, int]
+    pts_seconds: np.ndarray
+    frames: np.ndarray
+    flow: np.ndarray
+    maps: np.ndarray
+    contours: list[list[np.ndarray]]
+    boxes: np.ndarray
+    score: np.ndarray
+    view: View
+    masks: ShownMasks
+    stored: list[np.ndarray] | None = None
+    annotated: list[np.ndarray] | None = None
+    longest_flow: float = field(init=False)
+    brightest: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Of the whole clip, so that colours can be compared between frames.
+        length = np.hypot(self.flow[:, 0, ::2, ::2], self.flow[:, 1, ::2, ::2])
+        object.__setattr__(self, "longest_flow", max(0.5, float(np.percentile(length, 98))))
+        object.__setattr__(self, "brightest", float(np.percentile(self.maps, 99.7)))
+
+    @property
+    def frames_per_second(self) -> Fraction:
+        """Of the clip, by the median time between frames."""
+        step = float(np.median(np.diff(self.pts_seconds)))
+        return Fraction(1 / step if step > 0 else 25).limit_denominator(1001)
+
+
+def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
+    """The pictures of frame t by caption, all u1 [height, width, 3] of one size."""
+    width = round(height * found.source_size[0] / found.source_size[1])
+    size = (max(2, width), height)
+    frame = resized(found.frames[t], size)
+    scale = np.array(size) / np.array(found.source_size)
+
+    boxed = frame.copy()
+    map_scale = np.array(size) / np.array(found.maps.shape[:0:-1])
+    draw_contours(boxed, [contour * map_scale for contour in found.contours[t]])
+    motion = resized(map_colours(found.maps[t], found.brightest), size)
+    of_frame = [(box, ANNOTATION_RGB) for box in found.annotated[t]] if found.annotated else []
+    of_frame += [(box, STORED_RGB) for box in found.stored[t]] if found.stored else []
+    for box, rgb in [*of_frame, (found.boxes[t], BOX_RGB)]:
+        draw_box(boxed, box * np.tile(scale, 2), rgb)
+        draw_box(motion, box * np.tile(scale, 2), rgb)
+    drawn = {
+        "contours and motion box": boxed,
+        "flow": resized(flow_colours(found.flow[t], found.longest_flow), size),
+        "motion map": motion,
+    }
+    for method, mask in found.masks.by_caption.items():
+        masked = frame.copy()
+        draw_mask(masked, mask[t], np.array(found.view.crop) * np.tile(scale, 2))
+        draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
+        drawn[method] = masked
+    return {text: _widened(picture) for text, picture in drawn.items()}
+
+
+def video_frames(found: FoundMotion) -> Iterator[np.ndarray]:
+    """Every frame as a grid of panels, u1 [H, W, 3] with even sides."""
+    key = None
+    for t in range(len(found.frames)):
+        drawn = panels(found, t, VIDEO_PANEL_HEIGHT)
+        if key is None:
+            key = _key(found, next(iter(drawn.values())).shape)
+        last = key.copy()
+        when = f"frame {t} of {len(found.frames)}, {found.pts_seconds[t]:.2f} s"
+        for i, text in enumerate((when, _box_text(found, t))):
+            last[4 + 24 * i : 28 + 24 * i] = caption(text, last.shape[1], 24, strong=i == 0)
+        tiles = [captioned(picture, text) for text, picture in drawn.items()]
+        grid = in_grid([*tiles, captioned(last, found.name)], columns=VIDEO_COLUMNS)
+        yield grid[: grid.shape[0] // 2 * 2, : grid.shape[1] // 2 * 2]
+
+
+def encode_mp4(pictures: Iterator[np.ndarray], frames_per_second: Fraction) -> bytes:
+    """An H.264 video that plays everywhere."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        video = None
+        for picture in pictures:
+            if video is None:
+                video = container.add_stream("libx264", rate=frames_per_second)
+                video.height, video.width = picture.shape[:2]
+                video.pix_fmt = "yuv420p"
+                video.options = {"crf": "20", "preset": "veryfast"}
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        assert video is not None, "a clip has frames"
+        container.mux(video.encode(None))
+    return stream.getvalue()
+
+
+def contact_sheet(found: FoundMotion) -> np.ndarray:
+    """Six frames of the clip, a column each, and what was found in them, u1 [H, W, 3]."""
+    times = np.unique(np.linspace(0, len(found.frames) - 1, SHEET_COLUMNS + 2).round().astype(int))
+    times = times[1:-1] if len(times) > 2 else times
+    drawn = [panels(found, int(t), SHEET_PANEL_HEIGHT) for t in times]
+    when = [
+        caption(f"frame {t}, {found.pts_seconds[t]:.2f} s", next(iter(each.values())).shape[1])
+        for t, each in zip(times, drawn, strict=True)
+    ]
+    rows = [in_grid(when, columns=len(times))]
+    width = rows[0].shape[1]
+    for text in drawn[0]:
+        rows.append(caption(text, width))
+        rows.append(in_grid([each[text] for each in drawn], columns=len(times)))
+    moving = float((~np.isnan(found.boxes[:, 0])).mean())
+    seconds = found.pts_seconds[-1] - found.pts_seconds[0]
+    source = "{} x {}".format(*found.source_size)
+    facts = (
+        f"{source} px, {len(found.frames)} frames in {seconds:.1f} s; motion boxes in "
+        f"{100 * moving:.0f} % of the frames, {100 * found.score.mean():.0f} % of the motion inside"
+    )
+    key = _key(found, (90, width, 3))
+    return np.concatenate(
+        [caption(found.name, width, 34, strong=True), caption(facts, width), *rows, key]
+    )
+
+
+def _box_text(found: FoundMotion, t: int) -> str:
+    if np.isnan(found.boxes[t]).any():
+        return "no motion"
+    x1, y1, x2, y2 = np.round(found.boxes[t]).astype(int)
+    return f"box {x1},{y1} to {x2},{y2}: {100 * found.score[t]:.0f} % of the motion"
+
+
+def _key(found: FoundMotion, shape: tuple[int, ...]) -> np.ndarray:
+    """Colour wheel of the flow and colours of the boxes, at the bottom of a panel."""
+    panel = np.zeros((shape[0], shape[1], 3), np.uint8)
+    panel[:] = (20, 24, 28)
+    side = 84
+    wheel = flow_wheel(side)
+    y = shape[0] - side - 4
+    panel[y : y + side, 8 : 8 + side] = wheel
+    texts = [
+        (f"flow: edge = {found.longest_flow:.1f} px/frame at {found.flow.shape[2]} lines", None),
+        ("motion box", BOX_RGB),
+    ]
+    if found.stored is not None:
+        texts.append(("stored box", STORED_RGB))
+    if found.annotated is not None:
+        texts.append(("annotated box", ANNOTATION_RGB))
+    for i, (text, rgb) in enumerate(texts):
+        row, x = y + 21 * i, side + 16
+        if rgb is not None:
+            panel[row + 6 : row + 16, x + 4 : x + 14] = rgb
+            x += 16
+        line = caption(text, min(360, shape[1] - x), 21)
+        panel[row : row + 21, x : x + line.shape[1]] = line
+    return panel
+
+
+def _widened(picture: np.ndarray) -> np.ndarray:
+    """Portrait pictures with dark margins, so that captions fit above."""
+    missing = max(0, NARROWEST_PANEL - picture.shape[1])
+    left = missing // 2
+    return np.pad(picture, ((0, 0), (left, missing - left), (0, 0)), constant_values=24)

@@ -1,0 +1,1 @@
+"""From frames to flow and what is made of it: sources, options, maps of boundaries."""

@@ -1,0 +1,1 @@
+"""From motion maps, or annotations, to the boxes shards."""

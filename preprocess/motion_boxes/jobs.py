@@ -1,0 +1,164 @@
+"""What `preprocess.boxes` is asked to make boxes of: motion maps of a source, or annotations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from preprocess.annotated_boxes.formats import FORMATS, annotation_files, open_annotations
+from preprocess.annotated_boxes.matching import ReadOptions
+from preprocess.motion_boxes.presets import MotionParameters, read_parameters
+from preprocess.motion_boxes.shards import FromAnnotations, FromMotion, ShardMaker
+from preprocess.motion_boxes.sources import maps_folder
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.shard_index import DatasetIndex, read_index
+from shared.shards import ShardReader
+
+OF_MOTION = ("source", "preset", "changes", "workers")
+OF_ANNOTATIONS = ("box_format", "min_score", "annotation_fps")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where clips come from and what is made of them.
+
+    Attributes:
+        what: in words, for the screen.
+        folder: shards that are read, one for each that is written.
+        clips: their index.
+        config: what decides the content of the boxes.
+        parallel: whether shards may be made in several processes.
+        pictures: index of the frames whose texture is looked at, where they are not `clips`.
+        make_maker: called once it is known that there is work to do; reads annotations.
+    """
+
+    what: str
+    folder: Path
+    clips: DatasetIndex
+    config: dict[str, Any]
+    parallel: bool
+    make_maker: Callable[[], ShardMaker]
+    pictures: DatasetIndex | None = None
+
+    def shard_config(self, number: int) -> dict[str, Any]:
+        """The config as a shard has it: with the sha256 of the very shards that it is made from."""
+        indexes = [self.clips] if self.pictures is None else [self.clips, self.pictures]
+        return self.config | {index.kind: index.shards[number].sha256 for index in indexes}
+
+
+def read_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
+    """The job that the options of the command ask for.
+
+    Raises:
+        InputError: options that do not go together, or nothing to read.
+    """
+    _refuse_unused(options)
+    if options["from_annotations"] is not None:
+        return _annotated_job(layout, options)
+    return _motion_job(layout, options)
+
+
+def _refuse_unused(options: dict[str, Any]) -> None:
+    """Options of motion maps do not go with annotations, nor the other way round."""
+    annotated = options["from_annotations"] is not None
+    names = {"changes": "set", "box_format": "format"}
+    for option in OF_MOTION if annotated else OF_ANNOTATIONS:
+        if options[option] not in (None, ()):
+            name = names.get(option, option).replace("_", "-")
+            relation = "does not go with" if annotated else "is of"
+            raise InputError(f"--{name} {relation} --from-annotations")
+    if annotated and options["box_format"] is None:
+        raise InputError(f"--from-annotations needs --format: {', '.join(FORMATS)}")
+
+
+def _motion_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
+    preset, source = options["preset"] or "default", options["source"]
+    parameters = read_parameters(preset, options["changes"])
+    return motion_job(layout, maps_folder(layout, source, preset), parameters)
+
+
+def motion_job(layout: DatasetLayout, folder: Path, parameters: MotionParameters) -> Job:
+    """Boxes from the motion maps of finished flows.
+
+    Raises:
+        InputError: the parameters ask for texture, and there are no frames.
+    """
+    flows = read_index(folder)
+    assert flows is not None, folder
+    config = asdict(parameters) | {"flows": flows.digest} | made_from(folder)
+    frames_folder = frames = None
+    if parameters.texture:
+        frames = read_index(layout.frames)
+        if frames is None:
+            raise InputError(
+                f"{layout.frames} is not complete (no dataset.json), and texture is taken from its "
+                f"pictures; run `{layout.make('flows')}`, or give --set texture=0"
+            )
+        frames_folder, config["frames"] = layout.frames, frames.digest
+    what = f"motion maps of {folder}"
+    return Job(
+        what, folder, flows, config, True, lambda: FromMotion(parameters, frames_folder), frames
+    )
+
+
+def made_from(folder: Path) -> dict[str, str]:
+    """What a config says of where boxes come from; flows/ goes without saying."""
+    return {} if folder.name == "flows" else {"made_from": folder.name}
+
+
+def source_of(config: dict[str, Any]) -> tuple[str, str]:
+    """(folder, kind) of the shards that boxes with this config were made from."""
+    folder = str(config.get("made_from", "flows"))
+    return folder, "frames" if folder == "frames" else "flows"
+
+
+def _annotated_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
+    """Boxes from annotation files, on the frames of frames/."""
+    frames = read_index(layout.frames)
+    if frames is None:
+        raise InputError(
+            f"{layout.frames} is not complete (no dataset.json); run `{layout.make('flows')}`"
+        )
+    path, box_format = options["from_annotations"], options["box_format"]
+    given = ReadOptions(options["min_score"], options["annotation_fps"])
+    config = {
+        "annotations": _files_digest(annotation_files(box_format, path)),
+        "format": box_format,
+        "min_score": given.min_score,
+        "annotation_fps": given.rate,
+        "frames": frames.digest,
+    } | made_from(layout.frames)
+
+    def make_maker() -> FromAnnotations:
+        clip_ids: set[str] = set()
+        for shard in frames.shards:
+            with ShardReader(layout.frames / shard.name, "frames") as reader:
+                clip_ids.update(reader.clip_ids())
+        annotations = open_annotations(box_format, path, frozenset(clip_ids), given)
+        known = sum(annotations.name_of(clip_id) is not None for clip_id in clip_ids)
+        if not known:
+            raise InputError(
+                f"no clip of {layout.frames} is annotated in {path}: clips here "
+                f"{min(clip_ids, default='none')}, ..., annotated there {annotations.examples}"
+            )
+        print(f"  {known} of {len(clip_ids)} clips are annotated")
+        return FromAnnotations(annotations)
+
+    # Annotations are large, and read once.
+    return Job(f"annotated boxes of {path}", layout.frames, frames, config, False, make_maker)
+
+
+def _files_digest(files: list[Path]) -> str:
+    """sha256 over the names and contents of files."""
+    hashed = hashlib.sha256()
+    for file in tqdm(files, "hashing annotations", unit="file", leave=False, delay=1):
+        with open(file, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        hashed.update(f"{file.name} {content}\n".encode())
+    return hashed.hexdigest()

@@ -1,0 +1,216 @@
+"""Is a shard what dataset.json says, whole, and in agreement with its siblings?
+
+The shards of one number in frames/, flows/, flows-SOURCE/ and boxes/ hold the same clips in the
+same places, so they are checked together. Every problem is said in words, with where it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.motion_boxes.jobs import source_of
+from shared.errors import InputError
+from shared.grid import TUBE_POSITIONS
+from shared.schema import CLIP_PATHS
+from shared.shard_index import ShardEntry
+from shared.shards import ShardReader
+
+MAX_CHUNKS_NAMED = 3  # of a shard; a damaged disk would else fill the screen
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One shard, and what its dataset.json says of it; `config` is that of its folder."""
+
+    path: Path
+    kind: str
+    entry: ShardEntry
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardsOfNumber:
+    """The shards of one number, by name of the folder.
+
+    Attributes:
+        clip_ids: of the manifest, in the places that belong to this number.
+        set_aside: clip ids of failures.jsonl.
+    """
+
+    number: int
+    files: dict[str, ShardFile]
+    clip_ids: tuple[str, ...]
+    set_aside: frozenset[str]
+
+
+def check_shards(shards: ShardsOfNumber) -> dict[str, list[str]]:
+    """Problems by name of the folder; an empty list says that the shard is good."""
+    problems: dict[str, list[str]] = {}
+    with ExitStack() as stack:
+        readers: dict[str, ShardReader] = {}
+        for name, file in shards.files.items():
+            problems[name] = list(_file_problems(file))
+            try:
+                reader = stack.enter_context(ShardReader(file.path, file.kind))
+                problems[name] += _named(reader.damaged_chunks())
+                if reader.num_clips != file.entry.clips:
+                    problems[name].append(
+                        f"{reader.num_clips} clips, and dataset.json says {file.entry.clips}"
+                    )
+                readers[name] = reader
+            except InputError as error:
+                problems[name].append(str(error).removeprefix(str(file.path)).lstrip(": "))
+        for name, reader in readers.items():
+            if not problems[name]:  # the content of a damaged file says nothing
+                try:
+                    problems[name] += content_problems(reader, shards, name)
+                except InputError as error:
+                    problems[name].append(str(error))
+        good = {name: reader for name, reader in readers.items() if not problems[name]}
+        for name, problem in _disagreements(good):
+            problems[name].append(problem)
+    return problems
+
+
+def kills_its_reader(shards: ShardsOfNumber) -> dict[str, list[str]]:
+    """What is said where reading these shards ended the process."""
+    found = {name: list(_file_problems(file)) for name, file in shards.files.items()}
+    if not any(found.values()):
+        found = {name: ["one of this number ends the process that reads it"] for name in found}
+    return found
+
+
+def _file_problems(file: ShardFile) -> Iterator[str]:
+    """Size and sha256, without HDF5."""
+    try:
+        num_bytes = file.path.stat().st_size
+        with open(file.path, "rb") as stream:
+            if num_bytes != file.entry.bytes:
+                yield f"{num_bytes} bytes, and dataset.json says {file.entry.bytes}"
+            elif hashlib.file_digest(stream, "sha256").hexdigest() != file.entry.sha256:
+                yield "its sha256 is not that of dataset.json"
+    except FileNotFoundError:
+        yield "is not there"
+    except OSError as error:
+        yield f"cannot be read: {error.strerror}"
+
+
+def _named(problems: Iterator[str]) -> Iterator[str]:
+    yield from islice(problems, MAX_CHUNKS_NAMED)
+    more = sum(1 for _ in problems)
+    if more:
+        yield f"and {more} more chunks"
+
+
+# --------------------------------------------------------------------------------------------------
+# Content
+
+
+def content_problems(reader: ShardReader, shards: ShardsOfNumber, name: str) -> Iterator[str]:
+    """What contradicts itself, the manifest or the options, in a shard whose chunks are whole."""
+    file = shards.files[name]
+    for option, value in file.config.items():
+        if option not in ("flows", "frames") and reader.attributes.get(option) != value:
+            yield f"made with {option} {reader.attributes.get(option)}, dataset.json says {value}"
+    if reader.kind == "boxes":
+        folder, kind = source_of(file.config)
+        source = shards.files.get(folder)
+        if source and reader.attributes.get(kind) != source.entry.sha256:
+            yield f"made from another {folder} shard"
+    yield from _clip_problems(reader, shards)
+    of_kind = {"frames": _frames_problems, "flows": _flows_problems, "boxes": _boxes_problems}
+    yield from of_kind[reader.kind](reader)
+
+
+def _clip_problems(reader: ShardReader, shards: ShardsOfNumber) -> Iterator[str]:
+    try:
+        ids = reader.clip_ids()
+    except UnicodeDecodeError:
+        yield "/clip/id is not UTF-8"
+        return
+    kept = [clip_id for clip_id in shards.clip_ids if clip_id not in shards.set_aside]
+    if ids != kept:
+        lacking, extra = sorted(set(kept) - set(ids)), sorted(set(ids) - set(kept))
+        what = f"lacks {lacking[:3]}, " * bool(lacking) + f"has {extra[:3]}, " * bool(extra)
+        yield f"{what or 'another order, '}against manifest.csv and failures.jsonl"
+    ends = reader["/clip/frames"]
+    borders = np.concatenate([[0], ends[:, 1]])
+    if not np.array_equal(ends[:, 0], borders[:-1]) or borders[-1] != reader.num_frames:
+        yield "/clip/frames do not follow one another to the last frame"
+        return
+    if np.any(np.diff(borders) < 2):
+        yield "/clip/frames has a clip of fewer than two frames"
+    if np.any(reader["/clip/size"] < 1):
+        yield "/clip/size is not positive"
+    times = reader["/frame/pts_seconds"]
+    is_first = np.zeros(len(times), bool)
+    is_first[ends[:, 0]] = True
+    if not np.all(np.isfinite(times)) or np.any((np.diff(times) < 0) & ~is_first[1:]):
+        yield "/frame/pts_seconds go back within a clip"
+
+
+def _frames_problems(reader: ShardReader) -> Iterator[str]:
+    yield from _offset_problems(reader, "/jpeg/offsets", reader.length("/jpeg/values"), least=1)
+    if np.any(reader["/clip/stored_size"] < 1):
+        yield "/clip/stored_size is not positive"
+
+
+def _flows_problems(reader: ShardReader) -> Iterator[str]:
+    yield from _offset_problems(reader, "/motion/offsets", reader.length("/motion/values"), least=1)
+    lengths = np.diff(reader["/clip/frames"], axis=1)[:, 0]
+    sizes = reader["/clip/map_size"].astype(np.int64).prod(axis=1)
+    if not np.array_equal(np.diff(reader["/motion/offsets"]), np.repeat(sizes, lengths)):
+        yield "/motion/offsets do not fit /clip/map_size"
+    scale = reader["/motion/scale"]
+    if not np.all(np.isfinite(scale) & (scale >= 0)):
+        yield "/motion/scale is not a number from 0"
+    if "/track/offsets" in reader:
+        yield from _offset_problems(reader, "/track/offsets", reader.length("/track/steps"))
+
+
+def _boxes_problems(reader: ShardReader) -> Iterator[str]:
+    lengths = np.diff(reader["/clip/frames"], axis=1)[:, 0]
+    per_frame = np.repeat(reader["/clip/size"], lengths, axis=0)
+    for path, sizes in (("/box/xyxy", per_frame), ("/clip/box", reader["/clip/size"])):
+        boxes = reader[path]
+        x1, y1, x2, y2 = boxes.T
+        inside = (0 <= x1) & (x1 < x2) & (x2 <= sizes[:, 0])
+        inside &= (0 <= y1) & (y1 < y2) & (y2 <= sizes[:, 1])
+        if not np.all(inside | np.isnan(boxes).all(axis=1)):
+            yield f"{path} has a box outside its frame, or turned over"
+    score = reader["/box/score"]
+    if not np.isnan(score).all() and not np.all((score >= 0) & (score <= 1.001)):
+        yield "/box/score is not a share"
+    yield from _offset_problems(reader, "/contour/offsets", reader.length("/contour/vertices"))
+    yield from _offset_problems(reader, "/tube/offsets", reader.length("/tube/index"))
+    positions = reader["/tube/index"]
+    if np.any((positions < 0) | (positions >= TUBE_POSITIONS)):
+        yield f"/tube/index has a position that is not in 0..{TUBE_POSITIONS - 1}"
+
+
+def _offset_problems(
+    reader: ShardReader, path: str, num_values: int, least: int = 0
+) -> Iterator[str]:
+    offsets = reader[path]
+    if offsets[0] != 0 or offsets[-1] != num_values or np.any(np.diff(offsets) < least):
+        yield f"{path} do not lead through all {num_values} values in order"
+
+
+def _disagreements(readers: dict[str, ShardReader]) -> Iterator[tuple[str, str]]:
+    """(folder, problem) where one that is good by itself differs from the first."""
+    if not readers:
+        return
+    first, *others = readers
+    for path in CLIP_PATHS:
+        expected = readers[first][path]
+        for name in others:
+            if not np.array_equal(readers[name][path], expected):
+                yield name, f"{path} is not that of {first}/"

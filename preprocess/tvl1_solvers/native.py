@@ -1,0 +1,183 @@
+"""Build and call the C++ solver of TV-L1 flow (cpp/).
+
+It is compiled on first use with the machine's C++ compiler (`CXX`, else g++) for this very
+processor, in a few seconds, and kept in $XDG_CACHE_HOME/mofo or ~/.cache/mofo under a name that
+is a hash of the sources, the compiler and the processor. Several processes may do so at once:
+each compiles into a file of its own and renames it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from preprocess.tvl1_solvers.presets import Preset, gaussian_taps, level_sizes, pyramid_sigma
+
+SOURCES = Path(__file__).parent / "cpp"
+FLAGS = ["-std=c++17", "-O3", "-shared", "-fPIC", "-w", "-fno-math-errno", "-fno-trapping-math"]
+# Every operation rounds by itself, as in PyTorch: the flow is the same, bit for bit, on every
+# processor and without a compiler, for a tenth of the speed.
+FLAGS += ["-ffp-contract=off"]
+FOR_THIS_PROCESSOR = ["-march=native"]
+
+
+class Unavailable(Exception):
+    """The solver cannot be had on this machine; the message says what is missing."""
+
+
+class _Numbers(ctypes.Structure):
+    """cpp/numbers.h, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in (
+            "num_levels", "warps_fine", "warps", "iterations_fine", "iterations", "rounds",
+            "median", "primal_dual", "central", "presmooth_radius", "pyramid_radius",
+        )),
+        *((name, ctypes.c_double) for name in (
+            "attachment", "tightness", "primal_step", "dual_step", "dual_kept", "cubic", "stop",
+        )),
+    ]  # fmt: skip
+
+
+def solve(
+    first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
+) -> torch.Tensor:
+    """Flow (B, 2, H, W) of float32 frames (B, H, W) on the CPU, on the calling thread alone.
+
+    Other Python threads run meanwhile. Raises Unavailable.
+    """
+    library = load()
+    batch, height, width = first.shape
+    sizes = level_sizes(height, width, preset)
+    presmooth, pyramid = gaussian_taps(preset.presmooth), gaussian_taps(pyramid_sigma(preset))
+    primal_step, dual_step = preset.steps
+    numbers = _Numbers(
+        num_levels=len(sizes),
+        warps_fine=preset.warps_fine,
+        warps=preset.warps,
+        iterations_fine=preset.iterations_fine,
+        iterations=preset.iterations,
+        rounds=preset.rounds,
+        median=preset.median,
+        primal_dual=preset.scheme == "primal-dual",
+        central=preset.gradient == "central",
+        presmooth_radius=len(presmooth) - 1,
+        pyramid_radius=len(pyramid) - 1,
+        attachment=preset.attachment,
+        tightness=preset.tightness,
+        primal_step=primal_step,
+        dual_step=dual_step,
+        dual_kept=preset.dual_kept,
+        cubic=preset.cubic,
+        stop=preset.stop,
+    )
+    first, second = first.contiguous(), second.contiguous()
+    initial = None if initial is None else initial.contiguous()
+    flow = torch.empty(batch, 2, height, width)
+    status = library.tvl1_flow(
+        first.data_ptr(),
+        second.data_ptr(),
+        None if initial is None else initial.data_ptr(),
+        flow.data_ptr(),
+        batch,
+        (ctypes.c_int32 * (2 * len(sizes)))(*(side for size in sizes for side in size)),
+        (ctypes.c_float * len(presmooth))(*presmooth),
+        (ctypes.c_float * len(pyramid))(*pyramid),
+        ctypes.byref(numbers),
+    )
+    if status != 0:
+        raise MemoryError(f"out of memory in the flow of {width}x{height} px frames")
+    return flow
+
+
+def load() -> ctypes.CDLL:
+    """The compiled solver, built if need be. Raises Unavailable, again without another try."""
+    library, reason = _load_once()
+    if library is None:
+        raise Unavailable(reason)
+    return library
+
+
+@functools.cache
+def _load_once() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None and why there is none."""
+    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(command[0]) is None:
+        return None, f"the C++ compiler {command[0]!r} is not on the PATH"
+    try:
+        with tempfile.TemporaryDirectory() as scratch:  # a loaded library needs its file no more
+            path = _cache_folder(Path(scratch)) / f"tvl1-{_fingerprint(command)}.so"
+            if not path.exists():
+                _compile(command, path)
+            library = ctypes.CDLL(str(path))
+    except Unavailable as error:
+        return None, str(error)
+    except OSError as error:
+        return None, f"the compiled solver cannot be kept or loaded: {error}"
+    pointer = ctypes.c_void_p
+    library.tvl1_flow.argtypes = [pointer] * 4 + [ctypes.c_int64] + [pointer] * 4
+    library.tvl1_flow.restype = ctypes.c_int
+    return library, ""
+
+
+def _cache_folder(scratch: Path) -> Path:
+    """Where compiled solvers are kept, or `scratch` where nothing can be kept."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home) / "mofo"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # read-only, or no home
+        return scratch
+    return folder if os.access(folder, os.W_OK) else scratch
+
+
+def _fingerprint(command: list[str]) -> str:
+    """Hash of all that decides the compiled code."""
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    digest = hashlib.sha256()
+    for part in (*command, version.stdout, *FLAGS, *FOR_THIS_PROCESSOR, _processor()):
+        digest.update(part.encode() + b"\0")
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _processor() -> str:
+    """What distinguishes processors that share a cache folder, over a network for example."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _compile(command: list[str], path: Path) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        source = str(SOURCES / "solver.cpp")
+        for flags in (FLAGS + FOR_THIS_PROCESSOR, FLAGS):  # some compilers know no -march=native
+            result = subprocess.run(
+                [*command, *flags, source, "-o", temporary],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if result.returncode == 0:
+                os.replace(temporary, path)
+                return
+        reason = (result.stderr.strip().splitlines() or ["no message"])[0]
+        raise Unavailable(f"{shlex.join(command)} failed on {source}: {reason}")
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What comes out of video files: packets, frames, times, motion vectors; and what is wrong."""

@@ -1,0 +1,219 @@
+"""Did all of a clip come? FFmpeg often stops short without an error.
+
+What arrived is held against everything that the container says of itself: how many frames, how
+many packets, how long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from preprocess.video.asf import announced_bytes
+from shared.manifest import Clip
+
+if TYPE_CHECKING:
+    from preprocess.video.demuxer import Demuxer
+
+TIME_TOLERANCE = 1e-3  # seconds; manifests give three decimals, presentation times are exact
+FRAMES_TOLERANCE = 1  # headers of HMDB51 claim one frame too many
+END_TOLERANCE_FRAMES = FRAMES_TOLERANCE + 0.5  # of a video that ends before it should
+SOUND_TOLERANCE = 0.25  # seconds; packets of sound may not tell how long they are
+HOLES_TOLERANCE = 0.1  # share of frames that a live recording may have dropped
+COUNTING_FORMATS = ("mov", "matroska", "avi")  # where a packet of the container is a frame
+ENDING_FORMATS = ("matroska", "flv")  # whose duration is the time of the end
+HIDING_CODECS = ("vp8", "libvpx")  # where a packet may hold a frame that is never shown
+SKIPPING_CODECS = ("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "flv")
+SKIPPED_BYTES = 8  # at most, of a packet of those that says "as before" and may give no frame
+
+
+def kind_of(container: av.container.InputContainer) -> str:
+    """The first of the names that FFmpeg has for the format: mov, matroska, avi, ..."""
+    return container.format.name.split(",")[0]
+
+
+class Completeness:
+    """What the container promises of a clip, and what has come of it.
+
+    Times are seconds from the start of the video stream.
+
+    Attributes:
+        start, stop: the span, stop exclusive; 0 and infinity where the clip has none.
+        frame_seconds: between frames, on average.
+        duration: of the video stream by the container, None where it does not say.
+        num_frames: shown so far in the span.
+        has_sought: whether reading began in the middle of the file.
+    """
+
+    def __init__(
+        self, clip: Clip, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> None:
+        self.start, self.stop = clip.span
+        self.num_frames = 0
+        self.has_sought = False
+        self._stream = stream
+        rate = stream.average_rate or stream.guessed_rate
+        self.frame_seconds = float(1 / rate) if rate else 0.04
+        self._stream_start = float((stream.start_time or 0) * stream.time_base)
+        kind = kind_of(container)
+        self._tolerance = END_TOLERANCE_FRAMES * self.frame_seconds
+        self.duration = self._announced_duration(container)
+        self._missing_bytes = 0
+        if kind == "asf":
+            self._missing_bytes = (announced_bytes(container.name) or 0) - container.size
+        self._end_of_all = self._announced_end_of_all(container)
+        self._others_end = -math.inf
+        self._counts_packets = kind in COUNTING_FORMATS
+        self._num_packets = 0
+        self._num_skipped = 0
+        self._may_have_holes = False
+        self._discarded: list[float] = []
+        self._step_back: tuple[float, float] | None = None
+        self._last = -math.inf
+        self._end = 0.0
+        self._times: list[float] = []  # of the frames shown in the span, and of one before it
+        self._reached_stop = False
+
+    @property
+    def is_whole_video(self) -> bool:
+        return self.start == 0.0 and self.stop == math.inf
+
+    def contains(self, seconds: float) -> bool:
+        return self.start - TIME_TOLERANCE <= seconds < self.stop - TIME_TOLERANCE
+
+    def seconds(self, pts: int) -> float:
+        return float((pts - (self._stream.start_time or 0)) * self._stream.time_base)
+
+    def saw_packet(self, packet: av.Packet, demuxer: Demuxer) -> None:
+        """Count a packet of the stream that the demuxer has just given, before it is decoded."""
+        if packet.size == 0 and packet.dts is None:  # the flush at the end
+            self._others_end = demuxer.others_end - self._stream_start
+            return
+        self._num_skipped += demuxer.num_empty
+        is_late_enough = packet.pts is None or self.seconds(packet.pts) >= self.start
+        if is_late_enough and demuxer.is_after_loss is not False:
+            self._may_have_holes = True
+        codec = self._stream.codec_context.name
+        if packet.is_discard and packet.pts is not None:
+            self._discarded.append(self.seconds(packet.pts))
+        elif packet.size <= (SKIPPED_BYTES if codec in SKIPPING_CODECS else 0):
+            self._num_skipped += 1
+        elif packet.pts is None or self.contains(self.seconds(packet.pts)):
+            self._num_packets += 1
+
+    def saw_frame(self, seconds: float, duration: int = 0) -> bool:
+        """Count a decoded frame; True where it belongs to the clip.
+
+        Args:
+            seconds: when it is shown.
+            duration: for how long by its packet, in the time base of the stream; 0: not known.
+        """
+        if seconds >= self.stop - TIME_TOLERANCE:
+            self._reached_stop = True
+            return False
+        if seconds < self._last and self._step_back is None:
+            self._step_back = (self._last, seconds)
+        self._last = seconds
+        is_shown = self.contains(seconds)
+        if self.num_frames == 0:
+            self._times.clear()
+            self._end = 0.0
+        self._times.append(seconds)
+        shown_for = max(self.frame_seconds, float(duration * self._stream.time_base))
+        self._end = max(self._end, seconds + shown_for)
+        self.num_frames += is_shown
+        return is_shown
+
+    @property
+    def is_past(self) -> bool:
+        """Whether a frame after the span has been seen: nothing more is to be decoded."""
+        return self._reached_stop
+
+    @property
+    def end(self) -> float:
+        """Until when the last frame is shown."""
+        return self._end
+
+    def shortfall(self) -> str | None:
+        """What is missing, in words; None where the clip is whole."""
+        if self.num_frames == 0:
+            return f"no frame between {self.start:g} and {min(self.stop, self.end):g} s"
+        if self.num_frames == 1:
+            return "the clip has one frame; motion needs two"
+        if self._step_back is not None:  # the rule of `verify`: times may repeat, no more
+            before, after = self._step_back
+            return f"times go back, from {before:.3f} to {after:.3f} s: several videos in one file?"
+        if not np.median(np.diff(self._times)) > 0:
+            return "most frames have the time of the frame before them"
+        for expected, how in self._expected_frames():
+            if self.num_frames < expected - FRAMES_TOLERANCE:
+                return f"ended early: {self.num_frames} frames decoded of {expected} {how}"
+        expected_end = min(self.stop, self.duration or 0.0)
+        if not self._reached_stop and self.end < expected_end - self._tolerance:
+            return (
+                f"ended early: the last frame is shown until {self.end:.3f} s "
+                f"of {expected_end:.3f} s"
+            )
+        if not self._reached_stop and self._missing_bytes > 0:
+            return f"ended early: {self._missing_bytes} bytes of the file are missing"
+        end_of_all = min(self.stop, self._end_of_all or 0.0)
+        latest = max(self.end, self._others_end)
+        if not self._reached_stop and latest < end_of_all - self._tolerance - SOUND_TOLERANCE:
+            return f"ended early: the last stream ends at {latest:.3f} s of {end_of_all:.3f} s"
+        allowed = max(FRAMES_TOLERANCE, HOLES_TOLERANCE * len(self._times))
+        is_suspect = self._stream.frames == 0 and self._may_have_holes
+        if is_suspect and self._num_holes() > allowed:
+            return f"frames are missing: {self._num_holes()} between the {self.num_frames} decoded"
+        return None
+
+    def _expected_frames(self) -> Iterator[tuple[int, str]]:
+        if self._counts_packets and self._stream.codec_context.name not in HIDING_CODECS:
+            yield self._num_packets, "in the file"
+        if self.is_whole_video:
+            announced = self._stream.frames - self._num_skipped
+            # An edit list hides frames before or after what it shows. Between them it is damage,
+            # and so is a hidden end where as many are missing from the middle.
+            first, last = min(self._times), max(self._times)
+            before = sum(seconds < first for seconds in self._discarded)
+            after = sum(seconds > last for seconds in self._discarded)
+            hidden = before + (after if self._num_holes() <= FRAMES_TOLERANCE else 0)
+            yield announced - hidden, "announced"
+
+    def _num_holes(self) -> int:
+        """How many frames fit between those shown, by the most usual distance."""
+        distances = np.diff(np.sort(self._times))
+        usual = np.median(distances)
+        return int(np.rint(distances / usual - 1).clip(min=0).sum()) if usual > 0 else 0
+
+    def _announced_duration(self, container: av.container.InputContainer) -> float | None:
+        kind = kind_of(container)
+        is_alone = len(container.streams) == 1
+        if self._stream.duration and (is_alone or kind != "asf"):
+            seconds = float(self._stream.duration * self._stream.time_base)
+            # Of the parts of a fragmented MP4 it may be either.
+            is_end = kind == "mov" and self._stream.frames == 0
+            return self._from_the_start(seconds) if is_end else seconds
+        try:  # a tag of Matroska
+            hours, minutes, seconds = self._stream.metadata.get("DURATION", "").split(":")
+            return self._from_the_start(int(hours) * 3600 + int(minutes) * 60 + float(seconds))
+        except ValueError:
+            pass
+        if container.duration and is_alone:
+            seconds = container.duration / av.time_base
+            return self._from_the_start(seconds) if kind in ENDING_FORMATS else seconds
+        return None
+
+    def _announced_end_of_all(self, container: av.container.InputContainer) -> float | None:
+        """When the longest stream ends, where nothing is said of the picture: sound may go on."""
+        is_end = kind_of(container) in ENDING_FORMATS
+        if self.duration is not None or not container.duration or not is_end:
+            return None
+        return container.duration / av.time_base - self._stream_start
+
+    def _from_the_start(self, end: float) -> float:
+        """What some containers call a duration is when the last frame ends."""
+        return end - self._stream_start if 0 < self._stream_start < end else end

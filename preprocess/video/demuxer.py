@@ -1,0 +1,103 @@
+"""The packets of a video in the order of the file, and what is seen of the file on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import av
+
+from preprocess.video.completeness import kind_of
+from preprocess.video.video_file import ClipError, complaints
+
+# Whose packets follow one another with small headers between them, when none is left out.
+CONTIGUOUS_FORMATS = ("matroska", "flv")
+PASSED_BYTES = 128  # at most, between packets that follow one another: 60 were seen
+
+AVI_HEADER_BYTES = 8  # of an entry
+
+
+class Demuxer:
+    """Iterates over the packets of one stream, the last one empty.
+
+    Attributes:
+        others_end: until when the packets of all other streams that came so far last, seconds by
+            the clock of the container; minus infinity before the first.
+        num_empty: entries of an AVI before the last packet that say to show the frame before again.
+        is_after_loss: whether packets before the last one were lost; None where the format gives
+            no sign of it.
+
+    Raises:
+        ClipError: the container is damaged, also where FFmpeg would only log that and skip it.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        self.others_end = -math.inf
+        self._kind = kind_of(container)
+        self.is_after_loss = False if self._kind in (*CONTIGUOUS_FORMATS, "mpegts") else None
+        self.num_empty = 0
+        self._num_since = self._passed_since = 0  # packets, bytes, since the last of the stream
+        self._last_dts: int | None = None
+        self._place: int | None = None  # of the last packet, bytes from the start of the file
+        self._place_behind = 0
+        self._container = container
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        packets = self._container.demux()
+        lost = False  # since the last packet of the stream
+        while True:
+            with complaints() as found:
+                packet = self._next(packets)
+            if found:
+                raise ClipError("decode", found[0])
+            if packet is None:
+                return
+            passed = self._passed_over(packet)
+            self._passed_since += passed
+            self._num_since += 1
+            if packet.stream_index == self._stream.index:
+                if self._kind == "mpegts":  # whose packets are counted from 0 to 15
+                    self.is_after_loss = packet.is_corrupt
+                elif self._kind in CONTIGUOUS_FORMATS:
+                    self.is_after_loss = lost or passed > PASSED_BYTES
+                elif self._kind == "avi":
+                    self._count_empty(packet)
+                lost = False
+                yield packet
+                continue
+            lost = lost or passed > PASSED_BYTES
+            if packet.pts is not None:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self.others_end = max(self.others_end, end)
+
+    def _next(self, packets: Iterator[av.Packet]) -> av.Packet | None:
+        try:
+            return next(packets, None)
+        except IndexError:  # PyAV knows the streams that were there at the start
+            raise ClipError("decode", "damaged container: a stream begins in the middle") from None
+
+    def _count_empty(self, packet: av.Packet) -> None:
+        """Entries without data are no packets, but decoding times go on by one for each."""
+        self.num_empty = 0
+        if packet.dts is None:
+            return
+        if self._last_dts is not None:
+            jump = packet.dts - self._last_dts - 1
+            headers = AVI_HEADER_BYTES * (jump + self._num_since)
+            # An odd number of bytes is made even by one more.
+            if jump > 0 and headers <= self._passed_since <= headers + self._num_since:
+                self.num_empty = jump
+        self._last_dts = packet.dts
+        self._num_since = self._passed_since = 0
+
+    def _passed_over(self, packet: av.Packet) -> int:
+        """Bytes of the file between this packet and the one before it, whatever its stream."""
+        if packet.pos is None or packet.pos < 0:  # a cover picture, the flush at the end
+            return 0
+        if packet.pos == self._place:  # several in one block
+            self._place_behind += packet.size
+            return 0
+        passed = packet.pos - self._place_behind if self._place is not None else 0
+        self._place, self._place_behind = packet.pos, packet.pos + packet.size
+        return passed

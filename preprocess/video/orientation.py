@@ -1,0 +1,52 @@
+"""How a coded picture is turned for display: phones store what their sensor sees, and a matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+
+from preprocess.video.motion_vectors import turn_upright
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """From coded to upright: flipped left to right where mirrored, then turned.
+
+    Attributes:
+        is_mirrored: as front cameras store what they showed.
+        quarter_turns: counterclockwise, 0 to 3.
+    """
+
+    is_mirrored: bool = False
+    quarter_turns: int = 0
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Orientation:
+        """That of a decoded frame, by its display matrix; rounded to quarter turns."""
+        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+        if side_data is None:
+            return cls()
+        # x' = a x + c y, y' = b x + d y, y downwards, in units of 1 / 65536 (ISO/IEC 14496-12,
+        # 6.2.2); the third row and column shift.
+        a, b, _, c, d = np.frombuffer(side_data, dtype=np.int32)[:5].tolist()
+        is_mirrored = a * d - b * c < 0
+        if is_mirrored:
+            a, b = -a, -b  # what is left once the picture has been flipped
+        return cls(is_mirrored, round(-math.atan2(b, a) / (math.pi / 2)) % 4)
+
+    def upright_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of an upright picture from those of a coded one, and the reverse."""
+        return size[::-1] if self.quarter_turns % 2 else size
+
+    def turn_picture(self, rgb: np.ndarray) -> np.ndarray:
+        """u1 [H, W, 3], upright, contiguous."""
+        flipped = rgb[:, ::-1] if self.is_mirrored else rgb
+        return np.ascontiguousarray(np.rot90(flipped, self.quarter_turns))
+
+    def turn_flow(self, flow: np.ndarray) -> np.ndarray:
+        """f4 [2, h, w]: its cells as the pictures, and its vectors with them."""
+        return turn_upright(flow, self.quarter_turns, self.is_mirrored)

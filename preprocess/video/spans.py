@@ -1,0 +1,140 @@
+"""Decode several spans of one long video in one pass, so that what they share is decoded once."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+from preprocess.decode import Tally, check_caps, check_length, placed
+from preprocess.video.completeness import TIME_TOLERANCE, Completeness, kind_of
+from preprocess.video.demuxer import Demuxer
+from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
+from preprocess.video.video_file import ClipError, LandedLateError, check_landing, find_video
+from shared.manifest import Clip
+
+Step = tuple[int, FrameChunk | ClipError | None]
+
+
+@dataclass
+class _Span:
+    """One of the clips that are decoded together."""
+
+    index: int
+    progress: Completeness
+    chunker: Chunker
+
+
+def decode_together(
+    clips: Sequence[Clip], video_root: Path, options: DecodeOptions, tally: Tally
+) -> Iterator[Step]:
+    """Decode clips of one video in one pass, from the keyframe before the first to the last stop.
+
+    A frame that several clips share is decoded and scaled once. Each clip is as `decode_clip` gives
+    it; where that is in doubt, an error says that it must be decoded by itself.
+
+    Args:
+        clips: by their starts, without gaps between their spans.
+
+    Yields:
+        number of the clip, and a chunk of it; at its end None, or what is wrong with it.
+
+    Raises:
+        Exception: whatever stops the pass; clips without an end are to be decoded by themselves.
+    """
+    assert not options.vectors, "vectors depend on the keyframe that decoding began at"
+    try:
+        yield from _together(clips, video_root, options, tally, from_the_start=False)
+    except LandedLateError:  # before the first step
+        yield from _together(clips, video_root, options, tally, from_the_start=True)
+
+
+def _together(
+    clips: Sequence[Clip],
+    video_root: Path,
+    options: DecodeOptions,
+    tally: Tally,
+    from_the_start: bool,
+) -> Iterator[Step]:
+    path = find_video(clips[0].video, video_root)
+    with placed(clips[0], path, options, from_the_start) as (container, stream, first):
+        if kind_of(container) == "avi":
+            raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
+        waiting: deque[_Span] = deque()
+        unfit: list[Step] = []
+        for index, clip in enumerate(clips):
+            progress = Completeness(clip, container, stream)
+            try:
+                check_length(progress, stream, options)
+                waiting.append(_Span(index, progress, Chunker(options)))
+            except ClipError as error:
+                unfit.append((index, error))
+        yield from _shared_pass(container, stream, first, waiting, options, tally)
+        yield from unfit
+
+
+def _shared_pass(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    first: Completeness,
+    waiting: deque[_Span],
+    options: DecodeOptions,
+    tally: Tally,
+) -> Iterator[Step]:
+    scaler = Scaler(options.short_side)
+    running: list[_Span] = []
+    before: float | None = None  # seconds of the last frame
+    duration = 0  # of the last frame
+    demuxer = Demuxer(container, stream)
+    for packet in demuxer:
+        if packet.size or packet.dts is not None:  # else it is the flush at the end
+            start = first.seconds(_known(packet.pts))
+            # Packets come before the frames in them, and never after one shown later.
+            while waiting and waiting[0].progress.start - TIME_TOLERANCE <= start:
+                span = waiting.popleft()
+                if before is not None:
+                    span.progress.saw_frame(before, duration)
+                running.append(span)
+        for span in running:
+            span.progress.saw_packet(packet, demuxer)
+        for frame in packet.decode():
+            tally.num_frames += 1
+            seconds = first.seconds(_known(frame.pts))
+            if before is None:
+                check_landing(first, seconds)
+            before, duration = seconds, frame.duration
+            shown = [span for span in running if span.progress.saw_frame(before, duration)]
+            if shown:
+                picture = scaler.picture(frame)
+                for span in shown:
+                    check_caps(span.progress, before, options)
+                    full = span.chunker.add(before, picture)
+                    if full is not None:
+                        yield span.index, full
+            for span in [span for span in running if span.progress.is_past]:
+                running.remove(span)
+                yield from _end_of(span)
+        if not waiting and not running:
+            return
+    if before is None:
+        check_landing(first, math.inf)
+    for span in [*running, *waiting]:
+        yield from _end_of(span)
+
+
+def _known(pts: int | None) -> int:
+    if pts is None:
+        raise ClipError("decode", "packets without presentation times, which tell clips apart")
+    return pts
+
+
+def _end_of(span: _Span) -> Iterator[Step]:
+    last = span.chunker.finish()
+    if last is not None:
+        yield span.index, last
+    shortfall = span.progress.shortfall()
+    yield span.index, ClipError("decode", shortfall) if shortfall else None

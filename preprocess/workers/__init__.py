@@ -1,0 +1,1 @@
+"""Decoders and flow workers: what they do, what they are told and say, where they run."""

@@ -1,0 +1,144 @@
+"""Reads frames, motion boxes, motion maps and tracks of single clips, with few files open."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import InputError
+from shared.motion_maps import expand, read_maps
+from shared.shard_writer import CHUNK_BYTES
+from shared.shards import ShardReader
+from shared.tracks import read_tracks
+from train.augment import decode_jpeg
+from train.clips.table import ClipTable
+from train.objectives.trajectories import PlacedTracks
+
+
+class ClipReader:
+    """One worker's way into the shards.
+
+    Args:
+        table: of the clips.
+        max_open: shards kept open at a time; the one unused for longest is closed first.
+        cache_bytes: decoded whole clips to keep in memory, so that a small dataset is decoded
+            once. Of clips that do not fit any more, the frames asked for are decoded each time.
+    """
+
+    def __init__(self, table: ClipTable, max_open: int, cache_bytes: int = 0) -> None:
+        self._table = table
+        self._frames = OpenShards(table.frames_folder, table.shard_names, "frames", max_open)
+        self._boxes = None
+        if table.boxes_folder is not None:
+            self._boxes = OpenShards(table.boxes_folder, table.shard_names, "boxes", max_open)
+        self._motion = None
+        if table.motion_folder is not None:
+            self._motion = OpenShards(table.motion_folder, table.shard_names, "flows", max_open)
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_bytes_left = cache_bytes
+
+    def frames(self, index: int, chosen: np.ndarray, reduction: int) -> dict[int, np.ndarray]:
+        """Frames of a clip: {frame number: RGB uint8 [H, W, 3]}.
+
+        Args:
+            index: row of the table.
+            chosen: int64 [K] frame numbers of the clip, rising, each once.
+            reduction: 1, 2, 4 or 8, see `augment.jpeg_reduction`.
+        """
+        if reduction == 1 and (index in self._cache or self._fits(index)):
+            clip = self._whole(index)
+            return {int(number): clip[number] for number in chosen}
+        jpegs = self._jpegs(index, chosen)
+        return {
+            int(number): decode_jpeg(jpeg, reduction)
+            for number, jpeg in zip(chosen, jpegs, strict=True)
+        }
+
+    def _fits(self, index: int) -> bool:
+        """Whether a clip that is not in the cache may still go there."""
+        return self._clip_bytes(index) <= self._cache_bytes_left
+
+    def _clip_bytes(self, index: int) -> int:
+        first, last = (int(row) for row in self._table.frames[index])
+        width, height = (int(pixels) for pixels in self._table.stored_size[index])
+        return (last - first) * width * height * 3
+
+    def _whole(self, index: int) -> np.ndarray:
+        """All frames of a clip, from the cache or into it."""
+        if index not in self._cache:
+            first, last = (int(row) for row in self._table.frames[index])
+            jpegs = self._jpegs(index, np.arange(last - first))
+            self._cache[index] = np.stack([decode_jpeg(jpeg, 1) for jpeg in jpegs])
+            self._cache_bytes_left -= self._clip_bytes(index)
+        return self._cache[index]
+
+    def boxes(self, index: int, chosen: np.ndarray) -> np.ndarray:
+        """Motion boxes float32 [K, 4] of the chosen frames, source pixels; NaN without motion."""
+        assert self._boxes is not None, "the table was read without boxes"
+        first, last = (int(row) for row in self._table.frames[index])
+        shard = self._boxes[int(self._table.shard[index])]
+        return shard.rows("/box/xyxy", first, last)[chosen]
+
+    def motion(self, index: int, chosen: np.ndarray) -> np.ndarray:
+        """Motion maps float32 [K, h, w] of the chosen frames, of the whole source frame."""
+        shard, clip = self._flows_of(index)
+        first, last = int(chosen.min()), int(chosen.max()) + 1
+        place = int(self._table.frames[index][0])
+        values, scale = read_maps(shard, clip, place + first, place + last)
+        return expand(values[chosen - first], scale[chosen - first])
+
+    def tracks(self, index: int, firsts: np.ndarray) -> PlacedTracks:
+        """Tracks that start at frames int64 [T'] of a clip."""
+        shard, clip = self._flows_of(index)
+        first, last = (int(row) for row in self._table.frames[index])
+        return PlacedTracks(
+            tracks=read_tracks(shard, [first + int(number) for number in firsts]),
+            left_steps=last - first - 1 - firsts,
+            grid=shard.pair("/clip/track_grid", clip),
+            size=shard.pair("/clip/track_size", clip),
+        )
+
+    def _flows_of(self, index: int) -> tuple[ShardReader, int]:
+        """The flows shard of a clip, and its row there."""
+        assert self._motion is not None, "the table was read without flows"
+        shard = self._motion[int(self._table.shard[index])]
+        return shard, int(self._table.row[index])
+
+    def _jpegs(self, index: int, chosen: np.ndarray) -> list[np.ndarray]:
+        """The bytes of the chosen frames. Neighbours in the file are read in one go."""
+        shard = self._frames[int(self._table.shard[index])]
+        first, last = (int(row) for row in self._table.frames[index])
+        offsets = shard.rows("/jpeg/offsets", first, last + 1)
+        if np.any(np.diff(offsets) < 0):
+            raise InputError(f"{shard.path}/jpeg/offsets: offsets are out of order")
+        begins, ends = offsets[chosen], offsets[chosen + 1]
+        # A gap of less than a chunk costs nothing: that chunk is read and checked anyway.
+        breaks = np.flatnonzero(begins[1:] - ends[:-1] > CHUNK_BYTES) + 1
+        jpegs: list[np.ndarray] = []
+        for group in np.split(np.arange(len(chosen)), breaks):
+            begin, end = int(begins[group[0]]), int(ends[group[-1]])
+            values = shard.rows("/jpeg/values", begin, end)
+            jpegs += [values[begins[i] - begin : ends[i] - begin] for i in group]
+        return jpegs
+
+
+class OpenShards:
+    """Open shards by number, at most `most` at a time."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], kind: str, most: int) -> None:
+        self._folder = folder
+        self._names = names
+        self._kind = kind
+        self._most = most
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+
+    def __getitem__(self, number: int) -> ShardReader:
+        if number not in self._open:
+            if len(self._open) >= self._most:
+                self._open.popitem(last=False)[1].close()
+            path = self._folder / self._names[number]
+            self._open[number] = ShardReader(path, self._kind)
+        self._open.move_to_end(number)
+        return self._open[number]

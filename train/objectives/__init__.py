@@ -1,0 +1,1 @@
+"""What is predicted beside pixels: trajectories, motion and shape."""

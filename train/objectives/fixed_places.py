@@ -1,0 +1,169 @@
+"""Motion and shape at places that stay: flow, HOG, HOF and MBH, beside MME's tracks.
+
+Sun et al. 2023 compare their trajectories with what one finds without following a point: at the K
+points of a patch where tracks start, on each of S frames from the first of the tubelet,
+
+- flow: how the point moves to the next frame;
+- hog: the histogram of oriented gradients there, 9 bins;
+- hof: the histogram of the flow of all K points over 8 directions, and still points as a ninth bin;
+- mbh: motion boundary histograms (Dalal et al. 2006), how flow changes along x and y: 8 directions
+  each for its x and its y component, of all K points.
+
+HOF and MBH are those of dense trajectories (Wang et al. 2013, sec. 3.2): longer vectors have more
+weight, shared between the two directions next to their own. The flow at a place is the first step
+of the track that starts there, so that no further shards are needed.
+
+Letters as in train/objectives/trajectories.py; U frames of the clip that are looked at.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from shared.grid import View
+from shared.tracks import MIRRORED_BINS
+from train.objectives.trajectories import (
+    PlacedTracks,
+    TrajectoryConfig,
+    by_patch,
+    nearest_starts,
+    scaled,
+    standardised,
+    view_scale,
+)
+
+DIRECTIONS = 8
+STILL_FLOW = 0.4  # pixels; flow below is still to HOF (Wang et al.: 0.4 px too)
+
+
+def frames_to_read(
+    firsts: np.ndarray, num_frames: int, config: TrajectoryConfig, stride: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames whose tracks a target needs, each once.
+
+    Args:
+        firsts: int64 [T'], the first frame of each tubelet.
+        num_frames: of the clip.
+
+    Returns:
+        int64 [U] rising, and places int64 [T', S] in them. A frame beyond the clip's end stands as
+        the last, where no track has a step.
+    """
+    steps = config.step_frames(stride) * np.arange(config.num_steps(stride))
+    asked = np.minimum(firsts[:, None] + steps, num_frames - 1)
+    frames, places = np.unique(asked, return_inverse=True)
+    return frames, places.reshape(asked.shape)
+
+
+def fixed_target(
+    placed: PlacedTracks,
+    places: np.ndarray,
+    view: View,
+    source_size: tuple[int, int],
+    grid: tuple[int, int],
+    config: TrajectoryConfig,
+    stride: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is predicted for all tokens of a view.
+
+    Args:
+        placed: tracks that start at U frames; of each its first `config.step_frames` steps count.
+        places: int64 [T', S] of those frames, see `frames_to_read`.
+        view, source_size, grid, stride: as `trajectory_target` has them.
+
+    Returns:
+        target f4 [N, D]: by point (flow, hog), step and number, normalised over a patch.
+        counts bool [N, K, S] (flow, hog) or [N, 1, S] (hof, mbh): whether a step is in the loss.
+        Left out are points beyond the frame, and frames at or beyond the end of the clip.
+    """
+    tracks, every = placed.tracks, config.step_frames(stride)
+    per_side = math.isqrt(config.points)
+    points, within = nearest_starts(
+        placed.grid, view, source_size, (grid[0] * per_side, grid[1] * per_side)
+    )
+    scale = view_scale(placed.size, source_size, view)
+    known = tracks.num_steps >= every  # [U, G]
+    moves = tracks.displacements[:, :, :every].sum(axis=2)
+    if config.kind == "hog":
+        values = tracks.hog[:, :, 0]
+        if view.flip_x != view.flip_y:
+            values = values[..., MIRRORED_BINS]
+    elif config.kind == "mbh":
+        values, known = _boundaries(moves, known, placed, scale)
+    else:
+        values = moves * scale
+
+    def of_patches(each: np.ndarray) -> np.ndarray:
+        # [U, rows, columns, ...] -> [T', rows, columns, S, ...] -> [N, K, S, ...]
+        return by_patch(np.moveaxis(each[places], 1, 3), grid, per_side)
+
+    found, counts = of_patches(values[:, points]), of_patches(known[:, points] & within)
+    if config.kind == "flow":
+        target = scaled(found, counts)
+    elif config.kind == "hog":
+        target = standardised(found, counts)
+    else:
+        votes = _hof_votes(found) if config.kind == "hof" else _mbh_votes(found)
+        number = np.maximum(counts.sum(axis=1, keepdims=True), 1)[..., None]
+        histograms = (votes * counts[..., None]).sum(axis=1, keepdims=True) / number
+        counts = np.any(counts, axis=1, keepdims=True)
+        target = standardised(histograms.astype(np.float32), counts)
+    return target.reshape(len(target), -1).astype(np.float32), counts
+
+
+def _boundaries(
+    moves: np.ndarray, known: np.ndarray, placed: PlacedTracks, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How flow changes from point to point of the grid.
+
+    Args:
+        moves: [U, G, 2] pixels of the tracked frames, known bool [U, G].
+        scale: [2], pixels of the view for one of the tracked frames, with the sign of a flip.
+
+    Returns:
+        f4 [U, G, 2, 2]: of the x and the y component, along x and along y, per pixel of the view;
+        and whether the point and its four neighbours are known, bool [U, G].
+    """
+    (rows, columns), (width, height) = placed.grid, placed.size
+    field = moves.reshape(-1, rows, columns, 2)
+    along_x = _differences(field, 2) / (width / columns)
+    along_y = _differences(field, 1) / (height / rows)
+    changes = np.stack([along_x, along_y], axis=-1)  # component, then axis
+    changes = changes * scale[:, None] / scale[None, :]
+    alone = known.reshape(-1, rows, columns)
+    padded = np.pad(alone, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    neighbours = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2])
+    whole = np.logical_and.reduce((alone, *neighbours, padded[:, 1:-1, 2:]))
+    return changes.reshape(*moves.shape, 2).astype(np.float32), whole.reshape(known.shape)
+
+
+def _differences(field: np.ndarray, axis: int) -> np.ndarray:
+    """Central differences for one step of the grid, one-sided at its ends; 0 of a single point."""
+    return np.zeros_like(field) if field.shape[axis] == 1 else np.gradient(field, axis=axis)
+
+
+def _direction_votes(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [..., 2] -> [..., 8]: their lengths, shared between the two nearest directions."""
+    length = np.hypot(vectors[..., 0], vectors[..., 1])
+    turn = np.arctan2(vectors[..., 1], vectors[..., 0]) * (DIRECTIONS / (2 * math.pi)) % DIRECTIONS
+    lower = np.floor(turn).astype(np.int64) % DIRECTIONS
+    upper_share = turn - np.floor(turn)
+    one_hot = np.eye(DIRECTIONS, dtype=np.float32)
+    return length[..., None] * (
+        (1 - upper_share)[..., None] * one_hot[lower]
+        + upper_share[..., None] * one_hot[(lower + 1) % DIRECTIONS]
+    )
+
+
+def _hof_votes(flow: np.ndarray) -> np.ndarray:
+    """Flow [N, K, S, 2] in pixels of the view -> [N, K, S, 9], the ninth 1 where it is still."""
+    still = np.hypot(flow[..., 0], flow[..., 1]) < STILL_FLOW
+    votes = _direction_votes(flow) * ~still[..., None]
+    return np.concatenate([votes, still[..., None]], axis=-1)
+
+
+def _mbh_votes(changes: np.ndarray) -> np.ndarray:
+    """Changes [N, K, S, 2, 2] of each component -> [N, K, S, 16]."""
+    return _direction_votes(changes).reshape(*changes.shape[:-2], 2 * DIRECTIONS)

@@ -1,0 +1,1 @@
+"""What a run is made of: recipes and what may stand in them."""

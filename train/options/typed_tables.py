@@ -1,0 +1,172 @@
+"""Builds frozen dataclasses from TOML tables: every key known, every value of the stated type.
+
+A part of a recipe that is chosen by name (a mask, a crop) is a `Choice`: the name of a function in
+a registry, and values for its keyword-only parameters. What the function does not take is refused,
+so that an option is never ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from shared.errors import InputError
+from train.network.model_config import SIZES
+
+SIZED_FIELDS = SIZES["vit-b"].keys()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One function of a registry with its options, such as a mask with its ratios."""
+
+    kind: str
+    options: dict[str, Any]
+
+    def to_table(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.options}
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` on top, table by table.
+
+    A table that names another `kind` replaces the old one: the options of one mask mean nothing to
+    another. A model that names a `size` loses the old one's width, depth and heads, which the size
+    is to say.
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            if "size" in value:
+                old = {name: each for name, each in old.items() if name not in SIZED_FIELDS}
+            if value.get("kind", old.get("kind")) == old.get("kind"):
+                merged[key] = merge(old, value)
+    return merged
+
+
+def build(cls: type[T], table: Any, where: str) -> T:
+    """An instance of the dataclass `cls` from a TOML table.
+
+    Args:
+        where: the table's name, for messages.
+
+    Raises:
+        InputError: an unknown or missing key, or a value of another type than the field's.
+    """
+    if not isinstance(table, Mapping):
+        raise InputError(f"[{where}] is {table!r}; a table is expected")
+    assert dataclasses.is_dataclass(cls)
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    refuse_unknown(table, known, where)
+    missing = [name for name, field in known.items() if name not in table and _is_required(field)]
+    if missing:
+        raise InputError(f"[{where}] lacks {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    values = {name: convert(table[name], hints[name], f"{where}.{name}") for name in table}
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise InputError(f"[{where}] {error}") from None
+
+
+def choose(registry: Mapping[str, Callable[..., Any]], choice: Choice, where: str) -> Choice:
+    """The choice with its options checked against the function's keyword-only parameters.
+
+    Options that the function has a default for are filled in, so that a run records them.
+
+    Raises:
+        InputError: no such function, or an option that it lacks, needs or has of another type.
+    """
+    if choice.kind not in registry:
+        allowed = ", ".join(sorted(registry))
+        raise InputError(f"{where}.kind is {choice.kind!r}; allowed: {allowed}")
+    function = registry[choice.kind]
+    hints = typing.get_type_hints(function)
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    refuse_unknown(choice.options, parameters, f"{where}, kind {choice.kind!r}")
+    options: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        if name in choice.options:
+            options[name] = convert(choice.options[name], hints[name], f"{where}.{name}")
+        elif parameter.default is not inspect.Parameter.empty:
+            options[name] = parameter.default
+        else:
+            raise InputError(f"[{where}] kind {choice.kind!r} needs {name}")
+    return Choice(choice.kind, options)
+
+
+def convert(value: Any, kind: Any, where: str) -> Any:
+    """A TOML value as a value of type `kind`: numbers, texts, tuples, tables, unions with None."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Choice:
+        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+            raise InputError(f'{where} is {value!r}; a table with kind = "..." is expected')
+        return Choice(value["kind"], {k: v for k, v in value.items() if k != "kind"})
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return build(kind, value, where)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in arguments:
+            return None
+        return convert(value, next(a for a in arguments if a is not types.NoneType), where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{where} is {value!r}; a list is expected")
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise InputError(f"{where} has {len(value)} values; {len(arguments)} are expected")
+        return tuple(convert(item, arguments[0], where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"{where} is {value!r}; a value of type {kind.__name__} is expected")
+    return value
+
+
+def to_table(value: Any) -> Any:
+    """A dataclass as plain values, for options.json; the inverse of `build`."""
+    if isinstance(value, Choice):
+        return {key: to_table(item) for key, item in value.to_table().items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: to_table(getattr(value, field.name)) for field in fields}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one table with dotted keys, for printing and comparing."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    """InputError for a key of `table` that is not in `known`."""
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        allowed = ", ".join(known) or "none"
+        raise InputError(f"[{where}] does not use {', '.join(unknown)}; allowed: {allowed}")
+
+
+def check_name(what: str, name: str, allowed: tuple[str, ...]) -> None:
+    """InputError for a name that is not allowed."""
+    if name not in allowed:
+        raise InputError(f"{what} is {name!r}; allowed: {', '.join(allowed)}")
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -1,0 +1,1 @@
+"""Pictures of clips, of what models do with them, and charts."""

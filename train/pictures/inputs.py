@@ -1,0 +1,204 @@
+"""What figures of models are drawn from: held-out clips, cut as in evaluation, and run weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.shard_index import read_index
+from train.checkpoint import complete_checkpoints
+from train.clips.frame_sampling import FRAME_RULES, view_places
+from train.clips.loading import to_device
+from train.clips.table import DEFAULT_BOXES, ClipTable, MotionNeeds, read_clip_table
+from train.data import EvaluateDataset
+from train.head import VideoClassifier
+from train.model import MaskedAutoencoder, VideoEncoder
+from train.options.config import (
+    EvaluateConfig,
+    FinetuneConfig,
+    LoaderConfig,
+    PretrainConfig,
+)
+from train.options.recipe import recorded_finetune_config, recorded_pretrain_config
+from train.running.run_folder import RunFolder
+from train.targets import unstandardise
+from train.weights.exchange import import_weights
+from train.weights.own_runs import import_run
+
+HELD_OUT_FIRST = ("test", "val", "train")  # nothing is chosen by these pictures
+SHOWN_BLOCK = 5  # MOFO's GradCAM figure shows the fifth block
+
+
+@dataclass(frozen=True)
+class SeenClip:
+    """One clip as a model sees it in evaluation.
+
+    Attributes:
+        clip_id, label: which clip; label is its class number or None.
+        clips: float32 [1, 3, T, S, S], standardised.
+        inside: bool [1, N], True where a token's patch lies in the motion box.
+        motion: f4 [T', rows, columns], or None where the table has no motion maps.
+    """
+
+    clip_id: str
+    label: int | None
+    clips: Tensor
+    inside: Tensor
+    motion: np.ndarray | None
+
+    @property
+    def frames(self) -> np.ndarray:
+        """u1 [T, S, S, 3], RGB."""
+        pixels = unstandardise(self.clips).clamp(0, 1)
+        return frames_of(pixels)
+
+
+class ClipViews:
+    """The middle view of each clip of a table."""
+
+    def __init__(self, table: ClipTable, config: PretrainConfig | FinetuneConfig) -> None:
+        self.table = table
+        loader = LoaderConfig(workers=0)
+        box = config.head.box if isinstance(config, FinetuneConfig) else "clip"  # as masks see it
+        self._clips = EvaluateDataset(
+            table, config.model, config.frames, EvaluateConfig(), loader, box
+        )
+
+    def __getitem__(self, index: int) -> SeenClip:
+        sample = to_device(self._clips[int(index)], torch.device("cpu"))
+        label = int(self.table.labels["label"][index])
+        return SeenClip(
+            clip_id=self.table.clip_id(index),
+            label=label if label >= 0 else None,
+            clips=sample["clips"],
+            inside=sample["inside"],
+            motion=sample["motion"][0].numpy() if "motion" in sample else None,
+        )
+
+    def of(self, clip_id: str) -> SeenClip | None:
+        """The clip of an id; None where the table does not have it."""
+        found = np.flatnonzero(self.table.ids == clip_id.encode())
+        return self[found[0]] if len(found) else None
+
+
+def evaluated_frames(
+    table: ClipTable, index: int, config: PretrainConfig | FinetuneConfig
+) -> np.ndarray:
+    """Numbers i8 [T] of the frames of a clip that `ClipViews` shows."""
+    first, last = table.frames[index]
+    length, count = int(last - first), config.model.num_frames
+    rule = config.frames
+    return FRAME_RULES[rule.kind](
+        length, count, view_places(rule.kind, 0, 1, count), **rule.options
+    )
+
+
+def read_held_out(
+    layout: DatasetLayout,
+    boxes: bool | None = None,
+    motion: MotionNeeds | None = None,
+    preferred: str = "test",
+    box_source: str = DEFAULT_BOXES,
+) -> tuple[ClipTable, str]:
+    """The clips of the preferred split, else of test, val or train, and which of these it is.
+
+    Args:
+        boxes: whether motion boxes are needed; None: they are read where there are some.
+        motion: what of the flows shards is needed.
+        preferred: the split that a run is evaluated on.
+        box_source: which boxes, as for `read_clip_table`.
+
+    Raises:
+        InputError: none of these splits has clips, or shards are missing or do not fit.
+    """
+    if boxes is None:
+        boxes = read_index(layout.boxes) is not None
+    for split in dict.fromkeys((preferred, *HELD_OUT_FIRST[:-1])):
+        try:
+            return read_clip_table(layout, [split], boxes, motion, box_source), split
+        except InputError:
+            continue
+    split = HELD_OUT_FIRST[-1]
+    return read_clip_table(layout, [split], boxes, motion, box_source), split
+
+
+def read_pretraining(folder: RunFolder) -> PretrainConfig:
+    """What a pretraining run was made with.
+
+    Raises:
+        InputError: there is no such run, or it is of another kind.
+    """
+    refusal = "is no pretraining run; only those predict what is hidden"
+    return recorded_pretrain_config(folder.options_of("pretrain", refusal)["config"])
+
+
+def read_finetuning(folder: RunFolder) -> FinetuneConfig:
+    """What a finetuned run was made with.
+
+    Raises:
+        InputError: there is no such run, or it is of another kind.
+    """
+    refusal = "is no finetuned run; only those tell classes apart"
+    return recorded_finetune_config(folder.options_of("finetune", refusal)["config"])
+
+
+def read_autoencoder(folder: RunFolder) -> MaskedAutoencoder:
+    """The model of a pretraining run, for evaluation.
+
+    Raises:
+        InputError: the run has no weights yet.
+    """
+    model = _read_model(folder)
+    assert isinstance(model, MaskedAutoencoder), "a pretraining run exports its autoencoder"
+    return model
+
+
+def read_classifier(folder: RunFolder) -> VideoClassifier:
+    """The model of a finetuned run, for evaluation: its best weights where it has some.
+
+    Raises:
+        InputError: the run has no weights yet.
+    """
+    model = _read_model(folder)
+    assert isinstance(model, VideoClassifier), "a finetuning exports its classifier"
+    return model
+
+
+def choose_block(encoder: VideoEncoder, asked: int | None) -> int:
+    """The number of an encoder block, from 1 on: the one asked for, or the fifth.
+
+    The last one where there are fewer than five.
+
+    Raises:
+        InputError: the encoder has no such block.
+    """
+    depth = len(encoder.blocks)
+    if asked is None:
+        return min(SHOWN_BLOCK, depth)
+    if not 1 <= asked <= depth:
+        raise InputError(f"--block {asked}: the encoder has blocks 1 to {depth}")
+    return asked
+
+
+def frames_of(pixels: Tensor) -> np.ndarray:
+    """Pixels [1, 3, T, S, S] in 0..1 -> u1 [T, S, S, 3]."""
+    return (pixels[0].permute(1, 2, 3, 0) * 255).round().to(torch.uint8).numpy()
+
+
+def _read_model(folder: RunFolder) -> torch.nn.Module:
+    """Of a run that is not finished, the weights of its newest checkpoint."""
+    path = next((p for p in (folder.best_weights, folder.weights) if p.is_file()), None)
+    if path is not None:
+        weights = import_weights(path)
+    elif complete_checkpoints(folder.checkpoints):
+        weights = import_run(folder.path)
+    else:
+        raise InputError(f"{folder.path} has no weights yet; its first checkpoint is not written")
+    # Without checkpointing: a recomputed block would call the hooks of the figures twice.
+    config = replace(weights.config, activation_checkpointing=False)
+    return replace(weights, config=config).build().eval().requires_grad_(False)

@@ -1,0 +1,148 @@
+"""What a masked autoencoder makes of clips that it sees a tenth of. Reads shards and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from shared.drawing import HIDDEN_RGB
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.masks import MASKS, Scene
+from shared.randomness import counter_generator
+from train.model import MaskedAutoencoder
+from train.options.config import PretrainConfig
+from train.pictures.clips import spread_over_classes, spread_times
+from train.pictures.inputs import (
+    ClipViews,
+    SeenClip,
+    frames_of,
+    read_autoencoder,
+    read_held_out,
+    read_pretraining,
+)
+from train.running.run_folder import RunFolder
+from train.targets import (
+    masked_loss,
+    masked_targets,
+    mean_predictor_loss,
+    normalised_pixels,
+    pixels_from_prediction,
+)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One clip seen by one or more models under the same mask; T frames of S pixels a side.
+
+    Attributes:
+        clip_id, split, label: which clip; label is its class number or None.
+        clip: u1 [T, S, S, 3], what goes in.
+        hidden: bool [T, S, S], True where the pixel is masked.
+        predicted: u1 [T, S, S, 3] by run name: masked patches predicted, visible ones as they are.
+        loss, mean_loss: of each run's prediction by its name, and of every patch's mean colour.
+    """
+
+    clip_id: str
+    split: str
+    label: int | None
+    clip: np.ndarray
+    hidden: np.ndarray
+    predicted: dict[str, np.ndarray]
+    loss: dict[str, float]
+    mean_loss: float
+
+    def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
+        """(caption, frames u1 [S, S, 3]) of input, masked input and each prediction."""
+        times = spread_times(len(self.clip), num_times)
+        seen = np.where(self.hidden[..., None], np.uint8(HIDDEN_RGB), self.clip)
+        share = self.hidden.mean()
+        rows = [("input", self.clip), (f"masked, {100 * share:.0f} % hidden", seen)]
+        rows += [
+            (f"{run}, loss {self.loss[run]:.3f}", frames) for run, frames in self.predicted.items()
+        ]
+        return [(caption, [frames[t] for t in times]) for caption, frames in rows]
+
+
+def reconstruct(
+    layout: DatasetLayout, folders: list[RunFolder], num_clips: int
+) -> list[Reconstruction]:
+    """Hide patches of a few held-out clips and have each run predict them.
+
+    Args:
+        folders: pretraining runs. The mask and the frames are those of the first.
+
+    Raises:
+        InputError: a run without weights or of another kind, or models that cut clips otherwise.
+    """
+    configs = [_read_config(folder) for folder in folders]
+    models = [read_autoencoder(folder) for folder in folders]
+    first = configs[0]
+    for folder, model in zip(folders, models, strict=True):
+        _check_same_cut(folder, model, models[0])
+    table, split = read_held_out(
+        layout, first.needs_boxes, first.needed_motion, box_source=first.box_source
+    )
+    clips = ClipViews(table, first)
+    return [
+        _reconstruct_one(clips[index], split, first, folders, models)
+        for index in spread_over_classes(table.labels["label"], num_clips)
+    ]
+
+
+@torch.inference_mode()
+def _reconstruct_one(
+    clip: SeenClip,
+    split: str,
+    config: PretrainConfig,
+    folders: list[RunFolder],
+    models: list[MaskedAutoencoder],
+) -> Reconstruction:
+    cut = models[0].config
+    inside = clip.inside[0].numpy().reshape(cut.time_steps, cut.grid, cut.grid)[0]
+    rng = counter_generator("reconstruction", clip.clip_id)
+    scene = Scene(cut.time_steps, inside, clip.motion)
+    mask = torch.from_numpy(MASKS[config.mask.kind](scene, rng, **config.mask.options))[None]
+    target = masked_targets(normalised_pixels(clip.clips, cut), mask)
+    predicted, loss = {}, {}
+    for folder, model in zip(folders, models, strict=True):
+        output = model(clip.clips, mask)
+        predicted[folder.path.name] = frames_of(
+            pixels_from_prediction(output, clip.clips, mask, cut)
+        )
+        loss[folder.path.name] = float(masked_loss(output, target))
+    return Reconstruction(
+        clip_id=clip.clip_id,
+        split=split,
+        label=clip.label,
+        clip=clip.frames,
+        hidden=_pixels_hidden(mask[0].numpy(), cut),
+        predicted=predicted,
+        loss=loss,
+        mean_loss=float(mean_predictor_loss(target)),
+    )
+
+
+def _read_config(folder: RunFolder) -> PretrainConfig:
+    config = read_pretraining(folder)
+    if config.target != "normalised_pixels":
+        raise InputError(f"{folder.path} predicts {config.target}, which is no picture")
+    return config
+
+
+def _check_same_cut(folder: RunFolder, model: MaskedAutoencoder, first: MaskedAutoencoder) -> None:
+    for name in ("image_size", "num_frames", "patch_size", "tubelet_size"):
+        here, there = getattr(model.config, name), getattr(first.config, name)
+        if here != there:
+            raise InputError(
+                f"{folder.path} has {name} {here} and the first run {there}; runs side by side "
+                "must cut clips alike"
+            )
+
+
+def _pixels_hidden(mask: np.ndarray, cut) -> np.ndarray:
+    """Mask bool [N] of tokens -> bool [T, S, S] of pixels."""
+    tokens = mask.reshape(cut.time_steps, cut.grid, cut.grid)
+    return np.kron(tokens, np.ones((cut.tubelet_size, cut.patch_size, cut.patch_size), bool))

@@ -1,0 +1,189 @@
+"""Motion trajectories that a run predicts for hidden patches beside the true ones (MME).
+
+Reads shards with tracks and the weights of a pretraining run whose target is trajectories (Sun et
+al., "Masked Motion Encoding for Self-Supervised Video Representation Learning", CVPR 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+
+from shared.drawing import ANNOTATION_RGB, BOX_RGB, FINE_BITS, fixed_point
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from train.clips.loading import to_device
+from train.data import PretrainDataset
+from train.model import MaskedAutoencoder
+from train.objectives.loss_words import loss_words
+from train.objectives.trajectories import STILL_PIXELS, TRACKS, loss_weights
+from train.options.config import LoaderConfig, PretrainConfig
+from train.options.typed_tables import Choice, to_table
+from train.pictures.clips import TILE_HEIGHT, enlarge, spread_over_classes, spread_times
+from train.pictures.inputs import frames_of, read_autoencoder, read_held_out, read_pretraining
+from train.running.run_folder import RunFolder
+from train.targets import masked_loss, mean_predictor_loss, unstandardise
+
+
+@dataclass(frozen=True)
+class TrackedClip:
+    """One clip and the tracks of its hidden patches; K points of S steps a patch, N patches.
+
+    Attributes:
+        clip_id, split, label: which clip; label is its class number or None.
+        frames: u1 [T', S, S, 3], the first frame of each tubelet, which tracks start from.
+        hidden: bool [T', rows, columns], True where the patch is masked.
+        true, predicted: f4 [M, K, S, 2], displacement of each step in pixels of the frame, x and
+            y; of the M hidden patches in rising order.
+        counts: bool [M, K, S], steps that are known and so in the loss.
+        loss, zeros_loss: of the prediction, and of predicting zeros.
+        level: name of the latter, see train/objectives/loss_words.py.
+    """
+
+    clip_id: str
+    split: str
+    label: int | None
+    frames: np.ndarray
+    hidden: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+    counts: np.ndarray
+    loss: float
+    zeros_loss: float
+    level: str
+
+    def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
+        """(caption, frames u1 [H, W, 3]): true tracks of the hidden patches, and predicted ones."""
+        steps = spread_times(len(self.frames), num_times)
+        return [
+            (
+                "true tracks, of hidden patches",
+                [self._drawn(t, self.true, ANNOTATION_RGB) for t in steps],
+            ),
+            (
+                f"predicted, loss {self.loss:.3f}, {self.level} {self.zeros_loss:.3f}",
+                [self._drawn(t, self.predicted, BOX_RGB) for t in steps],
+            ),
+        ]
+
+    def _drawn(self, step: int, moves: np.ndarray, rgb: tuple[int, int, int]) -> np.ndarray:
+        """The frame of a time step with the tracks that start there."""
+        side = self.frames.shape[1]
+        picture = enlarge(self.frames[step] // 2, max(2 * TILE_HEIGHT, side))  # dark: tracks show
+        factor, grid = picture.shape[0] / side, self.hidden.shape[1]
+        tokens = np.flatnonzero(self.hidden)  # rising, as the tracks are
+        for which in np.flatnonzero(tokens // grid**2 == step):
+            place = divmod(int(tokens[which]) % grid**2, grid)
+            starts = starts_of(place, side / grid, moves.shape[1])
+            for start, path, known in zip(starts, moves[which], self.counts[which], strict=True):
+                path = path[: int(np.cumprod(known).sum())]
+                if len(path):
+                    _draw_track(
+                        picture, factor * (start + np.cumsum(path, axis=0)), factor * start, rgb
+                    )
+        return picture
+
+
+def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> list[TrackedClip]:
+    """Hide patches of held-out clips and have a run predict how their points move.
+
+    Frames, crop and mask are those of the run's recipe, but the crop is the middle of the frame and
+    nothing is mirrored.
+
+    Raises:
+        InputError: a run without weights, or that predicts no displacements; no tracks.
+    """
+    config = read_pretraining(folder)
+    if not predicts_displacements(config):
+        raise InputError(f"{folder.path} predicts no displacements, so no tracks can be drawn")
+    model = read_autoencoder(folder)
+    table, split = read_held_out(
+        layout, config.needs_boxes, config.needed_motion, box_source=config.box_source
+    )
+    still = replace(config, flips=(), crop=Choice("centre", {}), repeats=1)
+    dataset = PretrainDataset(table, still, LoaderConfig(workers=0), seed=0)
+    return [
+        _track_one(dataset, int(index), split, still, model)
+        for index in spread_over_classes(table.labels["label"], num_clips)
+    ]
+
+
+def predicts_displacements(config: PretrainConfig) -> bool:
+    """Whether a run predicts where points move, rather than what surrounds them, or pixels."""
+    wanted = config.trajectories
+    return wanted is not None and wanted.kind == TRACKS and wanted.positions
+
+
+def starts_of(place: tuple[int, int], side: float, points: int) -> np.ndarray:
+    """f4 [K, 2]: x, y of where the tracks of the patch (row, column) of `side` pixels start."""
+    per_side = math.isqrt(points)
+    parts = (np.arange(per_side) + 0.5) / per_side
+    y, x = np.meshgrid(place[0] + parts, place[1] + parts, indexing="ij")
+    return (side * np.stack([x.ravel(), y.ravel()], axis=1)).astype(np.float32)
+
+
+def pixels_per_unit(target: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """What displacements of each patch were divided by to become its target, pixels, f4 [M].
+
+    That is their root mean square R plus STILL_PIXELS, so the target's own root mean square is
+    r = R / (R + STILL_PIXELS), and the divisor STILL_PIXELS / (1 - r).
+
+    Args:
+        target: f4 [M, K, S, 2], 0 where not counted.
+        counts: bool [M, K, S].
+    """
+    numbers = np.maximum(2 * counts.sum(axis=(1, 2)), 1)
+    root = np.sqrt(np.square(target, dtype=np.float64).sum(axis=(1, 2, 3)) / numbers)
+    return (STILL_PIXELS / (1 - root)).astype(np.float32)
+
+
+@torch.inference_mode()
+def _track_one(
+    dataset: PretrainDataset,
+    index: int,
+    split: str,
+    config: PretrainConfig,
+    model: MaskedAutoencoder,
+) -> TrackedClip:
+    batch = to_device(dataset[(0, index)], torch.device("cpu"))
+    cut, wanted = config.model, config.trajectories
+    assert wanted is not None
+    output = model(batch["clips"], batch["mask"])
+    weight = loss_weights(batch["counts"], wanted, config.stride)
+    counts = batch["counts"][0].numpy()
+    moves = wanted.parts(config.stride)[0]
+    shape = (*counts.shape, 2)
+    true, predicted = (
+        values[0, :, :moves].float().numpy().reshape(shape) for values in (batch["target"], output)
+    )
+    # Like the colour of reconstructed pixels, how far a patch moves is given, not predicted.
+    scale = pixels_per_unit(true, counts)[:, None, None, None]
+    pixels = frames_of(unstandardise(batch["clips"]).clamp(0, 1))
+    label = int(dataset.table.labels["label"][index])
+    return TrackedClip(
+        clip_id=dataset.table.clip_id(index),
+        split=split,
+        label=label if label >= 0 else None,
+        frames=pixels[:: cut.tubelet_size],
+        hidden=batch["mask"][0].numpy().reshape(cut.time_steps, cut.grid, cut.grid),
+        true=true * scale,
+        predicted=predicted * scale,
+        counts=counts,
+        loss=float(masked_loss(output, batch["target"], weight)),
+        zeros_loss=float(mean_predictor_loss(batch["target"], weight)),
+        level=loss_words(to_table(config)).level,
+    )
+
+
+def _draw_track(
+    picture: np.ndarray, path: np.ndarray, start: np.ndarray, rgb: tuple[int, int, int]
+) -> None:
+    """A line through a start [2] and the points after it f4 [S, 2], a dot at its start."""
+    fixed = fixed_point(np.concatenate([start[None], path]))
+    cv2.polylines(picture, [fixed[:, None]], False, rgb, 1, cv2.LINE_AA, FINE_BITS)
+    first, radius = tuple(map(int, fixed[0])), 1 << FINE_BITS  # of a pixel
+    cv2.circle(picture, first, radius, rgb, -1, cv2.LINE_AA, FINE_BITS)

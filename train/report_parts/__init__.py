@@ -1,0 +1,1 @@
+"""The sections of the report, and what they are read from."""

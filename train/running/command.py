@@ -1,0 +1,197 @@
+"""What the training commands have in common: options, what they mean, and the folder's lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.run_record import RunLock
+from train.options.config import LoaderConfig
+from train.options.recipe import loader_config, parse_changes, read_recipe
+from train.options.typed_tables import merge
+from train.running.engine import Processes
+from train.running.rerun import EarlierRun, read_earlier
+from train.running.run_folder import RunFolder
+
+FOLDER = click.Path(path_type=Path)
+POSITIVE = click.IntRange(min=1)
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of both training commands, as given."""
+
+    dataset: str
+    out: Path
+    recipe: Path | None = None
+    settings: tuple[str, ...] = ()
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    earlier: EarlierRun | None = None
+    run: str | None = None
+    workers: int | None = None
+    device: str = "auto"
+    stop_after: float | None = None
+    tensorboard: bool = True
+    wandb: str | None = None
+    profile: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+
+    def read_recipe(self) -> dict[str, Any]:
+        """The tables of the recipe, or of the run that this one is to be like."""
+        if self.earlier is not None:
+            return self.earlier.tables()
+        return read_recipe(self.dataset, self.recipe)
+
+    def training_changes(self) -> dict[str, Any]:
+        """What the command line changes of [pretrain] or [finetune]."""
+        changes = parse_changes(tuple(s for s in self.settings if not s.startswith("loader.")))
+        given = {"epochs": self.epochs, "batch_size": self.batch_size}
+        return merge(changes, {name: value for name, value in given.items() if value is not None})
+
+    def loader(self, tables: Mapping[str, Any]) -> LoaderConfig:
+        """How clips are read: the recipe's [loader] with what the command line changes of it."""
+        changes = parse_changes(tuple(s for s in self.settings if s.startswith("loader.")))
+        config = loader_config(tables, changes.get("loader"))
+        return with_workers(config, self.workers)
+
+
+def read_common(command: str, like: str | None, **given: Any) -> Common:
+    """The options as given, after looking up the run that `--like` names."""
+    seed = given.pop("seed")
+    if like is None:
+        return Common(**given, seed=seed or 0)
+    if given["recipe"] is not None:
+        raise InputError("--recipe and --like both say what is trained; give one, --set changes it")
+    earlier = read_earlier(DatasetLayout(given["out"], given["dataset"]), like, command)
+    given["run"] = given["run"] or f"{earlier.name}-again"
+    seed = earlier.options["seed"] if seed is None else seed
+    return Common(**given, seed=seed, earlier=earlier)
+
+
+def with_workers(config: LoaderConfig, workers: int | None) -> LoaderConfig:
+    """The config with the workers asked for; without that, as many as this machine has cores."""
+    if workers is None:
+        workers = min(config.workers, len(os.sched_getaffinity(0)))
+    return replace(config, workers=workers)
+
+
+def run_option(text: str) -> Callable:
+    # torchrun takes --run, wherever it stands, for an abbreviation of its own --run-path.
+    return click.option(
+        "--run", "--run-name", "run", metavar="NAME", help=f"{text} (--run-name under torchrun)"
+    )
+
+
+def data_options(command: Callable) -> Callable:
+    """Options of every command that reads a dataset."""
+    return _add(
+        command,
+        click.option("--dataset", default="toy", metavar="NAME", help="Folder below OUT."),
+        click.option(
+            "--out", default="out", type=FOLDER, metavar="FOLDER", help="Where all datasets lie."
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=0),
+            metavar="PROCESSES",
+            help="Readers of each training process; 0 reads in the process itself.",
+            show_default="as the recipe has it",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            help="Where to compute.",
+        ),
+    )
+
+
+def training_options(command: Callable) -> Callable:
+    """Options of pretraining and finetuning, for `Common`."""
+    command = _add(
+        command,
+        # What is trained
+        click.option("--recipe", type=FOLDER, metavar="FILE", help="A recipe (TOML) of your own."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a value of the recipe, such as optim.weight_decay=0.1 or mask.kind=tube.",
+        ),
+        click.option(
+            "--epochs",
+            type=POSITIVE,
+            metavar="N",
+            show_default="as the recipe has it",
+            help="Passes over split train.",
+        ),
+        click.option(
+            "--batch-size",
+            type=POSITIVE,
+            metavar="CLIPS",
+            show_default="as the recipe has it",
+            help="Clips of one optimiser step, over all processes.",
+        ),
+        click.option(
+            "--seed",
+            type=int,
+            metavar="N",
+            show_default="0",
+            help="Of weights, order, views and masks.",
+        ),
+        click.option(
+            "--like",
+            metavar="RUN",
+            help="Begin again with the options and seed that a run recorded, as RUN-again; --set "
+            "and its like change some.",
+        ),
+        # How the run goes
+        run_option("Name of the run folder."),
+        click.option(
+            "--stop-after",
+            type=click.FloatRange(min=0),
+            metavar="MINUTES",
+            help="Save and stop then; the same command goes on.",
+        ),
+        click.option(
+            "--tensorboard/--no-tensorboard",
+            default=True,
+            help="Live curves in the run's folder tensorboard/.",
+        ),
+        click.option(
+            "--wandb",
+            metavar="PROJECT",
+            help="Curves to Weights & Biases too; WANDB_MODE=offline keeps them in the folder.",
+        ),
+        click.option(
+            "--profile",
+            is_flag=True,
+            help="Trace 5 steps (torch profiler) in the run's trace.json.",
+        ),
+        click.option("--overwrite", is_flag=True, help="Begin again, whatever the folder holds."),
+        click.option("--dry-run", is_flag=True, help="Print the resolved options and stop."),
+    )
+    return data_options(command)
+
+
+def hold(folder: RunFolder, processes: Processes) -> contextlib.AbstractContextManager:
+    """The lock on a run folder, taken by the first process for all."""
+    return RunLock(folder.lock) if processes.is_first else contextlib.nullcontext()
+
+
+def _add(command: Callable, *options: Callable) -> Callable:
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,233 @@
+"""What goes on around the forward pass of a training loop, the same for all that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from train.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
+from train.clips.loading import make_loader, read_batches
+from train.clips.sampler import StepSampler
+from train.data import Sample
+from train.network.compiled import compile_blocks, wants_compiling
+from train.optim import make_optimizer, make_schedule
+from train.running.engine import deepspeed_config, start_engine, wants_bf16
+from train.running.live_log import LiveLog
+from train.running.profiling import StepProfiler
+from train.running.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
+from train.running.run_setup import RunSetup
+
+
+class Training:
+    """A run from its last checkpoint to its end, or to where it is asked to stop; a context manager
+    around the loop, which reads:
+
+        while training.goes_on:
+            for part, batch in training.parts():
+                training.learn(loss of the model's prediction)
+            training.end_step()
+            if training.is_due():
+                [loss] = training.mean_losses()
+                training.write({"loss": loss}, flops)
+                training.save_or_stop()
+
+    Args:
+        setup: of the run.
+        model: with its first weights, on the CPU.
+        dataset: of the clips, whose keys are (epoch, index).
+        stop: asks the run to stop.
+        progress: what is to be kept beside weights and step, as it is at step 0. A run whose
+            progress comes to say `stopped_early` ends there.
+
+    Attributes:
+        engine: DeepSpeed's, which the model is called through.
+        progress: plain values that are saved with each checkpoint.
+        step: optimiser steps done.
+        learning_rate: of the step in work, without layer decay.
+        stopped_by: why the run stopped before its end; None until then.
+    """
+
+    def __init__(
+        self,
+        setup: RunSetup,
+        model: nn.Module,
+        dataset: Dataset,
+        stop: Interruption,
+        **progress: Any,
+    ) -> None:
+        config, processes, loader = setup.config, setup.processes, setup.loader
+        self._setup, self._stop, self._dataset = setup, stop, dataset
+        self._optimizer = make_optimizer(model, config.optim, setup.learning_rate)
+        self._schedule = make_schedule(
+            self._optimizer,
+            config.optim,
+            setup.epoch_steps,
+            setup.num_steps,
+            setup.effective_batch,
+        )
+        if wants_compiling(loader.compile, processes.uses_cuda):
+            compile_blocks(model)
+        settings = deepspeed_config(
+            setup.plan,
+            config.repeats,
+            config.optim.gradient_clipping,
+            wants_bf16(loader.precision, processes.uses_cuda),
+            loader.zero_stage,
+        )
+        self.engine = start_engine(model, self._optimizer, settings, processes.device)
+        self.progress = progress
+        self.step = 0
+        self.stopped_by: str | None = None
+        if saved := complete_checkpoints(setup.folder.checkpoints):
+            self.progress |= load_checkpoint(self.engine, saved[-1])
+            self.step = self.progress.pop("step")
+            processes.say(f"goes on from step {self.step} of {setup.num_steps} ({saved[-1]})")
+
+    def __enter__(self) -> Training:
+        setup, common, processes = self._setup, self._setup.common, self._setup.processes
+        order = StepSampler(
+            setup.table.shard,
+            setup.plan,
+            processes.rank,
+            self.step,
+            setup.num_steps,
+            common.seed,
+            setup.config.shuffle_shards,
+        )
+        self._watch = Stopwatch(processes)
+        loader = make_loader(self._dataset, order, setup.loader, processes.uses_cuda)
+        self._losses = LossWatch(processes, setup.table.clip_id)
+        self._clock = SaveClock(setup.loader.checkpoint_minutes)
+        with ExitStack() as opened:
+            self._batches = opened.enter_context(closing(read_batches(loader)))
+            self._log = opened.enter_context(
+                closing(
+                    LiveLog(
+                        setup.folder,
+                        processes.is_first,
+                        self.step,
+                        common.tensorboard,
+                        common.wandb,
+                        setup.options,
+                    )
+                )
+            )
+            self._bar = opened.enter_context(
+                tqdm(
+                    total=setup.num_steps * setup.effective_batch,
+                    initial=self.step * setup.effective_batch,
+                    desc=setup.folder.path.name,
+                    unit="clip",
+                    mininterval=0.5,
+                    disable=not processes.is_first,
+                )
+            )
+            trace = setup.folder.trace if common.profile else None
+            self._profiler = opened.enter_context(StepProfiler(trace, processes))
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._opened.__exit__(*raised)
+
+    # -----------------------------------------------------------------------------------------
+    # A step
+    # -----------------------------------------------------------------------------------------
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another step."""
+        ended = self.step == self._setup.num_steps or self.progress.get("stopped_early", False)
+        return not ended and self.stopped_by is None
+
+    def parts(self) -> Iterator[tuple[int, Sample]]:
+        """The batch of a step, part by part as gradients are accumulated: its number, and what of
+        it this process works on, on the CPU. Dropout and its like are seeded for each."""
+        setup, rank = self._setup, self._setup.processes.rank
+        self._schedule.step_update(self.step)
+        self.learning_rate = self._optimizer.param_groups[-1]["lr"]
+        self._step_losses: list[Tensor] = []
+        self._step_clips: list[Tensor] = []
+        for part in range(setup.plan.accumulation):
+            batch = self._watch.next(self._batches)
+            self._step_clips.append(batch["index"])
+            seed_step(setup.common.seed, self.step, part, rank)
+            yield part, batch
+
+    def learn(self, loss: Tensor, *beside: Tensor) -> None:
+        """Learn from the loss of a part; losses beside it are written down, not learned from."""
+        self.engine.backward(loss)
+        self.engine.step()
+        self._step_losses.append(torch.stack([loss.detach(), *beside]))
+
+    def end_step(self) -> None:
+        """All parts of a step are done."""
+        self.step += 1
+        self._watch.count(self._setup.effective_batch)
+        self._bar.update(self._setup.effective_batch)
+        self._profiler.step()
+        losses = torch.stack(self._step_losses).mean(dim=0)
+        self._losses.add(self.step, self.learning_rate, losses, self._step_clips)
+
+    # -----------------------------------------------------------------------------------------
+    # Once in a while. Here alone the device is waited for, and the processes agree on what to do.
+    # -----------------------------------------------------------------------------------------
+
+    def is_due(self, asked: bool = False) -> bool:
+        """Whether to look at the losses after this step: at a line of the log, at the end, and
+        where the loop asks for it."""
+        setup = self._setup
+        due = self.step % setup.loader.log_steps == 0 or self.step == setup.num_steps or asked
+        return due or (setup.processes.world_size == 1 and self._stop.reason is not None)
+
+    def mean_losses(self) -> list[float]:
+        """Those of `learn`, the mean over all steps since the last call; see `LossWatch.mean`."""
+        return self._losses.mean()
+
+    def write(self, figures: dict[str, float], clip_flops: float, **shown: Any) -> None:
+        """A line of the log with figures, and the bar with what is shown."""
+        self.write_event(
+            "train",
+            epoch=round(self.step / self._setup.epoch_steps, 4),
+            **figures,
+            learning_rate=self.learning_rate,
+            **self._watch.read(clip_flops),
+            **self._skipped(),
+        )
+        self._bar.set_postfix(shown)
+
+    def _skipped(self) -> dict[str, int]:
+        """Steps that DeepSpeed left out in bf16, because a gradient was infinite, if any."""
+        return {"skipped_steps": skipped} if (skipped := self.engine.skipped_steps) else {}
+
+    def write_event(self, event: str, **figures: float) -> None:
+        """Another line of the log."""
+        self._log.write({"event": event, "step": self.step, **figures})
+
+    def save_or_stop(self) -> None:
+        """Save where that is due, where the run ends, and where it is to stop."""
+        setup, processes = self._setup, self._setup.processes
+        self._watch.reset()
+        save, stop = processes.from_first((self._clock.is_due(), self._stop.reason))
+        if save or stop or not self.goes_on:
+            save_checkpoint(
+                self.engine, setup.folder.checkpoints, self.step, self.progress, processes
+            )
+            self._clock.reset()
+        if self.goes_on:
+            self.stopped_by = stop
+
+    def say_stopped(self) -> None:
+        """Say where the run stopped; after a signal, end as the shell expects."""
+        folder, num_steps = self._setup.folder.path, self._setup.num_steps
+        self._setup.processes.say(
+            f"stopped by {self.stopped_by} at step {self.step} of {num_steps}, saved in {folder}"
+        )
+        if self.stopped_by != "--stop-after":
+            raise KeyboardInterrupt

@@ -1,0 +1,310 @@
+"""Hugging Face's VideoMAE: its folders, and its names and configuration both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from shared.errors import InputError
+from shared.files import write_atomically
+from train.head import VideoClassifier
+from train.model import MaskedAutoencoder
+from train.network.model_config import NUM_CHANNELS, ModelConfig
+
+# transformers fixes the decoder's last norm and fc_norm at PyTorch's default, whatever
+# layer_norm_eps of the configuration says.
+FIXED_NORM_EPS = 1e-5
+
+# Ours to theirs. Query, key and value are one matrix here and three there.
+_OUTSIDE_BLOCKS = {
+    "encoder.patch_embed.proj": "videomae.embeddings.patch_embeddings.projection",
+    "encoder.norm": "videomae.layernorm",
+    "encoder_to_decoder": "encoder_to_decoder",
+    "mask_token": "mask_token",
+    "decoder.norm": "decoder.norm",
+    "decoder.head": "decoder.head",
+    "head.norm": "fc_norm",
+    "classifiers.label": "classifier",
+}
+_BLOCKS = {"encoder.blocks": "videomae.encoder.layer", "decoder.blocks": "decoder.decoder_layers"}
+_INSIDE_BLOCK = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+    # the names that transformers 4 has, and that 5 still reads
+    "attn.q_bias": "attention.attention.q_bias",
+    "attn.v_bias": "attention.attention.v_bias",
+}
+_QKV = ("query", "key", "value")
+_NEWER_NAMES = {".query.bias": ".q_bias", ".value.bias": ".v_bias"}  # transformers 5 to 4
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The fields of config.json, and the tensors of the safetensors files, of a folder.
+
+    Raises:
+        InputError: one of the files is not there or not intact.
+    """
+    config, *parts = files_of(folder)
+    fields = _read_json(config)
+    tensors: dict[str, Tensor] = {}
+    for path in parts:
+        tensors |= read_safetensors(path)[0]
+    return fields, tensors
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What of a folder is read: config.json, and the safetensors files.
+
+    Raises:
+        InputError: the file that names these is not intact.
+    """
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        # names only: an index must not lead out of its folder
+        names = {Path(name).name for name in _read_json(index).get("weight_map", {}).values()}
+    return [folder / name for name in ("config.json", *sorted(names))]
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file; InputError unless it is intact."""
+    if not path.is_file():
+        is_part = (path.parent / "config.json").is_file()
+        only = "; of a Hugging Face folder safetensors files alone are read" if is_part else ""
+        raise InputError(f"no file {path}{only}")
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path} is no intact safetensors file: {error}") from error
+
+
+def safetensors_image(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file in memory, so that it can be written in one step."""
+    on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    return safetensors.torch.save(on_cpu, dict(metadata))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; a Hugging Face folder has it")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}; download the folder again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object, as a Hugging Face folder has it")
+    return content
+
+
+def export_huggingface(
+    folder: Path,
+    model: MaskedAutoencoder | VideoClassifier,
+    class_names: Iterable[str] | None = None,
+) -> None:
+    """Write a folder that transformers' `from_pretrained` reads.
+
+    Args:
+        folder: config.json and model.safetensors are written into it.
+        model: a masked autoencoder (VideoMAEForPreTraining), or a classifier with the mean head
+            and one kind of label (VideoMAEForVideoClassification).
+        class_names: of the classifier's classes, for id2label; None names them LABEL_0, ...
+
+    Raises:
+        InputError: VideoMAE has no place for what the model has.
+    """
+    folder = Path(folder)
+    if isinstance(model, VideoClassifier):
+        if model.head.config.kind != "mean" or list(model.num_classes) != ["label"]:
+            raise InputError(
+                "Hugging Face's VideoMAE has only the mean head and one kind of label, this model "
+                f"has the head {model.head.config.kind} and {', '.join(model.num_classes)}; "
+                "export plain safetensors instead"
+            )
+        names = _names(class_names, model.num_classes["label"])
+        architecture, config = "VideoMAEForVideoClassification", model.encoder.config
+    else:
+        architecture, config, names = "VideoMAEForPreTraining", model.config, None
+    fields = huggingface_config(config, architecture, names)
+    image = safetensors_image(to_huggingface(model.state_dict()), {"format": "pt"})
+    write_atomically(folder / "model.safetensors", image)
+    text = json.dumps(fields, indent=2) + "\n"
+    write_atomically(folder / "config.json", text.encode())
+
+
+def _names(class_names: Iterable[str] | None, count: int) -> list[str]:
+    names = [f"LABEL_{i}" for i in range(count)] if class_names is None else list(class_names)
+    if len(names) != count:
+        raise InputError(f"{len(names)} class names for a classifier of {count} classes")
+    return names
+
+
+def from_huggingface(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a state dict of transformers' VideoMAE models; what is unknown keeps its name."""
+    theirs = {_older_name(key): tensor for key, tensor in theirs.items()}
+    if not any(key.startswith("videomae.") for key in theirs):  # a bare VideoMAEModel
+        theirs = {f"videomae.{key}": tensor for key, tensor in theirs.items()}
+    outside = {there: here for here, there in _OUTSIDE_BLOCKS.items()}
+    blocks = {there: here for here, there in _BLOCKS.items()}
+    inside = {there: here for here, there in _INSIDE_BLOCK.items()}
+    ours: dict[str, Tensor] = {}
+    matrices: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in theirs.items():
+        block, within = _split_block(key, blocks)
+        if block is None:
+            ours[_rename(key, outside)] = tensor
+        elif match := re.fullmatch(r"attention\.attention\.(query|key|value)\.weight", within):
+            matrices.setdefault(block, {})[match[1]] = tensor
+        else:
+            ours[f"{block}.{_rename(within, inside)}"] = tensor
+    for block, parts in matrices.items():
+        if len(parts) == len(_QKV):  # otherwise it is left out, and named as missing
+            ours[f"{block}.attn.qkv.weight"] = torch.cat([parts[name] for name in _QKV])
+    return ours
+
+
+def to_huggingface(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `from_huggingface`, in the names of transformers 4 (5 reads them too)."""
+    theirs: dict[str, Tensor] = {}
+    for key, tensor in ours.items():
+        block, within = _split_block(key, _BLOCKS)
+        if block is None:
+            theirs[_rename(key, _OUTSIDE_BLOCKS)] = tensor
+        elif within == "attn.qkv.weight":
+            for name, part in zip(_QKV, tensor.chunk(3), strict=True):
+                theirs[f"{block}.attention.attention.{name}.weight"] = part.clone()
+        else:
+            theirs[f"{block}.{_rename(within, _INSIDE_BLOCK)}"] = tensor
+    return theirs
+
+
+def model_config(theirs: Mapping[str, Any]) -> ModelConfig:
+    """Our configuration from a config.json of VideoMAE.
+
+    Raises:
+        InputError: it is of another model, or asks for what our model does not have.
+    """
+    for name, allowed in (
+        ("model_type", "videomae"),
+        ("hidden_act", "gelu"),
+        ("num_channels", NUM_CHANNELS),
+        ("qkv_bias", True),
+        ("qv_bias", True),
+    ):
+        if theirs.get(name, allowed) != allowed:
+            raise InputError(f"config.json: {name} is {theirs[name]!r}; allowed: {allowed!r}")
+    width, decoder_width = theirs.get("hidden_size", 768), theirs.get("decoder_hidden_size", 384)
+    return ModelConfig(
+        image_size=_square(theirs, "image_size", 224),
+        num_frames=theirs.get("num_frames", 16),
+        patch_size=_square(theirs, "patch_size", 16),
+        tubelet_size=theirs.get("tubelet_size", 2),
+        width=width,
+        depth=theirs.get("num_hidden_layers", 12),
+        num_heads=theirs.get("num_attention_heads", 12),
+        mlp_ratio=theirs.get("intermediate_size", 3072) / width,
+        decoder_width=decoder_width,
+        decoder_depth=theirs.get("decoder_num_hidden_layers", 4),
+        decoder_heads=theirs.get("decoder_num_attention_heads", 6),
+        decoder_mlp_ratio=theirs.get("decoder_intermediate_size", 1536) / decoder_width,
+        layer_norm_eps=theirs.get("layer_norm_eps", 1e-12),
+        head_norm_eps=theirs.get("head_norm_eps", FIXED_NORM_EPS),
+    )
+
+
+def huggingface_config(
+    config: ModelConfig, architecture: str, class_names: Sequence[str] | None
+) -> dict[str, Any]:
+    """The config.json of our model as VideoMAE; class_names where it is a classifier.
+
+    `head_norm_eps` is ours: transformers keeps it but computes with 1e-5, so a model trained with
+    1e-6 gives slightly other scores there. Read back here, nothing is lost.
+
+    Raises:
+        InputError: the model has what VideoMAE has not.
+    """
+    for name, value in (("positions", "sincos-1d"), ("attention", "joint")):
+        if getattr(config, name) != value:
+            raise InputError(
+                f"Hugging Face's VideoMAE has no {getattr(config, name)} {name} (only {value}); "
+                "export plain safetensors instead"
+            )
+    if class_names is None and config.output_dim != config.patch_dim:
+        raise InputError(
+            f"Hugging Face's VideoMAE predicts {config.patch_dim} pixels a tubelet, this decoder "
+            f"{config.output_dim} numbers; export plain safetensors instead"
+        )
+    labels = {} if class_names is None else _label_tables(class_names)
+    return {
+        "architectures": [architecture],
+        "model_type": "videomae",
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_channels": NUM_CHANNELS,
+        "num_frames": config.num_frames,
+        "tubelet_size": config.tubelet_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": round(config.width * config.mlp_ratio),
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "use_mean_pooling": class_names is not None,  # drops the encoder's last norm
+        "layer_norm_eps": config.layer_norm_eps,
+        "head_norm_eps": config.head_norm_eps,
+        "decoder_hidden_size": config.decoder_width,
+        "decoder_num_hidden_layers": config.decoder_depth,
+        "decoder_num_attention_heads": config.decoder_heads,
+        "decoder_intermediate_size": round(config.decoder_width * config.decoder_mlp_ratio),
+        "norm_pix_loss": True,
+        "initializer_range": 0.02,
+        **labels,
+    }
+
+
+def _label_tables(class_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": {str(index): name for index, name in enumerate(class_names)},
+        "label2id": {name: index for index, name in enumerate(class_names)},
+    }
+
+
+def _older_name(key: str) -> str:
+    for newer, older in _NEWER_NAMES.items():
+        if key.endswith(f".attention.attention{newer}"):
+            return key.removesuffix(newer) + older
+    return key
+
+
+def _split_block(key: str, blocks: Mapping[str, str]) -> tuple[str | None, str]:
+    """`A.3.rest` -> (`B.3`, `rest`) where blocks maps A to B; otherwise (None, key)."""
+    for there, here in blocks.items():
+        if match := re.fullmatch(rf"{re.escape(there)}\.(\d+)\.(.+)", key):
+            return f"{here}.{match[1]}", match[2]
+    return None, key
+
+
+def _rename(key: str, names: Mapping[str, str]) -> str:
+    if key in names:
+        return names[key]
+    stem, _, leaf = key.rpartition(".")
+    return f"{names[stem]}.{leaf}" if stem in names else key
+
+
+def _square(theirs: Mapping[str, Any], name: str, default: int) -> int:
+    value = theirs.get(name, default)
+    sides = set(value) if isinstance(value, (list, tuple)) else {value}
+    if len(sides) != 1:
+        raise InputError(f"config.json: {name} is {value}; only squares are supported")
+    return sides.pop()

@@ -1,0 +1,155 @@
+"""What ZeRO shares out over processes, put together: whole weights, and other numbers of shares.
+
+DeepSpeed (0.19) lays the parameters of each parameter group end to end in one flat vector, pads it
+to a multiple of 2 * processes and gives each process an equal part. A process saves its part of the
+float32 weights (on CPUs without the padding) and of AdamW's two means (with it). DeepSpeed's own
+converters unpickle whatever a file holds; here files are read as everywhere, by `safe_files`.
+Without ZeRO (stage 0) there are no parts: the file of the model holds everything.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.errors import InputError
+from train.checkpoint import mark_complete, safe_files, saved_options
+from train.running.engine import import_deepspeed
+
+MODEL_FILE = "mp_rank_00_model_states.pt"
+PART_FILE = re.compile(r"((?:bf16_)?zero_pp_rank_)(\d+)(_mp_rank_00_optim_states\.pt)")
+ALIGNMENT = 2  # DeepSpeed's nccl_start_alignment_factor
+
+# Keys of DeepSpeed's files.
+STATE, ADAM, WEIGHTS = (
+    "optimizer_state_dict",
+    "base_optimizer_state",
+    "single_partition_of_fp32_groups",
+)
+
+
+def read_whole_weights(tag: Path) -> dict[str, Tensor]:
+    """The float32 weights of a checkpoint by name, on the CPU.
+
+    Raises:
+        InputError: a file is missing, damaged, or not of a run.
+    """
+    model, parts = _read(tag)
+    weights = {name: tensor.float() for name, tensor in model["module"].items()}
+    if not parts:
+        return weights
+    for group, shapes in enumerate(model["param_shapes"]):
+        flat = _joined([part[STATE][WEIGHTS][group] for part in parts], _length(shapes))
+        pieces = flat.split([shape.numel() for shape in shapes.values()])
+        for (name, shape), values in zip(shapes.items(), pieces, strict=True):
+            weights[name] = values.view(shape).clone()
+    return weights
+
+
+def reshard(tag: Path, num_processes: int) -> Path:
+    """Write the same state for another number of processes, beside the checkpoint.
+
+    Returns:
+        The new checkpoint, from now on the newest of its run. Killed, it is not there.
+
+    Raises:
+        InputError: it is for that number already or for any, or cannot be read.
+    """
+    model, parts = _read(tag)
+    if not parts:
+        raise InputError(
+            f"{tag} was saved with loader.zero_stage 0, which shares nothing out: it goes on with "
+            "any number of processes as it is"
+        )
+    if len(parts) == num_processes:
+        raise InputError(f"{tag} is for {num_processes} processes already")
+    lengths = [_length(shapes) for shapes in model["param_shapes"]]
+    target = tag.with_name(f"{tag.name}-of-{num_processes}")  # names sort by step, then by age
+    shutil.rmtree(target, ignore_errors=True)  # left half-written by a kill
+    target.mkdir()
+    files, names = safe_files(), _part_names(tag)
+    files.save({**model, "dp_world_size": num_processes}, str(target / MODEL_FILE))
+    for rank in range(num_processes):
+        part = {**parts[0], STATE: _share(parts, lengths, rank, num_processes)}
+        name = PART_FILE.sub(rf"\g<1>{rank}\g<3>", names[0])
+        files.save(part, str(target / name))
+    mark_complete(target, model["progress"]["step"], saved_options(tag))
+    return target
+
+
+def _share(
+    parts: list[dict[str, Any]], lengths: list[int], rank: int, num_processes: int
+) -> dict[str, Any]:
+    """What process `rank` of `num_processes` would have saved."""
+    states = [part[STATE] for part in parts]
+    weights, adam, paddings = [], {}, []
+    for group, length in enumerate(lengths):
+        size = -(-length // (ALIGNMENT * num_processes)) * ALIGNMENT
+        own = slice(rank * size, (rank + 1) * size)
+        flat = _joined([state[WEIGHTS][group] for state in states], length)
+        weights.append(flat[own].clone())
+        paddings.append(size - len(weights[-1]))
+        adam[group] = {}
+        for name, value in states[0][ADAM]["state"].get(group, {}).items():
+            if value.dim() > 0:  # a mean, not the number of steps
+                saved = [state[ADAM]["state"][group][name] for state in states]
+                value = _joined(saved, length)[own]
+                value = torch.cat([value, value.new_zeros(size - len(value))])
+            adam[group][name] = value
+    share = {
+        **states[0],
+        WEIGHTS: weights,
+        ADAM: {**states[0][ADAM], "state": adam},
+        "group_paddings": paddings,
+        "partition_count": [num_processes] * len(lengths),
+    }
+    share.pop("param_slice_mappings", None)  # of the old parts; nothing that goes on reads it
+    return share
+
+
+def _read(tag: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The state of the model, and the part of each process, by rank; no parts without ZeRO."""
+    import_deepspeed("cpu")
+    files = safe_files()
+    names = _part_names(tag)
+    if not (tag / MODEL_FILE).is_file():
+        raise InputError(f"{tag} is no checkpoint of a run: {MODEL_FILE} is missing")
+    model = files.load(str(tag / MODEL_FILE), map_location="cpu")
+    if not names and model.get("optimizer") is not None and "module" in model:
+        return model, []
+    if not names:
+        raise InputError(f"{tag} is no checkpoint of a run: the parts of its processes are missing")
+    parts = [files.load(str(tag / name), map_location="cpu") for name in names]
+    try:
+        num_processes = model["dp_world_size"]
+        complete = all({ADAM, WEIGHTS} <= part[STATE].keys() for part in parts)
+    except (KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete or not {"module", "param_shapes", "progress"} <= model.keys():
+        raise InputError(f"{tag} does not hold the state of a run")
+    if num_processes != len(parts):
+        raise InputError(f"{tag} holds {len(parts)} of {num_processes} parts")
+    return model, parts
+
+
+def _part_names(tag: Path) -> list[str]:
+    """Files of the parts, by rank."""
+    found = [match for path in tag.glob("*") if (match := PART_FILE.fullmatch(path.name))]
+    return [match[0] for match in sorted(found, key=lambda match: int(match[2]))]
+
+
+def _length(shapes: dict[str, torch.Size]) -> int:
+    return sum(shape.numel() for shape in shapes.values())
+
+
+def _joined(parts: list[Tensor], length: int) -> Tensor:
+    """The flat vector [length] of which each process has a part, with or without the padding."""
+    flat = torch.cat([part.detach().flatten() for part in parts])
+    if len(flat) < length:
+        raise InputError(f"the parts of a checkpoint hold {len(flat)} of {length} numbers")
+    return flat[:length]
