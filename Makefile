@@ -149,7 +149,7 @@ ablation: $(STAMP)  ## every method on the same toy clips, three seeds (hours; c
 ##@ Development
 
 test: $(STAMP)  ## the fast tests (at most 8 minutes on two cores)
-	@$(python) -m pytest $(call goal_args,test)
+	@$(python) -m pytest -n 2 --dist loadfile $(call goal_args,test)
 
 test-slow: $(STAMP)  ## tests that do real harm or work at scale
 	@$(python) -m pytest -m slow $(call goal_args,test-slow)
