@@ -3,7 +3,7 @@
 Input comes from the internet: local regular files below the video root only, containers and codecs
 by allow-list, caps on pixels, frames and seconds, and no clip that ended early passes for a whole
 one. Whatever is wrong with a video is a ClipError with a reason in words. Several spans of one
-video in one pass: preprocess.video.spans.py.
+video in one pass: preprocess/video/spans.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 // TV-L1 optical flow of one pair on one core, pair after pair. tvl1.py describes the algorithm,
 // eager.py is the same arithmetic in the same order, written plainly, and gives the same bits:
-// compile without contraction of a * b + c. Here it is arranged for caches and vector units. Plain C++17, compiled on first use by native.py and called through ctypes.
+// compile without contraction of a * b + c. Here it is arranged for caches and vector units. Plain
+// C++17, compiled on first use by native.py and called through ctypes.
 
 #include <algorithm>
 #include <cmath>
