@@ -6,10 +6,8 @@ is bool [B, N], True where a token's patch lies in the motion box: inner tokens;
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 from timm.layers import Mlp
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from torch.nn import functional as F
 
 from shared.errors import InputError
 from train.model import VideoEncoder, initialise
+from train.network.plain_values import PlainValues
 
 KINDS = ("mean", "mca")
 HEAD_WIDTHS = ("model", "split")
@@ -24,8 +23,10 @@ BOXES = ("clip", "tubelet")
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(PlainValues):
     """How tokens are pooled. The fields after `kind` belong to the cross-attention head."""
+
+    what = "head"
 
     kind: str = "mean"
     """mean: mean over all tokens. mca: MOFO's motion-focused multi cross attention."""
@@ -63,21 +64,6 @@ class HeadConfig:
     def needs_boxes(self) -> bool:
         """Whether the head must be told which tokens lie in the motion box."""
         return self.kind == "mca"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A configuration from plain values; InputError names a field that does not exist."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
-            raise InputError(
-                f"unknown head option {', '.join(unknown)}; allowed: {', '.join(known)}"
-            )
-        return cls(**fields)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from shared.errors import InputError
+from train.network.plain_values import PlainValues
 
 NUM_CHANNELS = 3
 POSITIONS = ("sincos-1d", "sincos-3d")
@@ -26,8 +26,10 @@ _COUNTS = (
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(PlainValues):
     """Everything that fixes the shape of a model and what it computes. Default: VideoMAE ViT-B."""
+
+    what = "model"
 
     image_size: int = 224
     """Height and width of a clip, pixels; a multiple of patch_size."""
@@ -128,21 +130,6 @@ class ModelConfig:
     def output_dim(self) -> int:
         """Numbers that the decoder predicts for a masked token."""
         return self.patch_dim if self.prediction_dim is None else self.prediction_dim
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """A configuration from plain values; InputError names a field that does not exist."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
-            raise InputError(
-                f"unknown model option {', '.join(unknown)}; allowed: {', '.join(known)}"
-            )
-        return cls(**fields)
 
 
 def named_config(name: str, **overrides: Any) -> ModelConfig:

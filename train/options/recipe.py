@@ -33,7 +33,14 @@ from train.options.config import (
     PretrainConfig,
 )
 from train.options.mca_options import FIELDS as MCA_OPTIONS
-from train.options.typed_tables import build, check_name, choose, merge, refuse_unknown
+from train.options.typed_tables import (
+    build,
+    check_name,
+    choose,
+    fields_by_name,
+    merge,
+    refuse_unknown,
+)
 from train.targets import PIXEL_TARGETS
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -124,7 +131,7 @@ def finetune_config(
 
 
 def _refuse_options_of_mca(head: Mapping[str, Any]) -> None:
-    refuse_unknown(head, HeadConfig.__dataclass_fields__, "finetune.head")
+    refuse_unknown(head, fields_by_name(HeadConfig), "finetune.head")
     options = {field: f"--{option.replace('_', '-')}" for option, field in MCA_OPTIONS.items()}
     unused = [options.get(field, f"head.{field}") for field in sorted(head) if field != "kind"]
     if unused:
@@ -170,7 +177,7 @@ def _split_variants(
     if section not in tables:
         raise InputError(f"the recipe has no table [{section}]")
     cls = PretrainConfig if section == "pretrain" else FinetuneConfig
-    known = set(cls.__dataclass_fields__)
+    known = fields_by_name(cls)
     variants = {
         key: dict(value)
         for key, value in tables[section].items()

@@ -64,7 +64,7 @@ def build(cls: type[T], table: Any, where: str) -> T:
     if not isinstance(table, Mapping):
         raise InputError(f"[{where}] is {table!r}; a table is expected")
     assert dataclasses.is_dataclass(cls)
-    known = {field.name: field for field in dataclasses.fields(cls)}
+    known = fields_by_name(cls)
     refuse_unknown(table, known, where)
     missing = [name for name, field in known.items() if name not in table and _is_required(field)]
     if missing:
@@ -141,6 +141,11 @@ def to_table(value: Any) -> Any:
         fields = dataclasses.fields(value)
         return {field.name: to_table(getattr(value, field.name)) for field in fields}
     return list(value) if isinstance(value, tuple) else value
+
+
+def fields_by_name(cls: type) -> dict[str, dataclasses.Field]:
+    """The fields of a dataclass, in its order."""
+    return {field.name: field for field in dataclasses.fields(cls)}
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
