@@ -151,10 +151,9 @@ def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
     Args:
         digests: of the complete folders by name; None where there are none.
     """
-    path = Path(folder) / JOURNAL_NAME
-    records = read_jsonl(path, skip_damaged=True)
+    records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
     if records and records[0].get("beside") != digests:
-        path.unlink()
+        remove_journal(folder)
 
 
 def remove_other_shards(folder: Path, entries: list[ShardEntry]) -> None:
