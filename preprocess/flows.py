@@ -30,7 +30,7 @@ import click
 from tqdm import tqdm
 
 from preprocess.command_line.rare_options import help_all_option, rare_option
-from preprocess.flow.options import STABILISE
+from preprocess.flow.options import STABILISE, TrackOptions
 from preprocess.flow.sources import DIS_PRESETS, SOURCE_NAMES
 from preprocess.sharding import resume
 from preprocess.sharding.failures import read_failures, report_failures, write_failures
@@ -43,7 +43,6 @@ from shared.files import remove_leftovers
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.run_record import JsonlLog, RunLock, write_options
-from shared.tracks import USUAL_LENGTH, USUAL_POINTS
 from shared.wording import counted
 
 
@@ -88,13 +87,14 @@ from shared.wording import counted
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
               help="track points from every frame, with their HOG: megabytes a clip")  # fmt: skip
-@rare_option("--track-length", type=int, show_default=str(USUAL_LENGTH), metavar="FLOWS",
+@rare_option("--track-length", type=int, show_default=str(TrackOptions.length), metavar="FLOWS",
               help="of a track")  # fmt: skip
-@rare_option("--track-points", type=int, show_default=str(USUAL_POINTS), metavar="COUNT",
+@rare_option("--track-points", type=int, show_default=str(TrackOptions.points), metavar="COUNT",
               help="along the short side of the frame")  # fmt: skip
-@rare_option("--track-max-flow", type=float, show_default="20", metavar="PIXELS",
+@rare_option("--track-max-flow", type=float, show_default=f"{TrackOptions.max_flow:g}",
+              metavar="PIXELS",
               help="components of flow are clipped to this; 0: they are not")  # fmt: skip
-@rare_option("--track-cell", type=int, show_default="8", metavar="PIXELS",
+@rare_option("--track-cell", type=int, show_default=str(TrackOptions.cell), metavar="PIXELS",
               help="side of the HOG cell; 0: no HOG")  # fmt: skip
 # What is refused
 @rare_option("--max-pixels", type=click.IntRange(256), default=8192 * 4320, metavar="PIXELS",
