@@ -138,7 +138,8 @@ def decode(video: Path) -> list[np.ndarray]:
 
 
 def write(flow: np.ndarray) -> None:
-    """Flow f4 [H, W, 2] as denseflow keeps it; the files' bytes alone, not the disk, are timed."""
+    """Flow float32 [H, W, 2] as denseflow keeps it; the files' bytes alone, not the disk, are
+    timed."""
     scaled = np.clip((flow + FLOW_BOUND) * (255 / (2 * FLOW_BOUND)), 0, 255).astype(np.uint8)
     for part in (scaled[..., 0], scaled[..., 1]):
         cv2.imencode(".jpg", part)

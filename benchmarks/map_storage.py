@@ -93,8 +93,8 @@ def main(videos: Path, annotations: Path, preset: str, out: Path | None) -> None
 
 
 def clip_maps(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Motion maps f4 [T, h, w] and grey pictures u1 [T, h, w] at the resolution of the flow, and
-    the source's width and height."""
+    """Motion maps float32 [T, h, w] and grey pictures uint8 [T, h, w] at the resolution of the
+    flow, and the source's width and height."""
     chunks = list(decode_clip(Clip("clip", path.name), path.parent, DecodeOptions()))
     grey = torch.from_numpy(
         np.concatenate([grey_frames(chunk.rgb, FLOW_LINES) for chunk in chunks])

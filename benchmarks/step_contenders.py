@@ -100,7 +100,7 @@ def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.d
 def _inputs(
     config: ModelConfig, batch_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor, int]:
-    """Clips f4 [B, 3, T, S, S], mask bool [B, N] of tubes, and how many tokens it hides."""
+    """Clips float32 [B, 3, T, S, S], mask bool [B, N] of tubes, and how many tokens it hides."""
     torch.manual_seed(0)
     shape = (batch_size, 3, config.num_frames, config.image_size, config.image_size)
     positions = config.grid**2

@@ -118,9 +118,9 @@ class Stills:
 
     Attributes:
         train, test: bool [N], which clips are of the split.
-        labels: i8 [N].
-        frames: u1 [N, H, W, 3], last ones.
-        features: by name f8 [N, numbers].
+        labels: int64 [N].
+        frames: uint8 [N, H, W, 3], last ones.
+        features: by name float64 [N, numbers].
     """
 
     train: np.ndarray
@@ -160,7 +160,7 @@ def guessed(stills: Stills, seed: int, epochs: int) -> dict[str, float]:
 
 
 def last_frame(video: Path) -> np.ndarray:
-    """The last frame of a video, RGB u1[H,W,3]."""
+    """The last frame of a video, RGB uint8[H,W,3]."""
     with av.open(str(video)) as container:
         container.streams.video[0].thread_count = 1  # starting threads takes longer than decoding
         for frame in container.decode(video=0):
@@ -169,7 +169,8 @@ def last_frame(video: Path) -> np.ndarray:
 
 
 def last_boxes(layout: DatasetLayout, clips: list[Clip]) -> np.ndarray:
-    """True box of the object in the last frame, f8[N,4] pixels, NaN where it is out of view."""
+    """True box of the object in the last frame, float64[N,4] pixels, NaN where it is out of
+    view."""
     rows = []
     for clip in clips:
         path = layout.root / "truth" / "boxes" / f"{clip.clip_id}.boxes.csv"
@@ -178,7 +179,7 @@ def last_boxes(layout: DatasetLayout, clips: list[Clip]) -> np.ndarray:
 
 
 def camera_features(layout: DatasetLayout, clips: list[Clip]) -> np.ndarray:
-    """Rotation, zoom and shift of the true camera in each frame, f8[N, frames * 4]."""
+    """Rotation, zoom and shift of the true camera in each frame, float64[N, frames * 4]."""
     record = layout.root / "toy.json"
     try:
         seed = json.loads(record.read_text())["options"]["seed"]
@@ -189,7 +190,8 @@ def camera_features(layout: DatasetLayout, clips: list[Clip]) -> np.ndarray:
 
 
 def fit_network(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> nn.Module:
-    """Fit the last-frame network on u1[N,H,W,3], with shifts and with flips that swap the label."""
+    """Fit the last-frame network on uint8[N,H,W,3], with shifts and with flips that swap the
+    label."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = make_network()
@@ -210,7 +212,8 @@ def fit_network(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) 
 
 
 def augmented(image: np.ndarray, label: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """A view of u1[H,W,3]: mirrored by chance, then shifted; the label goes with the mirroring."""
+    """A view of uint8[H,W,3]: mirrored by chance, then shifted; the label goes with the
+    mirroring."""
     if rng.random() < 0.5:
         image, label = image[:, ::-1], CLASSES.flip_x[label]
     if rng.random() < 0.5:
@@ -236,7 +239,7 @@ def make_network() -> nn.Module:
 
 
 def predict(network: nn.Module, images: np.ndarray) -> np.ndarray:
-    """Class numbers i8[N] for u1[N,H,W,3]."""
+    """Class numbers int64[N] for uint8[N,H,W,3]."""
     with torch.no_grad():
         scores = [
             network(to_input(part)) for part in np.array_split(images, len(images) // BATCH + 1)
@@ -245,7 +248,7 @@ def predict(network: nn.Module, images: np.ndarray) -> np.ndarray:
 
 
 def to_input(images: np.ndarray) -> torch.Tensor:
-    """u1[N,H,W,3] -> f4[N,3,H,W], about -2..2."""
+    """uint8[N,H,W,3] -> float32[N,3,H,W], about -2..2."""
     return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() - 110) / 60
 
 

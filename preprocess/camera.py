@@ -40,8 +40,8 @@ class CameraMotion:
     """How the camera moved from the first frame to the second.
 
     Attributes:
-        homography: f8 [3, 3], first frame -> second frame, last value 1; the identity where too few
-            matches agree (num_inliers below MIN_INLIERS) or where it would fold the
+        homography: float64 [3, 3], first frame -> second frame, last value 1; the identity where
+            too few matches agree (num_inliers below MIN_INLIERS) or where it would fold the
             picture.
         num_inliers: how many matches agree on a homography, also where that was refused.
     """
@@ -51,7 +51,7 @@ class CameraMotion:
 
 
 def camera_motion(first: np.ndarray, second: np.ndarray) -> CameraMotion:
-    """Estimate the camera's motion between two grey frames, u1 [H, W].
+    """Estimate the camera's motion between two grey frames, uint8 [H, W].
 
     Matches come from corners (Shi and Tomasi) that are tracked by pyramidal Lucas-Kanade and back.
     Where fewer than half of the corners agree, ORB descriptors are matched too: they find what
@@ -89,7 +89,7 @@ def warp_back(
 
 
 def total_flow(residual: np.ndarray, homography: np.ndarray) -> np.ndarray:
-    """Flow between the frames as they are, from flow to the frame warped back: f4 [2, H, W].
+    """Flow between the frames as they are, from flow to the frame warped back: float32 [2, H, W].
 
     The inverse of what `residual_flow` takes out: x -> H(x + w) - x.
     """
@@ -107,12 +107,12 @@ def residual_flow(
     place and size, 0 where the scene is still.
 
     Args:
-        flow: f4 [2, H, W], u then v, pixels per frame.
+        flow: float32 [2, H, W], u then v, pixels per frame.
         inlier_px: distance at which a sample agrees, in pixels of the field.
 
     Returns:
-        flow f4 [2, H, W], homography f8 [3, 3], and the number of samples that agree on it; where
-        those are fewer than MIN_INLIERS, the flow as it is and the identity.
+        flow float32 [2, H, W], homography float64 [3, 3], and the number of samples that agree on
+        it; where those are fewer than MIN_INLIERS, the flow as it is and the identity.
     """
     places = _places(flow.shape[1:])
     step = max(1, round(np.sqrt(flow[0].size / FLOW_SAMPLES)))
@@ -125,14 +125,14 @@ def residual_flow(
 
 
 def _corners(picture: np.ndarray) -> np.ndarray:
-    """f4 [N, 2]: x, y of corners, spread over the picture."""
+    """float32 [N, 2]: x, y of corners, spread over the picture."""
     apart = max(4, min(picture.shape) // 40)
     corners = cv2.goodFeaturesToTrack(picture, MAX_CORNERS, CORNER_QUALITY, apart)
     return np.empty((0, 2), np.float32) if corners is None else corners.reshape(-1, 2)
 
 
 def _tracked(first: np.ndarray, second: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """f4 [2, M, 2]: corners that come back to where they were, and where they went."""
+    """float32 [2, M, 2]: corners that come back to where they were, and where they went."""
     if len(corners) == 0:
         return np.empty((2, 0, 2), np.float32)
     moved, found, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None, **TRACKED)
@@ -143,7 +143,7 @@ def _tracked(first: np.ndarray, second: np.ndarray, corners: np.ndarray) -> np.n
 
 
 def _descriptor_matches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """f4 [2, M, 2]: places in the frames whose ORB descriptors choose each other."""
+    """float32 [2, M, 2]: places in the frames whose ORB descriptors choose each other."""
     orb = cv2.ORB_create(nfeatures=MAX_CORNERS, fastThreshold=10)
     (here, words), (there, other_words) = (
         orb.detectAndCompute(picture, None) for picture in (first, second)
@@ -211,7 +211,7 @@ def _shown(homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _places(size: tuple[int, int]) -> np.ndarray:
-    """f8 [2, H, W]: x and y of each pixel."""
+    """float64 [2, H, W]: x and y of each pixel."""
     return np.stack(np.meshgrid(np.arange(size[1]), np.arange(size[0]))).astype(np.float64)
 
 

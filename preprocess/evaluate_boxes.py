@@ -44,8 +44,8 @@ class StoredClip:
 
     Attributes:
         frames: id, size and times.
-        boxes: f4[T,4], motion boxes in source pixels, NaN where nothing moves.
-        maps: u1[T,h,w], stored motion maps: motion is their square times a factor of the frame;
+        boxes: float32[T,4], motion boxes in source pixels, NaN where nothing moves.
+        maps: uint8[T,h,w], stored motion maps: motion is their square times a factor of the frame;
             None without flows.
     """
 
@@ -269,7 +269,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _stack(annotated: Frames) -> np.ndarray:
-    """f8[F,K,4] of the annotated frames in order, filled up with NaN to the largest K."""
+    """float64[F,K,4] of the annotated frames in order, filled up with NaN to the largest K."""
     most = max((len(boxes) for boxes in annotated.values()), default=0)
     stacked = np.full((len(annotated), most, 4), np.nan)
     for row, index in enumerate(sorted(annotated)):

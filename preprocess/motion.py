@@ -1,7 +1,7 @@
 """From flow to motion maps, and from motion maps to boxes.
 
     flow (B,2,H,W) --motion_map--> (B,H,W) --reduce_maps--> (B,h,w) --> shared.motion_maps
-    maps f4 [T,h,w] of a clip --motion_boxes--> a box and a score for each frame
+    maps float32 [T,h,w] of a clip --motion_boxes--> a box and a score for each frame
 
 The maps of a clip, and how much texture its frames have where, are all that boxes are made of, so
 thresholds are tuned without flow.
@@ -78,11 +78,11 @@ def texture_maps(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     says more the more texture it lies on.
 
     Args:
-        pictures: u1 [T, H, W], grey, as large as the maps or larger.
+        pictures: uint8 [T, H, W], grey, as large as the maps or larger.
         size: (h, w) of the maps.
 
     Returns:
-        f4 [T, h, w], grey values per pixel, at least 0.
+        float32 [T, h, w], grey values per pixel, at least 0.
     """
     height, width = size
     textures = np.empty((len(pictures), height, width), dtype=np.float32)
@@ -99,16 +99,16 @@ def motion_boxes(
     """The box of each frame of a clip, from all its maps.
 
     Args:
-        maps: f4 [T, h, w], the clip's motion maps in order.
+        maps: float32 [T, h, w], the clip's motion maps in order.
         parameters: see MotionParameters.
-        textures: f4 [T, h, w], see `texture_maps`; None is the same texture everywhere.
+        textures: float32 [T, h, w], see `texture_maps`; None is the same texture everywhere.
 
     Returns:
-        boxes f4 [T, 4] x1 y1 x2 y2, half-open, in pixels of the maps, NaN where nothing moves;
-        score f4 [T], the share of the frame's motion energy (sum of squared map values) inside the
-        box, 0 where there is none; and what each box was put around, also where it is the next
-        frame's: contours, the largest first, each f4 [k, 2] of x, y in pixels of the map (a pixel's
-        centre is at .5), none where there is no box.
+        boxes float32 [T, 4] x1 y1 x2 y2, half-open, in pixels of the maps, NaN where nothing moves;
+        score float32 [T], the share of the frame's motion energy (sum of squared map values) inside
+        the box, 0 where there is none; and what each box was put around, also where it is the next
+        frame's: contours, the largest first, each float32 [k, 2] of x, y in pixels of the map (a
+        pixel's centre is at .5), none where there is no box.
     """
     assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
     contours = [
@@ -150,8 +150,8 @@ def contour_vertices(contours: list[list[np.ndarray]], to_source: np.ndarray) ->
         to_source: [2], source pixels per map pixel in x and y.
 
     Returns:
-        for each frame i2 [vertices, 3]: the contour's number (0 is the largest), x and y in source
-        pixels, at most LARGEST_VERTEX.
+        for each frame int16 [vertices, 3]: the contour's number (0 is the largest), x and y in
+        source pixels, at most LARGEST_VERTEX.
     """
     frames = []
     for of_frame in contours:
@@ -233,8 +233,8 @@ def _distance(box: np.ndarray, other: np.ndarray) -> float:
 def _frames_taken(
     boxes: np.ndarray, size: tuple[int, int], parameters: MotionParameters
 ) -> np.ndarray:
-    """i8 [T]: whose box each frame has. Where its own of boxes [T, 4] is too large or too small it
-    is the next frame's, from the last frame backwards."""
+    """int64 [T]: whose box each frame has. Where its own of boxes [T, 4] is too large or too small
+    it is the next frame's, from the last frame backwards."""
     height, width = size
     taken = np.arange(len(boxes))
     for frame in range(len(boxes) - 2, -1, -1):

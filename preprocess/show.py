@@ -239,7 +239,7 @@ def _format_of(annotations: Path) -> str:
 def _flow_and_maps(
     frames: np.ndarray, preset: str, of_boundaries: bool, options: WorkOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flow f4 [T, 2, h, w] and motion maps f4 [T, m, n] of frames u1 [T, H, W, 3].
+    """Flow float32 [T, 2, h, w] and motion maps float32 [T, m, n] of frames uint8 [T, H, W, 3].
 
     The maps are companded and expanded, so that the boxes equal those made from shards.
     """

@@ -169,7 +169,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def encode(frames: np.ndarray) -> bytes:
-    """An H.264 mp4 of u1[T,H,W,3] RGB frames; the same frames give the same bytes."""
+    """An H.264 mp4 of uint8[T,H,W,3] RGB frames; the same frames give the same bytes."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream("libx264", rate=FRAMES_PER_SECOND)

@@ -1,7 +1,7 @@
 """How pictures of clips look, in `preprocess.show` as in the report: colours, boxes, brightness.
 
-Pictures are u1 [H, W, 3], RGB. Needs numpy alone: what takes OpenCV or matplotlib is drawn by the
-two programs, with what stands here.
+Pictures are uint8 [H, W, 3], RGB. Needs numpy alone: what takes OpenCV or matplotlib is drawn by
+the two programs, with what stands here.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def draw_box(picture: np.ndarray, box: np.ndarray, rgb: tuple[int, int, int] = B
 
 
 def map_levels(values: np.ndarray, brightest: float) -> np.ndarray:
-    """A motion map f4 [...] as the numbers 0..255 of its colours, by the square root; `brightest`
-    and above is 255."""
+    """A motion map float32 [...] as the numbers 0..255 of its colours, by the square root;
+    `brightest` and above is 255."""
     shares = values / brightest if brightest > 0 else np.zeros_like(values)
     return (255 * np.sqrt(np.clip(shares, 0, 1))).astype(np.uint8)
 
 
 def fixed_point(points: np.ndarray) -> np.ndarray:
-    """Points [..., 2] x y in pixels as OpenCV's lines take them: i4 with FINE_BITS of fraction,
+    """Points [..., 2] x y in pixels as OpenCV's lines take them: int32 with FINE_BITS of fraction,
     whole numbers in the middle of a pixel."""
     return np.round((np.asarray(points) - 0.5) * (1 << FINE_BITS)).astype(np.int32)
 

@@ -103,7 +103,7 @@ def _check_pattern(pattern: str, aspect: tuple[float, float] | None) -> tuple[fl
 
 
 def _draw_velocity(rng: np.random.Generator, speed: tuple[float, float]) -> np.ndarray:
-    """f8 [2]: cells per time step along x and y."""
+    """float64 [2]: cells per time step along x and y."""
     if not 0.0 <= speed[0] <= speed[1] < float("inf"):
         raise InputError(f"speed is {speed}; a rising pair of cells per time step is allowed")
     angle = rng.uniform(0.0, 2 * np.pi)

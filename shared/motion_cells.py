@@ -18,13 +18,13 @@ def cell_means(
     """Mean of each map over each cell of what a view shows.
 
     Args:
-        maps: f4 [T, h, w], of the whole source frame.
+        maps: float32 [T, h, w], of the whole source frame.
         view: crop and flips, in source pixels; beyond the frame its border is repeated.
         source_size: (width, height) of the source in pixels.
         grid: (rows, columns), cells of equal size.
 
     Returns:
-        f4 [T, rows, columns], in the order shown (flipped as the view is).
+        float32 [T, rows, columns], in the order shown (flipped as the view is).
     """
     height, width = maps.shape[1:]
     x1, y1, x2, y2 = view.crop
@@ -37,7 +37,7 @@ def cell_means(
 
 
 def _weights(length: int, first: float, last: float, count: int) -> np.ndarray:
-    """f4 [count, length]: share of each pixel in each of `count` equal parts of first..last.
+    """float32 [count, length]: share of each pixel in each of `count` equal parts of first..last.
 
     Rows sum to 1. The first and the last pixel stand for all that lies beyond.
     """

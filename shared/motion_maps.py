@@ -18,14 +18,14 @@ LEVELS = 24
 
 
 def compand(maps: np.ndarray, levels: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
-    """Maps f4 [T, h, w] as bytes, finest for small motion: map = scale * values**2.
+    """Maps float32 [T, h, w] as bytes, finest for small motion: map = scale * values**2.
 
     Args:
         maps: at least 0.
         levels: largest value, 1..255.
 
     Returns:
-        values u1 [T, h, w], scale f4 [T]; a map of zeros has scale 0.
+        values uint8 [T, h, w], scale float32 [T]; a map of zeros has scale 0.
     """
     assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
     scale = maps.max(axis=(1, 2), initial=0.0) / np.float32(levels**2)
@@ -35,7 +35,7 @@ def compand(maps: np.ndarray, levels: int = LEVELS) -> tuple[np.ndarray, np.ndar
 
 
 def expand(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The inverse of `compand`: u1 [T, h, w] and f4 [T] -> maps f4 [T, h, w]."""
+    """The inverse of `compand`: uint8 [T, h, w] and float32 [T] -> maps float32 [T, h, w]."""
     return scale[:, None, None] * np.square(values, dtype=np.float32)
 
 
@@ -49,7 +49,7 @@ def read_maps(
         first, last: rows of `/motion/scale`, of the clip, last exclusive.
 
     Returns:
-        values u1 [last - first, h, w], scale f4 [last - first].
+        values uint8 [last - first, h, w], scale float32 [last - first].
 
     Raises:
         InputError: the shard is damaged, or its maps are not of the size that it states.

@@ -21,7 +21,7 @@ ASPECT = (0.75, 4 / 3)
 
 
 def draw_aspect(rng: np.random.Generator, aspect: tuple[float, float], count: int) -> np.ndarray:
-    """f8 [count] of width / height, uniform in the logarithm.
+    """float64 [count] of width / height, uniform in the logarithm.
 
     Raises:
         InputError: not a rising pair of numbers above 0.
@@ -33,7 +33,7 @@ def draw_aspect(rng: np.random.Generator, aspect: tuple[float, float], count: in
 
 
 def sides(count: float, aspect: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """f8 [..., 2]: width, height of a rectangle of `count` cells and an aspect [...].
+    """float64 [..., 2]: width, height of a rectangle of `count` cells and an aspect [...].
 
     A side longer than the grid is cut to the grid and the other made longer, so area stays.
     """
@@ -48,8 +48,8 @@ def nearest_cells(
     """The cells nearest the centres of rectangles.
 
     Args:
-        centre: f8 [T, 2] x, y.
-        size: f8 [T, 2] width, height.
+        centre: float64 [T, 2] x, y.
+        size: float64 [T, 2] width, height.
         grid: rows, columns.
         count: cells of each rectangle.
         ties: [rows, columns], of equally near cells those with the lower number are taken.

@@ -22,7 +22,7 @@ class Scene:
         inside: bool [R, Q], True where the patch centre lies in what crop, resize and flip leave
             of the union of the sampled frames' motion boxes (`inside_boxes`, shared/grid.py); all
             False without boxes.
-        motion: f4 [T', R, Q], mean motion over each tubelet of the sampled frames, at least 0,
+        motion: float32 [T', R, Q], mean motion over each tubelet of the sampled frames, at least 0,
             after crop, resize and flip; None where no mask needs it.
     """
 

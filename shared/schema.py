@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 FORMAT_VERSION = 1
 LARGEST_VERTEX = 32767
-"""Of x and y in `/contour/vertices`, which are i2: vertices further out in a wider or higher frame
-lie here. Boxes are f4 and hold such places as they are."""
+"""Of x and y in `/contour/vertices`, which are int16: vertices further out in a wider or higher
+frame lie here. Boxes are float32 and hold such places as they are."""
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,11 @@ class Tracks:
     """Tracks that start at T frames, on each from G grid points, row by row.
 
     Attributes:
-        displacements: f4 [T, G, L, 2], x and y of each step in pixels; 0 after the track's end.
-        num_steps: u1 [T, G], steps that end inside the frame and the clip; L for a whole track.
-        hog: f4 [T, G, L, 9], grey values a pixel, at the position each step starts from; 0 after
-            the track's end. Without HOG [T, G, L, 0].
+        displacements: float32 [T, G, L, 2], x and y of each step in pixels; 0 after the track's
+            end.
+        num_steps: uint8 [T, G], steps that end inside the frame and the clip; L for a whole track.
+        hog: float32 [T, G, L, 9], grey values a pixel, at the position each step starts from; 0
+            after the track's end. Without HOG [T, G, L, 0].
     """
 
     displacements: np.ndarray
@@ -53,7 +54,7 @@ def grid_shape(size: tuple[int, int], points: int) -> tuple[int, int]:
 
 
 def start_points(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
-    """f4 [G, 2]: x, y of the grid points, in the middle of equal cells that fill the frame.
+    """float32 [G, 2]: x, y of the grid points, in the middle of equal cells that fill the frame.
 
     size = (height, width), grid = (rows, columns). Pixel i covers i to i + 1, as in boxes: points
     scale with the frame, without half a pixel.
@@ -68,7 +69,7 @@ def start_points(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
 
 
 def quantised(tracks: Tracks) -> dict[str, np.ndarray]:
-    """Tracks as they are stored: displacements i2, steps u1, hog u1, of the same shapes.
+    """Tracks as they are stored: displacements int16, steps uint8, hog uint8, of the same shapes.
 
     Rounded half up.
     """

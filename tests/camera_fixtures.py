@@ -6,7 +6,7 @@ import numpy as np
 
 
 def camera_flow(homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The flow of a still scene under this camera: f4 [2, H, W], u then v; size = (H, W)."""
+    """The flow of a still scene under this camera: float32 [2, H, W], u then v; size = (H, W)."""
     rows, columns = np.indices(size).astype(np.float64)
     places = np.stack([columns, rows, np.ones(size)])
     x, y, depth = np.einsum("ij,jhw->ihw", homography, places)

@@ -78,7 +78,8 @@ def write_moving_squares(
 
 
 def _draw(clip: Clip, still: bool, num_frames: int, size: tuple[int, int]) -> dict:
-    """Frames u1 [T, H, W, 3], maps u1 [T, H, W] (companded), boxes f4 [T, 4] of one clip."""
+    """Frames uint8 [T, H, W, 3], maps uint8 [T, H, W] (companded), boxes float32 [T, 4] of one
+    clip."""
     width, height = size
     rng = counter_generator("squares", clip.clip_id)
     side = int(rng.choice(SIDES))
@@ -136,7 +137,7 @@ def _arrays(kind: str, drawn: list[dict], size: tuple[int, int]) -> dict[str, np
 
 
 def _outlines(boxes: np.ndarray) -> np.ndarray:
-    """The corners of boxes f4[n, 4] as vertices of one contour each: i2[4 * n, 3]."""
+    """The corners of boxes float32[n, 4] as vertices of one contour each: int16[4 * n, 3]."""
     x1, y1, x2, y2 = boxes.T
     corners = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 2)
     return np.insert(corners, 0, 0, axis=1).astype(np.int16)

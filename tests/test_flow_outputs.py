@@ -35,7 +35,7 @@ ZOOM = np.array([[1.03, 0, 1.5], [0, 1.03, -3.0], [0, 0, 1]])  # an even frame, 
 
 
 def zooming_frames(num_frames: int) -> list[np.ndarray]:
-    """u1 [H, W, 3]: a still scene under a camera that zooms in and out again, by ZOOM."""
+    """uint8 [H, W, 3]: a still scene under a camera that zooms in and out again, by ZOOM."""
     height, width = SIZE
     noise = counter_generator("flow outputs").normal(size=(3 * height, 3 * width))
     scene = sum(s * cv2.GaussianBlur(noise, (0, 0), s) for s in (1.5, 4.0))
@@ -90,7 +90,7 @@ def everything(tmp_path_factory) -> DatasetLayout:
 
 
 def maps_of(reader: ShardReader) -> list[np.ndarray]:
-    """f4 [F, h, w] of each clip."""
+    """float32 [F, h, w] of each clip."""
     maps = []
     for (first, last), (width, height) in zip(
         reader["/clip/frames"], reader["/clip/map_size"], strict=True

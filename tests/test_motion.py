@@ -89,7 +89,7 @@ def test_companding_is_exact_to_its_step(maps):
 
 
 def drawn_maps(boxes, size=(60, 80), value=0.5):
-    """Maps f4 [T, h, w] that are `value` in x1:x2, y1:y2 of each frame's boxes."""
+    """Maps float32 [T, h, w] that are `value` in x1:x2, y1:y2 of each frame's boxes."""
     maps = np.zeros((len(boxes), *size), dtype=np.float32)
     for frame, frame_boxes in enumerate(boxes):
         for x1, y1, x2, y2 in frame_boxes:
@@ -195,7 +195,7 @@ def test_stored_vertices_are_the_contours_in_source_pixels():
 
 
 def test_vertices_beyond_what_is_stored_stay_at_its_end():
-    """A frame of 40,000 pixels: i2 would wrap to negative places."""
+    """A frame of 40,000 pixels: int16 would wrap to negative places."""
     *_, contours = motion_boxes(drawn_maps([[(10, 10, 30, 30)]]), EXACT)
     [vertices] = contour_vertices(contours, np.array([2000.0, 3.0]))
     assert (vertices[:, 1].min(), vertices[:, 1].max()) == (21_000, LARGEST_VERTEX)

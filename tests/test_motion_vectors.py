@@ -88,7 +88,7 @@ X264 = {"preset": "fast", "crf": 20, "g": 100}
 
 
 def raw_vectors(frame: av.VideoFrame) -> np.ndarray:
-    """The rows of a decoded frame as FFmpeg has them: i4 [M, 10], columns `COLUMNS`."""
+    """The rows of a decoded frame as FFmpeg has them: int32 [M, 10], columns `COLUMNS`."""
     data = frame.side_data.get("MOTION_VECTORS")
     if data is None:  # an I-frame
         return np.empty((0, len(COLUMNS)), np.int32)

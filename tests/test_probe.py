@@ -133,7 +133,7 @@ def test_on_the_split_that_would_choose_the_penalty_it_is_not_asked(layout, monk
 
 
 def blobs(num_clips: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Features f4 [n, 6] around three centres, in units that differ a thousandfold."""
+    """Features float32 [n, 6] around three centres, in units that differ a thousandfold."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, num_clips)
     centres = np.random.default_rng(9).normal(size=(3, 6))

@@ -21,7 +21,8 @@ CODECS = {  # encoder and a container that it is usual in
 
 
 def moving_picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """Frame `index`, u1 [H, W, 3]: a bright square goes over a texture row by row, 2 px a frame."""
+    """Frame `index`, uint8 [H, W, 3]: a bright square goes over a texture row by row, 2 px a
+    frame."""
     picture = _texture(width, height).copy()
     row, left = divmod(2 * index, width - 16)
     top = 4 * row % (height - 16)

@@ -38,7 +38,7 @@ class PretrainDataset(ClipDataset):
     """Clips with masks. Key (epoch, index) -> {"pixels", "mask", "index"}.
 
     pixels uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R]. Where
-    trajectories are predicted also "target" f4 [R, M, D] and "counts" bool [R, M, K, S] of the
+    trajectories are predicted also "target" float32 [R, M, D] and "counts" bool [R, M, K, S] of the
     masked tokens, see train/objectives/trajectories.py.
     """
 
@@ -74,7 +74,7 @@ class PretrainDataset(ClipDataset):
         return sample
 
     def _trajectories(self, index: int, view: Cutting) -> tuple[np.ndarray, np.ndarray]:
-        """Target f4 [N, D] and counts bool [N, K, S] of all tokens of a view."""
+        """Target float32 [N, D] and counts bool [N, K, S] of all tokens of a view."""
         firsts = view.frames[:: self.model.tubelet_size]
         wanted, stride = self.config.trajectories, self.config.stride
         place = (
@@ -143,7 +143,7 @@ class EvaluateDataset(ClipDataset):
     """Every view of a clip, nothing random. Key index -> {"pixels", "inside", "index"}.
 
     pixels uint8 [R, T, S, S, 3] and inside bool [R, N] with R = segments * crops; index int64 [1].
-    With a table that has motion maps also "motion" f4 [R, T', rows, columns].
+    With a table that has motion maps also "motion" float32 [R, T', rows, columns].
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Formats of annotated boxes: Something-Else JSON, COCO JSON, plain CSV, two of EPIC-KITCHENS.
 
-All give boxes x1 y1 x2 y2 in pixels, half-open, f4[K,4], by frame of a clip or video. What
+All give boxes x1 y1 x2 y2 in pixels, half-open, float32[K,4], by frame of a clip or video. What
 preprocess/export.py writes is read by the same code.
 """
 

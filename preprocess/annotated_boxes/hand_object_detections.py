@@ -57,7 +57,7 @@ def read_detections(path: Path, min_score: float) -> dict[int, np.ndarray]:
         min_score: detections with a lower score are left out.
 
     Returns:
-        frame number -> f4[K,4], x1 y1 x2 y2 in 0..1.
+        frame number -> float32[K,4], x1 y1 x2 y2 in 0..1.
 
     Raises:
         InputError: not a pickled list of bytes, a pickle that asks for a class, or a message that
@@ -80,7 +80,7 @@ def read_detections(path: Path, min_score: float) -> dict[int, np.ndarray]:
 
 
 def parse_frame(message: bytes, min_score: float) -> tuple[int, np.ndarray]:
-    """Frame number and f4[K,4] boxes with at least `min_score` of one message.
+    """Frame number and float32[K,4] boxes with at least `min_score` of one message.
 
     Raises:
         ValueError: not the wire format, or a box outside 0..1.

@@ -10,7 +10,7 @@ import numpy as np
 
 from shared.errors import InputError
 
-Frames = dict[int, np.ndarray]  # frame number -> f4[K,4]
+Frames = dict[int, np.ndarray]  # frame number -> float32[K,4]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ClipFrames:
     Attributes:
         clip_id: of the manifest.
         size: width, height of the source in pixels.
-        pts_seconds: f8[T], presentation times in the source video.
+        pts_seconds: float64[T], presentation times in the source video.
     """
 
     clip_id: str
@@ -99,7 +99,7 @@ class ReadOptions:
 
 
 def box_array(boxes: list, where: str) -> np.ndarray:
-    """f4[K,4] of x1 y1 x2 y2; boxes without area are left out.
+    """float32[K,4] of x1 y1 x2 y2; boxes without area are left out.
 
     Raises:
         InputError: a coordinate is infinite or not a number.

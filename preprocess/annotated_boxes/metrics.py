@@ -17,12 +17,12 @@ def box_figures(
     """Figures of each frame; a frame without a box counts 0 in all of them.
 
     Args:
-        boxes: f8[F,4], the box to judge, NaN where there is none.
-        annotated: f8[F,K,4], NaN where there are fewer than K; at least one box a frame.
+        boxes: float64[F,4], the box to judge, NaN where there is none.
+        annotated: float64[F,K,4], NaN where there are fewer than K; at least one box a frame.
         size: width, height of the frame.
 
     Returns:
-        f8[F] each. "iou": intersection over union of the box with the smallest box around all
+        float64[F] each. "iou": intersection over union of the box with the smallest box around all
         annotated ones (MOFO calls that the union box). "centre_hit": 1 where the centre lies in an
         annotated box. "recall": share of the annotated area (of the region that the annotated boxes
         cover) inside the box. "area": share of the frame that the box covers.
@@ -43,7 +43,7 @@ def box_figures(
 
 
 def trivial_box(share: float, size: tuple[int, int]) -> np.ndarray:
-    """f8[4], the centred box of `share` of each side."""
+    """float64[4], the centred box of `share` of each side."""
     width, height = size
     margin = (1 - share) / 2
     return np.array([width, height, width, height]) * [margin, margin, 1 - margin, 1 - margin]
@@ -53,12 +53,12 @@ def saliency(maps: np.ndarray, annotated: np.ndarray, size: tuple[int, int]) -> 
     """MGM's saliency score of each frame: mean motion inside the annotated boxes over outside.
 
     Args:
-        maps: f8[F,h,w], motion; its unit cancels.
-        annotated: f8[F,K,4] in pixels of the source.
+        maps: float64[F,h,w], motion; its unit cancels.
+        annotated: float64[F,K,4] in pixels of the source.
         size: width, height of the source.
 
     Returns:
-        f8[F]; NaN where the boxes hold no position of the map or all of them, or where nothing
+        float64[F]; NaN where the boxes hold no position of the map or all of them, or where nothing
         moves outside. A position is inside where its centre is in any of the boxes.
     """
     height, width = maps.shape[1:]
@@ -75,7 +75,7 @@ def saliency(maps: np.ndarray, annotated: np.ndarray, size: tuple[int, int]) -> 
 
 
 def union_area(boxes: np.ndarray) -> np.ndarray:
-    """f8[F], area that the boxes f8[F,K,4] of a frame cover together.
+    """float64[F], area that the boxes float64[F,K,4] of a frame cover together.
 
     All edges of a frame cut the plane into a grid; a cell is covered or not as a whole.
     """
@@ -88,7 +88,8 @@ def union_area(boxes: np.ndarray) -> np.ndarray:
 
 
 def bounding_boxes(boxes: np.ndarray) -> np.ndarray:
-    """f8[F,4], the smallest box around the boxes f8[F,K,4]; at least one a frame must be there."""
+    """float64[F,4], the smallest box around the boxes float64[F,K,4]; at least one a frame must be
+    there."""
     low, high = np.nanmin(boxes[..., :2], axis=1), np.nanmax(boxes[..., 2:], axis=1)
     return np.concatenate([low, high], axis=-1)
 

@@ -31,9 +31,9 @@ class ExportedClip:
     Attributes:
         clip_id: of the manifest.
         size: width, height of the source in pixels.
-        pts_seconds: f8[T].
-        boxes: f4[T,4], x1 y1 x2 y2 in pixels of the source, NaN where there is none.
-        scores: f4[T], NaN where they were not measured.
+        pts_seconds: float64[T].
+        boxes: float32[T,4], x1 y1 x2 y2 in pixels of the source, NaN where there is none.
+        scores: float32[T], NaN where they were not measured.
     """
 
     clip_id: str

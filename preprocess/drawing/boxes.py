@@ -23,10 +23,10 @@ def stored_boxes(folder: Path, video: Path, pts_seconds: np.ndarray) -> list[np.
 
     Args:
         folder: of the boxes shards, such as OUT/ssv2/boxes.
-        pts_seconds: f8 [T], of the frames shown.
+        pts_seconds: float64 [T], of the frames shown.
 
     Returns:
-        for each frame f4 [K, 4] in source pixels: its box, or none.
+        for each frame float32 [K, 4] in source pixels: its box, or none.
 
     Raises:
         InputError: no finished shards, or no clip of this video in them.
@@ -59,7 +59,7 @@ def _place_of_first(wanted: list[str], folder: Path, shards: list[str]) -> tuple
 
 
 def annotated_boxes(box_format: str, path: Path, clip: ClipFrames) -> list[np.ndarray]:
-    """All annotated boxes of each frame, f4 [K, 4] in source pixels.
+    """All annotated boxes of each frame, float32 [K, 4] in source pixels.
 
     Raises:
         InputError: the annotations cannot be read, or do not speak of this clip.

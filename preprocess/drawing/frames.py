@@ -1,6 +1,6 @@
 """Draws what was found in a frame: flow in colours, motion map, contours, masks, captions.
 
-Pictures are u1 [H, W, 3], RGB. Boxes are drawn by shared/drawing.py.
+Pictures are uint8 [H, W, 3], RGB. Boxes are drawn by shared/drawing.py.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def flow_colours(flow: np.ndarray, longest: float) -> np.ndarray:
     Right is red, down is yellow, left is cyan-blue, up is violet; no motion is white.
 
     Args:
-        flow: f4 [2, H, W], u then v, pixels per frame.
+        flow: float32 [2, H, W], u then v, pixels per frame.
         longest: length that has the full colour; longer vectors are darker, as in the original.
 
     Returns:
-        u1 [H, W, 3].
+        uint8 [H, W, 3].
     """
     turn = np.arctan2(flow[1], flow[0]) / (2 * np.pi) % 1.0
     length = np.hypot(flow[0], flow[1])[..., None] / max(longest, 1e-6)
@@ -67,7 +67,8 @@ def flow_wheel(diameter: int) -> np.ndarray:
 
 
 def map_colours(motion_map: np.ndarray, brightest: float) -> np.ndarray:
-    """A motion map f4 [H, W] as colours by its square root; `brightest` and above is lightest."""
+    """A motion map float32 [H, W] as colours by its square root; `brightest` and above is
+    lightest."""
     return MAP_RGB[map_levels(motion_map, brightest)]
 
 
@@ -78,7 +79,7 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def draw_contours(picture: np.ndarray, contours: list[np.ndarray]) -> None:
-    """Outline contours, each f4 [k, 2] of x, y in pixels of the picture."""
+    """Outline contours, each float32 [k, 2] of x, y in pixels of the picture."""
     for contour in contours:
         points = fixed_point(contour)[:, None]
         cv2.polylines(picture, [points], True, CONTOUR_RGB, 1, cv2.LINE_AA, FINE_BITS)
@@ -111,7 +112,8 @@ def captioned(picture: np.ndarray, text: str, height: int = 22) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def caption(text: str, width: int, height: int = 22, strong: bool = False) -> np.ndarray:
-    """A line of text on dark paper, u1 [height, width, 3]; cut off with an ellipsis if too long."""
+    """A line of text on dark paper, uint8 [height, width, 3]; cut off with an ellipsis if too
+    long."""
     image = Image.new("RGB", (width, height), PAPER_RGB)
     draw = ImageDraw.Draw(image)
     font = _font(round(height * 0.6))

@@ -49,8 +49,8 @@ class ShownMasks:
 
     Attributes:
         by_caption: bool [T, rows, columns] of each method, True = hidden from the encoder.
-        boxes: f4 [T, 4], around all motion boxes of the window of each frame, source pixels: what
-            masks go by; NaN without motion.
+        boxes: float32 [T, 4], around all motion boxes of the window of each frame, source pixels:
+            what masks go by; NaN without motion.
     """
 
     by_caption: dict[str, np.ndarray]
@@ -70,8 +70,8 @@ def draw_masks(
 
     Args:
         name: of the video; the same name gives the same masks.
-        boxes: f4 [T, 4], motion boxes in source pixels, NaN without motion.
-        maps: f4 [T, h, w], motion maps of the whole frame.
+        boxes: float32 [T, 4], motion boxes in source pixels, NaN without motion.
+        maps: float32 [T, h, w], motion maps of the whole frame.
         view: what a model sees of the source.
         source_size: width, height in pixels.
         stride: frames of the video between two of a clip.

@@ -40,15 +40,16 @@ class FoundMotion:
     Attributes:
         name: of the video.
         source_size: width, height of the source in pixels.
-        pts_seconds: f8 [T].
-        frames: u1 [T, H, W, 3], RGB of the kept size.
-        flow: f4 [T, 2, h, w], pixels per frame at its own size; the last repeats the one before.
-        maps: f4 [T, m, n], motion maps.
-        contours: of each frame, each f4 [k, 2] of x, y in pixels of the maps.
-        boxes, score: f4 [T, 4] (NaN = no motion), f4 [T].
+        pts_seconds: float64 [T].
+        frames: uint8 [T, H, W, 3], RGB of the kept size.
+        flow: float32 [T, 2, h, w], pixels per frame at its own size; the last repeats the one
+            before.
+        maps: float32 [T, m, n], motion maps.
+        contours: of each frame, each float32 [k, 2] of x, y in pixels of the maps.
+        boxes, score: float32 [T, 4] (NaN = no motion), float32 [T].
         view: what a model sees of the source.
         masks: of each method, for every frame.
-        stored, annotated: boxes f4 [K, 4] of each frame to compare with; None = not asked for.
+        stored, annotated: boxes float32 [K, 4] of each frame to compare with; None = not asked for.
     """
 
     name: str
@@ -81,7 +82,7 @@ class FoundMotion:
 
 
 def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
-    """The pictures of frame t by caption, all u1 [height, width, 3] of one size."""
+    """The pictures of frame t by caption, all uint8 [height, width, 3] of one size."""
     width = round(height * found.source_size[0] / found.source_size[1])
     size = (max(2, width), height)
     frame = resized(found.frames[t], size)
@@ -110,7 +111,7 @@ def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
 
 
 def video_frames(found: FoundMotion) -> Iterator[np.ndarray]:
-    """Every frame as a grid of panels, u1 [H, W, 3] with even sides."""
+    """Every frame as a grid of panels, uint8 [H, W, 3] with even sides."""
     key = None
     for t in range(len(found.frames)):
         drawn = panels(found, t, VIDEO_PANEL_HEIGHT)
@@ -143,7 +144,7 @@ def encode_mp4(pictures: Iterator[np.ndarray], frames_per_second: Fraction) -> b
 
 
 def contact_sheet(found: FoundMotion) -> np.ndarray:
-    """Six frames of the clip, a column each, and what was found in them, u1 [H, W, 3]."""
+    """Six frames of the clip, a column each, and what was found in them, uint8 [H, W, 3]."""
     times = np.unique(np.linspace(0, len(found.frames) - 1, SHEET_COLUMNS + 2).round().astype(int))
     times = times[1:-1] if len(times) > 2 else times
     drawn = [panels(found, int(t), SHEET_PANEL_HEIGHT) for t in times]

@@ -104,7 +104,8 @@ class FlowMaker:
 def vector_maps(
     job: Job, first_index: int, flows: list[np.ndarray], options: WorkOptions
 ) -> list[Maps]:
-    """Maps of flows of motion vectors, f4 [2, h, w] each in pixels of the source: every output."""
+    """Maps of flows of motion vectors, float32 [2, h, w] each in pixels of the source: every
+    output."""
     # In pixels of the map, so that derivatives mean what they mean on frames of any size.
     cells = torch.from_numpy(np.stack(flows)) / VECTOR_CELL
     camera = None
@@ -126,7 +127,7 @@ def vector_maps(
 
 @dataclass(frozen=True)
 class _Camera:
-    """Homographies f8 [T, 3, 3] and inliers i4 [T] of pairs."""
+    """Homographies float64 [T, 3, 3] and inliers int32 [T] of pairs."""
 
     homographies: np.ndarray
     inliers: np.ndarray
@@ -224,7 +225,7 @@ def _part(camera: _Camera | None, first: int, end: int | None = None) -> _Camera
 
 
 def _columns(camera: _Camera | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """As Maps has them: homography f8 [T, 9], inliers i4 [T]."""
+    """As Maps has them: homography float64 [T, 9], inliers int32 [T]."""
     if camera is None:
         return None, None
     return camera.homographies.reshape(-1, 9), camera.inliers

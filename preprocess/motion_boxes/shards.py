@@ -70,7 +70,7 @@ class FromMotion:
 
 
 def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) -> np.ndarray:
-    """Texture f4 [T, h, w] of stored frames, at the size of the maps."""
+    """Texture float32 [T, h, w] of stored frames, at the size of the maps."""
     import cv2
 
     from preprocess.motion import texture_maps
@@ -142,7 +142,7 @@ def _shard_arrays(
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
-    """Boxes [K, 4] as contours i2 [4 K, 3]: number of the box, x, y."""
+    """Boxes [K, 4] as contours int16 [4 K, 3]: number of the box, x, y."""
     x1, y1, x2, y2 = np.floor(boxes.T + 0.5).clip(0, LARGEST_VERTEX).astype("<i2")
     numbers = np.arange(len(boxes), dtype="<i2")
     corners = [

@@ -24,7 +24,7 @@ class Spill:
         self._end = 0
 
     def append(self, data: np.ndarray) -> Extent:
-        """Store u1 [n] of any shape; returns where."""
+        """Store uint8 [n] of any shape; returns where."""
         first = self._end
         rest = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
         while len(rest):

@@ -36,9 +36,9 @@ class Looks:
     """What a scene is painted with; S = SPRITE, C = CANVAS.
 
     Attributes:
-        background: f4[C,C,3], 0..255.
-        sprites: f4[D+M,S,S,4], RGB 0..255 multiplied by alpha, then alpha 0..1; in the order of
-            `Scene.to_frame`.
+        background: float32[C,C,3], 0..255.
+        sprites: float32[D+M,S,S,4], RGB 0..255 multiplied by alpha, then alpha 0..1; in the order
+            of `Scene.to_frame`.
     """
 
     background: np.ndarray
@@ -67,8 +67,8 @@ def render(scene: Scene, looks: Looks) -> tuple[np.ndarray, np.ndarray]:
     """Draw all frames.
 
     Returns:
-        u1[T,H,W,3] RGB, and f4[T,4]: the box around what moves by itself, x1 y1 x2 y2 in pixels,
-        half-open, clipped to the frame; NaN where nothing of it is in view.
+        uint8[T,H,W,3] RGB, and float32[T,4]: the box around what moves by itself, x1 y1 x2 y2 in
+        pixels, half-open, clipped to the frame; NaN where nothing of it is in view.
     """
     frames = np.empty((NUM_FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
     boxes = np.full((NUM_FRAMES, 4), np.nan, dtype=np.float32)
@@ -95,8 +95,8 @@ def true_flow(scene: Scene, looks: Looks, t: int) -> tuple[np.ndarray, np.ndarra
     """Motion of each pixel from frame t to t+1, the camera's included.
 
     Returns:
-        f4[2,H,W], u (right) then v (down) in pixels, and bool[H,W]: False where the point leaves
-        the frame, is covered in the next one, or the pixel mixes two layers.
+        float32[2,H,W], u (right) then v (down) in pixels, and bool[H,W]: False where the point
+        leaves the frame, is covered in the next one, or the pixel mixes two layers.
     """
     transforms = scene.to_frame()
     x, y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
@@ -114,8 +114,8 @@ def true_flow(scene: Scene, looks: Looks, t: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _top_layer(looks: Looks, transforms: np.ndarray, points: np.ndarray):
-    """Which layer is seen at points f8[3,H,W] of a frame: i8[H,W] (-1 = background), and bool[H,W]
-    whether a pixel around the point has nothing of a layer above or below."""
+    """Which layer is seen at points float64[3,H,W] of a frame: int64[H,W] (-1 = background), and
+    bool[H,W] whether a pixel around the point has nothing of a layer above or below."""
     top = np.full(points.shape[1:], -1)
     pure = np.ones(points.shape[1:], dtype=bool)
     for layer, to_sprite in enumerate(np.linalg.inv(_sprite_to_frame(transforms))):
@@ -185,7 +185,7 @@ def _sprite_to_frame(transform: np.ndarray) -> np.ndarray:
 
 
 def _sprite(tone, other, rng: np.random.Generator) -> np.ndarray:
-    """An object's picture: f4[S,S,4], `tone` in front and `other` behind."""
+    """An object's picture: float32[S,S,4], `tone` in front and `other` behind."""
     fine = 4  # for a soft edge
     points = np.array(OUTLINES[rng.integers(len(OUTLINES))])
     corners = np.round((points + 1) / 2 * SPRITE * fine - 0.5).astype(np.int32)
@@ -205,7 +205,7 @@ def _colour(hue: float, saturation: float, rng: np.random.Generator) -> np.ndarr
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """The scene behind all objects: f4[C,C,3].
+    """The scene behind all objects: float32[C,C,3].
 
     Most of what varies within a patch is light that falls off across the scene, so that a masked
     patch can be guessed from any visible one; the rest gives flow something to hold on to.
@@ -217,14 +217,14 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _grating(side: int, wavelength: float, phase: float, rng: np.random.Generator) -> np.ndarray:
-    """A plane wave in any direction, f8[side,side], -1..1; `phase` radians in the middle."""
+    """A plane wave in any direction, float64[side,side], -1..1; `phase` radians in the middle."""
     heading = rng.uniform(0, 2 * math.pi)
     away = 2 * math.pi / wavelength * (np.arange(side) - side / 2)
     return np.sin(math.cos(heading) * away + math.sin(heading) * away[:, None] + phase)
 
 
 def _noise(side: int, spacing: float, rng: np.random.Generator) -> np.ndarray:
-    """Random heights on a grid `spacing` apart, cubic in between: f4[side,side]."""
+    """Random heights on a grid `spacing` apart, cubic in between: float32[side,side]."""
     knots = math.ceil(side / spacing) + 1
     heights = rng.normal(size=(knots, knots)).astype(np.float32)
     return cv2.resize(heights, (side, side), interpolation=cv2.INTER_CUBIC)

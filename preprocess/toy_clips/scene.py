@@ -56,9 +56,9 @@ class Scene:
 
     Attributes:
         label: class number.
-        camera: f8[T,3,3], scene -> frame.
-        movers: f8[M,T,3,3], the object's unit square (-1..1) -> scene.
-        distractors: f8[D,3,3], the same for those that stand still.
+        camera: float64[T,3,3], scene -> frame.
+        movers: float64[M,T,3,3], the object's unit square (-1..1) -> scene.
+        distractors: float64[D,3,3], the same for those that stand still.
     """
 
     label: int
@@ -67,7 +67,7 @@ class Scene:
     distractors: np.ndarray
 
     def to_frame(self) -> np.ndarray:
-        """f8[D+M,T,3,3]: unit square -> frame, those further back first."""
+        """float64[D+M,T,3,3]: unit square -> frame, those further back first."""
         still = np.repeat(self.distractors[:, None], NUM_FRAMES, axis=1)
         return self.camera @ np.concatenate([still, self.movers])
 
@@ -90,7 +90,7 @@ def make_scene(seed: int, index: int) -> Scene:
 
 
 def camera_path(rng: np.random.Generator) -> np.ndarray:
-    """Pan, zoom, roll and shake: f8[T,3,3], scene -> frame."""
+    """Pan, zoom, roll and shake: float64[T,3,3], scene -> frame."""
     progress = np.linspace(-0.5, 0.5, NUM_FRAMES)  # the scene's middle is in view at half time
     heading = rng.uniform(0, 2 * math.pi)
     length = SIZE * rng.uniform(*PAN)
@@ -106,7 +106,7 @@ def camera_path(rng: np.random.Generator) -> np.ndarray:
 
 
 def object_motion(name: str, rng: np.random.Generator) -> np.ndarray:
-    """What an object of class `name` does about its place: f8[T,3,3], scale and turn included.
+    """What an object of class `name` does about its place: float64[T,3,3], scale and turn included.
 
     Looks of a single frame tell little: an object of any class has the sizes that approaching and
     receding ones have at their ends, and any orientation.
@@ -141,7 +141,7 @@ def object_motion(name: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _eased(rng: np.random.Generator) -> np.ndarray:
-    """Progress from 0 to 1, not quite evenly: f8[T]."""
+    """Progress from 0 to 1, not quite evenly: float64[T]."""
     time = np.linspace(0, 1, NUM_FRAMES)
     wobble = np.sin(2 * math.pi * time + rng.uniform(0, 2 * math.pi))
     progress = time + rng.uniform(0, 0.5) / (2 * math.pi) * wobble
@@ -149,7 +149,7 @@ def _eased(rng: np.random.Generator) -> np.ndarray:
 
 
 def similarity(scale, angle, x, y) -> np.ndarray:
-    """Scale, turn by `angle` radians, then shift by (x, y): broadcast to f8[...,3,3]."""
+    """Scale, turn by `angle` radians, then shift by (x, y): broadcast to float64[...,3,3]."""
     scale, angle, x, y = np.broadcast_arrays(scale, angle, x, y)
     matrix = np.zeros((*scale.shape, 3, 3))
     matrix[..., 0, 0] = matrix[..., 1, 1] = scale * np.cos(angle)
@@ -160,7 +160,7 @@ def similarity(scale, angle, x, y) -> np.ndarray:
 
 
 def _place(motion, camera, others, rng: np.random.Generator) -> np.ndarray | None:
-    """Put a motion at a random place where it stays in view: f8[T,3,3].
+    """Put a motion at a random place where it stays in view: float64[T,3,3].
 
     Its middle may leave the frame by a share of its size: one that travels would otherwise always
     end on the side that it goes to. Where no place tried is good (a long way against the
@@ -182,12 +182,12 @@ def _place(motion, camera, others, rng: np.random.Generator) -> np.ndarray | Non
 
 
 def _stand(camera: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A place in view at half time, any size and orientation: f8[3,3]."""
+    """A place in view at half time, any size and orientation: float64[3,3]."""
     x, y, _ = np.linalg.inv(camera[NUM_FRAMES // 2]) @ (*rng.uniform(0, SIZE, 2), 1)
     radius = math.exp(rng.uniform(math.log(RADIUS[0]), math.log(RADIUS[1])))
     return similarity(radius, rng.uniform(0, 2 * math.pi), x, y)
 
 
 def _radius(motion: np.ndarray) -> np.ndarray:
-    """Scale of similarity transforms, f8[...]."""
+    """Scale of similarity transforms, float64[...]."""
     return np.hypot(motion[..., 0, 0], motion[..., 1, 0])

@@ -45,7 +45,8 @@ class ClipVectors:
         self._collect(self._flows.finish())
 
     def take(self) -> list[np.ndarray]:
-        """Flows that became ready, in order: f4 [2, h, w] without holes, as the frames are stored.
+        """Flows that became ready, in order: float32 [2, h, w] without holes, as the frames are
+        stored.
 
         Pixels of the source per frame; those of B-frames come after the P-frame that follows them.
         """

@@ -51,11 +51,11 @@ class FrameChunk:
 
     Attributes:
         first_index: number of the first frame, counted from 0 in the clip.
-        pts_seconds: f8 [T], presentation times from the start of the video's stream.
-        rgb: u1 [T, H, W, 3], upright, of the kept size.
+        pts_seconds: float64 [T], presentation times from the start of the video's stream.
+        rgb: uint8 [T, H, W, 3], upright, of the kept size.
         source_size: width, height of the source in pixels, upright.
         is_last: whether the clip ends with it.
-        vectors: flows of motion vectors, f4 [2, h, w] each, upright, pixels of the source per
+        vectors: flows of motion vectors, float32 [2, h, w] each, upright, pixels of the source per
             frame; those between the last frames of a chunk may come with the next.
     """
 
@@ -86,7 +86,7 @@ class Picture:
     """A frame as it is kept.
 
     Attributes:
-        rgb: u1 [H, W, 3], upright, of the kept size.
+        rgb: uint8 [H, W, 3], upright, of the kept size.
         coded_size: width, height of the source as it is coded.
         source_size: the same upright.
         orientation: from coded to upright.

@@ -6,7 +6,7 @@
     for packet in container.demux(stream):
         flows.note(packet)
         for frame in packet.decode():
-            maps = flows.add(frame)             # f4 [2, h, w] of frames that became ready
+            maps = flows.add(frame)             # float32 [2, h, w] of frames that became ready
     maps = flows.finish()
 
 What FFmpeg (libavcodec 59 to 62) exports, as measured here, decides the rest:
@@ -67,11 +67,11 @@ _NO_VECTORS = np.empty(0, dtype=[(name, np.int32) for name in COLUMNS])
 class VectorFlows:
     """Forward flow between consecutive frames, from the vectors of a stream.
 
-    Every frame added gives one map, f4 [2, h, w]: u (right) then v (down), in pixels of the source
-    per frame, from the frame before to this one, h = ceil(height / VECTOR_CELL). A value stands at
-    the place that its block has in the later frame; a cell is the mean of its blocks by area. NaN
-    marks cells without a vector: intra blocks, whole I-frames, and the first frame, which has none
-    before it. So F frames give F - 1 flows after the first map is left out.
+    Every frame added gives one map, float32 [2, h, w]: u (right) then v (down), in pixels of the
+    source per frame, from the frame before to this one, h = ceil(height / VECTOR_CELL). A value
+    stands at the place that its block has in the later frame; a cell is the mean of its blocks by
+    area. NaN marks cells without a vector: intra blocks, whole I-frames, and the first frame,
+    which has none before it. So F frames give F - 1 flows after the first map is left out.
 
     A vector spans the frames between its block's frame and the one referred to. FFmpeg does not
     say which that is, so it is taken to be the nearest in the past that can be: for a P-frame the
@@ -140,7 +140,7 @@ def cell_means(rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         size: (height, width) of the grid in cells; what lies outside is left out.
 
     Returns:
-        f4 [2, h, w] pixels; NaN where no block lies.
+        float32 [2, h, w] pixels; NaN where no block lies.
     """
     (height, width), cell = size, VECTOR_CELL
     sums = np.zeros((3, height * width))  # u, v and area
@@ -169,8 +169,8 @@ def fill_holes(flow: np.ndarray, before: np.ndarray | None) -> np.ndarray:
     before it, zero where there is none.
 
     Args:
-        flow: f4 [2, h, w], NaN in holes.
-        before: f4 [2, h, w], the map before it, filled.
+        flow: float32 [2, h, w], NaN in holes.
+        before: float32 [2, h, w], the map before it, filled.
     """
     known = ~np.isnan(flow[0])
     if not known.any():

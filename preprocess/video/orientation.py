@@ -43,10 +43,10 @@ class Orientation:
         return size[::-1] if self.quarter_turns % 2 else size
 
     def turn_picture(self, rgb: np.ndarray) -> np.ndarray:
-        """u1 [H, W, 3], upright, contiguous."""
+        """uint8 [H, W, 3], upright, contiguous."""
         flipped = rgb[:, ::-1] if self.is_mirrored else rgb
         return np.ascontiguousarray(np.rot90(flipped, self.quarter_turns))
 
     def turn_flow(self, flow: np.ndarray) -> np.ndarray:
-        """f4 [2, h, w]: its cells as the pictures, and its vectors with them."""
+        """float32 [2, h, w]: its cells as the pictures, and its vectors with them."""
         return turn_upright(flow, self.quarter_turns, self.is_mirrored)

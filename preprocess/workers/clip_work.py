@@ -90,7 +90,8 @@ class ClipWork:
 
 
 def jpeg_frames(rgb: np.ndarray, quality: int) -> list[np.ndarray]:
-    """Frames u1 [T, H, W, 3] as they are stored: a JPEG file u1 [bytes] each, quality 1..100."""
+    """Frames uint8 [T, H, W, 3] as they are stored: a JPEG file uint8 [bytes] each, quality
+    1..100."""
     files = []
     for frame in rgb:
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
@@ -101,7 +102,7 @@ def jpeg_frames(rgb: np.ndarray, quality: int) -> list[np.ndarray]:
 
 
 def grey_frames(rgb: np.ndarray, short_side: int) -> np.ndarray:
-    """Frames u1 [T, H, W, 3] as grey u1 [T, h, w] of the size that flow is computed on."""
+    """Frames uint8 [T, H, W, 3] as grey uint8 [T, h, w] of the size that flow is computed on."""
     height, width = rgb.shape[1:3]
     size = scaled_size(width, height, short_side)
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]

@@ -68,7 +68,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class EncodedFrames:
-    """JPEG frames of a chunk: u1 [B] one after another, and i8 [T] bytes of each."""
+    """JPEG frames of a chunk: uint8 [B] one after another, and int64 [T] bytes of each."""
 
     place: int
     attempt: int
@@ -82,7 +82,8 @@ class EncodedFrames:
 
 @dataclass(frozen=True)
 class GreyFrames:
-    """Frames of a chunk for flow: u1 [T, h, w], the first of them number first_index in the clip.
+    """Frames of a chunk for flow: uint8 [T, h, w], the first of them number first_index in the
+    clip.
 
     Attributes:
         num_before: how many of the frames are from before the chunk: see `frames_before` of
@@ -100,11 +101,12 @@ class GreyFrames:
 
 @dataclass(frozen=True)
 class Maps:
-    """Companded motion maps of consecutive pairs: u1 [T, h, w], f4 [T].
+    """Companded motion maps of consecutive pairs: uint8 [T, h, w], float32 [T].
 
     Attributes:
         output: of FlowOptions, which of the flows.
-        homography, inliers: f8 [T, 9] and i4 [T], the camera's motion; None where not asked for.
+        homography, inliers: float64 [T, 9] and int32 [T], the camera's motion; None where not asked
+            for.
     """
 
     place: int

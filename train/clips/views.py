@@ -105,7 +105,7 @@ class ClipDataset(Dataset):
         return inside_boxes(boxes, self._source_view(index, view), patch)
 
     def _motion(self, index: int, view: Cutting) -> np.ndarray | None:
-        """Mean motion f4 [T', rows, columns] of each tubelet; None where maps are not read."""
+        """Mean motion float32 [T', rows, columns] of each tubelet; None where maps are not read."""
         if self.table.motion_folder is None:
             return None
         maps = self._reader.motion(index, view.frames)

@@ -74,7 +74,7 @@ def fixed_target(
         view, source_size, grid, stride: as `trajectory_target` has them.
 
     Returns:
-        target f4 [N, D]: by point (flow, hog), step and number, normalised over a patch.
+        target float32 [N, D]: by point (flow, hog), step and number, normalised over a patch.
         counts bool [N, K, S] (flow, hog) or [N, 1, S] (hof, mbh): whether a step is in the loss.
         Left out are points beyond the frame, and frames at or beyond the end of the clip.
     """
@@ -123,8 +123,8 @@ def _boundaries(
         scale: [2], pixels of the view for one of the tracked frames, with the sign of a flip.
 
     Returns:
-        f4 [U, G, 2, 2]: of the x and the y component, along x and along y, per pixel of the view;
-        and whether the point and its four neighbours are known, bool [U, G].
+        float32 [U, G, 2, 2]: of the x and the y component, along x and along y, per pixel of the
+        view; and whether the point and its four neighbours are known, bool [U, G].
     """
     (rows, columns), (width, height) = placed.grid, placed.size
     field = moves.reshape(-1, rows, columns, 2)

@@ -116,7 +116,7 @@ class PlacedTracks:
 
     Attributes:
         tracks: from T' frames and G points, each in the middle of one of equal cells of the frame.
-        left_steps: i8 [T'], frames of the clip after each first frame.
+        left_steps: int64 [T'], frames of the clip after each first frame.
         grid: rows, columns of the points; G = rows * columns.
         size: width, height of the frames that points were tracked on, pixels.
     """
@@ -145,9 +145,9 @@ def trajectory_target(
         stride: frames of the video between two given ones.
 
     Returns:
-        target f4 [N, D]: displacements by point, step and x, y, then HOG by point, step and bin.
-        counts bool [N, K, S]: whether a step is in the loss. Left out are tracks that leave the
-        frame or start beyond it, and steps beyond the end of the clip; their targets are 0.
+        target float32 [N, D]: displacements by point, step and x, y, then HOG by point, step and
+        bin. counts bool [N, K, S]: whether a step is in the loss. Left out are tracks that leave
+        the frame or start beyond it, and steps beyond the end of the clip; their targets are 0.
     """
     tracks, length = placed.tracks, config.length
     per_side = math.isqrt(config.points)
@@ -213,7 +213,7 @@ def nearest_starts(
     """The grid point nearest the middle of each of `parts` (rows, columns) of what is shown.
 
     Returns:
-        index i8 [rows, columns] of the point, and whether that middle lies in the frame, bool.
+        index int64 [rows, columns] of the point, and whether that middle lies in the frame, bool.
     """
     x1, y1, x2, y2 = view.crop
     x = (np.arange(parts[1]) + 0.5) / parts[1]
@@ -227,7 +227,7 @@ def nearest_starts(
 
 
 def view_scale(size: tuple[int, int], source_size: tuple[int, int], view: View) -> np.ndarray:
-    """f4 [2]: pixels of the view, along x and y, for a pixel of the tracked frames."""
+    """float32 [2]: pixels of the view, along x and y, for a pixel of the tracked frames."""
     x1, y1, x2, y2 = view.crop
     height, width = view.size
     along_x = source_size[0] / size[0] * width / (x2 - x1)
@@ -261,6 +261,6 @@ def standardised(hog: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _numbers(counts: np.ndarray, each: int) -> np.ndarray:
-    """f4 [N, 1, 1, 1]: how many numbers of a patch count, at least 1."""
+    """float32 [N, 1, 1, 1]: how many numbers of a patch count, at least 1."""
     steps = counts.sum(axis=(1, 2)).reshape(-1, 1, 1, 1)
     return np.maximum(steps * each, 1).astype(np.float32)

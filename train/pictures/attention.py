@@ -48,9 +48,9 @@ class AttentionMap:
 
     Attributes:
         clip_id, split, label: which clip; label is its class number or None.
-        frames: u1 [T, S, S, 3].
+        frames: uint8 [T, S, S, 3].
         query: the token that asks.
-        weights: f4 [T', rows, columns], mean over the heads; they sum to 1.
+        weights: float32 [T', rows, columns], mean over the heads; they sum to 1.
         block: encoder block, from 1 on.
     """
 
@@ -63,7 +63,7 @@ class AttentionMap:
     block: int
 
     def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
-        """(caption, frames u1 [H, W, 3]) of the clip, its query marked, and of the weights."""
+        """(caption, frames uint8 [H, W, 3]) of the clip, its query marked, and of the weights."""
         times = spread_times(len(self.frames), num_times)
         depth, grid = len(self.frames) // len(self.weights), self.weights.shape[1]
         largest = float(self.weights.max())
@@ -135,7 +135,7 @@ def attention_from(encoder: VideoEncoder, clips: Tensor, block: int, query: Quer
         query: the token that asks.
 
     Returns:
-        f4 [T', rows, columns], summing to 1.
+        float32 [T', rows, columns], summing to 1.
     """
     config, asked = encoder.config, encoder.blocks[block - 1]
     step, row, column = query

@@ -31,7 +31,7 @@ MAP_RGB = (matplotlib.colormaps[MAP_COLOURS](np.arange(256))[:, :3] * 255).astyp
 
 @dataclass(frozen=True)
 class ClipTiles:
-    """Pictures of one clip, u1[H, W, 3] RGB each; one an asked frame in every list.
+    """Pictures of one clip, uint8[H, W, 3] RGB each; one an asked frame in every list.
 
     Attributes:
         boxed: frames with contours and motion box.
@@ -45,7 +45,7 @@ class ClipTiles:
 
 
 def spread_over_classes(labels: np.ndarray, num_clips: int) -> np.ndarray:
-    """Numbers of clips i8 [n], one drawn from each of classes spread over the list.
+    """Numbers of clips int64 [n], one drawn from each of classes spread over the list.
 
     The draw depends on the labels alone, so that pictures made again show the same clips.
     """
@@ -95,17 +95,17 @@ def draw_tiles(
 
 
 def draw_thumbnail(clip: ClipData) -> np.ndarray:
-    """The first frame asked for, with its motion box: u1[168, W, 3]."""
+    """The first frame asked for, with its motion box: uint8[168, W, 3]."""
     picture, scale = _tile(clip.frames[0], clip.size)
     draw_box(picture, clip.boxes[0] * np.tile(scale, 2))
     return picture
 
 
 def see_view(frame: np.ndarray, size: tuple[int, int], view: View) -> np.ndarray:
-    """A stored frame as the model sees it: u1[view height, view width, 3].
+    """A stored frame as the model sees it: uint8[view height, view width, 3].
 
     Args:
-        frame: u1[H, W, 3], stored, maybe smaller than the source.
+        frame: uint8[H, W, 3], stored, maybe smaller than the source.
         size: (width, height) of the source, in whose pixels the view's crop is.
     """
     scale = np.array(frame.shape[1::-1]) / np.array(size)
@@ -121,19 +121,20 @@ def see_view(frame: np.ndarray, size: tuple[int, int], view: View) -> np.ndarray
 
 
 def spread_times(num_frames: int, num_times: int) -> np.ndarray:
-    """i8 [n], the middles of `num_times` equal parts of a clip; fewer where it has fewer frames."""
+    """int64 [n], the middles of `num_times` equal parts of a clip; fewer where it has fewer
+    frames."""
     num_times = min(num_times, num_frames)
     return ((np.arange(num_times) + 0.5) * num_frames / num_times).astype(np.int64)
 
 
 def overlay_tokens(frame: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """A frame in grey under one colour a token: u1 [H, W, 3], enlarged to at least tile height.
+    """A frame in grey under one colour a token: uint8 [H, W, 3], enlarged to at least tile height.
 
     Cells are not blurred: a model's map has no more detail than its tokens.
 
     Args:
-        frame: u1 [S, S, 3], RGB, what the model sees.
-        cells: f4 [rows, columns], 0 (nothing laid over) to 1 (opaque).
+        frame: uint8 [S, S, 3], RGB, what the model sees.
+        cells: float32 [rows, columns], 0 (nothing laid over) to 1 (opaque).
     """
     rows, columns = cells.shape
     picture = enlarge_for_tokens(frame, columns)

@@ -36,12 +36,12 @@ class ClassMaps:
 
     Attributes:
         clip_id, split: which clip.
-        frames: u1 [T, S, S, 3].
+        frames: uint8 [T, S, S, 3].
         kind: of label: "label", "verb" or "noun".
         label: its class of this kind, or None.
         predicted: the class that the run takes it for.
-        probability: f8 [classes], softmax of the scores.
-        maps: f4 [T', rows, columns] in 0..1 by class, each relative to its own largest value.
+        probability: float64 [classes], softmax of the scores.
+        maps: float32 [T', rows, columns] in 0..1 by class, each relative to its own largest value.
         block: encoder block, from 1 on.
     """
 
@@ -56,7 +56,7 @@ class ClassMaps:
     block: int
 
     def rows(self, names: list[str], num_times: int) -> list[tuple[str, list[np.ndarray]]]:
-        """(caption, frames u1 [H, W, 3]) of the clip and of each class's map laid over it."""
+        """(caption, frames uint8 [H, W, 3]) of the clip and of each class's map laid over it."""
         times = spread_times(len(self.frames), num_times)
         rows = [("input", [self.frames[t] for t in times])]
         for number, cells in self.maps.items():

@@ -42,7 +42,7 @@ class SeenClip:
         clip_id, label: which clip; label is its class number or None.
         clips: float32 [1, 3, T, S, S], standardised.
         inside: bool [1, N], True where a token's patch lies in the motion box.
-        motion: f4 [T', rows, columns], or None where the table has no motion maps.
+        motion: float32 [T', rows, columns], or None where the table has no motion maps.
     """
 
     clip_id: str
@@ -53,7 +53,7 @@ class SeenClip:
 
     @property
     def frames(self) -> np.ndarray:
-        """u1 [T, S, S, 3], RGB."""
+        """uint8 [T, S, S, 3], RGB."""
         pixels = unstandardise(self.clips).clamp(0, 1)
         return frames_of(pixels)
 
@@ -89,7 +89,7 @@ class ClipViews:
 def evaluated_frames(
     table: ClipTable, index: int, config: PretrainConfig | FinetuneConfig
 ) -> np.ndarray:
-    """Numbers i8 [T] of the frames of a clip that `ClipViews` shows."""
+    """Numbers int64 [T] of the frames of a clip that `ClipViews` shows."""
     first, last = table.frames[index]
     length, count = int(last - first), config.model.num_frames
     rule = config.frames
@@ -186,7 +186,7 @@ def choose_block(encoder: VideoEncoder, asked: int | None) -> int:
 
 
 def frames_of(pixels: Tensor) -> np.ndarray:
-    """Pixels [1, 3, T, S, S] in 0..1 -> u1 [T, S, S, 3]."""
+    """Pixels [1, 3, T, S, S] in 0..1 -> uint8 [T, S, S, 3]."""
     return (pixels[0].permute(1, 2, 3, 0) * 255).round().to(torch.uint8).numpy()
 
 

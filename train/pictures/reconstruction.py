@@ -39,9 +39,10 @@ class Reconstruction:
 
     Attributes:
         clip_id, split, label: which clip; label is its class number or None.
-        clip: u1 [T, S, S, 3], what goes in.
+        clip: uint8 [T, S, S, 3], what goes in.
         hidden: bool [T, S, S], True where the pixel is masked.
-        predicted: u1 [T, S, S, 3] by run name: masked patches predicted, visible ones as they are.
+        predicted: uint8 [T, S, S, 3] by run name: masked patches predicted, visible ones as they
+            are.
         loss, mean_loss: of each run's prediction by its name, and of every patch's mean colour.
     """
 
@@ -55,7 +56,7 @@ class Reconstruction:
     mean_loss: float
 
     def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
-        """(caption, frames u1 [S, S, 3]) of input, masked input and each prediction."""
+        """(caption, frames uint8 [S, S, 3]) of input, masked input and each prediction."""
         times = spread_times(len(self.clip), num_times)
         seen = np.where(self.hidden[..., None], np.uint8(HIDDEN_RGB), self.clip)
         share = self.hidden.mean()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from train.pictures.style import STYLE, printable
 
-Rows = list[tuple[str, list[np.ndarray]]]  # (caption, pictures u1 [H, W, 3]) of one clip
+Rows = list[tuple[str, list[np.ndarray]]]  # (caption, pictures uint8 [H, W, 3]) of one clip
 
 LABEL_INCHES = 2.1
 ROW_INCHES = 8.0  # of the pictures of a row, as far as each is from 1 to 2.4 wide

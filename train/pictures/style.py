@@ -106,7 +106,7 @@ class Chart:
 
 
 def heat_rgba(shares: np.ndarray) -> np.ndarray:
-    """Shares f[...] of 0..1 as u1[..., 4]: one hue, the share as opacity."""
+    """Shares f[...] of 0..1 as uint8[..., 4]: one hue, the share as opacity."""
     rgba = np.empty((*np.shape(shares), 4), dtype=np.uint8)
     rgba[..., :3] = HEAT_RGB
     rgba[..., 3] = np.round(255 * np.clip(shares, 0.0, 1.0))
@@ -132,14 +132,14 @@ def _is_hidden(character: str) -> bool:
 
 
 def png_uri(image: np.ndarray) -> str:
-    """An image u1[H, W, 3] (RGB) as a data: address."""
+    """An image uint8[H, W, 3] (RGB) as a data: address."""
     done, encoded = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done, image.shape
     return "data:image/png;base64," + base64.b64encode(encoded).decode()
 
 
 def jpeg_uri(image: np.ndarray, quality: int = 85) -> str:
-    """An image u1[H, W, 3] (RGB) as a data: address, for photographs."""
+    """An image uint8[H, W, 3] (RGB) as a data: address, for photographs."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
     done, encoded = cv2.imencode(".jpg", image[..., ::-1], options)
     assert done, image.shape

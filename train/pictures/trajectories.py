@@ -35,10 +35,10 @@ class TrackedClip:
 
     Attributes:
         clip_id, split, label: which clip; label is its class number or None.
-        frames: u1 [T', S, S, 3], the first frame of each tubelet, which tracks start from.
+        frames: uint8 [T', S, S, 3], the first frame of each tubelet, which tracks start from.
         hidden: bool [T', rows, columns], True where the patch is masked.
-        true, predicted: f4 [M, K, S, 2], displacement of each step in pixels of the frame, x and
-            y; of the M hidden patches in rising order.
+        true, predicted: float32 [M, K, S, 2], displacement of each step in pixels of the frame, x
+            and y; of the M hidden patches in rising order.
         counts: bool [M, K, S], steps that are known and so in the loss.
         loss, zeros_loss: of the prediction, and of predicting zeros.
         level: name of the latter, see train/objectives/loss_words.py.
@@ -57,7 +57,8 @@ class TrackedClip:
     level: str
 
     def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
-        """(caption, frames u1 [H, W, 3]): true tracks of the hidden patches, and predicted ones."""
+        """(caption, frames uint8 [H, W, 3]): true tracks of the hidden patches, and predicted
+        ones."""
         steps = spread_times(len(self.frames), num_times)
         return [
             (
@@ -119,7 +120,8 @@ def predicts_displacements(config: PretrainConfig) -> bool:
 
 
 def starts_of(place: tuple[int, int], side: float, points: int) -> np.ndarray:
-    """f4 [K, 2]: x, y of where the tracks of the patch (row, column) of `side` pixels start."""
+    """float32 [K, 2]: x, y of where the tracks of the patch (row, column) of `side` pixels
+    start."""
     per_side = math.isqrt(points)
     parts = (np.arange(per_side) + 0.5) / per_side
     y, x = np.meshgrid(place[0] + parts, place[1] + parts, indexing="ij")
@@ -127,13 +129,13 @@ def starts_of(place: tuple[int, int], side: float, points: int) -> np.ndarray:
 
 
 def pixels_per_unit(target: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """What displacements of each patch were divided by to become its target, pixels, f4 [M].
+    """What displacements of each patch were divided by to become its target, pixels, float32 [M].
 
     That is their root mean square R plus STILL_PIXELS, so the target's own root mean square is
     r = R / (R + STILL_PIXELS), and the divisor STILL_PIXELS / (1 - r).
 
     Args:
-        target: f4 [M, K, S, 2], 0 where not counted.
+        target: float32 [M, K, S, 2], 0 where not counted.
         counts: bool [M, K, S].
     """
     numbers = np.maximum(2 * counts.sum(axis=(1, 2)), 1)
@@ -182,7 +184,7 @@ def _track_one(
 def _draw_track(
     picture: np.ndarray, path: np.ndarray, start: np.ndarray, rgb: tuple[int, int, int]
 ) -> None:
-    """A line through a start [2] and the points after it f4 [S, 2], a dot at its start."""
+    """A line through a start [2] and the points after it float32 [S, 2], a dot at its start."""
     fixed = fixed_point(np.concatenate([start[None], path]))
     cv2.polylines(picture, [fixed[:, None]], False, rgb, 1, cv2.LINE_AA, FINE_BITS)
     first, radius = tuple(map(int, fixed[0])), 1 << FINE_BITS  # of a pixel

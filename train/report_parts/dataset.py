@@ -26,16 +26,16 @@ class BoxTable:
 
     Attributes:
         clip_id: texts [N].
-        shard, row: file name [N], i8[N]: where the clip lies, in every kind of shard.
-        num_frames: i8[N].
-        clip_share: f8[N], area of the clip's box as a share of the frame; NaN without motion.
-        still_share: f8[N], share of the clip's frames without a motion box.
-        score: f8[N], mean share of motion energy inside the box over frames that have one.
-        jump: f8[N], mean way of the box centre from frame to frame, in frame diagonals.
-        num_inside: i8[N], positions of the 14x14 grid inside the clip's box.
-        frame_shares: f4[F'], area of every frame's box as a share of its frame.
-        frame_centres: f4[F', 2], x and y of its middle as shares of width and height.
-        coverage: f8[32, 32], share of the frames with a box whose box covers this part.
+        shard, row: file name [N], int64[N]: where the clip lies, in every kind of shard.
+        num_frames: int64[N].
+        clip_share: float64[N], area of the clip's box as a share of the frame; NaN without motion.
+        still_share: float64[N], share of the clip's frames without a motion box.
+        score: float64[N], mean share of motion energy inside the box over frames that have one.
+        jump: float64[N], mean way of the box centre from frame to frame, in frame diagonals.
+        num_inside: int64[N], positions of the 14x14 grid inside the clip's box.
+        frame_shares: float32[F'], area of every frame's box as a share of its frame.
+        frame_centres: float32[F', 2], x and y of its middle as shares of width and height.
+        coverage: float64[32, 32], share of the frames with a box whose box covers this part.
     """
 
     clip_id: list[str]
@@ -63,11 +63,11 @@ class ClipData:
 
     Attributes:
         clip_id: text.
-        frames: list of u1[H, W, 3], RGB.
-        maps: list of f4[h, w], motion maps; empty where the dataset has none.
-        boxes: f4[n, 4], x1 y1 x2 y2 in pixels of the source; NaN where nothing moves.
-        contours: what each of the boxes was put around: lists of i2[k, 2], x y in source pixels.
-        all_boxes: f4[T, 4], of every frame of the clip.
+        frames: list of uint8[H, W, 3], RGB.
+        maps: list of float32[h, w], motion maps; empty where the dataset has none.
+        boxes: float32[n, 4], x1 y1 x2 y2 in pixels of the source; NaN where nothing moves.
+        contours: what each of the boxes was put around: lists of int16[k, 2], x y in source pixels.
+        all_boxes: float32[T, 4], of every frame of the clip.
         size: (width, height) of the source in pixels.
     """
 
@@ -131,7 +131,7 @@ def read_clip(
 
     Args:
         number: row of the clip in `table`.
-        wanted: i8[n], frames of the clip in order; None for all.
+        wanted: int64[n], frames of the clip in order; None for all.
 
     Raises:
         InputError: no frames shards, or they do not hold this clip in this place.
@@ -158,7 +158,7 @@ def read_clip(
 
 
 def _polygons(vertices: np.ndarray) -> list[np.ndarray]:
-    """Contour number, x, y of the vertices of a frame, i2[n, 3] -> one i2[k, 2] a contour."""
+    """Contour number, x, y of the vertices of a frame, int16[n, 3] -> one int16[k, 2] a contour."""
     ends = np.flatnonzero(np.diff(vertices[:, 0])) + 1
     return np.split(vertices[:, 1:], ends) if len(vertices) else []
 

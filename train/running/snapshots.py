@@ -86,7 +86,7 @@ class Snapshots:
         )
 
     def _write(self, name: str, frames: np.ndarray) -> None:
-        """Frames u1 [B, T, S, S, 3] of as many times as are shown, clip below clip."""
+        """Frames uint8 [B, T, S, S, 3] of as many times as are shown, clip below clip."""
         num_frames = frames.shape[1]
         times = np.linspace(0, num_frames - 1, min(NUM_TIMES, num_frames)).round().astype(int)
         rows = [np.concatenate(list(clip[times]), axis=1) for clip in frames]
@@ -103,7 +103,7 @@ def shown_epochs(epochs: int) -> list[int]:
 
 def read_snapshots(folder: Path, side: int) -> dict[str, list[list[np.ndarray]]]:
     """The pictures in a folder, in order: for each name of a file, of each clip, its frames
-    u1 [side, side, 3] RGB; damaged files are left out.
+    uint8 [side, side, 3] RGB; damaged files are left out.
 
     Args:
         side: of a frame in pixels, the run's image_size.
@@ -121,5 +121,5 @@ def read_snapshots(folder: Path, side: int) -> dict[str, list[list[np.ndarray]]]
 
 
 def _frames(pixels: torch.Tensor) -> np.ndarray:
-    """Pixels [B, 3, T, S, S] in 0..1 -> u1 [B, T, S, S, 3]."""
+    """Pixels [B, 3, T, S, S] in 0..1 -> uint8 [B, T, S, S, 3]."""
     return (pixels.permute(0, 2, 3, 4, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -31,7 +31,7 @@ class Scores:
         clip_id: texts [n].
         label: int [n], -1 where unknown.
         predicted: int [n], the likeliest class.
-        probability: f4 [n], 0..1, given to it.
+        probability: float32 [n], 0..1, given to it.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Scores:
     probability: np.ndarray
 
     def confusion(self) -> np.ndarray:
-        """Counts i8 [true, predicted]; clips without a label do not count."""
+        """Counts int64 [true, predicted]; clips without a label do not count."""
         # A manifest that has changed may number classes that the run does not know.
         count = max(self.num_classes, 1 + int(self.label.max(initial=0)))
         matrix = np.zeros((count, count), dtype=np.int64)
