@@ -3,7 +3,8 @@
     python -m benchmarks.camera VIDEO... --out benchmarks/results/camera.json
 
 warp: homography from matched features, second frame warped back, flow computed again.
-subtract: homography fitted to the flow that is there, and taken out of it (preprocess/camera.py).
+subtract: homography fitted to the flow that is there, and taken out of it
+    (preprocess/flow/camera.py).
 
 For real videos, the median over pairs of the median length of flow (of the background, where more
 than half of the picture is background). For rendered pairs (a still scene, the frames of the videos
@@ -23,8 +24,8 @@ import cv2
 import numpy as np
 import torch
 
-from preprocess.camera import camera_motion, residual_flow, warp_back
-from preprocess.tvl1 import tvl1_flow
+from preprocess.flow.camera import camera_motion, residual_flow, warp_back
+from preprocess.flow.tvl1 import tvl1_flow
 from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.randomness import counter_generator

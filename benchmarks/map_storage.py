@@ -24,12 +24,12 @@ from tqdm import tqdm
 from preprocess.annotated_boxes.formats import open_annotations
 from preprocess.annotated_boxes.matching import ReadOptions
 from preprocess.annotated_boxes.metrics import box_figures
-from preprocess.decode import decode_clip
+from preprocess.flow.tvl1 import tvl1_flow
+from preprocess.flow_run.clip_work import grey_frames
 from preprocess.motion import motion_boxes, motion_map, reduce_maps, texture_maps
 from preprocess.motion_boxes.presets import PRESETS
-from preprocess.tvl1 import tvl1_flow
+from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
-from preprocess.workers.clip_work import grey_frames
 from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.manifest import Clip

@@ -19,8 +19,8 @@ from benchmarks.ablation_rows import PARTS, Row
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from train.clips.table import read_clip_table
-from train.data import PretrainDataset
 from train.options.recipe import loader_config, parse_changes, pretrain_config, read_recipe
+from train.samples.datasets import PretrainDataset
 
 REFERENCES = {"inside-ratio": "MOFO, 75% inside the box", "mgm": "MGM, mask ratio 75%"}
 

@@ -30,7 +30,7 @@ from benchmarks.step_contenders import (
     ours,
 )
 from shared.errors import user_errors
-from train.model import named_config
+from train.network.autoencoder import named_config
 from train.running.throughput import finetuning_flops, peak_gigabytes, pretraining_flops
 
 TARGETS = {"cpu": 1.5, "cuda": 2.0}

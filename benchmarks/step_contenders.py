@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.head import HeadConfig, VideoClassifier, build_head
-from train.model import MaskedAutoencoder, VideoEncoder, named_config
+from train.network.autoencoder import MaskedAutoencoder, VideoEncoder, named_config
 from train.network.compiled import compile_blocks
+from train.network.head import HeadConfig, VideoClassifier, build_head
 from train.network.model_config import ModelConfig
-from train.targets import masked_loss, masked_targets, normalised_pixels
+from train.objectives.pixels import masked_loss, masked_targets, normalised_pixels
 
 MASK_RATIO = 0.9
 NUM_CLASSES = 174

@@ -40,7 +40,7 @@ from tqdm import tqdm
 from benchmarks.flow_measures import distances, end_point_error, energy
 from benchmarks.record import host_kind, processor_name
 from benchmarks.tvl1_pairs import CLIPS, Pair, clip_frames, clip_pairs, rubberwhale, toy_pairs
-from preprocess.tvl1 import PRESETS, tvl1_flow
+from preprocess.flow.tvl1 import PRESETS, tvl1_flow
 from preprocess.tvl1_solvers import eager as tvl1_eager
 from preprocess.tvl1_solvers import native as tvl1_native
 from shared.errors import InputError, user_errors

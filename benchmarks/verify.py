@@ -21,8 +21,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from preprocess.sharding.dataset_checks import find_dataset
-from preprocess.sharding.shard_checks import check_shards
+from preprocess.checks.dataset import find_dataset
+from preprocess.checks.shard import check_shards
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, manifest_digest, write_manifest
 from shared.run_record import versions

@@ -31,9 +31,9 @@ from tqdm import tqdm
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.motion_boxes.jobs import Job, read_job
 from preprocess.motion_boxes.shards import ShardMaker
-from preprocess.sharding import resume
-from preprocess.sharding.other_options import refuse_other_manifest
-from preprocess.workers.processes import executor
+from preprocess.running import journal as resume
+from preprocess.running.processes import executor
+from preprocess.running.same_options import refuse_other_manifest
 from shared.errors import user_errors
 from shared.files import remove_leftovers
 from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID, TUBE_POSITIONS

@@ -29,15 +29,15 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from preprocess.command_line.rare_options import help_all_option, rare_option
 from preprocess.flow.options import STABILISE, TrackOptions
 from preprocess.flow.sources import DIS_PRESETS, SOURCE_NAMES
-from preprocess.sharding import resume
-from preprocess.sharding.failures import read_failures, report_failures, write_failures
-from preprocess.sharding.flow_summary import print_sizes, print_times
-from preprocess.sharding.plan import Plan, make_plan
+from preprocess.flow_run.flow_summary import print_sizes, print_times
+from preprocess.flow_run.plan import Plan, make_plan
+from preprocess.flow_run.workers import resolve_workers, running_pool
+from preprocess.running import journal as resume
+from preprocess.running.failures import read_failures, report_failures, write_failures
+from preprocess.running.rare_options import help_all_option, rare_option
 from preprocess.tvl1_solvers.presets import PRESETS
-from preprocess.workers.flow_workers import resolve_workers, running_pool
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
 from shared.layout import DatasetLayout
@@ -158,14 +158,14 @@ def main(**options: Any) -> None:
 
 def compute(plan: Plan, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Make the shards that are missing; returns the failures, one record a clip."""
-    from preprocess.sharding.further_outputs import (
+    from preprocess.flow_run.decode_groups import readings_of
+    from preprocess.flow_run.further_outputs import (
         clips_set_aside,
         parted,
         refuse_loss,
         without_complete,
     )
-    from preprocess.sharding.shard_making import failed_record, settled_clips
-    from preprocess.workers.readings import readings_of
+    from preprocess.flow_run.publishing import failed_record, settled_clips
 
     # ----- What an earlier run finished
     layout = plan.layout

@@ -22,17 +22,17 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess import boxes, flows
+from preprocess.flow_run.decode_groups import readings_of
+from preprocess.flow_run.messages import ClipFailed, Event
+from preprocess.flow_run.plan import Plan, make_plan
+from preprocess.flow_run.publishing import failed_record, settled_clips
+from preprocess.flow_run.stored_clips import stored_events
+from preprocess.flow_run.workers import resolve_workers, running_pool
 from preprocess.motion_boxes.jobs import motion_job, source_of
 from preprocess.motion_boxes.presets import MotionParameters
-from preprocess.sharding import resume
-from preprocess.sharding.failures import read_failures, write_failures
-from preprocess.sharding.other_options import refuse_other_options
-from preprocess.sharding.plan import Plan, make_plan
-from preprocess.sharding.shard_making import failed_record, settled_clips
-from preprocess.sharding.stored_clips import stored_events
-from preprocess.workers.flow_workers import resolve_workers, running_pool
-from preprocess.workers.messages import ClipFailed, Event
-from preprocess.workers.readings import readings_of
+from preprocess.running import journal as resume
+from preprocess.running.failures import read_failures, write_failures
+from preprocess.running.same_options import refuse_other_options
 from shared.errors import InputError
 from shared.files import sync_folder
 from shared.layout import DatasetLayout

@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
-from preprocess.command_line.taken_options import flows_options
 from preprocess.rebuild import finished_plan, rebuild, renew_boxes
-from preprocess.sharding.failures import read_failures, report_failures
+from preprocess.running.failures import read_failures, report_failures
+from preprocess.running.taken_options import flows_options
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock

@@ -23,11 +23,14 @@ from tqdm import tqdm
 
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.annotated_boxes.matching import ClipFrames
-from preprocess.decode import decode_clip
 from preprocess.drawing.boxes import annotated_boxes, stored_boxes
 from preprocess.drawing.masks import Ratios, draw_masks
 from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.flow.boundaries import boundary_map, window_sums
+from preprocess.flow.tvl1 import PRESETS as FLOW_PRESETS
+from preprocess.flow.tvl1 import tvl1_flow
+from preprocess.flow_run.clip_work import grey_frames, jpeg_frames
+from preprocess.flow_run.messages import WorkOptions
 from preprocess.motion import (
     motion_boxes,
     motion_map,
@@ -35,12 +38,9 @@ from preprocess.motion import (
     texture_maps,
 )
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
-from preprocess.tvl1 import PRESETS as FLOW_PRESETS
-from preprocess.tvl1 import tvl1_flow
+from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
 from preprocess.video.video_file import ClipError
-from preprocess.workers.clip_work import grey_frames, jpeg_frames
-from preprocess.workers.messages import WorkOptions
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view

@@ -26,10 +26,10 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from preprocess.command_line.taken_options import flows_options
-from preprocess.sharding.dataset_checks import FoundDataset, find_dataset
-from preprocess.sharding.shard_checks import check_shards, kills_its_reader
-from preprocess.workers.processes import results_of
+from preprocess.checks.dataset import FoundDataset, find_dataset
+from preprocess.checks.shard import check_shards, kills_its_reader
+from preprocess.running.processes import results_of
+from preprocess.running.taken_options import flows_options
 from shared.errors import EXIT_ERROR, InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock

@@ -71,7 +71,7 @@ CAMERA_FIELDS = (
     ),
 )
 
-# With --trajectories: points tracked from every frame (preprocess/trajectories.py).
+# With --trajectories: points tracked from every frame (preprocess/flow/tracks.py).
 TRACK_FIELDS = (
     Field(
         "/clip/track_grid",

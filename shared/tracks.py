@@ -15,7 +15,7 @@ from shared.errors import InputError
 from shared.make_commands import make_around
 from shared.shards import ShardReader
 
-# What `flows --trajectories` makes; preprocess/trajectories.py says why.
+# What `flows --trajectories` makes; preprocess/flow/tracks.py says why.
 USUAL_LENGTH = 6  # flows that a track goes through
 USUAL_POINTS = 42  # along the short side of a frame
 # Displacements in 1/64 px would take 40 % more bytes, for the flow's noise.

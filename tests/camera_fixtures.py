@@ -1,4 +1,4 @@
-"""What a camera's motion is, said apart from preprocess/camera.py, which finds it."""
+"""What a camera's motion is, said apart from preprocess/flow/camera.py, which finds it."""
 
 from __future__ import annotations
 

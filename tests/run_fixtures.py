@@ -13,13 +13,13 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
 from shared.run_record import JsonlLog, write_options
 from train.clips.table import read_clip_table
-from train.model import MaskedAutoencoder
+from train.evaluation.metrics import accuracy
+from train.evaluation.scoring import write_scores
+from train.network.autoencoder import MaskedAutoencoder
 from train.options.recipe import finetune_config, pretrain_config, read_recipe
-from train.options.typed_tables import to_table
 from train.running.finetune_inputs import build_classifier
 from train.running.run_folder import RunFolder
-from train.scores.metrics import accuracy
-from train.scores.scoring import write_scores
+from train.tables.typed_tables import to_table
 from train.weights.exchange import export_safetensors
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared.errors import InputError
 from shared.grid import View
 from shared.randomness import counter_generator
-from train.augment import (
+from train.clips.augment import (
     CROPS,
     ColourAugment,
     cut,
@@ -23,9 +23,9 @@ from train.augment import (
     source_view,
     square_along,
 )
-from train.clips.mixing import ClipMixer
 from train.network.model_config import ModelConfig
 from train.options.config import AugmentConfig
+from train.samples.mixing import ClipMixer
 
 OPTIONS = {
     "multi_scale": {"scales": (1.0, 0.875, 0.75, 0.66)},

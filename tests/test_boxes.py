@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes, run_flows, start
 
-from preprocess.sharding.resume import JOURNAL_NAME
+from preprocess.running.journal import JOURNAL_NAME
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest, write_manifest

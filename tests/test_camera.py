@@ -6,14 +6,14 @@ import pytest
 import torch
 from camera_fixtures import camera_flow
 
-from preprocess.camera import (
+from preprocess.flow.camera import (
     MIN_INLIERS,
     camera_motion,
     residual_flow,
     total_flow,
     warp_back,
 )
-from preprocess.tvl1 import tvl1_flow
+from preprocess.flow.tvl1 import tvl1_flow
 from shared.randomness import counter_generator
 
 SIZE = (120, 160)
@@ -172,7 +172,7 @@ def test_too_few_inliers_are_the_identity_and_recorded(monkeypatch):
     flow, homography, num_inliers = residual_flow(noise)
     assert np.array_equal(homography, np.eye(3)) and num_inliers < MIN_INLIERS
     assert np.allclose(flow, noise, atol=1e-3)
-    monkeypatch.setattr("preprocess.camera.MIN_INLIERS", 100_000)
+    monkeypatch.setattr("preprocess.flow.camera.MIN_INLIERS", 100_000)
     camera = camera_motion(*rendered_pair(some_homography(SIZE, 0)))
     assert np.array_equal(camera.homography, np.eye(3)) and camera.num_inliers > 100
 

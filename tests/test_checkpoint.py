@@ -11,13 +11,18 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import losses, tiny_run
 
 from shared.errors import InputError
-from train.checkpoint import COMPLETE, complete_checkpoints, load_checkpoint, save_checkpoint
 from train.clips.sampler import BatchPlan
-from train.model import MaskedAutoencoder, ModelConfig
-from train.optim import make_optimizer
+from train.network.autoencoder import MaskedAutoencoder, ModelConfig
 from train.options.config import OptimConfig
 from train.pretrain import pretrain
+from train.running.checkpoints import (
+    COMPLETE,
+    complete_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from train.running.engine import deepspeed_config, start_engine, start_processes, whole_model
+from train.running.optim import make_optimizer
 
 TINY = ModelConfig(
     image_size=32, num_frames=2, width=24, depth=1, num_heads=2,

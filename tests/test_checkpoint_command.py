@@ -15,12 +15,12 @@ from test_weights import CONFIG, autoencoder, classifier, same, videomae_names
 from training_fixtures import assert_same_weights, losses, tiny_run
 
 from shared.manifest import read_classes
-from train.checkpoint import complete_checkpoints
+from train.checkpoint import main
 from train.finetune import finetune
-from train.head import HeadConfig
-from train.model import VideoEncoder
+from train.network.autoencoder import VideoEncoder
+from train.network.head import HeadConfig
 from train.pretrain import pretrain
-from train.weights.command import main
+from train.running.checkpoints import complete_checkpoints
 from train.weights.exchange import export_safetensors, import_weights
 from train.weights.huggingface import export_huggingface
 from train.weights.zero_partitions import read_whole_weights, reshard

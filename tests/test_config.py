@@ -8,7 +8,6 @@ import pytest
 from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
-from train.optim import effective_batch, scaled_learning_rate
 from train.options import config as options_config
 from train.options.config import (
     EvaluateConfig,
@@ -28,7 +27,8 @@ from train.options.recipe import (
     recorded_finetune_config,
     recorded_pretrain_config,
 )
-from train.options.typed_tables import Choice, convert, flatten, merge, to_table
+from train.running.optim import effective_batch, scaled_learning_rate
+from train.tables.typed_tables import Choice, convert, flatten, merge, to_table
 
 DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 

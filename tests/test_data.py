@@ -16,16 +16,16 @@ from shared.grid import positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest, write_manifest
 from shared.shards import ShardReader
-from train.augment import decode_jpeg
+from train.clips.augment import decode_jpeg
 from train.clips.frame_sampling import FRAME_RULES, dense, segments, view_places
-from train.clips.loading import make_loader, read_batches, to_device
 from train.clips.reader import ClipReader
 from train.clips.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
 from train.clips.table import ClipTable, read_clip_table
-from train.data import EvaluateDataset, FinetuneDataset, PretrainDataset
+from train.objectives.pixels import unstandardise
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, pretrain_config, read_recipe
-from train.targets import unstandardise
+from train.samples.datasets import EvaluateDataset, FinetuneDataset, PretrainDataset
+from train.samples.loading import make_loader, read_batches, to_device
 
 NO_WORKERS = LoaderConfig(workers=0)
 

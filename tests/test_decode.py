@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from video_fixtures import CODECS, moving_picture, remux, render_video
 
-from preprocess.decode import Tally, decode_clip
+from preprocess.video.decode import Tally, decode_clip
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
 from preprocess.video.spans import decode_together
 from preprocess.video.video_file import ClipError

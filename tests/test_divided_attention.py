@@ -10,8 +10,14 @@ from test_model import TINY, attending, random_masks, tiny_clips
 from torch.nn import functional as F
 
 from shared.errors import InputError
-from train.head import HeadConfig, VideoClassifier, build_head
-from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder, named_config, split_mask
+from train.network.autoencoder import (
+    MaskedAutoencoder,
+    ModelConfig,
+    VideoEncoder,
+    named_config,
+    split_mask,
+)
+from train.network.head import HeadConfig, VideoClassifier, build_head
 from train.weights.exchange import export_safetensors, import_weights, load_encoder
 
 DIVIDED = attending("divided")

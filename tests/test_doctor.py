@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from preprocess.decode import decode_clip
 from preprocess.doctor import FINDINGS, diagnose, examine, main
+from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.headers import VideoHeader, read_header, read_headers
 from preprocess.video.video_file import ClipError

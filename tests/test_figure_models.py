@@ -19,8 +19,8 @@ from shared.grid import canonical_view
 from shared.layout import DatasetLayout
 from train.clips.reader import ClipReader
 from train.figures import main
-from train.head import VideoClassifier
-from train.model import VideoEncoder
+from train.network.autoencoder import VideoEncoder
+from train.network.head import VideoClassifier
 from train.objectives.trajectories import trajectory_target
 from train.options.recipe import finetune_config, pretrain_config, read_recipe
 from train.pictures.attention import attention_from, attention_maps, head_weights

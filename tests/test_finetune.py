@@ -15,26 +15,26 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import assert_same_weights, losses, tiny_run
 
 import train.evaluate
+import train.evaluation.validation
 import train.finetune
-import train.scores.validation
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
 from shared.run_record import read_jsonl
-from train.checkpoint import complete_checkpoints
-from train.clips.loading import to_device
 from train.clips.table import read_clip_table
-from train.data import EvaluateDataset, FinetuneDataset
 from train.evaluate import evaluate
+from train.evaluation.metrics import accuracy
+from train.evaluation.scoring import score_clips
 from train.finetune import finetune
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, read_recipe
 from train.pretrain import pretrain
+from train.running.checkpoints import complete_checkpoints
 from train.running.engine import Processes
 from train.running.finetune_inputs import run_name
 from train.running.run_folder import RunFolder
-from train.scores.metrics import accuracy
-from train.scores.scoring import score_clips
+from train.samples.datasets import EvaluateDataset, FinetuneDataset
+from train.samples.loading import to_device
 from train.weights.exchange import import_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,9 +121,9 @@ def test_stopped_it_goes_on_exactly(out, finetuned):
 
 def test_it_stops_early_and_keeps_the_best(out, monkeypatch):
     top1 = iter([30.0, 50.0, 40.0, 45.0, 50.0, 60.0])
-    real = train.scores.validation.accuracy
+    real = train.evaluation.validation.accuracy
     monkeypatch.setattr(
-        train.scores.validation, "accuracy", lambda *given: {**real(*given), "top1": next(top1)}
+        train.evaluation.validation, "accuracy", lambda *given: {**real(*given), "top1": next(top1)}
     )
     run = tiny_run(out, "early_stop_epochs=3", run="early", batch_size=8, epochs=6)
     folder = finetune(run, "mean", "none")

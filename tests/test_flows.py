@@ -15,7 +15,7 @@ import pytest
 from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes, run_flows, start
 from video_fixtures import moving_picture, render_video
 
-from preprocess.sharding import shard_making
+from preprocess.flow_run import publishing as shard_making
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest, write_manifest
@@ -299,7 +299,7 @@ def test_a_damaged_finished_shard_is_made_again(finished, tmp_path):
 
 def test_a_damaged_journal_costs_the_shards_of_its_lines(finished, tmp_path, monkeypatch):
     """As after a power cut. What cannot be known without its first line is not guessed."""
-    from preprocess.sharding import plan
+    from preprocess.flow_run import plan
 
     def stopped(*_):
         raise KeyboardInterrupt

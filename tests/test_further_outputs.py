@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from dataset_fixtures import arguments, checksums, copy_of, make_dataset, run_flows
 from video_fixtures import render_video
 
-from preprocess.sharding import shard_making
+from preprocess.flow_run import publishing as shard_making
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
@@ -148,7 +148,7 @@ def test_nothing_is_declared_complete_while_all_is_made_again(layout, monkeypatc
 
 
 def test_killed_between_two_indexes_the_run_of_all_folders_ends(finished, layout, monkeypatch):
-    from preprocess.sharding import plan
+    from preprocess.flow_run import plan
 
     real = plan.write_index
     shutil.rmtree(layout.frames)

@@ -9,17 +9,17 @@ from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.motion import motion_map, reduce_maps
 from preprocess.tvl1_solvers import eager
 from preprocess.tvl1_solvers.presets import PRESETS
-from train.clips.loading import _byte_statistics, to_device
-from train.head import HeadConfig, VideoClassifier, build_head
-from train.model import MaskedAutoencoder, VideoEncoder
+from train.network.autoencoder import MaskedAutoencoder, VideoEncoder
+from train.network.head import HeadConfig, VideoClassifier, build_head
 from train.network.model_config import ModelConfig
-from train.targets import (
+from train.objectives.pixels import (
     _channel_statistics,
     masked_loss,
     masked_targets,
     mean_predictor_loss,
     normalised_pixels,
 )
+from train.samples.loading import _byte_statistics, to_device
 
 GPU = torch.device("cuda", 0)
 TINY = ModelConfig(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import InputError
-from train.head import (
+from train.network.autoencoder import ModelConfig, VideoEncoder
+from train.network.head import (
     CrossAttentionHead,
     HeadConfig,
     MeanHead,
@@ -18,7 +19,6 @@ from train.head import (
     build_head,
     parameter_counts,
 )
-from train.model import ModelConfig, VideoEncoder
 
 WIDTH, NUM_TOKENS = 12, 10
 VARIANTS = [

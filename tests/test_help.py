@@ -26,10 +26,7 @@ def modules() -> list[str]:
 
 
 def commands(module: str) -> list[click.Command]:
-    found = importlib.import_module(module)
-    if module == "train.checkpoint":  # beside the weights that it reads and writes
-        found = importlib.import_module("train.weights.command")
-    main = found.main
+    main = importlib.import_module(module).main
     return [main, *main.commands.values()] if isinstance(main, click.Group) else [main]
 
 

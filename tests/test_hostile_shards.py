@@ -14,8 +14,8 @@ from dataset_fixtures import ROOT
 from shard_fixtures import write_moving_squares
 from test_shards import HOSTILE
 
-from preprocess.sharding.dataset_checks import find_dataset
-from preprocess.sharding.shard_checks import check_shards
+from preprocess.checks.dataset import find_dataset
+from preprocess.checks.shard import check_shards
 from shared.chunks import fletcher32
 from shared.errors import InputError
 from shared.layout import DatasetLayout
@@ -30,8 +30,8 @@ READ = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from preprocess.sharding.dataset_checks import find_dataset
-from preprocess.sharding.shard_checks import check_shards
+from preprocess.checks.dataset import find_dataset
+from preprocess.checks.shard import check_shards
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from train.clips.reader import ClipReader

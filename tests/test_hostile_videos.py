@@ -21,7 +21,7 @@ from shared.shards import ShardReader
 DECODE = """
 import json, sys
 from pathlib import Path
-from preprocess.decode import decode_clip
+from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.video_file import ClipError
 from shared.manifest import Clip

@@ -41,11 +41,11 @@ def test_shared_needs_numpy_and_h5py_alone(path):
 def test_compute_modules_import_without_ray_and_optflow():
     """Flow, motion and the model are usable and measurable where Ray is not installed."""
     modules = [
-        "preprocess.tvl1",
+        "preprocess.flow.tvl1",
         "preprocess.motion",
-        "preprocess.pool",
-        "train.model",
-        "train.data",
+        "preprocess.flow_run.pool",
+        "train.network.autoencoder",
+        "train.samples.datasets",
     ]
     code = f"import sys; sys.modules['ray'] = None\nimport {', '.join(modules)}\n"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=600)

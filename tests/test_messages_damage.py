@@ -20,24 +20,24 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import tiny_run
 from video_fixtures import render_video
 
-from preprocess.decode import _beside, check_caps, decode_clip
 from preprocess.evaluate_boxes import _stored_clip
 from preprocess.flow.maker import _companded
 from preprocess.flow.options import FlowOptions
+from preprocess.flow_run import ray_start
+from preprocess.flow_run.clip_work import ClipWork
+from preprocess.flow_run.messages import Job, WorkOptions
+from preprocess.flow_run.pool import START_TRIES, RayPool
+from preprocess.flow_run.stored_clips import stored_events
 from preprocess.motion_boxes.jobs import read_job
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.motion_boxes.shards import FromMotion
-from preprocess.pool import START_TRIES, RayPool
 from preprocess.rebuild import finished_plan, recorded_options
-from preprocess.sharding.stored_clips import stored_events
 from preprocess.video import transcode
 from preprocess.video.completeness import Completeness
+from preprocess.video.decode import _beside, check_caps, decode_clip
 from preprocess.video.frame_chunks import DecodeOptions, _checked_kept_size
 from preprocess.video.spans import _known
 from preprocess.video.video_file import ClipError, opened, video_stream
-from preprocess.workers import ray_start
-from preprocess.workers.clip_work import ClipWork
-from preprocess.workers.messages import Job, WorkOptions
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_classes, read_manifest, write_manifest
@@ -45,10 +45,10 @@ from shared.schema import SCHEMAS
 from shared.shard_index import read_index, write_index
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
-from train.checkpoint import complete_checkpoints
+from train.clips.stored_boxes import read_box_table, read_clip
 from train.clips.table import read_clip_table
 from train.pretrain import pretrain
-from train.report_parts.dataset import read_box_table, read_clip
+from train.running.checkpoints import complete_checkpoints
 from train.weights.zero_partitions import read_whole_weights, reshard
 
 
@@ -234,7 +234,7 @@ def test_a_decoder_out_of_memory_costs_one_clip(tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError("no 40 GB for a frame")
 
-    monkeypatch.setattr("preprocess.decode.Scaler.picture", fail)
+    monkeypatch.setattr("preprocess.video.decode.Scaler.picture", fail)
     with pytest.raises(ClipError, match="cannot be decoded: MemoryError"):
         list(decode_clip(Clip("a", path.name), tmp_path, DecodeOptions()))
 

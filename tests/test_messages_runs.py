@@ -21,22 +21,22 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, write_classes
 from shared.run_record import write_options
-from train.augment import random_resized, shift
+from train.clips.augment import random_resized, shift
 from train.evaluate import Clips, _class_map
+from train.evaluation.class_map import ClassMap, match_names
+from train.evaluation.features import _read
 from train.network.model_config import ModelConfig
 from train.options.config import AugmentConfig
 from train.options.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
 from train.pictures.gradcam import _maps_of
 from train.pictures.overview import overview_rows
 from train.pictures.reconstruction import _check_same_cut, _read_config
-from train.report_parts.runs import read_run, scores_of
+from train.report_sections.runs import read_run, scores_of
 from train.running.engine import start_processes
 from train.running.finetune_inputs import refuse_lone_clips
 from train.running.live_log import LiveLog
 from train.running.rerun import read_earlier
 from train.running.run_folder import RunFolder
-from train.scores.class_map import ClassMap, match_names
-from train.scores.features import _read
 from train.weights.videomae import _stack
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from shared.errors import InputError
-from train.model import (
+from train.network.autoencoder import (
     MaskedAutoencoder,
     ModelConfig,
     VideoEncoder,

@@ -15,10 +15,10 @@ from av.video.frame import PictureType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.decode import decode_clip
 from preprocess.flow.options import VECTOR_CELL
-from preprocess.tvl1 import tvl1_flow
+from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.video.clip_vectors import ClipVectors
+from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.motion_vectors import (
     COLUMNS,

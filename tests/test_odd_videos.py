@@ -10,9 +10,9 @@ from dataset_fixtures import arguments, run_flows
 from test_decode import decode, reason
 from video_fixtures import remux, render_video, with_display_matrix
 
-from preprocess.decode import decode_clip
 from preprocess.verify import main as verify
 from preprocess.video.completeness import Completeness
+from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.video_file import Clock
 from shared.layout import DatasetLayout

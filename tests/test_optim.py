@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 
 from shared.errors import InputError
 from train.clips.sampler import BatchPlan
-from train.head import HeadConfig, VideoClassifier, build_head
-from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder
-from train.optim import layer_of, make_optimizer, make_schedule, scaled_learning_rate, warmup_steps
+from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder
+from train.network.head import HeadConfig, VideoClassifier, build_head
 from train.options.config import OptimConfig
+from train.running.optim import (
+    layer_of,
+    make_optimizer,
+    make_schedule,
+    scaled_learning_rate,
+    warmup_steps,
+)
 
 TINY = ModelConfig(
     image_size=32, num_frames=4, width=24, depth=3, num_heads=2,

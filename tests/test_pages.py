@@ -16,9 +16,9 @@ from pages_fixtures import write_stand_ins
 from shard_fixtures import write_moving_squares
 
 from preprocess.annotations.own_csv import read_own_csv
-from train.model import MaskedAutoencoder
+from train.checkpoint import main as checkpoint_command
+from train.network.autoencoder import MaskedAutoencoder
 from train.network.model_config import ModelConfig
-from train.weights.command import main as checkpoint_command
 from train.weights.exchange import export_safetensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +182,7 @@ def test_files_that_pages_name_exist(page):
 def test_methods_name_functions_that_exist():
     """`function`, file.py: what the page says is where it says."""
     text = (ROOT / "docs" / "methods.md").read_text()
-    pairs = re.findall(r"((?:`\w+`(?:, )?)+), ((?:preprocess|shared|train)/\w+\.py)", text)
+    pairs = re.findall(r"((?:`\w+`(?:, )?)+), ((?:preprocess|shared|train)/[\w/]+\.py)", text)
     assert len(pairs) > 10
     for names, file in pairs:
         source = (ROOT / file).read_text()

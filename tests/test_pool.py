@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from video_fixtures import render_video
 
-from preprocess.pool import InProcessPool, RayPool
-from preprocess.sharding.assembly import Assembly
-from preprocess.workers.messages import ClipFailed, Job, Reading, WorkOptions
-from preprocess.workers.work import Decoder, FlowWorker
+from preprocess.flow_run.assembly import Assembly
+from preprocess.flow_run.decode_step import Decoder, FlowWorker
+from preprocess.flow_run.messages import ClipFailed, Job, Reading, WorkOptions
+from preprocess.flow_run.pool import InProcessPool, RayPool
 from shared.manifest import Clip
 from shared.shards import ShardReader
 
@@ -158,7 +158,7 @@ def test_ray_listens_on_loopback_alone_and_asks_for_its_token(tmp_path):
     """Every listening socket of the processes that a run starts, and who may call."""
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
-from preprocess.workers.ray_start import start_ray
+from preprocess.flow_run.ray_start import start_ray
 ray = start_ray(1, 0, 1)
 ray.get(ray.remote(lambda: 1).remote())
 print(ray.get_runtime_context().gcs_address, flush=True)

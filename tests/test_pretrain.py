@@ -17,8 +17,8 @@ from training_fixtures import assert_same_weights, losses, tiny_run
 import train.pretrain
 from shared.errors import InputError
 from shared.run_record import RunLock, read_jsonl
-from train.checkpoint import complete_checkpoints
 from train.pretrain import main, pretrain
+from train.running.checkpoints import complete_checkpoints
 from train.running.run_folder import RunFolder
 from train.weights.exchange import import_weights
 from train.weights.own_runs import import_run

@@ -15,13 +15,13 @@ import train.probe
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
-from train.clips.loading import to_device
 from train.clips.table import read_clip_table
-from train.data import EvaluateDataset
+from train.evaluation.frozen import PENALTIES, fit_linear_probe, nearest_neighbours
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, read_recipe
 from train.pretrain import pretrain
-from train.scores.frozen import PENALTIES, fit_linear_probe, nearest_neighbours
+from train.samples.datasets import EvaluateDataset
+from train.samples.loading import to_device
 from train.weights.exchange import import_weights
 
 

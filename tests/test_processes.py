@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dataset_fixtures import ROOT
 
-from preprocess.workers.processes import results_of
+from preprocess.running.processes import results_of
 
 
 def deadly(number: int) -> int:
@@ -48,7 +48,7 @@ def end_at_once() -> None:
 
 
 def test_processes_that_cannot_start_are_laid_to_no_task(monkeypatch):
-    monkeypatch.setattr("preprocess.workers.processes.start_worker", end_at_once)
+    monkeypatch.setattr("preprocess.running.processes.start_worker", end_at_once)
     with pytest.raises(RuntimeError, match="end by themselves"):
         list(results_of(deadly, [1], 1))
 
@@ -65,7 +65,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_workers_do_not_outlive_a_driver_that_is_killed():
-    code = "import time\nfrom preprocess.workers.processes import results_of\n"
+    code = "import time\nfrom preprocess.running.processes import results_of\n"
     code += "list(results_of(time.sleep, [3600, 3600], 2))"
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     started: list[int] = []

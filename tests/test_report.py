@@ -21,19 +21,19 @@ from track_fixtures import add_tracks
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest
 from shared.shard_index import INDEX_NAME
+from train.clips.stored_boxes import read_box_table, read_clip
 from train.clips.table import read_clip_table
-from train.clips.views import ClipDataset, Cutting
 from train.objectives.loss_words import LossWords
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.report import main
-from train.report_parts.clips import MaskSettings, choose_samples, sample_pictures, strangest
-from train.report_parts.comparison import comparison_section, option_differences
-from train.report_parts.dataset import read_box_table, read_clip
-from train.report_parts.models import surest_mistakes
-from train.report_parts.runs import mask_settings, read_run, read_runs, scores_of
-from train.report_parts.sections import Dataset
-from train.report_parts.training import confused_pairs, finetuning_section, pretraining_section
+from train.report_sections.clips import MaskSettings, choose_samples, sample_pictures, strangest
+from train.report_sections.comparison import comparison_section, option_differences
+from train.report_sections.models import surest_mistakes
+from train.report_sections.runs import mask_settings, read_run, read_runs, scores_of
+from train.report_sections.sections import Dataset
+from train.report_sections.training import confused_pairs, finetuning_section, pretraining_section
+from train.samples.views import ClipDataset, Cutting
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from test_pool import shards_of
 from video_fixtures import moving_picture, render_video
 
-from preprocess.decode import Tally, decode_clip
-from preprocess.pool import InProcessPool, RayPool
+from preprocess.flow_run.decode_groups import together
+from preprocess.flow_run.messages import Job, WorkOptions
+from preprocess.flow_run.pool import InProcessPool, RayPool
+from preprocess.video.decode import Tally, decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.spans import decode_together
 from preprocess.video.video_file import ClipError
-from preprocess.workers.messages import Job, WorkOptions
-from preprocess.workers.readings import together
 from shared.manifest import Clip
 
 RATE = 12

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.model import split_mask, split_tubelets
+from train.network.autoencoder import split_mask, split_tubelets
 from train.network.model_config import ModelConfig
-from train.targets import (
+from train.objectives.pixels import (
     join_tubelets,
     masked_loss,
     masked_targets,

@@ -15,8 +15,7 @@ from training_fixtures import TINY_RECIPE
 from shared.grid import View
 from train.clips.reader import ClipReader
 from train.clips.table import read_clip_table
-from train.data import PretrainDataset
-from train.model import MaskedAutoencoder
+from train.network.autoencoder import MaskedAutoencoder
 from train.objectives.fixed_places import STILL_FLOW, fixed_target, frames_to_read
 from train.objectives.trajectories import (
     FLAT_GREY,
@@ -27,6 +26,7 @@ from train.objectives.trajectories import (
 )
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
+from train.samples.datasets import PretrainDataset
 
 FIXED = [kind for kind in KINDS if kind != "tracks"]
 

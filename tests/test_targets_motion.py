@@ -18,7 +18,6 @@ from shared.shard_index import read_index, write_index
 from shared.tracks import Tracks
 from train.clips.reader import ClipReader
 from train.clips.table import MotionNeeds, read_clip_table
-from train.data import PretrainDataset
 from train.objectives.trajectories import (
     FLAT_GREY,
     STILL_PIXELS,
@@ -29,6 +28,7 @@ from train.objectives.trajectories import (
 )
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
+from train.samples.datasets import PretrainDataset
 
 
 def random_tracks(rng, time_steps=2, grid=(5, 7), length=6, size=(56, 40)):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from preprocess.camera import total_flow
+from preprocess.flow.camera import total_flow
 from preprocess.flow.options import TrackOptions
-from preprocess.trajectories import make_tracks, median_filter, orientation_maps
+from preprocess.flow.tracks import make_tracks, median_filter, orientation_maps
 from shared.errors import InputError
 from shared.randomness import counter_generator
 from shared.tracks import (

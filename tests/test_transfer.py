@@ -17,13 +17,13 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes
 from train.clips.table import read_clip_table
 from train.evaluate import Clips, evaluate
+from train.evaluation.class_map import match_names, read_class_map
+from train.evaluation.epic_lists import read_epic_lists
+from train.evaluation.metrics import accuracy
 from train.finetune import finetune
 from train.pictures.charts import confusion_chart
 from train.running.finetune_inputs import run_name
 from train.running.run_folder import RunFolder
-from train.scores.class_map import match_names, read_class_map
-from train.scores.epic_lists import read_epic_lists
-from train.scores.metrics import accuracy
 from train.weights.exchange import import_weights
 
 
@@ -104,7 +104,7 @@ def test_the_picture_of_an_evaluation_names_its_own_classes(out, finetuned, tmp_
         drawn.append((matrix, names))
         return confusion_chart(matrix, names, title)
 
-    monkeypatch.setattr("train.scores.confusion.confusion_chart", draw)
+    monkeypatch.setattr("train.evaluation.confusion.confusion_chart", draw)
     layout = DatasetLayout(out, "squares")
     clips = Clips(layout, class_map(tmp_path, "left,left", "down,down"))
     finetuned.metrics("val-few").unlink(missing_ok=True)

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from benchmarks.flow_measures import distances, end_point_error, energy
-from preprocess import tvl1
-from preprocess.tvl1 import PRESETS, tvl1_flow
+from preprocess.flow import tvl1
+from preprocess.flow.tvl1 import PRESETS, tvl1_flow
 from preprocess.tvl1_solvers import eager as tvl1_eager
 from preprocess.tvl1_solvers import native as tvl1_native
 from preprocess.tvl1_solvers.eager import SMALLEST_GRADIENT_SQUARED

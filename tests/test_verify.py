@@ -11,9 +11,9 @@ from dataset_fixtures import arguments, checksums, copy_of, make_dataset, run_bo
 from video_fixtures import render_video
 
 from preprocess import rebuild
-from preprocess.sharding import resume
-from preprocess.sharding.dataset_checks import find_dataset, folder_names
-from preprocess.sharding.shard_checks import check_shards
+from preprocess.checks.dataset import find_dataset, folder_names
+from preprocess.checks.shard import check_shards
+from preprocess.running import journal as resume
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest, write_manifest

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from shared.errors import InputError
-from train.head import HeadConfig, VideoClassifier, build_head
-from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder, split_mask
+from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder, split_mask
+from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.objectives.pixels import masked_loss, masked_targets, normalised_pixels
 from train.running.finetune_inputs import digest_of
-from train.targets import masked_loss, masked_targets, normalised_pixels
 from train.weights.exchange import (
     adopt_norms,
     export_safetensors,

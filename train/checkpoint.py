@@ -1,159 +1,148 @@
-"""Checkpoints to go on from after a stop or a kill, in DeepSpeed's layout.
+"""Convert weights, and reshard checkpoints for another number of processes.
 
     python -m train.checkpoint import SOURCE WEIGHTS.safetensors
     python -m train.checkpoint export SOURCE WEIGHTS.safetensors|FOLDER
     python -m train.checkpoint reshard RUN --processes 8
 
-checkpoints/step-00001234/ holds DeepSpeed's files and, written last, COMPLETE. A folder without it,
-or with a file of another size than COMPLETE says, is as good as none. Tensors and plain values
-only: what would need unpickling of code is refused, see `SafeFiles`.
+A SOURCE is a .pth file of VideoMAE or VideoMAE V2, a Hugging Face VideoMAE folder, a .safetensors
+file of this project, or a run folder (or one of its checkpoints) of this project. Seconds for a
+ViT-B. What does not fit exactly is refused, with the tensors that are missing or left over.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import os
-import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+import click
 
-from shared.errors import InputError
-from shared.files import sync_folder, write_atomically
-from train.running.engine import Processes
+from shared.errors import InputError, user_errors
+from shared.manifest import read_classes
+from train.network.autoencoder import VideoEncoder
+from train.options.recipe import parse_changes
+from train.weights.exchange import ImportedWeights, import_weights, write_safetensors
+from train.weights.huggingface import export_huggingface
+from train.weights.own_runs import find_checkpoint, import_run, is_run
+from train.weights.zero_partitions import reshard
 
-COMPLETE = "COMPLETE"
-KEPT = 3
+PATH = click.Path(path_type=Path)
+SOURCE = click.argument("source", type=PATH)
+SETTINGS = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="What a .pth file does not tell of its model, such as num_frames=32 or num_heads=8.",
+)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is at the target.")
 
 
-def save_checkpoint(
-    engine: Any, folder: Path, step: int, progress: dict[str, Any], processes: Processes
-) -> Path:
-    """Save the state after `step` optimiser steps. All processes call this.
+CONTEXT: dict[str, Any] = {"show_default": True, "max_content_width": 100}
 
-    Args:
-        folder: of all checkpoints of the run; the three newest complete ones are kept.
-        progress: plain values to come back from `load_checkpoint`.
+
+@click.group(context_settings=CONTEXT)
+def main() -> None:
+    """Read and write weights, and make checkpoints fit other numbers of processes.
+
+    SOURCE is a .pth file of VideoMAE or VideoMAE V2, a Hugging Face VideoMAE folder, a .safetensors
+    file of this project, or the folder of a run.
     """
-    tag = folder / f"step-{step:08d}"
-    if processes.is_first:
-        shutil.rmtree(tag, ignore_errors=True)  # left half-written by a kill
-    processes.wait()
-    engine.checkpoint_engine = safe_files()
-    state = {"progress": {**progress, "step": step}}
-    engine.save_checkpoint(str(folder), tag=tag.name, client_state=state, save_latest=False)
-    processes.wait()
-    if processes.is_first:
-        mark_complete(tag, step, _state_options(engine))
-        for old in complete_checkpoints(folder)[:-KEPT]:
-            (old / COMPLETE).unlink()  # first: half a checkpoint must not look whole
-            shutil.rmtree(old)
-    return tag
 
 
-def mark_complete(tag: Path, step: int, options: dict[str, Any]) -> None:
-    """Write COMPLETE: from now on the folder is a checkpoint.
-
-    Args:
-        options: [loader] options that its files depend on.
-    """
-    sync_folder(tag)
-    files = {path.name: path.stat().st_size for path in sorted(tag.iterdir())}
-    text = json.dumps({"step": step, "options": options, "files": files}, indent=1)
-    write_atomically(tag / COMPLETE, text.encode() + b"\n")
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that can be loaded, oldest first."""
-    return [tag for tag in sorted(Path(folder).glob("step-*")) if _is_complete(tag)]
+@main.command("import", context_settings=CONTEXT)
+@SOURCE
+@click.argument("target", type=PATH)
+@SETTINGS
+@OVERWRITE
+@user_errors
+def import_command(source: Path, target: Path, settings: tuple[str, ...], overwrite: bool) -> None:
+    """Read the weights of SOURCE and write TARGET, a .safetensors file of this project."""
+    imported = read_any(source, parse_changes(settings))
+    _refuse_existing(target, target, overwrite)
+    write_safetensors(target, imported)
+    print(described(imported, target))
 
 
-def load_checkpoint(engine: Any, tag: Path) -> dict[str, Any]:
-    """Put the engine into the state that `save_checkpoint` saved; returns its progress and "step".
-
-    Raises:
-        InputError: the files hold something else than tensors and plain values, or the state of
-            another number of processes, ZeRO stage or precision.
-    """
-    engine.checkpoint_engine = safe_files()
-    _check_shares(engine, tag)
-    with contextlib.redirect_stdout(io.StringIO()):  # of the bf16 optimizer, a line a process
-        _, state = engine.load_checkpoint(str(tag.parent), tag=tag.name)
-    return state["progress"]
-
-
-def _is_complete(tag: Path) -> bool:
-    try:
-        files = json.loads((tag / COMPLETE).read_text())["files"]
-        return all((tag / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def saved_options(tag: Path) -> dict[str, Any]:
-    """[loader] options that a complete checkpoint's files depend on."""
-    return json.loads((tag / COMPLETE).read_text()).get("options", {})
-
-
-def _state_options(engine: Any) -> dict[str, Any]:
-    stage = engine.zero_optimization_stage()
-    return {"zero_stage": stage, "precision": "bf16" if engine.bfloat16_enabled() else "fp32"}
-
-
-def _check_shares(engine: Any, tag: Path) -> None:
-    now = _state_options(engine)
-    for name, saved in saved_options(tag).items():
-        if saved != now[name]:
+@main.command("export", context_settings=CONTEXT)
+@SOURCE
+@click.argument("target", type=PATH)
+@click.option(
+    "--classes", type=PATH, metavar="FILE", help="classes.json, for the names in a folder's config."
+)
+@SETTINGS
+@OVERWRITE
+@user_errors
+def export_command(
+    source: Path,
+    target: Path,
+    classes: Path | None,
+    settings: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Write the weights of SOURCE as TARGET: a Hugging Face folder, or a file FILE.safetensors."""
+    imported = read_any(source, parse_changes(settings))
+    if target.suffix == ".safetensors":
+        if classes is not None:
+            raise InputError("--classes names classes in a Hugging Face folder, not in a file")
+        _refuse_existing(target, target, overwrite)
+        write_safetensors(target, imported)
+    else:
+        model = imported.build()
+        if isinstance(model, VideoEncoder):
             raise InputError(
-                f"{tag} was saved with loader.{name} {saved}, and it is {now[name]} now; give "
-                f"--set loader.{name}={saved} to go on"
+                f"{source} holds an encoder alone, which Hugging Face's folders of pretraining "
+                "and classification have no form for; export to FILE.safetensors"
             )
-    stage = now["zero_stage"]
-    found = len(list(tag.glob("*zero_pp_rank_*_optim_states.pt")))
-    if stage > 0 and found != engine.world_size:
-        raise InputError(
-            f"{tag} was saved by {found} processes, and these are {engine.world_size}; start "
-            f"{found}, or run `python -m train.checkpoint reshard {tag.parent.parent} --processes "
-            f"{engine.world_size}`"
-        )
+        names = None
+        if classes is not None:
+            if imported.kind != "classification":
+                raise InputError(f"--classes: {source} is no classifier")
+            names = read_classes(classes).label
+        _refuse_existing(target, target / "config.json", overwrite)
+        export_huggingface(target, model, names)
+    print(described(imported, target))
 
 
-def safe_files() -> Any:
-    """DeepSpeed's way to files, such that writes last and reads run no code."""
-    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
+@main.command("reshard", context_settings=CONTEXT)
+@click.argument("run", type=PATH)
+@click.option(
+    "--processes",
+    required=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes that will continue the run.",
+)
+@user_errors
+def reshard_command(run: Path, processes: int) -> None:
+    """Make the newest checkpoint of the folder RUN fit another number of processes."""
+    if not is_run(run):
+        raise InputError(f"{run} is no run: it has no options.json")
+    tag = reshard(find_checkpoint(run)[1], processes)
+    print(f"{tag}: start {processes} processes to go on")
 
-    class SafeFiles(TorchCheckpointEngine):
-        """torch.save with fsync, torch.load with weights_only."""
 
-        def save(self, state_dict: dict, path: str) -> None:
-            with open(path, "wb") as stream:
-                torch.save(state_dict, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
+def read_any(source: Path, told: dict[str, Any]) -> ImportedWeights:
+    """The weights of whatever the commands take."""
+    if source.is_dir() and is_run(source):
+        if told:
+            raise InputError("--set: a run of this project records its model itself")
+        return import_run(source)
+    return import_weights(source, **told)
 
-        def load(self, path: str, map_location: Any = None) -> dict:
-            # Records without behaviour that DeepSpeed keeps beside its tensors.
-            known = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
-            try:
-                with torch.serialization.safe_globals(known):
-                    return torch.load(path, map_location=map_location, weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(
-                    f"{path} is refused: it is damaged, or would run code when read ({reason})"
-                ) from None
 
-    return SafeFiles()
+def described(imported: ImportedWeights, target: Path) -> str:
+    """One line about weights that were written."""
+    tensors = imported.state_dict.values()
+    return (
+        f"{imported.kind}, {sum(tensor.numel() for tensor in tensors):,} parameters, "
+        f"{imported.config.num_tokens} tokens a clip: {target}"
+    )
+
+
+def _refuse_existing(target: Path, file: Path, overwrite: bool) -> None:
+    if file.exists() and not overwrite:
+        raise InputError(f"{target} exists already; --overwrite replaces it")
 
 
 if __name__ == "__main__":
-    from train.weights.command import main
-
-    main()  # type: ignore[has-type]  # mypy: the two import each other
+    main()

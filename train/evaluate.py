@@ -27,20 +27,20 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
 from train.clips.table import read_clip_table
-from train.data import EvaluateDataset
-from train.head import KINDS, VideoClassifier
+from train.evaluation.class_map import ClassMap, match_names, read_class_map
+from train.evaluation.class_names import class_names
+from train.evaluation.epic_lists import EpicLists, read_epic_lists
+from train.evaluation.metrics import accuracy
+from train.evaluation.scoring import score_clips, write_scores
+from train.network.head import KINDS, VideoClassifier
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import read_recipe, recorded_finetune_config
-from train.options.typed_tables import build, merge
 from train.running.command import data_options, run_option, with_workers
 from train.running.engine import start_processes
 from train.running.finetune_inputs import digest_of, labelled, run_name
 from train.running.run_folder import RunFolder
-from train.scores.class_map import ClassMap, match_names, read_class_map
-from train.scores.class_names import class_names
-from train.scores.epic_lists import EpicLists, read_epic_lists
-from train.scores.metrics import accuracy
-from train.scores.scoring import score_clips, write_scores
+from train.samples.datasets import EvaluateDataset
+from train.tables.typed_tables import build, merge
 from train.weights.exchange import import_weights
 
 
@@ -266,7 +266,7 @@ def _class_names(
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
-    from train.scores.confusion import write_confusion  # matplotlib, for these pictures alone
+    from train.evaluation.confusion import write_confusion  # matplotlib, for these pictures alone
 
     for path in write_confusion(folder, name, names):
         print(f"  {'confusion matrix':<24}  {path}")

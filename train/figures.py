@@ -28,13 +28,13 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes
 from shared.shard_index import read_index
+from train.evaluation.class_names import PLURAL, class_name, class_names
 from train.pictures.style import Chart
 from train.report import write_report
-from train.report_parts.runs import Run, read_run
-from train.report_parts.sections import Dataset
-from train.report_parts.training import finetuning_section, pretraining_section
+from train.report_sections.runs import Run, read_run
+from train.report_sections.sections import Dataset
+from train.report_sections.training import finetuning_section, pretraining_section
 from train.running.run_folder import RunFolder
-from train.scores.class_names import PLURAL, class_name, class_names
 
 FOLDER = click.Path(path_type=Path)
 NUM_TIMES = 8  # frames of a clip in a row

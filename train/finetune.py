@@ -23,14 +23,11 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.randomness import counter_generator
 from shared.wording import counted
-from train.clips.loading import to_device
-from train.clips.mixing import ClipMixer
 from train.clips.table import read_clip_table
-from train.data import FinetuneDataset
-from train.head import KINDS
+from train.evaluation.validation import Validation
+from train.network.head import KINDS
 from train.options.mca_options import mca_options, mca_settings
 from train.options.recipe import evaluate_config, finetune_config
-from train.options.typed_tables import to_table
 from train.running.command import Common, read_common, training_options
 from train.running.engine import whole_model
 from train.running.finetune_inputs import (
@@ -48,7 +45,10 @@ from train.running.run_folder import RunFolder
 from train.running.run_setup import set_up
 from train.running.throughput import finetuning_flops
 from train.running.training import Training
-from train.scores.validation import Validation
+from train.samples.datasets import FinetuneDataset
+from train.samples.loading import to_device
+from train.samples.mixing import ClipMixer
+from train.tables.typed_tables import to_table
 from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_encoder
 
 

@@ -29,15 +29,13 @@ from torch import Tensor
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.wording import counted
-from train.clips.loading import to_device
 from train.clips.table import read_clip_table
-from train.data import PretrainDataset
-from train.model import MaskedAutoencoder
+from train.network.autoencoder import MaskedAutoencoder
 from train.objectives.loss_words import loss_words
+from train.objectives.pixels import PIXEL_TARGETS, masked_loss, masked_targets, mean_predictor_loss
 from train.objectives.trajectories import loss_weights
 from train.options.config import PretrainConfig
 from train.options.recipe import pretrain_config
-from train.options.typed_tables import to_table
 from train.running.command import Common, read_common, training_options
 from train.running.engine import whole_model
 from train.running.finetune_inputs import digest_of
@@ -46,7 +44,9 @@ from train.running.run_setup import set_up
 from train.running.snapshots import Snapshots
 from train.running.throughput import pretraining_flops
 from train.running.training import Training
-from train.targets import PIXEL_TARGETS, masked_loss, masked_targets, mean_predictor_loss
+from train.samples.datasets import PretrainDataset
+from train.samples.loading import to_device
+from train.tables.typed_tables import to_table
 from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
 

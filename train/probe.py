@@ -30,9 +30,12 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
 from train.clips.table import ClipTable, read_clip_table
+from train.evaluation.features import POOLS, clip_features, frozen_encoder
+from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
+from train.evaluation.metrics import accuracy
+from train.evaluation.scoring import write_scores
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import evaluate_config, finetune_config, loader_config, read_recipe
-from train.options.typed_tables import flatten
 from train.running.command import data_options, hold, run_option, with_workers
 from train.running.engine import Processes, start_processes
 from train.running.finetune_inputs import (
@@ -44,10 +47,7 @@ from train.running.finetune_inputs import (
     short_name,
 )
 from train.running.run_folder import RunFolder
-from train.scores.features import POOLS, clip_features, frozen_encoder
-from train.scores.frozen import fit_linear_probe, nearest_neighbours
-from train.scores.metrics import accuracy
-from train.scores.scoring import write_scores
+from train.tables.typed_tables import flatten
 from train.weights.exchange import import_weights
 
 PROBES = {"linear": "linear probe", "knn": "k-NN"}

@@ -25,12 +25,16 @@ from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest
 from shared.run_record import command_line, git_commit
 from shared.wording import counted
+from train.clips.stored_boxes import BoxTable, read_box_table, split_rows
 from train.pictures.style import visible
-from train.report_parts.comparison import comparison_section, runs_made
-from train.report_parts.dataset import BoxTable, read_box_table, split_rows
-from train.report_parts.models import finetuning_pictures, pretraining_pictures, snapshot_pictures
-from train.report_parts.runs import Run, mask_settings, newest, read_runs
-from train.report_parts.sections import (
+from train.report_sections.comparison import comparison_section, runs_made
+from train.report_sections.models import (
+    finetuning_pictures,
+    pretraining_pictures,
+    snapshot_pictures,
+)
+from train.report_sections.runs import Run, mask_settings, newest, read_runs
+from train.report_sections.sections import (
     Dataset,
     dataset_section,
     percent,
@@ -38,9 +42,9 @@ from train.report_parts.sections import (
     samples_section,
     shards_made,
 )
-from train.report_parts.training import finetuning_section, predictor_level, pretraining_section
+from train.report_sections.training import finetuning_section, predictor_level, pretraining_section
 
-TEMPLATE = Path(__file__).parent / "report_parts" / "template.html"
+TEMPLATE = Path(__file__).parent / "report_sections" / "template.html"
 SECTIONS = {
     "clips": "Sample clips",
     "dataset": "Dataset",

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from preprocess.camera import FLOW_INLIER_PX, camera_motion, residual_flow, total_flow, warp_back
 from preprocess.flow.boundaries import boundary_map, decided, window_sums
+from preprocess.flow.camera import (
+    FLOW_INLIER_PX,
+    camera_motion,
+    residual_flow,
+    total_flow,
+    warp_back,
+)
 from preprocess.flow.options import VECTOR_CELL, TrackOptions
 from preprocess.flow.sources import MOTION_VECTORS, FlowSource, make_source
+from preprocess.flow.tracks import make_tracks
+from preprocess.flow_run.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptions
 from preprocess.motion import motion_map, reduce_maps
-from preprocess.trajectories import make_tracks
 from preprocess.video.frame_chunks import scaled_size
 from preprocess.video.video_file import ClipError
-from preprocess.workers.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptions
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
 from shared.motion_maps import compand
 from shared.tracks import grid_shape, quantised

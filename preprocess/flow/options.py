@@ -26,7 +26,7 @@ VECTOR_CELL = 8  # pixels of the source that a value of a motion-vector map cove
 
 @dataclass(frozen=True)
 class TrackOptions:
-    """How points are tracked (preprocess/trajectories.py).
+    """How points are tracked (preprocess/flow/tracks.py).
 
     Attributes:
         length: L, flows that a track goes through.
@@ -61,7 +61,7 @@ class FlowOptions:
         solvers: what the sources are told.
         stabilise: "off"; "warp": the second frame is warped back by the camera's motion and flow
             computed again; "subtract": the camera's motion is fitted to the flow and taken out of
-            it, as it always is of motion vectors (preprocess/camera.py).
+            it, as it always is of motion vectors (preprocess/flow/camera.py).
         keep_unstabilised: the first source is an output a second time, as it is.
         lengths: each source is an output a second time, with the length of its flow as map.
         boundaries: each source that looks at pictures is an output a second time, with the maps of

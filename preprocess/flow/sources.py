@@ -34,7 +34,7 @@ class SourceOptions:
     """What the sources can be told; each reads its own.
 
     Attributes:
-        tvl1_preset: see preprocess/tvl1.py.
+        tvl1_preset: see preprocess/flow/tvl1.py.
         dis_preset: "ultrafast", "fast" or "medium".
         raft_weights: a local file; see preprocess/flow/raft.py.
     """
@@ -49,7 +49,7 @@ class SourceOptions:
 
 
 def tvl1_source(options: SourceOptions, device: str) -> FlowSource:
-    from preprocess.tvl1 import tvl1_flow
+    from preprocess.flow.tvl1 import tvl1_flow
 
     def flow(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         return tvl1_flow(first.to(device), second.to(device), preset=options.tvl1_preset)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import av
 
+from preprocess.running.processes import results_of
 from preprocess.video.video_file import FORMATS, ClipError, find_video, first_video_stream
-from preprocess.workers.processes import results_of
 
 BATCH_FILES = 64  # handed to a worker at a time
 MAX_SECONDS = 10  # on one file

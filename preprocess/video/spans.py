@@ -10,8 +10,8 @@ from pathlib import Path
 
 import av
 
-from preprocess.decode import Tally, check_caps, check_length, placed
 from preprocess.video.completeness import TIME_TOLERANCE, Completeness, kind_of
+from preprocess.video.decode import Tally, check_caps, check_length, placed
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.video_file import ClipError, LandedLateError, check_landing, find_video

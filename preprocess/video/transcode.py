@@ -46,7 +46,7 @@ def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
     moment, it leaves no half copy under a final name.
 
     Args:
-        video: any file that preprocess/decode.py would take.
+        video: any file that preprocess/video/decode.py would take.
         scratch: a folder for the copies; made if needed.
         max_pixels: of a frame, width * height; more is refused.
 

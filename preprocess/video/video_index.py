@@ -9,8 +9,8 @@ from pathlib import Path
 
 from shared.errors import InputError
 
-# Of the containers that preprocess/decode.py opens. The order decides between several files of one
-# clip, after the one that the user prefers.
+# Of the containers that preprocess/video/decode.py opens. The order decides between several files
+# of one clip, after the one that the user prefers.
 SUFFIXES = (
     ".webm",
     ".mp4",

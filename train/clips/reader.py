@@ -12,7 +12,7 @@ from shared.motion_maps import expand, read_maps
 from shared.shard_writer import CHUNK_BYTES
 from shared.shards import ShardReader
 from shared.tracks import read_tracks
-from train.augment import decode_jpeg
+from train.clips.augment import decode_jpeg
 from train.clips.table import ClipTable
 from train.objectives.trajectories import PlacedTracks
 

@@ -2,9 +2,9 @@
 
 A block attends over time, among tokens of one position, then over space, among tokens of one time
 step, then has its MLP; each part has its norm and adds to its input. Heads, biases and MLP are
-those of the joint blocks of train/model.py, so `norm1`, `attn`, `norm2`, `mlp` mean the same there.
-The zero-initialised map that TimeSformer's code has after its temporal attention is left out: it
-keeps weights of pictures intact, and here nothing begins with those.
+those of the joint blocks of train/network/autoencoder.py, so `norm1`, `attn`, `norm2`, `mlp` mean
+the same there. The zero-initialised map that TimeSformer's code has after its temporal attention is
+left out: it keeps weights of pictures intact, and here nothing begins with those.
 
 Letters: B clips, T' time steps, P positions of the patch grid, N = T' * P tokens (t-major), V
 visible tokens, D channels.

@@ -25,7 +25,7 @@ from torch import Tensor
 from shared.errors import InputError
 from shared.grid import View
 from shared.tracks import MIRRORED_BINS, NUM_BINS, Tracks
-from train.options.typed_tables import check_name
+from train.tables.typed_tables import check_name
 
 # What is predicted, and how many numbers of each point and step: displacements, HOG; of the others
 # see train/objectives/fixed_places.py.

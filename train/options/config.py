@@ -9,13 +9,13 @@ from typing import Any
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import NEEDS_BOXES, NEEDS_MOTION
-from train.augment import least_side
+from train.clips.augment import least_side
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
-from train.head import HeadConfig
+from train.network.head import HeadConfig
 from train.network.model_config import ModelConfig
+from train.objectives.pixels import PIXEL_TARGETS
 from train.objectives.trajectories import TrajectoryConfig
-from train.options.typed_tables import Choice, check_name
-from train.targets import PIXEL_TARGETS
+from train.tables.typed_tables import Choice, check_name
 
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 TRAJECTORIES = "trajectories"
@@ -115,7 +115,7 @@ class PretrainConfig:
     flips: tuple[str, ...] = ()
     """Of x, y, time: each mirrors half of the clips."""
     target: str = "normalised_pixels"
-    """What the decoder predicts: one of PIXEL_TARGETS (train/targets.py), or trajectories
+    """What the decoder predicts: one of PIXEL_TARGETS (train/objectives/pixels.py), or trajectories
     (train/objectives/trajectories.py)."""
     trajectories: TrajectoryConfig | None = None
     """Which trajectories; of target trajectories only."""
@@ -192,7 +192,8 @@ class AugmentConfig:
     """Colours, erasing and mixing in finetuning. Default: none."""
 
     rand_layers: int = 0
-    """RandAugment operations one after another, colours only (see train/augment.py); 0 is off."""
+    """RandAugment operations one after another, colours only (see train/clips/augment.py); 0 is
+    off."""
     rand_magnitude: int = 7
     """Of RandAugment, 0 to 10."""
     rand_magnitude_std: float = 0.5

@@ -19,11 +19,12 @@ import torch
 
 from shared.errors import InputError
 from shared.masks import MASKS, Scene
-from train.augment import CROPS
+from train.clips.augment import CROPS
 from train.clips.frame_sampling import FRAME_RULES
-from train.head import KINDS as HEAD_KINDS
-from train.head import HeadConfig
+from train.network.head import KINDS as HEAD_KINDS
+from train.network.head import HeadConfig
 from train.network.model_config import NUM_CHANNELS, named_config
+from train.objectives.pixels import PIXEL_TARGETS
 from train.objectives.trajectories import TrajectoryConfig
 from train.options.config import (
     TRAJECTORIES,
@@ -33,7 +34,7 @@ from train.options.config import (
     PretrainConfig,
 )
 from train.options.mca_options import FIELDS as MCA_OPTIONS
-from train.options.typed_tables import (
+from train.tables.typed_tables import (
     build,
     check_name,
     choose,
@@ -41,7 +42,6 @@ from train.options.typed_tables import (
     merge,
     refuse_unknown,
 )
-from train.targets import PIXEL_TARGETS
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
-from train.model import VideoEncoder
+from train.network.autoencoder import VideoEncoder
 from train.network.divided_attention import DividedBlock
 from train.network.model_config import ModelConfig
 from train.options.config import FinetuneConfig, PretrainConfig

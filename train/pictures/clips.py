@@ -21,7 +21,7 @@ from shared.drawing import (
 )
 from shared.grid import View
 from shared.randomness import counter_generator
-from train.report_parts.dataset import ClipData
+from train.clips.stored_boxes import ClipData
 
 TILE_HEIGHT = 168  # pixels: twice what a column of four takes on a phone
 MOST_OPAQUE = 0.85  # of a map laid over a frame: the frame stays to be seen

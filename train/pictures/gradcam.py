@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
-from train.head import VideoClassifier
+from train.network.head import VideoClassifier
 from train.pictures.clips import overlay_tokens, spread_over_classes, spread_times
 from train.pictures.inputs import (
     ClipViews,

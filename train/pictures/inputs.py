@@ -11,13 +11,11 @@ from torch import Tensor
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index
-from train.checkpoint import complete_checkpoints
 from train.clips.frame_sampling import FRAME_RULES, view_places
-from train.clips.loading import to_device
 from train.clips.table import DEFAULT_BOXES, ClipTable, MotionNeeds, read_clip_table
-from train.data import EvaluateDataset
-from train.head import VideoClassifier
-from train.model import MaskedAutoencoder, VideoEncoder
+from train.network.autoencoder import MaskedAutoencoder, VideoEncoder
+from train.network.head import VideoClassifier
+from train.objectives.pixels import unstandardise
 from train.options.config import (
     EvaluateConfig,
     FinetuneConfig,
@@ -25,8 +23,10 @@ from train.options.config import (
     PretrainConfig,
 )
 from train.options.recipe import recorded_finetune_config, recorded_pretrain_config
+from train.running.checkpoints import complete_checkpoints
 from train.running.run_folder import RunFolder
-from train.targets import unstandardise
+from train.samples.datasets import EvaluateDataset
+from train.samples.loading import to_device
 from train.weights.exchange import import_weights
 from train.weights.own_runs import import_run
 

@@ -9,11 +9,11 @@ import numpy as np
 from shared.errors import InputError
 from shared.grid import canonical_view
 from shared.layout import DatasetLayout
+from train.clips.stored_boxes import read_box_table, read_clip
 from train.pictures.clips import TILE_HEIGHT, draw_tiles, enlarge, see_view, spread_times
 from train.pictures.inputs import evaluated_frames, read_held_out, read_pretraining
 from train.pictures.reconstruction import Reconstruction, reconstruct
 from train.pictures.rows import Rows
-from train.report_parts.dataset import read_box_table, read_clip
 from train.running.run_folder import RunFolder
 
 

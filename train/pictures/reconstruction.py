@@ -12,7 +12,14 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
-from train.model import MaskedAutoencoder
+from train.network.autoencoder import MaskedAutoencoder
+from train.objectives.pixels import (
+    masked_loss,
+    masked_targets,
+    mean_predictor_loss,
+    normalised_pixels,
+    pixels_from_prediction,
+)
 from train.options.config import PretrainConfig
 from train.pictures.clips import spread_over_classes, spread_times
 from train.pictures.inputs import (
@@ -24,13 +31,6 @@ from train.pictures.inputs import (
     read_pretraining,
 )
 from train.running.run_folder import RunFolder
-from train.targets import (
-    masked_loss,
-    masked_targets,
-    mean_predictor_loss,
-    normalised_pixels,
-    pixels_from_prediction,
-)
 
 
 @dataclass(frozen=True)

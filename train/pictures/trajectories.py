@@ -16,17 +16,17 @@ import torch
 from shared.drawing import ANNOTATION_RGB, BOX_RGB, FINE_BITS, fixed_point
 from shared.errors import InputError
 from shared.layout import DatasetLayout
-from train.clips.loading import to_device
-from train.data import PretrainDataset
-from train.model import MaskedAutoencoder
+from train.network.autoencoder import MaskedAutoencoder
 from train.objectives.loss_words import loss_words
+from train.objectives.pixels import masked_loss, mean_predictor_loss, unstandardise
 from train.objectives.trajectories import STILL_PIXELS, TRACKS, loss_weights
 from train.options.config import LoaderConfig, PretrainConfig
-from train.options.typed_tables import Choice, to_table
 from train.pictures.clips import TILE_HEIGHT, enlarge, spread_over_classes, spread_times
 from train.pictures.inputs import frames_of, read_autoencoder, read_held_out, read_pretraining
 from train.running.run_folder import RunFolder
-from train.targets import masked_loss, mean_predictor_loss, unstandardise
+from train.samples.datasets import PretrainDataset
+from train.samples.loading import to_device
+from train.tables.typed_tables import Choice, to_table
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from shared.layout import DatasetLayout
 from shared.run_record import RunLock
 from train.options.config import LoaderConfig
 from train.options.recipe import loader_config, parse_changes, read_recipe
-from train.options.typed_tables import merge
 from train.running.engine import Processes
 from train.running.rerun import EarlierRun, read_earlier
 from train.running.run_folder import RunFolder
+from train.tables.typed_tables import merge
 
 FOLDER = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)

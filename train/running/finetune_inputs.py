@@ -10,8 +10,8 @@ from shared.layout import DatasetLayout
 from shared.make_commands import make_around
 from shared.manifest import ClassList, read_manifest
 from train.clips.table import NO_LABEL, ClipTable, read_clip_table
-from train.head import VideoClassifier, build_head
-from train.model import VideoEncoder
+from train.network.autoencoder import VideoEncoder
+from train.network.head import VideoClassifier, build_head
 from train.options.config import FinetuneConfig
 from train.running.run_folder import RunFolder
 from train.weights.huggingface import files_of

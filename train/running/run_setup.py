@@ -11,14 +11,14 @@ from torch import nn
 
 from train.clips.sampler import BatchPlan, steps_per_epoch
 from train.clips.table import ClipTable
-from train.head import parameter_counts
-from train.optim import effective_batch, scaled_learning_rate, warmup_steps
+from train.network.head import parameter_counts
 from train.options.config import FinetuneConfig, LoaderConfig, PretrainConfig
-from train.options.typed_tables import flatten, to_table
 from train.running.command import Common, hold
 from train.running.engine import Processes, start_processes
+from train.running.optim import effective_batch, scaled_learning_rate, warmup_steps
 from train.running.progress import Interruption
 from train.running.run_folder import RunFolder
+from train.tables.typed_tables import flatten, to_table
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import torch
 
 from shared.drawing import HIDDEN_RGB
 from shared.files import write_atomically
-from train.clips.loading import to_device
 from train.clips.table import ClipTable
-from train.data import PretrainDataset
-from train.model import MaskedAutoencoder
+from train.network.autoencoder import MaskedAutoencoder
+from train.objectives.pixels import pixels_from_prediction, unstandardise
 from train.options.config import LoaderConfig, PretrainConfig
-from train.targets import pixels_from_prediction, unstandardise
+from train.samples.datasets import PretrainDataset
+from train.samples.loading import to_device
 
 NUM_CLIPS = 2
 NUM_TIMES = 8  # frames of a clip

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from train.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
-from train.clips.loading import make_loader, read_batches
 from train.clips.sampler import StepSampler
-from train.data import Sample
 from train.network.compiled import compile_blocks, wants_compiling
-from train.optim import make_optimizer, make_schedule
+from train.running.checkpoints import complete_checkpoints, load_checkpoint, save_checkpoint
 from train.running.engine import deepspeed_config, start_engine, wants_bf16
 from train.running.live_log import LiveLog
+from train.running.optim import make_optimizer, make_schedule
 from train.running.profiling import StepProfiler
 from train.running.progress import Interruption, LossWatch, SaveClock, Stopwatch, seed_step
 from train.running.run_setup import RunSetup
+from train.samples.datasets import Sample
+from train.samples.loading import make_loader, read_batches
 
 
 class Training:

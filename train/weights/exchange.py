@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from shared.errors import InputError
 from shared.files import write_atomically
-from train.head import HeadConfig, VideoClassifier, build_head
-from train.model import MaskedAutoencoder, ModelConfig, VideoEncoder
+from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder
+from train.network.head import HeadConfig, VideoClassifier, build_head
 from train.weights import huggingface, videomae
 
 Kind = Literal["pretraining", "classification", "encoder"]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from shared.errors import InputError
 from shared.files import write_atomically
-from train.head import VideoClassifier
-from train.model import MaskedAutoencoder
+from train.network.autoencoder import MaskedAutoencoder
+from train.network.head import VideoClassifier
 from train.network.model_config import NUM_CHANNELS, ModelConfig
 
 # transformers fixes the decoder's last norm and fc_norm at PyTorch's default, whatever

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.errors import InputError
-from train.checkpoint import complete_checkpoints
-from train.head import HeadConfig
+from train.network.head import HeadConfig
 from train.network.model_config import ModelConfig
+from train.running.checkpoints import complete_checkpoints
 from train.running.run_folder import RunFolder
 from train.weights.exchange import ImportedWeights
 from train.weights.zero_partitions import read_whole_weights

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import InputError
-from train.checkpoint import mark_complete, safe_files, saved_options
+from train.running.checkpoints import mark_complete, safe_files, saved_options
 from train.running.engine import import_deepspeed
 
 MODEL_FILE = "mp_rank_00_model_states.pt"

@@ -1,0 +1,1 @@
+"""Checks of a finished dataset and of a single shard."""

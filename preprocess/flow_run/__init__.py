@@ -1,0 +1,1 @@
+"""The run of `preprocess.flows`: plan, workers, messages, and how shards are published."""

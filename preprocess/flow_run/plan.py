@@ -1,0 +1,131 @@
+"""Which clip goes into which shard, made with which options: fixed before any work starts.
+
+The manifest and the options decide it alone, so that neither workers nor the order in which they
+finish change a byte of any shard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preprocess.flow.options import FlowOptions, flow_folders, read_flow_options, shard_kind
+from preprocess.running import journal as resume
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.manifest import Clip, manifest_digest
+from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, write_index
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made.
+
+    Attributes:
+        layout: paths of the dataset.
+        clips: of the manifest; clip i belongs to shard i // clips_per_shard, also if it fails.
+        clips_per_shard: places of a shard. One whose clips all failed is published without clips.
+        flow: which flows are made.
+        indexes: dataset.json by name of the folder, still without shards.
+        standing: dataset.json of folders that are complete and stay as they are, beside which the
+            others are made.
+    """
+
+    layout: DatasetLayout
+    clips: list[Clip]
+    clips_per_shard: int
+    flow: FlowOptions
+    indexes: dict[str, DatasetIndex]
+    standing: dict[str, DatasetIndex] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """frames/, flows/ and a folder beside it for each further flow, but for `standing`."""
+        return {name: self.layout.root / name for name in self.indexes}
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        return {name: index.config for name, index in self.indexes.items()}
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.clips) // self.clips_per_shard)
+
+    def shard_of(self, place: int) -> int:
+        return place // self.clips_per_shard
+
+    def places(self, shard: int) -> range:
+        first = shard * self.clips_per_shard
+        return range(first, min(first + self.clips_per_shard, len(self.clips)))
+
+    def complete_indexes(self) -> dict[str, DatasetIndex]:
+        """dataset.json of those folders that hold what is planned.
+
+        Raises:
+            InputError: one was made with other options or from another manifest.
+        """
+        found = {
+            name: resume.complete_index(folder, self.indexes[name])
+            for name, folder in self.folders.items()
+        }
+        return {name: index for name, index in found.items() if index is not None}
+
+    def journal(self) -> resume.Journal:
+        """The journal of all folders, with what an earlier run finished.
+
+        It lies in flows/, or in the first of the folders that are made beside complete ones.
+
+        Raises:
+            InputError: that run had other options or another manifest.
+        """
+        wanted: dict[str, Any] = {}
+        for name, index in self.indexes.items():
+            for option, value in resume.described(index).items():
+                is_its_own = wanted.setdefault(option, value) != value
+                if is_its_own:
+                    wanted[f"{name}: {option}"] = value
+        folder = self.layout.flows
+        if self.standing:
+            wanted["beside"] = {name: index.digest for name, index in self.standing.items()}
+            folder = next(iter(self.folders.values()))
+        resume.drop_beside_others(folder, wanted.get("beside"))
+        return resume.Journal(folder, wanted)
+
+    def remove_indexes(self) -> None:
+        """Take back that the folders are complete, before a shard of theirs is replaced."""
+        for folder in self.folders.values():
+            (folder / INDEX_NAME).unlink(missing_ok=True)
+
+    def write_indexes(self, entries: dict[str, list[ShardEntry]]) -> None:
+        """Declare all folders complete, and rid them of shards that belong to no place."""
+        for name, folder in self.folders.items():
+            resume.remove_other_shards(folder, entries[name])
+            self.indexes[name].shards.extend(entries[name])
+            write_index(folder, self.indexes[name])
+
+
+def make_plan(layout: DatasetLayout, clips: list[Clip], options: dict[str, Any]) -> Plan:
+    """The plan for the options of `preprocess.flows`.
+
+    Caps and workers are left out of what is compared with an earlier run: they decide which clips
+    fail, never what is stored.
+
+    Raises:
+        InputError: there are no clips, or options of the flow do not fit together.
+    """
+    if not clips:
+        raise InputError(f"{layout.manifest} lists no clip")
+    flow = read_flow_options(options)
+    frames = {"frame_short_side": options["frame_short_side"]}
+    sizes = {name: options[name] for name in ("flow_short_side", "map_short_side")}
+    configs = {"frames": frames | {"jpeg_quality": options["jpeg_quality"]}}
+    for output, folder in flow_folders(flow).items():
+        configs[folder] = frames | sizes | flow.config(output)
+    digest = manifest_digest(clips)
+    per_shard = options["clips_per_shard"]
+    indexes = {
+        name: DatasetIndex(shard_kind(name), layout.dataset, config, per_shard, digest)
+        for name, config in configs.items()
+    }
+    return Plan(layout, clips, per_shard, flow, indexes)

@@ -1,0 +1,93 @@
+"""Clips of finished shards as the events that they came from, for a shard that is written anew.
+
+A shard made from these events has the bytes of the one that they were read from: what is stored of
+a frame or a map is what the workers sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from preprocess.flow.options import FlowOptions, flow_folders
+from preprocess.flow_run.messages import ClipDecoded, EncodedFrames, Event, Maps, TracksOfFrames
+from shared.motion_maps import read_maps
+from shared.shards import ShardReader
+
+BLOCK_FRAMES = 256  # read at a time
+TRACK_PATHS = ("/track/displacements", "/track/steps", "/track/hog")
+
+
+def stored_events(
+    readers: dict[str, ShardReader], places: dict[str, int], flow: FlowOptions
+) -> Iterator[Event]:
+    """The events of every clip of a shard, clip by clip.
+
+    Args:
+        readers: of the shards of one number, by name of the folder.
+        places: in the manifest, by clip id.
+        flow: which flows were made.
+
+    Raises:
+        InputError: damage.
+    """
+    frames = readers["frames"]
+    for row, clip_id in enumerate(frames.clip_ids()):
+        place = places[clip_id]
+        first, last = frames.pair("/clip/frames", row)
+        for begin in range(first, last, BLOCK_FRAMES):
+            end = min(begin + BLOCK_FRAMES, last)
+            yield _encoded(frames, place, row, begin - first, begin, end)
+            for output, folder in flow_folders(flow).items():
+                flows = readers[folder]
+                # The last frame repeats the last map, which is no event of its own.
+                last_pair = min(end, last - 1)
+                if begin < last_pair:
+                    yield _maps(flows, output, place, row, begin - first, begin, last_pair)
+                if output == flow.tracked:
+                    yield _tracks(flows, place, row, begin - first, begin, end)
+        yield ClipDecoded(place, 0, last - first)
+
+
+def _encoded(
+    reader: ShardReader, place: int, row: int, index: int, begin: int, end: int
+) -> EncodedFrames:
+    offsets = reader.rows("/jpeg/offsets", begin, end + 1)
+    return EncodedFrames(
+        place,
+        0,
+        index,
+        reader.rows("/frame/pts_seconds", begin, end),
+        reader.rows("/jpeg/values", int(offsets[0]), int(offsets[-1])),
+        np.diff(offsets),
+        reader.pair("/clip/size", row),
+        reader.pair("/clip/stored_size", row),
+    )
+
+
+def _maps(
+    reader: ShardReader, output: str, place: int, row: int, index: int, begin: int, end: int
+) -> Maps:
+    values, scale = read_maps(reader, row, begin, end)
+    camera: list[np.ndarray | None] = [None, None]
+    if "/camera/homography" in reader:
+        camera = [reader.rows(f"/camera/{name}", begin, end) for name in ("homography", "inliers")]
+    return Maps(place, 0, index, values, scale, output, *camera)
+
+
+def _tracks(
+    reader: ShardReader, place: int, row: int, index: int, begin: int, end: int
+) -> TracksOfFrames:
+    """Values as they are stored, flat but for the frames."""
+    first, last = reader.rows("/track/offsets", begin, end + 1)[[0, -1]]
+    num_tracks = reader.length("/track/steps")
+    stored = []
+    for path in TRACK_PATHS:
+        per_track = reader.length(path) // max(1, num_tracks) if path in reader else 0
+        values = np.empty(0, "|u1")
+        if per_track:
+            values = reader.rows(path, int(first) * per_track, int(last) * per_track)
+        stored.append(values.reshape(end - begin, -1))
+    grid, size = (reader.pair(f"/clip/track_{name}", row) for name in ("grid", "size"))
+    return TracksOfFrames(place, 0, index, grid, size, *stored)

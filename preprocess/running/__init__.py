@@ -1,0 +1,1 @@
+"""What the commands share: journals, failures, processes and options."""

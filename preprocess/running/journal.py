@@ -1,0 +1,164 @@
+"""What an earlier run left: is it complete, was it made with the same options, what is finished?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from preprocess.running.same_options import refuse_other_options
+from shared.errors import InputError
+from shared.files import write_atomically
+from shared.run_record import read_jsonl
+from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index
+
+JOURNAL_NAME = ".journal.jsonl"
+
+
+def complete_index(folder: Path, wanted: DatasetIndex) -> DatasetIndex | None:
+    """The index of a folder that is complete and as wanted; None where it is not complete.
+
+    Checks that every shard is there with its size; `make verify` checks the content.
+
+    Raises:
+        InputError: the folder was made with other options or from another manifest.
+    """
+    index = read_index(folder)
+    if index is None:
+        return None
+    refuse_other_options(folder, described(index), described(wanted))
+    for shard in index.shards:
+        path = folder / shard.name
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            return None
+    return index
+
+
+def described(index: DatasetIndex) -> dict[str, Any]:
+    """What decides the content of a folder of shards, flat, by option."""
+    return index.config | {
+        "clips_per_shard": index.clips_per_shard,
+        "manifest": index.manifest_digest,
+    }
+
+
+class Journal:
+    """Finished shards of a run that has not finished: one line each, after a line of options.
+
+    Shards alone do not tell which clips failed, nor their own checksums.
+
+    Args:
+        folder: of the shards.
+        wanted: what decides their content.
+
+    Attributes:
+        finished: record by shard number, as given to `add`, of an earlier run.
+
+    Raises:
+        InputError: the earlier run had other options, or its line of them is damaged.
+    """
+
+    def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
+        self._path = Path(folder) / JOURNAL_NAME
+        # A shard whose line is damaged is made again.
+        records = read_jsonl(self._path, skip_damaged=True)
+        if records and "shard" in records[0]:
+            raise InputError(
+                f"{self._path}: the first line, of the options, is damaged; move the file "
+                "elsewhere to make all shards again"
+            )
+        if records:
+            refuse_other_options(folder, records[0], wanted)
+        self.finished = {record["shard"]: record for record in records[1:]}
+        self._head = wanted
+
+    def start(self) -> None:
+        """Begin the file anew with what is still `finished`."""
+        records = [self._head, *(self.finished[number] for number in sorted(self.finished))]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        write_atomically(self._path, text.encode())
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Note a shard as finished, after it was published."""
+        self.finished[record["shard"]] = record
+        with open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def keep_intact(
+        self, folders: dict[str, Path], on_checked: Callable[[int], None] = lambda number: None
+    ) -> list[int]:
+        """Forget the shards whose files are not what was published; returns their numbers."""
+        damaged = []
+        for number, record in sorted(self.finished.items()):
+            if not all(
+                is_intact(folder / record[kind]["name"], ShardEntry(**record[kind]))
+                for kind, folder in folders.items()
+            ):
+                damaged.append(number)
+            on_checked(number)
+        for number in damaged:
+            del self.finished[number]
+        return damaged
+
+    def failures(self) -> list[dict[str, Any]]:
+        """What the records list as `failures`, in order of the shards."""
+        return [
+            failure
+            for number in sorted(self.finished)
+            for failure in self.finished[number]["failures"]
+        ]
+
+    def entries(self, kind: str) -> list[ShardEntry]:
+        return [ShardEntry(**self.finished[number][kind]) for number in sorted(self.finished)]
+
+    def remove(self) -> None:
+        remove_journal(self._path.parent)
+
+
+def is_intact(path: Path, entry: ShardEntry) -> bool:
+    """Whether a file has the size and the sha256 of its entry."""
+    try:
+        if path.stat().st_size != entry.bytes:
+            return False
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == entry.sha256
+    except FileNotFoundError:
+        return False
+
+
+def remove_journal(folder: Path) -> None:
+    """Remove the journal of a folder, if it is there."""
+    (Path(folder) / JOURNAL_NAME).unlink(missing_ok=True)
+
+
+def forget(folder: Path) -> None:
+    """Take back that a folder is complete or under way; its shards stay until they are replaced."""
+    (Path(folder) / INDEX_NAME).unlink(missing_ok=True)
+    remove_journal(folder)
+
+
+def is_under_way(folder: Path) -> bool:
+    """Whether a run of all folders was begun whose journal is there."""
+    records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
+    return bool(records) and "beside" not in records[0]
+
+
+def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
+    """Drop a journal begun beside folders that have been replaced since, as `retry` does.
+
+    Args:
+        digests: of the complete folders by name; None where there are none.
+    """
+    records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
+    if records and records[0].get("beside") != digests:
+        remove_journal(folder)
+
+
+def remove_other_shards(folder: Path, entries: list[ShardEntry]) -> None:
+    """Remove shards that an earlier, longer plan left in the folder."""
+    names = {entry.name for entry in entries}
+    for path in Path(folder).glob("*.h5"):
+        if path.name not in names:
+            path.unlink()

@@ -1,1 +1,0 @@
-"""Shards: which clip goes where, how they fill and are published, what is there and whole."""

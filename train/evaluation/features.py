@@ -1,0 +1,102 @@
+"""The features of a frozen encoder: one vector a clip, the mean over its tokens.
+
+Averaged over all tokens (pool `clip`) a clip looks the same played backwards, as far as tokens do
+not know of each other's time. Averaged over those of each time step, one after another (pool
+`steps`), the order stays: of use where classes are motions, for as many times more numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.errors import InputError
+from shared.files import write_atomically
+from train.clips.table import ClipTable
+from train.evaluation.scoring import mean_over_views
+from train.network.autoencoder import VideoEncoder
+from train.network.model_config import ModelConfig
+from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
+from train.running.engine import Processes
+from train.running.run_folder import RunFolder
+from train.samples.datasets import EvaluateDataset, Sample
+from train.weights.exchange import ImportedWeights, adopt_norms, build_encoder
+
+POOLS = ("clip", "steps")
+
+
+def frozen_encoder(
+    config: ModelConfig, imported: ImportedWeights | None, seed: int
+) -> VideoEncoder:
+    """An encoder to read features from, with imported weights or with random ones.
+
+    A pretrained encoder keeps the norm after its last block.
+
+    Raises:
+        InputError: the imported weights are of another model.
+    """
+    if imported is not None:
+        return build_encoder(adopt_norms(config, imported), imported).eval()
+    torch.manual_seed(seed)
+    return VideoEncoder(config, final_norm=True).eval()
+
+
+def clip_features(
+    folder: RunFolder,
+    split: str,
+    encoder: VideoEncoder,
+    table: ClipTable,
+    config: FinetuneConfig,
+    views: EvaluateConfig,
+    loader: LoaderConfig,
+    processes: Processes,
+    pool: str = "clip",
+) -> np.ndarray:
+    """Features float32 [n, D] of the clips of a table, the mean over their views.
+
+    Of pool steps D is time steps * width.
+
+    They are kept in features-<split>.h5 of the folder, /clip/id S64 [n] and /feature float32
+    [n, D], and read from there where the run has them already. All processes call this.
+
+    Raises:
+        InputError: that file is damaged.
+    """
+    path = folder.path / f"features-{split}.h5"
+    if processes.from_first(path.is_file()):
+        return _read(path, table)
+
+    def features(batch: Sample) -> dict[str, Tensor]:
+        tokens = encoder(batch["clips"])
+        if pool == "clip":
+            return {"feature": tokens.mean(dim=1)}
+        of_steps = tokens.unflatten(1, (encoder.config.time_steps, -1)).mean(dim=2)
+        return {"feature": of_steps.flatten(1)}
+
+    loader = replace(loader, cache_megabytes=0)  # each clip is read once
+    dataset = EvaluateDataset(table, config.model, config.frames, views, loader)
+    found = mean_over_views(features, encoder, dataset, loader, processes, f"features of {split}")
+    if processes.is_first:
+        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+            file.create_dataset("/clip/id", data=table.ids, track_times=False)
+            file.create_dataset("/feature", data=found["feature"], track_times=False)
+            file.flush()
+            data = file.id.get_file_image()
+        write_atomically(path, data)
+    return found["feature"]
+
+
+def _read(path: Path, table: ClipTable) -> np.ndarray:
+    try:
+        with h5py.File(path, "r") as file:
+            ids, features = file["/clip/id"][:], file["/feature"][:]
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}); delete it") from None
+    if not np.array_equal(ids, table.ids):
+        raise InputError(f"{path} is of other clips than the dataset's now; give --overwrite")
+    return features

@@ -1,0 +1,123 @@
+"""Computes something of every clip of a split once, however many processes share the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from shared.files import write_atomically
+from train.clips.table import ClipTable
+from train.options.config import LoaderConfig
+from train.running.engine import Processes, wants_bf16
+from train.samples.datasets import EvaluateDataset, Sample
+from train.samples.loading import make_loader, read_batches, to_device
+
+
+def score_clips(
+    model: nn.Module,
+    dataset: EvaluateDataset,
+    loader: LoaderConfig,
+    processes: Processes,
+    name: str,
+) -> dict[str, np.ndarray]:
+    """Class probabilities of each clip: the mean of the softmax over its views.
+
+    Args:
+        model: a VideoClassifier on the processes' device; its mode is put back afterwards.
+        name: of the progress bar.
+
+    Returns:
+        float32 [n, classes] by kind of label, in the order of the dataset's table, complete in
+        every process.
+    """
+
+    def probabilities(batch: Sample) -> dict[str, Tensor]:
+        scores = model(batch["clips"], batch["inside"])
+        return {kind: values.float().softmax(1) for kind, values in scores.items()}
+
+    return mean_over_views(probabilities, model, dataset, loader, processes, name)
+
+
+@torch.inference_mode()
+def mean_over_views(
+    compute: Callable[[Sample], dict[str, Tensor]],
+    model: nn.Module,
+    dataset: EvaluateDataset,
+    loader: LoaderConfig,
+    processes: Processes,
+    name: str,
+) -> dict[str, np.ndarray]:
+    """What `compute` makes of each clip, the mean over its views.
+
+    Args:
+        compute: of a batch on the device (see `to_device`) float [B, K] by name; B views.
+        model: what it computes with, on the processes' device; its mode is put back afterwards.
+        name: of the progress bar.
+
+    Returns:
+        float32 [n, K] by name, in the order of the dataset's table, complete in every process.
+    """
+    views = dataset.config.segments * dataset.config.crops
+    indices = np.arange(processes.rank, len(dataset.table), processes.world_size).tolist()
+    size = max(1, loader.micro_batch_size // views)
+    batches = [indices[first : first + size] for first in range(0, len(indices), size)]
+    # Under DeepSpeed the weights are bf16 already; read from a file they are float32.
+    casts = processes.uses_cuda and wants_bf16(loader.precision, uses_cuda=True)
+    cast = torch.autocast("cuda", torch.bfloat16) if casts else nullcontext()
+    was_training = model.training
+    model.eval()
+    parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+    bar = tqdm(
+        total=len(indices), desc=name, unit="clip", leave=False, disable=not processes.is_first
+    )
+    stream = read_batches(make_loader(dataset, batches, loader, processes.uses_cuda))
+    with closing(stream), closing(bar):
+        for batch in stream:
+            batch = to_device(batch, processes.device)
+            with cast:
+                computed = compute(batch)
+            means = {
+                kind: values.float().unflatten(0, (-1, views)).mean(1).cpu().numpy()
+                for kind, values in computed.items()
+            }
+            parts.append((batch["index"].cpu().numpy(), means))
+            bar.update(len(batch["index"]))
+    model.train(was_training)
+    return _together(processes.gather(parts), len(dataset.table))
+
+
+def _together(
+    by_process: list[list[tuple[np.ndarray, dict[str, np.ndarray]]]], num_clips: int
+) -> dict[str, np.ndarray]:
+    parts = [part for process in by_process for part in process]
+    counted = np.zeros(num_clips, dtype=np.int64)
+    together = {
+        kind: np.empty((num_clips, values.shape[1]), np.float32)
+        for kind, values in parts[0][1].items()
+    }
+    for index, means in parts:
+        counted[index] += 1
+        for kind, values in means.items():
+            together[kind][index] = values
+    assert np.all(counted == 1), "a clip was counted twice or not at all"
+    return together
+
+
+def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) -> None:
+    """Write scores-<split>.h5: /clip/id S64 [n], and for each kind of label
+    /<kind>/probability float32 [n, classes] and /<kind>/label int64 [n] (-1 where unknown)."""
+    with h5py.File("scores.h5", "w", driver="core", backing_store=False) as file:
+        file.create_dataset("/clip/id", data=table.ids, track_times=False)
+        for kind, values in scores.items():
+            file.create_dataset(f"/{kind}/probability", data=values, track_times=False)
+            file.create_dataset(f"/{kind}/label", data=table.labels[kind], track_times=False)
+        file.flush()
+        data = file.id.get_file_image()
+    write_atomically(path, data)

@@ -1,0 +1,72 @@
+"""Looks at split val between the epochs of a finetuning, and keeps the best weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from train.clips.table import ClipTable
+from train.evaluation.metrics import accuracy
+from train.evaluation.scoring import score_clips
+from train.options.config import EvaluateConfig, FinetuneConfig
+from train.running.engine import whole_model
+from train.running.finetune_inputs import build_classifier
+from train.running.run_setup import RunSetup
+from train.running.training import Training
+from train.samples.datasets import EvaluateDataset
+from train.weights.exchange import export_safetensors
+
+
+class Validation:
+    """Accuracy on held-out clips by one view of each; the weights with the highest top-1 so far go
+    to best.safetensors, and a run that has waited long enough for better ones stops early.
+
+    Args:
+        setup: of the run.
+        config: of the finetuning.
+        held_out: the clips of split val with their labels; None: nothing is ever due.
+        num_classes: by kind of label.
+    """
+
+    def __init__(
+        self,
+        setup: RunSetup,
+        config: FinetuneConfig,
+        held_out: ClipTable | None,
+        num_classes: dict[str, int],
+    ) -> None:
+        self._setup, self._config, self._num_classes = setup, config, num_classes
+        self._labels = {}
+        if held_out is not None:
+            one_view = EvaluateConfig(segments=1, crops=1)
+            self._labels = {kind: held_out.labels[kind] for kind in config.labels}
+            self._clips = EvaluateDataset(
+                held_out, config.model, config.frames, one_view, setup.loader, config.head.box
+            )
+
+    @staticmethod
+    def nothing_yet() -> dict[str, Any]:
+        """What a run's progress holds before the first look."""
+        return {"best_top1": -1.0, "best_epoch": 0, "stopped_early": False}
+
+    def is_due(self, step: int) -> bool:
+        """Whether to look after a step: at the end of some epochs, and of the last."""
+        epoch, steps_left = divmod(step, self._setup.epoch_steps)
+        last = step == self._setup.num_steps
+        ends = steps_left == 0 and (epoch % self._config.validate_epochs == 0 or last)
+        return bool(self._labels) and ends
+
+    def look(self, training: Training) -> None:
+        """Score the clips, write the figures to the log and the outcome into the progress."""
+        setup, progress = self._setup, training.progress
+        epoch = training.step // setup.epoch_steps
+        module = training.engine.module
+        scores = score_clips(module, self._clips, setup.loader, setup.processes, "val")
+        figures = accuracy(scores, self._labels)
+        training.write_event("validate", epoch=epoch, **figures)
+        if figures["top1"] > progress["best_top1"]:
+            progress |= {"best_top1": figures["top1"], "best_epoch": epoch}
+            better = whole_model(training.engine, build_classifier(self._config, self._num_classes))
+            if setup.processes.is_first:
+                export_safetensors(setup.folder.best_weights, better)
+        waited = epoch - progress["best_epoch"]
+        progress["stopped_early"] = 0 < self._config.early_stop_epochs <= waited

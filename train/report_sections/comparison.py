@@ -1,0 +1,145 @@
+"""The report's sections about all runs: side by side, and how each was made."""
+
+from __future__ import annotations
+
+import json
+
+from shared.wording import counted
+from train.objectives.loss_words import LossWords
+from train.pictures.charts import curves_chart
+from train.report_sections.runs import Run
+from train.report_sections.training import predictor_level
+from train.tables.typed_tables import flatten
+
+MOST_CURVES = 8
+NOTHING = "\u2013"
+
+
+def comparison_section(runs: list[Run], unreadable: list[str]) -> dict:
+    """A table of all runs, and the curves of those of a kind over each other."""
+    missing = list(unreadable)
+    if not runs:
+        missing.append("No runs yet.")
+        return {"missing": missing}
+    columns = [
+        ("run", False),
+        ("begun from", False),
+        ("mask or head", False),
+        ("epochs", True),
+        ("minutes", True),
+        ("last loss", True),
+        ("best val top-1", True),
+        ("test top-1", True),
+    ]
+    in_order = sorted(runs, key=lambda run: run.kind, reverse=True)  # pretraining first
+    tested = [run for run in runs if run.kind == "finetune"]
+    charts = [
+        *_loss_charts([run for run in runs if run.kind == "pretrain"]),
+        *_curves_of("Validation top-1", tested, "top1", "validate", "val top-1, %"),
+    ]
+    return {
+        "differences": [
+            (kind, *option_differences([run for run in runs if run.kind == kind]))
+            for kind in ("pretrain", "finetune")
+            if sum(run.kind == kind for run in runs) > 1
+        ],
+        "columns": columns,
+        "rows": [_comparison_row(run) for run in in_order],
+        "charts": charts,
+        "missing": missing,
+    }
+
+
+def _loss_charts(runs: list[Run]) -> list[tuple]:
+    """Losses of pretraining, a chart a target: of different ones they cannot be compared."""
+    by_target: dict[LossWords, list[Run]] = {}
+    for run in runs:
+        by_target.setdefault(run.loss_words, []).append(run)
+    charts = []
+    for words, alike in by_target.items():
+        title = "Pretraining loss" + (f", {words.target}," if len(by_target) > 1 else "")
+        charts += _curves_of(title, alike, "loss", "train", "loss", predictor_level(alike))
+    return charts
+
+
+def _curves_of(
+    title: str,
+    runs: list[Run],
+    key: str,
+    event: str,
+    y_label: str,
+    reference: tuple[float, str] | None = None,
+) -> list[tuple]:
+    """A chart with its caption, or none where there is nothing to compare."""
+    curves = [curve for curve in (run.curve(key, event) for run in runs) if curve.y]
+    if len(curves) < 2:
+        return []
+    text = f"{title} of {counted(len(curves), 'run')}"
+    if len(curves) > MOST_CURVES:
+        text += f", the first {MOST_CURVES} by name"
+    shown = curves[:MOST_CURVES]
+    return [(curves_chart(title, shown, "epoch", y_label, reference), text + ".")]
+
+
+def option_differences(runs: list[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Names of runs, and the options in which they are not all alike, with the value of each.
+
+    At most MOST_CURVES runs; an option that a run does not have is a dash.
+    """
+    runs = runs[:MOST_CURVES]
+    flat = [flatten(run.options) for run in runs]
+    keys = dict.fromkeys(key for options in flat for key in options)
+    rows = []
+    for key in keys:
+        values = [_plain(options[key]) if key in options else NOTHING for options in flat]
+        if len(set(values)) > 1:
+            rows.append((key.removeprefix("config."), values))
+    return [run.name for run in runs], rows
+
+
+def runs_made(runs: list[Run]) -> list[dict]:
+    """Command, commit, versions and options of each run."""
+    made = []
+    for run in runs:
+        versions = run.record.get("versions") or {}
+        named = ", ".join(f"{name} {version}" for name, version in versions.items())
+        note = [f"commit {run.record.get('git_commit') or 'unknown'}", named]
+        if run.options.get("data"):
+            note.append(f"data {run.options['data']}")
+        made.append(
+            {
+                "name": run.name,
+                "command": str(run.record.get("command", "unknown")),
+                "note": "; ".join(part for part in note if part),
+                "options": json.dumps(run.options, indent=1, ensure_ascii=False),
+            }
+        )
+    return made
+
+
+def _comparison_row(run: Run) -> list[str]:
+    begun = run.options.get("from") or run.options.get("init") or "random weights"
+    begun = "random weights" if begun == "none" else begun
+    mask, head = run.option("config", "mask"), run.option("config", "head", "kind")
+    what = str(head or "")
+    if isinstance(mask, dict):
+        ratios = [f"{mask[name]:g}" for name in ("mask_ratio", "inside_ratio") if name in mask]
+        what = f"{mask.get('kind')} {' / '.join(ratios)}"
+    return [
+        run.name,
+        str(begun),
+        what,
+        _figure(run.last("epoch"), "{:g}"),
+        _figure(run.minutes, "{:.1f}"),
+        _figure(run.last("loss"), "{:.3f}"),
+        _figure(run.best("top1", "validate"), "{:.1f} %"),
+        _figure(run.test_top1, "{:.1f} %"),
+    ]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return NOTHING if value is None else form.format(value)

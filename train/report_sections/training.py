@@ -1,0 +1,217 @@
+"""The report's sections about training: a pretraining run and a finetuned one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shared.errors import InputError
+from shared.layout import DatasetLayout
+from shared.wording import counted
+from train.clips.stored_boxes import read_clip
+from train.evaluation.class_names import PLURAL, SINGULAR, class_names
+from train.evaluation.confusion import Scores, confusion_picture
+from train.pictures.charts import curves_chart
+from train.pictures.clips import draw_thumbnail
+from train.pictures.style import Chart, jpeg_uri
+from train.report_sections.runs import Run, scores_of
+from train.report_sections.sections import Dataset
+
+MOST_PAIRS = 8
+FRAMES_OF_PAIR = 4
+SAME_LEVEL = 0.01  # losses of zeros that one line of a chart may stand for
+THIRD_WIDTH = 3.0  # inches, of charts of which three lie beside each other
+
+
+def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
+    """Curves of a pretraining run."""
+    if run is None:
+        made = layout.make("pretrain")
+        return {"missing": [f"No pretraining run; make one with `{made}`."]}
+    loss = run.last("loss")
+    if loss is None:
+        return {"missing": [f"Run {run.name} has not logged a loss yet."]}
+    words, reference = run.loss_words, predictor_level([run])
+    sentence = f"Run {run.name}: {_seen(run)}. The loss over the hidden patches ends at {loss:.3f}"
+    caption = f"Mean squared error of {words.target} over the hidden patches."
+    if reference is not None:
+        sentence += f"; predicting {words.zeros} scores {reference[0]:.3f}"
+        caption += (
+            f" {reference[0]:.3f} is what predicting {words.zeros} scores: only what lies below "
+            "has been learned."
+        )
+    sentence += "." if run.folder.is_finished else ". It is not finished."
+    curves = [run.curve("loss", name="loss")]
+    charts = [
+        (
+            curves_chart("Pretraining loss", curves, "epoch", "loss", reference=reference),
+            caption,
+        ),
+        *_pace_charts(run, Chart.width),
+    ]
+    return {"sentence": sentence, "charts": charts, "missing": []}
+
+
+def predictor_level(runs: list[Run]) -> tuple[float, str] | None:
+    """The loss of predicting zeros, and its name, of pretraining runs with one kind of target.
+
+    None where it was not logged, or differs: that of trajectories depends on how much moves.
+    """
+    levels = [run.last("mean_predictor_loss") for run in runs]
+    known = [level for level in levels if level is not None]
+    if len(known) < len(runs) or max(known) - min(known) > SAME_LEVEL:
+        return None
+    return sum(known) / len(known), runs[0].loss_words.level
+
+
+def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
+    """Curves, and of each kind of label confusion matrix and most confused pairs."""
+    if run is None:
+        made = dataset.layout.make("finetune")
+        return {"missing": [f"No finetuned run; make one with `{made}`."]}
+    section: dict = {"missing": [], "sentence": f"Run {run.name}: {_seen(run)}.", "charts": []}
+    counts = list(run.num_classes.values())
+    if run.last("loss") is None:
+        section["missing"].append(f"Run {run.name} has not logged a loss yet.")
+    else:
+        section["charts"] = [
+            (
+                curves_chart(
+                    "Finetuning loss",
+                    [run.curve("loss", name="loss")],
+                    "epoch",
+                    "loss",
+                    reference=(float(np.log(counts).sum()), "guessing") if counts else None,
+                    from_zero=True,
+                ),
+                _loss_caption(run),
+            ),
+            *_accuracy_chart(run),
+        ]
+        section["pace"] = _pace_charts(run, THIRD_WIDTH)
+    try:
+        scores = scores_of(run)
+        if not scores:
+            command = dataset.layout.make("evaluate", f"--run {run.name}")
+            section["missing"].append(
+                f"Run {run.name} was not evaluated on split {run.tested_split}; `{command}` does "
+                "that."
+            )
+        else:
+            split = run.tested_split
+            section["confusions"] = [_confusion(dataset, each, split) for each in scores]
+    except InputError as error:
+        section["missing"].append(str(error))
+    return section
+
+
+def confused_pairs(matrix: np.ndarray, most: int = MOST_PAIRS) -> list[tuple[int, int, int]]:
+    """(true, predicted, clips) of the largest counts off the diagonal."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [np.unravel_index(place, matrix.shape) for place in order]
+    return [(int(t), int(p), int(wrong[t, p])) for t, p in pairs if wrong[t, p] > 0]
+
+
+def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
+    matrix = scores.confusion()
+    names = class_names(dataset.classes, scores.kind, len(matrix))
+    one = SINGULAR[scores.kind]
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    pairs = []
+    for true, predicted, count in confused_pairs(matrix):
+        found = np.flatnonzero((scores.label == true) & (scores.predicted == predicted))
+        pairs.append(
+            {
+                "true": names[true],
+                "predicted": names[predicted],
+                "count": counted(count, "clip"),
+                "share": f"{100 * count / matrix[true].sum():.1f} % of the {one}",
+                "images": _middle_frames(dataset, [scores.clip_id[i] for i in found]),
+            }
+        )
+    return {
+        "of": "" if scores.kind == "label" else f" of {PLURAL[scores.kind]}",
+        "chart": confusion_picture(scores, names),
+        "caption": f"Clips of split {split} by true and predicted {one}: {right:,} of "
+        f"{total:,} are right. Colour is the share of the true {one}.",
+        "pairs": pairs,
+    }
+
+
+def _middle_frames(dataset: Dataset, clip_ids: list[str]) -> list[str]:
+    """Thumbnails of the first few clips; none where frames or boxes are missing."""
+    table = dataset.boxes
+    if table is None or not dataset.layout.frames.is_dir():
+        return []
+    rows = {clip_id: row for row, clip_id in enumerate(table.clip_id)}
+    images = []
+    for clip_id in clip_ids[:FRAMES_OF_PAIR]:
+        if clip_id in rows:
+            middle = np.array([table.num_frames[rows[clip_id]] // 2])
+            clip = read_clip(dataset.layout, table, rows[clip_id], middle)
+            images.append(jpeg_uri(draw_thumbnail(clip)))
+    return images
+
+
+def _loss_caption(run: Run) -> str:
+    text = "Cross-entropy of the training clips, as augmented"
+    kinds = list(run.num_classes)
+    return f"{text}: of {' and '.join(kinds)}, added up." if len(kinds) > 1 else f"{text}."
+
+
+def _accuracy_chart(run: Run) -> list[tuple]:
+    curves = [run.curve("top1", "validate", name="top-1")]
+    if run.chance is not None and run.chance < 20:
+        curves.append(run.curve("top5", "validate", name="top-5"))
+    curves = [curve for curve in curves if curve.y]
+    if not curves:
+        return []
+    reference = None if run.chance is None else (run.chance, "chance")
+    chart = curves_chart(
+        "Validation accuracy", curves, "epoch", "accuracy, %", reference, from_zero=True
+    )
+    kinds = list(run.num_classes)
+    what = f"Share of clips of which {' and '.join(kinds)} are right" if kinds[1:] else "Accuracy"
+    return [(chart, f"{what} on split val, by which the best weights are chosen.")]
+
+
+def _pace_charts(run: Run, width: float) -> list[tuple]:
+    """Learning rate, throughput and data wait."""
+    rate = run.curve("learning_rate", name="learning rate")
+    pace = run.curve("clips_per_second", name="clips/s")
+    wait = run.curve("data_wait_share", name="data wait")
+    title_of = {
+        "Learning rate": (rate, "learning rate", "Warm-up, then cosine; the last parameter group."),
+        "Throughput": (pace, "clips per second", "Clips trained on, all processes together."),
+        "Waiting for data": (wait, "share of the time", "Time in which the loop waited for data."),
+    }
+    return [
+        (
+            curves_chart(
+                title,
+                [curve],
+                "epoch",
+                y_label,
+                as_percent=curve is wait,
+                from_zero=True,
+                width=width,
+            ),
+            caption,
+        )
+        for title, (curve, y_label, caption) in title_of.items()
+    ]
+
+
+def _seen(run: Run) -> str:
+    epochs = run.last("epoch")
+    parts = [f"{epochs:g} epoch{'' if epochs == 1 else 's'}" if epochs is not None else "not begun"]
+    clips, minutes = run.options.get("clips"), run.minutes
+    if isinstance(clips, int):
+        parts.append(f"over {counted(clips, 'clip')}")
+    if minutes is not None:
+        parts.append(f"in {minutes:.1f} minutes")
+    device = run.option("device", "kind")
+    if device is not None:
+        processes = run.option("device", "processes")
+        parts.append(f"on {device}" + (f" x {processes}" if processes and processes > 1 else ""))
+    return " ".join(parts)

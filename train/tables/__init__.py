@@ -1,0 +1,1 @@
+"""TOML tables as typed dataclasses."""
