@@ -43,7 +43,7 @@ endif
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 .PHONY: all help .venv toy manifest doctor flows boxes export verify retry show pretrain finetune \
-        evaluate report ablation test test-slow bench lint types
+        evaluate report ablation test test-slow bench lint types update-pins
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -168,17 +168,27 @@ types: .venv/linted  ## mypy on shared/ and on what preprocess/ and train/ offer
 
 .venv: $(STAMP)  ## install everything into .venv
 
-# The stamp is written last: an interrupted installation, or a setup.cfg newer than it, installs again.
-$(STAMP): setup.cfg
+# The stamp is written last: an interrupted installation, or pins newer than it, installs again.
+$(STAMP): setup.cfg constraints.txt
 	@$(PYTHON) .preflight.py
 	@rm -f $(STAMP)
 	@test -x $(python) || { echo "making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
 	@echo "installing (several GB of packages, some minutes)"
-	@.venv/bin/pip install --disable-pip-version-check --progress-bar off --quiet '.[test]'
+	@.venv/bin/pip install --disable-pip-version-check --progress-bar off --quiet -c constraints.txt '.[test]'
 	@touch $(STAMP)
 .venv/linted: $(STAMP)
-	@.venv/bin/pip install --disable-pip-version-check --quiet '.[lint]'
+	@.venv/bin/pip install --disable-pip-version-check --quiet -c constraints.txt '.[lint]'
 	@touch .venv/linted
+
+# The newest versions that fit together, of every package and of what these need. Run the tests after it.
+update-pins:  ## write constraints.txt anew, with the newest versions
+	@rm -rf build/pins
+	@$(PYTHON) -m venv build/pins
+	@build/pins/bin/pip install --disable-pip-version-check --progress-bar off --quiet '.[test,lint,bench,wandb]'
+	@{ sed -n '/^#/p' constraints.txt; build/pins/bin/pip freeze --disable-pip-version-check --exclude mofo; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
+	@rm -rf build/pins
+	@echo "constraints.txt: $$(grep -c == constraints.txt) packages; now run make lint types test"
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
