@@ -29,8 +29,8 @@ from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, vi
 from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.flow.tvl1 import PRESETS as FLOW_PRESETS
 from preprocess.flow.tvl1 import tvl1_flow
-from preprocess.flow_run.clip_work import grey_frames, jpeg_frames
-from preprocess.flow_run.messages import WorkOptions
+from preprocess.flow_run.decode_step import grey_frames, jpeg_frames
+from preprocess.flow_run.messages import WorkerOptions
 from preprocess.motion import (
     motion_boxes,
     motion_map,
@@ -202,7 +202,7 @@ def find_motion(
     Raises:
         ClipError: the video cannot be used.
     """
-    options = WorkOptions(video.parent)
+    options = WorkerOptions(video.parent)
     clip = Clip("shown", video.name, stop_seconds=seconds)
     chunks = list(decode_clip(clip, options.video_root, DecodeOptions()))
     frames = np.concatenate([chunk.rgb for chunk in chunks])
@@ -237,7 +237,7 @@ def _format_of(annotations: Path) -> str:
 
 
 def _flow_and_maps(
-    frames: np.ndarray, preset: str, of_boundaries: bool, options: WorkOptions
+    frames: np.ndarray, preset: str, of_boundaries: bool, options: WorkerOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow float32 [T, 2, h, w] and motion maps float32 [T, m, n] of frames uint8 [T, H, W, 3].
 

@@ -21,17 +21,19 @@ from training_fixtures import tiny_run
 from video_fixtures import render_video
 
 from preprocess.evaluate_boxes import _stored_clip
-from preprocess.flow.maker import _companded
 from preprocess.flow.options import FlowOptions
+from preprocess.flow.pipeline import _companded
 from preprocess.flow_run import ray_start
-from preprocess.flow_run.clip_work import ClipWork
-from preprocess.flow_run.messages import Job, WorkOptions
+from preprocess.flow_run.config import recorded_config
+from preprocess.flow_run.decode_groups import ClipTask
+from preprocess.flow_run.decode_step import ClipEncoder
+from preprocess.flow_run.messages import WorkerOptions
 from preprocess.flow_run.pool import START_TRIES, RayPool
 from preprocess.flow_run.stored_clips import stored_events
 from preprocess.motion_boxes.jobs import read_job
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.motion_boxes.shards import FromMotion
-from preprocess.rebuild import finished_plan, recorded_options
+from preprocess.rebuilding.finished_plan import finished_plan
 from preprocess.video import transcode
 from preprocess.video.completeness import Completeness
 from preprocess.video.decode import _beside, check_caps, decode_clip
@@ -222,10 +224,10 @@ def test_what_a_video_turns_out_to_be_while_it_is_read(tmp_path):
         _known(None)
     with pytest.raises(ClipError, match="frames of 200000x200 are too long for a JPEG"):
         _checked_kept_size((200_000, 200), 256)
-    work = ClipWork(Job(0, clip), WorkOptions(tmp_path), with_vectors=True)
-    work._num_frames, work._num_vectors = 12, 9
+    encoder = ClipEncoder(ClipTask(0, clip), WorkerOptions(tmp_path), with_vectors=True)
+    encoder._num_frames, encoder._num_vectors = 12, 9
     with pytest.raises(ClipError, match="9 flows from vectors of 12 frames"):
-        work.end()
+        encoder.finish()
 
 
 def test_a_decoder_out_of_memory_costs_one_clip(tmp_path, monkeypatch):
@@ -302,7 +304,7 @@ def test_repairs_need_what_the_run_was_told(tmp_path):
     recorded = (layout.flows / "options.json").read_text()
     (layout.flows / "options.json").write_text("[]")
     with pytest.raises(InputError, match="options.json is not what `preprocess.flows` writes"):
-        recorded_options(layout)
+        recorded_config(layout, nothing)
     (layout.flows / "options.json").write_text(recorded)
     layout.videos.rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="no folder of videos at .*; give it with --videos"):
