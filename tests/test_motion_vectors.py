@@ -15,13 +15,14 @@ from av.video.frame import PictureType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.flow.options import VECTOR_CELL
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.video.clip_vectors import ClipVectors
 from preprocess.video.decode import decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.motion_vectors import (
     COLUMNS,
+    VECTOR_CELL,
     VectorFlows,
     cell_means,
     export_vectors,
@@ -30,7 +31,6 @@ from preprocess.video.motion_vectors import (
 )
 from preprocess.video.transcode import clear_scratch
 from preprocess.video.transcode import transcode as transcode_up_to
-from preprocess.video.video_file import ClipError
 from shared.errors import InputError
 from shared.manifest import Clip
 from shared.randomness import counter_generator

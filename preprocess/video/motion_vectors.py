@@ -26,10 +26,10 @@ import cv2
 import numpy as np
 from av.video.frame import PictureType
 
-from preprocess.flow.options import VECTOR_CELL
 from shared.errors import InputError
 
 CODECS = ("h264", "mpeg4")
+VECTOR_CELL = 8  # pixels of the source that a value of a map covers along each side
 COLUMNS = (
     "source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale",
 )  # fmt: skip
@@ -87,7 +87,7 @@ class VectorFlows:
     def __init__(self, stream: av.VideoStream) -> None:
         codec = stream.codec_context
         self._has_b_vectors = codec.name != "mpeg4"
-        self._is_reference: dict[int, bool] = {}  # of H.264 packets in the decoder, by pts
+        self._is_reference: dict[int | None, bool] = {}  # of H.264 packets in the decoder, by pts
         self._length_bytes = _nal_length_bytes(codec.extradata) if codec.name == "h264" else None
         self._waiting: list[np.ndarray] = []  # B-frames since the last other frame
         self._since_anchor = 0  # frames, since the I- or P-frame that the next P-frame refers to
@@ -204,8 +204,9 @@ def turn_upright(flow: np.ndarray, quarter_turns: int, is_mirrored: bool = False
 
 def _nal_length_bytes(extradata: bytes | None) -> int:
     """How many bytes give the length of a NAL unit; 0 where start codes part them (Annex B)."""
-    has_lengths = extradata is not None and len(extradata) > 4 and extradata[0] == 1
-    return (extradata[4] & 3) + 1 if has_lengths else 0
+    if extradata is None or len(extradata) <= 4 or extradata[0] != 1:
+        return 0
+    return (extradata[4] & 3) + 1
 
 
 def _is_reference(packet: bytes, length_bytes: int) -> bool:
