@@ -14,8 +14,8 @@ from preprocess.flow_run.messages import (
     Maps,
     WorkOptions,
 )
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import FrameChunk, scaled_size
-from preprocess.video.video_file import ClipError
 
 DecodeEvent = EncodedFrames | Maps | ClipDecoded | ClipFailed
 DecodeStep = tuple[list[DecodeEvent], GreyFrames | None]

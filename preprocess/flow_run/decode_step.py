@@ -30,9 +30,9 @@ from preprocess.flow_run.messages import (
     WorkOptions,
 )
 from preprocess.video.decode import Tally, decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.spans import decode_together
 from preprocess.video.transcode import clear_scratch
-from preprocess.video.video_file import ClipError
 from shared.errors import InputError
 
 # Chunks of short clips are handed on together, so that a call costs little beside the work. A batch

@@ -8,32 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import av
 import numpy as np
 
 from preprocess.video.asf import announced_bytes
+from preprocess.video.containers import traits_of
+from preprocess.video.demuxer import Demuxer
+from preprocess.video.video_file import time_base_of
 from shared.manifest import Clip
-
-if TYPE_CHECKING:
-    from preprocess.video.demuxer import Demuxer
 
 TIME_TOLERANCE = 1e-3  # seconds; manifests give three decimals, presentation times are exact
 FRAMES_TOLERANCE = 1  # headers of HMDB51 claim one frame too many
 END_TOLERANCE_FRAMES = FRAMES_TOLERANCE + 0.5  # of a video that ends before it should
 SOUND_TOLERANCE = 0.25  # seconds; packets of sound may not tell how long they are
 HOLES_TOLERANCE = 0.1  # share of frames that a live recording may have dropped
-COUNTING_FORMATS = ("mov", "matroska", "avi")  # where a packet of the container is a frame
-ENDING_FORMATS = ("matroska", "flv")  # whose duration is the time of the end
 HIDING_CODECS = ("vp8", "libvpx")  # where a packet may hold a frame that is never shown
 SKIPPING_CODECS = ("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "flv")
 SKIPPED_BYTES = 8  # at most, of a packet of those that says "as before" and may give no frame
-
-
-def kind_of(container: av.container.InputContainer) -> str:
-    """The first of the names that FFmpeg has for the format: mov, matroska, avi, ..."""
-    return container.format.name.split(",")[0]
 
 
 class Completeness:
@@ -58,16 +51,16 @@ class Completeness:
         self._stream = stream
         rate = stream.average_rate or stream.guessed_rate
         self.frame_seconds = float(1 / rate) if rate else 0.04
-        self._stream_start = float((stream.start_time or 0) * stream.time_base)
-        kind = kind_of(container)
+        self._time_base = time_base_of(stream)
+        self._stream_start = float((stream.start_time or 0) * self._time_base)
+        self._traits = traits_of(container)
         self._tolerance = END_TOLERANCE_FRAMES * self.frame_seconds
         self.duration = self._announced_duration(container)
         self._missing_bytes = 0
-        if kind == "asf":
-            self._missing_bytes = (announced_bytes(container.name) or 0) - container.size
+        if self._traits.has_file_size:
+            self._missing_bytes = (announced_bytes(Path(container.name)) or 0) - container.size
         self._end_of_all = self._announced_end_of_all(container)
         self._others_end = -math.inf
-        self._counts_packets = kind in COUNTING_FORMATS
         self._num_packets = 0
         self._num_skipped = 0
         self._may_have_holes = False
@@ -86,7 +79,7 @@ class Completeness:
         return self.start - TIME_TOLERANCE <= seconds < self.stop - TIME_TOLERANCE
 
     def seconds(self, pts: int) -> float:
-        return float((pts - (self._stream.start_time or 0)) * self._stream.time_base)
+        return float((pts - (self._stream.start_time or 0)) * self._time_base)
 
     def saw_packet(self, packet: av.Packet, demuxer: Demuxer) -> None:
         """Count a packet of the stream that the demuxer has just given, before it is decoded."""
@@ -123,7 +116,7 @@ class Completeness:
             self._times.clear()
             self._end = 0.0
         self._times.append(seconds)
-        shown_for = max(self.frame_seconds, float(duration * self._stream.time_base))
+        shown_for = max(self.frame_seconds, float(duration * self._time_base))
         self._end = max(self._end, seconds + shown_for)
         self.num_frames += is_shown
         return is_shown
@@ -171,7 +164,7 @@ class Completeness:
         return None
 
     def _expected_frames(self) -> Iterator[tuple[int, str]]:
-        if self._counts_packets and self._stream.codec_context.name not in HIDING_CODECS:
+        if self._traits.packets_are_frames and self._stream.codec_context.name not in HIDING_CODECS:
             yield self._num_packets, "in the file"
         if self.is_whole_video:
             announced = self._stream.frames - self._num_skipped
@@ -190,26 +183,26 @@ class Completeness:
         return int(np.rint(distances / usual - 1).clip(min=0).sum()) if usual > 0 else 0
 
     def _announced_duration(self, container: av.container.InputContainer) -> float | None:
-        kind = kind_of(container)
+        traits = self._traits
         is_alone = len(container.streams) == 1
-        if self._stream.duration and (is_alone or kind != "asf"):
-            seconds = float(self._stream.duration * self._stream.time_base)
+        if self._stream.duration and (is_alone or traits.has_stream_duration):
+            seconds = float(self._stream.duration * self._time_base)
             # Of the parts of a fragmented MP4 it may be either.
-            is_end = kind == "mov" and self._stream.frames == 0
+            is_end = traits.fragments_tell_end and self._stream.frames == 0
             return self._from_the_start(seconds) if is_end else seconds
-        try:  # a tag of Matroska
-            hours, minutes, seconds = self._stream.metadata.get("DURATION", "").split(":")
-            return self._from_the_start(int(hours) * 3600 + int(minutes) * 60 + float(seconds))
+        try:  # a tag of Matroska, "00:00:02.040000000"
+            hours, minutes, rest = self._stream.metadata.get("DURATION", "").split(":")
+            return self._from_the_start(int(hours) * 3600 + int(minutes) * 60 + float(rest))
         except ValueError:
             pass
         if container.duration and is_alone:
             seconds = container.duration / av.time_base
-            return self._from_the_start(seconds) if kind in ENDING_FORMATS else seconds
+            return self._from_the_start(seconds) if traits.duration_is_end else seconds
         return None
 
     def _announced_end_of_all(self, container: av.container.InputContainer) -> float | None:
         """When the longest stream ends, where nothing is said of the picture: sound may go on."""
-        is_end = kind_of(container) in ENDING_FORMATS
+        is_end = self._traits.duration_is_end
         if self.duration is not None or not container.duration or not is_end:
             return None
         return container.duration / av.time_base - self._stream_start

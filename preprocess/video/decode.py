@@ -20,19 +20,12 @@ import av
 from preprocess.video.clip_vectors import ClipVectors
 from preprocess.video.completeness import TIME_TOLERANCE, Completeness
 from preprocess.video.demuxer import Demuxer
+from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
+from preprocess.video.seeking import Clock, check_landing, seek_before
 from preprocess.video.transcode import transcode
-from preprocess.video.video_file import (
-    ClipError,
-    Clock,
-    LandedLateError,
-    check_landing,
-    find_video,
-    opened,
-    seek_before,
-    video_stream,
-)
+from preprocess.video.video_file import find_video, open_video, video_stream
 from shared.errors import InputError
 from shared.manifest import Clip
 
@@ -102,7 +95,7 @@ def _reading(
     clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
 ) -> Iterator[tuple[Completeness, Frames, ClipVectors | None]]:
     """The frames of the clip, and where their motion vectors gather as they are read."""
-    with placed(clip, path, options, from_the_start) as video:
+    with open_at_span(clip, path, options, from_the_start) as video:
         _, stream, progress = video
         if not options.vectors:
             yield progress, _frames(*video, options, None, tally), None
@@ -111,13 +104,13 @@ def _reading(
             yield progress, _frames(*video, options, vectors, tally), vectors
         else:
             copy = transcode(path, options.scratch, options.max_pixels)
-            with placed(clip, copy, options, from_the_start) as copied:
+            with open_at_span(clip, copy, options, from_the_start) as copied:
                 vectors = ClipVectors(copied[1])
                 others = _frames(*copied, options, vectors, Tally())
-                yield progress, _beside(_frames(*video, options, None, tally), others), vectors
+                yield progress, _matching(_frames(*video, options, None, tally), others), vectors
 
 
-def _beside(frames: Frames, others: Frames) -> Frames:
+def _matching(frames: Frames, others: Frames) -> Frames:
     """Read both, give the first: a video and its copy must have the same frames."""
     for frame, other in zip_longest(frames, others):
         if frame is None or other is None:
@@ -126,7 +119,7 @@ def _beside(frames: Frames, others: Frames) -> Frames:
 
 
 @contextmanager
-def placed(
+def open_at_span(
     clip: Clip, path: Path, options: DecodeOptions, from_the_start: bool
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Completeness]]:
     """The video, read up to the keyframe before the clip, or to its start.
@@ -135,7 +128,7 @@ def placed(
         ClipError: it may not be opened, or is longer than the options allow.
         LandedLateError: it cannot be read from a keyframe before the clip.
     """
-    with opened(path, options.max_pixels) as container:
+    with open_video(path, options.max_pixels) as container:
         stream = video_stream(container, options.max_pixels)
         progress = Completeness(clip, container, stream)
         check_length(progress, stream, options)

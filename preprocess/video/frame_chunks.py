@@ -11,8 +11,8 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from preprocess.video.clip_vectors import ClipVectors
+from preprocess.video.errors import ClipError
 from preprocess.video.orientation import Orientation
-from preprocess.video.video_file import ClipError
 
 SMALLEST_SIDE = 16  # pixels; TV-L1 needs that much, and a patch is as large
 LONGEST_KEPT_SIDE = 65_500  # pixels; a JPEG cannot be longer

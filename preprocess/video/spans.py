@@ -10,11 +10,14 @@ from pathlib import Path
 
 import av
 
-from preprocess.video.completeness import TIME_TOLERANCE, Completeness, kind_of
-from preprocess.video.decode import Tally, check_caps, check_length, placed
+from preprocess.video.completeness import TIME_TOLERANCE, Completeness
+from preprocess.video.containers import traits_of
+from preprocess.video.decode import Tally, check_caps, check_length, open_at_span
 from preprocess.video.demuxer import Demuxer
+from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
-from preprocess.video.video_file import ClipError, LandedLateError, check_landing, find_video
+from preprocess.video.seeking import check_landing
+from preprocess.video.video_file import find_video
 from shared.manifest import Clip
 
 Step = tuple[int, FrameChunk | ClipError | None]
@@ -61,8 +64,8 @@ def _together(
     from_the_start: bool,
 ) -> Iterator[Step]:
     path = find_video(clips[0].video, video_root)
-    with placed(clips[0], path, options, from_the_start) as (container, stream, first):
-        if kind_of(container) == "avi":
+    with open_at_span(clips[0], path, options, from_the_start) as (container, stream, first):
+        if not traits_of(container).has_frame_times:
             raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
         waiting: deque[_Span] = deque()
         unfit: list[Step] = []

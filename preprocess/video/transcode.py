@@ -13,14 +13,16 @@ import re
 import secrets
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import av
 
-from preprocess.video.video_file import ClipError, opened, video_stream
+from preprocess.video.errors import ClipError
+from preprocess.video.video_file import open_video, video_stream
 from shared.errors import InputError
 from shared.files import remove_leftovers, sync_folder
 
-ENCODER = "libx264"
+ENCODER: Final = "libx264"
 # Without B-frames and with one reference, every vector spans exactly one frame. Keyframes have no
 # vectors: few of them, and only as often as seeking to a clip in a long video needs.
 # Against dense flow on five real clips, superfast's vectors are nearer than those of medium, at a
@@ -101,7 +103,7 @@ def _encode(video: Path, target: Path, max_pixels: int) -> None:
         )
     try:
         with (
-            opened(video, max_pixels) as source,
+            open_video(video, max_pixels) as source,
             av.open(str(target), "w", format="mp4") as output,
         ):
             _copy_frames(source, video_stream(source, max_pixels), output)
@@ -116,18 +118,18 @@ def _copy_frames(
     stream: av.VideoStream,
     output: av.container.OutputContainer,
 ) -> None:
-    encoder = None
+    encoder: av.VideoStream | None = None
     time_base = stream.time_base or Fraction(1, 1000)
-    first = last = None
+    first: int | None = None
+    last: int | None = None
     for frame in source.decode(stream):
         if encoder is None:
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            encoder = output.add_stream(ENCODER, rate=rate)
+            encoder = output.add_stream(ENCODER, rate=rate, options=ENCODER_OPTIONS)
             encoder.width, encoder.height = frame.width, frame.height
             # 4:2:0 needs even sides; a picture of another size would be another clip.
             is_even = frame.width % 2 == 0 and frame.height % 2 == 0
             encoder.pix_fmt = "yuv420p" if is_even else "yuv444p"
-            encoder.options = ENCODER_OPTIONS
             encoder.codec_context.time_base = time_base
         time = last + 1 if frame.pts is None and last is not None else frame.pts or 0
         first = time if first is None else first
