@@ -24,7 +24,7 @@ from preprocess.video.motion_vectors import (
     COLUMNS,
     VECTOR_CELL,
     VectorFlows,
-    cell_means,
+    cell_displacements,
     export_vectors,
     fill_holes,
     turn_upright,
@@ -258,7 +258,7 @@ def test_cells_are_area_means_of_blocks(data):
         left, top = row["dst_x"] - row["w"] // 2, row["dst_y"] - row["h"] // 2
         for axis, name in enumerate(("motion_x", "motion_y")):
             painted[axis, top : top + row["h"], left : left + row["w"]] = -row[name] / 4
-    result = cell_means(rows, size)
+    result = cell_displacements(rows, size)
     for i in range(size[0]):
         for j in range(size[1]):
             pixels = painted[:, i * cell : (i + 1) * cell, j * cell : (j + 1) * cell]

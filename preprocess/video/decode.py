@@ -1,9 +1,9 @@
 """Decode a clip, or a span of a long video, into RGB frames (PyAV).
 
-Input comes from the internet: local regular files below the video root only, containers and codecs
-by allow-list, caps on pixels, frames and seconds, and no clip that ended early passes for a whole
-one. Whatever is wrong with a video is a ClipError with a reason in words. Several spans of one
-video in one pass: preprocess/video/spans.py.
+Videos come from the internet. So only local regular files below the video root are opened,
+containers and codecs have to be on a list, pixels, frames and seconds are limited, and a clip that
+ends early is refused. Whatever is wrong with a video is a ClipError with a reason in words.
+preprocess/video/spans.py decodes several spans of one video in one pass.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Frames = Iterator[tuple[float, av.VideoFrame]]  # seconds from the start of the 
 
 @dataclass
 class Tally:
-    """How many frames came out of the decoder, also those that no clip keeps."""
+    """Counts the frames that come out of the decoder, also those that no clip keeps."""
 
     num_frames: int = 0
 
@@ -50,7 +50,7 @@ def decode_clip(
     same from run to run.
 
     Raises:
-        ClipError: anything that makes the clip unfit: see the module. Chunks handed out before it
+        ClipError: anything that makes the clip unfit (see the module). Chunks yielded before it
             must be thrown away.
     """
     path = find_video(clip.video, video_root)
@@ -94,7 +94,7 @@ def _chunks(
 def _reading(
     clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
 ) -> Iterator[tuple[Completeness, Frames, ClipVectors | None]]:
-    """The frames of the clip, and where their motion vectors gather as they are read."""
+    """The frames of the clip, and the object that collects their motion vectors meanwhile."""
     with open_at_span(clip, path, options, from_the_start) as video:
         _, stream, progress = video
         if not options.vectors:
@@ -111,7 +111,7 @@ def _reading(
 
 
 def _matching(frames: Frames, others: Frames) -> Frames:
-    """Read both, give the first: a video and its copy must have the same frames."""
+    """Read a video and its copy, and yield frames of the video: both must have the same frames."""
     for frame, other in zip_longest(frames, others):
         if frame is None or other is None:
             raise ClipError("decode", "the copy re-encoded for motion vectors has other frames")
@@ -122,11 +122,11 @@ def _matching(frames: Frames, others: Frames) -> Frames:
 def open_at_span(
     clip: Clip, path: Path, options: DecodeOptions, from_the_start: bool
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Completeness]]:
-    """The video, read up to the keyframe before the clip, or to its start.
+    """Open the video, with the reader at the keyframe before the clip or at the start of the file.
 
     Raises:
-        ClipError: it may not be opened, or is longer than the options allow.
-        LandedLateError: it cannot be read from a keyframe before the clip.
+        ClipError: the video must not be opened, or the clip is longer than the options allow.
+        LandedLateError: no keyframe before the clip can be reached by a seek.
     """
     with open_video(path, options.max_pixels) as container:
         stream = video_stream(container, options.max_pixels)
@@ -138,7 +138,7 @@ def open_at_span(
 
 
 def check_length(progress: Completeness, stream: av.VideoStream, options: DecodeOptions) -> None:
-    """Refuse by what the header says, before any frame is decoded.
+    """Refuse a clip that is too long by the header, before any frame is decoded.
 
     Raises:
         ClipError: the clip has more seconds or frames than the options allow.
@@ -180,7 +180,7 @@ def _frames(
                 check_landing(progress, seconds)
             tally.num_frames += 1
             is_shown = progress.saw_frame(seconds, frame.duration)
-            if is_shown:  # a frame behind the span says nothing of its length
+            if is_shown:  # a frame after the span does not make it longer
                 check_caps(progress, seconds, options)
                 yield seconds, frame
             if vectors is not None:
@@ -194,7 +194,7 @@ def _frames(
 
 
 def check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -> None:
-    """Refuse by what has come, whatever the header said.
+    """Refuse a clip that turns out too long, whatever the header says.
 
     Args:
         seconds: of the last frame shown, from the start of the stream.

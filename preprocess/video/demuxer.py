@@ -1,4 +1,4 @@
-"""The packets of a video in the order of the file, and what is seen of the file on the way."""
+"""The packets of a video in the order of the file, and signs that packets between them are lost."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ AVI_HEADER_BYTES = 8  # of an entry
 
 
 class Demuxer:
-    """Iterates over the packets of one stream, the last one empty.
+    """Iterates over the packets of one stream; the last one is empty and flushes the decoder.
 
     Attributes:
-        others_end: until when the packets of all other streams that came so far last, seconds by
-            the clock of the container; minus infinity before the first.
-        num_empty: entries of an AVI before the last packet that say to show the frame before again.
-        is_after_loss: whether packets before the last one were lost; None where the format gives
-            no sign of it.
+        others_end: when the packets of all other streams read so far end, in seconds by the clock
+            of the container; minus infinity before the first.
+        num_empty: entries without data before the last packet of an AVI, each of which repeats a
+            frame.
+        is_after_loss: whether packets before the last one were lost; None where the format does not
+            show it.
 
     Raises:
-        ClipError: the container is damaged, also where FFmpeg would only log that and skip it.
+        ClipError: the container is damaged, also where FFmpeg only logs that and skips the place.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
@@ -78,7 +79,7 @@ class Demuxer:
             raise ClipError("decode", "damaged container: a stream begins in the middle") from None
 
     def _count_empty(self, packet: av.Packet) -> None:
-        """Entries without data are no packets, but decoding times go on by one for each."""
+        """Count entries without data, which give no packet but advance decoding times by one."""
         self.num_empty = 0
         if packet.dts is None:
             return

@@ -1,4 +1,4 @@
-"""Decode several spans of one long video in one pass, so that what they share is decoded once."""
+"""Decode several spans of one long video in one pass, so that shared frames are decoded once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ Step = tuple[int, FrameChunk | ClipError | None]
 
 @dataclass
 class _Span:
-    """One of the clips that are decoded together."""
+    """One of the clips that are decoded together.
+
+    Attributes:
+        index: of the clip among those decoded together.
+        progress: counts its frames.
+        chunker: collects its pictures.
+    """
 
     index: int
     progress: Completeness
@@ -37,17 +43,18 @@ def decode_together(
 ) -> Iterator[Step]:
     """Decode clips of one video in one pass, from the keyframe before the first to the last stop.
 
-    A frame that several clips share is decoded and scaled once. Each clip is as `decode_clip` gives
-    it; where that is in doubt, an error says that it must be decoded by itself.
+    A frame that several clips share is decoded and scaled once. Each clip has the frames that
+    `decode_clip` gives. Where that is in doubt an error is raised, and the caller decodes each clip
+    separately.
 
     Args:
-        clips: by their starts, without gaps between their spans.
+        clips: sorted by start, without gaps between their spans.
 
     Yields:
-        number of the clip, and a chunk of it; at its end None, or what is wrong with it.
+        (index of the clip, chunk), and at the end of each clip (index, None) or (index, error).
 
     Raises:
-        Exception: whatever stops the pass; clips without an end are to be decoded by themselves.
+        Exception: whatever stops the pass; clips that have not ended must be decoded separately.
     """
     assert not options.vectors, "vectors depend on the keyframe that decoding began at"
     try:
@@ -94,7 +101,7 @@ def _shared_pass(
     duration = 0  # of the last frame
     demuxer = Demuxer(container, stream)
     for packet in demuxer:
-        if packet.size or packet.dts is not None:  # else it is the flush at the end
+        if packet.size or packet.dts is not None:  # the packet at the end flushes the decoder
             start = first.seconds(_known(packet.pts))
             # Packets come before the frames in them, and never after one shown later.
             while waiting and waiting[0].progress.start - TIME_TOLERANCE <= start:

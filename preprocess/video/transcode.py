@@ -1,7 +1,7 @@
 """Re-encode videos whose codec exports no motion vectors to H.264, in a scratch folder.
 
-A copy is kept by its content: asked for again, by any clip of the video, it is there.
-`clear_scratch` removes all of them.
+A copy is named by the content of its video, so that it is made once for all clips of the video.
+`clear_scratch` removes all copies.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ COPY_NAME = re.compile(r"[0-9a-f]{32}\.mp4")
 
 
 def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
-    """The H.264 copy of a video: made now, or found in the scratch folder.
+    """Return the H.264 copy of a video, from the scratch folder where it exists, else made now.
 
-    Frames, their order and their times (from the first frame on) are those of the video, and so is
-    the size; a rotation in the metadata is not carried over. Sound is left out. Killed at any
-    moment, it leaves no half copy under a final name.
+    The copy has the frames, order, times (from the first frame on) and size of the video. It has no
+    rotation in its metadata, and no sound. A process that is killed at any moment leaves no partial
+    copy under a final name.
 
     Args:
         video: any file that preprocess/video/decode.py would take.
-        scratch: a folder for the copies; made if needed.
-        max_pixels: of a frame, width * height; more is refused.
+        scratch: folder for the copies; it is created where needed.
+        max_pixels: largest width * height of a frame.
 
     Raises:
         ClipError: the video does not decode, or its codec or container is not allowed.
