@@ -30,7 +30,7 @@ from preprocess.annotations.dataset_spec import DatasetSpec, known_datasets, rea
 from preprocess.annotations.formats import reader_of
 from preprocess.annotations.own_csv import read_own_csv
 from preprocess.annotations.own_folder import TEST_SHARE, read_own_folder
-from preprocess.video.headers import read_headers
+from preprocess.running.video_headers import read_headers
 from preprocess.video.video_index import VideoIndex, scan_videos
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically

@@ -39,8 +39,8 @@ from preprocess.motion import (
 )
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from preprocess.video.decode import decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
-from preprocess.video.video_file import ClipError
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view

@@ -36,10 +36,11 @@ from preprocess.motion_boxes.shards import FromMotion
 from preprocess.rebuilding.finished_plan import finished_plan
 from preprocess.video import transcode
 from preprocess.video.completeness import Completeness
-from preprocess.video.decode import _beside, check_caps, decode_clip
+from preprocess.video.decode import _matching, check_caps, decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, _checked_kept_size
 from preprocess.video.spans import _known
-from preprocess.video.video_file import ClipError, opened, video_stream
+from preprocess.video.video_file import open_video, video_stream
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_classes, read_manifest, write_manifest
@@ -212,14 +213,14 @@ def test_what_a_video_turns_out_to_be_while_it_is_read(tmp_path):
     path = render_video(tmp_path / "a.mp4", 12)
     clip = Clip("a", path.name)
     options = DecodeOptions(max_seconds=0.5)
-    with opened(path, options.max_pixels) as container:
+    with open_video(path, options.max_pixels) as container:
         stream = video_stream(container, options.max_pixels)
         progress = Completeness(clip, container, stream)
         with pytest.raises(ClipError, match=r"longer than 0.5 s \(--max-seconds\)"):
             check_caps(progress, progress.start + 0.6, options)
     with pytest.raises(ClipError, match="the copy re-encoded for motion vectors has other frames"):
-        list(_beside(iter([1, 2, 3]), iter([1, 2])))
-    assert list(_beside(iter([1, 2]), iter([3, 4]))) == [1, 2]
+        list(_matching(iter([1, 2, 3]), iter([1, 2])))
+    assert list(_matching(iter([1, 2]), iter([3, 4]))) == [1, 2]
     with pytest.raises(ClipError, match="packets without presentation times, which tell clips"):
         _known(None)
     with pytest.raises(ClipError, match="frames of 200000x200 are too long for a JPEG"):

@@ -33,7 +33,7 @@ from preprocess.flow_run.messages import WorkerOptions
 from preprocess.motion import motion_boxes
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.show import find_motion, main, output_names
-from preprocess.video.video_file import ClipError
+from preprocess.video.errors import ClipError
 from shared.drawing import HIDDEN_RGB
 from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside

@@ -11,9 +11,9 @@ from preprocess.flow_run.decode_groups import ClipTask, group_overlapping
 from preprocess.flow_run.messages import WorkerOptions
 from preprocess.flow_run.pool import InProcessPool, RayPool
 from preprocess.video.decode import Tally, decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.spans import decode_together
-from preprocess.video.video_file import ClipError
 from shared.manifest import Clip
 
 RATE = 12

@@ -16,13 +16,13 @@ from preprocess.flow.sources import (
     check_sources,
     parse_sources,
 )
+from preprocess.video.motion_vectors import VECTOR_CELL
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, USUAL_LENGTH, USUAL_POINTS
 
 STABILISE = ("off", "warp", "subtract")
 MAP_KINDS = {LENGTHS: "length", BOUNDARIES: "boundaries"}  # what `map` of a config says
-VECTOR_CELL = 8  # pixels of the source that a value of a motion-vector map covers along each side
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from preprocess.flow.camera import (
     warp_back,
 )
 from preprocess.flow.chunks import GreyFrames, Maps, TracksOfFrames
-from preprocess.flow.options import VECTOR_CELL, FlowOptions, TrackOptions
+from preprocess.flow.options import FlowOptions, TrackOptions
 from preprocess.flow.sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.flow.tracks import make_tracks
 from preprocess.motion import motion_map, reduce_maps
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import scaled_size
-from preprocess.video.video_file import ClipError
+from preprocess.video.motion_vectors import VECTOR_CELL
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
 from shared.motion_maps import compand
 from shared.tracks import grid_shape, quantised

@@ -27,10 +27,10 @@ from preprocess.flow_run.messages import (
     WorkerOptions,
 )
 from preprocess.video.decode import Tally, decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import FrameChunk, scaled_size
 from preprocess.video.spans import decode_together
 from preprocess.video.transcode import clear_scratch
-from preprocess.video.video_file import ClipError
 
 # Chunks of short clips are handed on together, so that a call costs little beside its computation.
 # A batch is full with one of these; the chunk that fills it may exceed them.

@@ -12,7 +12,7 @@ import cv2
 
 from preprocess.flow.chunks import GreyFrames, Maps, TracksOfFrames
 from preprocess.flow_run.messages import ClipFailed, FlowEvent, FlowResult, WorkerOptions
-from preprocess.video.video_file import ClipError
+from preprocess.video.errors import ClipError
 from shared.errors import InputError
 
 
