@@ -29,8 +29,8 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.annotated_boxes.formats import FORMATS
-from preprocess.motion_boxes.jobs import Job, read_job
-from preprocess.motion_boxes.shards import ShardMaker
+from preprocess.box_run.inputs import Job, read_job
+from preprocess.box_run.shards import ShardMaker
 from preprocess.running import journal as resume
 from preprocess.running.processes import executor
 from preprocess.running.same_options import refuse_other_manifest

@@ -22,13 +22,13 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess import boxes, flows
+from preprocess.box_run.inputs import motion_job, source_of
 from preprocess.flow_run.decode_groups import readings_of
 from preprocess.flow_run.messages import ClipFailed, Event
 from preprocess.flow_run.plan import Plan, make_plan
 from preprocess.flow_run.publishing import failed_record, settled_clips
 from preprocess.flow_run.stored_clips import stored_events
 from preprocess.flow_run.workers import resolve_workers, running_pool
-from preprocess.motion_boxes.jobs import motion_job, source_of
 from preprocess.motion_boxes.presets import MotionParameters
 from preprocess.running import journal as resume
 from preprocess.running.failures import read_failures, write_failures

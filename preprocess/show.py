@@ -27,16 +27,13 @@ from preprocess.drawing.boxes import annotated_boxes, stored_boxes
 from preprocess.drawing.masks import Ratios, draw_masks
 from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.flow.boundaries import boundary_map, window_sums
+from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.tvl1 import PRESETS as FLOW_PRESETS
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.flow_run.clip_work import grey_frames, jpeg_frames
 from preprocess.flow_run.messages import WorkOptions
-from preprocess.motion import (
-    motion_boxes,
-    motion_map,
-    reduce_maps,
-    texture_maps,
-)
+from preprocess.motion_boxes.boxes import motion_boxes
+from preprocess.motion_boxes.evidence import texture_maps
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size

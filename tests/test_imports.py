@@ -42,7 +42,8 @@ def test_compute_modules_import_without_ray_and_optflow():
     """Flow, motion and the model are usable and measurable where Ray is not installed."""
     modules = [
         "preprocess.flow.tvl1",
-        "preprocess.motion",
+        "preprocess.flow.motion_maps",
+        "preprocess.motion_boxes.boxes",
         "preprocess.flow_run.pool",
         "train.network.autoencoder",
         "train.samples.datasets",

@@ -20,6 +20,8 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import tiny_run
 from video_fixtures import render_video
 
+from preprocess.box_run.inputs import read_job
+from preprocess.box_run.shards import FromMotion
 from preprocess.evaluate_boxes import _stored_clip
 from preprocess.flow.maker import _companded
 from preprocess.flow.options import FlowOptions
@@ -28,9 +30,7 @@ from preprocess.flow_run.clip_work import ClipWork
 from preprocess.flow_run.messages import Job, WorkOptions
 from preprocess.flow_run.pool import START_TRIES, RayPool
 from preprocess.flow_run.stored_clips import stored_events
-from preprocess.motion_boxes.jobs import read_job
 from preprocess.motion_boxes.presets import PRESETS
-from preprocess.motion_boxes.shards import FromMotion
 from preprocess.rebuild import finished_plan, recorded_options
 from preprocess.video import transcode
 from preprocess.video.completeness import Completeness

@@ -28,7 +28,7 @@ from preprocess.drawing.masks import METHODS, Ratios, draw_masks
 from preprocess.drawing.panels import contact_sheet, video_frames
 from preprocess.flow_run.decode_step import Decoder, FlowWorker
 from preprocess.flow_run.messages import Job, Reading, WorkOptions
-from preprocess.motion import motion_boxes
+from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.show import find_motion, main, output_names
 from preprocess.video.video_file import ClipError

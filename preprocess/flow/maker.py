@@ -15,11 +15,11 @@ from preprocess.flow.camera import (
     total_flow,
     warp_back,
 )
+from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.options import VECTOR_CELL, TrackOptions
 from preprocess.flow.sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.flow.tracks import make_tracks
 from preprocess.flow_run.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptions
-from preprocess.motion import motion_map, reduce_maps
 from preprocess.video.frame_chunks import scaled_size
 from preprocess.video.video_file import ClipError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED

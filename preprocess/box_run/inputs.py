@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from preprocess.annotated_boxes.formats import FORMATS, annotation_files, open_annotations
 from preprocess.annotated_boxes.matching import ReadOptions
+from preprocess.box_run.maps_folder import maps_folder
+from preprocess.box_run.shards import FromAnnotations, FromMotion, ShardMaker
 from preprocess.motion_boxes.presets import MotionParameters, read_parameters
-from preprocess.motion_boxes.shards import FromAnnotations, FromMotion, ShardMaker
-from preprocess.motion_boxes.sources import maps_folder
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import DatasetIndex, read_index

@@ -45,7 +45,8 @@ class FromMotion:
     def arrays(self, path: Path) -> dict[str, np.ndarray]:
         import cv2
 
-        from preprocess.motion import contour_vertices, motion_boxes
+        from preprocess.motion_boxes.boxes import motion_boxes
+        from preprocess.motion_boxes.contours import contour_vertices
 
         cv2.setNumThreads(1)
         with ExitStack() as stack:
@@ -73,7 +74,7 @@ def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) ->
     """Texture float32 [T, h, w] of stored frames, at the size of the maps."""
     import cv2
 
-    from preprocess.motion import texture_maps
+    from preprocess.motion_boxes.evidence import texture_maps
 
     files = pictures.ragged("/jpeg/offsets", "/jpeg/values", first, last)
     decoded = [cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files]
