@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from preprocess.annotations.base import Annotations, Source
 from preprocess.annotations.clip_rows import look_up
 from preprocess.annotations.dataset_spec import read_spec
-from preprocess.annotations.epic100 import read_video_facts, seconds_of
-from preprocess.annotations.formats import reader_of
+from preprocess.annotations.readers import reader_of
+from preprocess.annotations.readers.epic100 import read_video_facts, seconds_of
 from preprocess.manifest import main
 from preprocess.toy import encode
 from preprocess.video.video_index import scan_videos

@@ -15,10 +15,10 @@ Where a choice had to be made:
   normalised: the trainer does that for all points of a patch together, as the paper does.
 - A track ends at the first position outside the frame, or at the last frame of the clip.
 
-With stabilised flow (preprocess/flow/camera.py) there are two ways. Given as `flows`, it is what the
-paper does: points drift off what they started on as the camera moves. Given as `residual` beside
-the flow between the frames as they are, points stay on it, and only the displacement that is
-recorded is free of the camera.
+With stabilised flow (preprocess/flow/camera.py) there are two ways. Given as `flows`, it is what
+the paper does: points drift off what they started on as the camera moves. Given as `residual`
+beside the flow between the frames as they are, points stay on it, and only the displacement that
+is recorded is free of the camera.
 
 Letters: F frames, T first frames of tracks, G grid points, L steps, H, W frame size.
 """
