@@ -29,8 +29,8 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.annotated_boxes.formats import FORMATS
-from preprocess.box_run.inputs import Job, read_job
-from preprocess.box_run.shards import ShardMaker
+from preprocess.box_run.inputs import BoxInputs, read_inputs
+from preprocess.box_run.shards import ShardBuilder
 from preprocess.running import journal as resume
 from preprocess.running.processes import executor
 from preprocess.running.same_options import refuse_other_manifest
@@ -85,7 +85,7 @@ MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 def main(**options: Any) -> None:
     layout = DatasetLayout(options["out"], options["dataset"])
     folder = layout.boxes if options["name"] is None else layout.boxes_of(options["name"])
-    job = read_job(layout, options)
+    job = read_inputs(layout, options)
     wanted = wanted_index(layout, job)
     clips, shards = counted(job.clips.num_clips, "clip"), counted(len(job.clips.shards), "shard")
     print(f"boxes: {clips} in {shards}, to {folder}")
@@ -111,7 +111,7 @@ def main(**options: Any) -> None:
 # The work
 
 
-def wanted_index(layout: DatasetLayout, job: Job) -> DatasetIndex:
+def wanted_index(layout: DatasetLayout, job: BoxInputs) -> DatasetIndex:
     """The index of the boxes that a job makes, without its shards."""
     return DatasetIndex(
         kind="boxes",
@@ -122,7 +122,7 @@ def wanted_index(layout: DatasetLayout, job: Job) -> DatasetIndex:
     )
 
 
-def compute(folder: Path, job: Job, wanted: DatasetIndex, num_workers: int | None) -> None:
+def compute(folder: Path, job: BoxInputs, wanted: DatasetIndex, num_workers: int | None) -> None:
     """Make the shards that are missing and dataset.json last."""
     # ----- What an earlier run finished
     remove_leftovers(folder)
@@ -131,7 +131,7 @@ def compute(folder: Path, job: Job, wanted: DatasetIndex, num_workers: int | Non
     if journal.finished:
         journal.keep_intact({"boxes": folder})
         print(f"going on: {len(journal.finished)} of {len(shards)} shards are finished")
-    maker = job.make_maker()
+    maker = job.make_builder()
     if not job.parallel:
         num_workers = 1
     elif num_workers is None:
@@ -187,7 +187,7 @@ def shard_maker(num_workers: int) -> Iterator[Any]:
 
 
 def make_shard(
-    number: int, source: Path, path: Path, maker: ShardMaker, config: dict[str, Any]
+    number: int, source: Path, path: Path, maker: ShardBuilder, config: dict[str, Any]
 ) -> tuple[int, ShardEntry]:
     """Write the boxes shard of one shard of the source; returns its number and entry."""
     arrays = maker.arrays(source)

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess import boxes, flows
-from preprocess.box_run.inputs import motion_job, source_of
+from preprocess.box_run.inputs import motion_inputs, source_of
 from preprocess.flow_run.decode_groups import readings_of
 from preprocess.flow_run.messages import ClipFailed, Event
 from preprocess.flow_run.plan import Plan, make_plan
@@ -276,7 +276,7 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
         return
     left_out = ("flows", "frames", "made_from")
     numbers = {option: value for option, value in index.config.items() if option not in left_out}
-    job = motion_job(layout, layout.root / name, MotionParameters(**numbers))
+    job = motion_inputs(layout, layout.root / name, MotionParameters(**numbers))
     wanted = boxes.wanted_index(layout, job)
     resume.forget(folder)
     journal = resume.Journal(folder, resume.described(wanted))

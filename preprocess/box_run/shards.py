@@ -1,7 +1,7 @@
 """The arrays of a boxes shard: from motion maps, or from annotated boxes.
 
-A maker is a small frozen object that goes to worker processes: `maker.arrays(path)` reads the shard
-at `path` and returns what the boxes shard of the same clips holds.
+A builder is a small frozen object that is sent to worker processes: `builder.arrays(path)` reads
+the shard at `path` and returns what the boxes shard of the same clips holds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from shared.schema import LARGEST_VERTEX
 from shared.shards import ShardReader
 
 
-class ShardMaker(Protocol):
-    """Makes the arrays of a boxes shard from the shard of another kind with the same clips."""
+class ShardBuilder(Protocol):
+    """Builds the arrays of a boxes shard from a shard of another kind with the same clips."""
 
     def arrays(self, path: Path) -> dict[str, np.ndarray]: ...
 
