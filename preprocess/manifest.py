@@ -20,6 +20,7 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -86,7 +87,7 @@ class ManifestOptions:
               help="own folders: another seed, other test clips  [default: 0]")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="count and print, but write nothing")
 @user_errors
-def main(dataset: str, out: Path, dry_run: bool, **given: object) -> None:
+def main(dataset: str, out: Path, dry_run: bool, **given: Any) -> None:
     layout = DatasetLayout(out, dataset)
     spec = read_spec(dataset)
     options = ManifestOptions(**given)

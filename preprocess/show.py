@@ -205,10 +205,11 @@ def find_motion(
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size
     flow, maps = _flow_and_maps(frames, flow_preset, motion_preset in OF_BOUNDARIES, options)
+    size = (maps.shape[1], maps.shape[2])
     # The texture of stored frames, as `boxes` sees it.
     jpegs = jpeg_frames(frames, options.jpeg_quality)
-    grey = np.stack([cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in jpegs])
-    textures = texture_maps(grey, maps.shape[1:])
+    grey = [cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in jpegs]
+    textures = texture_maps(np.stack([picture for picture in grey if picture is not None]), size)
     parameters = PRESETS[motion_preset]
     boxes, score, contours = motion_boxes(maps, parameters, textures)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
@@ -241,7 +242,7 @@ def _flow_and_maps(
     The maps are companded and expanded, so that the boxes equal those made from shards.
     """
     grey = grey_frames(frames, options.flow_short_side)
-    map_width, map_height = scaled_size(*grey.shape[:0:-1], options.map_short_side)
+    map_width, map_height = scaled_size(grey.shape[2], grey.shape[1], options.map_short_side)
     firsts = range(0, len(grey) - 1, FLOW_BATCH)
 
     def solve(first: int) -> torch.Tensor:
