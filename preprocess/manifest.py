@@ -27,7 +27,12 @@ from tqdm import tqdm
 
 from preprocess.annotations.base import Annotations, Source
 from preprocess.annotations.class_folders import TEST_SHARE, read_class_folders
-from preprocess.annotations.clip_rows import ClipRows, format_missing, frames_to_seconds, look_up
+from preprocess.annotations.clip_rows import (
+    ClipRows,
+    format_missing,
+    frames_to_seconds,
+    match_videos,
+)
 from preprocess.annotations.dataset_spec import DatasetSpec, known_datasets, read_spec
 from preprocess.annotations.readers import reader_of
 from preprocess.annotations.readers.manifest_csv import read_manifest_csv
@@ -97,7 +102,7 @@ def main(dataset: str, out: Path, dry_run: bool, **given: Any) -> None:
     print(f"manifest of {dataset}{f' ({spec.title})' if spec else ''}, videos in {videos}")
     index = scan_videos(videos)
     annotations = _annotations(layout, spec, options, index)
-    rows = look_up(annotations.clips, index, options.prefer or "webm")
+    rows = match_videos(annotations.clips, index, options.prefer or "webm")
     _refuse_nothing_found(rows, index)
     rows.clips = _in_seconds(rows, videos)
     # ------------------------------------------------------------------ say what was found

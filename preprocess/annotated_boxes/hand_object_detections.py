@@ -70,11 +70,11 @@ def read_detections(path: Path, min_score: float) -> dict[int, np.ndarray]:
     if not isinstance(messages, list) or not all(isinstance(item, bytes) for item in messages):
         raise InputError(f"{path}: a pickled list of bytes is expected")
     frames = {}
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         try:
             number, boxes = parse_frame(message, min_score)
         except (ValueError, struct.error) as error:
-            raise InputError(f"{path}, message {place}: not a detection ({error})") from None
+            raise InputError(f"{path}, message {index}: not a detection ({error})") from None
         frames[number] = boxes
     return frames
 
@@ -117,37 +117,37 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
     A VARINT has a whole number and no content; the other types have content, and 0.
     """
-    place = 0
-    while place < len(message):
-        key, place = _varint(message, place)
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
         field, wire_type = key >> 3, key & 7
         if wire_type == VARINT:
-            value, place = _varint(message, place)
+            value, position = _varint(message, position)
             yield field, wire_type, value, b""
             continue
         if wire_type == BYTES:
-            length, place = _varint(message, place)
+            length, position = _varint(message, position)
         elif wire_type in (FIXED32, FIXED64):
             length = 4 if wire_type == FIXED32 else 8
         else:
             raise ValueError(f"wire type {wire_type}")
-        if place + length > len(message):
+        if position + length > len(message):
             raise ValueError("a field is cut short")
-        yield field, wire_type, 0, message[place : place + length]
-        place += length
+        yield field, wire_type, 0, message[position : position + length]
+        position += length
 
 
-def _varint(message: bytes, place: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, least first, and the place after it."""
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, least first, and the position after it."""
     number = 0
     for shift in range(0, 64, 7):
-        if place >= len(message):
+        if position >= len(message):
             raise ValueError("a number is cut short")
-        byte = message[place]
-        place += 1
+        byte = message[position]
+        position += 1
         number |= (byte & 0x7F) << shift
         if not byte & 0x80:
-            return number, place
+            return number, position
     raise ValueError("a number of more than 64 bits")
 
 
