@@ -24,9 +24,11 @@ from tqdm import tqdm
 from preprocess.annotated_boxes.formats import open_annotations
 from preprocess.annotated_boxes.matching import ReadOptions
 from preprocess.annotated_boxes.metrics import box_figures
+from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.flow_run.decode_step import grey_frames
-from preprocess.motion import motion_boxes, motion_map, reduce_maps, texture_maps
+from preprocess.motion_boxes.boxes import motion_boxes
+from preprocess.motion_boxes.evidence import texture_maps
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from preprocess.motion_boxes.shards import tube_positions
+from preprocess.box_run.shards import tube_positions
 from shared.files import remove_leftovers
 from shared.grid import union_box
 from shared.layout import DatasetLayout

@@ -23,8 +23,8 @@ import click
 import numpy as np
 
 from preprocess.annotated_boxes.formats import FORMATS
+from preprocess.box_run.inputs import read_inputs
 from preprocess.box_run.run import make_box_shards, wanted_index
-from preprocess.motion_boxes.jobs import read_job
 from preprocess.running.journal import complete_index, forget, remove_journal
 from preprocess.running.options import dataset_options
 from preprocess.running.same_options import refuse_other_manifest
@@ -79,17 +79,22 @@ MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 def main(**options: Any) -> None:
     layout = DatasetLayout(options["out"], options["dataset"])
     folder = layout.boxes if options["name"] is None else layout.boxes_of(options["name"])
-    job = read_job(layout, options)
-    wanted = wanted_index(layout, job)
-    clips, shards = counted(job.clips.num_clips, "clip"), counted(len(job.clips.shards), "shard")
+    inputs = read_inputs(layout, options)
+    wanted = wanted_index(layout, inputs)
+    clips, shards = (
+        counted(inputs.clips.num_clips, "clip"),
+        counted(len(inputs.clips.shards), "shard"),
+    )
     print(f"boxes: {clips} in {shards}, to {folder}")
-    print(f"  {job.what}: " + ", ".join(f"{name} {value}" for name, value in job.config.items()))
+    print(
+        f"  {inputs.what}: " + ", ".join(f"{name} {value}" for name, value in inputs.config.items())
+    )
     if options["dry_run"]:
         return
     with RunLock(layout.lock):
         if layout.manifest.is_file():  # else what is read was copied here without it
             digest = manifest_digest(read_manifest(layout.manifest))
-            refuse_other_manifest(job.folder, job.clips.manifest_digest, digest)
+            refuse_other_manifest(inputs.folder, inputs.clips.manifest_digest, digest)
         if options["overwrite"]:
             forget(folder)
         elif complete_index(folder, wanted) is not None:
@@ -97,7 +102,7 @@ def main(**options: Any) -> None:
             print(f"reuse: {folder} is complete")
             return
         write_options(folder / "options.json", options)
-        make_box_shards(folder, job, wanted, options["workers"])
+        make_box_shards(folder, inputs, wanted, options["workers"])
     print_coverage(folder, wanted)
 
 

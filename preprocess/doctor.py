@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from preprocess.annotations.clip_rows import read_missing
 from preprocess.annotations.dataset_spec import read_spec
-from preprocess.annotations.epic100 import read_video_facts
+from preprocess.annotations.readers.epic100 import read_video_facts
 from preprocess.annotations.reading import read_text
 from preprocess.running.video_headers import read_headers
 from preprocess.video.completeness import END_TOLERANCE_FRAMES

@@ -234,7 +234,9 @@ def _stored_clips(
     boxes: Path, flows: Path | None, annotated: BoxAnnotations
 ) -> Iterator[StoredClip]:
     """Clips in the order of the shards; maps are read for annotated ones only."""
-    for shard in read_index(boxes).shards:
+    index = read_index(boxes)
+    assert index is not None, boxes
+    for shard in index.shards:
         with ExitStack() as stack:
             reader = stack.enter_context(ShardReader(boxes / shard.name, "boxes"))
             maps = None

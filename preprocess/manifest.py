@@ -20,16 +20,22 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
 
 from preprocess.annotations.base import Annotations, Source
-from preprocess.annotations.clip_rows import ClipRows, format_missing, frames_to_seconds, look_up
+from preprocess.annotations.class_folders import TEST_SHARE, read_class_folders
+from preprocess.annotations.clip_rows import (
+    ClipRows,
+    format_missing,
+    frames_to_seconds,
+    match_videos,
+)
 from preprocess.annotations.dataset_spec import DatasetSpec, known_datasets, read_spec
-from preprocess.annotations.formats import reader_of
-from preprocess.annotations.own_csv import read_own_csv
-from preprocess.annotations.own_folder import TEST_SHARE, read_own_folder
+from preprocess.annotations.readers import reader_of
+from preprocess.annotations.readers.manifest_csv import read_manifest_csv
 from preprocess.running.video_headers import read_headers
 from preprocess.video.video_index import VideoIndex, scan_videos
 from shared.errors import InputError, user_errors
@@ -86,7 +92,7 @@ class ManifestOptions:
               help="own folders: another seed, other test clips  [default: 0]")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="count and print, but write nothing")
 @user_errors
-def main(dataset: str, out: Path, dry_run: bool, **given: object) -> None:
+def main(dataset: str, out: Path, dry_run: bool, **given: Any) -> None:
     layout = DatasetLayout(out, dataset)
     spec = read_spec(dataset)
     options = ManifestOptions(**given)
@@ -96,7 +102,7 @@ def main(dataset: str, out: Path, dry_run: bool, **given: object) -> None:
     print(f"manifest of {dataset}{f' ({spec.title})' if spec else ''}, videos in {videos}")
     index = scan_videos(videos)
     annotations = _annotations(layout, spec, options, index)
-    rows = look_up(annotations.clips, index, options.prefer or "webm")
+    rows = match_videos(annotations.clips, index, options.prefer or "webm")
     _refuse_nothing_found(rows, index)
     rows.clips = _in_seconds(rows, videos)
     # ------------------------------------------------------------------ say what was found
@@ -152,11 +158,11 @@ def _annotations(
     layout: DatasetLayout, spec: DatasetSpec | None, options: ManifestOptions, index: VideoIndex
 ) -> Annotations:
     if options.manifest is not None:
-        return read_own_csv(options.manifest)
+        return read_manifest_csv(options.manifest)
     if spec is None:
-        return read_own_folder(index, options.test_share, options.seed or 0)
+        return read_class_folders(index, options.test_share, options.seed or 0)
     folder = options.annotations
-    if folder is None and spec.reader == "own_csv":
+    if folder is None and spec.has_own_manifest:
         folder = layout.root / "annotations"  # the toy dataset brings its own
     if folder is None:
         raise InputError(
@@ -174,7 +180,7 @@ def _video_root(layout: DatasetLayout, spec: DatasetSpec | None, options: Manife
             f"{layout.dataset!r} is no dataset known here ({', '.join(known_datasets())}); for "
             "your own data say where the videos are with --videos (VIDEOS=folder)"
         )
-    if spec.reader == "own_csv":
+    if spec.has_own_manifest:
         return layout.videos
     raise InputError(f"{layout.dataset} needs --videos (VIDEOS=folder): the folder to search")
 
@@ -187,7 +193,7 @@ def _refuse_unused(dataset: str, spec: DatasetSpec | None, options: ManifestOpti
         kind, unused = "own data in folders", {"annotations", "split_number"}
     else:
         kind, unused = f"dataset {dataset}", {"test_share", "seed"}
-        unused |= {"prefer"} if spec.reader == "own_csv" else set()
+        unused |= {"prefer"} if spec.has_own_manifest else set()
         unused |= {"split_number"} if not spec.num_splits else set()
         number = options.split_number
         if spec.num_splits and number is not None and not 1 <= number <= spec.num_splits:

@@ -27,16 +27,13 @@ from preprocess.drawing.boxes import annotated_boxes, stored_boxes
 from preprocess.drawing.masks import Ratios, draw_masks
 from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.flow.boundaries import boundary_map, window_sums
+from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.tvl1 import PRESETS as FLOW_PRESETS
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.flow_run.decode_step import grey_frames, jpeg_frames
 from preprocess.flow_run.messages import WorkerOptions
-from preprocess.motion import (
-    motion_boxes,
-    motion_map,
-    reduce_maps,
-    texture_maps,
-)
+from preprocess.motion_boxes.boxes import motion_boxes
+from preprocess.motion_boxes.evidence import texture_maps
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from preprocess.video.decode import decode_clip
 from preprocess.video.errors import ClipError
@@ -208,10 +205,11 @@ def find_motion(
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size
     flow, maps = _flow_and_maps(frames, flow_preset, motion_preset in OF_BOUNDARIES, options)
+    size = (maps.shape[1], maps.shape[2])
     # The texture of stored frames, as `boxes` sees it.
     jpegs = jpeg_frames(frames, options.jpeg_quality)
-    grey = np.stack([cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in jpegs])
-    textures = texture_maps(grey, maps.shape[1:])
+    grey = [cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in jpegs]
+    textures = texture_maps(np.stack([picture for picture in grey if picture is not None]), size)
     parameters = PRESETS[motion_preset]
     boxes, score, contours = motion_boxes(maps, parameters, textures)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
@@ -244,7 +242,7 @@ def _flow_and_maps(
     The maps are companded and expanded, so that the boxes equal those made from shards.
     """
     grey = grey_frames(frames, options.flow_short_side)
-    map_width, map_height = scaled_size(*grey.shape[:0:-1], options.map_short_side)
+    map_width, map_height = scaled_size(grey.shape[2], grey.shape[1], options.map_short_side)
     firsts = range(0, len(grey) - 1, FLOW_BATCH)
 
     def solve(first: int) -> torch.Tensor:

@@ -106,9 +106,9 @@ def make_dataset(layout: DatasetLayout, options: ToyOptions, workers: int, overw
         print(f"reusing {len(clips) - len(todo)} of {len(clips)} clips")
     # ------------------------------------------------------------------ render the rest
     write_atomically(record, _record_text(options, complete=False))
-    job = partial(write_clip, layout, options.seed, flow_clips=flow_clips(clips))
+    write_one = partial(write_clip, layout, options.seed, flow_clips=flow_clips(clips))
     with tqdm(total=len(todo), desc="render", unit="clip", disable=not todo) as progress:
-        for _ in _in_processes(job, todo, min(workers, len(todo))):
+        for _ in _in_processes(write_one, todo, min(workers, len(todo))):
             progress.update()
     # ------------------------------------------------------------------ lists, and the mark
     os.sync()
@@ -188,13 +188,13 @@ def encode(frames: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _in_processes(job: partial, todo: list[int], workers: int) -> Iterator[None]:
-    """Run the job for each index, in any order; in this process where one is enough."""
+def _in_processes(write_one: partial, todo: list[int], workers: int) -> Iterator[None]:
+    """Write each clip, in any order; in this process where one is enough."""
     if workers <= 1:
-        yield from map(job, todo)
+        yield from map(write_one, todo)
         return
     with multiprocessing.get_context("spawn").Pool(workers, _start_worker) as pool:
-        yield from pool.imap_unordered(job, todo, chunksize=8)
+        yield from pool.imap_unordered(write_one, todo, chunksize=8)
 
 
 def _start_worker() -> None:

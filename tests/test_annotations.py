@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocess.annotations.base import Annotations, Source
-from preprocess.annotations.clip_rows import look_up
+from preprocess.annotations.clip_rows import match_videos
 from preprocess.annotations.dataset_spec import read_spec
-from preprocess.annotations.epic100 import read_video_facts, seconds_of
-from preprocess.annotations.formats import reader_of
+from preprocess.annotations.readers import reader_of
+from preprocess.annotations.readers.epic100 import read_video_facts, seconds_of
 from preprocess.manifest import main
 from preprocess.toy import encode
 from preprocess.video.video_index import scan_videos
@@ -145,7 +145,7 @@ def test_ssv2_samples_keep_every_label(samples):
     by_id = {clip.name: clip for clip in found.clips}
     assert found.classes.label[by_id["2"].label] == "Pretending to pick something up"
     assert found.classes.label[by_id["185141"].label] == "Tearing something just a little bit"
-    rows = look_up(found.clips, scan_videos(samples / "ssv2"), "webm")
+    rows = match_videos(found.clips, scan_videos(samples / "ssv2"), "webm")
     assert {clip.clip_id: clip.video for clip in rows.clips} == {
         "2": "2.webm",
         "862": "862.mp4",
@@ -408,7 +408,7 @@ def test_ucf101_samples_keep_every_label(samples):
     assert (splits.count("train"), splits.count("test")) == (9537, 3783)
     for clip in found.clips:
         assert clip.video.startswith(found.classes.label[clip.label] + "/")
-    rows = look_up(found.clips, scan_videos(samples / "clips"), "webm")
+    rows = match_videos(found.clips, scan_videos(samples / "clips"), "webm")
     assert [clip.video for clip in rows.clips] == ["v_SoccerJuggling_g23_c01.avi"]
     assert len(rows.missing) == 13_319
 
@@ -432,7 +432,7 @@ def test_hmdb51_in_the_official_layout(tmp_path):
     assert found.notes == ["1 clip in neither split", "lists of 2 of 51 classes found"]
     (tmp_path / "v" / "wave").mkdir(parents=True)
     (tmp_path / "v" / "wave" / f"{ODD[0]}.avi").touch()
-    rows = look_up(found.clips, scan_videos(tmp_path / "v"), "webm")
+    rows = match_videos(found.clips, scan_videos(tmp_path / "v"), "webm")
     assert [(clip.clip_id, clip.video) for clip in rows.clips] == [(ODD[0], f"wave/{ODD[0]}.avi")]
 
 
@@ -477,7 +477,7 @@ def test_hmdb51_samples(samples):
     splits = [clip.split for clip in found.clips]
     assert (splits.count("train"), splits.count("test")) == (140, 60)
     assert {found.classes.label[clip.label] for clip in found.clips} == {"cartwheel", "wave"}
-    rows = look_up(found.clips, scan_videos(samples / "clips"), "webm")
+    rows = match_videos(found.clips, scan_videos(samples / "clips"), "webm")
     assert [clip.clip_id for clip in rows.clips] == ["RATRACE_wave_f_nm_np1_fr_goo_37"]
     ids = [clip_id for clip_id, *_ in rows.missing]
     assert max(len(clip_id) for clip_id in ids) == 64 and len(set(ids)) == 199
@@ -564,7 +564,7 @@ def test_duplicate_ids_are_named_with_both_rows(tmp_path):
     entries = [{"id": name, "template": "Holding [something]"} for name in ("1", "2", "1")]
     found = read("ssv2", ssv2(tmp_path, train=entries))
     with pytest.raises(InputError, match="entry 3: clip '1' already stands in .*entry 1"):
-        look_up(found.clips, scan_videos(tmp_path), "webm")
+        match_videos(found.clips, scan_videos(tmp_path), "webm")
 
 
 def test_ids_that_are_no_unicode_or_no_names_are_refused_by_row(tmp_path):
@@ -573,7 +573,7 @@ def test_ids_that_are_no_unicode_or_no_names_are_refused_by_row(tmp_path):
         entries = [{"id": name, "template": "Holding [something]"}]
         write(path, "something-something-v2-train.json", entries)
         with pytest.raises(InputError, match="train.json, entry 1: "):
-            look_up(read("ssv2", path).clips, scan_videos(tmp_path), "webm")
+            match_videos(read("ssv2", path).clips, scan_videos(tmp_path), "webm")
 
 
 def test_a_refused_video_of_an_official_clip_is_named_with_its_row(tmp_path):
@@ -582,7 +582,7 @@ def test_a_refused_video_of_an_official_clip_is_named_with_its_row(tmp_path):
     (tmp_path / "secret.mp4").touch()
     (tmp_path / "v/1.mp4").symlink_to(tmp_path / "secret.mp4")
     with pytest.raises(InputError, match="entry 1: video '1.mp4' leaves the video root"):
-        look_up(found.clips, scan_videos(tmp_path / "v"), "webm")
+        match_videos(found.clips, scan_videos(tmp_path / "v"), "webm")
 
 
 def test_the_folder_that_the_annotation_names_decides_between_equal_names(tmp_path):
@@ -590,7 +590,7 @@ def test_the_folder_that_the_annotation_names_decides_between_equal_names(tmp_pa
         (tmp_path / "v" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "v" / path).touch()
     found = read("ucf101", ucf(tmp_path, trainlist01="YoYo/v_YoYo_g1.avi 2\n"))
-    rows = look_up(found.clips, scan_videos(tmp_path / "v"), "webm")
+    rows = match_videos(found.clips, scan_videos(tmp_path / "v"), "webm")
     assert rows.clips[0].video == "z/YoYo/v_YoYo_g1.avi"
     assert len(rows.doubles["v_YoYo_g1"]) == 3
 
@@ -600,5 +600,5 @@ def test_the_very_path_that_the_annotation_gives_comes_first(tmp_path):
         (tmp_path / "v" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "v" / path).touch()
     found = read("ucf101", ucf(tmp_path, trainlist01="YoYo/v_YoYo_g1.avi 2\n"))
-    rows = look_up(found.clips, scan_videos(tmp_path / "v"), "webm")
+    rows = match_videos(found.clips, scan_videos(tmp_path / "v"), "webm")
     assert rows.clips[0].video == "YoYo/v_YoYo_g1.avi"

@@ -15,7 +15,7 @@ from preprocess.flow.boundaries import (
     decided,
     window_sums,
 )
-from preprocess.motion import motion_boxes
+from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.presets import PRESETS
 
 

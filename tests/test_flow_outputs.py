@@ -13,11 +13,11 @@ from camera_fixtures import camera_flow
 from dataset_fixtures import checksums, run_boxes, run_flows
 
 from preprocess.flow.boundaries import boundary_map, window_sums
+from preprocess.flow.motion_maps import reduce_maps
 from preprocess.flow.options import TrackOptions
 from preprocess.flow.sources import DisOptions, make_source
 from preprocess.flow.tracks import make_tracks
 from preprocess.flow.tvl1 import tvl1_flow
-from preprocess.motion import reduce_maps
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, InputError

@@ -6,7 +6,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from preprocess.flow.boundaries import boundary_map, window_sums
-from preprocess.motion import motion_map, reduce_maps
+from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.tvl1_solvers import eager
 from preprocess.tvl1_solvers.presets import PRESETS
 from train.network.autoencoder import MaskedAutoencoder, VideoEncoder

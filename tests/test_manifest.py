@@ -1,5 +1,6 @@
 """preprocess.manifest: own data and the toy dataset in, manifest.csv out; bad input is named."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,10 +12,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocess.annotations.class_folders import read_class_folders
 from preprocess.annotations.clip_rows import clip_id_of, format_missing, read_missing
 from preprocess.annotations.dataset_spec import known_datasets, read_spec
-from preprocess.annotations.formats import reader_of
-from preprocess.annotations.own_folder import read_own_folder
+from preprocess.annotations.readers import known_readers, reader_of
 from preprocess.manifest import main
 from preprocess.video.video_index import SUFFIXES, scan_videos
 from shared.errors import InputError
@@ -119,14 +120,14 @@ def test_own_split_depends_on_seed_and_names_alone(tmp_path_factory, sizes, shar
     touch(root, *(f"{name}/{i}.mp4" for name, size in sizes.items() for i in range(size)))
     if max(sizes.values()) == 1 and share < 0.5:
         with pytest.raises(InputError, match="leaves split test empty"):
-            read_own_folder(scan_videos(root), share, seed)
+            read_class_folders(scan_videos(root), share, seed)
         return
     if max(sizes.values()) == 1:
         with pytest.raises(InputError, match="leaves split train empty"):
-            read_own_folder(scan_videos(root), share, seed)
+            read_class_folders(scan_videos(root), share, seed)
         return
-    clips = read_own_folder(scan_videos(root), share, seed).clips
-    again = read_own_folder(scan_videos(root), share, seed).clips
+    clips = read_class_folders(scan_videos(root), share, seed).clips
+    again = read_class_folders(scan_videos(root), share, seed).clips
     assert [clip.split for clip in clips] == [clip.split for clip in again]
     for label, name in enumerate(sorted(sizes)):
         num_test = sum(clip.split == "test" for clip in clips if clip.label == label)
@@ -142,7 +143,7 @@ def test_a_share_beside_split_folders_is_refused(tmp_path):
 
 def test_another_seed_gives_other_test_clips(tmp_path):
     index = scan_videos(touch(tmp_path, *(f"{i}.mp4" for i in range(100))))
-    splits = [[c.split for c in read_own_folder(index, 0.5, seed).clips] for seed in (0, 1)]
+    splits = [[c.split for c in read_class_folders(index, 0.5, seed).clips] for seed in (0, 1)]
     assert splits[0] != splits[1] and splits[0].count("test") == splits[1].count("test") == 50
 
 
@@ -372,6 +373,13 @@ rows = st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs", "Cc"
 @given(rows)
 def test_missing_csv_reads_back_equal(missing):
     assert read_missing(format_missing(missing)) == missing
+
+
+def test_every_module_of_the_readers_is_one():
+    """A helper between them would be offered as a reader in messages, and fail when named."""
+    for name in known_readers():
+        module = importlib.import_module(f"preprocess.annotations.readers.{name}")
+        assert isinstance(module.ROLES, tuple) and callable(module.read), name
 
 
 @pytest.mark.parametrize("dataset", known_datasets())

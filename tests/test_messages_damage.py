@@ -20,6 +20,8 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import tiny_run
 from video_fixtures import render_video
 
+from preprocess.box_run.inputs import read_inputs
+from preprocess.box_run.shards import FromMotion
 from preprocess.evaluate_boxes import _stored_clip
 from preprocess.flow.options import FlowOptions
 from preprocess.flow.pipeline import _companded
@@ -30,9 +32,7 @@ from preprocess.flow_run.decode_step import ClipEncoder
 from preprocess.flow_run.messages import WorkerOptions
 from preprocess.flow_run.pool import START_TRIES, RayPool
 from preprocess.flow_run.stored_clips import stored_events
-from preprocess.motion_boxes.jobs import read_job
 from preprocess.motion_boxes.presets import PRESETS
-from preprocess.motion_boxes.shards import FromMotion
 from preprocess.rebuilding.finished_plan import finished_plan
 from preprocess.video import transcode
 from preprocess.video.completeness import Completeness
@@ -122,16 +122,16 @@ def test_a_large_dataset_is_read_by_rows(squares, monkeypatch):
 
 def test_boxes_of_shards_that_do_not_fit(squares):
     flows = squares.flows / "00000.h5"
-    maker = FromMotion(PRESETS["default"], squares.frames)
+    builder = FromMotion(PRESETS["default"], squares.frames)
     path = alter(squares.frames, "frames", not_pictures)
     said = f"{path}: a frame is not a JPEG picture; `{squares.make('verify')}` lists damaged"
     with pytest.raises(InputError, match=said):
-        maker.arrays(flows)
+        builder.arrays(flows)
     path = alter(squares.frames, "frames", lambda arrays: arrays["/clip/frames"].sort(axis=1))
     shutil.copytree(squares.root, squares.out / "longer")
     longer = write_moving_squares(squares.out / "other", num_clips=8, num_frames=12)
     with pytest.raises(InputError, match=f"{path} holds other clips than"):
-        maker.arrays(longer.flows / "00000.h5")
+        builder.arrays(longer.flows / "00000.h5")
 
 
 @pytest.mark.parametrize("size", [(33, 32), (-32, -32), (0, 0)])
@@ -164,7 +164,7 @@ def test_annotated_boxes_need_frames(squares):
     options |= dict.fromkeys(("source", "preset", "changes", "workers"))
     said = f"frames is not complete .*; run `{squares.make('flows')}`"
     with pytest.raises(InputError, match=said):
-        read_job(squares, options)
+        read_inputs(squares, options)
 
 
 def test_training_on_shards_that_do_not_fit(squares):

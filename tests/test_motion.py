@@ -9,20 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from preprocess.motion import (
-    contour_vertices,
-    motion_boxes,
-    motion_map,
-    reduce_maps,
-    texture_maps,
-)
+from preprocess.box_run.shards import _corners as corner_vertices
+from preprocess.flow.motion_maps import motion_map, reduce_maps
+from preprocess.motion_boxes.boxes import motion_boxes
+from preprocess.motion_boxes.contours import contour_vertices
+from preprocess.motion_boxes.evidence import texture_maps
 from preprocess.motion_boxes.presets import (
     OF_BOUNDARIES,
     PRESETS,
     MotionParameters,
     read_parameters,
 )
-from preprocess.motion_boxes.shards import _corners as corner_vertices
 from shared.errors import InputError
 from shared.motion_maps import LEVELS, compand, expand
 from shared.schema import LARGEST_VERTEX

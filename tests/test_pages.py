@@ -15,7 +15,7 @@ from markdown_blocks import Block, read_blocks
 from pages_fixtures import write_stand_ins
 from shard_fixtures import write_moving_squares
 
-from preprocess.annotations.own_csv import read_own_csv
+from preprocess.annotations.readers.manifest_csv import read_manifest_csv
 from train.checkpoint import main as checkpoint_command
 from train.network.autoencoder import MaskedAutoencoder
 from train.network.model_config import ModelConfig
@@ -109,7 +109,7 @@ def test_the_page_of_manifests_shows_clips_and_classes_that_are_read(tmp_path):
     blocks = {block.language: block for block in read_blocks(ROOT / "data_manifests" / "README.md")}
     (tmp_path / "clips.csv").write_text(blocks["csv"].text)
     (tmp_path / "classes.json").write_text(blocks["json"].text)
-    found = read_own_csv(tmp_path / "clips.csv")
+    found = read_manifest_csv(tmp_path / "clips.csv")
     assert [clip.split for clip in found.clips] == ["train", "train", "test"]
     assert found.classes.flip_time == [1, 0] and found.classes.flip_y is None
 

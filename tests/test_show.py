@@ -30,7 +30,7 @@ from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
 from preprocess.flow_run.decode_step import Decoder
 from preprocess.flow_run.flow_step import FlowWorker
 from preprocess.flow_run.messages import WorkerOptions
-from preprocess.motion import motion_boxes
+from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.show import find_motion, main, output_names
 from preprocess.video.errors import ClipError

@@ -126,26 +126,26 @@ def _top_level_items(path: Path) -> Iterator[tuple[str, Any]]:
     """Items of a JSON object one by one: a part of Something-Else is a gigabyte of text."""
     text, decoder = read_text(path), json.JSONDecoder()
 
-    def skip(place: int, expected: str) -> int:
-        while place < len(text) and text[place] in " \t\r\n":
-            place += 1
-        if place >= len(text) or text[place] not in expected:
-            found = text[place : place + 1] or "the end"
-            raise InputError(f"{path}: character {place} is {found!r}; {expected!r} is expected")
-        return place + 1
+    def skip(position: int, expected: str) -> int:
+        while position < len(text) and text[position] in " \t\r\n":
+            position += 1
+        if position >= len(text) or text[position] not in expected:
+            found = text[position : position + 1] or "the end"
+            raise InputError(f"{path}: character {position} is {found!r}; {expected!r} is expected")
+        return position + 1
 
     with json_errors(path):
-        place = skip(skip(0, "{"), '"}')
-        while text[place - 1] != "}":
-            key, place = decoder.raw_decode(text, place - 1)
-            place = skip(place, ":")
-            while text[place : place + 1].isspace():
-                place += 1
-            value, place = decoder.raw_decode(text, place)
+        position = skip(skip(0, "{"), '"}')
+        while text[position - 1] != "}":
+            key, position = decoder.raw_decode(text, position - 1)
+            position = skip(position, ":")
+            while text[position : position + 1].isspace():
+                position += 1
+            value, position = decoder.raw_decode(text, position)
             yield key, value
-            place = skip(place, ",}")
-            if text[place - 1] == ",":
-                place = skip(place, '"')
+            position = skip(position, ",}")
+            if text[position - 1] == ",":
+                position = skip(position, '"')
 
 
 def _something_else_frames(where: str, entries: Any) -> Frames:

@@ -44,7 +44,7 @@ def _load(content: bytes) -> object:
         Exception: of any kind; a damaged pickle can raise what it likes.
     """
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name.endswith("PUT") and argument >= len(content):
+        if opcode.name.endswith("PUT") and argument is not None and argument >= len(content):
             raise pickle.UnpicklingError(f"it claims {argument} objects in {len(content)} bytes")
     return _NoClasses(io.BytesIO(content)).load()
 
@@ -70,11 +70,11 @@ def read_detections(path: Path, min_score: float) -> dict[int, np.ndarray]:
     if not isinstance(messages, list) or not all(isinstance(item, bytes) for item in messages):
         raise InputError(f"{path}: a pickled list of bytes is expected")
     frames = {}
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         try:
             number, boxes = parse_frame(message, min_score)
         except (ValueError, struct.error) as error:
-            raise InputError(f"{path}, message {place}: not a detection ({error})") from None
+            raise InputError(f"{path}, message {index}: not a detection ({error})") from None
         frames[number] = boxes
     return frames
 
@@ -87,11 +87,11 @@ def parse_frame(message: bytes, min_score: float) -> tuple[int, np.ndarray]:
     """
     number = 0
     boxes = []
-    for field, wire_type, value in _fields(message):
+    for field, wire_type, whole, content in _fields(message):
         if (field, wire_type) == (FRAME_NUMBER, VARINT):
-            number = value
+            number = whole
         elif field in (HANDS, OBJECTS) and wire_type == BYTES:
-            box, score = _detection(value)
+            box, score = _detection(content)
             if score >= min_score:
                 boxes.append(box)
     found = np.array(boxes, np.float32).reshape(-1, 4)
@@ -102,49 +102,52 @@ def parse_frame(message: bytes, min_score: float) -> tuple[int, np.ndarray]:
 
 def _detection(message: bytes) -> tuple[list[float], float]:
     box, score = [0.0] * 4, 0.0  # absent in proto3 = 0
-    for field, wire_type, value in _fields(message):
+    for field, wire_type, _, content in _fields(message):
         if (field, wire_type) == (SCORE, FIXED32):
-            score = _float(value)
+            score = _float(content)
         elif (field, wire_type) == (BOX, BYTES):
-            for side, side_type, side_value in _fields(value):
+            for side, side_type, _, coordinate in _fields(content):
                 if 1 <= side <= 4 and side_type == FIXED32:
-                    box[side - 1] = _float(side_value)
+                    box[side - 1] = _float(coordinate)
     return box, score
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """(field number, wire type, value) of each field of a message."""
-    place = 0
-    while place < len(message):
-        key, place = _varint(message, place)
+def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """(field number, wire type, whole number, content) of each field of a message.
+
+    A VARINT has a whole number and no content; the other types have content, and 0.
+    """
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
         field, wire_type = key >> 3, key & 7
         if wire_type == VARINT:
-            value, place = _varint(message, place)
-            yield field, wire_type, value
+            value, position = _varint(message, position)
+            yield field, wire_type, value, b""
             continue
         if wire_type == BYTES:
-            length, place = _varint(message, place)
+            length, position = _varint(message, position)
         elif wire_type in (FIXED32, FIXED64):
             length = 4 if wire_type == FIXED32 else 8
         else:
             raise ValueError(f"wire type {wire_type}")
-        if place + length > len(message):
+        if position + length > len(message):
             raise ValueError("a field is cut short")
-        yield field, wire_type, message[place : place + length]
-        place += length
+        yield field, wire_type, 0, message[position : position + length]
+        position += length
 
 
-def _varint(message: bytes, place: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, least first, and the place after it."""
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, least first, and the position after it."""
     number = 0
     for shift in range(0, 64, 7):
-        if place >= len(message):
+        if position >= len(message):
             raise ValueError("a number is cut short")
-        byte = message[place]
-        place += 1
+        byte = message[position]
+        position += 1
         number |= (byte & 0x7F) << shift
         if not byte & 0x80:
-            return number, place
+            return number, position
     raise ValueError("a number of more than 64 bits")
 
 

@@ -1,1 +1,1 @@
-"""Readers of official annotation files: one small module a format, all returning `Annotations`."""
+"""What annotation files say of a dataset's clips, and where their videos are."""

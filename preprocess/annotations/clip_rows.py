@@ -19,7 +19,7 @@ MISSING_COLUMNS = ("clip_id", "video", "split")
 
 @dataclass
 class ClipRows:
-    """Outcome of the look-up.
+    """Annotated clips with and without a video.
 
     Attributes:
         clips: rows of manifest.csv.
@@ -34,7 +34,7 @@ class ClipRows:
     doubles: dict[str, list[str]] = field(default_factory=dict)
 
 
-def look_up(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str) -> ClipRows:
+def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str) -> ClipRows:
     """Find the video of each annotated clip.
 
     Raises:

@@ -20,7 +20,7 @@ class DatasetSpec:
     Attributes:
         name: of the dataset, the file's stem.
         title: the name that people know it by.
-        reader: which module of preprocess/annotations/ reads its official files.
+        reader: the module of preprocess/annotations/readers/ that reads its official files.
         reported_split: the split that papers report on.
         num_splits: how many official train/test splits there are to choose from; 0 = just one.
         files: role -> patterns below the annotation folder, tried in order; `{n}` stands for the
@@ -57,6 +57,15 @@ class DatasetSpec:
             not self.labels or len(self.labels) == counted,
             f"{len(self.labels)} labels are listed, {counted} are counted",
         )
+
+    @property
+    def has_own_manifest(self) -> bool:
+        """Whether its clips are listed like those of manifest.csv, with the paths of the videos.
+
+        Such a dataset may lie whole below OUT/DATASET, as the toy dataset does: the list in
+        annotations/, the videos in videos/.
+        """
+        return self.reader == "manifest_csv"
 
     def class_list(
         self, label: list[str], verb: list[str] | None = None, noun: list[str] | None = None

@@ -17,15 +17,16 @@ def read_text(path: Path) -> str:
     """A whole file as UTF-8, without a byte order mark.
 
     Raises:
-        InputError: another encoding, with the place of the first wrong byte.
+        InputError: another encoding, with the position of the first wrong byte.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        place, wrong = error.start, error.object[error.start]
-        row = error.object.count(b"\n", 0, place) + 1
+        position, wrong = error.start, error.object[error.start]
+        row = error.object.count(b"\n", 0, position) + 1
         raise InputError(
-            f"{path}, row {row}: not UTF-8 (byte {place} is 0x{wrong:02x}); save the file as UTF-8"
+            f"{path}, row {row}: not UTF-8 (byte {position} is 0x{wrong:02x}); save the file as "
+            "UTF-8"
         ) from None
 
 

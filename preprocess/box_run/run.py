@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-from preprocess.motion_boxes.jobs import Job
-from preprocess.motion_boxes.shards import ShardMaker
+from preprocess.box_run.inputs import BoxInputs
+from preprocess.box_run.shards import ShardBuilder
 from preprocess.running.journal import Journal, described, remove_other_shards
 from preprocess.running.processes import executor
 from shared.files import remove_leftovers
@@ -22,27 +22,29 @@ from shared.layout import DatasetLayout
 from shared.shard_index import DatasetIndex, ShardEntry, write_index
 from shared.shard_writer import write_shard
 
-# Number, shard that is read, shard that is written, maker, config of the shard.
-ShardTask: TypeAlias = tuple[int, Path, Path, ShardMaker, dict[str, Any]]
+# Number, shard that is read, shard that is written, builder, config of the shard.
+ShardTask: TypeAlias = tuple[int, Path, Path, ShardBuilder, dict[str, Any]]
 
 
-def wanted_index(layout: DatasetLayout, job: Job) -> DatasetIndex:
-    """The index of the boxes that a job makes, without its shards."""
+def wanted_index(layout: DatasetLayout, inputs: BoxInputs) -> DatasetIndex:
+    """The index of the boxes that are made from inputs, without its shards."""
     return DatasetIndex(
         kind="boxes",
         dataset=layout.dataset,
-        config=job.config,
-        clips_per_shard=job.clips.clips_per_shard,
-        manifest_digest=job.clips.manifest_digest,
+        config=inputs.config,
+        clips_per_shard=inputs.clips.clips_per_shard,
+        manifest_digest=inputs.clips.manifest_digest,
     )
 
 
-def make_box_shards(folder: Path, job: Job, wanted: DatasetIndex, num_workers: int | None) -> None:
+def make_box_shards(
+    folder: Path, inputs: BoxInputs, wanted: DatasetIndex, num_workers: int | None
+) -> None:
     """Make the shards that are missing, and dataset.json last.
 
     Args:
         folder: of the boxes.
-        job: what they are made from, and how.
+        inputs: what they are made from, and how.
         wanted: see `wanted_index`; gets the shards.
         num_workers: processes; None = one a core.
 
@@ -52,12 +54,12 @@ def make_box_shards(folder: Path, job: Job, wanted: DatasetIndex, num_workers: i
     # ----- What an earlier run finished
     remove_leftovers(folder)
     journal = Journal(folder, described(wanted))
-    shards = job.clips.shards
+    shards = inputs.clips.shards
     if journal.finished:
         journal.keep_intact({"boxes": folder})
         print(f"going on: {len(journal.finished)} of {len(shards)} shards are finished")
-    maker = job.make_maker()
-    if not job.parallel:
+    builder = inputs.make_builder()
+    if not inputs.parallel:
         num_workers = 1
     elif num_workers is None:
         num_workers = len(os.sched_getaffinity(0))
@@ -68,18 +70,18 @@ def make_box_shards(folder: Path, job: Job, wanted: DatasetIndex, num_workers: i
     tasks = [
         (
             number,
-            job.folder / shards[number].name,
+            inputs.folder / shards[number].name,
             folder / shards[number].name,
-            maker,
-            job.shard_config(number),
+            builder,
+            inputs.shard_config(number),
         )
         for number in todo
     ]
     num_todo = sum(shards[number].clips for number in todo)
     with (
         tqdm(
-            total=job.clips.num_clips,
-            initial=job.clips.num_clips - num_todo,
+            total=inputs.clips.num_clips,
+            initial=inputs.clips.num_clips - num_todo,
             desc="boxes",
             unit="clip",
             mininterval=0.5,
@@ -114,10 +116,10 @@ def shard_pool(
 
 
 def make_shard(
-    number: int, source: Path, path: Path, maker: ShardMaker, config: dict[str, Any]
+    number: int, source: Path, path: Path, builder: ShardBuilder, config: dict[str, Any]
 ) -> tuple[int, ShardEntry]:
     """Write the boxes shard of one shard of the source; returns its number and entry."""
-    arrays = maker.arrays(source)
+    arrays = builder.arrays(source)
     rows, columns = TUBE_GRID
     view = f"short side to {CANONICAL_SIZE}, centre crop"
     attributes = config | {"grid": f"{rows}x{columns}", "patch": PATCH, "view": view}

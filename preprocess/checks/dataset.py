@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from preprocess.box_run.inputs import source_of
 from preprocess.checks.shard import ShardFile, ShardsOfNumber
 from preprocess.flow.options import shard_kind
-from preprocess.motion_boxes.jobs import source_of
 from preprocess.running.failures import read_failures
 from shared.errors import InputError
 from shared.layout import DatasetLayout

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.motion_boxes.jobs import source_of
+from preprocess.box_run.inputs import source_of
 from shared.errors import InputError
 from shared.grid import TUBE_POSITIONS
 from shared.schema import CLIP_PATHS

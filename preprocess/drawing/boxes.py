@@ -36,23 +36,23 @@ def stored_boxes(folder: Path, video: Path, pts_seconds: np.ndarray) -> list[np.
         made = make_around(folder, "boxes")
         raise InputError(f"no finished boxes at {folder}; make them with {made}")
     wanted = _clip_ids(folder, video)
-    place = _place_of_first(wanted, folder, [entry.name for entry in index.shards])
-    if place is None:
+    found = _find_first(wanted, folder, [entry.name for entry in index.shards])
+    if found is None:
         raise InputError(f"{folder} holds no clip of {video.name} (looked for {', '.join(wanted)})")
-    shard, row = place
+    shard, row = found
     with ShardReader(folder / shard, "boxes") as reader:
         first, last = reader.pair("/clip/frames", row)
         times = reader.rows("/frame/pts_seconds", first, last)
         return _at_times(reader.rows("/box/xyxy", first, last), times, pts_seconds)
 
 
-def _place_of_first(wanted: list[str], folder: Path, shards: list[str]) -> tuple[str, int] | None:
+def _find_first(wanted: list[str], folder: Path, shards: list[str]) -> tuple[str, int] | None:
     """Shard and row of the first of the wanted clips that is there, wherever the others lie."""
     found: dict[str, tuple[str, int]] = {}
     for shard in shards:
         with ShardReader(folder / shard, "boxes") as reader:
-            places = {clip_id: (shard, row) for row, clip_id in enumerate(reader.clip_ids())}
-        found |= {clip_id: places[clip_id] for clip_id in wanted if clip_id in places}
+            rows = {clip_id: (shard, row) for row, clip_id in enumerate(reader.clip_ids())}
+        found |= {clip_id: rows[clip_id] for clip_id in wanted if clip_id in rows}
         if wanted[0] in found:
             break
     return next((found[clip_id] for clip_id in wanted if clip_id in found), None)

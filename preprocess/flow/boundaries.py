@@ -2,9 +2,9 @@
 
     flows (T,2,H,W) --window_sums--> (n,2,H,W) --boundary_map--> (n,H,W)
 
-Unlike equation 1 (preprocess/motion.py), derivatives keep their sign while they are summed over
-time, so that what flickers cancels. A window reaches past the chunk of frames that flow is computed
-on; `decided` and OVERLAP say how chunks are put together.
+Unlike equation 1 (preprocess/flow/motion_maps.py), derivatives keep their sign while they are
+summed over time, so that flicker cancels. A window reaches past the chunk of frames that flow is
+computed on; `decided` and OVERLAP say how chunks are put together.
 """
 
 from __future__ import annotations

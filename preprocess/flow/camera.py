@@ -6,12 +6,12 @@ RANSAC, the second frame warped back by it, and flow computed again:
     camera = camera_motion(first, second)
     flow = source(first, warp_back(second, camera.homography, first))
 
-What is left is motion of the scene's own, in the first frame's place and size. `residual_flow` is
-the cheap way: the homography is fitted to flow that is there, and taken out of it by arithmetic.
+What is left is the motion of the scene itself, at the positions of the first frame. `residual_flow`
+is the cheap way: it fits the homography to existing flow, and takes it out by arithmetic.
 
 A homography is 3x3, float64, and takes (x, y, 1) of the first frame to the second; pixel centres
 are at whole numbers. As in the paper, what covers most of the frame passes for the background: a
-hand that fills it takes the camera's place (the paper masks people with a detector for that).
+hand that fills it is taken for the camera (the paper masks people with a detector for that).
 """
 
 from __future__ import annotations
@@ -25,11 +25,8 @@ MIN_INLIERS = 25  # fewer say nothing of eight unknowns; the paper's public code
 MAX_CORNERS = 600
 CORNER_QUALITY = 0.001  # of the best corner's eigenvalue, as in the paper
 INLIER_PX = 1.0  # distance at which a match agrees with the homography
-TRACKED = {  # Lucas-Kanade: sides of the window, halvings of the picture, and when to stop
-    "winSize": (15, 15),
-    "maxLevel": 3,
-    "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.03),
-}
+TRACKING_WINDOW = 15  # pixels, side of the window of Lucas-Kanade
+TRACKING_HALVINGS = 3  # of the picture
 ROUND_TRIP_PX = 0.5  # tracked there and back, a corner must be this near to where it was
 FLOW_SAMPLES = 1500
 FLOW_INLIER_PX = 0.5
@@ -61,11 +58,12 @@ def camera_motion(first: np.ndarray, second: np.ndarray) -> CameraMotion:
     assert first.shape == second.shape and first.dtype == second.dtype == np.uint8
     corners = _corners(first)
     matches = _tracked(first, second, corners)
-    camera = _fit(*matches, first.shape, INLIER_PX)
+    size = (first.shape[0], first.shape[1])
+    camera = _fit(matches, size, INLIER_PX)
     if camera.num_inliers >= max(MIN_INLIERS, len(corners) / 2):
         return camera
     matches = np.concatenate([matches, _descriptor_matches(first, second)], axis=1)
-    with_descriptors = _fit(*matches, first.shape, INLIER_PX)
+    with_descriptors = _fit(matches, size, INLIER_PX)
     return max(camera, with_descriptors, key=lambda motion: motion.num_inliers)
 
 
@@ -83,8 +81,8 @@ def warp_back(
         second, homography, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     if first is not None:
-        shown = _shown(homography, (height, width))
-        warped[~shown] = first[~shown]
+        visible = _visible(homography, (height, width))
+        warped[~visible] = first[~visible]
     return warped
 
 
@@ -93,8 +91,8 @@ def total_flow(residual: np.ndarray, homography: np.ndarray) -> np.ndarray:
 
     The inverse of what `residual_flow` takes out: x -> H(x + w) - x.
     """
-    places = _places(residual.shape[1:])
-    return (_apply(homography, places + residual) - places).astype(np.float32)
+    positions = _pixel_positions(residual.shape[1:])
+    return (_apply(homography, positions + residual) - positions).astype(np.float32)
 
 
 def residual_flow(
@@ -104,7 +102,7 @@ def residual_flow(
 
     The homography is fitted by RANSAC to flow sampled on a grid. The result is what flow to the
     warped frame would be, w = H^-1(x + flow) - x: motion of the scene's own in the first frame's
-    place and size, 0 where the scene is still.
+    position and size, 0 where the scene is still.
 
     Args:
         flow: float32 [2, H, W], u then v, pixels per frame.
@@ -114,14 +112,14 @@ def residual_flow(
         flow float32 [2, H, W], homography float64 [3, 3], and the number of samples that agree on
         it; where those are fewer than MIN_INLIERS, the flow as it is and the identity.
     """
-    places = _places(flow.shape[1:])
+    positions = _pixel_positions(flow.shape[1:])
     step = max(1, round(np.sqrt(flow[0].size / FLOW_SAMPLES)))
     sampled = np.s_[:, step // 2 :: step, step // 2 :: step]
-    points = places[sampled].reshape(2, -1).T
-    moved = points + flow[sampled].reshape(2, -1).T
-    camera = _fit(points, moved, flow.shape[1:], inlier_px)
-    back = _apply(np.linalg.inv(camera.homography), places + flow)
-    return (back - places).astype(np.float32), camera.homography, camera.num_inliers
+    points = positions[sampled].reshape(2, -1).T
+    matches = np.stack([points, points + flow[sampled].reshape(2, -1).T])
+    camera = _fit(matches, (flow.shape[1], flow.shape[2]), inlier_px)
+    back = _apply(np.linalg.inv(camera.homography), positions + flow)
+    return (back - positions).astype(np.float32), camera.homography, camera.num_inliers
 
 
 def _corners(picture: np.ndarray) -> np.ndarray:
@@ -135,16 +133,32 @@ def _tracked(first: np.ndarray, second: np.ndarray, corners: np.ndarray) -> np.n
     """float32 [2, M, 2]: corners that come back to where they were, and where they went."""
     if len(corners) == 0:
         return np.empty((2, 0, 2), np.float32)
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None, **TRACKED)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, moved, None, **TRACKED)
+    moved, found = _track(first, second, corners)
+    back, found_back = _track(second, first, moved)
     returned = np.linalg.norm(back - corners, axis=1) < ROUND_TRIP_PX
-    kept = returned & (found.ravel() == 1) & (found_back.ravel() == 1)
+    kept = returned & found & found_back
     return np.stack([corners[kept], moved[kept]])
 
 
+def _track(
+    first: np.ndarray, second: np.ndarray, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where points float32 [N, 2] go by pyramidal Lucas-Kanade, and bool [N]: which were found."""
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]  # None: a new array
+        first,
+        second,
+        points,
+        None,
+        winSize=(TRACKING_WINDOW, TRACKING_WINDOW),
+        maxLevel=TRACKING_HALVINGS,
+        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.03),
+    )
+    return moved, found.ravel() == 1
+
+
 def _descriptor_matches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """float32 [2, M, 2]: places in the frames whose ORB descriptors choose each other."""
-    orb = cv2.ORB_create(nfeatures=MAX_CORNERS, fastThreshold=10)
+    """float32 [2, M, 2]: points of the frames whose ORB descriptors choose each other."""
+    orb = cv2.ORB.create(nfeatures=MAX_CORNERS, fastThreshold=10)
     (here, words), (there, other_words) = (
         orb.detectAndCompute(picture, None) for picture in (first, second)
     )
@@ -155,10 +169,15 @@ def _descriptor_matches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.array(pairs, np.float32).reshape(-1, 2, 2).transpose(1, 0, 2)
 
 
-def _fit(
-    points: np.ndarray, moved: np.ndarray, size: tuple[int, int], inlier_px: float
-) -> CameraMotion:
-    """The homography that most matches [N, 2] agree on."""
+def _fit(matches: np.ndarray, size: tuple[int, int], inlier_px: float) -> CameraMotion:
+    """The homography that most matches agree on.
+
+    Args:
+        matches: [2, N, 2], x, y of points in the first frame, and in the second.
+        size: height, width of the frames.
+        inlier_px: distance at which a match agrees.
+    """
+    points, moved = matches
     num_inliers = 0
     if len(points) >= 4:
         homography, is_inlier = cv2.findHomography(points, moved, _ransac(inlier_px))
@@ -203,21 +222,21 @@ def _folds(homography: np.ndarray, size: tuple[int, int]) -> bool:
     return not (is_convex and 0.5 < area / (height * width) < 2)
 
 
-def _shown(homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _visible(homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """bool [H, W]: pixels of the first frame that the second one shows too."""
     height, width = size
-    x, y = _apply(homography, _places(size))
+    x, y = _apply(homography, _pixel_positions(size))
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
-def _places(size: tuple[int, int]) -> np.ndarray:
+def _pixel_positions(size: tuple[int, int]) -> np.ndarray:
     """float64 [2, H, W]: x and y of each pixel."""
     return np.stack(np.meshgrid(np.arange(size[1]), np.arange(size[0]))).astype(np.float64)
 
 
-def _apply(homography: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Where places [2, ...] go."""
+def _apply(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Where points [2, ...] of x, y go."""
     (a, b, c), (d, e, f), (g, h, i) = homography
-    x, y = places
+    x, y = points
     depth = g * x + h * y + i
     return np.stack([(a * x + b * y + c) / depth, (d * x + e * y + f) / depth])

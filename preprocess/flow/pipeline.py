@@ -16,10 +16,10 @@ from preprocess.flow.camera import (
     warp_back,
 )
 from preprocess.flow.chunks import GreyFrames, Maps, TracksOfFrames
+from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.options import FlowOptions, TrackOptions
 from preprocess.flow.sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.flow.tracks import make_tracks
-from preprocess.motion import motion_map, reduce_maps
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import scaled_size
 from preprocess.video.motion_vectors import VECTOR_CELL

@@ -54,7 +54,9 @@ class RaftFlow:
         return torch.cat(flows)
 
     @torch.inference_mode()
-    def _batch(self, first, second, padding) -> torch.Tensor:
+    def _batch(
+        self, first: torch.Tensor, second: torch.Tensor, padding: tuple[int, int, int, int]
+    ) -> torch.Tensor:
         pictures = torch.stack([first, second]).to(self.device).float().div(127.5).sub(1)
         pictures = F.pad(pictures, padding, mode="replicate")[:, :, None].expand(-1, -1, 3, -1, -1)
         return self.model(*pictures)[-1].float()  # the last of 12 refinements

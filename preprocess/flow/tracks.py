@@ -16,10 +16,9 @@ Where a choice had to be made:
 - A track ends at the first position outside the frame, or at the last frame of the clip.
 
 With stabilised flow (preprocess/flow/camera.py) there are two ways. Given as `flows`, it is what
-the
-paper does: points drift off what they started on as the camera moves. Given as `residual` beside
-the flow between the frames as they are, points stay on it, and only the displacement that is
-recorded is free of the camera.
+the paper does: points drift off what they started on as the camera moves. Given as `residual`
+beside the flow between the frames as they are, points stay on it, and only the displacement that
+is recorded is free of the camera.
 
 Letters: F frames, T first frames of tracks, G grid points, L steps, H, W frame size.
 """
@@ -95,12 +94,12 @@ def follow(
     for step in range(length):
         through = num_flows - step  # tracks from the frames before this one have a flow left
         moved = _moved(flows[step:], position)
-        noted = moved if recorded is flows else _moved(recorded[step:], position)
+        displacement = moved if recorded is flows else _moved(recorded[step:], position)
         alive[max(through, 0) :] = False
         after = position + moved
         alive = alive & (after >= 0).all(-1) & (after < size).all(-1)
         positions.append(position)
-        displacements.append(noted * alive[..., None])
+        displacements.append(displacement * alive[..., None])
         position = torch.where(alive[..., None], after, position)
         num_steps += alive
     return torch.stack(positions, 2), torch.stack(displacements, 2), num_steps
@@ -109,13 +108,13 @@ def follow(
 def median_filter(fields: torch.Tensor) -> torch.Tensor:
     """3x3 median of each plane of [..., H, W], the border repeated."""
     planes = fields.reshape(-1, *fields.shape[-2:])
-    parts = [_plane_medians(part) for part in _at_a_time(planes)]
-    return torch.cat(parts).reshape(fields.shape)
+    medians = [_plane_medians(batch) for batch in _batches(planes)]
+    return torch.cat(medians).reshape(fields.shape)
 
 
-def _at_a_time(planes: torch.Tensor) -> Sequence[torch.Tensor]:
-    """[N, H, W] as parts: one by one on a CPU, to stay in cache; all at once on a GPU, which would
-    wait for each to be asked for."""
+def _batches(planes: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Batches of planes [N, H, W]: single planes on a CPU, so that they stay in its cache; all of
+    them on a GPU, which would idle between small launches."""
     return planes.split(1) if planes.device.type == "cpu" else [planes]
 
 
@@ -143,8 +142,8 @@ def orientation_maps(frames: torch.Tensor, cell: int) -> torch.Tensor:
     shape = (len(frames), NUM_BINS, *num_pixels.shape[2:])
     maps = frames.new_empty(shape, dtype=torch.float32)
     results = maps.split(1) if frames.device.type == "cpu" else [maps]
-    for some, result in zip(_at_a_time(frames), results, strict=True):
-        torch.div(_box_sums(_gradient_shares(some), cell), num_pixels, out=result)
+    for batch, result in zip(_batches(frames), results, strict=True):
+        torch.div(_box_sums(_gradient_shares(batch), cell), num_pixels, out=result)
     return maps
 
 

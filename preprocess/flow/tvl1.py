@@ -68,7 +68,9 @@ def tvl1_flow(
         return _solve_cpu(first, second, initial, numbers)
 
 
-def _solve_cpu(first, second, initial, preset: Preset) -> torch.Tensor:
+def _solve_cpu(
+    first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
+) -> torch.Tensor:
     try:
         return native.solve(first, second, initial, preset)
     except native.Unavailable as reason:
@@ -76,7 +78,9 @@ def _solve_cpu(first, second, initial, preset: Preset) -> torch.Tensor:
     return eager.solve(first, second, initial, preset, eager.EAGER)
 
 
-def _solve_cuda(first, second, initial, preset: Preset) -> torch.Tensor:
+def _solve_cuda(
+    first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
+) -> torch.Tensor:
     with torch.cuda.device(first.device):  # Triton launches on the current one
         kernels, reason = _cuda_kernels(first.device)
         if preset.scheme != "primal-dual":
@@ -110,7 +114,9 @@ def _warn_slow(reason: str) -> None:
     )
 
 
-def _check(first, second, preset, initial) -> None:
+def _check(
+    first: torch.Tensor, second: torch.Tensor, preset: str, initial: torch.Tensor | None
+) -> None:
     if preset not in PRESETS:
         raise InputError(f"unknown flow preset {preset!r}: choose one of {', '.join(PRESETS)}")
     if first.ndim != 3:

@@ -1,1 +1,1 @@
-"""From motion maps, or annotations, to the boxes shards."""
+"""From the motion maps of a clip to a box for each frame."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from preprocess.box_run.inputs import motion_inputs, source_of
 from preprocess.box_run.run import make_box_shards, wanted_index
-from preprocess.motion_boxes.jobs import motion_job, source_of
 from preprocess.motion_boxes.presets import MotionParameters
 from preprocess.running.journal import Journal, described, forget
 from shared.errors import InputError
@@ -63,8 +63,8 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
         return
     left_out = ("flows", "frames", "made_from")
     numbers = {option: value for option, value in index.config.items() if option not in left_out}
-    job = motion_job(layout, layout.root / name, MotionParameters(**numbers))
-    wanted = wanted_index(layout, job)
+    inputs = motion_inputs(layout, layout.root / name, MotionParameters(**numbers))
+    wanted = wanted_index(layout, inputs)
     forget(folder)
     journal = Journal(folder, described(wanted))
     journal.finished = {
@@ -73,7 +73,7 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
         if number not in stale
     }
     journal.start()
-    make_box_shards(folder, job, wanted, None)
+    make_box_shards(folder, inputs, wanted, None)
 
 
 def _division(index: DatasetIndex) -> tuple[int, int, str]:

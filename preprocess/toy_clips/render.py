@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -113,7 +114,9 @@ def true_flow(scene: Scene, looks: Looks, t: int) -> tuple[np.ndarray, np.ndarra
     return (there - here)[:2].astype(np.float32), valid
 
 
-def _top_layer(looks: Looks, transforms: np.ndarray, points: np.ndarray):
+def _top_layer(
+    looks: Looks, transforms: np.ndarray, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Which layer is seen at points float64[3,H,W] of a frame: int64[H,W] (-1 = background), and
     bool[H,W] whether a pixel around the point has nothing of a layer above or below."""
     top = np.full(points.shape[1:], -1)
@@ -134,7 +137,9 @@ def _top_layer(looks: Looks, transforms: np.ndarray, points: np.ndarray):
     return top, pure
 
 
-def _draw(picture, sprite: np.ndarray, transform: np.ndarray, to_sprite: np.ndarray):
+def _draw(
+    picture: Sequence[np.ndarray], sprite: np.ndarray, transform: np.ndarray, to_sprite: np.ndarray
+) -> tuple[float, float, float, float] | None:
     """Lay a sprite over the channels of the oversampled picture, in place.
 
     Returns its box (x1, y1, x2, y2) in frame pixels, or None where it is out of view.
@@ -162,7 +167,9 @@ def _draw(picture, sprite: np.ndarray, transform: np.ndarray, to_sprite: np.ndar
     return x1 + left, y1 + top, x1 + right, y1 + bottom
 
 
-def _warp(image: np.ndarray, to_image: np.ndarray, x1: int, y1: int, x2: int, y2: int):
+def _warp(
+    image: np.ndarray, to_image: np.ndarray, x1: int, y1: int, x2: int, y2: int
+) -> np.ndarray:
     """Sample an image on the oversampled grid of frame pixels x1:x2, y1:y2; black outside.
 
     `to_image` takes frame coordinates to texels; OpenCV counts both from the middle of the first.
@@ -184,7 +191,7 @@ def _sprite_to_frame(transform: np.ndarray) -> np.ndarray:
     return transform @ similarity(2 / SPRITE, 0.0, -1.0, -1.0)
 
 
-def _sprite(tone, other, rng: np.random.Generator) -> np.ndarray:
+def _sprite(tone: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """An object's picture: float32[S,S,4], `tone` in front and `other` behind."""
     fine = 4  # for a soft edge
     points = np.array(OUTLINES[rng.integers(len(OUTLINES))])

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from shared.manifest import ClassList
 from shared.randomness import counter_generator
@@ -148,7 +149,7 @@ def _eased(rng: np.random.Generator) -> np.ndarray:
     return (progress - progress[0]) / (progress[-1] - progress[0])
 
 
-def similarity(scale, angle, x, y) -> np.ndarray:
+def similarity(scale: ArrayLike, angle: ArrayLike, x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Scale, turn by `angle` radians, then shift by (x, y): broadcast to float64[...,3,3]."""
     scale, angle, x, y = np.broadcast_arrays(scale, angle, x, y)
     matrix = np.zeros((*scale.shape, 3, 3))
@@ -159,7 +160,9 @@ def similarity(scale, angle, x, y) -> np.ndarray:
     return matrix
 
 
-def _place(motion, camera, others, rng: np.random.Generator) -> np.ndarray | None:
+def _place(
+    motion: np.ndarray, camera: np.ndarray, others: list[np.ndarray], rng: np.random.Generator
+) -> np.ndarray | None:
     """Put a motion at a random place where it stays in view: float64[T,3,3].
 
     Its middle may leave the frame by a share of its size: one that travels would otherwise always

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from preprocess.tvl1_solvers.eager import SMALLEST_GRADIENT_SQUARED, Kernels
+from preprocess.tvl1_solvers.presets import Preset
 
 BLOCK = 256  # pixels per program
 EXACT = {"enable_fp_fusion": False}  # a * b + c rounds twice, as in PyTorch
@@ -189,7 +190,9 @@ def _grid(frames: torch.Tensor) -> tuple[int, int]:
     return triton.cdiv(frames.shape[-2] * frames.shape[-1], BLOCK), frames.shape[0]
 
 
-def linearise(first, second, flow, preset):
+def linearise(
+    first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, preset: Preset
+) -> torch.Tensor:
     """As eager.linearise."""
     height, width = first.shape[1:]
     data = flow.new_empty(flow.shape[0], 4, height, width)
@@ -210,7 +213,9 @@ def linearise(first, second, flow, preset):
     return data
 
 
-def primal_dual(flow, dual, data, iterations, preset):
+def primal_dual(
+    flow: torch.Tensor, dual: torch.Tensor, data: torch.Tensor, iterations: int, preset: Preset
+) -> tuple[torch.Tensor, torch.Tensor]:
     """As eager.primal_dual. The state goes to and fro between two buffers."""
     height, width = flow.shape[2:]
     primal, dual_step = preset.steps

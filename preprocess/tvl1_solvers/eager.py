@@ -27,9 +27,11 @@ SMALLEST_GRADIENT_SQUARED = 1e-6
 class Kernels:
     """The two steps that cost time; cuda.py has its own."""
 
-    linearise: Callable
+    linearise: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Preset], torch.Tensor]
     """(first, second, flow, preset) -> data; first and second as `Level` holds them."""
-    primal_dual: Callable
+    primal_dual: Callable[
+        [torch.Tensor, torch.Tensor, torch.Tensor, int, Preset], tuple[torch.Tensor, torch.Tensor]
+    ]
     """(flow, dual, data, iterations, preset) -> flow, dual"""
 
 
@@ -68,7 +70,14 @@ def solve(
     return flow
 
 
-def _solve_level(level, flow, dual, preset, finest, kernels):
+def _solve_level(
+    level: Level,
+    flow: torch.Tensor,
+    dual: torch.Tensor,
+    preset: Preset,
+    finest: bool,
+    kernels: Kernels,
+) -> tuple[torch.Tensor, torch.Tensor]:
     warps = preset.warps_fine if finest else preset.warps
     iterations = preset.iterations_fine if finest else preset.iterations
     for _ in range(warps):
@@ -85,7 +94,9 @@ def _solve_level(level, flow, dual, preset, finest, kernels):
 # ------------------------------------------------------------------------------- pyramid
 
 
-def _pyramid(first, second, sizes, preset):
+def _pyramid(
+    first: torch.Tensor, second: torch.Tensor, sizes: list[tuple[int, int]], preset: Preset
+) -> list[Level]:
     levels = []
     blur_taps = gaussian_taps(pyramid_sigma(preset))
     first, second = (_blur(x, gaussian_taps(preset.presmooth)) for x in (first, second))
@@ -182,7 +193,9 @@ def cubic_weights(t: torch.Tensor, a: float) -> tuple[list[torch.Tensor], list[t
     return weights, slopes
 
 
-def linearise(first, second, flow, preset):
+def linearise(
+    first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, preset: Preset
+) -> torch.Tensor:
     """Linearise |I1(x + u) - I0(x)| at `flow` (Zach et al., eq. 5 and 6) -> data."""
     height, width = first.shape[1:]
     x = torch.arange(width, dtype=torch.float32, device=flow.device)
@@ -202,7 +215,9 @@ def linearise(first, second, flow, preset):
     return torch.stack([along_x * inverse, along_y * inverse, residual * inverse, bound], 1)
 
 
-def _sample(second, x, y, preset):
+def _sample(
+    second: torch.Tensor, x: torch.Tensor, y: torch.Tensor, preset: Preset
+) -> tuple[torch.Tensor, ...]:
     """Value and gradient of the second frame at (B, H, W) positions inside it."""
     padded = pad_replicate(second, 2)
     stride, planes = padded.shape[3], padded.flatten(2)
@@ -229,7 +244,9 @@ def _sample(second, x, y, preset):
 # ---------------------------------------------------------------------- inner iterations
 
 
-def primal_dual(flow, dual, data, iterations, preset):
+def primal_dual(
+    flow: torch.Tensor, dual: torch.Tensor, data: torch.Tensor, iterations: int, preset: Preset
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Chambolle and Pock (2011), algorithm 1; the data term's proximal step in closed form."""
     primal, dual_step = preset.steps
     pull = primal / preset.reach
@@ -242,7 +259,9 @@ def primal_dual(flow, dual, data, iterations, preset):
     return flow, dual
 
 
-def _relaxed(flow, dual, data, iterations, preset):
+def _relaxed(
+    flow: torch.Tensor, dual: torch.Tensor, data: torch.Tensor, iterations: int, preset: Preset
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Zach et al. (2007), eq. 8 to 11, until the flow of a pair changes no more."""
     primal, dual_step = preset.steps
     enough = preset.stop * preset.stop * flow.shape[2] * flow.shape[3]
@@ -264,11 +283,11 @@ def _relaxed(flow, dual, data, iterations, preset):
     return flow, dual
 
 
-def _where(active, new, old):
+def _where(active: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     return torch.where(active[:, None, None, None], new, old)
 
 
-def _toward_data(flow, data, share=1.0):
+def _toward_data(flow: torch.Tensor, data: torch.Tensor, share: float = 1.0) -> torch.Tensor:
     """The step of the thresholding operator: along the gradient, at most `bound` long; a share
     of it."""
     direction, residual, bound = data[:, :2], data[:, 2:3], data[:, 3:]
@@ -276,7 +295,7 @@ def _toward_data(flow, data, share=1.0):
     return direction * (torch.minimum(torch.maximum(amount, -bound), bound) * share)
 
 
-def _divergence(dual):
+def _divergence(dual: torch.Tensor) -> torch.Tensor:
     """Backward differences, the negative adjoint of `_forward_differences`: (B, 2, H, W)."""
     along_x, along_y = dual[:, 0::2].clone(), dual[:, 1::2].clone()
     along_x[..., 1:] -= dual[:, 0::2, :, :-1]
@@ -284,24 +303,24 @@ def _divergence(dual):
     return along_x + along_y
 
 
-def _forward_differences(flow):
+def _forward_differences(flow: torch.Tensor) -> torch.Tensor:
     gradient = _no_dual(flow)
     gradient[:, 0::2, :, :-1] = flow[..., 1:] - flow[..., :-1]
     gradient[:, 1::2, :-1, :] = flow[..., 1:, :] - flow[..., :-1, :]
     return gradient
 
 
-def _squared_lengths(vectors):
+def _squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
     """Squared length of (px, py) of both components, as wide as `vectors`."""
     squared = vectors[:, 0::2].square() + vectors[:, 1::2].square()
     return squared.repeat_interleave(2, 1)
 
 
-def _project(dual):
+def _project(dual: torch.Tensor) -> torch.Tensor:
     return dual * (1 / _square_root(_squared_lengths(dual).clamp(min=1)))
 
 
-def _square_root(x):
+def _square_root(x: torch.Tensor) -> torch.Tensor:
     """Rounded as IEEE 754 says; PyTorch's own root of float32 may be off by a bit on a CPU."""
     return x.double().sqrt().float()
 

@@ -1,4 +1,4 @@
-"""What `preprocess.boxes` is asked to make boxes of: motion maps of a source, or annotations."""
+"""What boxes are made from: the motion maps of a flow source, or annotated boxes."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from tqdm import tqdm
 
 from preprocess.annotated_boxes.formats import FORMATS, annotation_files, open_annotations
 from preprocess.annotated_boxes.matching import ReadOptions
+from preprocess.box_run.maps_folder import maps_folder
+from preprocess.box_run.shards import FromAnnotations, FromMotion, ShardBuilder
 from preprocess.motion_boxes.presets import MotionParameters, read_parameters
-from preprocess.motion_boxes.shards import FromAnnotations, FromMotion, ShardMaker
-from preprocess.motion_boxes.sources import maps_folder
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
-OF_MOTION = ("source", "preset", "changes", "workers")
-OF_ANNOTATIONS = ("box_format", "min_score", "annotation_fps")
+MOTION_OPTIONS = ("source", "preset", "changes", "workers")
+ANNOTATION_OPTIONS = ("box_format", "min_score", "annotation_fps")
 
 
 @dataclass(frozen=True)
-class Job:
-    """Where clips come from and what is made of them.
+class BoxInputs:
+    """The shards that boxes are made from, and how.
 
     Attributes:
-        what: in words, for the screen.
-        folder: shards that are read, one for each that is written.
-        clips: their index.
-        config: what decides the content of the boxes.
-        parallel: whether shards may be made in several processes.
-        pictures: index of the frames whose texture is looked at, where they are not `clips`.
-        make_maker: called once it is known that there is work to do; reads annotations.
+        what: description for the screen.
+        folder: the shards that are read; one shard of boxes is written for each.
+        clips: the index of that folder.
+        config: everything that decides the content of the boxes.
+        parallel: whether several processes may make shards.
+        make_builder: makes what builds the arrays of a shard. It reads annotations, so it is called
+            only when a shard has to be made.
+        pictures: the index of the frames that texture is taken from, unless `clips` is that index.
     """
 
     what: str
@@ -43,32 +44,32 @@ class Job:
     clips: DatasetIndex
     config: dict[str, Any]
     parallel: bool
-    make_maker: Callable[[], ShardMaker]
+    make_builder: Callable[[], ShardBuilder]
     pictures: DatasetIndex | None = None
 
     def shard_config(self, number: int) -> dict[str, Any]:
-        """The config as a shard has it: with the sha256 of the very shards that it is made from."""
+        """The config that a shard stores: with the sha256 of the shards that it is made from."""
         indexes = [self.clips] if self.pictures is None else [self.clips, self.pictures]
         return self.config | {index.kind: index.shards[number].sha256 for index in indexes}
 
 
-def read_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
-    """The job that the options of the command ask for.
+def read_inputs(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
+    """The inputs that the options of the command ask for.
 
     Raises:
         InputError: options that do not go together, or nothing to read.
     """
     _refuse_unused(options)
     if options["from_annotations"] is not None:
-        return _annotated_job(layout, options)
-    return _motion_job(layout, options)
+        return _inputs_of_annotations(layout, options)
+    return _inputs_of_motion(layout, options)
 
 
 def _refuse_unused(options: dict[str, Any]) -> None:
     """Options of motion maps do not go with annotations, nor the other way round."""
     annotated = options["from_annotations"] is not None
     names = {"changes": "set", "box_format": "format"}
-    for option in OF_MOTION if annotated else OF_ANNOTATIONS:
+    for option in MOTION_OPTIONS if annotated else ANNOTATION_OPTIONS:
         if options[option] not in (None, ()):
             name = names.get(option, option).replace("_", "-")
             relation = "does not go with" if annotated else "is of"
@@ -77,13 +78,13 @@ def _refuse_unused(options: dict[str, Any]) -> None:
         raise InputError(f"--from-annotations needs --format: {', '.join(FORMATS)}")
 
 
-def _motion_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
+def _inputs_of_motion(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
     preset, source = options["preset"] or "default", options["source"]
     parameters = read_parameters(preset, options["changes"])
-    return motion_job(layout, maps_folder(layout, source, preset), parameters)
+    return motion_inputs(layout, maps_folder(layout, source, preset), parameters)
 
 
-def motion_job(layout: DatasetLayout, folder: Path, parameters: MotionParameters) -> Job:
+def motion_inputs(layout: DatasetLayout, folder: Path, parameters: MotionParameters) -> BoxInputs:
     """Boxes from the motion maps of finished flows.
 
     Raises:
@@ -102,7 +103,7 @@ def motion_job(layout: DatasetLayout, folder: Path, parameters: MotionParameters
             )
         frames_folder, config["frames"] = layout.frames, frames.digest
     what = f"motion maps of {folder}"
-    return Job(
+    return BoxInputs(
         what, folder, flows, config, True, lambda: FromMotion(parameters, frames_folder), frames
     )
 
@@ -118,7 +119,7 @@ def source_of(config: dict[str, Any]) -> tuple[str, str]:
     return folder, "frames" if folder == "frames" else "flows"
 
 
-def _annotated_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
+def _inputs_of_annotations(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
     """Boxes from annotation files, on the frames of frames/."""
     frames = read_index(layout.frames)
     if frames is None:
@@ -135,7 +136,7 @@ def _annotated_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
         "frames": frames.digest,
     } | made_from(layout.frames)
 
-    def make_maker() -> FromAnnotations:
+    def make_builder() -> FromAnnotations:
         clip_ids: set[str] = set()
         for shard in frames.shards:
             with ShardReader(layout.frames / shard.name, "frames") as reader:
@@ -151,7 +152,8 @@ def _annotated_job(layout: DatasetLayout, options: dict[str, Any]) -> Job:
         return FromAnnotations(annotations)
 
     # Annotations are large, and read once.
-    return Job(f"annotated boxes of {path}", layout.frames, frames, config, False, make_maker)
+    what = f"annotated boxes of {path}"
+    return BoxInputs(what, layout.frames, frames, config, False, make_builder)
 
 
 def _files_digest(files: list[Path]) -> str:

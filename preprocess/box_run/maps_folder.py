@@ -73,18 +73,18 @@ def _boundaries_folder(layout: DatasetLayout, source: str | None, preset: str) -
     folder = layout.flows_of(wanted + BOUNDARIES)
     if read_index(folder) is not None:
         return folder
-    begun = sorted(layout.root.glob(layout.flows_of("*" + BOUNDARIES).name))
-    others = [path for path in begun if read_index(path) is not None]
+    folders = sorted(layout.root.glob(layout.flows_of("*" + BOUNDARIES).name))
+    others = [path for path in folders if read_index(path) is not None]
     if source is None and len(others) == 1:
         return others[0]
-    said = f"--preset {preset} is for maps as that code makes them, and "
+    reason = f"--preset {preset} is for maps as that code makes them, and "
     if others:
         names = ", ".join(path.name.removeprefix("flows-") for path in others)
-        raise InputError(f"{said}there are none of {wanted}; give --source with one of {names}")
+        raise InputError(f"{reason}there are none of {wanted}; give --source with one of {names}")
     if wanted == MOTION_VECTORS:  # such maps are made of flow of every pixel
         folder = layout.flows_of("tvl1" + BOUNDARIES)
     raise InputError(
-        f"{said}{folder} is not there or not complete (no dataset.json); run "
+        f"{reason}{folder} is not there or not complete (no dataset.json); run "
         f"`{make_flows(layout, folder)}`"
     )
 

@@ -1,7 +1,7 @@
 """The arrays of a boxes shard: from motion maps, or from annotated boxes.
 
-A maker is a small frozen object that goes to worker processes: `maker.arrays(path)` reads the shard
-at `path` and returns what the boxes shard of the same clips holds.
+A builder is a small frozen object that is sent to worker processes: `builder.arrays(path)` reads
+the shard at `path` and returns what the boxes shard of the same clips holds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from shared.schema import LARGEST_VERTEX
 from shared.shards import ShardReader
 
 
-class ShardMaker(Protocol):
-    """Makes the arrays of a boxes shard from the shard of another kind with the same clips."""
+class ShardBuilder(Protocol):
+    """Builds the arrays of a boxes shard from a shard of another kind with the same clips."""
 
     def arrays(self, path: Path) -> dict[str, np.ndarray]: ...
 
@@ -45,7 +45,8 @@ class FromMotion:
     def arrays(self, path: Path) -> dict[str, np.ndarray]:
         import cv2
 
-        from preprocess.motion import contour_vertices, motion_boxes
+        from preprocess.motion_boxes.boxes import motion_boxes
+        from preprocess.motion_boxes.contours import contour_vertices
 
         cv2.setNumThreads(1)
         with ExitStack() as stack:
@@ -73,7 +74,7 @@ def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) ->
     """Texture float32 [T, h, w] of stored frames, at the size of the maps."""
     import cv2
 
-    from preprocess.motion import texture_maps
+    from preprocess.motion_boxes.evidence import texture_maps
 
     files = pictures.ragged("/jpeg/offsets", "/jpeg/values", first, last)
     decoded = [cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files]

@@ -14,7 +14,7 @@ from shared.manifest import SPLITS, ClassList
 TEST_SHARE = 0.2  # of each class, where the clips have labels and the user names no share
 
 
-def read_own_folder(index: VideoIndex, test_share: float | None, seed: int) -> Annotations:
+def read_class_folders(index: VideoIndex, test_share: float | None, seed: int) -> Annotations:
     """Clips of a folder tree, each file name (without suffix) one clip.
 
     The first folder of a path is the class, classes sorted by name; videos that lie in the root

@@ -1,4 +1,4 @@
-"""Our own CSV (the manifest's columns), with classes.json beside it or without."""
+"""A CSV with the columns of manifest.csv, with or without a classes.json beside it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ROLES = ("manifest", "classes")
 
 def read(source: Source) -> Annotations:
     """The manifest of the annotation folder, and its classes.json."""
-    return read_own_csv(source.require("manifest"), source.find("classes"))
+    return read_manifest_csv(source.require("manifest"), source.find("classes"))
 
 
-def read_own_csv(path: Path, classes_path: Path | None = None) -> Annotations:
+def read_manifest_csv(path: Path, classes_path: Path | None = None) -> Annotations:
     """Clips as a CSV with the manifest's columns lists them; videos are paths with suffix.
 
     Args:
