@@ -125,7 +125,7 @@ class Assembly:
         buffer = self._buffers[event.clip_index]
         if event.attempt != buffer.attempt:
             if event.attempt < buffer.attempt:
-                return False  # its decoder died since, and the clip was begun again
+                return False  # its decoder died since, and the clip was started again
             buffer = self._buffers[event.clip_index] = self._new_buffer(event.attempt)
         if isinstance(event, EncodedFrames):
             self._add_frames(buffer, event)

@@ -1,4 +1,4 @@
-"""Which clip goes into which shard, made with which options: fixed before any work starts.
+"""Which clip goes into which shard, made with which options: fixed before any worker starts.
 
 The manifest and the options decide it alone, so that neither workers nor the order in which they
 finish change a byte of any shard.

@@ -143,13 +143,15 @@ def forget(folder: Path) -> None:
 
 
 def is_under_way(folder: Path) -> bool:
-    """Whether a run of all folders was begun whose journal is there."""
+    """Whether the folder has the journal of a run of all folders."""
     records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
     return bool(records) and "beside" not in records[0]
 
 
 def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
-    """Drop a journal begun beside folders that have been replaced since, as `retry` does.
+    """Remove a journal of a run beside complete folders, if these have been replaced since.
+
+    `retry` replaces them, for one.
 
     Args:
         digests: of the complete folders by name; None where there are none.

@@ -71,10 +71,10 @@ def results_of(
             except BrokenProcessPool:
                 pass  # what is left in `running` is suspect
         for task in running.values():
-            yield task, _alone(function, task)
+            yield task, _in_own_process(function, task)
 
 
-def _alone(function: Callable[[Task], Result], task: Task) -> Result | None:
+def _in_own_process(function: Callable[[Task], Result], task: Task) -> Result | None:
     with executor(1) as pool:
         try:
             pool.submit(os.getpid).result()
