@@ -26,7 +26,7 @@ from preprocess.annotated_boxes.matching import ReadOptions
 from preprocess.annotated_boxes.metrics import box_figures
 from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.tvl1 import tvl1_flow
-from preprocess.flow_run.clip_work import grey_frames
+from preprocess.flow_run.decode_step import grey_frames
 from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.evidence import texture_maps
 from preprocess.motion_boxes.presets import PRESETS

@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import torch
 
-from preprocess.flow.sources import SourceOptions, make_source
+from preprocess.flow.sources import make_source
 from preprocess.video.motion_vectors import VectorFlows, export_vectors, fill_holes
 from preprocess.video.transcode import transcode
 from shared.errors import InputError, user_errors
@@ -117,8 +117,8 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
     batch = [torch.from_numpy(np.stack([frames[i + k] for i in chosen])) for k in (0, 1)]
     solvers = {
         "opencv": opencv_tvl1,
-        "fast": make_source("tvl1", SourceOptions()),
-        "dis": make_source("dis", SourceOptions()),
+        "fast": make_source("tvl1"),
+        "dis": make_source("dis"),
     }
     for solve in solvers.values():
         solve(batch[0][:1], batch[1][:1])  # compile, warm up

@@ -36,7 +36,7 @@ from preprocess.annotations.clip_rows import (
 from preprocess.annotations.dataset_spec import DatasetSpec, known_datasets, read_spec
 from preprocess.annotations.readers import reader_of
 from preprocess.annotations.readers.manifest_csv import read_manifest_csv
-from preprocess.video.headers import read_headers
+from preprocess.running.video_headers import read_headers
 from preprocess.video.video_index import VideoIndex, scan_videos
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically

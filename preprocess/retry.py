@@ -3,10 +3,10 @@
     python -m preprocess.retry --dataset ssv2 --out out --videos /data/ssv2/videos
     python -m preprocess.retry --dataset ssv2 --out out --max-seconds 7200 --clip-timeout 900
 
-For when a video was damaged, absent or above a cap. The options of the `flows` run hold but for
-those given here. Shards that gain a clip are written anew, their other clips taken over as they
-are, and put in place whole; flows/, flows-SOURCE/ and boxes/ follow. The exit status is 3 where
-clips fail again; failures.jsonl then has those, with what is now the reason.
+For when a video was damaged, absent or above a cap. The options of the `flows` run hold except
+those given here. Shards that gain a clip are written anew, with their other clips copied, and
+replace the old files whole; flows/, flows-SOURCE/ and boxes/ follow. The exit status is 3 where
+clips fail again; failures.jsonl then lists those, with the new reason.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from typing import Any
 
 import click
 
-from preprocess.rebuild import finished_plan, rebuild, renew_boxes
+from preprocess.flow_run.options import replacing_options
+from preprocess.rebuilding.boxes import renew_boxes
+from preprocess.rebuilding.finished_plan import finished_plan
+from preprocess.rebuilding.shards import rebuild
 from preprocess.running.failures import read_failures, report_failures
-from preprocess.running.taken_options import flows_options
+from preprocess.running.options import dataset_options
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
 from shared.wording import counted
 
 
-@flows_options()
 @click.command(
     help=__doc__.split("\n")[0],
     context_settings={"show_default": True, "max_content_width": 100},
 )
-@click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with shards")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              show_default=True, help="folder of all datasets")  # fmt: skip
+@dataset_options("shards")
+@replacing_options()
 @user_errors
 def main(dataset: str, out: Path, **given: Any) -> None:
     layout = DatasetLayout(out, dataset)
     with RunLock(layout.lock):
-        plan, options = finished_plan(layout, given)
+        plan = finished_plan(layout, given)
         failed = {record["clip_id"] for record in read_failures(layout.failures)}
-        places = [place for place, clip in enumerate(plan.clips) if clip.clip_id in failed]
-        clips = counted(len(places), "clip")
-        print(f"retry: {clips} of {layout.failures}, videos in {options['videos']}")
-        failures = rebuild(plan, options, places, "retry") if places else []
+        chosen = [index for index, clip in enumerate(plan.clips) if clip.clip_id in failed]
+        clips = counted(len(chosen), "clip")
+        print(f"retry: {clips} of {layout.failures}, videos in {plan.config.video_root}")
+        failures = rebuild(plan, chosen, "retry") if chosen else []
         # Also where there was nothing to try: an earlier run may have been killed before this.
         renew_boxes(layout, {})
     report_failures(layout.failures, failures)

@@ -30,14 +30,14 @@ from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.tvl1 import PRESETS as FLOW_PRESETS
 from preprocess.flow.tvl1 import tvl1_flow
-from preprocess.flow_run.clip_work import grey_frames, jpeg_frames
-from preprocess.flow_run.messages import WorkOptions
+from preprocess.flow_run.decode_step import grey_frames, jpeg_frames
+from preprocess.flow_run.messages import WorkerOptions
 from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.evidence import texture_maps
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from preprocess.video.decode import decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
-from preprocess.video.video_file import ClipError
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view
@@ -202,7 +202,7 @@ def find_motion(
     Raises:
         ClipError: the video cannot be used.
     """
-    options = WorkOptions(video.parent)
+    options = WorkerOptions(video.parent)
     clip = Clip("shown", video.name, stop_seconds=seconds)
     chunks = list(decode_clip(clip, options.video_root, DecodeOptions()))
     frames = np.concatenate([chunk.rgb for chunk in chunks])
@@ -238,7 +238,7 @@ def _format_of(annotations: Path) -> str:
 
 
 def _flow_and_maps(
-    frames: np.ndarray, preset: str, of_boundaries: bool, options: WorkOptions
+    frames: np.ndarray, preset: str, of_boundaries: bool, options: WorkerOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow float32 [T, 2, h, w] and motion maps float32 [T, m, n] of frames uint8 [T, H, W, 3].
 

@@ -28,8 +28,10 @@ from tqdm import tqdm
 
 from preprocess.checks.dataset import FoundDataset, find_dataset
 from preprocess.checks.shard import check_shards, kills_its_reader
+from preprocess.flow_run.options import replacing_options
+from preprocess.running.failures import read_failures
+from preprocess.running.options import dataset_options
 from preprocess.running.processes import results_of
-from preprocess.running.taken_options import flows_options
 from shared.errors import EXIT_ERROR, InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
@@ -38,14 +40,12 @@ from shared.wording import counted
 BadShards = dict[str, set[int]]  # numbers by name of the folder
 
 
-@flows_options("--repair: ")
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--dataset", required=True, metavar="NAME", help="folder of OUT with shards")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="folder of all datasets; this one is in FOLDER/NAME")  # fmt: skip
-@click.option("--repair", is_flag=True, help="make the bad shards again")
+@dataset_options("shards")
+@click.option("--repair", is_flag=True, help="Make the bad shards again.")
 @click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
-              help="that check shards  [default: one a core]")  # fmt: skip
+              help="Number of processes that check shards.  [default: one a core]")  # fmt: skip
+@replacing_options("With --repair")
 @user_errors
 def main(dataset: str, out: Path, repair: bool, workers: int | None, **given: Any) -> None:
     layout = DatasetLayout(out, dataset)
@@ -56,13 +56,11 @@ def main(dataset: str, out: Path, repair: bool, workers: int | None, **given: An
                 flag = name.replace("_", "-")
                 raise InputError(f"--{flag} is for --repair, which is not asked for")
         sys.exit(EXIT_ERROR if verify(layout, workers) is not None else 0)
-    from preprocess import rebuild
-
     with RunLock(layout.lock):
         bad = verify(layout, workers)
         if bad is None:
             return
-        rebuild.repair(layout, bad, given)
+        make_again(layout, bad, given)
         print("after the repair:")
         sys.exit(EXIT_ERROR if verify(layout, workers) is not None else 0)
 
@@ -105,6 +103,48 @@ def advice(found: FoundDataset, bad: BadShards) -> str:
     if found.problems and not bad:
         return ", but the folders do not fit together"
     return f"; `{found.layout.make('verify', '--repair')}` makes them again"
+
+
+# --------------------------------------------------------------------------------------------------
+# The repair
+
+
+def make_again(layout: DatasetLayout, bad: BadShards, given: dict[str, Any]) -> None:
+    """Make bad shards again; the caller holds the dataset's lock.
+
+    Args:
+        given: options of `flows` that replace those of its run; None for those not given.
+
+    Raises:
+        InputError: a clip that was good can no longer be made, or what decided the shards (options,
+            manifest) is no longer known.
+    """
+    from preprocess.flow_run.messages import Event
+    from preprocess.flow_run.publishing import failed_record
+    from preprocess.rebuilding.boxes import renew_boxes
+    from preprocess.rebuilding.finished_plan import finished_plan
+    from preprocess.rebuilding.shards import rebuild
+
+    # ----- Frames and flows, from the videos
+    of_boxes = {folder.name for folder in layout.boxes_folders()}
+    numbers = set().union(*(those for name, those in bad.items() if name not in of_boxes))
+    if numbers:
+        plan = finished_plan(layout, given)
+        failed_before = {record["clip_id"] for record in read_failures(layout.failures)}
+
+        def refuse_loss(event: Event) -> None:
+            failed = failed_record(plan, event)
+            if failed is not None and failed["clip_id"] not in failed_before:
+                raise InputError(
+                    "{clip_id} was good and cannot be made again ({stage}: {reason}); nothing was "
+                    "replaced, give its video with --videos (VIDEOS=)".format_map(failed)
+                )
+
+        chosen = [index for number in sorted(numbers) for index in plan.clip_indexes(number)]
+        rebuild(plan, chosen, "repair", refuse_loss)
+
+    # ----- Boxes, from frames and flows
+    renew_boxes(layout, bad)
 
 
 if __name__ == "__main__":

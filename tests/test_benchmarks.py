@@ -2,7 +2,6 @@
 
 import json
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ from benchmarks.record import Figure, fastest, text_of, write_record
 from benchmarks.step_contenders import Contender, kept_gigabytes
 from benchmarks.suite import change, last_results
 from benchmarks.video_peers import available, pillow_transform, pyav
-from preprocess.flow_run.flow_summary import print_times
 from preprocess.flow_run.pool import StageTimes
+from preprocess.flows import print_times
 from train.options.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
 
 
@@ -124,7 +123,7 @@ def test_videomaes_transforms_standardise():
 
 def test_the_summary_of_flows_is_read(capsys):
     times = StageTimes(1, 2, decode_busy=3.0, flow_busy=16.0)
-    print_times(SimpleNamespace(times=times), 10.0, 7)
+    print_times(times, 10.0, 7)
     found = SUMMARY.search(capsys.readouterr().out)
     assert [float(value) for value in found.groups()] == [3.0, 1, 8.0, 2, 10.0, 0.8]
 

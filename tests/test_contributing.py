@@ -98,13 +98,13 @@ def test_every_kind_of_addition_has_an_example():
 LOOK = """
 import numpy as np
 import torch
-from preprocess.flow.sources import SourceOptions, make_source
+from preprocess.flow.sources import make_source
 from shared.masks import MASKS, Scene
 from train.options.recipe import pretrain_config, read_recipe
 from pathlib import Path
 
 still = torch.zeros(2, 32, 32, dtype=torch.uint8)
-print(make_source("farneback", SourceOptions())(still, still).abs().max().item())
+print(make_source("farneback")(still, still).abs().max().item())
 scene = Scene(2, np.zeros((14, 14), bool))
 print(MASKS["middle"](scene, np.random.default_rng(0), mask_ratio=0.75).sum())
 for method in ("middle", "change"):
@@ -121,6 +121,25 @@ def test_the_examples_fit_in(project):
     assert printed == ["0.0", str(2 * 147), str(3 * 8 * 16 * 16), str(3 * 16 * 16)]
 
 
+def test_an_option_of_a_new_source_is_found_everywhere(project):
+    """The command line knows it and its range; the config records it, and only where it is used."""
+    run(project, commands()[0])
+    flows = [*shlex.split(commands()[1])[1:], "--dry-run"]
+
+    def said(*options: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *flows, *options], cwd=project, capture_output=True, text=True
+        )
+        return done.stdout + done.stderr
+
+    assert "flow_source farneback, farneback_window 9" in said()
+    assert "farneback_window 15" in said("--farneback-window", "15")
+    assert "5<=x<=99" in said("--farneback-window", "4")
+    refused = said("--source", "dis")
+    assert "--farneback-window is for --source farneback, which is not asked for" in refused
+    assert "--farneback-window PIXELS" in said("--help-all")
+
+
 @pytest.mark.slow
 def test_the_examples_run(project):
     manifest, flows, boxes, *training = commands()
@@ -128,6 +147,7 @@ def test_the_examples_run(project):
     run(project, flows, "--pool", "in-process")
     index = json.loads((project / "out/gestures/flows/dataset.json").read_text())
     assert index["config"]["flow_source"] == "farneback"
+    assert index["config"]["farneback_window"] == 9
     run(project, boxes)
     assert len(training) == 2
     for line in training:

@@ -10,9 +10,9 @@ import pytest
 from video_fixtures import CODECS, moving_picture, remux, render_video
 
 from preprocess.video.decode import Tally, decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
 from preprocess.video.spans import decode_together
-from preprocess.video.video_file import ClipError
 from shared.manifest import Clip
 
 

@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from preprocess.doctor import FINDINGS, diagnose, examine, main
+from preprocess.running.video_headers import read_headers
 from preprocess.video.decode import decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions
-from preprocess.video.headers import VideoHeader, read_header, read_headers
-from preprocess.video.video_file import ClipError
+from preprocess.video.headers import VideoHeader, read_header
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest

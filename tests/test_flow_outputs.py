@@ -15,7 +15,7 @@ from dataset_fixtures import checksums, run_boxes, run_flows
 from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.flow.motion_maps import reduce_maps
 from preprocess.flow.options import TrackOptions
-from preprocess.flow.sources import SourceOptions, make_source
+from preprocess.flow.sources import DisOptions, make_source
 from preprocess.flow.tracks import make_tracks
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.video.decode import decode_clip
@@ -170,7 +170,7 @@ def test_tracks_are_those_of_the_whole_clip(tmp_path):
         "--trajectories", "--track-length", 4, "--track-points", 7,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    source = make_source("dis", SourceOptions(dis_preset="fast"))
+    source = make_source("dis", DisOptions(dis_preset="fast"))
     with ShardReader(layout.flows / "00000.h5", "flows") as reader:
         assert reader.attributes["track_length"] == 4 and reader.attributes["flow_source"] == "dis"
         assert reader["/clip/track_grid"].tolist() == [[7, 10]] * 2

@@ -11,8 +11,10 @@ import torch
 from preprocess.flow.raft import RaftFlow
 from preprocess.flow.sources import (
     DIS_PRESETS,
-    SOURCE_NAMES,
-    SourceOptions,
+    SOURCES,
+    DisOptions,
+    RaftOptions,
+    Tvl1Options,
     make_source,
     parse_sources,
 )
@@ -46,12 +48,11 @@ def raft_weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [SourceOptions(), *(SourceOptions(dis_preset=preset) for preset in DIS_PRESETS)],
+    ("name", "options"),
+    [("tvl1", None), *(("dis", DisOptions(dis_preset=preset)) for preset in DIS_PRESETS)],
     ids=["tvl1", *DIS_PRESETS],
 )
-def test_a_shift_is_found(options):
-    name = "tvl1" if options == SourceOptions() else "dis"
+def test_a_shift_is_found(name, options):
     first, second = shifted_pair()
     flow = make_source(name, options)(first, second)
     assert flow.shape == (1, 2, 96, 128) and flow.dtype == torch.float32
@@ -63,8 +64,8 @@ def test_a_shift_is_found(options):
 def test_a_batch_is_its_pairs_one_by_one(name):
     first, second = shifted_pair()
     pairs = torch.cat([first, second, first]), torch.cat([second, first, first])
-    together = make_source(name, SourceOptions())(*pairs)
-    source = make_source(name, SourceOptions())
+    together = make_source(name)(*pairs)
+    source = make_source(name)
     for index in reversed(range(3)):
         alone = source(pairs[0][index : index + 1], pairs[1][index : index + 1])
         assert torch.allclose(alone[0], together[index], atol=1e-4)
@@ -73,9 +74,9 @@ def test_a_batch_is_its_pairs_one_by_one(name):
 
 def test_raft_runs_and_cuts_back_its_padding(raft_weights):
     first, second = shifted_pair(150, 131)
-    flow = make_source("raft", SourceOptions(raft_weights=raft_weights))(first, second)
+    flow = make_source("raft", RaftOptions(raft_weights=raft_weights))(first, second)
     assert flow.shape == (1, 2, 150, 131) and bool(flow.isfinite().all())
-    small = make_source("raft", SourceOptions(raft_weights=raft_weights))(
+    small = make_source("raft", RaftOptions(raft_weights=raft_weights))(
         first[:, :20, :16], second[:, :20, :16]
     )
     assert small.shape == (1, 2, 20, 16)
@@ -125,26 +126,28 @@ def test_raft_refuses_other_files(tmp_path):
             RaftFlow(tmp_path / name)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(InputError, match="--raft-weights"):
-        make_source("raft", SourceOptions())
+        make_source("raft")
 
 
 def test_names():
     assert parse_sources("tvl1, motion-vectors") == ("tvl1", "motion-vectors")
-    assert parse_sources(",".join(SOURCE_NAMES)) == SOURCE_NAMES
+    assert parse_sources(",".join(SOURCES)) == tuple(SOURCES)
     for text in ("farneback", "", "tvl1,,dis"):
         with pytest.raises(InputError, match="tvl1, dis, raft, motion-vectors"):
             parse_sources(text)
     with pytest.raises(InputError, match="once"):
         parse_sources("dis,tvl1,dis")
-    with pytest.raises(InputError, match="ultrafast, fast, medium"):
-        SourceOptions(dis_preset="slow")
+    with pytest.raises(
+        InputError, match="--dis-preset is 'slow': choose among ultrafast, fast, medium"
+    ):
+        DisOptions(dis_preset="slow")
     with pytest.raises(InputError, match="fast"):
-        SourceOptions(tvl1_preset="slow")
+        Tvl1Options(preset="slow")
 
 
 @pytest.mark.parametrize("name", ["tvl1", "dis", "raft"])
 def test_bad_frames_are_refused(name, raft_weights):
-    source = make_source(name, SourceOptions(raft_weights=raft_weights))
+    source = make_source(name, RaftOptions(raft_weights) if name == "raft" else None)
     good = torch.zeros(1, 32, 32)
     for first, second, match in (
         (good[:, :15], good[:, :15], "16 px"),
@@ -158,7 +161,7 @@ def test_bad_frames_are_refused(name, raft_weights):
 
 
 def test_dis_takes_the_smallest_frames_and_views():
-    source = make_source("dis", SourceOptions())
+    source = make_source("dis")
     first, second = shifted_pair(64, 64)
     expected = source(first, second)
     assert source(first[:, :16, :16], second[:, :16, :16]).shape == (1, 2, 16, 16)

@@ -15,7 +15,7 @@ import pytest
 from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes, run_flows, start
 from video_fixtures import moving_picture, render_video
 
-from preprocess.flow_run import publishing as shard_making
+from preprocess.flow_run import publishing
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest, write_manifest
@@ -139,7 +139,7 @@ def test_a_published_shard_is_held_no_longer(finished, tmp_path, monkeypatch):
     """Else memory grows with the dataset, by kilobytes a clip."""
     made, held, closed = [], [], []
 
-    class Watched(shard_making.Assembly):
+    class Watched(publishing.Assembly):
         def __init__(self, *given):
             super().__init__(*given)
             held.append(sum(one() is not None for one in made))
@@ -149,7 +149,7 @@ def test_a_published_shard_is_held_no_longer(finished, tmp_path, monkeypatch):
             closed.append(self.number)
             super().close()
 
-    monkeypatch.setattr(shard_making, "Assembly", Watched)
+    monkeypatch.setattr(publishing, "Assembly", Watched)
     layout = copy_of(finished, tmp_path)
     assert run_flows(layout, "--clips-per-shard", 1).exit_code == 0
     assert held == [0] * 6 and closed == [0, 1, 2, 3, 4, 5]

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from dataset_fixtures import arguments, checksums, copy_of, make_dataset, run_flows
 from video_fixtures import render_video
 
-from preprocess.flow_run import publishing as shard_making
+from preprocess.flow_run import publishing
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
@@ -54,7 +54,7 @@ def verify(layout):
 
 def kill_at(monkeypatch, nth: int):
     """The nth shard, from 0, is not published any more."""
-    real, seen = shard_making.publish, []
+    real, seen = publishing.publish, []
 
     def publish(*given):
         seen.append(given)
@@ -62,7 +62,7 @@ def kill_at(monkeypatch, nth: int):
             raise Killed
         real(*given)
 
-    monkeypatch.setattr(shard_making, "publish", publish)
+    monkeypatch.setattr(publishing, "publish", publish)
 
 
 @pytest.mark.parametrize("nth", [0, 2])

@@ -23,7 +23,7 @@ import json, sys
 from pathlib import Path
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
-from preprocess.video.video_file import ClipError
+from preprocess.video.errors import ClipError
 from shared.manifest import Clip
 
 def memory(name):

@@ -23,21 +23,24 @@ from video_fixtures import render_video
 from preprocess.box_run.inputs import read_inputs
 from preprocess.box_run.shards import FromMotion
 from preprocess.evaluate_boxes import _stored_clip
-from preprocess.flow.maker import _companded
 from preprocess.flow.options import FlowOptions
+from preprocess.flow.pipeline import _companded
 from preprocess.flow_run import ray_start
-from preprocess.flow_run.clip_work import ClipWork
-from preprocess.flow_run.messages import Job, WorkOptions
+from preprocess.flow_run.config import recorded_config
+from preprocess.flow_run.decode_groups import ClipTask
+from preprocess.flow_run.decode_step import ClipEncoder
+from preprocess.flow_run.messages import WorkerOptions
 from preprocess.flow_run.pool import START_TRIES, RayPool
 from preprocess.flow_run.stored_clips import stored_events
 from preprocess.motion_boxes.presets import PRESETS
-from preprocess.rebuild import finished_plan, recorded_options
+from preprocess.rebuilding.finished_plan import finished_plan
 from preprocess.video import transcode
 from preprocess.video.completeness import Completeness
-from preprocess.video.decode import _beside, check_caps, decode_clip
+from preprocess.video.decode import _matching, check_caps, decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, _checked_kept_size
 from preprocess.video.spans import _known
-from preprocess.video.video_file import ClipError, opened, video_stream
+from preprocess.video.video_file import open_video, video_stream
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_classes, read_manifest, write_manifest
@@ -210,22 +213,22 @@ def test_what_a_video_turns_out_to_be_while_it_is_read(tmp_path):
     path = render_video(tmp_path / "a.mp4", 12)
     clip = Clip("a", path.name)
     options = DecodeOptions(max_seconds=0.5)
-    with opened(path, options.max_pixels) as container:
+    with open_video(path, options.max_pixels) as container:
         stream = video_stream(container, options.max_pixels)
         progress = Completeness(clip, container, stream)
         with pytest.raises(ClipError, match=r"longer than 0.5 s \(--max-seconds\)"):
             check_caps(progress, progress.start + 0.6, options)
     with pytest.raises(ClipError, match="the copy re-encoded for motion vectors has other frames"):
-        list(_beside(iter([1, 2, 3]), iter([1, 2])))
-    assert list(_beside(iter([1, 2]), iter([3, 4]))) == [1, 2]
+        list(_matching(iter([1, 2, 3]), iter([1, 2])))
+    assert list(_matching(iter([1, 2]), iter([3, 4]))) == [1, 2]
     with pytest.raises(ClipError, match="packets without presentation times, which tell clips"):
         _known(None)
     with pytest.raises(ClipError, match="frames of 200000x200 are too long for a JPEG"):
         _checked_kept_size((200_000, 200), 256)
-    work = ClipWork(Job(0, clip), WorkOptions(tmp_path), with_vectors=True)
-    work._num_frames, work._num_vectors = 12, 9
+    encoder = ClipEncoder(ClipTask(0, clip), WorkerOptions(tmp_path), with_vectors=True)
+    encoder._num_frames, encoder._num_vectors = 12, 9
     with pytest.raises(ClipError, match="9 flows from vectors of 12 frames"):
-        work.end()
+        encoder.finish()
 
 
 def test_a_decoder_out_of_memory_costs_one_clip(tmp_path, monkeypatch):
@@ -302,7 +305,7 @@ def test_repairs_need_what_the_run_was_told(tmp_path):
     recorded = (layout.flows / "options.json").read_text()
     (layout.flows / "options.json").write_text("[]")
     with pytest.raises(InputError, match="options.json is not what `preprocess.flows` writes"):
-        recorded_options(layout)
+        recorded_config(layout, nothing)
     (layout.flows / "options.json").write_text(recorded)
     layout.videos.rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="no folder of videos at .*; give it with --videos"):

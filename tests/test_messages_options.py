@@ -28,7 +28,7 @@ from train.running.run_folder import RunFolder
             "each GPU serves the same number of workers; a multiple of 2 is allowed",
         ),
         (["--keep-unstabilised"], "keeps what --stabilise changes; give both"),
-        (["--transcode"], "--transcode is for --source motion-vectors alone"),
+        (["--transcode"], "--transcode is for --source motion-vectors, which is not asked for"),
         (["--source", "raft"], "--source raft and --raft-weights FILE need each other"),
         (["--source", "raft", "--raft-weights", "no"], "--raft-weights no: No such file"),
         (["--source", "lk"], "unknown flow source 'lk': choose among tvl1, dis, raft"),

@@ -15,22 +15,22 @@ from av.video.frame import PictureType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.flow.options import VECTOR_CELL
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.video.clip_vectors import ClipVectors
 from preprocess.video.decode import decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.motion_vectors import (
     COLUMNS,
+    VECTOR_CELL,
     VectorFlows,
-    cell_means,
+    cell_displacements,
     export_vectors,
     fill_holes,
     turn_upright,
 )
 from preprocess.video.transcode import clear_scratch
 from preprocess.video.transcode import transcode as transcode_up_to
-from preprocess.video.video_file import ClipError
 from shared.errors import InputError
 from shared.manifest import Clip
 from shared.randomness import counter_generator
@@ -258,7 +258,7 @@ def test_cells_are_area_means_of_blocks(data):
         left, top = row["dst_x"] - row["w"] // 2, row["dst_y"] - row["h"] // 2
         for axis, name in enumerate(("motion_x", "motion_y")):
             painted[axis, top : top + row["h"], left : left + row["w"]] = -row[name] / 4
-    result = cell_means(rows, size)
+    result = cell_displacements(rows, size)
     for i in range(size[0]):
         for j in range(size[1]):
             pixels = painted[:, i * cell : (i + 1) * cell, j * cell : (j + 1) * cell]

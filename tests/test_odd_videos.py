@@ -14,7 +14,7 @@ from preprocess.verify import main as verify
 from preprocess.video.completeness import Completeness
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
-from preprocess.video.video_file import Clock
+from preprocess.video.seeking import Clock
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
 

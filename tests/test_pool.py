@@ -12,8 +12,10 @@ import pytest
 from video_fixtures import render_video
 
 from preprocess.flow_run.assembly import Assembly
-from preprocess.flow_run.decode_step import Decoder, FlowWorker
-from preprocess.flow_run.messages import ClipFailed, Job, Reading, WorkOptions
+from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
+from preprocess.flow_run.decode_step import Decoder
+from preprocess.flow_run.flow_step import FlowWorker
+from preprocess.flow_run.messages import ClipFailed, WorkerOptions
 from preprocess.flow_run.pool import InProcessPool, RayPool
 from shared.manifest import Clip
 from shared.shards import ShardReader
@@ -24,19 +26,19 @@ ROOT = Path(__file__).resolve().parents[1]
 class HarmfulDecoder(Decoder):
     """Does to its process what the name of the clip says."""
 
-    def steps(self, reading):
-        for index, step in enumerate(super().steps(reading)):
-            (job,) = reading.jobs
-            _do_harm(job.clip.clip_id, "decode", index, self.options.video_root)
+    def steps(self, group):
+        for index, step in enumerate(super().steps(group)):
+            (task,) = group.tasks
+            _do_harm(task.clip.clip_id, "decode", index, self.options.video_root)
             yield step
 
 
 class HarmfulFlowWorker(FlowWorker):
-    """Also does so; it knows the clip by its place alone."""
+    """Also does so; it knows the clip by its index alone."""
 
     def maps(self, grey):
         names = json.loads((self.options.video_root / "names.json").read_text())
-        _do_harm(names[grey.place], "flow", 0, self.options.video_root)
+        _do_harm(names[grey.clip_index], "flow", 0, self.options.video_root)
         return super().maps(grey)
 
 
@@ -67,39 +69,41 @@ def pickle_by_value():
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def make_jobs(folder: Path, names: list[str]) -> list[Job]:
+def make_tasks(folder: Path, names: list[str]) -> list[ClipTask]:
     """One video for all, of more than one chunk for a few."""
     render_video(folder / "short.mp4", 8, size=(32, 32))
     render_video(folder / "long.mp4", 150, size=(32, 32))
     (folder / "names.json").write_text(json.dumps(names))
     videos = ["long.mp4" if name.startswith("long") else "short.mp4" for name in names]
     clips = [Clip(name, video) for name, video in zip(names, videos, strict=True)]
-    return [Job(place, clip) for place, clip in enumerate(clips)]
+    return [ClipTask(clip_index, clip) for clip_index, clip in enumerate(clips)]
 
 
-def each_alone(jobs: list[Job]) -> list[Reading]:
-    return [Reading((job,)) for job in jobs]
+def each_alone(tasks: list[ClipTask]) -> list[DecodeGroup]:
+    return [DecodeGroup((task,)) for task in tasks]
 
 
-def shards_of(pool, jobs, folder: Path, readings: list[Reading] | None = None):
-    """Run the jobs as one shard: (bytes of both files, failures by clip id)."""
-    assembly = Assembly(0, {job.place: job.clip for job in jobs}, folder)
+def shards_of(pool, tasks, folder: Path, groups: list[DecodeGroup] | None = None):
+    """Run the tasks as one shard: (bytes of both files, failures by clip id)."""
+    assembly = Assembly(0, {task.clip_index: task.clip for task in tasks}, folder)
     try:
-        num_settled = sum(assembly.add(event) for event in pool.run(readings or each_alone(jobs)))
+        num_settled = sum(assembly.add(event) for event in pool.run(groups or each_alone(tasks)))
     finally:
         pool.close()
-    assert num_settled == len(jobs)
+    assert num_settled == len(tasks)
     folders = {kind: folder / kind for kind in ("frames", "flows")}
     assembly.publish(folders, {"frames": {}, "flows": {}})
-    failures = {jobs[place].clip.clip_id: event for place, event in assembly.failures.items()}
+    failures = {
+        tasks[clip_index].clip.clip_id: event for clip_index, event in assembly.failures.items()
+    }
     assembly.close()
     return [(folders[kind] / "00000.h5").read_bytes() for kind in folders], failures
 
 
 def check_harm(tmp_path, names, harmful, num_decoders, num_flow_workers, timeout):
     """Exactly the harmful clips are set aside, and all others are as in a clean run."""
-    jobs = make_jobs(tmp_path, names)
-    options = WorkOptions(tmp_path)
+    tasks = make_tasks(tmp_path, names)
+    options = WorkerOptions(tmp_path)
     pool = RayPool(
         options,
         num_decoders,
@@ -108,7 +112,7 @@ def check_harm(tmp_path, names, harmful, num_decoders, num_flow_workers, timeout
         decoder=HarmfulDecoder,
         flow_worker=HarmfulFlowWorker,
     )
-    found, failures = shards_of(pool, jobs, tmp_path / "harmed")
+    found, failures = shards_of(pool, tasks, tmp_path / "harmed")
     assert {name: event.stage for name, event in failures.items()} == {
         name: name.partition("-")[0] for name in harmful
     }
@@ -117,7 +121,7 @@ def check_harm(tmp_path, names, harmful, num_decoders, num_flow_workers, timeout
         assert expected.get(name.partition("-")[2], "RuntimeError: what a") in event.reason
 
     clean = InProcessPool(options)
-    innocent = [job for job in jobs if job.clip.clip_id not in harmful]
+    innocent = [task for task in tasks if task.clip.clip_id not in harmful]
     expected, none = shards_of(clean, innocent, tmp_path / "clean")
     assert not none
     assert found == expected
@@ -127,8 +131,8 @@ def test_harmful_clips_cost_themselves_alone(tmp_path):
     harmful = ["decode-raises", "decode-dies", "decode-hangs", "flow-raises"]
     spared = ["flow-killed-once", "long-1", "long-2"]
     names = [f"clip-{i:02d}" for i in range(20)]
-    for place, name in enumerate([*harmful, *spared]):
-        names.insert(3 * place + 1, name)
+    for clip_index, name in enumerate([*harmful, *spared]):
+        names.insert(3 * clip_index + 1, name)
     check_harm(tmp_path, names, harmful, num_decoders=1, num_flow_workers=2, timeout=4)
 
 
@@ -136,20 +140,20 @@ def test_harmful_clips_cost_themselves_alone(tmp_path):
 def test_four_harmful_clips_of_four_hundred(tmp_path):
     harmful = ["decode-raises", "decode-segfaults", "flow-dies", "flow-hangs"]
     names = [f"clip-{i:03d}" for i in range(395)] + ["decode-killed-once"]
-    for place, name in enumerate(harmful):
-        names.insert(97 * place + 11, name)
+    for clip_index, name in enumerate(harmful):
+        names.insert(97 * clip_index + 11, name)
     check_harm(tmp_path, names, harmful, num_decoders=2, num_flow_workers=2, timeout=10)
 
 
 @pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
-    jobs = make_jobs(tmp_path, [f"clip-{i}" for i in range(20)] + ["long-1", "long-2"])
-    options = WorkOptions(tmp_path)
-    expected, _ = shards_of(InProcessPool(options), jobs, tmp_path / "in-process")
+    tasks = make_tasks(tmp_path, [f"clip-{i}" for i in range(20)] + ["long-1", "long-2"])
+    options = WorkerOptions(tmp_path)
+    expected, _ = shards_of(InProcessPool(options), tasks, tmp_path / "in-process")
     for num_decoders, num_flow_workers in ((1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2)):
         pool = RayPool(options, num_decoders, num_flow_workers)
         folder = tmp_path / f"{num_decoders}-{num_flow_workers}"
-        found, failures = shards_of(pool, jobs, folder)
+        found, failures = shards_of(pool, tasks, folder)
         assert not failures and found == expected, (num_decoders, num_flow_workers)
 
 
@@ -215,11 +219,11 @@ def _socket_inodes(pid):
 
 
 def test_a_failed_part_fails_its_clip_once(tmp_path):
-    """What still comes of a clip that was set aside is dropped, and its place stays empty."""
-    jobs = make_jobs(tmp_path, ["good", "long-bad", "also-good"])
-    assembly = Assembly(0, {job.place: job.clip for job in jobs}, tmp_path)
-    events = list(InProcessPool(WorkOptions(tmp_path)).run(each_alone(jobs)))
-    bad = [event for event in events if event.place == 1]
+    """What still comes of a clip that was set aside is dropped, and its row stays empty."""
+    tasks = make_tasks(tmp_path, ["good", "long-bad", "also-good"])
+    assembly = Assembly(0, {task.clip_index: task.clip for task in tasks}, tmp_path)
+    events = list(InProcessPool(WorkerOptions(tmp_path)).run(each_alone(tasks)))
+    bad = [event for event in events if event.clip_index == 1]
     events.insert(events.index(bad[3]), ClipFailed(1, "flow", "for the test"))
     assert sum(assembly.add(event) for event in events) == 3
     assert list(assembly.failures) == [1]
@@ -233,16 +237,16 @@ def test_a_failed_part_fails_its_clip_once(tmp_path):
 
 
 def test_parts_in_any_order_make_the_same_shard(tmp_path):
-    jobs = make_jobs(tmp_path, ["clip-0", "long-1", "clip-2"])
-    expected, _ = shards_of(InProcessPool(WorkOptions(tmp_path)), jobs, tmp_path / "in-order")
-    events = list(InProcessPool(WorkOptions(tmp_path)).run(each_alone(jobs)))
+    tasks = make_tasks(tmp_path, ["clip-0", "long-1", "clip-2"])
+    expected, _ = shards_of(InProcessPool(WorkerOptions(tmp_path)), tasks, tmp_path / "in-order")
+    events = list(InProcessPool(WorkerOptions(tmp_path)).run(each_alone(tasks)))
 
     class Reversed:
-        def run(self, jobs):
+        def run(self, tasks):
             return iter(events[::-1])
 
         def close(self):
             pass
 
-    found, _ = shards_of(Reversed(), jobs, tmp_path / "reversed")
+    found, _ = shards_of(Reversed(), tasks, tmp_path / "reversed")
     assert found == expected

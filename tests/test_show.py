@@ -26,12 +26,14 @@ from preprocess.drawing.frames import (
 )
 from preprocess.drawing.masks import METHODS, Ratios, draw_masks
 from preprocess.drawing.panels import contact_sheet, video_frames
-from preprocess.flow_run.decode_step import Decoder, FlowWorker
-from preprocess.flow_run.messages import Job, Reading, WorkOptions
+from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
+from preprocess.flow_run.decode_step import Decoder
+from preprocess.flow_run.flow_step import FlowWorker
+from preprocess.flow_run.messages import WorkerOptions
 from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.show import find_motion, main, output_names
-from preprocess.video.video_file import ClipError
+from preprocess.video.errors import ClipError
 from shared.drawing import HIDDEN_RGB
 from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside
@@ -153,11 +155,11 @@ def test_masks_that_hide_all_are_refused() -> None:
 
 def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
     found = find_motion(video, 20.0, "fast", "default", RATIOS)
-    options = WorkOptions(video.parent)
-    job = Job(0, Clip("square", video.name))
+    options = WorkerOptions(video.parent)
+    task = ClipTask(0, Clip("square", video.name))
     chunks = [
         FlowWorker(options).maps(grey)[0]
-        for _, grey in Decoder(options).steps(Reading((job,)))
+        for _, grey in Decoder(options).steps(DecodeGroup((task,)))
         if grey is not None
     ]
     maps = np.concatenate([expand(chunk.values, chunk.scale) for chunk in chunks])

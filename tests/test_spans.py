@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from test_pool import shards_of
 from video_fixtures import moving_picture, render_video
 
-from preprocess.flow_run.decode_groups import together
-from preprocess.flow_run.messages import Job, WorkOptions
+from preprocess.flow_run.decode_groups import ClipTask, group_overlapping
+from preprocess.flow_run.messages import WorkerOptions
 from preprocess.flow_run.pool import InProcessPool, RayPool
 from preprocess.video.decode import Tally, decode_clip
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.spans import decode_together
-from preprocess.video.video_file import ClipError
 from shared.manifest import Clip
 
 RATE = 12
@@ -95,9 +95,9 @@ def test_frames_are_those_of_the_span(tmp_path):
 def frames_decoded(path, spans):
     """(frames that came out of the decoder, frames in the union of the spans)."""
     tally = Tally()
-    jobs = [Job(place, clip) for place, clip in enumerate(clips_of(path, spans))]
-    for reading in together(jobs):
-        clips = [job.clip for job in reading.jobs]
+    tasks = [ClipTask(clip_index, clip) for clip_index, clip in enumerate(clips_of(path, spans))]
+    for group in group_overlapping(tasks):
+        clips = [task.clip for task in group.tasks]
         if len(clips) == 1:
             list(decode_clip(clips[0], path.parent, DecodeOptions(), tally))
             continue
@@ -117,8 +117,10 @@ def test_what_spans_share_is_decoded_once(tmp_path):
     spans = overlapping_spans(720, 60, 60, seed=0)
     assert sum(stop - start for start, stop in spans) > 2 * 720
     decoded, union = frames_decoded(path, spans)
-    num_readings = len(together([Job(i, c) for i, c in enumerate(clips_of(path, spans))]))
-    assert union <= decoded <= union + 15 * num_readings  # a group of pictures, and B-frames
+    num_groups = len(
+        group_overlapping([ClipTask(i, c) for i, c in enumerate(clips_of(path, spans))])
+    )
+    assert union <= decoded <= union + 15 * num_groups  # a group of pictures, and B-frames
 
 
 @pytest.mark.slow
@@ -148,18 +150,20 @@ def test_shards_do_not_depend_on_what_is_read_together(tmp_path, extension):
         Clip(f"damaged-{c.clip_id}", damaged.name, c.start_seconds, c.stop_seconds)
         for c in clips_of(damaged, spans)
     ]
-    jobs = [Job(place, clip) for place, clip in enumerate(clips)]
-    readings = together(jobs[: len(spans)]) + together(jobs[len(spans) :])
-    assert max(len(reading.jobs) for reading in readings) == 6
-    pool = InProcessPool(WorkOptions(tmp_path))
-    found, failed = shards_of(pool, jobs, tmp_path / "together", readings)
-    alone, failed_alone = shards_of(InProcessPool(WorkOptions(tmp_path)), jobs, tmp_path / "alone")
+    tasks = [ClipTask(clip_index, clip) for clip_index, clip in enumerate(clips)]
+    groups = group_overlapping(tasks[: len(spans)]) + group_overlapping(tasks[len(spans) :])
+    assert max(len(group.tasks) for group in groups) == 6
+    pool = InProcessPool(WorkerOptions(tmp_path))
+    found, failed = shards_of(pool, tasks, tmp_path / "together", groups)
+    alone, failed_alone = shards_of(
+        InProcessPool(WorkerOptions(tmp_path)), tasks, tmp_path / "alone"
+    )
     assert found == alone and failed.keys() == failed_alone.keys()
     assert [failed[name].reason for name in failed] == [failed_alone[n].reason for n in failed]
     assert "clip-6" in failed and "clip-0" not in failed
     if extension == "mp4":
-        ray = RayPool(WorkOptions(tmp_path), num_decoders=1, num_flow_workers=1)
-        found, failed = shards_of(ray, jobs, tmp_path / "ray", readings)
+        ray = RayPool(WorkerOptions(tmp_path), num_decoders=1, num_flow_workers=1)
+        found, failed = shards_of(ray, tasks, tmp_path / "ray", groups)
         assert found == alone and failed.keys() == failed_alone.keys()
 
 
@@ -169,16 +173,18 @@ def test_shards_do_not_depend_on_what_is_read_together(tmp_path, extension):
         max_size=30,
     )
 )
-def test_readings_have_no_gaps_and_do_not_touch(spans):
+def test_groups_have_no_gaps_and_do_not_touch(spans):
     clips = [Clip(str(i), "a.mp4", float(a), float(b)) for i, (a, b) in enumerate(spans)]
-    readings = together([Job(place, clip) for place, clip in enumerate(clips)])
-    places = [job.place for reading in readings for job in reading.jobs]
-    assert sorted(places) == list(range(len(spans)))
+    groups = group_overlapping(
+        [ClipTask(clip_index, clip) for clip_index, clip in enumerate(clips)]
+    )
+    clip_indexes = [task.clip_index for group in groups for task in group.tasks]
+    assert sorted(clip_indexes) == list(range(len(spans)))
     ends = []
-    for reading in readings:
+    for group in groups:
         reached = None
-        for start, stop in (job.clip.span for job in reading.jobs):
+        for start, stop in (task.clip.span for task in group.tasks):
             assert reached is None or start <= reached
             reached = max(stop, reached or stop)
-        ends.append((reading.jobs[0].clip.span[0], reached))
+        ends.append((group.tasks[0].clip.span[0], reached))
     assert all(before[1] < after[0] for before, after in zip(ends, ends[1:], strict=False))

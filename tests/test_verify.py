@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from dataset_fixtures import arguments, checksums, copy_of, make_dataset, run_boxes, run_flows
 from video_fixtures import render_video
 
-from preprocess import rebuild
 from preprocess.checks.dataset import find_dataset, folder_names
 from preprocess.checks.shard import check_shards
-from preprocess.running import journal as resume
+from preprocess.rebuilding import boxes as rebuilding_boxes
+from preprocess.rebuilding import shards as rebuilding_shards
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest, write_manifest
@@ -241,7 +241,7 @@ def test_killed_at_any_step_of_a_repair_nothing_is_lost(layout, monkeypatch, ste
     flip(layout.frames / "00001.h5")
     flip(layout.flows / "00001.h5")
     flip(layout.flows / "00002.h5")
-    real_replace, real_intact, real_put = os.replace, resume.is_intact, rebuild._put_in_place
+    real_replace, real_put = os.replace, rebuilding_shards._put_in_place
     moved = []
 
     def replace_one(source, target):
@@ -255,16 +255,17 @@ def test_killed_at_any_step_of_a_repair_nothing_is_lost(layout, monkeypatch, ste
         if step == "staged":
             raise Killed
         with monkeypatch.context() as inner:
-            inner.setattr(resume, "is_intact", killed if step == "undeclared" else real_intact)
+            if step == "undeclared":
+                inner.setattr(rebuilding_shards, "is_intact", killed)
             inner.setattr(os, "replace", replace_one)
             return real_put(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuild, "_put_in_place", put_in_place)
+        patch.setattr(rebuilding_shards, "_put_in_place", put_in_place)
         if step == "moved":
-            patch.setattr(rebuild, "write_failures", killed)
+            patch.setattr(rebuilding_shards, "write_failures", killed)
         if step == "no boxes":
-            patch.setattr(rebuild, "renew_boxes", killed)
+            patch.setattr(rebuilding_boxes, "renew_boxes", killed)
         with pytest.raises(Killed):
             run_verify(layout, "--repair")
     if not (layout.flows / "dataset.json").exists():

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from preprocess.flow.boundaries import OVERLAP
+from preprocess.flow.source_options import SourceOptions, declarations, read_source_options
 from preprocess.flow.sources import (
     MOTION_VECTORS,
-    SourceOptions,
+    SOURCES,
+    VectorOptions,
     check_sources,
     parse_sources,
 )
+from preprocess.video.motion_vectors import VECTOR_CELL
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, USUAL_LENGTH, USUAL_POINTS
 
 STABILISE = ("off", "warp", "subtract")
 MAP_KINDS = {LENGTHS: "length", BOUNDARIES: "boundaries"}  # what `map` of a config says
-VECTOR_CELL = 8  # pixels of the source that a value of a motion-vector map covers along each side
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,16 @@ class TrackOptions:
             raise InputError(f"tracks: max_flow is {self.max_flow}; a number from 0 is allowed")
 
 
+TRACK_NAMES = tuple(field.name for field in fields(TrackOptions))
+
+
 @dataclass(frozen=True)
 class FlowOptions:
     """Which flows are made. Each output is a folder of shards, the first of them `flows/`.
 
     Attributes:
         sources: names of preprocess/flow/sources.py, and "motion-vectors"; each an output.
-        solvers: what the sources are told.
+        source_options: options of sources; a source without any here has its defaults.
         stabilise: "off"; "warp": the second frame is warped back by the camera's motion and flow
             computed again; "subtract": the camera's motion is fitted to the flow and taken out of
             it, as it always is of motion vectors (preprocess/flow/camera.py).
@@ -69,17 +73,15 @@ class FlowOptions:
         tracks: points to track through the first source that is not motion vectors; None = none.
             They are followed through the flow between the frames as they are; with `stabilise`
             what is recorded is free of the camera's motion.
-        transcode: re-encode videos whose codec has no motion vectors.
     """
 
     sources: tuple[str, ...] = ("tvl1",)
-    solvers: SourceOptions = SourceOptions()
+    source_options: tuple[SourceOptions, ...] = ()
     stabilise: str = "off"
     keep_unstabilised: bool = False
     lengths: bool = False
     boundaries: bool = False
     tracks: TrackOptions | None = None
-    transcode: bool = False
 
     def __post_init__(self) -> None:
         check_sources(self.sources)
@@ -87,16 +89,32 @@ class FlowOptions:
             raise InputError(f"--stabilise {self.stabilise}: {', '.join(STABILISE)} are allowed")
         if self.keep_unstabilised and self.stabilise == "off":
             raise InputError("--keep-unstabilised keeps what --stabilise changes; give both")
-        if self.transcode and MOTION_VECTORS not in self.sources:
-            raise InputError(f"--transcode is for --source {MOTION_VECTORS} alone")
         asked = "--trajectories" if self.tracks else "--boundaries"
         if (self.tracks or self.boundaries) and not self.pictured:
             raise InputError(
                 f"{asked} needs flow of every pixel; add a source to {MOTION_VECTORS}, "
                 f"such as --source {MOTION_VECTORS},tvl1"
             )
-        if (self.solvers.raft_weights is not None) != ("raft" in self.sources):
-            raise InputError("--source raft and --raft-weights FILE need each other")
+        for source in self.sources:
+            for declared in declarations(SOURCES[source].options):
+                value = getattr(self.options_of(source), declared.name)
+                if declared.is_required and value is None:
+                    raise InputError(
+                        f"--source {source} and {declared.flag} {declared.metavar} need each other"
+                    )
+
+    def options_of(self, source: str) -> SourceOptions:
+        """The options of one source."""
+        wanted = SOURCES[source].options
+        given = (options for options in self.source_options if type(options) is wanted)
+        return next(given, wanted())
+
+    @property
+    def transcode(self) -> bool:
+        """Whether videos whose codec has no motion vectors are re-encoded."""
+        vectors = self.options_of(MOTION_VECTORS)
+        assert isinstance(vectors, VectorOptions)
+        return vectors.transcode and MOTION_VECTORS in self.sources
 
     @property
     def pictured(self) -> tuple[str, ...]:
@@ -132,12 +150,8 @@ class FlowOptions:
         if ending in MAP_KINDS:
             config["map"] = MAP_KINDS[ending]
         if source == MOTION_VECTORS:
-            config |= {"vector_cell": VECTOR_CELL, "transcode": self.transcode}
-        elif source == "raft":
-            config["raft_weights"] = _digest(self.solvers.raft_weights)
-        else:
-            presets = {"tvl1": self.solvers.tvl1_preset, "dis": self.solvers.dis_preset}
-            config |= {"flow_preset": presets[source]} if source in presets else {}
+            config["vector_cell"] = VECTOR_CELL
+        config |= self.options_of(source).config()
         if self.is_stabilised(output):
             config["stabilise"] = "subtract" if source == MOTION_VECTORS else self.stabilise
         if self.tracks and output == self.tracked:
@@ -146,43 +160,64 @@ class FlowOptions:
         return config
 
 
-def read_flow_options(options: dict[str, Any]) -> FlowOptions:
-    """From the options of `preprocess.flows`, where None stands for one not given.
+_DEFAULTS: dict[str, Any] = {
+    "source": ",".join(FlowOptions.sources),
+    "stabilise": FlowOptions.stabilise,
+    "keep_unstabilised": FlowOptions.keep_unstabilised,
+    "lengths": FlowOptions.lengths,
+    "boundaries": FlowOptions.boundaries,
+    "trajectories": False,
+}
+
+
+def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
+    """From options of `flows` by name; None, and no value, stand for one that is not given.
 
     Raises:
         InputError: they contradict each other, or one would be ignored.
     """
-    sources = parse_sources(options["source"])
-    solvers = {
-        "tvl1": {"tvl1_preset": options["preset"]},
-        "dis": {"dis_preset": options["dis_preset"]},
-        "raft": {"raft_weights": options["raft_weights"]},
+    given = _DEFAULTS | dict(given)
+    names = parse_sources(given["source"])
+    source_options = []
+    for name, source in SOURCES.items():
+        options, flags = read_source_options(source.options, given)
+        if flags and name not in names:
+            raise InputError(f"{flags[0]} is for --source {name}, which is not asked for")
+        if flags:
+            source_options.append(options)
+    tracks: dict[str, Any] = {
+        name: given[f"track_{name}"]
+        for name in TRACK_NAMES
+        if given.get(f"track_{name}") is not None
     }
-    given: dict[str, Any] = {}
-    for source, of_source in solvers.items():
-        of_source = {name: value for name, value in of_source.items() if value is not None}
-        for name in of_source.keys() if source not in sources else ():
-            flag = "preset" if name == "tvl1_preset" else name.replace("_", "-")
-            raise InputError(f"--{flag} is for --source {source}, which is not asked for")
-        given |= of_source
-    tracks = {
-        name: options[f"track_{name}"]
-        for name in ("length", "points", "max_flow", "cell")
-        if options[f"track_{name}"] is not None
-    }
-    if tracks and not options["trajectories"]:
-        flags = ", ".join(f"--track-{name.replace('_', '-')}" for name in tracks)
-        raise InputError(f"{flags}: give --trajectories too")
+    if tracks and not given["trajectories"]:
+        flags = [f"--track-{name.replace('_', '-')}" for name in tracks]
+        raise InputError(f"{', '.join(flags)}: give --trajectories too")
     return FlowOptions(
-        sources,
-        SourceOptions(**given),
-        options["stabilise"],
-        options["keep_unstabilised"],
-        options["lengths"],
-        options["boundaries"],
-        TrackOptions(**tracks) if options["trajectories"] else None,
-        options["transcode"],
+        names,
+        tuple(source_options),
+        given["stabilise"],
+        given["keep_unstabilised"],
+        given["lengths"],
+        given["boundaries"],
+        TrackOptions(**tracks) if given["trajectories"] else None,
     )
+
+
+def recorded_flow_options(flow: FlowOptions) -> dict[str, Any]:
+    """The inverse of `read_flow_options`, for options.json."""
+    record: dict[str, Any] = {"source": ",".join(flow.sources)}
+    for name, source in SOURCES.items():
+        for declared in declarations(source.options):
+            record[declared.name] = None
+        if name in flow.sources:
+            record |= flow.options_of(name).values()
+    for name in ("stabilise", "keep_unstabilised", "lengths", "boundaries"):
+        record[name] = getattr(flow, name)
+    record["trajectories"] = flow.tracks is not None
+    for name in TRACK_NAMES:
+        record[f"track_{name}"] = None if flow.tracks is None else getattr(flow.tracks, name)
+    return record
 
 
 def flow_folders(options: FlowOptions) -> dict[str, str]:
@@ -193,11 +228,3 @@ def flow_folders(options: FlowOptions) -> dict[str, str]:
 
 def shard_kind(folder: str) -> str:
     return "frames" if folder == "frames" else "flows"
-
-
-def _digest(weights: Path | None) -> str:
-    try:
-        with open(weights or "", "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"--raft-weights {weights}: {error.strerror}") from None

@@ -1,8 +1,10 @@
 """Where flow comes from: one interface, one table of names.
 
-A source turns pairs of grey pictures into flow. To add one, write a function that takes
-`SourceOptions` and returns a `FlowSource`, and give it a line in `SOURCES`. The codec's motion
-vectors are no such source: they come with the decoded frame (preprocess/video/motion_vectors.py).
+A source turns pairs of grey pictures into flow. To add one, write a function that takes its options
+and a device and returns a `FlowSource`, and give it a line in `SOURCES`; options of its own are
+declared in a class derived from `SourceOptions` (preprocess/flow/source_options.py). The codec's
+motion vectors need no function: they come with the decoded frame
+(preprocess/video/motion_vectors.py).
 
 Solvers are imported by the functions that make them, so that names are checked in no time.
 """
@@ -12,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from preprocess.flow.source_options import SourceOptions, declarations, option
+from preprocess.running.same_options import OptionNames
 from preprocess.tvl1_solvers.presets import PRESETS as TVL1_PRESETS
 from preprocess.tvl1_solvers.presets import SMALLEST_SIDE
 from shared.errors import InputError
@@ -30,34 +34,37 @@ DIS_PRESETS = ("ultrafast", "fast", "medium")  # OpenCV's
 
 
 @dataclass(frozen=True)
-class SourceOptions:
-    """What the sources can be told; each reads its own.
+class Tvl1Options(SourceOptions):
+    """Options of TV-L1 (preprocess/flow/tvl1.py)."""
 
-    Attributes:
-        tvl1_preset: see preprocess/flow/tvl1.py.
-        dis_preset: "ultrafast", "fast" or "medium".
-        raft_weights: a local file; see preprocess/flow/raft.py.
-    """
-
-    tvl1_preset: str = "fast"
-    dis_preset: str = "medium"
-    raft_weights: Path | None = None
-
-    def __post_init__(self) -> None:
-        _check_choice("TV-L1 preset", self.tvl1_preset, TVL1_PRESETS)
-        _check_choice("DIS preset", self.dis_preset, DIS_PRESETS)
+    preset: str = option(
+        "fast",
+        "TV-L1 parameter preset.",
+        choices=tuple(TVL1_PRESETS),
+        config_key="flow_preset",
+        is_rare=False,
+    )
 
 
-def tvl1_source(options: SourceOptions, device: str) -> FlowSource:
+def tvl1_source(options: Tvl1Options, device: str) -> FlowSource:
     from preprocess.flow.tvl1 import tvl1_flow
 
     def flow(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return tvl1_flow(first.to(device), second.to(device), preset=options.tvl1_preset)
+        return tvl1_flow(first.to(device), second.to(device), preset=options.preset)
 
     return flow
 
 
-def dis_source(options: SourceOptions, device: str) -> FlowSource:
+@dataclass(frozen=True)
+class DisOptions(SourceOptions):
+    """Options of dense inverse search."""
+
+    dis_preset: str = option(
+        "medium", "DIS parameter preset of OpenCV.", choices=DIS_PRESETS, config_key="flow_preset"
+    )
+
+
+def dis_source(options: DisOptions, device: str) -> FlowSource:
     """Dense inverse search (Kroeger et al., ECCV 2016) as OpenCV has it, pair by pair, on the CPU.
 
     OpenCV is told to use one thread, in the whole process: workers are what runs side by side.
@@ -66,6 +73,7 @@ def dis_source(options: SourceOptions, device: str) -> FlowSource:
     import torch
 
     cv2.setNumThreads(1)
+    no_initial_flow: Any = None  # the stubs of OpenCV do not know that it may be left out
     preset = getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{options.dis_preset.upper()}")
 
     def flow(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -75,9 +83,9 @@ def dis_source(options: SourceOptions, device: str) -> FlowSource:
         ]
         arrays = [batch.to(torch.uint8).cpu().contiguous().numpy() for batch in pictures]
         # A new one: a solver that has seen a small picture keeps the scales that it took for that.
-        solver = cv2.DISOpticalFlow_create(preset)
+        solver = cv2.DISOpticalFlow.create(preset)
         flows = [
-            torch.from_numpy(solver.calc(one, other, None))
+            torch.from_numpy(solver.calc(one, other, no_initial_flow))
             for one, other in zip(*arrays, strict=True)
         ]
         return torch.stack(flows).permute(0, 3, 1, 2).contiguous().to(device)
@@ -85,7 +93,19 @@ def dis_source(options: SourceOptions, device: str) -> FlowSource:
     return flow
 
 
-def raft_source(options: SourceOptions, device: str) -> FlowSource:
+@dataclass(frozen=True)
+class RaftOptions(SourceOptions):
+    """Options of RAFT (preprocess/flow/raft.py)."""
+
+    raft_weights: Path | None = option(
+        None,
+        "Local weights file of torchvision's raft_small or raft_large.",
+        metavar="FILE",
+        is_required=True,
+    )
+
+
+def raft_source(options: RaftOptions, device: str) -> FlowSource:
     from preprocess.flow.raft import EXPECTED, RaftFlow
 
     if options.raft_weights is None:
@@ -93,12 +113,49 @@ def raft_source(options: SourceOptions, device: str) -> FlowSource:
     return RaftFlow(options.raft_weights, device)
 
 
-SOURCES: dict[str, Callable[[SourceOptions, str], FlowSource]] = {
-    "tvl1": tvl1_source,
-    "dis": dis_source,
-    "raft": raft_source,
+@dataclass(frozen=True)
+class VectorOptions(SourceOptions):
+    """Options of the codec's motion vectors."""
+
+    transcode: bool = option(False, "Re-encode videos whose codec has no motion vectors, in OUT.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A flow source.
+
+    Attributes:
+        make: makes it ready from its options, for "cpu" or "cuda"; None for motion vectors.
+        options: the class of its options.
+    """
+
+    make: Callable[[Any, str], FlowSource] | None
+    options: type[SourceOptions] = SourceOptions
+
+
+SOURCES: dict[str, Source] = {
+    "tvl1": Source(tvl1_source, Tvl1Options),
+    "dis": Source(dis_source, DisOptions),
+    "raft": Source(raft_source, RaftOptions),
+    MOTION_VECTORS: Source(None, VectorOptions),
 }
-SOURCE_NAMES = (*SOURCES, MOTION_VECTORS)
+
+
+def option_names() -> OptionNames:
+    """How messages call the options of all sources."""
+    declared = {name: declarations(source.options) for name, source in SOURCES.items()}
+    return OptionNames(
+        flags={
+            name: {each.config_key: each.flag for each in of_source}
+            for name, of_source in declared.items()
+        },
+        files=frozenset(
+            each.config_key
+            for of_source in declared.values()
+            for each in of_source
+            if each.value_type is Path
+        ),
+    )
 
 
 def parse_sources(text: str) -> tuple[str, ...]:
@@ -116,26 +173,30 @@ def check_sources(names: Iterable[str]) -> None:
     """Refuse unknown names, and one given twice."""
     seen: set[str] = set()
     for name in names:
-        _check_choice("flow source", name, SOURCE_NAMES)
+        _check_choice("flow source", name, SOURCES)
         if name in seen:
             raise InputError(f"flow source {name} is given twice; each can be given once")
         seen.add(name)
 
 
-def make_source(name: str, options: SourceOptions, device: str = "cpu") -> FlowSource:
+def make_source(name: str, options: SourceOptions | None = None, device: str = "cpu") -> FlowSource:
     """Make a source ready: load its weights, compile what it needs.
 
     The result is meant for the process that made it, and raises InputError for frames smaller
     than 16 px, pairs that differ in shape or dtype, and values that are not finite.
 
     Args:
+        options: of the source's own class; None = its defaults.
         device: "cpu" or "cuda"; where TV-L1 and RAFT run, and where the flow is.
 
     Raises:
         InputError: no source of this name takes pictures, or its options do not fit.
     """
-    _check_choice("flow source for pictures", name, SOURCES)
-    source = SOURCES[name](options, device)
+    makers = {name: source.make for name, source in SOURCES.items() if source.make is not None}
+    _check_choice("flow source for pictures", name, makers)
+    options = options or SOURCES[name].options()
+    assert type(options) is SOURCES[name].options, (name, options)
+    source = makers[name](options, device)
 
     def checked(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         check_pair(first, second)

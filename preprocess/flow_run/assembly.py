@@ -8,13 +8,16 @@ long video nor a large shard is ever held in memory.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from preprocess.flow.chunks import Maps, TracksOfFrames
 from preprocess.flow.options import FlowOptions, flow_folders, shard_kind
-from preprocess.flow_run.messages import ClipFailed, EncodedFrames, Event, Maps, TracksOfFrames
+from preprocess.flow_run.messages import ClipFailed, EncodedFrames, Event
 from preprocess.flow_run.spill import Extent, Spill
 from shared.manifest import Clip
 from shared.shard_index import ShardEntry, shard_name
@@ -23,9 +26,12 @@ from shared.tracks import NUM_BINS
 
 DEFAULT_FLOW = FlowOptions()
 
+Arrays = dict[str, np.ndarray | Pieces]
+Value = TypeVar("Value")
+
 
 @dataclass
-class _MapParts:
+class _MapBuffer:
     """Maps of one output; keys are numbers of first pairs."""
 
     num_maps: int = 0
@@ -41,7 +47,7 @@ class _MapParts:
 
 
 @dataclass
-class _TrackParts:
+class _TrackBuffer:
     """Tracks of one clip; keys are numbers of first frames."""
 
     num_frames: int = 0
@@ -53,14 +59,14 @@ class _TrackParts:
 
 
 @dataclass
-class _ClipParts:
+class _ClipBuffer:
     """What has come of one clip, in one attempt; keys are numbers of first frames."""
 
-    maps: dict[str, _MapParts]
-    tracks: _TrackParts | None
+    maps: dict[str, _MapBuffer]
+    tracks: _TrackBuffer | None
     attempt: int = 0
-    num_frames: int | None = None  # known once all are decoded
-    num_encoded: int = 0
+    num_frames: int = 0  # that have come
+    num_expected: int | None = None  # known once all are decoded
     source_size: tuple[int, int] = (0, 0)
     stored_size: tuple[int, int] = (0, 0)
     pts_seconds: dict[int, np.ndarray] = field(default_factory=dict)
@@ -70,11 +76,11 @@ class _ClipParts:
     @property
     def is_complete(self) -> bool:
         """F frames have come, F - 1 maps of each output, and tracks from F frames."""
-        num_pairs = self.num_encoded - 1
+        num_pairs = self.num_frames - 1
         return (
-            self.num_frames == self.num_encoded
+            self.num_expected == self.num_frames
             and all(maps.num_maps == num_pairs for maps in self.maps.values())
-            and (self.tracks is None or self.tracks.num_frames == self.num_encoded)
+            and (self.tracks is None or self.tracks.num_frames == self.num_frames)
         )
 
 
@@ -83,12 +89,12 @@ class Assembly:
 
     Args:
         number: of the shard.
-        clips: the manifest's clips that belong here, by place.
+        clips: the manifest's clips that belong here, by their index.
         folder: for the temporary file, on the disk of the shards.
         flow: which flows come, and with which extras.
 
     Attributes:
-        failures: ClipFailed by place.
+        failures: ClipFailed by index of the clip.
     """
 
     def __init__(
@@ -102,80 +108,82 @@ class Assembly:
         self.clips = clips
         self.failures: dict[int, ClipFailed] = {}
         self._flow = flow
-        self._parts = {place: self._no_parts() for place in clips}
+        self._buffers = {clip_index: self._new_buffer() for clip_index in clips}
         self._spill = Spill(folder)
 
-    def _no_parts(self, attempt: int = 0) -> _ClipParts:
-        maps = {output: _MapParts() for output in self._flow.outputs}
-        return _ClipParts(maps, _TrackParts() if self._flow.tracks else None, attempt)
+    def _new_buffer(self, attempt: int = 0) -> _ClipBuffer:
+        maps = {output: _MapBuffer() for output in self._flow.outputs}
+        return _ClipBuffer(maps, _TrackBuffer() if self._flow.tracks else None, attempt)
 
     def add(self, event: Event) -> bool:
         """Take in one event; True when it settles its clip, one way or the other."""
-        if event.place in self.failures or self._parts[event.place].is_complete:
+        if event.clip_index in self.failures or self._buffers[event.clip_index].is_complete:
             return False  # a part of a clip that another part has already failed
         if isinstance(event, ClipFailed):
-            self.failures[event.place] = event
+            self.failures[event.clip_index] = event
             return True
-        parts = self._parts[event.place]
-        if event.attempt != parts.attempt:
-            if event.attempt < parts.attempt:
+        buffer = self._buffers[event.clip_index]
+        if event.attempt != buffer.attempt:
+            if event.attempt < buffer.attempt:
                 return False  # its decoder died since, and the clip was begun again
-            parts = self._parts[event.place] = self._no_parts(event.attempt)
+            buffer = self._buffers[event.clip_index] = self._new_buffer(event.attempt)
         if isinstance(event, EncodedFrames):
-            self._add_frames(parts, event)
+            self._add_frames(buffer, event)
         elif isinstance(event, Maps):
-            self._add_maps(parts.maps[event.output], event)
+            self._add_maps(buffer.maps[event.output], event)
         elif isinstance(event, TracksOfFrames):
-            assert parts.tracks is not None
-            self._add_tracks(parts.tracks, event)
+            assert buffer.tracks is not None
+            self._add_tracks(buffer.tracks, event)
         else:
-            parts.num_frames = event.num_frames
-        return parts.is_complete
+            buffer.num_expected = event.num_frames
+        return buffer.is_complete
 
     # What is kept is copied: arrays of an event may lie in Ray's object store, and one of them in
     # use keeps all of them there.
 
-    def _add_frames(self, parts: _ClipParts, event: EncodedFrames) -> None:
-        parts.source_size, parts.stored_size = event.source_size, event.stored_size
-        parts.num_encoded += len(event.pts_seconds)
-        parts.pts_seconds[event.first_index] = event.pts_seconds.copy()
-        parts.jpeg_bytes[event.first_index] = event.jpeg_bytes.copy()
-        parts.jpeg_extents[event.first_index] = self._spill.append(event.jpegs)
+    def _add_frames(self, buffer: _ClipBuffer, event: EncodedFrames) -> None:
+        buffer.source_size, buffer.stored_size = event.source_size, event.stored_size
+        buffer.num_frames += len(event.pts_seconds)
+        buffer.pts_seconds[event.first_index] = event.pts_seconds.copy()
+        buffer.jpeg_bytes[event.first_index] = event.jpeg_bytes.copy()
+        buffer.jpeg_extents[event.first_index] = self._spill.append(event.jpegs)
 
-    def _add_maps(self, parts: _MapParts, event: Maps) -> None:
+    def _add_maps(self, buffer: _MapBuffer, event: Maps) -> None:
         num_maps, height, width = event.values.shape
-        parts.size = (width, height)
-        parts.num_maps += num_maps
-        parts.scales[event.first_index] = event.scale.copy()
-        parts.extents[event.first_index] = self._spill.append(event.values)
+        buffer.size = (width, height)
+        buffer.num_maps += num_maps
+        buffer.scales[event.first_index] = event.scale.copy()
+        buffer.extents[event.first_index] = self._spill.append(event.values)
         if event.homography is not None:
-            parts.homographies[event.first_index] = event.homography.copy()
-            parts.inliers[event.first_index] = event.inliers.copy()
+            assert event.inliers is not None
+            buffer.homographies[event.first_index] = event.homography.copy()
+            buffer.inliers[event.first_index] = event.inliers.copy()
 
-    def _add_tracks(self, parts: _TrackParts, event: TracksOfFrames) -> None:
-        parts.num_frames += len(event.steps)
-        parts.grid, parts.size = event.grid, event.size
-        parts.displacements[event.first_index] = self._spill.append(event.displacements)
-        parts.steps[event.first_index] = self._spill.append(event.steps)
-        parts.hog[event.first_index] = self._spill.append(event.hog)
+    def _add_tracks(self, buffer: _TrackBuffer, event: TracksOfFrames) -> None:
+        buffer.num_frames += len(event.steps)
+        buffer.grid, buffer.size = event.grid, event.size
+        buffer.displacements[event.first_index] = self._spill.append(event.displacements)
+        buffer.steps[event.first_index] = self._spill.append(event.steps)
+        buffer.hog[event.first_index] = self._spill.append(event.hog)
 
     @property
     def is_settled(self) -> bool:
         return all(
-            place in self.failures or parts.is_complete for place, parts in self._parts.items()
+            clip_index in self.failures or buffer.is_complete
+            for clip_index, buffer in self._buffers.items()
         )
 
     def publish(self, folders: dict[str, Path], configs: dict[str, dict]) -> dict[str, ShardEntry]:
-        """Write the frames shard and one for each flow; clips in order of their places.
+        """Write the frames shard and one for each flow; clips in the order of the manifest.
 
         Args:
             folders, configs: by name, of "frames" and those of `flow_folders` the ones to be
                 written; a config becomes the attributes.
         """
         assert self.is_settled, self.number
-        places = [place for place in sorted(self.clips) if place not in self.failures]
-        kept = [self._parts[place] for place in places]
-        ids = [self.clips[place].clip_id for place in places]
+        clip_indexes = [index for index in sorted(self.clips) if index not in self.failures]
+        kept = [self._buffers[clip_index] for clip_index in clip_indexes]
+        ids = [self.clips[clip_index].clip_id for clip_index in clip_indexes]
         common = _clip_arrays(ids, kept)
         entries = {}
         arrays = {"frames": self._frames(kept)}
@@ -191,26 +199,26 @@ class Assembly:
             entries[name] = ShardEntry(path.name, num_bytes, sha256, len(kept))
         return entries
 
-    def _frames(self, kept: list[_ClipParts]) -> dict[str, np.ndarray | Pieces]:
-        offsets = _offsets([_in_order(parts.jpeg_bytes) for parts in kept])
-        extents = [extent for parts in kept for extent in _values(parts.jpeg_extents)]
+    def _frames(self, kept: list[_ClipBuffer]) -> Arrays:
+        offsets = _offsets([_in_order(buffer.jpeg_bytes) for buffer in kept])
+        extents = [extent for buffer in kept for extent in _values(buffer.jpeg_extents)]
         return {
-            "/clip/stored_size": _sizes([parts.stored_size for parts in kept]),
+            "/clip/stored_size": _sizes([buffer.stored_size for buffer in kept]),
             "/jpeg/offsets": offsets,
             "/jpeg/values": Pieces(int(offsets[-1]), np.dtype("|u1"), self._spill.read(extents)),
         }
 
-    def _flows(self, kept: list[_ClipParts], output: str) -> dict[str, np.ndarray | Pieces]:
+    def _flows(self, kept: list[_ClipBuffer], output: str) -> Arrays:
         """F frames have F - 1 maps; the last frame repeats the last map."""
         lengths, extents = [], []
-        maps = [parts.maps[output] for parts in kept]
-        for parts, of_clip in zip(kept, maps, strict=True):
-            lengths.append(np.full(parts.num_frames, of_clip.num_values))
+        maps = [buffer.maps[output] for buffer in kept]
+        for buffer, of_clip in zip(kept, maps, strict=True):
+            lengths.append(np.full(buffer.num_frames, of_clip.num_values))
             extents += _values(of_clip.extents)
             last = extents[-1][1]
             extents.append((last - of_clip.num_values, last))
         offsets = _offsets(lengths)
-        arrays = {
+        arrays: Arrays = {
             "/clip/map_size": _sizes([of_clip.size for of_clip in maps]),
             "/motion/offsets": offsets,
             "/motion/values": Pieces(int(offsets[-1]), np.dtype("|u1"), self._spill.read(extents)),
@@ -222,22 +230,24 @@ class Assembly:
             arrays["/camera/inliers"] = _joined([_last_repeated(m.inliers) for m in maps], "<i4")
         return arrays
 
-    def _tracks(self, kept: list[_ClipParts]) -> dict[str, np.ndarray | Pieces]:
+    def _tracks(self, kept: list[_ClipBuffer]) -> Arrays:
         options = self._flow.tracks
         assert options is not None
-        tracks = [parts.tracks for parts in kept if parts.tracks is not None]
-        offsets = _offsets([np.full(parts.num_frames, math.prod(parts.grid)) for parts in tracks])
+        tracks = [buffer.tracks for buffer in kept if buffer.tracks is not None]
+        offsets = _offsets(
+            [np.full(buffer.num_frames, math.prod(buffer.grid)) for buffer in tracks]
+        )
         num_tracks = int(offsets[-1])
-        arrays = {
-            "/clip/track_grid": _sizes([parts.grid for parts in tracks]),
-            "/clip/track_size": _sizes([parts.size for parts in tracks]),
+        arrays: Arrays = {
+            "/clip/track_grid": _sizes([buffer.grid for buffer in tracks]),
+            "/clip/track_size": _sizes([buffer.size for buffer in tracks]),
             "/track/offsets": offsets,
         }
         stored = [("steps", "|u1", 1), ("displacements", "<i2", 2 * options.length)]
         if options.cell:
             stored.append(("hog", "|u1", NUM_BINS * options.length))
         for name, dtype, per_track in stored:
-            extents = [extent for parts in tracks for extent in _values(getattr(parts, name))]
+            extents = [extent for buffer in tracks for extent in _values(getattr(buffer, name))]
             values = self._spill.read(extents, dtype)
             arrays[f"/track/{name}"] = Pieces(num_tracks * per_track, np.dtype(dtype), values)
         return arrays
@@ -246,15 +256,15 @@ class Assembly:
         self._spill.close()
 
 
-def _clip_arrays(ids: list[str], kept: list[_ClipParts]) -> dict[str, np.ndarray]:
-    ends = np.cumsum([0, *(parts.num_frames for parts in kept)], dtype="<i8")
-    times = [_in_order(parts.pts_seconds) for parts in kept]
-    for parts, clip_times in zip(kept, times, strict=True):
-        assert len(clip_times) == parts.num_frames, "frames in must equal frames out"
+def _clip_arrays(ids: list[str], kept: list[_ClipBuffer]) -> dict[str, np.ndarray]:
+    ends = np.cumsum([0, *(buffer.num_frames for buffer in kept)], dtype="<i8")
+    times = [_in_order(buffer.pts_seconds) for buffer in kept]
+    for buffer, clip_times in zip(kept, times, strict=True):
+        assert len(clip_times) == buffer.num_frames, "frames in must equal frames out"
     return {
         "/clip/id": np.array([clip_id.encode() for clip_id in ids], dtype="S64"),
         "/clip/frames": np.stack([ends[:-1], ends[1:]], axis=1),
-        "/clip/size": _sizes([parts.source_size for parts in kept]),
+        "/clip/size": _sizes([buffer.source_size for buffer in kept]),
         "/frame/pts_seconds": _joined(times, "<f8"),
     }
 
@@ -269,7 +279,7 @@ def _offsets(lengths: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([[0], _joined(lengths, "<i8").cumsum()]).astype("<i8")
 
 
-def _values(by_first: dict[int, object]) -> list:
+def _values(by_first: Mapping[int, Value]) -> list[Value]:
     return [value for _, value in sorted(by_first.items())]
 
 

@@ -2,9 +2,9 @@
 
     spans    |----a----|      |--b--|         |-----d-----|
                      |---c---|                     |-e-|
-    readings a, c, b                          d, e
+    groups   a, c, b                          d, e
 
-A shard is made as a whole or not at all, so its clips alone decide what is read together, and it
+A shard is made as a whole or not at all, so its clips alone decide what is decoded together, and it
 holds the same bytes whatever other shards were made before it.
 """
 
@@ -12,36 +12,74 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from preprocess.flow.sources import MOTION_VECTORS
-from preprocess.flow_run.messages import Job, Reading
 from preprocess.flow_run.plan import Plan
+from shared.manifest import Clip
 
 
-def readings_of(plan: Plan, places: Iterable[int]) -> list[Reading]:
-    """The clips of `places` as the workers are to decode them, in the order of their first places.
+@dataclass(frozen=True)
+class ClipTask:
+    """One clip to be processed.
 
-    Motion vectors depend on the keyframe that decoding began at, so with them each clip is read by
-    itself.
+    Attributes:
+        clip_index: row of the clip in the manifest, from 0.
+        attempt: how often the clip was started before.
     """
-    jobs = [Job(place, plan.clips[place]) for place in places]
+
+    clip_index: int
+    clip: Clip
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class DecodeGroup:
+    """Clips of one video that are decoded in one pass, by their starts; most often a single one.
+
+    Attributes:
+        tasks: without gaps between their spans.
+        is_suspect: whether a decoder was lost with this group before.
+    """
+
+    tasks: tuple[ClipTask, ...]
+    is_suspect: bool = False
+
+    def remaining(self, ended: int) -> DecodeGroup:
+        """The group without the clip of index `ended`."""
+        tasks = tuple(task for task in self.tasks if task.clip_index != ended)
+        return DecodeGroup(tasks, self.is_suspect)
+
+    def retry_of(self, clip_index: int, is_suspect: bool = False) -> DecodeGroup:
+        """A group of one of the clips alone, for its next attempt."""
+        (task,) = (task for task in self.tasks if task.clip_index == clip_index)
+        return DecodeGroup((ClipTask(clip_index, task.clip, task.attempt + 1),), is_suspect)
+
+
+def decode_groups(plan: Plan, clip_indexes: Iterable[int]) -> list[DecodeGroup]:
+    """Group clips as the workers decode them, in the order of the lowest index of each group.
+
+    Motion vectors depend on the keyframe at which decoding begins, so with them each clip is
+    decoded by itself.
+    """
+    tasks = [ClipTask(clip_index, plan.clips[clip_index]) for clip_index in clip_indexes]
     if MOTION_VECTORS in plan.flow.sources:
-        return [Reading((job,)) for job in jobs]
-    by_video: dict[tuple[int, str], list[Job]] = {}
-    for job in jobs:
-        by_video.setdefault((plan.shard_of(job.place), job.clip.video), []).append(job)
-    readings = [reading for group in by_video.values() for reading in together(group)]
-    return sorted(readings, key=lambda reading: min(job.place for job in reading.jobs))
+        return [DecodeGroup((task,)) for task in tasks]
+    by_video: dict[tuple[int, str], list[ClipTask]] = {}
+    for task in tasks:
+        by_video.setdefault((plan.shard_of(task.clip_index), task.clip.video), []).append(task)
+    groups = [group for of_video in by_video.values() for group in group_overlapping(of_video)]
+    return sorted(groups, key=lambda group: min(task.clip_index for task in group.tasks))
 
 
-def together(jobs: Iterable[Job]) -> list[Reading]:
-    """Clips of one video, parted where no span goes on."""
-    groups: list[list[Job]] = []
+def group_overlapping(tasks: Iterable[ClipTask]) -> list[DecodeGroup]:
+    """Group clips of one video: a new group begins where no span continues."""
+    groups: list[list[ClipTask]] = []
     end = -math.inf
-    for job in sorted(jobs, key=lambda job: (job.clip.span, job.place)):
-        start, stop = job.clip.span
+    for task in sorted(tasks, key=lambda task: (task.clip.span, task.clip_index)):
+        start, stop = task.clip.span
         if start > end:
             groups.append([])
-        groups[-1].append(job)
+        groups[-1].append(task)
         end = max(end, stop)
-    return [Reading(tuple(group)) for group in groups]
+    return [DecodeGroup(tuple(group)) for group in groups]

@@ -1,7 +1,7 @@
-"""What workers do: a Decoder turns clips into JPEG and grey frames, a FlowWorker those into maps.
+"""The decode step: a Decoder turns clips into JPEG frames, grey frames and maps of motion vectors.
 
-Plain objects that know nothing of processes; preprocess/flow_run/pool.py runs them in this process
-or as Ray actors. A chunk is computed alone and cut by the clip alone, so results do not depend on
+A plain object that knows nothing of processes; preprocess/flow_run/pool.py runs it in this process
+or as a Ray actor. A chunk is computed alone and cut by the clip alone, so results do not depend on
 which worker computed what beside what.
 """
 
@@ -13,39 +13,39 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import cv2
+import numpy as np
 
+from preprocess.flow.chunks import GreyFrames, Maps
 from preprocess.flow.sources import MOTION_VECTORS
-from preprocess.flow_run.clip_work import ClipWork, DecodeEvent, DecodeStep
+from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
 from preprocess.flow_run.messages import (
     ClipDecoded,
     ClipFailed,
-    Decoded,
+    DecodeEvent,
+    DecodeResult,
     EncodedFrames,
-    Flowed,
-    GreyFrames,
-    Job,
-    Maps,
-    Reading,
-    TracksOfFrames,
-    WorkOptions,
+    WorkerOptions,
 )
 from preprocess.video.decode import Tally, decode_clip
+from preprocess.video.errors import ClipError
+from preprocess.video.frame_chunks import FrameChunk, scaled_size
 from preprocess.video.spans import decode_together
 from preprocess.video.transcode import clear_scratch
-from preprocess.video.video_file import ClipError
-from shared.errors import InputError
 
-# Chunks of short clips are handed on together, so that a call costs little beside the work. A batch
-# is full with one of these; the chunk that fills it may exceed them.
+# Chunks of short clips are handed on together, so that a call costs little beside its computation.
+# A batch is full with one of these; the chunk that fills it may exceed them.
 BATCH_FRAMES = 256
 BATCH_BYTES = 8 << 20  # of grey frames
-BATCH_READINGS = 16
+BATCH_GROUPS = 16
+
+DecodeStep = tuple[list[DecodeEvent], GreyFrames | None]
+"""Events for the driver, and frames for a flow worker."""
 
 
 class Decoder:
-    """Decodes the readings it is given, a bounded batch a call."""
+    """Decodes the groups that it is given, a bounded batch a call."""
 
-    def __init__(self, options: WorkOptions) -> None:
+    def __init__(self, options: WorkerOptions) -> None:
         cv2.setNumThreads(1)
         self.options = options
         self._decode = replace(options.decode, vectors=MOTION_VECTORS in options.flow.sources)
@@ -53,129 +53,181 @@ class Decoder:
             scratch = options.decode.scratch / f"decoder-{os.getpid()}"
             self._decode = replace(self._decode, scratch=scratch)
         self._video = ""
-        self._reading = Reading(())  # the one begun, those of its clips that have not ended
-        self._is_shared = False  # whether it began with several
+        self._group = DecodeGroup(())  # the one that is running, without the clips that have ended
+        self._has_several = False  # whether that group began with several clips
         self._steps: Iterator[DecodeStep] = iter(())
         self._tally = Tally()
 
-    def next_batch(self, readings: list[Reading]) -> tuple[Decoded, list[GreyFrames]]:
-        """Go on with what is begun, then with `readings`, until a batch is full or nothing is left.
+    def next_batch(self, groups: list[DecodeGroup]) -> tuple[DecodeResult, list[GreyFrames]]:
+        """Continue the running group, then start `groups`, until a batch is full or all are done.
 
         Returns:
             what is for the driver, and the batch of grey frames for a flow worker.
         """
         began, before = time.perf_counter(), self._tally.num_frames
-        decoded = Decoded()
+        result = DecodeResult()
         batch: list[GreyFrames] = []
         num_frames = num_bytes = 0
         while num_frames < BATCH_FRAMES and num_bytes < BATCH_BYTES:
-            if not self._reading.jobs:
-                if decoded.num_taken == len(readings):
+            if not self._group.tasks:
+                if result.num_started == len(groups):
                     break
-                self._begin(readings[decoded.num_taken])
-                decoded.num_taken += 1
+                self._start(groups[result.num_started])
+                result.num_started += 1
             events, grey = self._next_step()
-            self._settle(events, decoded)
+            self._record(events, result)
             num_frames += sum(len(e.pts_seconds) for e in events if isinstance(e, EncodedFrames))
             if grey is not None:
                 batch.append(grey)
                 num_bytes += grey.frames.nbytes
-        decoded.running = self._reading if self._reading.jobs else None
-        decoded.batch_places = [grey.place for grey in batch]
-        decoded.num_frames = self._tally.num_frames - before
-        decoded.busy_seconds = time.perf_counter() - began
-        return decoded, batch
+        result.running = self._group if self._group.tasks else None
+        result.batch_clip_indexes = [grey.clip_index for grey in batch]
+        result.num_frames = self._tally.num_frames - before
+        result.busy_seconds = time.perf_counter() - began
+        return result, batch
 
-    def _begin(self, reading: Reading) -> None:
-        video = reading.jobs[0].clip.video
+    def _start(self, group: DecodeGroup) -> None:
+        video = group.tasks[0].clip.video
         if self._decode.scratch is not None and video != self._video:
             clear_scratch(self._decode.scratch)
         self._video = video
-        self._reading = reading
-        self._is_shared = len(reading.jobs) > 1
-        self._steps = self.steps(reading)
+        self._group = group
+        self._has_several = len(group.tasks) > 1
+        self._steps = self.steps(group)
 
     def _next_step(self) -> DecodeStep:
-        """One chunk further, or to the end of a clip; of all clips where something stops them."""
+        """One chunk further, or to the end of a clip; an error fails all clips of the group."""
         try:
             return next(self._steps)
         except Exception as error:  # one clip, whatever it is, must not stop the run
-            return [_failed(job, error) for job in self._reading.jobs], None
+            return [_failed(task, error) for task in self._group.tasks], None
 
-    def _settle(self, events: list[DecodeEvent], decoded: Decoded) -> None:
-        """Note clips that have ended; what failed together with others is tried by itself."""
+    def _record(self, events: list[DecodeEvent], result: DecodeResult) -> None:
+        """Add events to the result. A clip that failed beside others is tried again by itself."""
         for event in events:
-            if isinstance(event, ClipFailed) and self._is_shared:
-                decoded.again.append(self._reading.alone(event.place))
+            if isinstance(event, ClipFailed) and self._has_several:
+                result.retries.append(self._group.retry_of(event.clip_index))
             else:
-                decoded.events.append(event)
+                result.events.append(event)
             if isinstance(event, ClipDecoded | ClipFailed):
-                self._reading = self._reading.without(event.place)
+                self._group = self._group.remaining(event.clip_index)
 
-    def steps(self, reading: Reading) -> Iterator[DecodeStep]:
-        """The chunks of all clips of a reading, and how each ends."""
-        works = [ClipWork(job, self.options, self._decode.vectors) for job in reading.jobs]
+    def steps(self, group: DecodeGroup) -> Iterator[DecodeStep]:
+        """The chunks of all clips of a group, and how each clip ends."""
+        encoders = [ClipEncoder(task, self.options, self._decode.vectors) for task in group.tasks]
         root = self.options.video_root
-        if len(works) == 1:
-            for chunk in decode_clip(reading.jobs[0].clip, root, self._decode, self._tally):
-                yield works[0].parts(chunk)
-            yield [works[0].end()], None
+        if len(encoders) == 1:
+            for chunk in decode_clip(group.tasks[0].clip, root, self._decode, self._tally):
+                yield encoders[0].encode(chunk)
+            yield [encoders[0].finish()], None
             return
-        clips = [job.clip for job in reading.jobs]
+        clips = [task.clip for task in group.tasks]
         for index, step in decode_together(clips, root, self._decode, self._tally):
             if step is None:
-                yield [works[index].end()], None
+                yield [encoders[index].finish()], None
             elif isinstance(step, ClipError):
-                yield [_failed(reading.jobs[index], step)], None
+                yield [_failed(group.tasks[index], step)], None
             else:
-                yield works[index].parts(step)
+                yield encoders[index].encode(step)
 
 
-def _failed(job: Job, error: Exception) -> ClipFailed:
+def _failed(task: ClipTask, error: Exception) -> ClipFailed:
     if isinstance(error, ClipError):
-        return ClipFailed(job.place, error.stage, error.reason)
-    return ClipFailed(job.place, "decode", f"{type(error).__name__}: {error}")
+        return ClipFailed(task.clip_index, error.stage, error.reason)
+    return ClipFailed(task.clip_index, "decode", f"{type(error).__name__}: {error}")
 
 
-class FlowWorker:
-    """Computes the motion maps of batches of grey frames."""
+class ClipEncoder:
+    """Turns the chunks of one clip, in order, into what is stored and what flow is computed on.
 
-    def __init__(self, options: WorkOptions) -> None:
-        import torch
+    Args:
+        task: the clip.
+        options: sizes and quality.
+        with_vectors: whether chunks come with flows of motion vectors.
+    """
 
-        from preprocess.flow.maker import FlowMaker
+    def __init__(self, task: ClipTask, options: WorkerOptions, with_vectors: bool) -> None:
+        self._task = task
+        self._options = options
+        self._with_vectors = with_vectors
+        self._before: np.ndarray | None = None  # the last grey frames of the chunk before
+        self._num_frames = self._num_vectors = 0
 
-        cv2.setNumThreads(1)
-        if options.device == "cpu":
-            torch.set_num_threads(1)
-        self.options = options
-        self._maker = FlowMaker(options)
+    def encode(self, chunk: FrameChunk) -> DecodeStep:
+        """Encode a chunk: JPEG frames and maps of motion vectors; grey frames for a flow worker."""
+        events: list[DecodeEvent] = [self._jpegs(chunk)]
+        if chunk.vectors:
+            events += self._vector_maps(chunk)
+        self._num_vectors += len(chunk.vectors)
+        self._num_frames += len(chunk.rgb)
+        return events, self._grey(chunk) if self._options.flow.pictured else None
 
-    def run(self, batch: list[GreyFrames], wanted: list[int] | None = None) -> Flowed:
-        """Maps of every chunk of the batch, or of those numbered in `wanted`."""
-        began = time.perf_counter()
-        flowed = Flowed()
-        for index in range(len(batch)) if wanted is None else wanted:
-            flowed.events += self._maps_or_failure(batch[index])
-        flowed.busy_seconds = time.perf_counter() - began
-        return flowed
+    def finish(self) -> ClipDecoded:
+        """Check the counts after the last chunk.
 
-    def _maps_or_failure(self, grey: GreyFrames) -> list[Maps | TracksOfFrames | ClipFailed]:
-        try:
-            return self.maps(grey)
-        except ClipError as error:
-            return [ClipFailed(grey.place, error.stage, error.reason)]
-        except InputError as error:
-            return [ClipFailed(grey.place, "flow", str(error))]
-        except Exception as error:  # one clip, whatever it is, must not stop the run
-            if self.options.device != "cpu":
-                import torch
+        Raises:
+            ClipError: there are not as many flows of motion vectors as pairs of frames.
+        """
+        if self._with_vectors and self._num_vectors != self._num_frames - 1:
+            counts = f"{self._num_vectors} flows from vectors of {self._num_frames} frames"
+            raise ClipError("flow", counts)
+        return ClipDecoded(self._task.clip_index, self._task.attempt, self._num_frames)
 
-                # A GPU whose context is broken raises again here, and every later clip would fail:
-                # the worker ends, another takes its place and the clip is tried once more.
-                torch.cuda.synchronize()
-            return [ClipFailed(grey.place, "flow", f"{type(error).__name__}: {error}")]
+    def _grey(self, chunk: FrameChunk) -> GreyFrames | None:
+        grey = grey_frames(chunk.rgb, self._options.flow_short_side)
+        if self._before is not None:
+            grey = np.concatenate([self._before, grey])
+        self._before = grey[-self._options.flow.frames_before :]
+        if len(grey) < 2:
+            return None
+        num_before = len(grey) - len(chunk.rgb)
+        first = chunk.first_index - num_before
+        clip_index, attempt = self._task.clip_index, self._task.attempt
+        return GreyFrames(clip_index, attempt, first, grey, num_before, chunk.is_last)
 
-    def maps(self, grey: GreyFrames) -> list[Maps | TracksOfFrames]:
-        """The maps of each output, and the tracks."""
-        return self._maker.parts(grey)
+    def _vector_maps(self, chunk: FrameChunk) -> list[Maps]:
+        from preprocess.flow.pipeline import vector_maps  # torch, which other decoders do without
+
+        return vector_maps(
+            self._task.clip_index,
+            self._task.attempt,
+            self._num_vectors,
+            chunk.vectors,
+            self._options.flow,
+            self._options.map_short_side,
+        )
+
+    def _jpegs(self, chunk: FrameChunk) -> EncodedFrames:
+        jpegs = jpeg_frames(chunk.rgb, self._options.jpeg_quality)
+        height, width = chunk.rgb.shape[1:3]
+        return EncodedFrames(
+            self._task.clip_index,
+            self._task.attempt,
+            chunk.first_index,
+            chunk.pts_seconds,
+            np.concatenate(jpegs),
+            np.array([len(jpeg) for jpeg in jpegs], dtype=np.int64),
+            chunk.source_size,
+            (width, height),
+        )
+
+
+def jpeg_frames(rgb: np.ndarray, quality: int) -> list[np.ndarray]:
+    """Encode frames uint8 [T, H, W, 3] as JPEG files uint8 [bytes] of quality 1..100."""
+    files = []
+    for frame in rgb:
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        encoded, file = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        assert encoded, frame.shape
+        files.append(file.reshape(-1))
+    return files
+
+
+def grey_frames(rgb: np.ndarray, short_side: int) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] as grey uint8 [T, h, w] of the size that flow is computed on."""
+    height, width = rgb.shape[1:3]
+    size = scaled_size(width, height, short_side)
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]
+    if size != (width, height):
+        greys = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in greys]
+    return np.stack(greys)

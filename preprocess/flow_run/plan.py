@@ -10,8 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preprocess.flow.options import FlowOptions, flow_folders, read_flow_options, shard_kind
-from preprocess.running import journal as resume
+from preprocess.flow.options import FlowOptions, flow_folders, shard_kind
+from preprocess.flow.sources import option_names
+from preprocess.flow_run.config import FlowsConfig
+from preprocess.running.journal import (
+    Journal,
+    complete_index,
+    described,
+    drop_beside_others,
+    remove_other_shards,
+)
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, manifest_digest
@@ -24,24 +32,31 @@ class Plan:
 
     Attributes:
         layout: paths of the dataset.
-        clips: of the manifest; clip i belongs to shard i // clips_per_shard, also if it fails.
-        clips_per_shard: places of a shard. One whose clips all failed is published without clips.
-        flow: which flows are made.
+        clips: of the manifest; clip i belongs to shard i // clips_per_shard, also if it fails. A
+            shard whose clips all failed is published without clips.
+        config: how the run is configured.
         indexes: dataset.json by name of the folder, still without shards.
-        standing: dataset.json of folders that are complete and stay as they are, beside which the
+        complete: dataset.json of folders that are complete and stay as they are, beside which the
             others are made.
     """
 
     layout: DatasetLayout
     clips: list[Clip]
-    clips_per_shard: int
-    flow: FlowOptions
+    config: FlowsConfig
     indexes: dict[str, DatasetIndex]
-    standing: dict[str, DatasetIndex] = field(default_factory=dict)
+    complete: dict[str, DatasetIndex] = field(default_factory=dict)
+
+    @property
+    def flow(self) -> FlowOptions:
+        return self.config.flow
+
+    @property
+    def clips_per_shard(self) -> int:
+        return self.config.clips_per_shard
 
     @property
     def folders(self) -> dict[str, Path]:
-        """frames/, flows/ and a folder beside it for each further flow, but for `standing`."""
+        """frames/, flows/ and a folder beside it for each further flow, but for `complete`."""
         return {name: self.layout.root / name for name in self.indexes}
 
     @property
@@ -52,10 +67,10 @@ class Plan:
     def num_shards(self) -> int:
         return -(-len(self.clips) // self.clips_per_shard)
 
-    def shard_of(self, place: int) -> int:
-        return place // self.clips_per_shard
+    def shard_of(self, clip_index: int) -> int:
+        return clip_index // self.clips_per_shard
 
-    def places(self, shard: int) -> range:
+    def clip_indexes(self, shard: int) -> range:
         first = shard * self.clips_per_shard
         return range(first, min(first + self.clips_per_shard, len(self.clips)))
 
@@ -66,12 +81,12 @@ class Plan:
             InputError: one was made with other options or from another manifest.
         """
         found = {
-            name: resume.complete_index(folder, self.indexes[name])
+            name: complete_index(folder, self.indexes[name], option_names())
             for name, folder in self.folders.items()
         }
         return {name: index for name, index in found.items() if index is not None}
 
-    def journal(self) -> resume.Journal:
+    def journal(self) -> Journal:
         """The journal of all folders, with what an earlier run finished.
 
         It lies in flows/, or in the first of the folders that are made beside complete ones.
@@ -81,16 +96,16 @@ class Plan:
         """
         wanted: dict[str, Any] = {}
         for name, index in self.indexes.items():
-            for option, value in resume.described(index).items():
+            for option, value in described(index).items():
                 is_its_own = wanted.setdefault(option, value) != value
                 if is_its_own:
                     wanted[f"{name}: {option}"] = value
         folder = self.layout.flows
-        if self.standing:
-            wanted["beside"] = {name: index.digest for name, index in self.standing.items()}
+        if self.complete:
+            wanted["beside"] = {name: index.digest for name, index in self.complete.items()}
             folder = next(iter(self.folders.values()))
-        resume.drop_beside_others(folder, wanted.get("beside"))
-        return resume.Journal(folder, wanted)
+        drop_beside_others(folder, wanted.get("beside"))
+        return Journal(folder, wanted, option_names())
 
     def remove_indexes(self) -> None:
         """Take back that the folders are complete, before a shard of theirs is replaced."""
@@ -98,34 +113,34 @@ class Plan:
             (folder / INDEX_NAME).unlink(missing_ok=True)
 
     def write_indexes(self, entries: dict[str, list[ShardEntry]]) -> None:
-        """Declare all folders complete, and rid them of shards that belong to no place."""
+        """Declare all folders complete, and remove shards that no clip belongs to."""
         for name, folder in self.folders.items():
-            resume.remove_other_shards(folder, entries[name])
+            remove_other_shards(folder, entries[name])
             self.indexes[name].shards.extend(entries[name])
             write_index(folder, self.indexes[name])
 
 
-def make_plan(layout: DatasetLayout, clips: list[Clip], options: dict[str, Any]) -> Plan:
-    """The plan for the options of `preprocess.flows`.
+def make_plan(layout: DatasetLayout, clips: list[Clip], config: FlowsConfig) -> Plan:
+    """The plan for a config of `flows`.
 
     Caps and workers are left out of what is compared with an earlier run: they decide which clips
     fail, never what is stored.
 
     Raises:
-        InputError: there are no clips, or options of the flow do not fit together.
+        InputError: there are no clips, or a file of the config cannot be read.
     """
     if not clips:
         raise InputError(f"{layout.manifest} lists no clip")
-    flow = read_flow_options(options)
-    frames = {"frame_short_side": options["frame_short_side"]}
-    sizes = {name: options[name] for name in ("flow_short_side", "map_short_side")}
-    configs = {"frames": frames | {"jpeg_quality": options["jpeg_quality"]}}
-    for output, folder in flow_folders(flow).items():
-        configs[folder] = frames | sizes | flow.config(output)
+    frames = {"frame_short_side": config.frame_short_side}
+    sizes = {"flow_short_side": config.flow_short_side, "map_short_side": config.map_short_side}
+    configs: dict[str, dict[str, Any]] = {"frames": frames | {"jpeg_quality": config.jpeg_quality}}
+    for output, folder in flow_folders(config.flow).items():
+        configs[folder] = frames | sizes | config.flow.config(output)
     digest = manifest_digest(clips)
-    per_shard = options["clips_per_shard"]
     indexes = {
-        name: DatasetIndex(shard_kind(name), layout.dataset, config, per_shard, digest)
-        for name, config in configs.items()
+        name: DatasetIndex(
+            shard_kind(name), layout.dataset, of_folder, config.clips_per_shard, digest
+        )
+        for name, of_folder in configs.items()
     }
-    return Plan(layout, clips, per_shard, flow, indexes)
+    return Plan(layout, clips, config, indexes)

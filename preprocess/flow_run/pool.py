@@ -1,6 +1,6 @@
 """The two pools that run decoders and flow workers: in this process, or as Ray actors.
 
-Both have `run(readings)`, which yields the workers' events (see preprocess/flow_run/messages.py) in
+Both have `run(groups)`, which yields the workers' events (see preprocess/flow_run/messages.py) in
 the order they come, and `close()`. What the events say does not depend on the pool or on the number
 of workers.
 """
@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from preprocess.flow_run.decode_step import BATCH_READINGS, Decoder, FlowWorker
-from preprocess.flow_run.messages import ClipFailed, Event, Reading, WorkOptions
+from preprocess.flow_run.decode_groups import DecodeGroup
+from preprocess.flow_run.decode_step import BATCH_GROUPS, Decoder
+from preprocess.flow_run.flow_step import FlowWorker
+from preprocess.flow_run.messages import ClipFailed, DecodeResult, Event, WorkerOptions
 from preprocess.flow_run.ray_start import start_ray
 from shared.errors import InputError
 
@@ -50,7 +52,7 @@ class InProcessPool:
 
     def __init__(
         self,
-        options: WorkOptions,
+        options: WorkerOptions,
         decoder: type[Decoder] = Decoder,
         flow_worker: type[FlowWorker] = FlowWorker,
     ) -> None:
@@ -58,21 +60,21 @@ class InProcessPool:
         self._decoder = decoder(options)
         self._flow_worker = flow_worker(options)
 
-    def run(self, readings: Iterable[Reading]) -> Iterator[Event]:
-        waiting = deque(readings)
+    def run(self, groups: Iterable[DecodeGroup]) -> Iterator[Event]:
+        waiting = deque(groups)
         while waiting:
             given = [waiting.popleft()]
             while True:
-                decoded, batch = self._decoder.next_batch(given)
-                self.times.decode_busy += decoded.busy_seconds
-                self.times.num_frames += decoded.num_frames
-                waiting.extendleft(reversed(decoded.again))
-                yield from decoded.events
-                flowed = self._flow_worker.run(batch)
-                self.times.flow_busy += flowed.busy_seconds
-                yield from flowed.events
+                result, batch = self._decoder.next_batch(given)
+                self.times.decode_busy += result.busy_seconds
+                self.times.num_frames += result.num_frames
+                waiting.extendleft(reversed(result.retries))
+                yield from result.events
+                flow_result = self._flow_worker.run(batch)
+                self.times.flow_busy += flow_result.busy_seconds
+                yield from flow_result.events
                 given = []
-                if decoded.running is None:
+                if result.running is None:
                     break
 
     def close(self) -> None:
@@ -89,18 +91,18 @@ class _Actor:
     batch: Any = None  # ObjectRef of a decoder's batch in the making
     since: float = 0.0
     is_starting: bool = True
-    running: Reading | None = None  # begun by a decoder in an earlier call
-    readings: list[Reading] = field(default_factory=list)  # given with the call
-    flow_job: _FlowJob | None = None
+    running: DecodeGroup | None = None  # started by a decoder in an earlier call
+    groups: list[DecodeGroup] = field(default_factory=list)  # given with the call
+    flow_task: _FlowTask | None = None
 
 
 @dataclass(frozen=True)
-class _FlowJob:
+class _FlowTask:
     """Chunks of a batch for a flow worker."""
 
     batch: Any  # ObjectRef of list[GreyFrames]
-    places: list[int]  # of all chunks of the batch
-    wanted: list[int]  # which of them
+    clip_indexes: list[int]  # of all chunks of the batch
+    selected: list[int]  # which of them
     attempt: int = 0
 
 
@@ -117,7 +119,7 @@ class RayPool:
         options: for the workers.
         num_decoders, num_flow_workers: actors of each kind.
         num_gpus: shared among the flow actors; 0 on CPU.
-        clip_timeout: seconds until a call counts as hung. A call covers at most 16 readings and
+        clip_timeout: seconds until a call counts as hung. A call covers at most 16 groups and
             about BATCH_FRAMES frames, never a whole long video.
         decoder, flow_worker: what the actors run.
         dashboard: whether a Ray started here shows its dashboard, on 127.0.0.1.
@@ -128,10 +130,10 @@ class RayPool:
 
     def __init__(
         self,
-        options: WorkOptions,
+        options: WorkerOptions,
         num_decoders: int,
         num_flow_workers: int,
-        num_gpus: float = 0,
+        num_gpus: int = 0,
         clip_timeout: float = 300.0,
         decoder: type[Decoder] = Decoder,
         flow_worker: type[FlowWorker] = FlowWorker,
@@ -166,13 +168,13 @@ class RayPool:
             self._ray.kill(actor.handle)
         self._ray.shutdown()
 
-    def run(self, readings: Iterable[Reading]) -> Iterator[Event]:
-        self._readings = deque(readings)
-        self._flow_jobs: deque[_FlowJob] = deque()
+    def run(self, groups: Iterable[DecodeGroup]) -> Iterator[Event]:
+        self._groups = deque(groups)
+        self._flow_tasks: deque[_FlowTask] = deque()
         while True:
             self._give_work()
             busy = [actor for actor in self._actors if actor.call is not None]
-            if not self._readings and not self._flow_jobs and all(a.is_starting for a in busy):
+            if not self._groups and not self._flow_tasks and all(a.is_starting for a in busy):
                 return
             yield from self._next_events()
 
@@ -207,33 +209,35 @@ class RayPool:
                 continue
             if actor.is_decoder:
                 self._give_decoder(actor)
-            elif self._flow_jobs:
-                actor.flow_job = self._flow_jobs.popleft()
-                actor.call = actor.handle.run.remote(actor.flow_job.batch, actor.flow_job.wanted)
+            elif self._flow_tasks:
+                actor.flow_task = self._flow_tasks.popleft()
+                actor.call = actor.handle.run.remote(
+                    actor.flow_task.batch, actor.flow_task.selected
+                )
                 actor.since = time.monotonic()
 
     def _give_decoder(self, actor: _Actor) -> None:
         decoding = sum(1 for other in self._actors if other.is_decoder and other.batch is not None)
-        if len(self._flow_jobs) + decoding >= self._max_queued + self.times.num_decoders - 1:
+        if len(self._flow_tasks) + decoding >= self._max_queued + self.times.num_decoders - 1:
             return
-        if actor.running is None and not self._readings:
+        if actor.running is None and not self._groups:
             return
-        actor.readings = self._take_readings(is_idle=actor.running is None)
-        if actor.running is None and not actor.readings:
+        actor.groups = self._take_groups(is_idle=actor.running is None)
+        if actor.running is None and not actor.groups:
             return
         next_batch = actor.handle.next_batch.options(num_returns=2)
-        actor.call, actor.batch = next_batch.remote(actor.readings)
+        actor.call, actor.batch = next_batch.remote(actor.groups)
         actor.since = time.monotonic()
 
-    def _take_readings(self, is_idle: bool) -> list[Reading]:
+    def _take_groups(self, is_idle: bool) -> list[DecodeGroup]:
         """The next ones for a decoder; one that lost a decoder goes alone, to an idle one."""
-        taken: list[Reading] = []
-        while self._readings and len(taken) < BATCH_READINGS:
-            if self._readings[0].is_suspect:
+        taken: list[DecodeGroup] = []
+        while self._groups and len(taken) < BATCH_GROUPS:
+            if self._groups[0].is_suspect:
                 if is_idle and not taken:
-                    taken.append(self._readings.popleft())
+                    taken.append(self._groups.popleft())
                 break
-            taken.append(self._readings.popleft())
+            taken.append(self._groups.popleft())
         return taken
 
     def _finish(self, actor: _Actor) -> Iterator[Event]:
@@ -254,21 +258,21 @@ class RayPool:
             yield from self._finish_decoding(actor, result)
         else:
             self.times.flow_busy += result.busy_seconds
-            actor.flow_job = None
+            actor.flow_task = None
             yield from result.events
 
-    def _finish_decoding(self, actor: _Actor, decoded) -> Iterator[Event]:
-        self.times.decode_busy += decoded.busy_seconds
-        self.times.num_frames += decoded.num_frames
-        self._readings.extendleft(reversed(actor.readings[decoded.num_taken :]))
-        self._readings.extendleft(reversed(decoded.again))
-        actor.running = decoded.running
-        actor.readings = []
-        if decoded.batch_places:
-            wanted = list(range(len(decoded.batch_places)))
-            self._flow_jobs.append(_FlowJob(actor.batch, decoded.batch_places, wanted))
+    def _finish_decoding(self, actor: _Actor, result: DecodeResult) -> Iterator[Event]:
+        self.times.decode_busy += result.busy_seconds
+        self.times.num_frames += result.num_frames
+        self._groups.extendleft(reversed(actor.groups[result.num_started :]))
+        self._groups.extendleft(reversed(result.retries))
+        actor.running = result.running
+        actor.groups = []
+        if result.batch_clip_indexes:
+            selected = list(range(len(result.batch_clip_indexes)))
+            self._flow_tasks.append(_FlowTask(actor.batch, result.batch_clip_indexes, selected))
         actor.batch = None
-        yield from decoded.events
+        yield from result.events
 
     def _lose(self, actor: _Actor, reason: str) -> Iterator[Event]:
         """Replace an actor that died or hangs, and see to what it had."""
@@ -278,20 +282,22 @@ class RayPool:
             if self._failed_starts == START_TRIES:
                 raise InputError(f"worker processes do not start under Ray: {reason}")
         self._actors[self._actors.index(actor)] = self._new_actor(actor.is_decoder)
-        lost = [actor.running, *actor.readings] if actor.running else actor.readings
-        for reading in reversed(lost):
-            if reading.is_suspect:
-                for job in reading.jobs:
-                    yield ClipFailed(job.place, "decode", reason)
+        lost = [actor.running, *actor.groups] if actor.running else actor.groups
+        for group in reversed(lost):
+            if group.is_suspect:
+                for task in group.tasks:
+                    yield ClipFailed(task.clip_index, "decode", reason)
             else:
-                for job in reversed(reading.jobs):
-                    self._readings.appendleft(reading.alone(job.place, is_suspect=True))
-        if actor.flow_job is not None:
-            yield from self._retry_flow(actor.flow_job, reason)
+                for task in reversed(group.tasks):
+                    self._groups.appendleft(group.retry_of(task.clip_index, is_suspect=True))
+        if actor.flow_task is not None:
+            yield from self._retry_flow(actor.flow_task, reason)
 
-    def _retry_flow(self, lost: _FlowJob, reason: str) -> Iterator[Event]:
-        for index in reversed(lost.wanted):
+    def _retry_flow(self, lost: _FlowTask, reason: str) -> Iterator[Event]:
+        for index in reversed(lost.selected):
             if lost.attempt > 0:
-                yield ClipFailed(lost.places[index], "flow", reason)
+                yield ClipFailed(lost.clip_indexes[index], "flow", reason)
             else:
-                self._flow_jobs.appendleft(_FlowJob(lost.batch, lost.places, [index], attempt=1))
+                self._flow_tasks.appendleft(
+                    _FlowTask(lost.batch, lost.clip_indexes, [index], attempt=1)
+                )

@@ -10,14 +10,14 @@ from preprocess.flow_run.assembly import Assembly
 from preprocess.flow_run.further_outputs import refuse_other_videos
 from preprocess.flow_run.messages import ClipFailed, Event
 from preprocess.flow_run.plan import Plan
-from preprocess.running import journal as resume
 from preprocess.running.failures import failure_record
+from preprocess.running.journal import Journal
 
 
 def settled_clips(
     plan: Plan,
     events: Iterable[Event],
-    journal: resume.Journal,
+    journal: Journal,
     folders: dict[str, Path],
     known: Callable[[int], Iterable[Event]] = lambda shard: (),
 ) -> Iterator[Event]:
@@ -33,11 +33,13 @@ def settled_clips(
     spill_folder = next(iter(folders.values()))
     try:
         for event in events:
-            shard = plan.shard_of(event.place)
+            shard = plan.shard_of(event.clip_index)
             if shard in journal.finished:
                 continue  # what was still under way for a clip set aside
             if shard not in assemblies:
-                clips = {place: plan.clips[place] for place in plan.places(shard)}
+                clips = {
+                    clip_index: plan.clips[clip_index] for clip_index in plan.clip_indexes(shard)
+                }
                 assemblies[shard] = Assembly(shard, clips, spill_folder, plan.flow)
                 for one in known(shard):
                     assemblies[shard].add(one)
@@ -52,15 +54,13 @@ def settled_clips(
             assembly.close()
 
 
-def publish(
-    plan: Plan, journal: resume.Journal, folders: dict[str, Path], assembly: Assembly
-) -> None:
+def publish(plan: Plan, journal: Journal, folders: dict[str, Path], assembly: Assembly) -> None:
     """Write the shards of an assembly and note them as finished."""
     entries = assembly.publish(folders, plan.configs)
     refuse_other_videos(plan, assembly.number)
     failures = [
-        failure_record(plan.clips[place], event.stage, event.reason)
-        for place, event in sorted(assembly.failures.items())
+        failure_record(plan.clips[clip_index], event.stage, event.reason)
+        for clip_index, event in sorted(assembly.failures.items())
     ]
     record = {kind: asdict(entry) for kind, entry in entries.items()}
     journal.add({"shard": assembly.number, "failures": failures} | record)
@@ -70,4 +70,4 @@ def failed_record(plan: Plan, event: Event) -> dict | None:
     """What failures.jsonl says of a clip that an event set aside; None where it did not."""
     if not isinstance(event, ClipFailed):
         return None
-    return failure_record(plan.clips[event.place], event.stage, event.reason)
+    return failure_record(plan.clips[event.clip_index], event.stage, event.reason)

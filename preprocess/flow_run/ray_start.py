@@ -16,7 +16,7 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets for a program that was
 NOT_SHIPPED = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
 
 
-def start_ray(num_workers: int, num_gpus: float, num_batches: int, dashboard: bool = False) -> Any:
+def start_ray(num_workers: int, num_gpus: int, num_batches: int, dashboard: bool = False) -> Any:
     """Start Ray on this machine, or join the cluster of RAY_ADDRESS; returns the module.
 
     Raises:

@@ -26,7 +26,7 @@ class Spill:
     def append(self, data: np.ndarray) -> Extent:
         """Store uint8 [n] of any shape; returns where."""
         first = self._end
-        rest = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+        rest = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
         while len(rest):
             written = os.pwrite(self._file.fileno(), rest, self._end)
             self._end += written

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from preprocess.flow.chunks import Maps, TracksOfFrames
 from preprocess.flow.options import FlowOptions, flow_folders
-from preprocess.flow_run.messages import ClipDecoded, EncodedFrames, Event, Maps, TracksOfFrames
+from preprocess.flow_run.messages import ClipDecoded, EncodedFrames, Event
 from shared.motion_maps import read_maps
 from shared.shards import ShardReader
 
@@ -20,13 +21,13 @@ TRACK_PATHS = ("/track/displacements", "/track/steps", "/track/hog")
 
 
 def stored_events(
-    readers: dict[str, ShardReader], places: dict[str, int], flow: FlowOptions
+    readers: dict[str, ShardReader], clip_indexes: dict[str, int], flow: FlowOptions
 ) -> Iterator[Event]:
     """The events of every clip of a shard, clip by clip.
 
     Args:
         readers: of the shards of one number, by name of the folder.
-        places: in the manifest, by clip id.
+        clip_indexes: row in the manifest, by clip id.
         flow: which flows were made.
 
     Raises:
@@ -34,28 +35,28 @@ def stored_events(
     """
     frames = readers["frames"]
     for row, clip_id in enumerate(frames.clip_ids()):
-        place = places[clip_id]
+        clip_index = clip_indexes[clip_id]
         first, last = frames.pair("/clip/frames", row)
         for begin in range(first, last, BLOCK_FRAMES):
             end = min(begin + BLOCK_FRAMES, last)
-            yield _encoded(frames, place, row, begin - first, begin, end)
+            yield _encoded(frames, clip_index, row, begin - first, begin, end)
             for output, folder in flow_folders(flow).items():
                 flows = readers[folder]
                 # The last frame repeats the last map, which is no event of its own.
                 last_pair = min(end, last - 1)
                 if begin < last_pair:
-                    yield _maps(flows, output, place, row, begin - first, begin, last_pair)
+                    yield _maps(flows, output, clip_index, row, begin - first, begin, last_pair)
                 if output == flow.tracked:
-                    yield _tracks(flows, place, row, begin - first, begin, end)
-        yield ClipDecoded(place, 0, last - first)
+                    yield _tracks(flows, clip_index, row, begin - first, begin, end)
+        yield ClipDecoded(clip_index, 0, last - first)
 
 
 def _encoded(
-    reader: ShardReader, place: int, row: int, index: int, begin: int, end: int
+    reader: ShardReader, clip_index: int, row: int, index: int, begin: int, end: int
 ) -> EncodedFrames:
     offsets = reader.rows("/jpeg/offsets", begin, end + 1)
     return EncodedFrames(
-        place,
+        clip_index,
         0,
         index,
         reader.rows("/frame/pts_seconds", begin, end),
@@ -67,17 +68,17 @@ def _encoded(
 
 
 def _maps(
-    reader: ShardReader, output: str, place: int, row: int, index: int, begin: int, end: int
+    reader: ShardReader, output: str, clip_index: int, row: int, index: int, begin: int, end: int
 ) -> Maps:
     values, scale = read_maps(reader, row, begin, end)
     camera: list[np.ndarray | None] = [None, None]
     if "/camera/homography" in reader:
         camera = [reader.rows(f"/camera/{name}", begin, end) for name in ("homography", "inliers")]
-    return Maps(place, 0, index, values, scale, output, *camera)
+    return Maps(clip_index, 0, index, values, scale, output, *camera)
 
 
 def _tracks(
-    reader: ShardReader, place: int, row: int, index: int, begin: int, end: int
+    reader: ShardReader, clip_index: int, row: int, index: int, begin: int, end: int
 ) -> TracksOfFrames:
     """Values as they are stored, flat but for the frames."""
     first, last = reader.rows("/track/offsets", begin, end + 1)[[0, -1]]
@@ -90,4 +91,4 @@ def _tracks(
             values = reader.rows(path, int(first) * per_track, int(last) * per_track)
         stored.append(values.reshape(end - begin, -1))
     grid, size = (reader.pair(f"/clip/track_{name}", row) for name in ("grid", "size"))
-    return TracksOfFrames(place, 0, index, grid, size, *stored)
+    return TracksOfFrames(clip_index, 0, index, grid, size, *stored)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from preprocess.running.same_options import refuse_other_options
+from preprocess.running.same_options import NO_NAMES, OptionNames, refuse_other_options
 from shared.errors import InputError
 from shared.files import write_atomically
 from shared.run_record import read_jsonl
@@ -17,7 +17,9 @@ from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index
 JOURNAL_NAME = ".journal.jsonl"
 
 
-def complete_index(folder: Path, wanted: DatasetIndex) -> DatasetIndex | None:
+def complete_index(
+    folder: Path, wanted: DatasetIndex, names: OptionNames = NO_NAMES
+) -> DatasetIndex | None:
     """The index of a folder that is complete and as wanted; None where it is not complete.
 
     Checks that every shard is there with its size; `make verify` checks the content.
@@ -28,7 +30,7 @@ def complete_index(folder: Path, wanted: DatasetIndex) -> DatasetIndex | None:
     index = read_index(folder)
     if index is None:
         return None
-    refuse_other_options(folder, described(index), described(wanted))
+    refuse_other_options(folder, described(index), described(wanted), names)
     for shard in index.shards:
         path = folder / shard.name
         if not path.is_file() or path.stat().st_size != shard.bytes:
@@ -52,6 +54,7 @@ class Journal:
     Args:
         folder: of the shards.
         wanted: what decides their content.
+        names: of options, for messages.
 
     Attributes:
         finished: record by shard number, as given to `add`, of an earlier run.
@@ -60,7 +63,7 @@ class Journal:
         InputError: the earlier run had other options, or its line of them is damaged.
     """
 
-    def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, wanted: dict[str, Any], names: OptionNames = NO_NAMES) -> None:
         self._path = Path(folder) / JOURNAL_NAME
         # A shard whose line is damaged is made again.
         records = read_jsonl(self._path, skip_damaged=True)
@@ -70,7 +73,7 @@ class Journal:
                 "elsewhere to make all shards again"
             )
         if records:
-            refuse_other_options(folder, records[0], wanted)
+            refuse_other_options(folder, records[0], wanted, names)
         self.finished = {record["shard"]: record for record in records[1:]}
         self._head = wanted
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,34 @@ _OPTIONS = {"flow_source": "--source", "made_from": "what they are made of"} | {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("clips_per_shard", "frame_short_side", "jpeg_quality", "flow_short_side"),
-        *("map_short_side", "stabilise", "transcode", "format", "min_score", "annotation_fps"),
+        *("map_short_side", "stabilise", "format", "min_score", "annotation_fps"),
         *("track_length", "track_points", "track_max_flow", "track_cell"),
     )
 }
 _WHERE_ABSENT = {"stabilise": "off", "made_from": "flows"}
-_SOURCES = ("flows", "frames", "annotations", "raft_weights")
-"""Digests of what shards are made of."""
+_DIGESTS = ("flows", "frames", "annotations")
+"""Keys of a config whose value is the digest of what shards are made of."""
 
 
-def refuse_other_options(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class OptionNames:
+    """How the command line calls options that belong to a flow source.
+
+    Attributes:
+        flags: by flow source, then by key of a config.
+        files: keys of a config whose value is the sha256 of a file.
+    """
+
+    flags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    files: frozenset[str] = frozenset()
+
+
+NO_NAMES = OptionNames()
+
+
+def refuse_other_options(
+    folder: Path, found: dict[str, Any], wanted: dict[str, Any], names: OptionNames = NO_NAMES
+) -> None:
     """Refuse to mix shards: names each option that differs, what was found and what is wanted.
 
     Where options are the same, and the manifest or what the shards were made of is another, that is
@@ -31,6 +51,7 @@ def refuse_other_options(folder: Path, found: dict[str, Any], wanted: dict[str, 
     Args:
         folder: of the shards.
         found, wanted: by option, with the digests of the manifest and of what shards are made of.
+        names: of options that the config does not name by itself.
 
     Raises:
         InputError: any key has another value.
@@ -41,13 +62,16 @@ def refuse_other_options(folder: Path, found: dict[str, Any], wanted: dict[str, 
     if not differing:
         return
     both = ", or give --name NAME to have both" if folder.name.startswith("boxes") else ""
-    options = _in_words(found, wanted, [n for n in differing if n not in (*_SOURCES, "manifest")])
+    digests = {*_DIGESTS, *names.files}
+    options = _in_words(
+        found, wanted, [n for n in differing if n not in digests | {"manifest"}], names
+    )
     if options:
         raise InputError(
             f"{folder} was made with other options: {'; '.join(options)}. Give what was found, or "
             f"make all shards again with --overwrite{both}"
         )
-    sources = [name.replace("_", " ") for name in differing if name in _SOURCES]
+    sources = [name.replace("_", " ") for name in differing if name in digests]
     if sources:
         raise InputError(
             f"{folder} was made of other {' and '.join(sources)} than are there now; make all "
@@ -69,7 +93,9 @@ def refuse_other_manifest(folder: Path, found: str, wanted: str) -> None:
         )
 
 
-def _in_words(found: dict[str, Any], wanted: dict[str, Any], names: list[str]) -> list[str]:
+def _in_words(
+    found: dict[str, Any], wanted: dict[str, Any], keys: list[str], names: OptionNames
+) -> list[str]:
     """What differs, option by option; what an option brings with it is not said beside it."""
     words = []
     for option, brought, sign in (
@@ -79,19 +105,22 @@ def _in_words(found: dict[str, Any], wanted: dict[str, Any], names: list[str]) -
         if (sign in found) != (sign in wanted):
             there, now = ("with", "without") if sign in found else ("without", "with")
             words.append(f"{there} {option} there and {now} it now")
-            names = [name for name in names if not brought(name)]
+            keys = [key for key in keys if not brought(key)]
     return words + [
-        f"{_option(name, wanted)} is {_value(name, found)} there and {_value(name, wanted)} now"
-        for name in names
+        f"{_flag(key, found, wanted, names)} is {_value(key, found)} there and "
+        f"{_value(key, wanted)} now"
+        for key in keys
     ]
 
 
-def _option(name: str, wanted: dict[str, Any]) -> str:
+def _flag(key: str, found: dict[str, Any], wanted: dict[str, Any], names: OptionNames) -> str:
     """--jpeg-quality of jpeg_quality; of a further folder `flows-dis: --dis-preset`."""
-    folder, separator, option = name.rpartition(": ")
-    if option == "flow_preset":
-        is_dis = wanted.get(f"{folder}{separator}flow_source") == "dis"
-        option = "--dis-preset" if is_dis else "--preset"
+    folder, separator, option = key.rpartition(": ")
+    for options in (wanted, found):
+        source = options.get(f"{folder}{separator}flow_source")
+        flag = names.flags.get(str(source), {}).get(option)
+        if flag is not None:
+            return folder + separator + flag
     return folder + separator + _OPTIONS.get(option, option)
 
 

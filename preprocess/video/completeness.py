@@ -1,52 +1,45 @@
-"""Did all of a clip come? FFmpeg often stops short without an error.
+"""Check whether all of a clip was decoded: FFmpeg often stops early without an error.
 
-What arrived is held against everything that the container says of itself: how many frames, how
-many packets, how long.
+What was decoded is compared with everything that the container says about itself: the number of
+frames, the number of packets, the duration.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import av
 import numpy as np
 
 from preprocess.video.asf import announced_bytes
+from preprocess.video.containers import traits_of
+from preprocess.video.demuxer import Demuxer
+from preprocess.video.video_file import time_base_of
 from shared.manifest import Clip
-
-if TYPE_CHECKING:
-    from preprocess.video.demuxer import Demuxer
 
 TIME_TOLERANCE = 1e-3  # seconds; manifests give three decimals, presentation times are exact
 FRAMES_TOLERANCE = 1  # headers of HMDB51 claim one frame too many
-END_TOLERANCE_FRAMES = FRAMES_TOLERANCE + 0.5  # of a video that ends before it should
-SOUND_TOLERANCE = 0.25  # seconds; packets of sound may not tell how long they are
+END_TOLERANCE_FRAMES = FRAMES_TOLERANCE + 0.5  # by which a whole video may end before its duration
+SOUND_TOLERANCE = 0.25  # seconds; packets of sound may not have a duration
 HOLES_TOLERANCE = 0.1  # share of frames that a live recording may have dropped
-COUNTING_FORMATS = ("mov", "matroska", "avi")  # where a packet of the container is a frame
-ENDING_FORMATS = ("matroska", "flv")  # whose duration is the time of the end
-HIDING_CODECS = ("vp8", "libvpx")  # where a packet may hold a frame that is never shown
+HIDING_CODECS = ("vp8", "libvpx")  # whose packets may hold a frame that is never shown
 SKIPPING_CODECS = ("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "flv")
-SKIPPED_BYTES = 8  # at most, of a packet of those that says "as before" and may give no frame
-
-
-def kind_of(container: av.container.InputContainer) -> str:
-    """The first of the names that FFmpeg has for the format: mov, matroska, avi, ..."""
-    return container.format.name.split(",")[0]
+SKIPPED_BYTES = 8  # at most, of a packet of those codecs that repeats a frame and may give none
 
 
 class Completeness:
-    """What the container promises of a clip, and what has come of it.
+    """What the container promises for a clip, and how much of it has been decoded.
 
     Times are seconds from the start of the video stream.
 
     Attributes:
-        start, stop: the span, stop exclusive; 0 and infinity where the clip has none.
-        frame_seconds: between frames, on average.
-        duration: of the video stream by the container, None where it does not say.
-        num_frames: shown so far in the span.
-        has_sought: whether reading began in the middle of the file.
+        start, stop: the span of the clip, stop exclusive; 0 and infinity for a whole video.
+        frame_seconds: average time between frames.
+        duration: of the video stream by the container; None where it does not say.
+        num_frames: frames decoded so far that belong to the span.
+        has_sought: whether reading began in the middle of the file, after a seek.
     """
 
     def __init__(
@@ -58,16 +51,16 @@ class Completeness:
         self._stream = stream
         rate = stream.average_rate or stream.guessed_rate
         self.frame_seconds = float(1 / rate) if rate else 0.04
-        self._stream_start = float((stream.start_time or 0) * stream.time_base)
-        kind = kind_of(container)
+        self._time_base = time_base_of(stream)
+        self._stream_start = float((stream.start_time or 0) * self._time_base)
+        self._traits = traits_of(container)
         self._tolerance = END_TOLERANCE_FRAMES * self.frame_seconds
         self.duration = self._announced_duration(container)
         self._missing_bytes = 0
-        if kind == "asf":
-            self._missing_bytes = (announced_bytes(container.name) or 0) - container.size
+        if self._traits.has_file_size:
+            self._missing_bytes = (announced_bytes(Path(container.name)) or 0) - container.size
         self._end_of_all = self._announced_end_of_all(container)
         self._others_end = -math.inf
-        self._counts_packets = kind in COUNTING_FORMATS
         self._num_packets = 0
         self._num_skipped = 0
         self._may_have_holes = False
@@ -86,10 +79,10 @@ class Completeness:
         return self.start - TIME_TOLERANCE <= seconds < self.stop - TIME_TOLERANCE
 
     def seconds(self, pts: int) -> float:
-        return float((pts - (self._stream.start_time or 0)) * self._stream.time_base)
+        return float((pts - (self._stream.start_time or 0)) * self._time_base)
 
     def saw_packet(self, packet: av.Packet, demuxer: Demuxer) -> None:
-        """Count a packet of the stream that the demuxer has just given, before it is decoded."""
+        """Count a packet that the demuxer has just returned, before it is decoded."""
         if packet.size == 0 and packet.dts is None:  # the flush at the end
             self._others_end = demuxer.others_end - self._stream_start
             return
@@ -106,11 +99,14 @@ class Completeness:
             self._num_packets += 1
 
     def saw_frame(self, seconds: float, duration: int = 0) -> bool:
-        """Count a decoded frame; True where it belongs to the clip.
+        """Count a decoded frame.
 
         Args:
-            seconds: when it is shown.
-            duration: for how long by its packet, in the time base of the stream; 0: not known.
+            seconds: when the frame is shown, from the start of the stream.
+            duration: how long it is shown by its packet, in ticks of the stream; 0 = not known.
+
+        Returns:
+            whether the frame belongs to the clip.
         """
         if seconds >= self.stop - TIME_TOLERANCE:
             self._reached_stop = True
@@ -123,23 +119,23 @@ class Completeness:
             self._times.clear()
             self._end = 0.0
         self._times.append(seconds)
-        shown_for = max(self.frame_seconds, float(duration * self._stream.time_base))
+        shown_for = max(self.frame_seconds, float(duration * self._time_base))
         self._end = max(self._end, seconds + shown_for)
         self.num_frames += is_shown
         return is_shown
 
     @property
     def is_past(self) -> bool:
-        """Whether a frame after the span has been seen: nothing more is to be decoded."""
+        """Whether a frame after the span has been decoded, so that decoding can stop."""
         return self._reached_stop
 
     @property
     def end(self) -> float:
-        """Until when the last frame is shown."""
+        """When the last frame stops being shown, in seconds from the start of the stream."""
         return self._end
 
     def shortfall(self) -> str | None:
-        """What is missing, in words; None where the clip is whole."""
+        """What is missing, in words; None where the clip is complete."""
         if self.num_frames == 0:
             return f"no frame between {self.start:g} and {min(self.stop, self.end):g} s"
         if self.num_frames == 1:
@@ -171,7 +167,7 @@ class Completeness:
         return None
 
     def _expected_frames(self) -> Iterator[tuple[int, str]]:
-        if self._counts_packets and self._stream.codec_context.name not in HIDING_CODECS:
+        if self._traits.packets_are_frames and self._stream.codec_context.name not in HIDING_CODECS:
             yield self._num_packets, "in the file"
         if self.is_whole_video:
             announced = self._stream.frames - self._num_skipped
@@ -184,36 +180,36 @@ class Completeness:
             yield announced - hidden, "announced"
 
     def _num_holes(self) -> int:
-        """How many frames fit between those shown, by the most usual distance."""
+        """How many frames fit into the gaps between those decoded, by their median distance."""
         distances = np.diff(np.sort(self._times))
         usual = np.median(distances)
         return int(np.rint(distances / usual - 1).clip(min=0).sum()) if usual > 0 else 0
 
     def _announced_duration(self, container: av.container.InputContainer) -> float | None:
-        kind = kind_of(container)
+        traits = self._traits
         is_alone = len(container.streams) == 1
-        if self._stream.duration and (is_alone or kind != "asf"):
-            seconds = float(self._stream.duration * self._stream.time_base)
+        if self._stream.duration and (is_alone or traits.has_stream_duration):
+            seconds = float(self._stream.duration * self._time_base)
             # Of the parts of a fragmented MP4 it may be either.
-            is_end = kind == "mov" and self._stream.frames == 0
+            is_end = traits.fragments_tell_end and self._stream.frames == 0
             return self._from_the_start(seconds) if is_end else seconds
-        try:  # a tag of Matroska
-            hours, minutes, seconds = self._stream.metadata.get("DURATION", "").split(":")
-            return self._from_the_start(int(hours) * 3600 + int(minutes) * 60 + float(seconds))
+        try:  # a tag of Matroska, "00:00:02.040000000"
+            hours, minutes, rest = self._stream.metadata.get("DURATION", "").split(":")
+            return self._from_the_start(int(hours) * 3600 + int(minutes) * 60 + float(rest))
         except ValueError:
             pass
         if container.duration and is_alone:
             seconds = container.duration / av.time_base
-            return self._from_the_start(seconds) if kind in ENDING_FORMATS else seconds
+            return self._from_the_start(seconds) if traits.duration_is_end else seconds
         return None
 
     def _announced_end_of_all(self, container: av.container.InputContainer) -> float | None:
-        """When the longest stream ends, where nothing is said of the picture: sound may go on."""
-        is_end = kind_of(container) in ENDING_FORMATS
+        """When the longest stream ends, where the picture has no duration: sound may be longer."""
+        is_end = self._traits.duration_is_end
         if self.duration is not None or not container.duration or not is_end:
             return None
         return container.duration / av.time_base - self._stream_start
 
     def _from_the_start(self, end: float) -> float:
-        """What some containers call a duration is when the last frame ends."""
+        """The duration, of what some containers call so but is the time of the end."""
         return end - self._stream_start if 0 < self._stream_start < end else end

@@ -1,9 +1,9 @@
 """Decode a clip, or a span of a long video, into RGB frames (PyAV).
 
-Input comes from the internet: local regular files below the video root only, containers and codecs
-by allow-list, caps on pixels, frames and seconds, and no clip that ended early passes for a whole
-one. Whatever is wrong with a video is a ClipError with a reason in words. Several spans of one
-video in one pass: preprocess/video/spans.py.
+Videos come from the internet. So only local regular files below the video root are opened,
+containers and codecs have to be on a list, pixels, frames and seconds are limited, and a clip that
+ends early is refused. Whatever is wrong with a video is a ClipError with a reason in words.
+preprocess/video/spans.py decodes several spans of one video in one pass.
 """
 
 from __future__ import annotations
@@ -20,19 +20,12 @@ import av
 from preprocess.video.clip_vectors import ClipVectors
 from preprocess.video.completeness import TIME_TOLERANCE, Completeness
 from preprocess.video.demuxer import Demuxer
+from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
+from preprocess.video.seeking import Clock, check_landing, seek_before
 from preprocess.video.transcode import transcode
-from preprocess.video.video_file import (
-    ClipError,
-    Clock,
-    LandedLateError,
-    check_landing,
-    find_video,
-    opened,
-    seek_before,
-    video_stream,
-)
+from preprocess.video.video_file import find_video, open_video, video_stream
 from shared.errors import InputError
 from shared.manifest import Clip
 
@@ -41,7 +34,7 @@ Frames = Iterator[tuple[float, av.VideoFrame]]  # seconds from the start of the 
 
 @dataclass
 class Tally:
-    """How many frames came out of the decoder, also those that no clip keeps."""
+    """Counts the frames that come out of the decoder, also those that no clip keeps."""
 
     num_frames: int = 0
 
@@ -57,7 +50,7 @@ def decode_clip(
     same from run to run.
 
     Raises:
-        ClipError: anything that makes the clip unfit: see the module. Chunks handed out before it
+        ClipError: anything that makes the clip unfit (see the module). Chunks yielded before it
             must be thrown away.
     """
     path = find_video(clip.video, video_root)
@@ -101,8 +94,8 @@ def _chunks(
 def _reading(
     clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
 ) -> Iterator[tuple[Completeness, Frames, ClipVectors | None]]:
-    """The frames of the clip, and where their motion vectors gather as they are read."""
-    with placed(clip, path, options, from_the_start) as video:
+    """The frames of the clip, and the object that collects their motion vectors meanwhile."""
+    with open_at_span(clip, path, options, from_the_start) as video:
         _, stream, progress = video
         if not options.vectors:
             yield progress, _frames(*video, options, None, tally), None
@@ -111,14 +104,14 @@ def _reading(
             yield progress, _frames(*video, options, vectors, tally), vectors
         else:
             copy = transcode(path, options.scratch, options.max_pixels)
-            with placed(clip, copy, options, from_the_start) as copied:
+            with open_at_span(clip, copy, options, from_the_start) as copied:
                 vectors = ClipVectors(copied[1])
                 others = _frames(*copied, options, vectors, Tally())
-                yield progress, _beside(_frames(*video, options, None, tally), others), vectors
+                yield progress, _matching(_frames(*video, options, None, tally), others), vectors
 
 
-def _beside(frames: Frames, others: Frames) -> Frames:
-    """Read both, give the first: a video and its copy must have the same frames."""
+def _matching(frames: Frames, others: Frames) -> Frames:
+    """Read a video and its copy, and yield frames of the video: both must have the same frames."""
     for frame, other in zip_longest(frames, others):
         if frame is None or other is None:
             raise ClipError("decode", "the copy re-encoded for motion vectors has other frames")
@@ -126,16 +119,16 @@ def _beside(frames: Frames, others: Frames) -> Frames:
 
 
 @contextmanager
-def placed(
+def open_at_span(
     clip: Clip, path: Path, options: DecodeOptions, from_the_start: bool
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Completeness]]:
-    """The video, read up to the keyframe before the clip, or to its start.
+    """Open the video, with the reader at the keyframe before the clip or at the start of the file.
 
     Raises:
-        ClipError: it may not be opened, or is longer than the options allow.
-        LandedLateError: it cannot be read from a keyframe before the clip.
+        ClipError: the video must not be opened, or the clip is longer than the options allow.
+        LandedLateError: no keyframe before the clip can be reached by a seek.
     """
-    with opened(path, options.max_pixels) as container:
+    with open_video(path, options.max_pixels) as container:
         stream = video_stream(container, options.max_pixels)
         progress = Completeness(clip, container, stream)
         check_length(progress, stream, options)
@@ -145,7 +138,7 @@ def placed(
 
 
 def check_length(progress: Completeness, stream: av.VideoStream, options: DecodeOptions) -> None:
-    """Refuse by what the header says, before any frame is decoded.
+    """Refuse a clip that is too long by the header, before any frame is decoded.
 
     Raises:
         ClipError: the clip has more seconds or frames than the options allow.
@@ -187,7 +180,7 @@ def _frames(
                 check_landing(progress, seconds)
             tally.num_frames += 1
             is_shown = progress.saw_frame(seconds, frame.duration)
-            if is_shown:  # a frame behind the span says nothing of its length
+            if is_shown:  # a frame after the span does not make it longer
                 check_caps(progress, seconds, options)
                 yield seconds, frame
             if vectors is not None:
@@ -201,7 +194,7 @@ def _frames(
 
 
 def check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -> None:
-    """Refuse by what has come, whatever the header said.
+    """Refuse a clip that turns out too long, whatever the header says.
 
     Args:
         seconds: of the last frame shown, from the start of the stream.

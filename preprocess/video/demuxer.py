@@ -1,4 +1,4 @@
-"""The packets of a video in the order of the file, and what is seen of the file on the way."""
+"""The packets of a video in the order of the file, and signs that packets between them are lost."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from collections.abc import Iterator
 
 import av
 
-from preprocess.video.completeness import kind_of
-from preprocess.video.video_file import ClipError, complaints
+from preprocess.video.containers import traits_of
+from preprocess.video.errors import ClipError
+from preprocess.video.video_file import complaints
 
-# Whose packets follow one another with small headers between them, when none is left out.
-CONTIGUOUS_FORMATS = ("matroska", "flv")
-PASSED_BYTES = 128  # at most, between packets that follow one another: 60 were seen
+PASSED_BYTES = 128  # at most, between packets of a contiguous format: 60 were seen
 
 AVI_HEADER_BYTES = 8  # of an entry
 
 
 class Demuxer:
-    """Iterates over the packets of one stream, the last one empty.
+    """Iterates over the packets of one stream; the last one is empty and flushes the decoder.
 
     Attributes:
-        others_end: until when the packets of all other streams that came so far last, seconds by
-            the clock of the container; minus infinity before the first.
-        num_empty: entries of an AVI before the last packet that say to show the frame before again.
-        is_after_loss: whether packets before the last one were lost; None where the format gives
-            no sign of it.
+        others_end: when the packets of all other streams read so far end, in seconds by the clock
+            of the container; minus infinity before the first.
+        num_empty: entries without data before the last packet of an AVI, each of which repeats a
+            frame.
+        is_after_loss: whether packets before the last one were lost; None where the format does not
+            show it.
 
     Raises:
-        ClipError: the container is damaged, also where FFmpeg would only log that and skip it.
+        ClipError: the container is damaged, also where FFmpeg only logs that and skips the place.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
         self.others_end = -math.inf
-        self._kind = kind_of(container)
-        self.is_after_loss = False if self._kind in (*CONTIGUOUS_FORMATS, "mpegts") else None
+        self._traits = traits_of(container)
+        tells_loss = self._traits.is_contiguous or self._traits.numbers_packets
+        self.is_after_loss = False if tells_loss else None
         self.num_empty = 0
         self._num_since = self._passed_since = 0  # packets, bytes, since the last of the stream
         self._last_dts: int | None = None
-        self._place: int | None = None  # of the last packet, bytes from the start of the file
-        self._place_behind = 0
+        self._position: int | None = None  # of the last packet, bytes from the start of the file
+        self._end_position = 0
         self._container = container
         self._stream = stream
 
@@ -57,11 +58,11 @@ class Demuxer:
             self._passed_since += passed
             self._num_since += 1
             if packet.stream_index == self._stream.index:
-                if self._kind == "mpegts":  # whose packets are counted from 0 to 15
+                if self._traits.numbers_packets:
                     self.is_after_loss = packet.is_corrupt
-                elif self._kind in CONTIGUOUS_FORMATS:
+                elif self._traits.is_contiguous:
                     self.is_after_loss = lost or passed > PASSED_BYTES
-                elif self._kind == "avi":
+                elif self._traits.lists_empty_frames:
                     self._count_empty(packet)
                 lost = False
                 yield packet
@@ -78,7 +79,7 @@ class Demuxer:
             raise ClipError("decode", "damaged container: a stream begins in the middle") from None
 
     def _count_empty(self, packet: av.Packet) -> None:
-        """Entries without data are no packets, but decoding times go on by one for each."""
+        """Count entries without data, which give no packet but advance decoding times by one."""
         self.num_empty = 0
         if packet.dts is None:
             return
@@ -95,9 +96,9 @@ class Demuxer:
         """Bytes of the file between this packet and the one before it, whatever its stream."""
         if packet.pos is None or packet.pos < 0:  # a cover picture, the flush at the end
             return 0
-        if packet.pos == self._place:  # several in one block
-            self._place_behind += packet.size
+        if packet.pos == self._position:  # several in one block
+            self._end_position += packet.size
             return 0
-        passed = packet.pos - self._place_behind if self._place is not None else 0
-        self._place, self._place_behind = packet.pos, packet.pos + packet.size
+        passed = packet.pos - self._end_position if self._position is not None else 0
+        self._position, self._end_position = packet.pos, packet.pos + packet.size
         return passed

@@ -1,4 +1,4 @@
-"""Decoded frames to RGB of the kept size, upright, handed over a chunk at a time."""
+"""Turn decoded frames into upright RGB pictures of the kept size, and gather them into chunks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from preprocess.video.clip_vectors import ClipVectors
+from preprocess.video.errors import ClipError
 from preprocess.video.orientation import Orientation
-from preprocess.video.video_file import ClipError
 
 SMALLEST_SIDE = 16  # pixels; TV-L1 needs that much, and a patch is as large
 LONGEST_KEPT_SIDE = 65_500  # pixels; a JPEG cannot be longer
@@ -20,19 +20,19 @@ LONGEST_KEPT_SIDE = 65_500  # pixels; a JPEG cannot be longer
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How frames are kept, and what is refused.
+    """How frames are kept, and which clips are refused.
 
     Attributes:
-        short_side: of the kept frames, pixels; smaller videos are never enlarged.
-        max_pixels: of a frame of the source, width * height.
-        max_frames: of a clip.
-        max_seconds: of a clip.
-        chunk_frames: frames handed over at a time, fewer where they exceed chunk_bytes. Content
-            does not depend on it, but flow is computed chunk by chunk.
-        chunk_bytes: of the RGB frames of a chunk.
+        short_side: pixels of the short side of kept frames; smaller videos are not enlarged.
+        max_pixels: largest width * height of a frame of the source.
+        max_frames: largest number of frames of a clip.
+        max_seconds: longest duration of a clip, seconds.
+        chunk_frames: frames of a chunk, fewer where they exceed chunk_bytes. Frames do not depend
+            on it, but flow is computed chunk by chunk.
+        chunk_bytes: largest size of the RGB frames of a chunk, bytes.
         vectors: whether chunks come with the flow of the codec's motion vectors.
-        scratch: folder for copies of videos whose codec has none (preprocess/video/transcode.py);
-            None: such a clip is refused.
+        scratch: folder for copies of videos whose codec has no motion vectors
+            (preprocess/video/transcode.py); None: such a clip is refused.
     """
 
     short_side: int = 256
@@ -50,13 +50,13 @@ class FrameChunk:
     """Consecutive frames of a clip.
 
     Attributes:
-        first_index: number of the first frame, counted from 0 in the clip.
-        pts_seconds: float64 [T], presentation times from the start of the video's stream.
+        first_index: index of its first frame in the clip, from 0.
+        pts_seconds: float64 [T], presentation times from the start of the video stream.
         rgb: uint8 [T, H, W, 3], upright, of the kept size.
         source_size: width, height of the source in pixels, upright.
-        is_last: whether the clip ends with it.
-        vectors: flows of motion vectors, float32 [2, h, w] each, upright, pixels of the source per
-            frame; those between the last frames of a chunk may come with the next.
+        is_last: whether it is the last chunk of the clip.
+        vectors: flows by motion vectors, float32 [2, h, w] each, upright, in pixels of the source
+            per frame; those between the last frames of a chunk may come with the next chunk.
     """
 
     first_index: int
@@ -83,13 +83,13 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame as it is kept.
+    """A frame as it is kept in the shard.
 
     Attributes:
         rgb: uint8 [H, W, 3], upright, of the kept size.
-        coded_size: width, height of the source as it is coded.
-        source_size: the same upright.
-        orientation: from coded to upright.
+        coded_size: (width, height) of the source as it is coded.
+        source_size: (width, height) of the source, upright.
+        orientation: how the coded picture becomes upright.
     """
 
     rgb: np.ndarray
@@ -99,7 +99,7 @@ class Picture:
 
 
 class Scaler:
-    """Makes pictures of the frames of one video.
+    """Makes the pictures that are kept from the frames of one video.
 
     Raises:
         ClipError: frames are too small, or too long for a JPEG.
@@ -140,8 +140,8 @@ class Chunker:
     """Gathers the pictures of one clip into chunks.
 
     Args:
-        options: how long a chunk is.
-        vectors: of the clip, where they are asked for.
+        options: give the length of a chunk.
+        vectors: collects the motion vectors of the clip; None where they are not wanted.
     """
 
     def __init__(self, options: DecodeOptions, vectors: ClipVectors | None = None) -> None:
@@ -154,10 +154,10 @@ class Chunker:
         self._times: list[float] = []
 
     def add(self, seconds: float, picture: Picture) -> FrameChunk | None:
-        """Take the next picture; the chunk before it, where that is full.
+        """Take the next picture; returns the chunk before it where that one is full.
 
         Raises:
-            ClipError: it is of another size than the first.
+            ClipError: the picture has another size than the first.
         """
         if self._first is None:
             self._first = picture
@@ -179,7 +179,7 @@ class Chunker:
         return full
 
     def finish(self) -> FrameChunk | None:
-        """What is left when no picture follows; None of a clip without any."""
+        """The last chunk; None for a clip without pictures."""
         return self._chunk(is_last=True) if self._rgb else None
 
     def _chunk(self, is_last: bool) -> FrameChunk:

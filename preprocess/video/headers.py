@@ -1,19 +1,17 @@
-"""What the headers of video files say, read without decoding a frame, thousands a second."""
+"""Read what the header of a video file says, without decoding a frame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import av
 
-from preprocess.running.processes import results_of
-from preprocess.video.video_file import FORMATS, ClipError, find_video, first_video_stream
+from preprocess.video.containers import FORMATS
+from preprocess.video.errors import ClipError
+from preprocess.video.video_file import find_video, first_video_stream
 
-BATCH_FILES = 64  # handed to a worker at a time
-MAX_SECONDS = 10  # on one file
+MAX_SECONDS = 10  # that reading one file may take
 # Measured on 29 files of 7 codecs: FFmpeg decodes the first frames only to fill in what a header
 # leaves out. With every decoder forbidden it does not, and a file costs 0.4 ms instead of 2.6.
 NO_DECODER = "none"
@@ -21,7 +19,7 @@ NO_DECODER = "none"
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What a container says of its first video stream.
+    """What a container says about the video stream that is decoded.
 
     Attributes:
         codec: FFmpeg's name.
@@ -37,7 +35,7 @@ class VideoHeader:
 
 
 def read_header(video_root: Path, video: str) -> VideoHeader | str:
-    """The header of one video, or in words why it cannot be read."""
+    """The header of one video, or a reason in words why it cannot be read."""
     try:
         path = find_video(video, video_root)
         with av.open(
@@ -57,34 +55,6 @@ def read_header(video_root: Path, video: str) -> VideoHeader | str:
         return f"damaged or not a video: {error.strerror}"
     except (MemoryError, OverflowError, UnicodeError) as error:
         return f"cannot be read: {error!r}"
-
-
-def read_headers(
-    video_root: Path, videos: list[str], workers: int
-) -> Iterator[tuple[str, VideoHeader | str]]:
-    """(video, header or reason) of each video, as they come.
-
-    With `workers` the files are opened in other processes, and one that makes its process die is
-    reported as such; with 0 they are opened here, in order.
-    """
-    if workers == 0:
-        yield from ((video, read_header(video_root, video)) for video in videos)
-        return
-    read = partial(_read_batch, video_root)
-    batches = [videos[i : i + BATCH_FILES] for i in range(0, len(videos), BATCH_FILES)]
-    suspects: list[str] = []
-    for batch, headers in results_of(read, batches, workers):
-        if headers is None:
-            suspects += batch
-        else:
-            yield from zip(batch, headers, strict=True)
-    # One by one, so that the death falls on the file that caused it.
-    for (video,), headers in results_of(read, [[video] for video in suspects], 1):
-        yield video, "kills the process that opens it" if headers is None else headers[0]
-
-
-def _read_batch(video_root: Path, videos: list[str]) -> list[VideoHeader | str]:
-    return [read_header(video_root, video) for video in videos]
 
 
 def _header(container: av.container.InputContainer) -> VideoHeader:

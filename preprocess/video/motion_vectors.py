@@ -1,4 +1,4 @@
-"""Flow from the codec: the block vectors that H.264 and MPEG-4 Part 2 streams already hold.
+"""Flow from the codec: the block motion vectors that H.264 and MPEG-4 Part 2 streams contain.
 
     stream = container.streams.video[0]
     export_vectors(stream)                      # before the first frame is decoded
@@ -9,14 +9,13 @@
             maps = flows.add(frame)             # float32 [2, h, w] of frames that became ready
     maps = flows.finish()
 
-What FFmpeg (libavcodec 59 to 62) exports, as measured here, decides the rest:
+The rest follows from what FFmpeg (libavcodec 59 to 62) exports, as measured:
 
-- A row tells that a block of this frame came from `motion / motion_scale` pixels away in a frame
-  of the past (source -1) or the future (+1); forward flow is therefore -motion / scale. How far
-  away in time that frame is, a row does not say: see `VectorFlows`.
-- Intra blocks have no row. Frames of MPEG-4 Part 2 that are predicted both ways (B) have rows whose
-  vectors are all zero, whatever moves; they are taken as missing. A stream with such frames has no
-  rows for its very last frame.
+- A row says that a block of this frame came from `motion / motion_scale` pixels away in a frame
+  of the past (source -1) or the future (+1); forward flow is therefore -motion / scale. A row
+  does not say how far away in time that frame is: see `VectorFlows`.
+- Intra blocks have no row. B-frames of MPEG-4 Part 2 have rows whose vectors are all zero, whatever
+  moves; they are treated as missing. A stream with B-frames has no rows for its last frame.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ import cv2
 import numpy as np
 from av.video.frame import PictureType
 
-from preprocess.flow.options import VECTOR_CELL
 from shared.errors import InputError
 
 CODECS = ("h264", "mpeg4")
+VECTOR_CELL = 8  # pixels of the source that a value of a map covers along each side
 COLUMNS = (
     "source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale",
 )  # fmt: skip
@@ -38,13 +37,13 @@ _SLICES = (1, 2, 5)  # H.264 NAL unit types: coded slice, its partition A, slice
 
 
 def export_vectors(stream: av.VideoStream) -> None:
-    """Make a stream's decoder export its vectors; call it before the first frame is decoded.
+    """Make a stream's decoder export its vectors. Call this before the first frame is decoded.
 
-    Later, or by other ways, the option is silently without effect. Frame threading would make
-    vectors of B-frames vary from run to run.
+    An option that is set later, or in another way, has no effect and gives no error. Frame
+    threading would make vectors of B-frames vary from run to run.
 
     Raises:
-        InputError: the codec exports none; names it, and the way out.
+        InputError: the codec exports none; the message names it and says what to do.
     """
     name = stream.codec_context.name
     if name not in CODECS:
@@ -87,20 +86,20 @@ class VectorFlows:
     def __init__(self, stream: av.VideoStream) -> None:
         codec = stream.codec_context
         self._has_b_vectors = codec.name != "mpeg4"
-        self._is_reference: dict[int, bool] = {}  # of H.264 packets in the decoder, by pts
+        self._is_reference: dict[int | None, bool] = {}  # of H.264 packets in the decoder, by pts
         self._length_bytes = _nal_length_bytes(codec.extradata) if codec.name == "h264" else None
         self._waiting: list[np.ndarray] = []  # B-frames since the last other frame
         self._since_anchor = 0  # frames, since the I- or P-frame that the next P-frame refers to
         self._since_reference = 0
 
     def note(self, packet: av.Packet) -> None:
-        """Keep what frames do not carry of a packet about to be decoded."""
+        """Keep what a frame does not say about its packet, which is about to be decoded."""
         if self._length_bytes is not None and packet.pts is not None and packet.size:
             data = bytes(packet)
             self._is_reference[packet.pts] = _is_reference(data, self._length_bytes)
 
     def add(self, frame: av.VideoFrame) -> list[np.ndarray]:
-        """Take the next frame in the order of display; returns the maps that became ready."""
+        """Take the next frame in display order; returns the maps that became ready."""
         is_b = frame.pict_type == PictureType.B
         is_reference = self._is_reference.pop(frame.pts, not is_b)
         self._since_anchor += 1
@@ -119,7 +118,7 @@ class VectorFlows:
         return self.finish()
 
     def finish(self) -> list[np.ndarray]:
-        """The maps of B-frames at the very end, which no P-frame follows."""
+        """The maps of B-frames at the end, which no P-frame follows."""
         ready, self._waiting = self._waiting, []
         return ready
 
@@ -129,10 +128,10 @@ class VectorFlows:
         if is_b and not self._has_b_vectors:
             rows = rows[:0]
         num_frames = self._since_reference if is_b else self._since_anchor
-        return cell_means(rows[rows["source"] < 0], size) / np.float32(num_frames)
+        return cell_displacements(rows[rows["source"] < 0], size) / np.float32(num_frames)
 
 
-def cell_means(rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def cell_displacements(rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Displacement -motion / scale of blocks, averaged by area over cells of VECTOR_CELL pixels.
 
     Args:
@@ -162,11 +161,11 @@ def cell_means(rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def fill_holes(flow: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-    """A map without NaN, for what cannot do with holes.
+    """Fill the holes of a map, for users that need a value in every cell.
 
     A cell without a vector takes the mean of its neighbours, from the rim of the hole inwards, so
-    that no motion boundary appears around it. A map without any vector (an I-frame) takes the map
-    before it, zero where there is none.
+    that no motion boundary appears around the hole. A map without any vector (an I-frame) takes
+    the map before it, or zero where there is none.
 
     Args:
         flow: float32 [2, h, w], NaN in holes.
@@ -203,9 +202,10 @@ def turn_upright(flow: np.ndarray, quarter_turns: int, is_mirrored: bool = False
 
 
 def _nal_length_bytes(extradata: bytes | None) -> int:
-    """How many bytes give the length of a NAL unit; 0 where start codes part them (Annex B)."""
-    has_lengths = extradata is not None and len(extradata) > 4 and extradata[0] == 1
-    return (extradata[4] & 3) + 1 if has_lengths else 0
+    """Bytes of the length field of a NAL unit; 0 where start codes separate them (Annex B)."""
+    if extradata is None or len(extradata) <= 4 or extradata[0] != 1:
+        return 0
+    return (extradata[4] & 3) + 1
 
 
 def _is_reference(packet: bytes, length_bytes: int) -> bool:

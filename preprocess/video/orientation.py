@@ -1,4 +1,4 @@
-"""How a coded picture is turned for display: phones store what their sensor sees, and a matrix."""
+"""Turn coded pictures upright: phones store the view of their sensor and a display matrix."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from preprocess.video.motion_vectors import turn_upright
 
 @dataclass(frozen=True)
 class Orientation:
-    """From coded to upright: flipped left to right where mirrored, then turned.
+    """How a coded picture becomes upright: it is mirrored left to right, then turned.
 
     Attributes:
-        is_mirrored: as front cameras store what they showed.
+        is_mirrored: whether it is mirrored first; front cameras store mirrored pictures.
         quarter_turns: counterclockwise, 0 to 3.
     """
 
@@ -26,7 +26,7 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Orientation:
-        """That of a decoded frame, by its display matrix; rounded to quarter turns."""
+        """The orientation of a decoded frame by its display matrix, rounded to quarter turns."""
         side_data: Any = frame.side_data.get("DISPLAYMATRIX")
         if side_data is None:
             return cls()
@@ -35,18 +35,18 @@ class Orientation:
         a, b, _, c, d = np.frombuffer(side_data, dtype=np.int32)[:5].tolist()
         is_mirrored = a * d - b * c < 0
         if is_mirrored:
-            a, b = -a, -b  # what is left once the picture has been flipped
+            a, b = -a, -b  # the rotation that is left after mirroring
         return cls(is_mirrored, round(-math.atan2(b, a) / (math.pi / 2)) % 4)
 
     def upright_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height of an upright picture from those of a coded one, and the reverse."""
+        """(width, height) of the upright picture from that of the coded one, and the reverse."""
         return size[::-1] if self.quarter_turns % 2 else size
 
     def turn_picture(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3], upright, contiguous."""
+        """Turn uint8 [H, W, 3] upright; the result is contiguous."""
         flipped = rgb[:, ::-1] if self.is_mirrored else rgb
         return np.ascontiguousarray(np.rot90(flipped, self.quarter_turns))
 
     def turn_flow(self, flow: np.ndarray) -> np.ndarray:
-        """float32 [2, h, w]: its cells as the pictures, and its vectors with them."""
+        """Turn a flow, float32 [2, h, w]: its cells as the picture, and its vectors with them."""
         return turn_upright(flow, self.quarter_turns, self.is_mirrored)

@@ -1,4 +1,4 @@
-"""Decode several spans of one long video in one pass, so that what they share is decoded once."""
+"""Decode several spans of one long video in one pass, so that shared frames are decoded once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 
 import av
 
-from preprocess.video.completeness import TIME_TOLERANCE, Completeness, kind_of
-from preprocess.video.decode import Tally, check_caps, check_length, placed
+from preprocess.video.completeness import TIME_TOLERANCE, Completeness
+from preprocess.video.containers import traits_of
+from preprocess.video.decode import Tally, check_caps, check_length, open_at_span
 from preprocess.video.demuxer import Demuxer
+from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
-from preprocess.video.video_file import ClipError, LandedLateError, check_landing, find_video
+from preprocess.video.seeking import check_landing
+from preprocess.video.video_file import find_video
 from shared.manifest import Clip
 
 Step = tuple[int, FrameChunk | ClipError | None]
@@ -22,7 +25,13 @@ Step = tuple[int, FrameChunk | ClipError | None]
 
 @dataclass
 class _Span:
-    """One of the clips that are decoded together."""
+    """One of the clips that are decoded together.
+
+    Attributes:
+        index: of the clip among those decoded together.
+        progress: counts its frames.
+        chunker: collects its pictures.
+    """
 
     index: int
     progress: Completeness
@@ -34,17 +43,18 @@ def decode_together(
 ) -> Iterator[Step]:
     """Decode clips of one video in one pass, from the keyframe before the first to the last stop.
 
-    A frame that several clips share is decoded and scaled once. Each clip is as `decode_clip` gives
-    it; where that is in doubt, an error says that it must be decoded by itself.
+    A frame that several clips share is decoded and scaled once. Each clip has the frames that
+    `decode_clip` gives. Where that is in doubt an error is raised, and the caller decodes each clip
+    separately.
 
     Args:
-        clips: by their starts, without gaps between their spans.
+        clips: sorted by start, without gaps between their spans.
 
     Yields:
-        number of the clip, and a chunk of it; at its end None, or what is wrong with it.
+        (index of the clip, chunk), and at the end of each clip (index, None) or (index, error).
 
     Raises:
-        Exception: whatever stops the pass; clips without an end are to be decoded by themselves.
+        Exception: whatever stops the pass; clips that have not ended must be decoded separately.
     """
     assert not options.vectors, "vectors depend on the keyframe that decoding began at"
     try:
@@ -61,8 +71,8 @@ def _together(
     from_the_start: bool,
 ) -> Iterator[Step]:
     path = find_video(clips[0].video, video_root)
-    with placed(clips[0], path, options, from_the_start) as (container, stream, first):
-        if kind_of(container) == "avi":
+    with open_at_span(clips[0], path, options, from_the_start) as (container, stream, first):
+        if not traits_of(container).has_frame_times:
             raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
         waiting: deque[_Span] = deque()
         unfit: list[Step] = []
@@ -91,7 +101,7 @@ def _shared_pass(
     duration = 0  # of the last frame
     demuxer = Demuxer(container, stream)
     for packet in demuxer:
-        if packet.size or packet.dts is not None:  # else it is the flush at the end
+        if packet.size or packet.dts is not None:  # the packet at the end flushes the decoder
             start = first.seconds(_known(packet.pts))
             # Packets come before the frames in them, and never after one shown later.
             while waiting and waiting[0].progress.start - TIME_TOLERANCE <= start:

@@ -1,7 +1,7 @@
 """Re-encode videos whose codec exports no motion vectors to H.264, in a scratch folder.
 
-A copy is kept by its content: asked for again, by any clip of the video, it is there.
-`clear_scratch` removes all of them.
+A copy is named by the content of its video, so that it is made once for all clips of the video.
+`clear_scratch` removes all copies.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import re
 import secrets
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import av
 
-from preprocess.video.video_file import ClipError, opened, video_stream
+from preprocess.video.errors import ClipError
+from preprocess.video.video_file import open_video, video_stream
 from shared.errors import InputError
 from shared.files import remove_leftovers, sync_folder
 
-ENCODER = "libx264"
+ENCODER: Final = "libx264"
 # Without B-frames and with one reference, every vector spans exactly one frame. Keyframes have no
 # vectors: few of them, and only as often as seeking to a clip in a long video needs.
 # Against dense flow on five real clips, superfast's vectors are nearer than those of medium, at a
@@ -39,16 +41,16 @@ COPY_NAME = re.compile(r"[0-9a-f]{32}\.mp4")
 
 
 def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
-    """The H.264 copy of a video: made now, or found in the scratch folder.
+    """Return the H.264 copy of a video, from the scratch folder where it exists, else made now.
 
-    Frames, their order and their times (from the first frame on) are those of the video, and so is
-    the size; a rotation in the metadata is not carried over. Sound is left out. Killed at any
-    moment, it leaves no half copy under a final name.
+    The copy has the frames, order, times (from the first frame on) and size of the video. It has no
+    rotation in its metadata, and no sound. A process that is killed at any moment leaves no partial
+    copy under a final name.
 
     Args:
         video: any file that preprocess/video/decode.py would take.
-        scratch: a folder for the copies; made if needed.
-        max_pixels: of a frame, width * height; more is refused.
+        scratch: folder for the copies; it is created where needed.
+        max_pixels: largest width * height of a frame.
 
     Raises:
         ClipError: the video does not decode, or its codec or container is not allowed.
@@ -101,7 +103,7 @@ def _encode(video: Path, target: Path, max_pixels: int) -> None:
         )
     try:
         with (
-            opened(video, max_pixels) as source,
+            open_video(video, max_pixels) as source,
             av.open(str(target), "w", format="mp4") as output,
         ):
             _copy_frames(source, video_stream(source, max_pixels), output)
@@ -116,18 +118,18 @@ def _copy_frames(
     stream: av.VideoStream,
     output: av.container.OutputContainer,
 ) -> None:
-    encoder = None
+    encoder: av.VideoStream | None = None
     time_base = stream.time_base or Fraction(1, 1000)
-    first = last = None
+    first: int | None = None
+    last: int | None = None
     for frame in source.decode(stream):
         if encoder is None:
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            encoder = output.add_stream(ENCODER, rate=rate)
+            encoder = output.add_stream(ENCODER, rate=rate, options=ENCODER_OPTIONS)
             encoder.width, encoder.height = frame.width, frame.height
             # 4:2:0 needs even sides; a picture of another size would be another clip.
             is_even = frame.width % 2 == 0 and frame.height % 2 == 0
             encoder.pix_fmt = "yuv420p" if is_even else "yuv444p"
-            encoder.options = ENCODER_OPTIONS
             encoder.codec_context.time_base = time_base
         time = last + 1 if frame.pts is None and last is not None else frame.pts or 0
         first = time if first is None else first

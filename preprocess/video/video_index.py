@@ -1,4 +1,4 @@
-"""Which videos lie below the video root: one walk over the folders, no look at each file."""
+"""Find the videos below the video root in one walk over its folders, without opening any file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ODD = re.compile(r"[\x00-\x1f\x7f\\]")
 
 @dataclass
 class VideoIndex:
-    """Video files below a root, found by name.
+    """The video files below a root, which are found by name.
 
     Names that begin with a dot are left out. Folders that are symbolic links are not entered.
 
@@ -79,7 +79,7 @@ class VideoIndex:
         return sorted(found, key=lambda path: _rank(path, video, prefer))
 
     def same_name(self, path: str) -> list[str]:
-        """All files that have the name of this one, whatever their suffix and folder."""
+        """All files with the name of this one, in any folder and with any suffix."""
         return self._by_stem.get(stem_of(path), [])
 
     def find_exact(self, path: str) -> list[str]:
@@ -165,7 +165,7 @@ def _odd_name(path: str) -> str | None:
 
 
 def _why_refused(root: Path, path: str | Path) -> str | None:
-    """Why a path that is no plain file of the walk may not be used; None where it may."""
+    """Why a path that is not a plain file must not be used; None where it may be used."""
     target = os.path.realpath(path)
     if os.path.commonpath([root, target]) != str(root):
         return "leaves the video root by a symbolic link; copy the video, or link the whole root"

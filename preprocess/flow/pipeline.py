@@ -15,13 +15,14 @@ from preprocess.flow.camera import (
     total_flow,
     warp_back,
 )
+from preprocess.flow.chunks import GreyFrames, Maps, TracksOfFrames
 from preprocess.flow.motion_maps import motion_map, reduce_maps
-from preprocess.flow.options import VECTOR_CELL, TrackOptions
+from preprocess.flow.options import FlowOptions, TrackOptions
 from preprocess.flow.sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.flow.tracks import make_tracks
-from preprocess.flow_run.messages import GreyFrames, Job, Maps, TracksOfFrames, WorkOptions
+from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import scaled_size
-from preprocess.video.video_file import ClipError
+from preprocess.video.motion_vectors import VECTOR_CELL
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
 from shared.motion_maps import compand
 from shared.tracks import grid_shape, quantised
@@ -29,60 +30,73 @@ from shared.tracks import grid_shape, quantised
 VECTOR_INLIER_PX = 1.0  # pixels of the source: vectors are rounded, and chosen for their bits
 
 
-class FlowMaker:
-    """Makes every output that needs pictures, and the tracks, chunk by chunk.
+class FlowPipeline:
+    """Computes every output that needs pictures, and the tracks, chunk by chunk.
+
+    Args:
+        flow: which outputs.
+        map_short_side: of the motion maps, pixels; never enlarged.
+        device: "cpu" or "cuda".
 
     Raises:
         InputError: a source cannot be made ready.
     """
 
-    def __init__(self, options: WorkOptions) -> None:
-        self._options = options
-        flow = options.flow
+    def __init__(self, flow: FlowOptions, map_short_side: int, device: str) -> None:
+        self._flow = flow
+        self._map_short_side = map_short_side
+        self._device = device
         self._sources = {
-            name: make_source(name, flow.solvers, options.device) for name in flow.pictured
+            name: make_source(name, flow.options_of(name), device) for name in flow.pictured
         }
         # Whatever compiles on first use does so now, while the pool waits for a worker to start.
         for source in self._sources.values():
-            _flows(source, torch.zeros(2, 32, 32, dtype=torch.uint8, device=options.device))
+            _flows(source, torch.zeros(2, 32, 32, dtype=torch.uint8, device=device))
 
-    def parts(self, grey: GreyFrames) -> list[Maps | TracksOfFrames]:
-        """All outputs of a chunk: maps of its new pairs, tracks that no later chunk prolongs."""
+    def run(self, grey: GreyFrames) -> list[Maps | TracksOfFrames]:
+        """All outputs of a chunk: maps of its new pairs, tracks that no later chunk prolongs.
+
+        Raises:
+            ClipError: the flow is not finite.
+            InputError: a source refuses the frames.
+        """
         # A copy: frames from the object store are read-only, and torch warns of that.
-        frames = torch.from_numpy(grey.frames.copy()).to(self._options.device)
+        frames = torch.from_numpy(grey.frames.copy()).to(self._device)
         num_known = max(0, grey.num_before - 1)  # pairs that the chunk before had
-        parts: list[Maps | TracksOfFrames] = []
+        results: list[Maps | TracksOfFrames] = []
         for name, source in self._sources.items():
-            is_tracked = name == self._options.flow.tracked
+            is_tracked = name == self._flow.tracked
             # Tracks and windows that began before the chunk need flows of known pairs once more.
-            first = 0 if is_tracked or self._options.flow.boundaries else num_known
+            first = 0 if is_tracked or self._flow.boundaries else num_known
             new = num_known - first
             solved = self._solve(name, source, frames[first:])
-            camera = _part(solved.camera, new)
+            camera = _slice_camera(solved.camera, new)
             at = grey.first_index + num_known
-            parts.append(self._maps(grey, name, at, solved.flow[new:], camera))
-            if self._options.flow.lengths:
-                parts.append(self._maps(grey, name + LENGTHS, at, solved.flow[new:], camera))
-            if self._options.flow.boundaries:
-                parts += self._boundaries(grey, name + BOUNDARIES, at, solved)
-            if solved.as_it_is is not None:
-                parts.append(self._maps(grey, name + UNSTABILISED, at, solved.as_it_is[new:], None))
-            if is_tracked:
-                parts += _tracks(grey, frames, solved, self._options.flow.tracks)
-        return parts
+            results.append(self._maps(grey, name, at, solved.flow[new:], camera))
+            if self._flow.lengths:
+                results.append(self._maps(grey, name + LENGTHS, at, solved.flow[new:], camera))
+            if self._flow.boundaries:
+                results += self._boundaries(grey, name + BOUNDARIES, at, solved)
+            if solved.unstabilised is not None:
+                results.append(
+                    self._maps(grey, name + UNSTABILISED, at, solved.unstabilised[new:], None)
+                )
+            if is_tracked and self._flow.tracks:
+                results += _tracks(grey, frames, solved, self._flow.tracks)
+        return results
 
     def _solve(self, name: str, source: FlowSource, frames: torch.Tensor) -> _Solved:
-        options = self._options.flow
+        options = self._flow
         is_kept = name + UNSTABILISED in options.outputs
         if not options.is_stabilised(name):
             return _Solved(_flows(source, frames))
         if options.stabilise == "subtract":
             flow = _flows(source, frames)
             residual, camera = _subtracted(flow)
-        else:
-            flow = _flows(source, frames) if is_kept else None
-            residual, camera = _warped(source, frames)
-        return _Solved(residual, camera, flow if is_kept else None)
+            return _Solved(residual, camera, flow if is_kept else None)
+        unstabilised = _flows(source, frames) if is_kept else None
+        residual, camera = _warped(source, frames)
+        return _Solved(residual, camera, unstabilised)
 
     def _maps(
         self,
@@ -92,8 +106,18 @@ class FlowMaker:
         flows: torch.Tensor,
         camera: _Camera | None,
     ) -> Maps:
-        values, scale = _companded(flows, self._options.map_short_side, output)
-        return Maps(grey.place, grey.attempt, first_index, values, scale, output, *_columns(camera))
+        values, scale = _companded(flows, self._map_short_side, output)
+        homography, inliers = _columns(camera)
+        return Maps(
+            grey.clip_index,
+            grey.attempt,
+            first_index,
+            values,
+            scale,
+            output,
+            homography,
+            inliers,
+        )
 
     def _boundaries(
         self, grey: GreyFrames, output: str, num_known: int, solved: _Solved
@@ -103,32 +127,41 @@ class FlowMaker:
         new = range(decided(num_known, False), decided(before + len(flows), grey.is_last))
         if not new:
             return []
-        camera = _part(solved.camera, new.start - before, new.stop - before)
+        camera = _slice_camera(solved.camera, new.start - before, new.stop - before)
         return [self._maps(grey, output, new.start, window_sums(flows, before, new), camera)]
 
 
 def vector_maps(
-    job: Job, first_index: int, flows: list[np.ndarray], options: WorkOptions
+    clip_index: int,
+    attempt: int,
+    first_index: int,
+    flows: list[np.ndarray],
+    options: FlowOptions,
+    map_short_side: int,
 ) -> list[Maps]:
-    """Maps of flows of motion vectors, float32 [2, h, w] each in pixels of the source: every
-    output."""
+    """The maps of flows of motion vectors of a chunk, one of each output.
+
+    Args:
+        clip_index, attempt: of the clip.
+        first_index: number of the first pair in the clip.
+        flows: float32 [2, h, w] of each pair, pixels of the source.
+        options: which outputs.
+        map_short_side: of the motion maps, pixels; never enlarged.
+    """
     # In pixels of the map, so that derivatives mean what they mean on frames of any size.
     cells = torch.from_numpy(np.stack(flows)) / VECTOR_CELL
     camera = None
-    if options.flow.is_stabilised(MOTION_VECTORS):
+    if options.is_stabilised(MOTION_VECTORS):
         cells, camera = _subtracted(cells, VECTOR_INLIER_PX / VECTOR_CELL)
-    outputs = (MOTION_VECTORS, MOTION_VECTORS + LENGTHS)[: 1 + options.flow.lengths]
-    return [
-        Maps(
-            job.place,
-            job.attempt,
-            first_index,
-            *_companded(cells, options.map_short_side, output),
-            output,
-            *_columns(camera),
+    outputs = (MOTION_VECTORS, MOTION_VECTORS + LENGTHS)[: 1 + options.lengths]
+    homography, inliers = _columns(camera)
+    maps = []
+    for output in outputs:
+        values, scale = _companded(cells, map_short_side, output)
+        maps.append(
+            Maps(clip_index, attempt, first_index, values, scale, output, homography, inliers)
         )
-        for output in outputs
-    ]
+    return maps
 
 
 @dataclass(frozen=True)
@@ -141,11 +174,17 @@ class _Camera:
 
 @dataclass(frozen=True)
 class _Solved:
-    """Flow of consecutive pairs [T, 2, H, W], stabilised with a camera; as it is where kept."""
+    """Flow of consecutive pairs.
+
+    Attributes:
+        flow: float32 [T, 2, H, W], stabilised where there is a camera.
+        camera: the motion that was taken out.
+        unstabilised: float32 [T, 2, H, W], where that is stored too.
+    """
 
     flow: torch.Tensor
     camera: _Camera | None = None
-    as_it_is: torch.Tensor | None = None
+    unstabilised: torch.Tensor | None = None
 
 
 def _flows(source: FlowSource, frames: torch.Tensor) -> torch.Tensor:
@@ -197,7 +236,7 @@ def _tracks(
     arrays = [tracks[name][known:count] for name in ("displacements", "steps", "hog")]
     return [
         TracksOfFrames(
-            grey.place, grey.attempt, grey.first_index + known, grid, (width, height), *arrays
+            grey.clip_index, grey.attempt, grey.first_index + known, grid, (width, height), *arrays
         )
     ]
 
@@ -226,7 +265,7 @@ def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.nd
     return compand(maps)
 
 
-def _part(camera: _Camera | None, first: int, end: int | None = None) -> _Camera | None:
+def _slice_camera(camera: _Camera | None, first: int, end: int | None = None) -> _Camera | None:
     return camera and _Camera(camera.homographies[first:end], camera.inliers[first:end])
 
 

@@ -1,0 +1,127 @@
+"""The run of `boxes`: shard by shard, several at a time, continued where an earlier one stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tqdm import tqdm
+
+from preprocess.box_run.inputs import BoxInputs
+from preprocess.box_run.shards import ShardBuilder
+from preprocess.running.journal import Journal, described, remove_other_shards
+from preprocess.running.processes import executor
+from shared.files import remove_leftovers
+from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID
+from shared.layout import DatasetLayout
+from shared.shard_index import DatasetIndex, ShardEntry, write_index
+from shared.shard_writer import write_shard
+
+# Number, shard that is read, shard that is written, builder, config of the shard.
+ShardTask: TypeAlias = tuple[int, Path, Path, ShardBuilder, dict[str, Any]]
+
+
+def wanted_index(layout: DatasetLayout, inputs: BoxInputs) -> DatasetIndex:
+    """The index of the boxes that are made from inputs, without its shards."""
+    return DatasetIndex(
+        kind="boxes",
+        dataset=layout.dataset,
+        config=inputs.config,
+        clips_per_shard=inputs.clips.clips_per_shard,
+        manifest_digest=inputs.clips.manifest_digest,
+    )
+
+
+def make_box_shards(
+    folder: Path, inputs: BoxInputs, wanted: DatasetIndex, num_workers: int | None
+) -> None:
+    """Make the shards that are missing, and dataset.json last.
+
+    Args:
+        folder: of the boxes.
+        inputs: what they are made from, and how.
+        wanted: see `wanted_index`; gets the shards.
+        num_workers: processes; None = one a core.
+
+    Raises:
+        InputError: an earlier run had other options, or a shard that is read is damaged.
+    """
+    # ----- What an earlier run finished
+    remove_leftovers(folder)
+    journal = Journal(folder, described(wanted))
+    shards = inputs.clips.shards
+    if journal.finished:
+        journal.keep_intact({"boxes": folder})
+        print(f"going on: {len(journal.finished)} of {len(shards)} shards are finished")
+    builder = inputs.make_builder()
+    if not inputs.parallel:
+        num_workers = 1
+    elif num_workers is None:
+        num_workers = len(os.sched_getaffinity(0))
+    journal.start()
+    todo = [number for number in range(len(shards)) if number not in journal.finished]
+
+    # ----- Shard by shard, several at a time
+    tasks = [
+        (
+            number,
+            inputs.folder / shards[number].name,
+            folder / shards[number].name,
+            builder,
+            inputs.shard_config(number),
+        )
+        for number in todo
+    ]
+    num_todo = sum(shards[number].clips for number in todo)
+    with (
+        tqdm(
+            total=inputs.clips.num_clips,
+            initial=inputs.clips.num_clips - num_todo,
+            desc="boxes",
+            unit="clip",
+            mininterval=0.5,
+        ) as progress,
+        shard_pool(min(num_workers, len(todo))) as run,
+    ):
+        for number, entry in run(tasks):
+            journal.add({"shard": number, "boxes": asdict(entry)})
+            progress.update(entry.clips)
+
+    # ----- Everything is there: declare the folder complete, once
+    entries = journal.entries("boxes")
+    remove_other_shards(folder, entries)
+    wanted.shards.extend(entries)
+    write_index(folder, wanted)
+    journal.remove()
+
+
+@contextmanager
+def shard_pool(
+    num_workers: int,
+) -> Iterator[Callable[[Iterable[ShardTask]], Iterator[tuple[int, ShardEntry]]]]:
+    """Run `make_shard` over tasks, in this process or in several; results as they come."""
+    if num_workers <= 1:
+        yield lambda tasks: (make_shard(*task) for task in tasks)
+        return
+    with executor(num_workers) as pool:
+        yield lambda tasks: (
+            future.result()
+            for future in as_completed([pool.submit(make_shard, *task) for task in tasks])
+        )
+
+
+def make_shard(
+    number: int, source: Path, path: Path, builder: ShardBuilder, config: dict[str, Any]
+) -> tuple[int, ShardEntry]:
+    """Write the boxes shard of one shard of the source; returns its number and entry."""
+    arrays = builder.arrays(source)
+    rows, columns = TUBE_GRID
+    view = f"short side to {CANONICAL_SIZE}, centre crop"
+    attributes = config | {"grid": f"{rows}x{columns}", "patch": PATCH, "view": view}
+    num_bytes, sha256 = write_shard(path, "boxes", arrays, attributes)
+    return number, ShardEntry(path.name, num_bytes, sha256, len(arrays["/clip/id"]))

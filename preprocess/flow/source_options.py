@@ -1,0 +1,174 @@
+"""How a flow source declares options of its own: once, with everything that others ask of them.
+
+    @dataclass(frozen=True)
+    class DisOptions(SourceOptions):
+        dis_preset: str = option("medium", "Preset of OpenCV's DIS.", choices=("fast", "medium"))
+
+From this declaration come the option of the command line (--dis-preset), the key in dataset.json,
+and how a message calls it when a dataset was made with another value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from shared.errors import InputError
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One option of a flow source.
+
+    Attributes:
+        name: of the field, and of the option in options.json.
+        value_type: str, int, float, bool or Path.
+        default: the value where the option is not given; None = it has to be given, or has none.
+        help: one sentence for `--help`.
+        metavar: unit or kind of the value; the choices need none.
+        choices: the values that are allowed; empty = no such list.
+        least, most: the range of a number, both inclusive; None = no limit.
+        config_key: of dataset.json. Sources may share one, as those with presets do.
+        is_rare: whether `--help-all` alone shows the option.
+        is_required: whether the source cannot be used without the option.
+    """
+
+    name: str
+    value_type: type
+    default: Any
+    help: str
+    metavar: str | None
+    choices: tuple[str, ...]
+    least: float | None
+    most: float | None
+    config_key: str
+    is_rare: bool
+    is_required: bool
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    def check(self, value: Any) -> None:
+        """Refuse a value that is not allowed.
+
+        Raises:
+            InputError: naming the option and what is allowed.
+        """
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise InputError(f"{self.flag} is {value!r}: choose among {', '.join(self.choices)}")
+        too_small = self.least is not None and value < self.least
+        if too_small or (self.most is not None and value > self.most):
+            limits = [f"at least {self.least}"] if self.least is not None else []
+            limits += [f"at most {self.most}"] if self.most is not None else []
+            raise InputError(f"{self.flag} is {value}; {' and '.join(limits)} is allowed")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    metavar: str | None = None,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    config_key: str | None = None,
+    is_rare: bool = True,
+    is_required: bool = False,
+) -> Any:
+    """A field of a class derived from SourceOptions; see Declaration for the arguments."""
+    metadata = {
+        "help": help,
+        "metavar": metavar,
+        "choices": choices,
+        "least": least,
+        "most": most,
+        "config_key": config_key,
+        "is_rare": is_rare,
+        "is_required": is_required,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Base of the options of a flow source; as it is, for sources without options.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+
+    def __post_init__(self) -> None:
+        for declared in declarations(type(self)):
+            declared.check(getattr(self, declared.name))
+
+    def config(self) -> dict[str, Any]:
+        """What decides the flow, for dataset.json; a file is named by its sha256.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        return {
+            declared.config_key: _config_value(declared, getattr(self, declared.name))
+            for declared in declarations(type(self))
+        }
+
+    def values(self) -> dict[str, Any]:
+        """The options by name, as options.json has them."""
+        return {each.name: getattr(self, each.name) for each in declarations(type(self))}
+
+
+def declarations(options: type[SourceOptions]) -> list[Declaration]:
+    """The options that a class declares, in order."""
+    types = typing.get_type_hints(options)
+    return [
+        Declaration(
+            name=each.name,
+            value_type=_without_none(types[each.name]),
+            default=each.default,
+            **{**each.metadata, "config_key": each.metadata["config_key"] or each.name},
+        )
+        for each in fields(options)
+    ]
+
+
+def read_source_options(
+    options: type[SourceOptions], given: Mapping[str, Any]
+) -> tuple[SourceOptions, list[str]]:
+    """The options of one source from options of `flows` by name; None stands for "not given".
+
+    Args:
+        given: as click or options.json has them; paths may be text.
+
+    Returns:
+        the options, and the flags of those that were given.
+    """
+    values, flags = {}, []
+    for declared in declarations(options):
+        value = given.get(declared.name)
+        if value is None or value is False:
+            continue
+        values[declared.name] = Path(value) if declared.value_type is Path else value
+        flags.append(declared.flag)
+    return options(**values), flags
+
+
+def _without_none(annotation: Any) -> type:
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    return kinds[0] if kinds else annotation
+
+
+def _config_value(declared: Declaration, value: Any) -> Any:
+    if declared.value_type is not Path:
+        return value
+    try:
+        with open(value or "", "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{declared.flag} {value}: {error.strerror}") from None

@@ -1,0 +1,157 @@
+"""Make some clips of a finished dataset again, and whatever shards they are in.
+
+New shards are made beside the old ones, in OUT/DATASET/.rebuild, so that the dataset can be used
+all the while; a run that was stopped continues with what is there. Only then they replace the old
+ones: the dataset is declared unfinished, with a journal of all shards as they will be, the files
+are moved, and dataset.json is written again. Killed in between, `make flows` finds what is not yet
+as the journal says, makes it again, and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from preprocess.flow_run.decode_groups import decode_groups
+from preprocess.flow_run.messages import ClipFailed, Event
+from preprocess.flow_run.plan import Plan
+from preprocess.flow_run.publishing import settled_clips
+from preprocess.flow_run.stored_clips import stored_events
+from preprocess.flow_run.worker_pool import running_pool
+from preprocess.running.failures import read_failures, write_failures
+from preprocess.running.journal import Journal, is_intact
+from shared.errors import InputError
+from shared.files import sync_folder
+from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index, shard_name
+from shared.shards import ShardReader
+from shared.wording import counted
+
+
+def rebuild(
+    plan: Plan,
+    clip_indexes: list[int],
+    purpose: str,
+    on_settled: Callable[[Event], None] = lambda event: None,
+) -> list[dict[str, Any]]:
+    """Make clips again and whatever shards they are in; other clips of those shards are copied.
+
+    Args:
+        plan: of the finished dataset.
+        clip_indexes: which clips; rows in the manifest.
+        purpose: a word for the progress bar; a stopped run of another purpose is not continued.
+        on_settled: called with the event that ends each clip; what it raises ends the run before
+            anything is replaced.
+
+    Returns:
+        the failures of the whole dataset, one record a clip.
+    """
+    # ----- What an earlier, stopped run made
+    staging = plan.layout.root / ".rebuild"
+    folders = {name: staging / name for name in plan.folders}
+    found = {name: read_index(folder) for name, folder in plan.folders.items()}
+    indexes = {name: index for name, index in found.items() if index is not None}
+    assert indexes.keys() == found.keys(), "what is rebuilt is complete"
+    journal = _staged(staging, folders, purpose, indexes)
+    missing = [i for i in clip_indexes if plan.shard_of(i) not in journal.finished]
+    groups = decode_groups(plan, missing)
+    chosen = set(clip_indexes)
+
+    # ----- The clips asked for come from the workers, the others from the shards
+    num_failed = 0
+    with (
+        running_pool(plan, is_needed=bool(groups)) as pool,
+        tqdm(
+            total=len(clip_indexes),
+            initial=len(clip_indexes) - len(missing),
+            desc=purpose,
+            unit="clip",
+        ) as progress,
+    ):
+        events = pool.run(groups) if pool else ()
+        for event in settled_clips(
+            plan, events, journal, folders, lambda shard: _stored_clips(plan, shard, chosen)
+        ):
+            progress.update()
+            num_failed += isinstance(event, ClipFailed)
+            on_settled(event)
+    print(f"{purpose}: {len(clip_indexes) - num_failed} of {len(clip_indexes)} clips made")
+    return _put_in_place(plan, journal, folders, indexes)
+
+
+def _staged(
+    staging: Path, folders: dict[str, Path], purpose: str, indexes: dict[str, DatasetIndex]
+) -> Journal:
+    """The journal of new shards; those of another purpose, or of clips that failed, are dropped."""
+    head = {"purpose": purpose} | {name: index.digest for name, index in indexes.items()}
+    try:
+        journal = Journal(staging, head)
+    except InputError:  # it began on shards that have been replaced since
+        shutil.rmtree(staging)
+        journal = Journal(staging, head)
+    journal.keep_intact(folders)
+    for number, record in list(journal.finished.items()):
+        if record["failures"]:  # tried again: the videos may be others by now
+            del journal.finished[number]
+    if journal.finished:
+        print(f"going on after {counted(len(journal.finished), 'shard')}")
+    journal.start()
+    return journal
+
+
+def _stored_clips(plan: Plan, shard: int, chosen: set[int]) -> Iterable[Event]:
+    """The clips of a shard that are not to be made again, as they are stored."""
+    by_id = {plan.clips[clip_index].clip_id: clip_index for clip_index in plan.clip_indexes(shard)}
+    if chosen.issuperset(by_id.values()):
+        return  # nothing of the old shard is needed; it may be damaged
+    with ExitStack() as stack:
+        readers = {
+            name: stack.enter_context(
+                ShardReader(folder / shard_name(shard), plan.indexes[name].kind)
+            )
+            for name, folder in plan.folders.items()
+        }
+        yield from stored_events(readers, by_id, plan.flow)
+
+
+def _put_in_place(
+    plan: Plan, staged: Journal, folders: dict[str, Path], indexes: dict[str, DatasetIndex]
+) -> list[dict[str, Any]]:
+    # ----- A journal of all shards as they will be
+    journal = plan.journal()
+    by_id = {clip.clip_id: clip_index for clip_index, clip in enumerate(plan.clips)}
+    failures: dict[int, list[dict[str, Any]]] = {}
+    for record in read_failures(plan.layout.failures):
+        if record["clip_id"] in by_id:
+            failures.setdefault(plan.shard_of(by_id[record["clip_id"]]), []).append(record)
+    for number in range(plan.num_shards):
+        entries = {name: asdict(index.shards[number]) for name, index in indexes.items()}
+        old = {"shard": number, "failures": failures.get(number, [])} | entries
+        journal.finished[number] = staged.finished.get(number, old)
+
+    # ----- The dataset is unfinished while files are moved
+    journal.start()
+    for folder in plan.folders.values():
+        (folder / INDEX_NAME).unlink()
+    for record in staged.finished.values():
+        for name, folder in plan.folders.items():
+            entry = ShardEntry(**record[name])
+            if not is_intact(folder / entry.name, entry):  # good ones stay, to the inode
+                os.replace(folders[name] / entry.name, folder / entry.name)
+                print(f"replaced {folder / entry.name} ({counted(entry.clips, 'clip')})")
+    for folder in plan.folders.values():
+        sync_folder(folder)
+
+    # ----- Everything is there: declare the folders complete, once
+    left = journal.failures()
+    write_failures(plan.layout.failures, left)
+    plan.write_indexes({name: journal.entries(name) for name in plan.folders})
+    journal.remove()
+    shutil.rmtree(folders["flows"].parent)
+    return left

@@ -1,0 +1,72 @@
+"""What each container format can tell about its video, and how it has to be read: one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Properties of a container format, as FFmpeg's demuxer for it behaves.
+
+    Attributes:
+        packets_are_frames: every packet of the picture holds one frame, so packets can be counted.
+        duration_is_end: what the header calls a duration is the time at which the last frame ends.
+        fragments_tell_end: the same, of a file in fragments, which has no frame count.
+        has_stream_duration: the duration of a stream is its own, also where there are several.
+        has_frame_times: packets have presentation times; without them there are decoding times
+            only, which count the packets.
+        can_seek: frames have the same times after a seek as in a pass from the start.
+        needs_all_streams: only the packets of all streams together tell whether the file is whole.
+        is_contiguous: packets follow one another with small headers between them.
+        numbers_packets: packets carry a counter, so the demuxer marks a packet after a loss.
+        lists_empty_frames: an entry of the index without data repeats the frame before it.
+        has_file_size: the header holds the size of the whole file.
+    """
+
+    packets_are_frames: bool = False
+    duration_is_end: bool = False
+    fragments_tell_end: bool = False
+    has_stream_duration: bool = True
+    has_frame_times: bool = True
+    can_seek: bool = True
+    needs_all_streams: bool = False
+    is_contiguous: bool = False
+    numbers_packets: bool = False
+    lists_empty_frames: bool = False
+    has_file_size: bool = False
+
+
+CONTAINERS = {  # by FFmpeg's name of the demuxer, or the first of its names
+    "mov": Traits(packets_are_frames=True, fragments_tell_end=True),
+    "matroska": Traits(
+        packets_are_frames=True, duration_is_end=True, needs_all_streams=True, is_contiguous=True
+    ),
+    # After a seek, AVI does not tell how far frames are shown after their decoding times.
+    "avi": Traits(
+        packets_are_frames=True,
+        has_frame_times=False,
+        can_seek=False,
+        needs_all_streams=True,
+        lists_empty_frames=True,
+    ),
+    "mpegts": Traits(numbers_packets=True),
+    # After a seek, a program stream does not tell when frames are shown that have no time of their
+    # own.
+    "mpeg": Traits(can_seek=False),
+    "flv": Traits(duration_is_end=True, needs_all_streams=True, is_contiguous=True),
+    "asf": Traits(has_stream_duration=False, has_file_size=True),
+}
+FORMATS = ",".join(CONTAINERS)  # FFmpeg's list of the demuxers that may open a file
+
+
+def kind_of(container: av.container.InputContainer) -> str:
+    """FFmpeg's first name of the container's format, a key of `CONTAINERS`."""
+    return container.format.name.split(",")[0]
+
+
+def traits_of(container: av.container.InputContainer) -> Traits:
+    """The row of the table for a container; a file opened by other means may have any format."""
+    return CONTAINERS.get(kind_of(container), Traits())
