@@ -1,4 +1,4 @@
-"""Examine the videos of a dataset before they are decoded: what is wrong, and what will remain.
+"""Examine the videos of a dataset before decoding: list what is wrong and count what remains.
 
     python -m preprocess.doctor --dataset ssv2 --videos 20bn-something-something-v2/
 
@@ -77,20 +77,20 @@ class Diagnosis:
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--dataset", required=True, metavar="NAME",
-              help="folder below OUT with manifest.csv")  # fmt: skip
+              help="Dataset: the folder below OUT that has the manifest.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="folder of all datasets")  # fmt: skip
+              help="Folder of all datasets.")  # fmt: skip
 @click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="video root  [default: OUT/NAME/videos]")  # fmt: skip
+              help="Folder of the videos.  [default: OUT/NAME/videos]")  # fmt: skip
 @click.option("--video-info", type=click.Path(path_type=Path), metavar="FILE",
-              help="CSV with video_id,duration,fps, such as EPIC_100_video_info.csv: the frame "
-              "rate to expect of each video")  # fmt: skip
+              help="CSV with the columns video_id,duration,fps, such as EPIC_100_video_info.csv. "
+              "It gives the expected frame rate of each video.")  # fmt: skip
 @click.option("--first", type=click.IntRange(min=0), default=5, metavar="COUNT",
-              help="clips to name of each finding")  # fmt: skip
+              help="Number of clips to list for each finding.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=0), metavar="PROCESSES",
-              help="read headers at a time; 0 reads them in this process, where a file that kills "
-              "its reader kills it  [default: one a core]")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="print JSON alone on stdout")
+              help="Number of processes that read headers. With 0 this process reads them, and a "
+              "file that crashes the reader ends the command.  [default: one a core]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @user_errors
 def main(
     dataset: str,

@@ -67,26 +67,29 @@ class ClipFigures:
 
 HELP = f"""{__doc__.splitlines()[0]}
 
-IoU is with the smallest box around all annotated boxes of a frame (hands and objects). An annotated
-frame without a motion box counts 0. Frames are averaged per clip, then clips.
+IoU is measured against the smallest box around all annotated boxes of a frame (hands and objects).
+An annotated frame without a motion box counts as 0. The mean is taken over the frames of each clip,
+then over the clips.
 """
 
 
 @click.command(help=HELP, context_settings={"show_default": True, "max_content_width": 100})
 @click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
-              help="boxes shards, such as out/ssv2/boxes")  # fmt: skip
+              help="Folder of boxes shards, such as out/ssv2/boxes.")  # fmt: skip
 @click.option("--format", "box_format", required=True, type=click.Choice(list(FORMATS)),
-              help="of the annotations")  # fmt: skip
+              help="Format of the annotations.")  # fmt: skip
 @click.option("--annotations", required=True, type=click.Path(path_type=Path), metavar="PATH",
-              help="annotation file, or folder of them (csv: <clip_id>.boxes.csv)")  # fmt: skip
+              help="Annotation file, or folder of such files (csv: <clip_id>.boxes.csv)."
+              )  # fmt: skip
 @click.option("--flows", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="flows shards, for saliency  [default: flows beside the boxes]")  # fmt: skip
+              help="Folder of flows shards, for saliency.  [default: flows/ beside the boxes]"
+              )  # fmt: skip
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="SCORE",
-              help="epic-hand-objects: least score of a detection  [default: 0.5]")  # fmt: skip
+              help="Lowest score of a detection of epic-hand-objects.  [default: 0.5]")  # fmt: skip
 @click.option("--annotation-fps", type=click.FloatRange(0, min_open=True), metavar="RATE",
-              help="epic-*: frames per second of the frame numbers  [default: hand-objects 60, "
-              "or 50 for videos like P01_101; epic55 the video's own]")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="print JSON alone on stdout")
+              help="Frames per second of the frame numbers of epic-*.  [default: hand-objects 60, "
+              "or 50 for videos like P01_101; epic55 the rate of the video]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @user_errors
 def main(
     boxes: Path,

@@ -1,4 +1,4 @@
-"""Boxes of a dataset in formats that other tools read: COCO JSON, Something-Else JSON, CSV.
+"""Write the boxes of a dataset as COCO JSON, Something-Else JSON and CSV, for other tools.
 
     python -m preprocess.export --boxes out/toy/boxes
     python -m preprocess.export --boxes out/ssv2/boxes --formats coco --to /data/ssv2-boxes
@@ -30,11 +30,11 @@ from shared.wording import counted
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
-              help="boxes shards, such as out/ssv2/boxes")  # fmt: skip
+              help="Folder of boxes shards, such as out/ssv2/boxes.")  # fmt: skip
 @click.option("--formats", default=",".join(WRITERS), metavar="NAMES",
-              help="of these, separated by commas")  # fmt: skip
+              help="Formats to write, separated by commas.")  # fmt: skip
 @click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="where to write  [default: export/ beside the boxes]")  # fmt: skip
+              help="Folder to write to.  [default: export/ beside the boxes]")  # fmt: skip
 @user_errors
 def main(boxes: Path, formats: str, to: Path | None) -> None:
     names = [name.strip() for name in formats.split(",")]

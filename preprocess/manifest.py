@@ -1,4 +1,4 @@
-"""Annotation files and a folder of videos in, manifest.csv out: one row a clip.
+"""Write manifest.csv, one row a clip, from annotation files and a folder of videos.
 
     python -m preprocess.manifest --dataset ssv2 --annotations labels/ --videos 20bn-something-v2/
 
@@ -72,25 +72,27 @@ class ManifestOptions:
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--dataset", required=True, metavar="NAME",
-              help=f"{', '.join(known_datasets())}; or a name for your own data")  # fmt: skip
+              help=f"Dataset: {', '.join(known_datasets())}; or a new name for your own data."
+              )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="folder of all datasets; this one goes to FOLDER/NAME")  # fmt: skip
+              help="Folder of all datasets; this one is written to FOLDER/NAME.")  # fmt: skip
 @click.option("--annotations", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="official annotation files, as downloaded")  # fmt: skip
+              help="Folder of the official annotation files, as downloaded.")  # fmt: skip
 @click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="video root, searched with all folders below it")  # fmt: skip
+              help="Folder of the videos. The folders below it are searched too.")  # fmt: skip
 @click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE",
-              help="own data: a CSV with the columns of manifest.csv")  # fmt: skip
+              help="CSV of your own clips, with the columns of manifest.csv.")  # fmt: skip
 @click.option("--prefer", type=click.Choice(["webm", "mp4"]),
-              help="file to use where a clip has both  [default: webm]")  # fmt: skip
+              help="File to use for a clip that has both.  [default: webm]")  # fmt: skip
 @click.option("--split-number", type=int, metavar="N",
-              help="official split of UCF101 and HMDB51, 1 to 3  [default: 1]")  # fmt: skip
+              help="Official split of UCF101 or HMDB51, 1 to 3.  [default: 1]")  # fmt: skip
 @click.option("--test-share", type=click.FloatRange(0, 1, max_open=True), metavar="SHARE",
-              help="own folders: share of the clips (of each class) that become the test split  "
-              f"[default: {TEST_SHARE} with classes, 0 without]")  # fmt: skip
+              help="Share of the clips of each class of your own folders that become the test "
+              f"split.  [default: {TEST_SHARE} with classes, 0 without]")  # fmt: skip
 @click.option("--seed", type=int, metavar="NUMBER",
-              help="own folders: another seed, other test clips  [default: 0]")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="count and print, but write nothing")
+              help="Seed for the choice of test clips of your own folders.  [default: 0]"
+              )  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the counts and write nothing.")
 @user_errors
 def main(dataset: str, out: Path, dry_run: bool, **given: Any) -> None:
     layout = DatasetLayout(out, dataset)

@@ -56,14 +56,14 @@ FLOW_BATCH = 8  # pairs of a piece of work
     default="out/show",
     metavar="FOLDER",
     type=FOLDER,
-    help="Where the pictures go: VIDEO-motion.mp4 and VIDEO-motion.png.",
+    help="Folder to write VIDEO-motion.mp4 and VIDEO-motion.png to.",
 )
 @click.option(
     "--seconds",
     default=20.0,
     metavar="SECONDS",
     type=click.FloatRange(min=0.1),
-    help="Show no more than the beginning of a long video.",
+    help="Show this much of a video, from its beginning.",
 )
 # How motion is found
 @click.option(
@@ -71,14 +71,14 @@ FLOW_BATCH = 8  # pairs of a piece of work
     "flow_preset",
     default="fast",
     type=click.Choice(list(FLOW_PRESETS)),
-    help="Preset of TV-L1.",
+    help="TV-L1 parameter preset.",
 )
 @click.option(
     "--motion",
     "motion_preset",
     default="default",
     type=click.Choice(list(PRESETS)),
-    help="Preset of the boxes.",
+    help="Parameter preset of the boxes.",
 )
 # What masks hide
 @click.option(
@@ -86,35 +86,38 @@ FLOW_BATCH = 8  # pairs of a piece of work
     default=0.9,
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Of all patches to hide: VideoMAE, MOFO, random. The others have their papers' ratio.",
+    help="Share of all patches to hide, for VideoMAE, MOFO and random. The other methods use the "
+    "ratio of their paper.",
 )
 @click.option(
     "--inside-ratio",
     default=0.75,
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Of those in the box to hide (MOFO).",
+    help="Share of the patches inside the box to hide, for MOFO.",
 )
 @click.option(
     "--stride",
     default=2,
     metavar="FRAMES",
     type=click.IntRange(min=1),
-    help="Between two of the 16 frames that a mask is drawn for.",
+    help="Frames of the video from one frame of a 16-frame clip to the next.",
 )
 # What is drawn beside it
 @click.option(
     "--boxes",
     metavar="FOLDER",
     type=FOLDER,
-    help="The boxes of these shards too (OUT/DATASET/boxes), in pink.",
+    help="Draw the boxes of these shards too (OUT/DATASET/boxes), in pink.",
 )
-@click.option("--annotations", metavar="PATH", type=FOLDER, help="Annotated boxes too, in green.")
+@click.option(
+    "--annotations", metavar="PATH", type=FOLDER, help="Draw annotated boxes too, in green."
+)
 @click.option(
     "--format",
     "box_format",
     type=click.Choice(list(FORMATS)),
-    help="Of the annotations.",
+    help="Format of the annotations.",
     show_default="something-else for .json, else csv",
 )
 @user_errors

@@ -70,14 +70,15 @@ class ToyOptions:
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="folder of all datasets; this one goes to FOLDER/toy")  # fmt: skip
+              help="Folder of all datasets; this one is written to FOLDER/toy.")  # fmt: skip
 @click.option("--clips", type=int, default=3200, metavar="COUNT",
-              help="clips in all: a tenth is val, 15 % is test, the rest train")  # fmt: skip
-@click.option("--seed", type=int, default=0, metavar="NUMBER", help="another seed, other clips")
+              help="Number of clips: 10 % of them are val, 15 % test, the others train."
+              )  # fmt: skip
+@click.option("--seed", type=int, default=0, metavar="NUMBER", help="Seed of the clips.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="PROCESSES",
-              help="clips rendered at a time  [default: one a core]")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="render all of it again, also with other options")
-@click.option("--dry-run", is_flag=True, help="print what would be done, and stop")
+              help="Number of processes that render.  [default: one a core]")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Render all clips again, also with other options.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and stop.")
 @user_errors
 def main(
     out: Path, clips: int, seed: int, workers: int | None, overwrite: bool, dry_run: bool
