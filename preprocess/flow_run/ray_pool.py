@@ -174,7 +174,7 @@ class RayPool:
         actor.since = time.monotonic()
 
     def _take_groups(self, is_idle: bool) -> list[DecodeGroup]:
-        """The next ones for a decoder; one that lost a decoder goes alone, to an idle one."""
+        """The next groups for a decoder; a suspect group goes alone, to an idle decoder."""
         taken: list[DecodeGroup] = []
         while self._groups and len(taken) < BATCH_GROUPS:
             if self._groups[0].is_suspect:
@@ -185,7 +185,7 @@ class RayPool:
         return taken
 
     def _finish(self, actor: _Actor) -> Iterator[Event]:
-        """Take what an actor's call returned, or find that the actor is dead."""
+        """Handle the result of an actor's call, or the death of the actor."""
         try:
             result = self._ray.get(actor.call)
         except self._ray.exceptions.RayActorError:
@@ -219,7 +219,7 @@ class RayPool:
         yield from result.events
 
     def _replace(self, actor: _Actor, reason: str) -> Iterator[Event]:
-        """Replace an actor that died or hangs, and see to what it had."""
+        """Replace an actor that died or hangs; its clips are tried again or fail."""
         self._ray.kill(actor.handle)
         if actor.is_starting:
             self._failed_starts += 1
