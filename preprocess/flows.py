@@ -31,7 +31,7 @@ import click
 import h5py
 from tqdm import tqdm
 
-from preprocess.flow.options import STABILISE, TrackOptions
+from preprocess.flow.options import STABILISE, FlowOptions, TrackOptions
 from preprocess.flow.sources import SOURCES
 from preprocess.flow_run.config import FlowsConfig, with_workers
 from preprocess.flow_run.options import shared_option, source_options
@@ -69,11 +69,11 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
 @click.option("--map-short-side", type=click.IntRange(4), default=FlowsConfig.map_short_side,
               metavar="PIXELS", help="Short side of the stored motion maps.")  # fmt: skip
 # Flow
-@click.option("--source", default=",".join(FlowsConfig.flow.sources), metavar="NAMES",
+@click.option("--source", default=",".join(FlowOptions.sources), metavar="NAMES",
               help=f"Flow source: {', '.join(SOURCES)}; or several with commas, of which the "
               "first goes to flows/, from which boxes are made.")  # fmt: skip
 @source_options
-@click.option("--stabilise", type=click.Choice(STABILISE), default=FlowsConfig.flow.stabilise,
+@click.option("--stabilise", type=click.Choice(STABILISE), default=FlowOptions.stabilise,
               help="Take out the camera's motion: warp the second frame back and compute flow "
               "again, or subtract a fit from the flow.")  # fmt: skip
 @rare_option("--keep-unstabilised", is_flag=True,

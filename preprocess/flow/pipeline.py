@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -196,7 +197,7 @@ def _flows(source: FlowSource, frames: torch.Tensor) -> torch.Tensor:
 def _warped(source: FlowSource, frames: torch.Tensor) -> tuple[torch.Tensor, _Camera]:
     """Flow to the second frames warped back by the camera's motion."""
     pictures = frames.cpu().numpy()
-    pairs = list(zip(pictures[:-1], pictures[1:], strict=True))
+    pairs = list(pairwise(pictures))
     found = [camera_motion(first, second) for first, second in pairs]
     aligned = [
         warp_back(second, motion.homography, first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class FlowsConfig:
     jpeg_quality: int = 90
     flow_short_side: int = 240
     map_short_side: int = 64
-    flow: FlowOptions = FlowOptions()
+    flow: FlowOptions = field(default_factory=FlowOptions)
     # Which clips are refused
     max_pixels: int = 8192 * 4320
     max_frames: int = 216_000
@@ -79,7 +79,7 @@ class FlowsConfig:
         Raises:
             InputError: options of flow contradict each other, or one would be ignored.
         """
-        names = {field.name for field in fields(cls)} - {"flow"}
+        names = {each.name for each in fields(cls)} - {"flow"}
         own = {name: value for name, value in given.items() if name in names}
         for name in ("out", "videos"):
             if own.get(name) is not None:

@@ -33,7 +33,7 @@ class WorkerOptions:
     flow_short_side: int = 240
     map_short_side: int = 64
     device: str = "cpu"
-    flow: FlowOptions = FlowOptions()
+    flow: FlowOptions = field(default_factory=FlowOptions)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def settled_clips(
     events: Iterable[Event],
     journal: Journal,
     folders: dict[str, Path],
-    known: Callable[[int], Iterable[Event]] = lambda shard: (),
+    known: Callable[[int], Iterable[Event]] = lambda _: (),
 ) -> Iterator[Event]:
     """Yield for each clip the event that completes or fails it, and publish shards on the way.
 

@@ -38,7 +38,7 @@ def rebuild(
     plan: Plan,
     clip_indexes: list[int],
     purpose: str,
-    on_settled: Callable[[Event], None] = lambda event: None,
+    on_settled: Callable[[Event], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Make clips again and whatever shards they are in; other clips of those shards are copied.
 

@@ -90,7 +90,7 @@ class Journal:
             stream.write(json.dumps(record) + "\n")
 
     def keep_intact(
-        self, folders: dict[str, Path], on_checked: Callable[[int], None] = lambda number: None
+        self, folders: dict[str, Path], on_checked: Callable[[int], None] = lambda _: None
     ) -> list[int]:
         """Drop the shards whose files are not what was published; returns their numbers."""
         damaged = []
