@@ -46,7 +46,7 @@ from shared.run_record import JsonlLog, RunLock, write_options
 from shared.wording import counted
 
 if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV and torch
-    from preprocess.flow_run.pool import StageTimes
+    from preprocess.flow_run.messages import StageTimes
 
 
 @click.command(
@@ -160,8 +160,8 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
         skip_complete,
         split_by_shard,
     )
+    from preprocess.flow_run.pool import running_pool
     from preprocess.flow_run.publishing import failed_record, settled_clips
-    from preprocess.flow_run.worker_pool import running_pool
 
     # ----- What an earlier run finished
     layout = plan.layout

@@ -15,7 +15,7 @@ from benchmarks.record import Figure, fastest, text_of, write_record
 from benchmarks.step_contenders import Contender, kept_gigabytes
 from benchmarks.suite import change, last_results
 from benchmarks.video_peers import available, pillow_transform, pyav
-from preprocess.flow_run.pool import StageTimes
+from preprocess.flow_run.messages import StageTimes
 from preprocess.flows import print_times
 from train.options.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
 

@@ -30,7 +30,7 @@ from preprocess.flow_run.config import recorded_config
 from preprocess.flow_run.decode_groups import ClipTask
 from preprocess.flow_run.decode_step import ClipEncoder
 from preprocess.flow_run.messages import WorkerOptions
-from preprocess.flow_run.pool import START_TRIES, RayPool
+from preprocess.flow_run.ray_pool import START_TRIES, RayPool
 from preprocess.flow_run.stored_clips import stored_events
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.rebuilding.finished_plan import finished_plan
@@ -295,7 +295,7 @@ def test_workers_that_do_not_start():
     pool._ray, pool._failed_starts = SimpleNamespace(kill=lambda handle: None), START_TRIES - 1
     actor = SimpleNamespace(handle=None, is_starting=True)
     with pytest.raises(InputError, match="worker processes do not start under Ray: out of memory"):
-        next(pool._lose(actor, "out of memory"))
+        next(pool._replace(actor, "out of memory"))
 
 
 def test_repairs_need_what_the_run_was_told(tmp_path):

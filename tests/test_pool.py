@@ -16,7 +16,8 @@ from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
 from preprocess.flow_run.decode_step import Decoder
 from preprocess.flow_run.flow_step import FlowWorker
 from preprocess.flow_run.messages import ClipFailed, WorkerOptions
-from preprocess.flow_run.pool import InProcessPool, RayPool
+from preprocess.flow_run.pool import InProcessPool
+from preprocess.flow_run.ray_pool import RayPool
 from shared.manifest import Clip
 from shared.shards import ShardReader
 

@@ -9,7 +9,8 @@ from video_fixtures import moving_picture, render_video
 
 from preprocess.flow_run.decode_groups import ClipTask, group_overlapping
 from preprocess.flow_run.messages import WorkerOptions
-from preprocess.flow_run.pool import InProcessPool, RayPool
+from preprocess.flow_run.pool import InProcessPool
+from preprocess.flow_run.ray_pool import RayPool
 from preprocess.video.decode import Tally, decode_clip
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions

@@ -71,7 +71,7 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
 
 
 def folder_names(layout: DatasetLayout) -> list[str]:
-    """frames, flows, those of further flows, and all boxes that were begun."""
+    """frames, flows, those of further flows, and all folders of boxes, complete or not."""
     others = sorted(path.name for path in layout.root.glob("flows-*") if path.is_dir())
     return ["frames", "flows", *others, *(folder.name for folder in layout.boxes_folders())]
 

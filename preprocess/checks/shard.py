@@ -1,7 +1,7 @@
 """Is a shard what dataset.json says, whole, and in agreement with its siblings?
 
 The shards of one number in frames/, flows/, flows-SOURCE/ and boxes/ hold the same clips in the
-same places, so they are checked together. Every problem is said in words, with where it is.
+same order, so they are checked together. Every problem is described in words, with its location.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ShardsOfNumber:
     """The shards of one number, by name of the folder.
 
     Attributes:
-        clip_ids: of the manifest, in the places that belong to this number.
+        clip_ids: the manifest's clips that belong to this number, in order.
         set_aside: clip ids of failures.jsonl.
     """
 
@@ -81,7 +81,7 @@ def check_shards(shards: ShardsOfNumber) -> dict[str, list[str]]:
 
 
 def kills_its_reader(shards: ShardsOfNumber) -> dict[str, list[str]]:
-    """What is said where reading these shards ended the process."""
+    """The problems of shards that end the process that reads them."""
     found = {name: list(_file_problems(file)) for name, file in shards.files.items()}
     if not any(found.values()):
         found = {name: ["one of this number ends the process that reads it"] for name in found}

@@ -16,7 +16,6 @@ from preprocess.flow.sources import (
     check_sources,
     parse_sources,
 )
-from preprocess.video.motion_vectors import VECTOR_CELL
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, USUAL_LENGTH, USUAL_POINTS
@@ -150,6 +149,8 @@ class FlowOptions:
         if ending in MAP_KINDS:
             config["map"] = MAP_KINDS[ending]
         if source == MOTION_VECTORS:
+            from preprocess.video.motion_vectors import VECTOR_CELL  # OpenCV and PyAV
+
             config["vector_cell"] = VECTOR_CELL
         config |= self.options_of(source).config()
         if self.is_stabilised(output):

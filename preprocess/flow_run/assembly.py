@@ -1,8 +1,8 @@
-"""Clips in the order they were finished, shards in the order of the manifest.
+"""Events arrive in any order; shards hold their clips in the order of the manifest.
 
-An Assembly collects what the workers made of the clips of one shard, in whatever order it comes,
-and writes the frames shard and those of each flow. Bytes wait in a spill file, so that neither a
-long video nor a large shard is ever held in memory.
+An Assembly collects the events of the clips of one shard, and writes the frames shard and one
+shard of each flow. Bytes wait in a temporary file, so that neither a long video nor a large shard
+is ever held in memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 
 @dataclass
 class _MapBuffer:
-    """Maps of one output; keys are numbers of first pairs."""
+    """Maps of one output of one clip; the keys are the numbers of the first pairs of chunks."""
 
     num_maps: int = 0
     size: tuple[int, int] = (0, 0)
@@ -48,7 +48,7 @@ class _MapBuffer:
 
 @dataclass
 class _TrackBuffer:
-    """Tracks of one clip; keys are numbers of first frames."""
+    """Tracks of one clip; the keys are the numbers of the first frames of chunks."""
 
     num_frames: int = 0
     grid: tuple[int, int] = (0, 0)
@@ -60,7 +60,7 @@ class _TrackBuffer:
 
 @dataclass
 class _ClipBuffer:
-    """What has come of one clip, in one attempt; keys are numbers of first frames."""
+    """Everything that arrived of one clip in one attempt; the keys are numbers of first frames."""
 
     maps: dict[str, _MapBuffer]
     tracks: _TrackBuffer | None
@@ -116,16 +116,16 @@ class Assembly:
         return _ClipBuffer(maps, _TrackBuffer() if self._flow.tracks else None, attempt)
 
     def add(self, event: Event) -> bool:
-        """Take in one event; True when it settles its clip, one way or the other."""
+        """Add one event; returns whether it completes or fails its clip."""
         if event.clip_index in self.failures or self._buffers[event.clip_index].is_complete:
-            return False  # a part of a clip that another part has already failed
+            return False  # the clip has failed already
         if isinstance(event, ClipFailed):
             self.failures[event.clip_index] = event
             return True
         buffer = self._buffers[event.clip_index]
         if event.attempt != buffer.attempt:
             if event.attempt < buffer.attempt:
-                return False  # its decoder died since, and the clip was begun again
+                return False  # its decoder died since, and the clip was started again
             buffer = self._buffers[event.clip_index] = self._new_buffer(event.attempt)
         if isinstance(event, EncodedFrames):
             self._add_frames(buffer, event)
@@ -138,8 +138,8 @@ class Assembly:
             buffer.num_expected = event.num_frames
         return buffer.is_complete
 
-    # What is kept is copied: arrays of an event may lie in Ray's object store, and one of them in
-    # use keeps all of them there.
+    # Arrays are copied: those of an event may lie in Ray's object store, and one that is in use
+    # keeps all of them there.
 
     def _add_frames(self, buffer: _ClipBuffer, event: EncodedFrames) -> None:
         buffer.source_size, buffer.stored_size = event.source_size, event.stored_size

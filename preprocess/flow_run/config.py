@@ -116,11 +116,11 @@ def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsCon
     """
     path = layout.flows / "options.json"
     replaced = {name: value for name, value in given.items() if value is not None}
-    place = {"out": layout.out, "dataset": layout.dataset}
+    dataset = {"out": layout.out, "dataset": layout.dataset}
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))["options"]
         kept = {name: value for name, value in recorded.items() if name not in NOT_TAKEN_OVER}
-        return FlowsConfig.from_options(kept | replaced | place)
+        return FlowsConfig.from_options(kept | replaced | dataset)
     except FileNotFoundError:
         raise InputError(f"{path} is not there; it says how the shards were made") from None
     except InputError:

@@ -1,4 +1,4 @@
-"""Further outputs of a dataset that is finished: what is complete stays, and says which clips.
+"""Further outputs of a finished dataset: complete folders stay, and decide which clips are made.
 
 A run for another source, or for lengths or boundaries, decodes all videos again and writes the new
 folders alone. They hold the clips that the finished folders hold: a clip set aside stays so (it is

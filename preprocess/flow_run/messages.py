@@ -120,3 +120,23 @@ class FlowResult:
 
     events: list[FlowEvent] = field(default_factory=list)
     busy_seconds: float = 0.0
+
+
+@dataclass
+class StageTimes:
+    """Seconds that workers were busy, summed over those of a stage; frames they decoded."""
+
+    num_decoders: int = 1
+    num_flow_workers: int = 1
+    decode_busy: float = 0.0
+    flow_busy: float = 0.0
+    num_frames: int = 0
+
+    @property
+    def decode_seconds(self) -> float:
+        """What decoding alone would have taken with these workers."""
+        return self.decode_busy / self.num_decoders
+
+    @property
+    def flow_seconds(self) -> float:
+        return self.flow_busy / self.num_flow_workers

@@ -1,4 +1,4 @@
-"""Which clip goes into which shard, made with which options: fixed before any work starts.
+"""Which clip goes into which shard, and with which options: fixed before any worker starts.
 
 The manifest and the options decide it alone, so that neither workers nor the order in which they
 finish change a byte of any shard.
@@ -28,7 +28,7 @@ from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, write_index
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made.
+    """The shards that a run makes.
 
     Attributes:
         layout: paths of the dataset.
@@ -108,7 +108,7 @@ class Plan:
         return Journal(folder, wanted, option_names())
 
     def remove_indexes(self) -> None:
-        """Take back that the folders are complete, before a shard of theirs is replaced."""
+        """Declare the folders unfinished, before a shard of theirs is replaced."""
         for folder in self.folders.values():
             (folder / INDEX_NAME).unlink(missing_ok=True)
 

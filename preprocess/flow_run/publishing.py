@@ -1,4 +1,4 @@
-"""Events of workers to shards: assemblies that fill, are published, and are noted as finished."""
+"""From the events of workers to shards: a shard is published when its last clip has ended."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def settled_clips(
     folders: dict[str, Path],
     known: Callable[[int], Iterable[Event]] = lambda shard: (),
 ) -> Iterator[Event]:
-    """The event that settles a clip, for each clip; shards are published as their last clip ends.
+    """Yield for each clip the event that completes or fails it, and publish shards on the way.
 
     Args:
         events: of the workers, in any order.
-        journal: where shards are noted as finished.
-        folders: where they are written, by name.
-        known: events of those clips of a shard that the workers were not given.
+        journal: records each shard that is published.
+        folders: of the shards, by name.
+        known: gives the events of the clips of a shard that no worker is given.
     """
     assemblies: dict[int, Assembly] = {}
     spill_folder = next(iter(folders.values()))
@@ -35,7 +35,7 @@ def settled_clips(
         for event in events:
             shard = plan.shard_of(event.clip_index)
             if shard in journal.finished:
-                continue  # what was still under way for a clip set aside
+                continue  # an event of a clip that had failed already
             if shard not in assemblies:
                 clips = {
                     clip_index: plan.clips[clip_index] for clip_index in plan.clip_indexes(shard)
@@ -55,7 +55,7 @@ def settled_clips(
 
 
 def publish(plan: Plan, journal: Journal, folders: dict[str, Path], assembly: Assembly) -> None:
-    """Write the shards of an assembly and note them as finished."""
+    """Write the shards of an assembly and record them in the journal."""
     entries = assembly.publish(folders, plan.configs)
     refuse_other_videos(plan, assembly.number)
     failures = [
@@ -67,7 +67,7 @@ def publish(plan: Plan, journal: Journal, folders: dict[str, Path], assembly: As
 
 
 def failed_record(plan: Plan, event: Event) -> dict | None:
-    """What failures.jsonl says of a clip that an event set aside; None where it did not."""
+    """The record for failures.jsonl if the event says that its clip failed; else None."""
     if not isinstance(event, ClipFailed):
         return None
     return failure_record(plan.clips[event.clip_index], event.stage, event.reason)

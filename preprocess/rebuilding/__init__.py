@@ -1,1 +1,1 @@
-"""Make some shards of a finished dataset again and put them in place, the rest untouched."""
+"""Make some shards of a finished dataset again; the others stay untouched."""

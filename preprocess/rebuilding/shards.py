@@ -22,9 +22,9 @@ from tqdm import tqdm
 from preprocess.flow_run.decode_groups import decode_groups
 from preprocess.flow_run.messages import ClipFailed, Event
 from preprocess.flow_run.plan import Plan
+from preprocess.flow_run.pool import running_pool
 from preprocess.flow_run.publishing import settled_clips
 from preprocess.flow_run.stored_clips import stored_events
-from preprocess.flow_run.worker_pool import running_pool
 from preprocess.running.failures import read_failures, write_failures
 from preprocess.running.journal import Journal, is_intact
 from shared.errors import InputError

@@ -1,4 +1,4 @@
-"""What an earlier run left: is it complete, was it made with the same options, what is finished?"""
+"""What an earlier run left: whether it is complete, and which shards are finished."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def complete_index(
 
 
 def described(index: DatasetIndex) -> dict[str, Any]:
-    """What decides the content of a folder of shards, flat, by option."""
+    """Everything that decides the content of a folder of shards, flat, by option."""
     return index.config | {
         "clips_per_shard": index.clips_per_shard,
         "manifest": index.manifest_digest,
@@ -47,7 +47,7 @@ def described(index: DatasetIndex) -> dict[str, Any]:
 
 
 class Journal:
-    """Finished shards of a run that has not finished: one line each, after a line of options.
+    """The finished shards of an unfinished run: one line each, after a line of options.
 
     Shards alone do not tell which clips failed, nor their own checksums.
 
@@ -78,13 +78,13 @@ class Journal:
         self._head = wanted
 
     def start(self) -> None:
-        """Begin the file anew with what is still `finished`."""
+        """Write the file anew with the shards in `finished`."""
         records = [self._head, *(self.finished[number] for number in sorted(self.finished))]
         text = "".join(json.dumps(record) + "\n" for record in records)
         write_atomically(self._path, text.encode())
 
     def add(self, record: dict[str, Any]) -> None:
-        """Note a shard as finished, after it was published."""
+        """Record a shard as finished, after it was published."""
         self.finished[record["shard"]] = record
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
@@ -92,7 +92,7 @@ class Journal:
     def keep_intact(
         self, folders: dict[str, Path], on_checked: Callable[[int], None] = lambda number: None
     ) -> list[int]:
-        """Forget the shards whose files are not what was published; returns their numbers."""
+        """Drop the shards whose files are not what was published; returns their numbers."""
         damaged = []
         for number, record in sorted(self.finished.items()):
             if not all(
@@ -106,7 +106,7 @@ class Journal:
         return damaged
 
     def failures(self) -> list[dict[str, Any]]:
-        """What the records list as `failures`, in order of the shards."""
+        """The `failures` of all records, in the order of the shards."""
         return [
             failure
             for number in sorted(self.finished)
@@ -137,19 +137,21 @@ def remove_journal(folder: Path) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Take back that a folder is complete or under way; its shards stay until they are replaced."""
+    """Declare a folder unfinished and unstarted; its shards stay until they are replaced."""
     (Path(folder) / INDEX_NAME).unlink(missing_ok=True)
     remove_journal(folder)
 
 
 def is_under_way(folder: Path) -> bool:
-    """Whether a run of all folders was begun whose journal is there."""
+    """Whether the folder has the journal of a run of all folders."""
     records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
     return bool(records) and "beside" not in records[0]
 
 
 def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
-    """Drop a journal begun beside folders that have been replaced since, as `retry` does.
+    """Remove a journal of a run beside complete folders, if these have been replaced since.
+
+    `retry` replaces them, for one.
 
     Args:
         digests: of the complete folders by name; None where there are none.

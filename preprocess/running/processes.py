@@ -1,4 +1,4 @@
-"""Work in processes of this machine that may die: a task is done, or known to kill its process."""
+"""Run tasks in processes that may die: each task gives a result, or is known to be fatal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def start_worker() -> None:
-    """Ctrl-C is the driver's to handle; and a worker must not outlive a driver that was killed."""
+    """Leave Ctrl-C to the driver, and end with the driver if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -34,7 +34,7 @@ def start_worker() -> None:
 
 @contextmanager
 def executor(num_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes for tasks; stopped by Ctrl-C or an error, it does not wait for those under way."""
+    """A pool of processes; Ctrl-C or an error stops it without waiting for running tasks."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, context, initializer=start_worker)
@@ -51,10 +51,10 @@ def executor(num_workers: int) -> Iterator[ProcessPoolExecutor]:
 def results_of(
     function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
 ) -> Iterator[tuple[Task, Result | None]]:
-    """(task, result) as they come; None for a task that ended its process.
+    """Yield (task, result) in the order of completion; None for a task that ended its process.
 
-    As many tasks are under way as there are workers, so that where one dies only those are tried
-    again, each in a process of its own.
+    As many tasks run as there are workers, so that only those are tried again when a worker dies,
+    each in a process of its own.
     """
     waiting = deque(tasks)
     while waiting:
@@ -71,10 +71,10 @@ def results_of(
             except BrokenProcessPool:
                 pass  # what is left in `running` is suspect
         for task in running.values():
-            yield task, _alone(function, task)
+            yield task, _in_own_process(function, task)
 
 
-def _alone(function: Callable[[Task], Result], task: Task) -> Result | None:
+def _in_own_process(function: Callable[[Task], Result], task: Task) -> Result | None:
     with executor(1) as pool:
         try:
             pool.submit(os.getpid).result()

@@ -1,4 +1,4 @@
-"""Shards are made with one set of options and of one manifest: refuse to go on with others."""
+"""All shards of a folder have the same options and the same manifest; others are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from shared.errors import InputError
 from shared.make_commands import make_anew
 
-# What decides the content of shards, as the command line has it where that is not --NAME itself.
+# The option of the command line for each key of a config.
 _OPTIONS = {"flow_source": "--source", "made_from": "what they are made of"} | {
     name: f"--{name.replace('_', '-')}"
     for name in (
@@ -96,7 +96,7 @@ def refuse_other_manifest(folder: Path, found: str, wanted: str) -> None:
 def _in_words(
     found: dict[str, Any], wanted: dict[str, Any], keys: list[str], names: OptionNames
 ) -> list[str]:
-    """What differs, option by option; what an option brings with it is not said beside it."""
+    """The differences, one text an option; keys that an option brings with it are left out."""
     words = []
     for option, brought, sign in (
         ("--from-annotations", lambda name: (name in found) != (name in wanted), "annotations"),
