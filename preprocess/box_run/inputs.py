@@ -66,7 +66,7 @@ def read_inputs(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
 
 
 def _refuse_unused(options: dict[str, Any]) -> None:
-    """Options of motion maps do not go with annotations, nor the other way round."""
+    """Refuse options of motion maps together with annotations, and the other way round."""
     annotated = options["from_annotations"] is not None
     names = {"changes": "set", "box_format": "format"}
     for option in MOTION_OPTIONS if annotated else ANNOTATION_OPTIONS:
@@ -109,7 +109,7 @@ def motion_inputs(layout: DatasetLayout, folder: Path, parameters: MotionParamet
 
 
 def made_from(folder: Path) -> dict[str, str]:
-    """What a config says of where boxes come from; flows/ goes without saying."""
+    """The entry of a config that names the folder that boxes are made from; none for flows/."""
     return {} if folder.name == "flows" else {"made_from": folder.name}
 
 

@@ -1,4 +1,4 @@
-"""Which flows `preprocess.boxes` reads: those of a source, with maps that the preset is for."""
+"""The folder of flows that `preprocess.boxes` reads, by flow source and preset."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _flows_folder(layout: DatasetLayout, source: str | None) -> Path:
 
 
 def _boundaries_folder(layout: DatasetLayout, source: str | None, preset: str) -> Path:
-    """That of the first source where none is given; if that has none, the only one there is."""
+    """The boundaries maps of a source; without `source` those of the first, or the only ones."""
     wanted = (source or first_source(layout)).removesuffix(BOUNDARIES)
     folder = layout.flows_of(wanted + BOUNDARIES)
     if read_index(folder) is not None:
@@ -90,5 +90,5 @@ def _boundaries_folder(layout: DatasetLayout, source: str | None, preset: str) -
 
 
 def _clips(index: DatasetIndex) -> tuple:
-    """What tells the clips of a folder without opening its shards."""
+    """Identifies the clips of a folder without opening its shards."""
     return index.manifest_digest, index.clips_per_shard, [entry.clips for entry in index.shards]

@@ -32,11 +32,11 @@ class ShardBuilder(Protocol):
 
 @dataclass(frozen=True)
 class FromMotion:
-    """Boxes of the motion maps of a flows shard.
+    """Boxes from the motion maps of a flows shard.
 
     Attributes:
-        frames: folder of the frames shards, whose pictures tell the texture; None where the
-            parameters do not ask for it.
+        frames: folder of the frames shards that texture is computed from; None where the parameters
+            use no texture.
     """
 
     parameters: MotionParameters
@@ -89,11 +89,11 @@ def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) ->
 
 @dataclass(frozen=True)
 class FromAnnotations:
-    """Annotated boxes, onto the frames of a frames shard.
+    """Boxes from annotations, for the frames of a frames shard.
 
     A frame's box is the smallest around all its annotated boxes, inside the frame; its contours are
-    those boxes, in the order of the file. A frame that is not annotated has none. The score is NaN:
-    no motion was looked at.
+    those boxes, in the order of the file. A frame that is not annotated has none. The score is NaN,
+    because no motion is measured.
     """
 
     annotations: BoxAnnotations

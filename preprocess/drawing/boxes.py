@@ -1,4 +1,4 @@
-"""Boxes that `preprocess.show` draws beside those it finds: stored ones, and annotated ones."""
+"""Stored boxes and annotated boxes, which `preprocess.show` draws beside those that it finds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from shared.shards import ShardReader
 def stored_boxes(folder: Path, video: Path, pts_seconds: np.ndarray) -> list[np.ndarray]:
     """The motion boxes that the shards of a dataset hold for a video.
 
-    The clip is the one whose id is the video's name without its ending, or the first one that the
-    manifest beside the shards has of this video. Frames meet by their times.
+    The clip is the one whose id is the video's name without its ending. If there is none, it is the
+    first clip of this video in the manifest beside the shards. Frames are matched by their times.
 
     Args:
         folder: of the boxes shards, such as OUT/ssv2/boxes.

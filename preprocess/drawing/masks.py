@@ -1,7 +1,7 @@
 """The masks of each method over a whole video, for `preprocess.show`.
 
-A trainer's clip is 16 frames, `stride` apart. A longer video is cut into such windows one after
-another, each with masks of its own, drawn from the motion in it: so one sees what training would.
+A clip of the trainer is 16 frames, `stride` apart. A longer video is cut into consecutive windows
+of that length. Each window has masks of its own, drawn from the motion in it, as in training.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PATCH = 16  # pixels of the view
 CLIP_FRAMES = 16
 TUBELET = 2  # frames of a clip in a token (VideoMAE)
 
-# Of each method: the mask, and the ratios of its paper. "all" and "inside" stand for --mask-ratio
-# and --inside-ratio.
+# Method -> its mask, and the ratios of its paper. "all" means --mask-ratio, "inside" means
+# --inside-ratio.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "VideoMAE": ("tube", {"mask_ratio": "all"}),
     "MOFO": ("motion_tube", {"mask_ratio": "all", "inside_ratio": "inside"}),
@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Ratios:
-    """What the options of the command say of masks; shares of 0..1."""
+    """Mask ratios that the options of the command set, 0..1."""
 
     mask_ratio: float = 0.9
     inside_ratio: float = 0.75
@@ -108,8 +108,8 @@ def draw_masks(
 
 
 def _resolved(options: dict[str, Any], ratios: Ratios) -> dict[str, float]:
-    told = {"all": ratios.mask_ratio, "inside": ratios.inside_ratio}
-    return {name: told.get(value, value) for name, value in options.items()}
+    given = {"all": ratios.mask_ratio, "inside": ratios.inside_ratio}
+    return {name: given.get(value, value) for name, value in options.items()}
 
 
 def _refuse_extremes(method: str, mask: np.ndarray) -> None:

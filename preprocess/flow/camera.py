@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-MIN_INLIERS = 25  # fewer say nothing of eight unknowns; the paper's public code asks for 50
+MIN_INLIERS = 25  # fewer do not determine eight unknowns; the paper's public code asks for 50
 MAX_CORNERS = 600
 CORNER_QUALITY = 0.001  # of the best corner's eigenvalue, as in the paper
 INLIER_PX = 1.0  # distance at which a match agrees with the homography

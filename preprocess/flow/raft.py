@@ -28,8 +28,8 @@ class RaftFlow:
     edge to multiples of 8, at least 128 px, and the flow is cut back.
 
     Args:
-        weights: a state_dict file of torchvision's `raft_small` or `raft_large`; which of them,
-            its tensors tell.
+        weights: a state_dict file of torchvision's `raft_small` or `raft_large`; the shapes of its
+            tensors decide which of them is built.
         device: where the network runs.
 
     Raises:

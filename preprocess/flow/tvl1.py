@@ -14,9 +14,9 @@ One algorithm, three ways to run it, chosen by where the frames are:
     tvl1_solvers/eager.py   plain PyTorch: the reference, and the fallback without a compiler
 
 The flow of a pair depends on its two frames (and `initial`) alone, bit for bit: not on the batch,
-not on pairs before it, not on the processor, and not on which of the three computed it. Less would
-not do: the energy has several minima where something is occluded, and noise of 1e-5 grey values
-moves up to a third of the pixels of a real pair by more than 1e-4 px, some by several px.
+not on pairs before it, not on the processor, and not on which of the three computed it. Nothing
+less is enough: the energy has several minima where something is occluded, and noise of 1e-5 grey
+values moves up to a third of the pixels of a real pair by more than 1e-4 px, some by several px.
 """
 
 from __future__ import annotations

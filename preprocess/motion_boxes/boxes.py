@@ -24,14 +24,15 @@ def motion_boxes(
     Args:
         maps: float32 [T, h, w], the clip's motion maps in order.
         parameters: see MotionParameters.
-        textures: float32 [T, h, w], see `texture_maps`; None is the same texture everywhere.
+        textures: float32 [T, h, w], see `texture_maps`; None: all cells weigh the same.
 
     Returns:
         boxes float32 [T, 4] x1 y1 x2 y2, half-open, in pixels of the maps, NaN where nothing moves;
         score float32 [T], the share of the frame's motion energy (sum of squared map values) inside
-        the box, 0 where there is none; and what each box was put around, also where it is the next
-        frame's: contours, the largest first, each float32 [k, 2] of x, y in pixels of the map (a
-        pixel's centre is at .5), none where there is no box.
+        the box, 0 where there is none; and for each frame the contours that its box encloses, the
+        largest first, each float32 [k, 2] of x, y in pixels of the map (the centre of a pixel is at
+        .5), none where there is no box. A frame that takes the next frame's box takes its contours
+        too.
     """
     assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
     contours = [
@@ -41,10 +42,10 @@ def motion_boxes(
         for frame, evidence in enumerate(motion_evidence(maps, parameters, textures))
     ]
     found = np.array([_box_around(each) for each in contours], dtype=np.float32).reshape(-1, 4)
-    taken = _frames_taken(found, maps.shape[1:], parameters)
-    boxes = found[taken]
-    around = [[contour[:, 0].astype(np.float32) + 0.5 for contour in contours[i]] for i in taken]
-    return boxes, _scores(maps, boxes), around
+    chosen = _frames_of_boxes(found, maps.shape[1:], parameters)
+    boxes = found[chosen]
+    enclosed = [[contour[:, 0].astype(np.float32) + 0.5 for contour in contours[i]] for i in chosen]
+    return boxes, _scores(maps, boxes), enclosed
 
 
 def _box_around(contours: list[np.ndarray]) -> np.ndarray:
@@ -55,18 +56,21 @@ def _box_around(contours: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]])
 
 
-def _frames_taken(
+def _frames_of_boxes(
     boxes: np.ndarray, size: tuple[int, int], parameters: MotionParameters
 ) -> np.ndarray:
-    """int64 [T]: whose box each frame has. Where its own of boxes [T, 4] is too large or too small
-    it is the next frame's, from the last frame backwards."""
+    """int64 [T]: the frame whose box each frame takes.
+
+    A frame takes its own box of boxes [T, 4], unless that is too large or too small; then it takes
+    what the next frame takes. The last frame always takes its own.
+    """
     height, width = size
-    taken = np.arange(len(boxes))
+    chosen = np.arange(len(boxes))
     for frame in range(len(boxes) - 2, -1, -1):
         sides = (boxes[frame, 2:] - boxes[frame, :2]) / (width, height)
         if sides.max() > parameters.largest_side or sides.prod() < parameters.smallest_area:
-            taken[frame] = taken[frame + 1]
-    return taken
+            chosen[frame] = chosen[frame + 1]
+    return chosen
 
 
 def _scores(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -13,10 +13,10 @@ from preprocess.motion_boxes.presets import MotionParameters
 
 
 def texture_maps(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How much there is to see in each cell: the mean length of the picture's gradient.
+    """Texture of each cell of a map: the mean length of the picture's gradient.
 
-    Flow is found where there is texture and guessed by smoothness elsewhere, so a motion boundary
-    says more the more texture it lies on.
+    Flow is measured where there is texture, and interpolated by smoothness elsewhere. So a motion
+    boundary is better evidence where there is more texture.
 
     Args:
         pictures: uint8 [T, H, W], grey, as large as the maps or larger.
@@ -42,7 +42,7 @@ def motion_evidence(
     Args:
         maps: float32 [T, h, w], the clip's motion maps in order.
         parameters: see MotionParameters.
-        textures: float32 [T, h, w], see `texture_maps`; None is the same texture everywhere.
+        textures: float32 [T, h, w], see `texture_maps`; None: all cells weigh the same.
 
     Returns:
         float32 [T, h, w].

@@ -1,4 +1,4 @@
-"""The numbers by which motion maps become boxes, and the named sets of them."""
+"""The parameters of motion boxes, and named presets of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.errors import InputError
 class MotionParameters:
     """How maps become boxes. Lengths are pixels of a map with 240 lines.
 
-    Steps, in this order; one with its neutral value does nothing.
+    The steps run in this order. A step does nothing when its parameter has the neutral value.
 
     Attributes:
         texture: power of the picture's texture that maps are multiplied by; see `texture_maps`.
@@ -65,11 +65,11 @@ class MotionParameters:
 
 
 PRESETS: dict[str, MotionParameters] = {
-    # Few numbers, none of them fine: a motion boundary counts by the texture it lies on, because
-    # flow between textures is a guess; summing over 9 frames steadies the box where flow flickers,
-    # one and a quarter times the mean leaves out noise of the background that the mean itself lets
-    # in, and a second contour much weaker than the first is noise more often than an object. What
-    # else was tried is in benchmarks/results/boxes.md.
+    # There are few numbers, and none needs to be exact. Texture weights a motion boundary, because
+    # flow is a guess where there is no texture. The sum over 9 frames keeps the box steady where
+    # flow flickers. A threshold of 1.25 times the mean removes background noise that the mean
+    # itself lets through. A second contour that is much weaker than the first is noise more often
+    # than an object. benchmarks/results/boxes.md lists what else was tried.
     "default": MotionParameters(
         texture=1.0, frames_before=4, frames_after=4, mean_factor=1.25, smallest_share=0.4
     ),
