@@ -96,16 +96,18 @@ def mgm(
 
 def _check_pattern(pattern: str, aspect: tuple[float, float] | None) -> tuple[float, float]:
     if pattern not in PATTERNS:
-        raise InputError(f"pattern is {pattern!r}; allowed: {', '.join(PATTERNS)}")
+        raise InputError("unknown-name", f"pattern is {pattern!r}; allowed: {', '.join(PATTERNS)}")
     if pattern == "sparse" and aspect is not None:
-        raise InputError("aspect is not used by the sparse pattern; leave it out")
+        raise InputError("option-unused", "aspect is not used by the sparse pattern; leave it out")
     return ASPECT if aspect is None else aspect
 
 
 def _draw_velocity(rng: np.random.Generator, speed: tuple[float, float]) -> np.ndarray:
     """float64 [2]: cells per time step along x and y."""
     if not 0.0 <= speed[0] <= speed[1] < float("inf"):
-        raise InputError(f"speed is {speed}; a rising pair of cells per time step is allowed")
+        raise InputError(
+            "out-of-range", f"speed is {speed}; a rising pair of cells per time step is allowed"
+        )
     angle = rng.uniform(0.0, 2 * np.pi)
     return rng.uniform(*speed) * np.array([np.cos(angle), np.sin(angle)])
 

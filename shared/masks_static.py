@@ -28,7 +28,7 @@ def motion_tube(
     """
     check_share("mask_ratio", mask_ratio)
     if not 0.0 <= inside_ratio <= 1.0:
-        raise InputError(f"inside_ratio is {inside_ratio}; 0 to 1 is allowed")
+        raise InputError("out-of-range", f"inside_ratio is {inside_ratio}; 0 to 1 is allowed")
     positions = tube_mask(scene.inside.ravel(), mask_ratio, inside_ratio, rng)
     return np.tile(positions, scene.time_steps)
 
@@ -80,7 +80,7 @@ def cube(
         aspect: least and most width / height, before the grid cuts a side.
     """
     if min_positions < 1:
-        raise InputError(f"min_positions is {min_positions}; at least 1 is allowed")
+        raise InputError("out-of-range", f"min_positions is {min_positions}; at least 1 is allowed")
     count = scene.masked_positions(mask_ratio)
     steps: list[np.ndarray] = []
     while len(steps) < scene.time_steps:

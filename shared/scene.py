@@ -47,4 +47,6 @@ class Scene:
 
 def check_share(name: str, share: float) -> None:
     if not 0.0 < share < 1.0:
-        raise InputError(f"{name} is {share}; a share above 0 and below 1 is allowed")
+        raise InputError(
+            "out-of-range", f"{name} is {share}; a share above 0 and below 1 is allowed"
+        )
