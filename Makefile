@@ -63,11 +63,15 @@ videos := $${VIDEOS:+--videos "$$VIDEOS"}
 toy_command      = $(call run,preprocess.toy,--out "$$OUT" $(call goal_args,toy),$(python))
 manifest_command = $(call run,preprocess.manifest,$(dataset) $(videos) $${ANNOTATIONS:+--annotations "$$ANNOTATIONS"} \
                      $${MANIFEST:+--manifest "$$MANIFEST"} $(call goal_args,manifest),$(python))
-# MME predicts tracks of points; flows that have them keep them whatever the method is now.
-tracks = $(if $(or $(filter mme,$(METHOD)),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories)
-# MGM masks along the codec's motion vectors; the same.
+# $(call recipe_has,TEXT): whether the table of METHOD in a recipe has a line that begins with TEXT.
+recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
+  '/^\[/ {inside = index($$0, table) == 1} inside && index($$0, text) == 1 {print "yes"; exit}' train/recipes/*.toml)
+# A method that predicts trajectories needs tracks of points; flows that have them keep them
+# whatever the method is now.
+tracks = $(if $(or $(call recipe_has,target = "trajectories"),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories)
+# A method that masks along the codec's motion vectors needs those; the same.
 comma := ,
-vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(filter mgm,$(METHOD)),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
+vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(call recipe_has,motion_source = "motion-vectors-length"),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
 flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $(vectors) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
                      $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $(call goal_args,flows),$(python))
 boxes_command    = $(call run,preprocess.boxes,$(dataset) $(call goal_args,boxes),$(python))

@@ -39,8 +39,8 @@ from shared.files import remove_leftovers
 from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID, TUBE_POSITIONS
 from shared.layout import DatasetLayout
 from shared.manifest import manifest_digest, read_manifest
-from shared.masking import masked_counts
 from shared.run_record import RunLock, write_options
+from shared.scene import masked_counts
 from shared.shard_index import DatasetIndex, ShardEntry, write_index
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader

@@ -5,11 +5,10 @@ import pytest
 from errors import refuses
 from scipy.stats import chi2
 
-from shared.masking import masked_counts, round_half_up
-from shared.masks import MASKS, Scene
-from shared.masks_moving import _bounce
+from shared.masks import MASKS, Scene, _bounce
 from shared.randomness import counter_generator
 from shared.rectangles import draw_aspect, nearest_cells, sides
+from shared.scene import masked_counts, round_half_up
 
 T, G = 8, 14
 DRAWS = 10_000
@@ -40,7 +39,7 @@ KINDS = {
 def draw(name: str, scene: Scene, *key, **changes) -> np.ndarray:
     """bool [T', R, Q]"""
     options = KINDS[name] | changes
-    mask = MASKS[name.split()[0]](scene, counter_generator(*key), **options)
+    mask = MASKS[name.split()[0]].draw(scene, counter_generator(*key), **options)
     assert mask.dtype == np.bool_ and mask.shape == (scene.time_steps * scene.inside.size,)
     return mask.reshape(scene.time_steps, *scene.grid)
 
