@@ -90,7 +90,7 @@ class JsonlLog:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _cut_to_whole_lines(self.path)
-        self._stream = open(self.path, "a", encoding="utf-8")
+        self._stream = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (until `close`)
 
     def write(self, event: dict[str, Any]) -> None:
         self._stream.write(json.dumps(event, ensure_ascii=False) + "\n")
