@@ -43,7 +43,7 @@ endif
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 .PHONY: all help .venv toy manifest doctor flows boxes export verify retry show pretrain finetune \
-        evaluate report ablation test test-slow bench lint types update-pins
+        evaluate report ablation test test-slow test-lowest bench lint types update-pins
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -63,11 +63,15 @@ videos := $${VIDEOS:+--videos "$$VIDEOS"}
 toy_command      = $(call run,preprocess.toy,--out "$$OUT" $(call goal_args,toy),$(python))
 manifest_command = $(call run,preprocess.manifest,$(dataset) $(videos) $${ANNOTATIONS:+--annotations "$$ANNOTATIONS"} \
                      $${MANIFEST:+--manifest "$$MANIFEST"} $(call goal_args,manifest),$(python))
-# MME predicts tracks of points; flows that have them keep them whatever the method is now.
-tracks = $(if $(or $(filter mme,$(METHOD)),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories)
-# MGM masks along the codec's motion vectors; the same.
+# $(call recipe_has,TEXT): whether the table of METHOD in a recipe has a line that begins with TEXT.
+recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
+  '/^\[/ {inside = index($$0, table) == 1} inside && index($$0, text) == 1 {print "yes"; exit}' train/recipes/*.toml)
+# A method that predicts trajectories needs tracks of points; flows that have them keep them
+# whatever the method is now.
+tracks = $(if $(or $(call recipe_has,target = "trajectories"),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories)
+# A method that masks along the codec's motion vectors needs those; the same.
 comma := ,
-vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(filter mgm,$(METHOD)),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
+vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(call recipe_has,motion_source = "motion-vectors-length"),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
 flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $(vectors) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
                      $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $(call goal_args,flows),$(python))
 boxes_command    = $(call run,preprocess.boxes,$(dataset) $(call goal_args,boxes),$(python))
@@ -154,6 +158,9 @@ test: $(STAMP)  ## the fast tests (at most 8 minutes on two cores)
 test-slow: $(STAMP)  ## tests that do real harm or work at scale
 	@$(python) -m pytest -m slow $(call goal_args,test-slow)
 
+test-lowest: $(STAMP) .venv-lowest/installed  ## the fast tests with the lowest versions that setup.cfg allows
+	@.venv-lowest/bin/python -m pytest -n 2 --dist loadfile $(call goal_args,test-lowest)
+
 bench: $(STAMP)  ## every headline figure beside its peer's, in 15 minutes on two cores
 	@$(python) -m benchmarks.suite $(call goal_args,bench)
 
@@ -179,6 +186,16 @@ $(STAMP): setup.cfg constraints.txt
 .venv/linted: $(STAMP)
 	@.venv/bin/pip install --disable-pip-version-check --quiet -c constraints.txt '.[lint]'
 	@touch .venv/linted
+
+# Of each package of setup.cfg the lowest version that it allows, as constraints: name==version.
+.venv-lowest/installed: setup.cfg
+	@$(PYTHON) .preflight.py
+	@rm -rf .venv-lowest
+	@$(PYTHON) -m venv .venv-lowest
+	@sed -nE 's/^ +([A-Za-z0-9-]+)(\[[a-z]+\])?>=([0-9.]+)$$/\1==\3/p' setup.cfg | sort -u > .venv-lowest/lowest.txt
+	@echo "installing the lowest versions into .venv-lowest (several GB of packages, some minutes)"
+	@.venv-lowest/bin/pip install --disable-pip-version-check --progress-bar off --quiet -c .venv-lowest/lowest.txt '.[test]'
+	@touch $@
 
 # The newest versions that fit together, of every package and of what these need. Run the tests after it.
 update-pins:  ## write constraints.txt anew, with the newest versions

@@ -168,7 +168,7 @@ def _reading(
                 to_device({"pixels": torch.from_numpy(pixels)}, CPU)
             else:
                 pillow_transform(frames, scales, size, rng)
-            MASKS["tube"](scene, rng, mask_ratio=0.9)
+            MASKS["tube"].draw(scene, rng, mask_ratio=0.9)
 
     return read
 

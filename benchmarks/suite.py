@@ -170,7 +170,7 @@ def _tvl1(scratch: Path, samples: Path) -> list[Figure]:
                 row[f"opencv_{name}"],
                 more_is_better=False,
                 target=1.0,
-            )  # fmt: skip
+            )
             for name, unit in names
         ),
     ]

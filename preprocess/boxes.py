@@ -32,8 +32,8 @@ from shared.errors import user_errors
 from shared.grid import TUBE_POSITIONS
 from shared.layout import DatasetLayout
 from shared.manifest import manifest_digest, read_manifest
-from shared.masking import masked_counts
 from shared.run_record import RunLock, write_options
+from shared.scene import masked_counts
 from shared.shard_index import DatasetIndex
 from shared.shards import ShardReader
 from shared.wording import counted

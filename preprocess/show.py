@@ -83,18 +83,17 @@ FLOW_BATCH = 8  # pairs of a piece of work
 # What masks hide
 @click.option(
     "--mask-ratio",
-    default=0.9,
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of all patches to hide, for VideoMAE, MOFO and random. The other methods use the "
-    "ratio of their paper.",
+    help="Share of all patches to hide, in every method.",
+    show_default="of each method's recipe",
 )
 @click.option(
     "--inside-ratio",
-    default=0.75,
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of the patches inside the box to hide, for MOFO.",
+    help="Share of the patches in the motion box to hide (mofo).",
+    show_default="of its recipe",
 )
 @click.option(
     "--stride",
@@ -127,8 +126,8 @@ def main(
     seconds: float,
     flow_preset: str,
     motion_preset: str,
-    mask_ratio: float,
-    inside_ratio: float,
+    mask_ratio: float | None,
+    inside_ratio: float | None,
     stride: int,
     boxes: Path | None,
     annotations: Path | None,

@@ -39,10 +39,13 @@ def refuse_too_few(cuda: Any, asked: int, option: str) -> None:
     """
     reason = why_no_gpu(cuda)
     if reason is not None:
-        raise InputError(f"{option} {asked}: no GPU can be used here: {reason}; {_remedy(reason)}")
+        raise InputError(
+            "no-gpu", f"{option} {asked}: no GPU can be used here: {reason}; {_remedy(reason)}"
+        )
     if cuda.device_count() < asked:
         raise InputError(
-            f"{option} {asked}: this machine has {cuda.device_count()} GPUs; ask for no more"
+            "no-gpu",
+            f"{option} {asked}: this machine has {cuda.device_count()} GPUs; ask for no more",
         )
 
 

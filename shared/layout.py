@@ -138,6 +138,7 @@ class DatasetLayout:
 def _check_name(what: str, name: str) -> None:
     if not DATASET_NAME.fullmatch(name):
         raise InputError(
+            "bad-name",
             f"{what} {name!r}: letters, digits, '.', '_' and '-' are allowed, beginning with a "
-            "letter or digit"
+            "letter or digit",
         )

@@ -55,24 +55,31 @@ class Clip:
         num_bytes = len(self.clip_id.encode())
         if not 1 <= num_bytes <= MAX_CLIP_ID_BYTES or CONTROL.search(self.clip_id):
             raise InputError(
+                "bad-name",
                 f"clip_id {_short(self.clip_id)} has {num_bytes} bytes; 1 to {MAX_CLIP_ID_BYTES} "
-                "bytes without control characters are allowed"
+                "bytes without control characters are allowed",
             )
         check_relative_path(self.video)
         if self.split not in SPLITS:
-            raise InputError(f"split {self.split!r} is none of {', '.join(SPLITS)}")
+            raise InputError("unknown-name", f"split {self.split!r} is none of {', '.join(SPLITS)}")
         for name in ("start_seconds", "stop_seconds"):
             seconds = getattr(self, name)
             if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
-                raise InputError(f"{name} is {seconds}; a number of seconds from 0 is allowed")
+                raise InputError(
+                    "out-of-range", f"{name} is {seconds}; a number of seconds from 0 is allowed"
+                )
         start, stop = self.span
         if stop <= start:
-            raise InputError(f"stop_seconds {stop} is not after start_seconds {start}")
+            raise InputError(
+                "out-of-range", f"stop_seconds {stop} is not after start_seconds {start}"
+            )
         for name in LABEL_KINDS:
             number = getattr(self, name)
             if number is not None and not 0 <= number < MAX_CLASSES:
                 raise InputError(
-                    f"{name} is {number:.6g}; class numbers from 0 to {MAX_CLASSES - 1} are allowed"
+                    "out-of-range",
+                    f"{name} is {number:.6g}; class numbers from 0 to {MAX_CLASSES - 1} are "
+                    "allowed",
                 )
 
     @property
@@ -110,13 +117,16 @@ class ClassList:
             for number, name in enumerate(getattr(self, kind)):
                 if SURROGATE.search(name):
                     raise InputError(
+                        "bad-name",
                         f"{kind} {number}, {_short(name)}, is no Unicode text: it has half of a "
-                        "character; mend it in the annotations"
+                        "character; mend it in the annotations",
                     )
         for name in FLIP_FIELDS:
             flip = getattr(self, name)
             if flip is not None and sorted(flip) != list(range(len(self.label))):
-                raise InputError(f"{name} must list each of the {len(self.label)} labels once")
+                raise InputError(
+                    "other-classes", f"{name} must list each of the {len(self.label)} labels once"
+                )
 
 
 def check_relative_path(video: str) -> None:
@@ -129,13 +139,13 @@ def check_relative_path(video: str) -> None:
     path = PurePosixPath(video)
     allowed = "a path relative to the video root without '..' is allowed"
     if not video or CONTROL.search(video) or "\\" in video:
-        raise InputError(f"video {_short(video)}: {allowed}")
+        raise InputError("unsafe-path", f"video {_short(video)}: {allowed}")
     if path.is_absolute() or ".." in path.parts:
-        raise InputError(f"video {_short(video)} leaves the video root; {allowed}")
+        raise InputError("unsafe-path", f"video {_short(video)} leaves the video root; {allowed}")
     if ":" in path.parts[0]:
-        raise InputError(f"video {_short(video)} looks like an address; {allowed}")
+        raise InputError("unsafe-path", f"video {_short(video)} looks like an address; {allowed}")
     if len(video.encode()) > 1024 or any(len(part.encode()) > 255 for part in path.parts):
-        raise InputError(f"video {_short(video)}: the path is too long; {allowed}")
+        raise InputError("bad-name", f"video {_short(video)}: the path is too long; {allowed}")
 
 
 def read_manifest(path: Path) -> list[Clip]:
@@ -148,11 +158,11 @@ def read_manifest(path: Path) -> list[Clip]:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         made = make_around(path, "manifest")
-        raise InputError(f"no manifest at {path}; make one with {made}") from None
+        raise InputError("missing-file", f"no manifest at {path}; make one with {made}") from None
     except UnicodeDecodeError as error:
         row = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path}, row {row}: not UTF-8 at byte {error.start}; save it as UTF-8"
+            "wrong-format", f"{path}, row {row}: not UTF-8 at byte {error.start}; save it as UTF-8"
         ) from None
     return parse_manifest(text, str(path))
 
@@ -168,7 +178,9 @@ def parse_manifest(text: str, name: str) -> list[Clip]:
     try:
         return _clips_of(rows, name)
     except csv.Error as error:
-        raise InputError(f"{name}, row {rows.reader.line_num}: not CSV ({error})") from None
+        raise InputError(
+            "wrong-format", f"{name}, row {rows.reader.line_num}: not CSV ({error})"
+        ) from None
 
 
 def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
@@ -176,8 +188,9 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
     missing = [column for column in COLUMNS if column not in found]
     if missing:
         raise InputError(
+            "missing-key",
             f"{name}, row 1: column {', '.join(missing)} missing; found "
-            f"{_short(','.join(found))}, and the header is {','.join(COLUMNS)}; cells may be empty"
+            f"{_short(','.join(found))}, and the header is {','.join(COLUMNS)}; cells may be empty",
         )
     clips: list[Clip] = []
     row_of: dict[str, int] = {}
@@ -188,16 +201,18 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
                     value is not None for column, value in row.items() if column is not None
                 )
                 raise InputError(
+                    "bad-entry",
                     f"{values} values, and the header has {len(found)} columns; put a value that "
-                    "holds a comma into double quotes"
+                    "holds a comma into double quotes",
                 )
             clip = _clip_of(row)
         except InputError as error:
-            raise InputError(f"{name}, row {rows.line_num}: {error}") from None
+            raise error.at(f"{name}, row {rows.line_num}") from None
         if clip.clip_id in row_of:
             raise InputError(
+                "duplicate",
                 f"{name}, row {rows.line_num}: clip_id {clip.clip_id!r} already stands in row "
-                f"{row_of[clip.clip_id]}; each clip needs its own"
+                f"{row_of[clip.clip_id]}; each clip needs its own",
             )
         row_of[clip.clip_id] = rows.line_num
         clips.append(clip)
@@ -242,19 +257,23 @@ def read_classes(path: Path) -> ClassList:
     except FileNotFoundError:
         return ClassList()
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+        raise InputError("wrong-format", f"{path} is not JSON: {error}") from None
     known = {name.name for name in fields(ClassList)}
     if not isinstance(content, dict) or set(content) - known:
-        raise InputError(f"{path}: an object with the keys {', '.join(sorted(known))} is allowed")
+        raise InputError(
+            "unknown-key", f"{path}: an object with the keys {', '.join(sorted(known))} is allowed"
+        )
     for key, value in content.items():
         is_flip = key in FLIP_FIELDS
         kind, what = (int, "null or a list of labels") if is_flip else (str, "a list of names")
         if not _is_list_of(value, kind) and not (value is None and is_flip):
-            raise InputError(f"{path}: {key} is {_short(str(value))}; {what} is allowed")
+            raise InputError(
+                "wrong-type", f"{path}: {key} is {_short(str(value))}; {what} is allowed"
+            )
     try:
         return ClassList(**content)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.at(path) from None
 
 
 def _is_list_of(value: object, kind: type) -> bool:
@@ -288,7 +307,9 @@ def _number(values: dict[str, str], column: str, kind: Callable[[str], N]) -> N 
         return kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "a number of seconds"
-        raise InputError(f"{column} is {_short(text)}; {what} or nothing is allowed") from None
+        raise InputError(
+            "wrong-type", f"{column} is {_short(text)}; {what} or nothing is allowed"
+        ) from None
 
 
 def _short(text: str) -> str:

@@ -5,33 +5,296 @@ t-major (index = t * R * Q + row * Q + column). True is masked, False is visible
 the same count for every clip, because a batch must stack.
 
 A mask is a function `(scene, rng, *, options) -> bool [N]`; its keyword-only parameters are the
-options that a recipe's `mask` table may hold.
+options that a recipe's `mask` table may hold. `MASKS`, at the end, names them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from shared.masks_moving import mgm, smm
-from shared.masks_static import block, cube, motion_tube, random, tube
-from shared.scene import Scene
+from shared.errors import InputError
+from shared.rectangles import ASPECT, draw_aspect, nearest_cells, sides
+from shared.scene import Scene, check_share, round_half_up, tube_mask
 
-__all__ = ["MASKS", "NEEDS_BOXES", "NEEDS_MOTION", "Scene"]
+__all__ = ["MASKS", "Mask", "Scene"]
 
-MASKS: dict[str, Callable[..., np.ndarray]] = {
-    "tube": tube,
-    "motion_tube": motion_tube,
-    "random": random,
-    "block": block,
-    "cube": cube,
-    "smm": smm,
-    "mgm": mgm,
+# ---------------------------------------------------------------------------------------------
+# Masks that are the same at every time step, or know no time
+# ---------------------------------------------------------------------------------------------
+
+
+def tube(scene: Scene, rng: np.random.Generator, *, mask_ratio: float) -> np.ndarray:
+    """Random positions, the same at every time step (VideoMAE, Tong et al. 2022, sec. 3.3)."""
+    check_share("mask_ratio", mask_ratio)
+    nothing_inside = np.zeros(scene.inside.size, dtype=np.bool_)
+    positions = tube_mask(nothing_inside, mask_ratio, mask_ratio, rng)
+    return np.tile(positions, scene.time_steps)
+
+
+def motion_tube(
+    scene: Scene, rng: np.random.Generator, *, mask_ratio: float, inside_ratio: float
+) -> np.ndarray:
+    """A tube that masks `inside_ratio` of the positions in the motion box (MOFO, sec. 3.2).
+
+    `mask_ratio` of all positions are masked, and where both cannot hold this total wins: see
+    `masked_counts`, shared/scene.py.
+    """
+    check_share("mask_ratio", mask_ratio)
+    if not 0.0 <= inside_ratio <= 1.0:
+        raise InputError("out-of-range", f"inside_ratio is {inside_ratio}; 0 to 1 is allowed")
+    positions = tube_mask(scene.inside.ravel(), mask_ratio, inside_ratio, rng)
+    return np.tile(positions, scene.time_steps)
+
+
+def random(scene: Scene, rng: np.random.Generator, *, mask_ratio: float) -> np.ndarray:
+    """Random tokens, wherever and whenever (Feichtenhofer et al. 2022, sec. 3, "agnostic")."""
+    check_share("mask_ratio", mask_ratio)
+    num_tokens = scene.time_steps * scene.inside.size
+    mask = np.zeros(num_tokens, dtype=np.bool_)
+    mask[rng.permutation(num_tokens)[: round_half_up(mask_ratio * num_tokens)]] = True
+    return mask
+
+
+def block(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    mask_ratio: float,
+    aspect: tuple[float, float] = ASPECT,
+) -> np.ndarray:
+    """One rectangle, the same at every time step; it lies in the grid, everywhere as likely.
+
+    Args:
+        aspect: least and most width / height, as far as the grid allows.
+    """
+    count = scene.masked_positions(mask_ratio)
+    size = sides(count, draw_aspect(rng, aspect, 1), scene.grid)
+    room = np.array(scene.grid[::-1]) - size
+    centre = size / 2 + rng.random((1, 2)) * room
+    positions = nearest_cells(centre, size, scene.grid, count, rng.random(scene.grid))
+    return np.tile(positions.ravel(), scene.time_steps)
+
+
+def cube(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    mask_ratio: float,
+    min_positions: int = 16,
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+) -> np.ndarray:
+    """Rectangles that last for random spans of time (BEVT, Wang et al. 2022; MME's 40%).
+
+    Time is cut into spans of random lengths; each has rectangles of its own, laid over each other
+    at random until as many positions are hidden as at any other time.
+
+    Args:
+        min_positions: of a rectangle, as far as that many are still to be hidden.
+        aspect: least and most width / height, before the grid cuts a side.
+    """
+    if min_positions < 1:
+        raise InputError("out-of-range", f"min_positions is {min_positions}; at least 1 is allowed")
+    count = scene.masked_positions(mask_ratio)
+    steps: list[np.ndarray] = []
+    while len(steps) < scene.time_steps:
+        span = int(rng.integers(1, scene.time_steps - len(steps) + 1))
+        steps += [_rectangles(scene.grid, count, min_positions, aspect, rng).ravel()] * span
+    return np.concatenate(steps)
+
+
+def _rectangles(
+    grid: tuple[int, int],
+    count: int,
+    min_positions: int,
+    aspect: tuple[float, float],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """bool [R, Q], `count` True: a union of random rectangles, of the last as much as is needed."""
+    hidden = np.zeros(grid, dtype=np.bool_)
+    while (missing := count - int(hidden.sum())) > 0:
+        area = rng.uniform(min(min_positions, missing), missing)
+        size = sides(area, draw_aspect(rng, aspect, 1), grid)[0]
+        width, height = np.maximum(np.floor(size + 0.5).astype(int), 1)
+        left = int(rng.integers(grid[1] - width + 1))
+        top = int(rng.integers(grid[0] - height + 1))
+        fresh = np.zeros(grid, dtype=np.bool_)
+        fresh[top : top + height, left : left + width] = True
+        candidates = np.flatnonzero(fresh & ~hidden)
+        hidden.flat[rng.permutation(candidates)[:missing]] = True
+    return hidden
+
+
+# ---------------------------------------------------------------------------------------------
+# Masks that move: simulated motion (SMM) and the clip's own motion (MGM)
+#
+# Fan et al., "Motion-Guided Masking for Spatiotemporal Representation Learning", ICCV 2023. Both
+# hide the same number of positions, k = round(mask_ratio * R * Q), at every time step: `dense` as
+# one rectangle, `sparse` as scattered positions. These follow from the exact count, and from
+# choices of this project where the paper's text leaves them open (it came without code):
+#
+# - A rectangle is the k cells nearest its centre, see shared/rectangles.py. Its area cannot change
+#   along a clip, so the changes of scale of a simulated object become changes of aspect.
+# - 75% of 14 x 14 is a side of 12.12 cells: a rectangle inside the grid has a room of 1.9 cells
+#   each way, and few positions differ much from one another.
+# - A simulated rectangle stays inside the grid and is reflected at its borders; a simulated pattern
+#   leaves on one side and comes back on the other, or it would lose positions.
+# - MGM's rectangle is centred on the cell with the largest motion. Near a border, where it is cut
+#   off, it grows to the other sides until it has k cells.
+# ---------------------------------------------------------------------------------------------
+
+PATTERNS = ("dense", "sparse")
+
+
+def smm(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    mask_ratio: float,
+    pattern: str = "dense",
+    speed: tuple[float, float] = (0.5, 2.0),
+    aspect: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Simulated motion masking (sec. 3.2): a mask that moves whatever the clip shows.
+
+    Args:
+        pattern: "dense", a rectangle; "sparse", random positions that move together.
+        speed: least and most, cells per time step; the direction is uniform.
+        aspect: of the dense rectangle, least and most width / height, as far as the grid allows;
+            it goes from one random value to another along the clip. None is 3/4 to 4/3.
+    """
+    aspect = _check_pattern(pattern, aspect)
+    count = scene.masked_positions(mask_ratio)
+    velocity = _draw_velocity(rng, speed)
+    if pattern == "sparse":
+        return _moving_pattern(scene, rng, count, velocity).ravel()
+    first, last = np.log(draw_aspect(rng, aspect, 2))
+    size = sides(count, np.exp(np.linspace(first, last, scene.time_steps)), scene.grid)
+    room = np.array(scene.grid[::-1]) - size
+    centre = np.empty_like(size)
+    place = rng.random(2) * room[0]
+    for t in range(scene.time_steps):
+        centre[t] = size[t] / 2 + place
+        place, velocity = _bounce(place, velocity, room[min(t + 1, scene.time_steps - 1)])
+    return nearest_cells(centre, size, scene.grid, count, rng.random(scene.grid)).ravel()
+
+
+def mgm(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    mask_ratio: float,
+    pattern: str = "dense",
+    aspect: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Motion-guided masking (sec. 3.3): a mask that is where the clip moves most.
+
+    Args:
+        pattern: "dense", a rectangle around the largest motion of each time step; "sparse",
+            positions drawn one after another with a chance proportional to their motion.
+        aspect: of the dense rectangle, least and most width / height, drawn at each time step.
+            None is 3/4 to 4/3.
+    """
+    aspect = _check_pattern(pattern, aspect)
+    count = scene.masked_positions(mask_ratio)
+    assert scene.motion is not None, "mgm needs the motion of the clip"
+    assert scene.motion.shape == (scene.time_steps, *scene.grid), scene.motion.shape
+    motion = scene.motion.reshape(scene.time_steps, -1).astype(np.float64)
+    if pattern == "sparse":
+        return _drawn_by_weight(motion, count, rng).ravel()
+    columns = scene.grid[1]
+    ties = rng.random(scene.grid)
+    # Where nothing moves, every cell is as good a centre.
+    largest = np.where(motion == motion.max(axis=1, keepdims=True), rng.random(motion.shape), -1.0)
+    row, column = np.divmod(largest.argmax(axis=1), columns)
+    centre = np.stack([column, row], axis=1) + 0.5
+    size = sides(count, draw_aspect(rng, aspect, scene.time_steps), scene.grid)
+    return nearest_cells(centre, size, scene.grid, count, ties).ravel()
+
+
+def _check_pattern(pattern: str, aspect: tuple[float, float] | None) -> tuple[float, float]:
+    if pattern not in PATTERNS:
+        raise InputError("unknown-name", f"pattern is {pattern!r}; allowed: {', '.join(PATTERNS)}")
+    if pattern == "sparse" and aspect is not None:
+        raise InputError("option-unused", "aspect is not used by the sparse pattern; leave it out")
+    return ASPECT if aspect is None else aspect
+
+
+def _draw_velocity(rng: np.random.Generator, speed: tuple[float, float]) -> np.ndarray:
+    """float64 [2]: cells per time step along x and y."""
+    if not 0.0 <= speed[0] <= speed[1] < float("inf"):
+        raise InputError(
+            "out-of-range", f"speed is {speed}; a rising pair of cells per time step is allowed"
+        )
+    angle = rng.uniform(0.0, 2 * np.pi)
+    return rng.uniform(*speed) * np.array([np.cos(angle), np.sin(angle)])
+
+
+def _bounce(
+    place: np.ndarray, velocity: np.ndarray, room: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Place and velocity [2] one time step later, reflected between 0 and `room`."""
+    span = np.maximum(room, 1e-9)  # where the rectangle fills the grid it stays
+    phase = np.mod(place + velocity, 2 * span)
+    returns = phase > span
+    return np.where(returns, 2 * span - phase, phase), np.where(returns, -velocity, velocity)
+
+
+def _moving_pattern(
+    scene: Scene, rng: np.random.Generator, count: int, velocity: np.ndarray
+) -> np.ndarray:
+    """bool [T', R, Q]: random positions, moved by whole cells with wrap-around."""
+    first = np.zeros(scene.inside.size, dtype=np.bool_)
+    first[rng.permutation(first.size)[:count]] = True
+    first = first.reshape(scene.grid)
+    moved = np.floor(np.arange(scene.time_steps)[:, None] * velocity + 0.5).astype(int)
+    return np.stack([np.roll(first, (down, across), axis=(0, 1)) for across, down in moved])
+
+
+def _drawn_by_weight(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """bool [T', P]: `count` of each row drawn one after another, each time with a chance
+    proportional to its weight among those left; those without weight come last, in random order.
+
+    The first to ring of clocks with these rates (Efraimidis and Spirakis 2006).
+    """
+    clocks = rng.exponential(size=weights.shape)
+    with np.errstate(divide="ignore", over="ignore"):
+        rings = clocks / weights  # infinite without weight
+    order = np.lexsort((clocks, rings), axis=-1)
+    drawn = np.zeros(weights.shape, dtype=np.bool_)
+    np.put_along_axis(drawn, order[:, :count], True, axis=-1)
+    return drawn
+
+
+# ---------------------------------------------------------------------------------------------
+# All masks by name
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask, and what it looks at.
+
+    Attributes:
+        draw: `(scene, rng, *, options) -> bool [N]`.
+        needs_boxes: it looks at `scene.inside`, so that it needs a dataset with motion boxes.
+        needs_motion: it looks at `scene.motion`, so that it needs motion maps.
+    """
+
+    draw: Callable[..., np.ndarray]
+    needs_boxes: bool = False
+    needs_motion: bool = False
+
+
+MASKS: dict[str, Mask] = {
+    "tube": Mask(tube),
+    "motion_tube": Mask(motion_tube, needs_boxes=True),
+    "random": Mask(random),
+    "block": Mask(block),
+    "cube": Mask(cube),
+    "smm": Mask(smm),
+    "mgm": Mask(mgm, needs_motion=True),
 }
-
-NEEDS_BOXES = {"motion_tube"}
-"""Masks that look at `scene.inside`: without a boxes dataset they cannot be drawn."""
-
-NEEDS_MOTION = {"mgm"}
-"""Masks that look at `scene.motion`: without motion maps they cannot be drawn."""
+"""What `kind` of a recipe's `mask` table may be."""

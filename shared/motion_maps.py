@@ -59,8 +59,9 @@ def read_maps(
     if min(width, height) < 1 or np.any(np.diff(offsets) != width * height):
         clip_id = reader.rows("/clip/id", clip, clip + 1)[0].decode(errors="replace")
         raise InputError(
+            "damaged-file",
             f"{reader.path}: the maps of clip {clip_id} are not {width} x {height}; "
-            f"{make_around(reader.path.parent, 'verify')} lists damaged shards"
+            f"{make_around(reader.path.parent, 'verify')} lists damaged shards",
         )
     values = reader.rows("/motion/values", int(offsets[0]), int(offsets[-1]))
     return values.reshape(-1, height, width), reader.rows("/motion/scale", first, last)

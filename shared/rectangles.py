@@ -27,7 +27,10 @@ def draw_aspect(rng: np.random.Generator, aspect: tuple[float, float], count: in
         InputError: not a rising pair of numbers above 0.
     """
     if not 0.0 < aspect[0] <= aspect[1] < float("inf"):
-        raise InputError(f"aspect is {aspect}; a rising pair of width / height above 0 is allowed")
+        raise InputError(
+            "out-of-range",
+            f"aspect is {aspect}; a rising pair of width / height above 0 is allowed",
+        )
     least, most = np.log(aspect)
     return np.exp(rng.uniform(least, most, size=count))
 

@@ -90,7 +90,7 @@ class JsonlLog:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _cut_to_whole_lines(self.path)
-        self._stream = open(self.path, "a", encoding="utf-8")
+        self._stream = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (until `close`)
 
     def write(self, event: dict[str, Any]) -> None:
         self._stream.write(json.dumps(event, ensure_ascii=False) + "\n")
@@ -126,8 +126,9 @@ def read_jsonl(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
         except ValueError as error:
             if not skip_damaged:
                 raise InputError(
+                    "damaged-file",
                     f"{path}, line {number} is not JSON ({error}), as after a power cut; mend the "
-                    "line or take it out"
+                    "line or take it out",
                 ) from None
     return events
 
@@ -151,15 +152,17 @@ class RunLock:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(self._descriptor)
                 raise InputError(
+                    "not-supported",
                     f"{self.path} cannot be locked ({error.strerror}), so two runs could not be "
                     "kept apart; mount its file system with flock (Lustre: -o flock), or give an "
-                    "OUT on another"
+                    "OUT on another",
                 ) from None
             holder = os.pread(self._descriptor, 4096, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
             raise InputError(
+                "locked",
                 f"{self.path.parent} is in use by another run ({holder or 'starting'}); wait for "
-                "it, stop it, or give another OUT"
+                "it, stop it, or give another OUT",
             ) from None
         os.ftruncate(self._descriptor, 0)
         # Paths on the command line may be bytes that are no UTF-8.

@@ -1,16 +1,20 @@
-"""What a mask may look at, and what all masks check.
+"""What a mask may look at, and how many positions it hides. True is masked, False is visible.
 
 Letters: T' tubelets along time, R rows and Q columns of the patch grid, P = R * Q positions.
+
+MOFO, section 3.2: of all tubes a share `mask_ratio` is masked (90%), and of those inside the motion
+box a share `inside_ratio` (75%). Both cannot hold once the box covers more than
+(1 - mask_ratio) / (1 - inside_ratio) of the grid, and then the total wins: see `masked_counts`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from shared.errors import InputError
-from shared.masking import round_half_up
 
 
 @dataclass(frozen=True)
@@ -47,4 +51,63 @@ class Scene:
 
 def check_share(name: str, share: float) -> None:
     if not 0.0 < share < 1.0:
-        raise InputError(f"{name} is {share}; a share above 0 and below 1 is allowed")
+        raise InputError(
+            "out-of-range", f"{name} is {share}; a share above 0 and below 1 is allowed"
+        )
+
+
+def round_half_up(value: float) -> int:
+    """floor(x + 0.5), not Python's rounding to even: the counts must not jump back and forth."""
+    return math.floor(value + 0.5)
+
+
+def masked_counts(
+    num_positions: int, num_inside: int, mask_ratio: float, inside_ratio: float
+) -> tuple[int, int]:
+    """How many positions are masked in all, and how many of those lie inside the box.
+
+    With k = round(mask_ratio * n): inside = clamp(round(inside_ratio * m), max(0, k - (n - m)),
+    min(m, k)). Where nothing or everything is inside (m = 0 or m = n) this is plain random masking.
+
+    Args:
+        num_positions: n, positions of the grid.
+        num_inside: m, positions inside the motion box, 0..n.
+        mask_ratio: share of all positions to mask, 0..1.
+        inside_ratio: share of the positions inside to mask, 0..1, as far as the total allows.
+
+    Returns:
+        (masked in all, masked inside), both int.
+    """
+    assert 0 <= num_inside <= num_positions, (num_inside, num_positions)
+    assert 0.0 <= mask_ratio <= 1.0 and 0.0 <= inside_ratio <= 1.0, (mask_ratio, inside_ratio)
+    num_masked = round_half_up(mask_ratio * num_positions)
+    wanted = round_half_up(inside_ratio * num_inside)
+    fewest = max(0, num_masked - (num_positions - num_inside))
+    most = min(num_inside, num_masked)
+    return num_masked, min(max(wanted, fewest), most)
+
+
+def tube_mask(
+    inside: np.ndarray, mask_ratio: float, inside_ratio: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw one tube mask: uniform within the box and uniform outside it.
+
+    Args:
+        inside: bool [P], True where the position lies inside the motion box.
+        mask_ratio, inside_ratio: see `masked_counts`.
+        rng: from `counter_generator(seed, epoch, clip_id, view)`.
+
+    Returns:
+        bool [P], True = masked; the same positions at every time step of the clip.
+    """
+    assert inside.dtype == np.bool_ and inside.ndim == 1, (inside.dtype, inside.shape)
+    num_masked, masked_inside = masked_counts(
+        inside.size, int(inside.sum()), mask_ratio, inside_ratio
+    )
+    order = rng.permutation(inside.size)
+    order_inside = order[inside[order]]
+    order_outside = order[~inside[order]]
+    mask = np.zeros(inside.size, dtype=np.bool_)
+    mask[order_inside[:masked_inside]] = True
+    mask[order_outside[: num_masked - masked_inside]] = True
+    return mask

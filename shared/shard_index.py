@@ -86,27 +86,38 @@ def read_index(folder: Path) -> DatasetIndex | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+        raise InputError("damaged-file", f"{path} is not JSON: {error}") from None
     try:
         version = int(content["format_version"])
         if version != FORMAT_VERSION:
-            raise InputError(f"{path} has format version {version}; {FORMAT_VERSION} is read here")
+            raise InputError(
+                "other-version",
+                f"{path} has format version {version}; {FORMAT_VERSION} is read here",
+            )
         if content.pop("config_digest") != config_digest(content["config"]):
-            raise InputError(f"{path}: the config does not match its digest; the file was edited")
+            raise InputError(
+                "damaged-file", f"{path}: the config does not match its digest; the file was edited"
+            )
         shards = [ShardEntry(**shard) for shard in content.pop("shards")]
         index = DatasetIndex(**content, shards=shards)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a dataset index: {error}") from None
+        raise InputError("damaged-file", f"{path} is not a dataset index: {error}") from None
     _check(path, index)
     return index
 
 
 def _check(path: Path, index: DatasetIndex) -> None:
     if index.kind not in SCHEMAS:
-        raise InputError(f"{path}: kind {index.kind!r} is none of {', '.join(SCHEMAS)}")
+        raise InputError(
+            "damaged-file", f"{path}: kind {index.kind!r} is none of {', '.join(SCHEMAS)}"
+        )
     for shard in index.shards:
         number = shard.name.removesuffix(".h5")
         if not (shard.name.endswith(".h5") and number.isascii() and number.isdigit()):
-            raise InputError(f"{path}: shard name {shard.name!r}; 00000.h5 and so on are allowed")
+            raise InputError(
+                "damaged-file", f"{path}: shard name {shard.name!r}; 00000.h5 and so on are allowed"
+            )
         if not 0 <= shard.clips <= index.clips_per_shard:
-            raise InputError(f"{path}: {shard.name} with {shard.clips} clips is not possible")
+            raise InputError(
+                "damaged-file", f"{path}: {shard.name} with {shard.clips} clips is not possible"
+            )

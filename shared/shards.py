@@ -50,9 +50,11 @@ class ShardReader:
         try:
             self._file = h5py.File(self.path, "r")
         except FileNotFoundError:
-            raise InputError(f"no shard at {self.path}") from None
+            raise InputError("missing-file", f"no shard at {self.path}") from None
         except OSError as error:
-            raise InputError(f"{self.path} is not a readable HDF5 file: {error}") from None
+            raise InputError(
+                "damaged-file", f"{self.path} is not a readable HDF5 file: {error}"
+            ) from None
         try:
             self._check_head()
             self._fields = {p: f for p, f in self._fields.items() if not self._is_left_out(f)}
@@ -61,12 +63,12 @@ class ShardReader:
             self._check_shapes()
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             self.close()
-            raise InputError(f"{self.path} is damaged: {error}") from None
+            raise InputError("damaged-file", f"{self.path} is damaged: {error}") from None
         except ValueError as error:  # InputError among them
             self.close()
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{self.path} is damaged: {error}") from None
+            raise InputError("damaged-file", f"{self.path} is damaged: {error}") from None
 
     def __enter__(self) -> ShardReader:
         return self
@@ -85,7 +87,9 @@ class ShardReader:
         """A whole dataset. For the large ones (`values`) use `rows`."""
         dataset = self._datasets[path]
         if dataset.nbytes > MAX_WHOLE_BYTES:
-            raise InputError(f"{self.path}{path} holds {dataset.nbytes} bytes; read it by rows")
+            raise InputError(
+                "out-of-range", f"{self.path}{path} holds {dataset.nbytes} bytes; read it by rows"
+            )
         return self.rows(path, 0, len(dataset))
 
     def pair(self, path: str, row: int) -> tuple[int, int]:
@@ -101,13 +105,17 @@ class ShardReader:
         """Rows first:last of a dataset; a damaged chunk is an InputError, never wrong data."""
         dataset = self._datasets[path]
         if not 0 <= first <= last <= len(dataset):
-            raise InputError(f"{self.path}{path}: rows {first}:{last} of {len(dataset)} asked for")
+            raise InputError(
+                "out-of-range",
+                f"{self.path}{path}: rows {first}:{last} of {len(dataset)} asked for",
+            )
         try:
             return self._rows[path].read(first, last)
         except (ChunkError, OSError, RuntimeError) as error:
             raise InputError(
+                "damaged-file",
                 f"{self.path}{path} is damaged ({error}); "
-                f"{make_around(self.path.parent, 'verify')} lists all such shards"
+                f"{make_around(self.path.parent, 'verify')} lists all such shards",
             ) from None
 
     def ragged(
@@ -116,7 +124,7 @@ class ShardReader:
         """Items first:last of a ragged pair, one array each."""
         offsets = self.rows(offsets_path, first, last + 1)
         if np.any(np.diff(offsets) < 0):
-            raise InputError(f"{self.path}{offsets_path}: offsets are out of order")
+            raise InputError("damaged-file", f"{self.path}{offsets_path}: offsets are out of order")
         values = self.rows(values_path, int(offsets[0]), int(offsets[-1]))
         return np.split(values, offsets[1:-1] - offsets[0])
 
@@ -131,24 +139,32 @@ class ShardReader:
     def _check_head(self) -> None:
         stored = self._file.attrs.get_id("format_version")
         if stored.dtype.kind not in "iu" or stored.shape != ():
-            raise InputError(f"{self.path}: attribute format_version must be a whole number")
+            raise InputError(
+                "wrong-format", f"{self.path}: attribute format_version must be a whole number"
+            )
         version = int(self._file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise InputError(
-                f"{self.path} has format version {version}; this program reads {FORMAT_VERSION}"
+                "other-version",
+                f"{self.path} has format version {version}; this program reads {FORMAT_VERSION}",
             )
         kind = self._text("kind")
         if kind != self.kind:
-            raise InputError(f"{self.path} holds {kind}, not {self.kind}")
+            raise InputError("other-kind", f"{self.path} holds {kind}, not {self.kind}")
+        config = self._text("config")
         try:
-            self.attributes: dict = json.loads(self._text("config"))
+            self.attributes: dict = json.loads(config)
         except ValueError as error:
-            raise InputError(f"{self.path}: attribute config is not JSON: {error}") from None
+            raise InputError(
+                "damaged-file", f"{self.path}: attribute config is not JSON: {error}"
+            ) from None
 
     def _text(self, name: str) -> str:
         stored = self._file.attrs.get_id(name)
         if stored.dtype.kind != "S" or stored.get_storage_size() > MAX_TEXT_BYTES:
-            raise InputError(f"{self.path}: attribute {name} must be a short fixed-length text")
+            raise InputError(
+                "wrong-format", f"{self.path}: attribute {name} must be a short fixed-length text"
+            )
         return bytes(self._file.attrs[name]).decode()
 
     def _is_left_out(self, field: Field) -> bool:
@@ -170,21 +186,32 @@ class ShardReader:
             link = parent.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 found = "nothing" if link is None else type(link).__name__
-                raise InputError(f"{self.path}{field.path}: a dataset is expected, not {found}")
+                raise InputError(
+                    "damaged-file" if link is None else "unsafe-file",
+                    f"{self.path}{field.path}: a dataset is expected, not {found}",
+                )
             parent = parent[name]
         dataset = parent
         where = f"{self.path}{field.path}"
         if not isinstance(dataset, h5py.Dataset):
-            raise InputError(f"{where}: a dataset is expected, not a group")
+            raise InputError("wrong-format", f"{where}: a dataset is expected, not a group")
         if dataset.dtype.str != np.dtype(field.dtype).str:
-            raise InputError(f"{where} has type {dataset.dtype.str}, not {field.dtype}")
+            raise InputError(
+                "wrong-format", f"{where} has type {dataset.dtype.str}, not {field.dtype}"
+            )
         if dataset.external or dataset.is_virtual or dataset.chunks is None:
-            raise InputError(f"{where}: data outside the file or not in chunks is refused")
+            raise InputError(
+                "unsafe-file", f"{where}: data outside the file or not in chunks is refused"
+            )
         filters = filters_of(dataset)
         if filters not in (PLAIN, GZIP):
-            raise InputError(f"{where}: filters {filters}; fletcher32, after gzip, is allowed")
+            raise InputError(
+                "wrong-format", f"{where}: filters {filters}; fletcher32, after gzip, is allowed"
+            )
         if dataset.chunks[1:] != dataset.shape[1:]:
-            raise InputError(f"{where}: chunks {dataset.chunks}; whole rows are allowed")
+            raise InputError(
+                "wrong-format", f"{where}: chunks {dataset.chunks}; whole rows are allowed"
+            )
         # Python's numbers: numpy's would overflow on the shapes of hostile files.
         chunk_bytes, num_bytes = (
             math.prod(shape) * dataset.dtype.itemsize for shape in (dataset.chunks, dataset.shape)
@@ -193,11 +220,13 @@ class ShardReader:
             self.path.stat().st_size * (MAX_DEFLATE_RATIO if filters == GZIP else 1) + chunk_bytes
         )
         if chunk_bytes > MAX_CHUNK_BYTES or num_bytes > most:
-            raise InputError(f"{where} claims {num_bytes} bytes, more than the file can hold")
+            raise InputError(
+                "damaged-file", f"{where} claims {num_bytes} bytes, more than the file can hold"
+            )
         return dataset
 
     def _check_shapes(self) -> None:
         sizes = sizes_of(self._fields.values(), {p: d.shape for p, d in self._datasets.items()})
         if isinstance(sizes, str):
-            raise InputError(f"{self.path}{sizes}")
+            raise InputError("damaged-file", f"{self.path}{sizes}")
         self.num_clips, self.num_frames = sizes["N"], sizes["F"]

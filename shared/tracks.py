@@ -101,7 +101,7 @@ def read_tracks(reader: ShardReader, frames: Sequence[int]) -> Tracks:
     """
     if "/track/steps" not in reader:
         made = make_around(reader.path.parent, "flows", "--trajectories --overwrite")
-        raise InputError(f"{reader.path} holds no tracks; run {made}")
+        raise InputError("missing-data", f"{reader.path} holds no tracks; run {made}")
     length = int(reader.attributes["track_length"])
     bins = NUM_BINS if "/track/hog" in reader else 0
     parts = [_stored(reader, frame, length, bins) for frame in frames]

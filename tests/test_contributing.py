@@ -106,7 +106,7 @@ from pathlib import Path
 still = torch.zeros(2, 32, 32, dtype=torch.uint8)
 print(make_source("farneback")(still, still).abs().max().item())
 scene = Scene(2, np.zeros((14, 14), bool))
-print(MASKS["middle"](scene, np.random.default_rng(0), mask_ratio=0.75).sum())
+print(MASKS["middle"].draw(scene, np.random.default_rng(0), mask_ratio=0.75).sum())
 for method in ("middle", "change"):
     print(pretrain_config(read_recipe("gestures", Path(f"{method}.toml")), method).model.output_dim)
 """

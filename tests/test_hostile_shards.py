@@ -52,7 +52,7 @@ def verify(layout):
     for shards in find_dataset(layout).shards:
         for problems in check_shards(shards).values():
             if problems:
-                raise InputError(problems[-1])
+                raise InputError("damaged-file", problems[-1])
 
 found = {}
 for name in sys.argv[1:]:
@@ -146,7 +146,7 @@ HARM = {
     "rows-far-away": with_offsets("boxes", "/clip/frames", far_away),
 } | {
     f"boxes-{name.replace(' ', '-')}": lambda layout, change=change: _changed(layout, change)
-    for name, change in HOSTILE.items()
+    for name, (change, _) in HOSTILE.items()
 }
 
 

@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 import pytest
+from errors import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
-from shared.errors import InputError
 from shared.grid import View
 from shared.motion_cells import cell_means
 from shared.shard_writer import write_shard
@@ -157,5 +157,5 @@ def test_maps_of_another_size_than_stated_are_refused(tmp_path, config):
     arrays["/clip/map_size"] = arrays["/clip/map_size"] - 1
     write_shard(path, "flows", arrays, attributes)
     table = read_clip_table(squares, ["train"], boxes=False, motion=MotionNeeds())
-    with pytest.raises(InputError, match="maps of clip square-000 are not 63 x 63"):
+    with refuses("damaged-file", path, "square-000", "63 x 63"):
         ClipReader(table, max_open=2).motion(0, np.arange(4))

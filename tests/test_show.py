@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from dataset_fixtures import run_boxes, run_flows
+from errors import refuses
 from shard_fixtures import write_moving_squares
 from video_fixtures import render_video
 
@@ -24,7 +25,7 @@ from preprocess.drawing.frames import (
     in_grid,
     map_colours,
 )
-from preprocess.drawing.masks import METHODS, Ratios, draw_masks
+from preprocess.drawing.masks import Ratios, draw_masks, method_masks
 from preprocess.drawing.panels import contact_sheet, video_frames
 from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
 from preprocess.flow_run.decode_step import Decoder
@@ -39,11 +40,12 @@ from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.grid import canonical_view, positions_inside
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest, write_manifest
-from shared.masking import masked_counts
 from shared.motion_maps import expand
+from shared.scene import masked_counts
 from shared.shards import ShardReader
 
-RATIOS = Ratios(0.9, 0.75)
+RATIOS = Ratios()
+METHODS = tuple(method_masks())
 
 
 def show(*arguments: object) -> Result:
@@ -122,9 +124,9 @@ def test_masks_are_drawn_anew_for_each_window() -> None:
     assert masks.boxes[0].tolist() == [16, 16, 64, 80]
     assert masks.boxes[33].tolist() == [16, 16, 120, 120]
     by_method = {text.split(":")[0]: mask for text, mask in masks.by_caption.items()}
-    assert list(by_method) == list(METHODS)
-    shares = {"VideoMAE": 0.9, "MOFO": 0.9, "random": 0.9, "block": 0.75, "SMM": 0.75}
-    shares |= {"MGM": 0.75, "MME": 0.7, "MME cube": 0.4}
+    shares = {"mofo": 0.9, "videomae": 0.9, "random": 0.9, "block": 0.75, "smm": 0.75}
+    shares |= {"mgm": 0.75, "mme": 0.7}
+    assert list(by_method) == list(METHODS) == list(shares)
     for method, mask in by_method.items():
         assert mask.shape == (40, 14, 14)
         if method != "random":  # whose count is exact over time only
@@ -133,19 +135,29 @@ def test_masks_are_drawn_anew_for_each_window() -> None:
         pairs = mask.reshape(20, 2, 14, 14)
         assert (pairs[:, 0] == pairs[:, 1]).all()  # a tubelet of two frames
         assert (mask[:16] != mask[16:32]).any()
-    for method in ("VideoMAE", "MOFO", "block", "MME"):
+    for method in ("videomae", "mofo", "block", "mme"):
         assert (by_method[method][:16] == by_method[method][0]).all()
     inside = positions_inside(view.apply(masks.boxes[0]), view.size, 16)
     hidden = masked_counts(196, int(inside.sum()), 0.9, 0.75)
-    assert by_method["MOFO"][0].sum() == hidden[0]
-    assert by_method["MOFO"][0][inside].sum() == hidden[1]
-    assert not by_method["MGM"][:, 13, 0].any() and by_method["MGM"][:, 1, 10].all()
+    assert by_method["mofo"][0].sum() == hidden[0]
+    assert by_method["mofo"][0][inside].sum() == hidden[1]
+    assert not by_method["mgm"][:, 13, 0].any() and by_method["mgm"][:, 1, 10].all()
 
 
 def test_masks_that_hide_all_are_refused() -> None:
     boxes, maps = np.full((4, 4), np.nan, np.float32), np.zeros((4, 8, 8), np.float32)
-    with pytest.raises(InputError, match="mask of VideoMAE hides 1568 of 1568"):
+    with refuses("out-of-range", "mofo", "1568 of 1568"):
         draw_masks("a", boxes, maps, canonical_view(64, 64), (64, 64), Ratios(0.999, 0.5))
+
+
+def test_ratios_that_are_given_replace_those_of_the_recipes() -> None:
+    boxes = np.tile(np.array([0.0, 0, 32, 64], np.float32), (16, 1))  # the left half
+    maps = np.zeros((16, 8, 8), np.float32)
+    view = canonical_view(64, 64)
+    masks = draw_masks("a", boxes, maps, view, (64, 64), Ratios(0.75, 0.5), stride=1)
+    captions = {text.split(":")[0]: text for text in masks.by_caption}
+    assert all("75 % hidden" in text for text in captions.values()), captions
+    assert captions["mofo"].endswith("50 % in box")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def _split(clips: list[AnnotatedClip], test_share: float | None, seed: int) -> l
     for group in groups.values():
         ranked = sorted(group, key=lambda clip: _hash(seed, clip.name))
         test |= {clip.name for clip in ranked[: _num_test(len(group), share)]}
-    if share and not test or len(test) == len(clips):
+    if (share and not test) or len(test) == len(clips):
         raise InputError(
             f"--test-share {share} leaves split {'train' if test else 'test'} empty: no class has "
             "clips enough for both splits; give --test-share 0, or more clips"

@@ -1,12 +1,16 @@
 """The masks of each method over a whole video, for `preprocess.show`.
 
+What a method masks is read from the recipe that trains it, train/recipes/default.toml, as a file.
+
 A clip of the trainer is 16 frames, `stride` apart. A longer video is cut into consecutive windows
 of that length. Each window has masks of its own, drawn from the motion in it, as in training.
 """
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,27 +24,20 @@ from shared.randomness import counter_generator
 PATCH = 16  # pixels of the view
 CLIP_FRAMES = 16
 TUBELET = 2  # frames of a clip in a token (VideoMAE)
-
-# Method -> its mask, and the ratios of its paper. "all" means --mask-ratio, "inside" means
-# --inside-ratio.
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "VideoMAE": ("tube", {"mask_ratio": "all"}),
-    "MOFO": ("motion_tube", {"mask_ratio": "all", "inside_ratio": "inside"}),
-    "random": ("random", {"mask_ratio": "all"}),  # ST-MAE
-    "block": ("block", {"mask_ratio": 0.75}),  # ST-MAE, table 2a
-    "SMM": ("smm", {"mask_ratio": 0.75}),  # MGM, sec. 3.2
-    "MGM": ("mgm", {"mask_ratio": 0.75}),  # MGM, sec. 3.3
-    "MME": ("tube", {"mask_ratio": 0.7}),  # MME, supplement
-    "MME cube": ("cube", {"mask_ratio": 0.4}),  # the same
-}
+RECIPE = Path(__file__).resolve().parents[2] / "train" / "recipes" / "default.toml"
 
 
 @dataclass(frozen=True)
 class Ratios:
-    """Mask ratios that the options of the command set, 0..1."""
+    """Shares of 0..1 for the masks of all methods; None keeps what the recipe of a method has.
 
-    mask_ratio: float = 0.9
-    inside_ratio: float = 0.75
+    Attributes:
+        mask_ratio: of all patches.
+        inside_ratio: of the patches in the motion box, for masks that look at it.
+    """
+
+    mask_ratio: float | None = None
+    inside_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,8 @@ def draw_masks(
     steps = CLIP_FRAMES // TUBELET
     window = CLIP_FRAMES * stride  # frames of the video
     of_step = np.arange(len(boxes)) % window // (TUBELET * stride)
-    masks = {method: np.empty((len(boxes), *grid), np.bool_) for method in METHODS}
+    methods = method_masks()
+    masks = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
     inside = np.empty((len(boxes), *grid), np.bool_)
     unions = np.empty((len(boxes), 4), np.float32)
     for first in range(0, len(boxes), window):
@@ -97,9 +95,10 @@ def draw_masks(
         # A video that ends within a window stands still from there on.
         motion = np.concatenate([motion, np.repeat(motion[-1:], steps - len(motion), axis=0)])
         scene = Scene(steps, inside[first], motion)
-        for method, (kind, options) in METHODS.items():
+        for method, table in methods.items():
             rng = counter_generator("show", name, method, first)
-            mask = MASKS[kind](scene, rng, **_resolved(options, ratios)).reshape(steps, *grid)
+            draw, options = MASKS[table["kind"]].draw, _options(table, ratios)
+            mask = draw(scene, rng, **options).reshape(steps, *grid)
             _refuse_extremes(method, mask)
             masks[method][part] = mask[of_step[part]]
     return ShownMasks(
@@ -107,16 +106,29 @@ def draw_masks(
     )
 
 
-def _resolved(options: dict[str, Any], ratios: Ratios) -> dict[str, float]:
-    given = {"all": ratios.mask_ratio, "inside": ratios.inside_ratio}
-    return {name: given.get(value, value) for name, value in options.items()}
+def method_masks(recipe: Path = RECIPE) -> dict[str, dict[str, Any]]:
+    """The `mask` table of each method of a recipe: `kind`, a name in MASKS, and its options."""
+    methods = tomllib.loads(recipe.read_text(encoding="utf-8"))["pretrain"]
+    return {
+        name: table["mask"]
+        for name, table in methods.items()
+        if isinstance(table, dict) and "mask" in table
+    }
+
+
+def _options(table: dict[str, Any], ratios: Ratios) -> dict[str, Any]:
+    """The options of a mask, with the ratios that were given in place of the recipe's."""
+    given = {"mask_ratio": ratios.mask_ratio, "inside_ratio": ratios.inside_ratio}
+    options = {name: value for name, value in table.items() if name != "kind"}
+    return options | {k: v for k, v in given.items() if k in options and v is not None}
 
 
 def _refuse_extremes(method: str, mask: np.ndarray) -> None:
     if mask.all() or not mask.any():
         raise InputError(
+            "out-of-range",
             f"the mask of {method} hides {mask.sum()} of {mask.size} tokens; some must be hidden "
-            "and some visible"
+            "and some visible",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
-from shared.masks import NEEDS_BOXES, NEEDS_MOTION
+from shared.masks import MASKS
 from train.clips.augment import least_side
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
 from train.network.head import HeadConfig
@@ -17,6 +17,8 @@ from train.objectives.pixels import PIXEL_TARGETS
 from train.objectives.trajectories import TrajectoryConfig
 from train.tables.typed_tables import Choice, check_name
 
+NEEDS_BOXES = {name for name, mask in MASKS.items() if mask.needs_boxes}
+NEEDS_MOTION = {name for name, mask in MASKS.items() if mask.needs_motion}
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 TRAJECTORIES = "trajectories"
 ZERO_STAGES = (0, 1, 2)

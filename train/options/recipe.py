@@ -145,7 +145,8 @@ def _refuse_options_of_mca(head: Mapping[str, Any]) -> None:
 def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
     """The config of a complete table, such as `config` in a run's options.json."""
     config = build(PretrainConfig, table, "pretrain")
-    config = _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=MASKS)
+    masks = {name: mask.draw for name, mask in MASKS.items()}
+    config = _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=masks)
     _check_mask(config)
     return _with_trajectories(config) if config.target == TRAJECTORIES else _with_size(config)
 
@@ -268,7 +269,7 @@ def _with_trajectories(config: PretrainConfig) -> PretrainConfig:
 def _check_mask(config: PretrainConfig) -> None:
     """Refuse a mask that leaves the encoder or the decoder nothing to do on the model's grid."""
     scene = _still_scene(config.model.time_steps, config.model.grid)
-    mask = MASKS[config.mask.kind](scene, np.random.default_rng(0), **config.mask.options)
+    mask = MASKS[config.mask.kind].draw(scene, np.random.default_rng(0), **config.mask.options)
     if mask.all() or not mask.any():
         raise InputError(
             f"[mask] {config.mask.kind} hides {mask.sum()} of {mask.size} tokens, of a grid of "

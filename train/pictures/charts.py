@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import Formatter, MaxNLocator
 
-from shared.masking import masked_counts
+from shared.scene import masked_counts
 from train.pictures.style import PALETTE, SERIES, Chart, heat_rgba, printable
 
 MOST_NAMED_CLASSES = 16  # beyond, the axes of a confusion matrix show class numbers

@@ -10,8 +10,8 @@ import numpy as np
 from shared.grid import canonical_view, inside_boxes
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip
-from shared.masking import tube_mask
 from shared.randomness import counter_generator
+from shared.scene import tube_mask
 from train.clips.stored_boxes import BoxTable, read_clip
 from train.evaluation.class_names import class_name
 from train.pictures.clips import (

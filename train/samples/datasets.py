@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shared.manifest import ClassList
-from shared.masks import MASKS, NEEDS_MOTION, Scene
+from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
 from train.clips.augment import ColourAugment, erase, square_along
 from train.clips.frame_sampling import view_places
@@ -58,9 +58,9 @@ class PretrainDataset(ClipDataset):
             view, _ = self._draw(index, config.frames, config.crop, config.flips, rng)
             # A stream of its own: the same mask whatever the augmentation draws.
             rng = counter_generator(self.seed, epoch, clip_id, number, "mask")
-            motion = self._motion(index, view) if config.mask.kind in NEEDS_MOTION else None
+            motion = self._motion(index, view) if MASKS[config.mask.kind].needs_motion else None
             scene = Scene(self.model.time_steps, self._inside(index, view), motion)
-            masks.append(MASKS[config.mask.kind](scene, rng, **config.mask.options))
+            masks.append(MASKS[config.mask.kind].draw(scene, rng, **config.mask.options))
             views.append(view)
             if config.trajectories is not None:
                 targets.append([part[masks[-1]] for part in self._trajectories(index, view)])

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from shared.masking import masked_counts, round_half_up, tube_mask
 from shared.randomness import counter_generator
+from shared.scene import masked_counts, round_half_up, tube_mask
 
 ratios = st.floats(0, 1)
 
