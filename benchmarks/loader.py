@@ -32,7 +32,8 @@ from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.masks import MASKS, Scene
-from train.clips.augment import CROPS, cut
+from train.clips.augment import cut
+from train.clips.crops import CROPS
 from train.clips.frame_sampling import dense
 from train.clips.table import read_clip_table
 from train.options.config import LoaderConfig

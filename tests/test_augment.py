@@ -13,7 +13,6 @@ from shared.errors import InputError
 from shared.grid import View
 from shared.randomness import counter_generator
 from train.clips.augment import (
-    CROPS,
     ColourAugment,
     cut,
     decode_jpeg,
@@ -21,8 +20,8 @@ from train.clips.augment import (
     jpeg_reduction,
     seeded_globals,
     source_view,
-    square_along,
 )
+from train.clips.crops import CROPS, square_along
 from train.network.model_config import ModelConfig
 from train.options.config import AugmentConfig
 from train.samples.mixing import ClipMixer

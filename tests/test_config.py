@@ -16,6 +16,7 @@ from train.options.config import (
     OptimConfig,
     PretrainConfig,
 )
+from train.options.merging import merge
 from train.options.recipe import (
     RECIPES,
     evaluate_config,
@@ -28,7 +29,8 @@ from train.options.recipe import (
     recorded_pretrain_config,
 )
 from train.running.optim import effective_batch, scaled_learning_rate
-from train.tables.typed_tables import Choice, convert, flatten, merge, to_table
+from train.tables.nested import flatten
+from train.tables.typed import Choice, convert, to_table
 
 DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 

@@ -18,10 +18,10 @@ from shared.shard_index import read_index, write_index
 from shared.tracks import Tracks
 from train.clips.reader import ClipReader
 from train.clips.table import MotionNeeds, read_clip_table
+from train.clips.tracks import PlacedTracks
 from train.objectives.trajectories import (
     FLAT_GREY,
     STILL_PIXELS,
-    PlacedTracks,
     TrajectoryConfig,
     loss_weights,
     trajectory_target,

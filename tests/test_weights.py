@@ -13,7 +13,8 @@ from torch import nn
 
 from shared.errors import InputError
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder, split_mask
-from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.network.head import VideoClassifier, build_head
+from train.network.head_config import HeadConfig
 from train.objectives.pixels import masked_loss, masked_targets, normalised_pixels
 from train.running.finetune_inputs import digest_of
 from train.weights.exchange import (

@@ -32,15 +32,17 @@ from train.evaluation.class_names import class_names
 from train.evaluation.epic_lists import EpicLists, read_epic_lists
 from train.evaluation.metrics import accuracy
 from train.evaluation.scoring import score_clips, write_scores
-from train.network.head import KINDS, VideoClassifier
+from train.network.head import VideoClassifier
+from train.network.head_config import KINDS
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
+from train.options.merging import merge
 from train.options.recipe import read_recipe, recorded_finetune_config
 from train.running.command import data_options, run_option, with_workers
 from train.running.engine import start_processes
 from train.running.finetune_inputs import digest_of, labelled, run_name
 from train.running.run_folder import RunFolder
 from train.samples.datasets import EvaluateDataset
-from train.tables.typed_tables import build, merge
+from train.tables.typed import build
 from train.weights.exchange import import_weights
 
 

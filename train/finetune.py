@@ -25,7 +25,7 @@ from shared.randomness import counter_generator
 from shared.wording import counted
 from train.clips.table import read_clip_table
 from train.evaluation.validation import Validation
-from train.network.head import KINDS
+from train.network.head_config import KINDS
 from train.options.mca_options import mca_options, mca_settings
 from train.options.recipe import evaluate_config, finetune_config
 from train.running.command import Common, read_common, training_options
@@ -48,7 +48,7 @@ from train.running.training import Training
 from train.samples.datasets import FinetuneDataset
 from train.samples.loading import to_device
 from train.samples.mixing import ClipMixer
-from train.tables.typed_tables import to_table
+from train.tables.typed import to_table
 from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_encoder
 
 

@@ -46,7 +46,7 @@ from train.running.throughput import pretraining_flops
 from train.running.training import Training
 from train.samples.datasets import PretrainDataset
 from train.samples.loading import to_device
-from train.tables.typed_tables import to_table
+from train.tables.typed import to_table
 from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
 

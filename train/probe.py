@@ -47,7 +47,7 @@ from train.running.finetune_inputs import (
     short_name,
 )
 from train.running.run_folder import RunFolder
-from train.tables.typed_tables import flatten
+from train.tables.nested import flatten
 from train.weights.exchange import import_weights
 
 PROBES = {"linear": "linear probe", "knn": "k-NN"}

@@ -14,7 +14,7 @@ from shared.shards import ShardReader
 from shared.tracks import read_tracks
 from train.clips.augment import decode_jpeg
 from train.clips.table import ClipTable
-from train.objectives.trajectories import PlacedTracks
+from train.clips.tracks import PlacedTracks
 
 
 class ClipReader:

@@ -24,8 +24,8 @@ import numpy as np
 
 from shared.grid import View
 from shared.tracks import MIRRORED_BINS
+from train.clips.tracks import PlacedTracks
 from train.objectives.trajectories import (
-    PlacedTracks,
     TrajectoryConfig,
     by_patch,
     nearest_starts,

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from shared.errors import InputError
 from shared.grid import View
-from shared.tracks import MIRRORED_BINS, NUM_BINS, Tracks
-from train.tables.typed_tables import check_name
+from shared.tracks import MIRRORED_BINS, NUM_BINS
+from train.clips.tracks import PlacedTracks
+from train.tables.nested import check_name
 
 # What is predicted, and how many numbers of each point and step: displacements, HOG; of the others
 # see train/objectives/fixed_places.py.
@@ -108,23 +109,6 @@ class TrajectoryConfig:
         if self.kind == TRACKS:
             channels = (channels[0] * self.positions, channels[1] * self.shape)
         return tuple(number * each for each in channels)
-
-
-@dataclass(frozen=True)
-class PlacedTracks:
-    """Tracks that start at the first frame of each tubelet.
-
-    Attributes:
-        tracks: from T' frames and G points, each in the middle of one of equal cells of the frame.
-        left_steps: int64 [T'], frames of the clip after each first frame.
-        grid: rows, columns of the points; G = rows * columns.
-        size: width, height of the frames that points were tracked on, pixels.
-    """
-
-    tracks: Tracks
-    left_steps: np.ndarray
-    grid: tuple[int, int]
-    size: tuple[int, int]
 
 
 def trajectory_target(

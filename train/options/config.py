@@ -9,13 +9,14 @@ from typing import Any
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import NEEDS_BOXES, NEEDS_MOTION
-from train.clips.augment import least_side
+from train.clips.crops import least_side
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
-from train.network.head import HeadConfig
+from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.objectives.pixels import PIXEL_TARGETS
 from train.objectives.trajectories import TrajectoryConfig
-from train.tables.typed_tables import Choice, check_name
+from train.tables.nested import check_name
+from train.tables.typed import Choice
 
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 TRAJECTORIES = "trajectories"

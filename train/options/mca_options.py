@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from train.network.head import BOXES, HEAD_WIDTHS
+from train.network.head_config import BOXES, HEAD_WIDTHS
 
 # By name of the option: the field of HeadConfig.
 FIELDS = {

@@ -19,10 +19,10 @@ import torch
 
 from shared.errors import InputError
 from shared.masks import MASKS, Scene
-from train.clips.augment import CROPS
+from train.clips.crops import CROPS
 from train.clips.frame_sampling import FRAME_RULES
-from train.network.head import KINDS as HEAD_KINDS
-from train.network.head import HeadConfig
+from train.network.head_config import KINDS as HEAD_KINDS
+from train.network.head_config import HeadConfig
 from train.network.model_config import NUM_CHANNELS, named_config
 from train.objectives.pixels import PIXEL_TARGETS
 from train.objectives.trajectories import TrajectoryConfig
@@ -34,14 +34,9 @@ from train.options.config import (
     PretrainConfig,
 )
 from train.options.mca_options import FIELDS as MCA_OPTIONS
-from train.tables.typed_tables import (
-    build,
-    check_name,
-    choose,
-    fields_by_name,
-    merge,
-    refuse_unknown,
-)
+from train.options.merging import merge
+from train.tables.nested import check_name, refuse_unknown
+from train.tables.typed import build, choose, fields_by_name
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 

@@ -26,7 +26,7 @@ from train.pictures.inputs import frames_of, read_autoencoder, read_held_out, re
 from train.running.run_folder import RunFolder
 from train.samples.datasets import PretrainDataset
 from train.samples.loading import to_device
-from train.tables.typed_tables import Choice, to_table
+from train.tables.typed import Choice, to_table
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
 from train.options.config import LoaderConfig
+from train.options.merging import merge
 from train.options.recipe import loader_config, parse_changes, read_recipe
 from train.running.engine import Processes
 from train.running.rerun import EarlierRun, read_earlier
 from train.running.run_folder import RunFolder
-from train.tables.typed_tables import merge
 
 FOLDER = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)

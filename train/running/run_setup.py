@@ -18,7 +18,8 @@ from train.running.engine import Processes, start_processes
 from train.running.optim import effective_batch, scaled_learning_rate, warmup_steps
 from train.running.progress import Interruption
 from train.running.run_folder import RunFolder
-from train.tables.typed_tables import flatten, to_table
+from train.tables.nested import flatten
+from train.tables.typed import to_table
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from shared.manifest import ClassList
 from shared.masks import MASKS, NEEDS_MOTION, Scene
 from shared.randomness import counter_generator
-from train.clips.augment import ColourAugment, erase, square_along
+from train.clips.augment import ColourAugment, erase
+from train.clips.crops import square_along
 from train.clips.frame_sampling import view_places
 from train.clips.table import ClipTable
 from train.network.model_config import ModelConfig
@@ -29,7 +30,7 @@ from train.options.config import (
     PretrainConfig,
 )
 from train.samples.views import ClipDataset, Cutting
-from train.tables.typed_tables import Choice
+from train.tables.typed import Choice
 
 Sample = dict[str, Tensor]
 

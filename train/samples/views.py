@@ -14,13 +14,14 @@ from torch.utils.data import Dataset
 
 from shared.grid import View, inside_boxes
 from shared.motion_cells import cell_means
-from train.clips.augment import CROPS, Box, cut, jpeg_reduction, source_view
+from train.clips.augment import cut, jpeg_reduction, source_view
+from train.clips.crops import CROPS, Box
 from train.clips.frame_sampling import FRAME_RULES
 from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.network.model_config import ModelConfig
 from train.options.config import LoaderConfig
-from train.tables.typed_tables import Choice
+from train.tables.typed import Choice
 
 
 @dataclass(frozen=True)

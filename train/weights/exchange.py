@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from shared.errors import InputError
 from shared.files import write_atomically
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder
-from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.network.head import VideoClassifier, build_head
+from train.network.head_config import HeadConfig
 from train.weights import huggingface, videomae
 
 Kind = Literal["pretraining", "classification", "encoder"]

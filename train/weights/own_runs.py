@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.errors import InputError
-from train.network.head import HeadConfig
+from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.running.checkpoints import complete_checkpoints
 from train.running.run_folder import RunFolder
