@@ -28,7 +28,7 @@ from train.pictures.clips import overlay_tokens
 from train.pictures.gradcam import class_maps, grad_cam
 from train.pictures.inputs import choose_block, read_held_out
 from train.pictures.trajectories import TrackedClip, pixels_per_unit, starts_of, tracked_clips
-from train.running.finetune_inputs import build_classifier
+from train.running.classifier import build_classifier
 from train.running.run_folder import RunFolder
 
 

@@ -28,7 +28,6 @@ from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
 from train.clips.table import read_clip_table
 from train.evaluation.class_map import ClassMap, match_names, read_class_map
-from train.evaluation.class_names import class_names
 from train.evaluation.epic_lists import EpicLists, read_epic_lists
 from train.evaluation.metrics import accuracy
 from train.evaluation.scoring import score_clips, write_scores
@@ -39,11 +38,12 @@ from train.options.merging import merge
 from train.options.recipe import read_recipe, recorded_finetune_config
 from train.running.command import data_options, run_option, with_workers
 from train.running.engine import start_processes
-from train.running.finetune_inputs import digest_of, labelled, run_name
+from train.running.finetune_inputs import labelled, run_name
 from train.running.run_folder import RunFolder
 from train.samples.datasets import EvaluateDataset
 from train.tables.typed import build
 from train.weights.exchange import import_weights
+from train.weights.huggingface import digest_of
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -264,7 +264,7 @@ def _class_names(
     if classes is not None:
         return {"label": list(classes.names)}
     known = read_classes(layout.classes)
-    return {kind: class_names(known, kind, count) for kind, count in num_classes.items()}
+    return {kind: known.class_names(kind, count) for kind, count in num_classes.items()}
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:

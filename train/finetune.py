@@ -26,14 +26,12 @@ from shared.wording import counted
 from train.clips.table import read_clip_table
 from train.evaluation.validation import Validation
 from train.network.head_config import KINDS
-from train.options.mca_options import mca_options, mca_settings
 from train.options.recipe import evaluate_config, finetune_config
-from train.running.command import Common, read_common, training_options
+from train.running.classifier import build_classifier
+from train.running.command import Common, mca_options, mca_settings, read_common, training_options
 from train.running.engine import whole_model
 from train.running.finetune_inputs import (
-    build_classifier,
     count_classes,
-    digest_of,
     find_weights,
     labelled,
     read_held_out,
@@ -50,6 +48,7 @@ from train.samples.loading import to_device
 from train.samples.mixing import ClipMixer
 from train.tables.typed import to_table
 from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_encoder
+from train.weights.huggingface import digest_of
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})

@@ -38,7 +38,6 @@ from train.options.config import PretrainConfig
 from train.options.recipe import pretrain_config
 from train.running.command import Common, read_common, training_options
 from train.running.engine import whole_model
-from train.running.finetune_inputs import digest_of
 from train.running.run_folder import RunFolder
 from train.running.run_setup import set_up
 from train.running.snapshots import Snapshots
@@ -48,6 +47,7 @@ from train.samples.datasets import PretrainDataset
 from train.samples.loading import to_device
 from train.tables.typed import to_table
 from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_autoencoder
+from train.weights.huggingface import digest_of
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})

@@ -40,7 +40,6 @@ from train.running.command import data_options, hold, run_option, with_workers
 from train.running.engine import Processes, start_processes
 from train.running.finetune_inputs import (
     count_classes,
-    digest_of,
     find_weights,
     labelled,
     read_held_out,
@@ -49,6 +48,7 @@ from train.running.finetune_inputs import (
 from train.running.run_folder import RunFolder
 from train.tables.nested import flatten
 from train.weights.exchange import import_weights
+from train.weights.huggingface import digest_of
 
 PROBES = {"linear": "linear probe", "knn": "k-NN"}
 NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07

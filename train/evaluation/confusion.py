@@ -15,7 +15,7 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.files import write_atomically
-from train.evaluation.class_names import PLURAL
+from shared.manifest import PLURAL
 from train.pictures.charts import confusion_chart
 from train.pictures.style import Chart
 from train.running.run_folder import RunFolder

@@ -8,8 +8,8 @@ from train.clips.table import ClipTable
 from train.evaluation.metrics import accuracy
 from train.evaluation.scoring import score_clips
 from train.options.config import EvaluateConfig, FinetuneConfig
+from train.running.classifier import build_classifier
 from train.running.engine import whole_model
-from train.running.finetune_inputs import build_classifier
 from train.running.run_setup import RunSetup
 from train.running.training import Training
 from train.samples.datasets import EvaluateDataset

@@ -33,12 +33,20 @@ from train.options.config import (
     LoaderConfig,
     PretrainConfig,
 )
-from train.options.mca_options import FIELDS as MCA_OPTIONS
 from train.options.merging import merge
 from train.tables.nested import check_name, refuse_unknown
 from train.tables.typed import build, choose, fields_by_name
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+MCA_FIELDS = {
+    "mca_heads": "num_heads",
+    "mca_depth": "depth",
+    "mca_width": "head_width",
+    "mca_residual": "residual",
+    "mca_box": "box",
+}
+"""By name of an option of the command line: the field of HeadConfig that it sets."""
 
 DECODER_FIELDS = (
     *("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio"),
@@ -127,7 +135,7 @@ def finetune_config(
 
 def _refuse_options_of_mca(head: Mapping[str, Any]) -> None:
     refuse_unknown(head, fields_by_name(HeadConfig), "finetune.head")
-    options = {field: f"--{option.replace('_', '-')}" for option, field in MCA_OPTIONS.items()}
+    options = {field: f"--{option.replace('_', '-')}" for option, field in MCA_FIELDS.items()}
     unused = [options.get(field, f"head.{field}") for field in sorted(head) if field != "kind"]
     if unused:
         verb = "is" if len(unused) == 1 else "are"

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import InputError
-from shared.manifest import SPLITS
+from shared.manifest import PLURAL, SPLITS
 from shared.run_record import read_jsonl
-from train.evaluation.class_names import PLURAL
 from train.evaluation.confusion import Scores, read_scores
 from train.objectives.loss_words import LossWords, loss_words
 from train.pictures.charts import Curve
