@@ -171,9 +171,9 @@ def test_repeats_are_views_of_one_read_that_differ(out, layout, monkeypatch):
     table = read_clip_table(layout, ["train"], boxes=False)
     classes = read_classes(layout.classes)
     dataset = FinetuneDataset(table, classes, config, LoaderConfig(workers=0), seed=0)
-    read, decoded = dataset._reader.frames, []
+    read, decoded = dataset.reader.frames, []
     monkeypatch.setattr(
-        dataset._reader, "frames", lambda *given: decoded.append(given[1]) or read(*given)
+        dataset.reader, "frames", lambda *given: decoded.append(given[1]) or read(*given)
     )
     sample = dataset[0, 5]
     assert len(decoded) == 1 and len(set(decoded[0])) == len(decoded[0])

@@ -136,9 +136,9 @@ def clips_of(
     figures: dict[str, list[tuple[str, list]]] = {}
     if run.kind == "finetune":
         figures |= _gradcam(run, layout, classes, num_clips, block, titled)
-    elif run.option("config", "target") == "trajectories":
+    elif run.picture == "tracks":
         figures |= _trajectories(folder, layout, num_clips, titled)
-    elif run.option("config", "target") == "normalised_pixels":
+    elif run.picture == "pixels":
         folders = [folder, *(read_run(path).folder for path in beside)]
         rebuilt = reconstruct(layout, folders, num_clips)
         figures["reconstructions.png"] = [titled(clip) for clip in rebuilt]

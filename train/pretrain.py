@@ -13,7 +13,7 @@ measured (benchmarks/README.md).
 The loss is the mean squared error of normalised pixels; predicting every patch's mean colour would
 score about 1.0, and that figure is printed beside it. 0.9 after some epochs means that it learns.
 Of trajectories (--method mme) the figure beside it is that of predicting that nothing moves and
-that histograms are even (train/objectives/loss_words.py).
+that histograms are even (train/objectives/trajectories.py).
 """
 
 from __future__ import annotations
@@ -24,17 +24,13 @@ from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.wording import counted
 from train.clips.table import read_clip_table
 from train.network.autoencoder import MaskedAutoencoder
-from train.objectives.loss_words import loss_words
-from train.objectives.pixels import PIXEL_TARGETS, masked_loss, masked_targets, mean_predictor_loss
-from train.objectives.trajectories import loss_weights
-from train.options.config import PretrainConfig
+from train.objectives.pixels import masked_loss, mean_predictor_loss
 from train.options.recipe import pretrain_config
 from train.running.command import Common, read_common, training_options
 from train.running.engine import whole_model
@@ -45,7 +41,6 @@ from train.running.throughput import pretraining_flops
 from train.running.training import Training
 from train.samples.datasets import PretrainDataset
 from train.samples.loading import to_device
-from train.tables.typed import to_table
 from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_autoencoder
 from train.weights.huggingface import digest_of
 
@@ -117,7 +112,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     with setup.begun() as stop:
         if stop is None:
             return folder
-        mean, words = None, loss_words(to_table(config))
+        mean, words = None, config.target.words
 
         # -------------------------------------------------------------------------------------
         # Train
@@ -127,7 +122,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                 for _, batch in training.parts():
                     num_masked = int(batch["mask"][0].sum())  # still on the CPU: nothing waits
                     batch = to_device(batch, processes.device)
-                    target, weight = hidden_targets(batch, config, num_masked)
+                    target, weight = config.target.of_batch(batch, num_masked, config.cut)
                     predicted = training.engine(batch["clips"], batch["mask"], num_masked)
                     loss = masked_loss(predicted, target, weight)
                     training.learn(loss, mean_predictor_loss(target, weight))
@@ -161,16 +156,6 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             print(f"pretrained on {learned}: {folder.weights}")
         processes.wait()
     return folder
-
-
-def hidden_targets(
-    batch: dict[str, Tensor], config: PretrainConfig, num_masked: int
-) -> tuple[Tensor, Tensor | None]:
-    """What of the masked tokens is to be predicted [B, M, D], and its weights (None: all 1)."""
-    if config.trajectories is not None:
-        return batch["target"], loss_weights(batch["counts"], config.trajectories, config.stride)
-    target = PIXEL_TARGETS[config.target](batch["clips"], config.model)
-    return masked_targets(target, batch["mask"], num_masked), None
 
 
 if __name__ == "__main__":

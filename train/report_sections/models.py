@@ -33,9 +33,9 @@ def pretraining_pictures(dataset: Dataset, run: Run | None, runs: list[Run]) -> 
     """
     if run is None:
         return {"missing": []}
-    if run.option("config", "target") == "trajectories":
+    if run.picture == "tracks":
         return _or_say(lambda: _tracks(dataset, run))
-    if run.option("config", "target") != "normalised_pixels":
+    if run.picture != "pixels":
         return {"missing": [f"Run {run.name} predicts no pixels, so nothing is reconstructed."]}
     return _or_say(lambda: _reconstructions(dataset, [run, *_comparable(run, runs)]))
 

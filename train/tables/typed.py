@@ -94,6 +94,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             raise InputError(f'{where} is {value!r}; a table with kind = "..." is expected')
         return Choice(value["kind"], {k: v for k, v in value.items() if k != "kind"})
+    if isinstance(kind, type) and dataclasses.is_dataclass(value) and isinstance(value, kind):
+        return value  # built already
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return build(kind, value, where)
     if origin in (types.UnionType, typing.Union):
@@ -114,9 +116,12 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def to_table(value: Any) -> Any:
-    """A dataclass as plain values, for options.json; the inverse of `build`."""
-    if isinstance(value, Choice):
-        return {key: to_table(item) for key, item in value.to_table().items()}
+    """A dataclass as plain values, for options.json; the inverse of `build`. A value that has a
+    method `to_table` says itself how a recipe writes it."""
+    if hasattr(value, "to_table"):
+        value = value.to_table()
+    if isinstance(value, Mapping):
+        return {key: to_table(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {field.name: to_table(getattr(value, field.name)) for field in fields}
