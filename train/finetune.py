@@ -15,8 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import click
-import torch
-from torch.nn import functional as F
 
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
@@ -24,12 +22,9 @@ from shared.manifest import read_classes
 from shared.randomness import counter_generator
 from shared.wording import counted
 from train.clips.table import read_clip_table
-from train.evaluation.validation import Validation
 from train.network.head_config import KINDS
 from train.options.recipe import evaluate_config, finetune_config
-from train.running.classifier import build_classifier
 from train.running.command import Common, mca_options, mca_settings, read_common, training_options
-from train.running.engine import whole_model
 from train.running.finetune_inputs import (
     count_classes,
     find_weights,
@@ -40,15 +35,7 @@ from train.running.finetune_inputs import (
     run_name,
 )
 from train.running.run_folder import RunFolder
-from train.running.run_setup import set_up
-from train.running.throughput import finetuning_flops
-from train.running.training import Training
-from train.samples.datasets import FinetuneDataset
-from train.samples.loading import to_device
-from train.samples.mixing import ClipMixer
 from train.tables.typed import to_table
-from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_encoder
-from train.weights.huggingface import digest_of
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -95,9 +82,6 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     config = finetune_config(tables, head, common.training_changes())
     loader = common.loader(tables)
     weights = find_weights(layout, source)
-    imported = None if weights is None else import_weights(weights)
-    if imported is not None:
-        config = replace(config, model=adopt_norms(config.model, imported))
     folder = RunFolder(layout.runs / (common.run or run_name(source, config.head.kind)))
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
@@ -107,6 +91,32 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         num_classes,
     )
     held_out = read_held_out(layout, config, num_classes)
+    if held_out is None:
+        refuse_validation(common.settings)
+    # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    import torch
+    from torch.nn import functional as F
+
+    from train.evaluation.validation import Validation
+    from train.running.classifier import build_classifier
+    from train.running.engine import whole_model
+    from train.running.run_setup import set_up
+    from train.running.throughput import finetuning_flops
+    from train.running.training import Training
+    from train.samples.datasets import FinetuneDataset
+    from train.samples.loading import to_device
+    from train.samples.mixing import ClipMixer
+    from train.weights.exchange import (
+        adopt_norms,
+        export_safetensors,
+        import_weights,
+        load_encoder,
+    )
+    from train.weights.huggingface import digest_of
+
+    imported = None if weights is None else import_weights(weights)
+    if imported is not None:
+        config = replace(config, model=adopt_norms(config.model, imported))
     setup = set_up(
         "finetune",
         common,
@@ -122,7 +132,6 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     refuse_lone_clips(config, setup.plan.micro_size)
     processes = setup.processes
     if held_out is None:
-        refuse_validation(common.settings)
         processes.say(
             "  no labelled clip of split val: the last weights count, not the best, and nothing "
             "stops early"

@@ -23,26 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from shared.errors import user_errors
+from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.wording import counted
 from train.clips.table import read_clip_table
-from train.network.autoencoder import MaskedAutoencoder
-from train.objectives.pixels import masked_loss, mean_predictor_loss
 from train.options.recipe import pretrain_config
 from train.running.command import Common, read_common, training_options
-from train.running.engine import whole_model
 from train.running.run_folder import RunFolder
-from train.running.run_setup import set_up
-from train.running.snapshots import Snapshots
-from train.running.throughput import pretraining_flops
-from train.running.training import Training
-from train.samples.datasets import PretrainDataset
-from train.samples.loading import to_device
-from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_autoencoder
-from train.weights.huggingface import digest_of
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -75,14 +63,36 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     layout = DatasetLayout(common.out, common.dataset)
     tables = common.read_recipe()
     config = pretrain_config(tables, method, common.training_changes())
-    imported = None if init is None else import_weights(init)
-    if imported is not None:
-        config = replace(config, model=adopt_norms(config.model, imported))
     loader = common.loader(tables)
+    if init is not None and not init.exists():
+        raise InputError(f"--init {init}: no such file or folder")
     folder = RunFolder(layout.runs / (common.run or f"pretrain-{method}"))
     table = read_clip_table(
         layout, ["train"], config.needs_boxes, config.needed_motion, config.box_source
     )
+    # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    import torch
+
+    from train.network.autoencoder import MaskedAutoencoder
+    from train.objectives.pixels import masked_loss, mean_predictor_loss
+    from train.running.engine import whole_model
+    from train.running.run_setup import set_up
+    from train.running.snapshots import Snapshots
+    from train.running.throughput import pretraining_flops
+    from train.running.training import Training
+    from train.samples.datasets import PretrainDataset
+    from train.samples.loading import to_device
+    from train.weights.exchange import (
+        adopt_norms,
+        export_safetensors,
+        import_weights,
+        load_autoencoder,
+    )
+    from train.weights.huggingface import digest_of
+
+    imported = None if init is None else import_weights(init)
+    if imported is not None:
+        config = replace(config, model=adopt_norms(config.model, imported))
     setup = set_up(
         "pretrain",
         common,

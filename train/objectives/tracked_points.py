@@ -73,7 +73,7 @@ def trajectory_target(
             for values in (displacements, hog, counts)
         )
         displacements, hog = displacements.sum(axis=4), hog[:, :, :, :, 0]
-        counts = counts.all(axis=4)
+        counts = np.asarray(counts.all(axis=4))
     displacements, hog, counts = (
         by_patch(values, grid, per_side) for values in (displacements, hog, counts)
     )

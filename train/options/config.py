@@ -20,6 +20,7 @@ from train.tables.typed import Choice
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
+POOLS = ("clip", "steps")  # over which tokens a probe averages
 PRECISIONS = ("auto", "fp32", "bf16")
 
 

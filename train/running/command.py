@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,9 +18,11 @@ from train.network.head_config import BOXES, HEAD_WIDTHS
 from train.options.config import LoaderConfig
 from train.options.merging import merge
 from train.options.recipe import MCA_FIELDS, loader_config, parse_changes, read_recipe
-from train.running.engine import Processes
 from train.running.rerun import EarlierRun, read_earlier
 from train.running.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from train.running.engine import Processes
 
 FOLDER = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
