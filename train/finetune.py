@@ -169,18 +169,20 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                         batch["clips"], batch["inside"], labels, counter_generator(*key)
                     )
                     scores = training.engine(clips, inside)
-                    loss = sum(F.cross_entropy(scores[k].float(), targets[k]) for k in targets)
+                    loss = torch.stack(
+                        [F.cross_entropy(scores[k].float(), targets[k]) for k in targets]
+                    ).sum()
                     training.learn(loss)
                 training.end_step()
 
                 validates = validation.is_due(training.step)
                 if training.is_due(validates):
-                    [loss] = training.mean_losses()
+                    [mean] = training.mean_losses()
                     best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
                     training.write(
-                        {"loss": loss},
+                        {"loss": mean},
                         finetuning_flops(config.model, config.head),
-                        loss=f"{loss:.3f}",
+                        loss=f"{mean:.3f}",
                         best_val=best,
                     )
                     if validates:

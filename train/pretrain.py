@@ -157,7 +157,10 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         final = whole_model(training.engine, MaskedAutoencoder(config.model))
         if processes.is_first:
             export_safetensors(folder.weights, final)
-            summary = {"steps": setup.num_steps, "clips": setup.num_steps * setup.effective_batch}
+            summary: dict[str, float] = {
+                "steps": setup.num_steps,
+                "clips": setup.num_steps * setup.effective_batch,
+            }
             if mean is not None:
                 summary |= {"loss": mean[0], "mean_predictor_loss": mean[1]}
                 print(f"pretraining loss {mean[0]:.3f} (predicting {words.zeros}: {mean[1]:.3f})")

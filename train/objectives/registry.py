@@ -44,6 +44,11 @@ def build_target(table: Mapping[str, Any]) -> Target:
         raise InputError(f"[pretrain] {error}") from None
     options = {key: value for key, value in given.items() if key != "kind"} if name != given else {}
     if TARGETS[name].has_own_table:
+        if options:
+            raise InputError(
+                f"[pretrain.target] does not use {', '.join(options)}; options of {name} are in "
+                f"the table {name}"
+            )
         own = table.get(name)
         return build(TARGETS[name], options if own is None else own, f"pretrain.{name}")
     return build(TARGETS[name], options, "pretrain.target")
