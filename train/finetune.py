@@ -63,8 +63,8 @@ def main(head: str | None, method: str | None, source: str | None, **options: An
         )
     source = source or (method and f"pretrain-{method}")
     if earlier := common.earlier:
-        source = earlier.keep("--from", earlier.options["from"], source)
-        head = earlier.keep("--head", earlier.options["config"]["head"]["kind"], head)
+        source = earlier.recorded("--from", earlier.options["from"], source)
+        head = earlier.recorded("--head", earlier.options["config"]["head"]["kind"], head)
     finetune(common, head, source or "pretrain-mofo")
 
 
@@ -144,27 +144,27 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = build_classifier(config, num_classes)
-    setup.say_parameters(model)
+    setup.print_parameters(model)
     if imported is not None:
         load_encoder(model, imported)
     dataset = FinetuneDataset(table, classes, config, loader, common.seed)
     validation = Validation(setup, config, held_out, num_classes)
     mixer = ClipMixer(config.augment, config.model, num_classes)
 
-    with setup.begun() as stop:
+    with setup.open_folder() as stop:
         if stop is None:
             return folder
 
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
-        with Training(setup, model, dataset, stop, **validation.nothing_yet()) as training:
+        with Training(setup, model, dataset, stop, **validation.initial_progress()) as training:
             progress = training.progress
-            while training.goes_on:
-                for part, batch in training.parts():
+            while training.has_steps_left:
+                for number, batch in training.micro_batches():
                     batch = to_device(batch, processes.device)
                     labels = {kind: batch[kind] for kind in config.labels}
-                    key = (common.seed, "mix", training.step, part, processes.rank)
+                    key = (common.seed, "mix", training.step, number, processes.rank)
                     clips, inside, targets = mixer(
                         batch["clips"], batch["inside"], labels, counter_generator(*key)
                     )
@@ -172,24 +172,24 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                     loss = torch.stack(
                         [F.cross_entropy(scores[k].float(), targets[k]) for k in targets]
                     ).sum()
-                    training.learn(loss)
+                    training.backward(loss)
                 training.end_step()
 
                 validates = validation.is_due(training.step)
-                if training.is_due(validates):
+                if training.should_log(validates):
                     [mean] = training.mean_losses()
                     best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
-                    training.write(
+                    training.log(
                         {"loss": mean},
                         finetuning_flops(config.model, config.head),
                         loss=f"{mean:.3f}",
                         best_val=best,
                     )
                     if validates:
-                        validation.look(training)
+                        validation.run(training)
                     training.save_or_stop()
         if training.stopped_by:
-            training.say_stopped()
+            training.report_stop()
             return folder
 
         # -------------------------------------------------------------------------------------

@@ -49,9 +49,9 @@ def main(method: str | None, init: Path | None, **options: Any) -> None:
     """Pretrain a masked autoencoder on the clips of split train."""
     common = read_common("pretrain", **options)
     if earlier := common.earlier:
-        method = earlier.keep("--method", earlier.options["method"], method)
+        method = earlier.recorded("--method", earlier.options["method"], method)
         before = earlier.options.get("init")
-        init = earlier.keep("--init", before and Path(before), init)
+        init = earlier.recorded("--init", before and Path(before), init)
     pretrain(common, method or "mofo", init)
 
 
@@ -113,13 +113,13 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = MaskedAutoencoder(config.model)
-    setup.say_parameters(model)
+    setup.print_parameters(model)
     if imported is not None:
         load_autoencoder(model, imported)
     dataset = PretrainDataset(table, config, loader, common.seed)
     snapshots = Snapshots(folder.snapshots, table, config, common.seed, setup.epoch_steps)
 
-    with setup.begun() as stop:
+    with setup.open_folder() as stop:
         if stop is None:
             return folder
         mean, words = None, config.target.words
@@ -128,27 +128,27 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         # Train
         # -------------------------------------------------------------------------------------
         with Training(setup, model, dataset, stop) as training:
-            while training.goes_on:
-                for _, batch in training.parts():
+            while training.has_steps_left:
+                for _, batch in training.micro_batches():
                     num_masked = int(batch["mask"][0].sum())  # still on the CPU: nothing waits
                     batch = to_device(batch, processes.device)
                     target, weight = config.target.of_batch(batch, num_masked, config.cut)
                     predicted = training.engine(batch["clips"], batch["mask"], num_masked)
                     loss = masked_loss(predicted, target, weight)
-                    training.learn(loss, mean_predictor_loss(target, weight))
+                    training.backward(loss, mean_predictor_loss(target, weight))
                 training.end_step()
                 if processes.is_first and snapshots.is_due(training.step):
                     snapshots.take(training.engine.module, training.step, processes.device)
-                if training.is_due():
+                if training.should_log():
                     mean = training.mean_losses()
-                    training.write(
+                    training.log(
                         {"loss": mean[0], "mean_predictor_loss": mean[1]},
                         pretraining_flops(config.model, num_masked),
                         **{"loss": f"{mean[0]:.3f}", words.level: f"{mean[1]:.3f}"},
                     )
                     training.save_or_stop()
         if training.stopped_by:
-            training.say_stopped()
+            training.report_stop()
             return folder
 
         # -------------------------------------------------------------------------------------
