@@ -16,11 +16,10 @@ from shared.grid import positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest, write_manifest
 from shared.shards import ShardReader
-from train.clips.augment import decode_jpeg
-from train.clips.frame_sampling import FRAME_RULES, dense, segments, view_places
-from train.clips.reader import ClipReader
+from train.clips.reader import ClipReader, decode_jpeg
 from train.clips.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
 from train.clips.table import ClipTable, read_clip_table
+from train.clips.view_rules import FRAME_RULES, dense, segments, view_places
 from train.objectives.pixels import unstandardise
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, pretrain_config, read_recipe

@@ -12,9 +12,8 @@ from training_fixtures import TINY_RECIPE
 
 from shared.errors import InputError
 from train.clips.table import MotionNeeds, read_clip_table
-from train.objectives.normalised_pixels import NormalisedPixels
 from train.objectives.registry import TARGETS, build_target, loss_words, recorded_target
-from train.objectives.target import LossWords, Target
+from train.objectives.target import LossWords, NormalisedPixels, Target
 from train.objectives.trajectories import Trajectories
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe, recorded_pretrain_config

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import InputError
-from train.objectives.normalised_pixels import NormalisedPixels
-from train.objectives.target import LossWords, Target
+from train.objectives.target import LossWords, NormalisedPixels, Target
 from train.objectives.trajectories import Trajectories
 from train.tables.nested import check_name
 from train.tables.typed import build

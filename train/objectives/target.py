@@ -165,3 +165,23 @@ class ClipTarget(Target):
 
         target = self.of_clips(batch["clips"], cut.model)
         return masked_targets(target, batch["mask"], num_masked), None
+
+
+@dataclass(frozen=True)
+class NormalisedPixels(ClipTarget):
+    """The pixels of each tubelet, normalised by itself: what VideoMAE and MOFO predict.
+
+    See `train.objectives.pixels.normalised_pixels`.
+    """
+
+    name = "normalised_pixels"
+    picture = "pixels"
+    words = LossWords("normalised pixels", "every patch's mean colour", "mean of each patch")
+
+    def of_clips(self, clips: Tensor, model: ModelConfig) -> Tensor:
+        from train.objectives.pixels import normalised_pixels
+
+        return normalised_pixels(clips, model)
+
+    def num_values(self, cut: ClipCut) -> tuple[int, ...]:
+        return (cut.model.patch_dim,)

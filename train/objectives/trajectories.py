@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shared.errors import InputError
-from train.clips.crops import least_side
 from train.clips.table import MotionNeeds
+from train.clips.view_rules import least_side
 from train.objectives.fixed_places import fixed_target, frames_to_read
 from train.objectives.target import ClipCut, LossWords, ShownView, Target
 from train.objectives.tracked_points import trajectory_target

@@ -11,9 +11,8 @@ from shared.masks import NEEDS_BOXES, NEEDS_MOTION
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
-from train.objectives.normalised_pixels import NormalisedPixels
 from train.objectives.registry import TARGETS
-from train.objectives.target import ClipCut, Target
+from train.objectives.target import ClipCut, NormalisedPixels, Target
 from train.tables.nested import check_name
 from train.tables.typed import Choice
 

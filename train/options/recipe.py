@@ -18,8 +18,7 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.masks import MASKS, Scene
-from train.clips.crops import CROPS
-from train.clips.frame_sampling import FRAME_RULES
+from train.clips.view_rules import CROPS, FRAME_RULES
 from train.network.head_config import KINDS as HEAD_KINDS
 from train.network.head_config import HeadConfig
 from train.network.model_config import named_config
