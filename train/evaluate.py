@@ -31,7 +31,8 @@ from train.evaluation.class_map import ClassMap, match_names, read_class_map
 from train.evaluation.class_names import class_names
 from train.evaluation.epic_lists import EpicLists, read_epic_lists
 from train.evaluation.metrics import accuracy
-from train.evaluation.scoring import score_clips, write_scores
+from train.evaluation.score_files import write_scores
+from train.evaluation.scoring import score_clips
 from train.network.head import KINDS, VideoClassifier
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import read_recipe, recorded_finetune_config
@@ -266,7 +267,7 @@ def _class_names(
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
-    from train.evaluation.confusion import write_confusion  # matplotlib, for these pictures alone
+    from train.pictures.confusion import write_confusion  # matplotlib, for these pictures alone
 
     for path in write_confusion(folder, name, names):
         print(f"  {'confusion matrix':<24}  {path}")

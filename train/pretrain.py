@@ -36,12 +36,12 @@ from train.objectives.pixels import PIXEL_TARGETS, masked_loss, masked_targets, 
 from train.objectives.trajectories import loss_weights
 from train.options.config import PretrainConfig
 from train.options.recipe import pretrain_config
+from train.pictures.snapshots import Snapshots
 from train.running.command import Common, read_common, training_options
 from train.running.engine import whole_model
 from train.running.finetune_inputs import digest_of
 from train.running.run_folder import RunFolder
 from train.running.run_setup import set_up
-from train.running.snapshots import Snapshots
 from train.running.throughput import pretraining_flops
 from train.running.training import Training
 from train.samples.datasets import PretrainDataset

@@ -33,7 +33,7 @@ from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.features import POOLS, clip_features, frozen_encoder
 from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
 from train.evaluation.metrics import accuracy
-from train.evaluation.scoring import write_scores
+from train.evaluation.score_files import write_scores
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import evaluate_config, finetune_config, loader_config, read_recipe
 from train.running.command import data_options, hold, run_option, with_workers
