@@ -14,7 +14,7 @@ from shared.manifest import read_classes, read_manifest, write_classes, write_ma
 from shared.run_record import JsonlLog, write_options
 from train.clips.table import read_clip_table
 from train.evaluation.metrics import accuracy
-from train.evaluation.scoring import write_scores
+from train.evaluation.score_files import write_scores
 from train.network.autoencoder import MaskedAutoencoder
 from train.options.recipe import finetune_config, pretrain_config, read_recipe
 from train.running.classifier import build_classifier

@@ -177,7 +177,8 @@ def evaluate(
     name = _name(layout, clips, views.split)
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.metrics import accuracy
-    from train.evaluation.scoring import score_clips, write_scores
+    from train.evaluation.score_files import write_scores
+    from train.evaluation.scoring import score_clips
     from train.network.head import VideoClassifier
     from train.running.engine import start_processes
     from train.samples.datasets import EvaluateDataset
@@ -272,7 +273,7 @@ def _class_names(
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
-    from train.evaluation.confusion import write_confusion  # matplotlib, for these pictures alone
+    from train.pictures.confusion import write_confusion  # matplotlib, for these pictures alone
 
     for path in write_confusion(folder, name, names):
         print(f"  {'confusion matrix':<24}  {path}")

@@ -29,7 +29,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, ClassList, read_classes
 from shared.shard_index import read_index
 from train.pictures.style import Chart
-from train.report import write_report
+from train.report_sections.page import write_report
 from train.report_sections.runs import Run, read_run
 from train.report_sections.sections import Dataset
 from train.report_sections.training import finetuning_section, pretraining_section

@@ -75,9 +75,9 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
 
     from train.network.autoencoder import MaskedAutoencoder
     from train.objectives.pixels import masked_loss, mean_predictor_loss
+    from train.pictures.snapshots import Snapshots
     from train.running.engine import whole_model
     from train.running.run_setup import set_up
-    from train.running.snapshots import Snapshots
     from train.running.throughput import pretraining_flops
     from train.running.training import Training
     from train.samples.datasets import PretrainDataset

@@ -191,7 +191,7 @@ def probe(
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.features import clip_features, frozen_encoder
     from train.evaluation.metrics import accuracy
-    from train.evaluation.scoring import write_scores
+    from train.evaluation.score_files import write_scores
     from train.running.engine import start_processes
     from train.weights.exchange import import_weights
     from train.weights.huggingface import digest_of

@@ -23,6 +23,7 @@ from train.pictures.style import jpeg_uri, png_uri
 NUM_SAMPLES = 4
 NUM_TIMES = 4  # frames shown of a sample clip
 NUM_STRANGEST = 12
+INSIDE_RATIO = 0.75  # MOFO, sec. 4.1
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class MaskSettings:
     image_size: int = 224
     patch_size: int = 16
     mask_ratio: float = 0.9
-    inside_ratio: float | None = 0.75
+    inside_ratio: float | None = INSIDE_RATIO
     source: str = "the defaults of MOFO"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.manifest import PLURAL
-from train.evaluation.confusion import Scores
+from train.evaluation.score_files import Scores
 from train.pictures.clips import TILE_HEIGHT, enlarge
 from train.pictures.style import jpeg_uri, png_uri
 from train.report_sections.clips import NUM_TIMES
@@ -44,7 +44,7 @@ def snapshot_pictures(run: Run | None) -> dict[str, Any]:
     """What a pretraining run predicted for the same clips of split train as it learned."""
     if run is None:
         return {}
-    from train.running.snapshots import read_snapshots
+    from train.pictures.snapshots import read_snapshots
 
     found = read_snapshots(run.folder.snapshots, run.option("config", "model", "image_size") or 1)
     names = [name for name in found if name.startswith("step-")]

@@ -9,9 +9,10 @@ from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, SINGULAR
 from shared.wording import counted
 from train.clips.stored_boxes import read_clip
-from train.evaluation.confusion import Scores, confusion_picture
+from train.evaluation.score_files import Scores
 from train.pictures.charts import curves_chart
 from train.pictures.clips import draw_thumbnail
+from train.pictures.confusion import confusion_picture
 from train.pictures.style import Chart, jpeg_uri
 from train.report_sections.runs import Run, scores_of
 from train.report_sections.sections import Dataset
