@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
 from train.finetune import finetune
-from train.network.head import KINDS
+from train.network.head_config import KINDS
 from train.options.recipe import read_recipe
 from train.pretrain import pretrain
 from train.running.command import Common
