@@ -32,7 +32,7 @@ from train.pictures.charts import (
 from train.pictures.clips import see_view, spread_over_classes
 from train.pictures.reconstruction import reconstruct
 from train.pictures.style import PALETTE, heat_rgba, png_uri, printable
-from train.report import choose_runs
+from train.report_sections.page import choose_runs
 from train.report_sections.runs import read_run, read_runs
 from train.running.run_folder import RunFolder
 

@@ -12,10 +12,10 @@ from track_fixtures import add_tracks
 from training_fixtures import tiny_run
 
 from shared.drawing import HIDDEN_RGB
+from train.pictures.snapshots import read_snapshots, shown_epochs
 from train.pretrain import pretrain
 from train.report import main
 from train.running.run_folder import RunFolder
-from train.running.snapshots import read_snapshots, shown_epochs
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def test_the_picture_of_an_evaluation_names_its_own_classes(out, finetuned, tmp_
         drawn.append((matrix, names))
         return confusion_chart(matrix, names, title)
 
-    monkeypatch.setattr("train.evaluation.confusion.confusion_chart", draw)
+    monkeypatch.setattr("train.pictures.confusion.confusion_chart", draw)
     layout = DatasetLayout(out, "squares")
     clips = Clips(layout, class_map(tmp_path, "left,left", "down,down"))
     finetuned.metrics("val-few").unlink(missing_ok=True)

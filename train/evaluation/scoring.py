@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shared.files import write_atomically
-from train.clips.table import ClipTable
 from train.options.config import LoaderConfig
 from train.running.engine import Processes, wants_bf16
 from train.samples.datasets import EvaluateDataset, Sample
@@ -108,16 +104,3 @@ def _together(
             together[kind][index] = values
     assert np.all(counted == 1), "a clip was counted twice or not at all"
     return together
-
-
-def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) -> None:
-    """Write scores-<split>.h5: /clip/id S64 [n], and for each kind of label
-    /<kind>/probability float32 [n, classes] and /<kind>/label int64 [n] (-1 where unknown)."""
-    with h5py.File("scores.h5", "w", driver="core", backing_store=False) as file:
-        file.create_dataset("/clip/id", data=table.ids, track_times=False)
-        for kind, values in scores.items():
-            file.create_dataset(f"/{kind}/probability", data=values, track_times=False)
-            file.create_dataset(f"/{kind}/label", data=table.labels[kind], track_times=False)
-        file.flush()
-        data = file.id.get_file_image()
-    write_atomically(path, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -181,7 +182,7 @@ def confusion_chart(matrix: np.ndarray, names: list[str], title: str = "Confusio
         else:
             short = [printable(name, 22) for name in names]
             rotation = 0 if max(map(len, short)) * count <= 44 else 45
-            place = (
+            place: dict[str, Any] = (
                 {"ha": "center"} if rotation == 0 else {"ha": "right", "rotation_mode": "anchor"}
             )
             axes.set_xticks(range(count), short, rotation=rotation, **place)

@@ -13,6 +13,7 @@ from shared.layout import DatasetLayout
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
 from train.network.autoencoder import MaskedAutoencoder
+from train.network.model_config import ModelConfig
 from train.objectives.pixels import (
     masked_loss,
     masked_targets,
@@ -58,7 +59,7 @@ class Reconstruction:
     def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
         """(caption, frames uint8 [S, S, 3]) of input, masked input and each prediction."""
         times = spread_times(len(self.clip), num_times)
-        seen = np.where(self.hidden[..., None], np.uint8(HIDDEN_RGB), self.clip)
+        seen = np.where(self.hidden[..., None], np.array(HIDDEN_RGB, np.uint8), self.clip)
         share = self.hidden.mean()
         rows = [("input", self.clip), (f"masked, {100 * share:.0f} % hidden", seen)]
         rows += [
@@ -128,8 +129,8 @@ def _reconstruct_one(
 
 def _read_config(folder: RunFolder) -> PretrainConfig:
     config = read_pretraining(folder)
-    if config.target != "normalised_pixels":
-        raise InputError(f"{folder.path} predicts {config.target}, which is no picture")
+    if config.target.picture != "pixels":
+        raise InputError(f"{folder.path} predicts {config.target.name}, which is no picture")
     return config
 
 
@@ -143,7 +144,7 @@ def _check_same_cut(folder: RunFolder, model: MaskedAutoencoder, first: MaskedAu
             )
 
 
-def _pixels_hidden(mask: np.ndarray, cut) -> np.ndarray:
+def _pixels_hidden(mask: np.ndarray, cut: ModelConfig) -> np.ndarray:
     """Mask bool [N] of tokens -> bool [T, S, S] of pixels."""
     tokens = mask.reshape(cut.time_steps, cut.grid, cut.grid)
     return np.kron(tokens, np.ones((cut.tubelet_size, cut.patch_size, cut.patch_size), bool))

@@ -94,7 +94,7 @@ class Chart:
         """A PNG file on white paper."""
         return self._save(format="png", dpi=pixels_per_inch, facecolor="white")
 
-    def _save(self, **options) -> bytes:
+    def _save(self, **options: Any) -> bytes:
         with matplotlib.rc_context(STYLE), warnings.catch_warnings():
             # Names in scripts that the measuring font lacks are drawn by the page's own fonts.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -135,7 +135,7 @@ def png_uri(image: np.ndarray) -> str:
     """An image uint8[H, W, 3] (RGB) as a data: address."""
     done, encoded = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done, image.shape
-    return "data:image/png;base64," + base64.b64encode(encoded).decode()
+    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def jpeg_uri(image: np.ndarray, quality: int = 85) -> str:
@@ -143,7 +143,7 @@ def jpeg_uri(image: np.ndarray, quality: int = 85) -> str:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
     done, encoded = cv2.imencode(".jpg", image[..., ::-1], options)
     assert done, image.shape
-    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def _inline_svg(text: str, title: str) -> Markup:

@@ -13,7 +13,6 @@ from shared.manifest import ClassList, Clip
 from shared.randomness import counter_generator
 from shared.scene import tube_mask
 from train.clips.stored_boxes import BoxTable, read_clip
-from train.evaluation.class_names import class_name
 from train.pictures.clips import (
     draw_thumbnail,
     draw_tiles,
@@ -24,6 +23,7 @@ from train.pictures.style import jpeg_uri, png_uri
 NUM_SAMPLES = 4
 NUM_TIMES = 4  # frames shown of a sample clip
 NUM_STRANGEST = 12
+INSIDE_RATIO = 0.75  # MOFO, sec. 4.1
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MaskSettings:
     image_size: int = 224
     patch_size: int = 16
     mask_ratio: float = 0.9
-    inside_ratio: float | None = 0.75
+    inside_ratio: float | None = INSIDE_RATIO
     source: str = "the defaults of MOFO"
 
 
@@ -77,7 +77,7 @@ def sample_pictures(
         pictures.append(
             {
                 "clip_id": shown.clip_id,
-                "label": class_name(classes, clip.label if clip else None),
+                "label": classes.class_name(clip.label if clip else None),
                 "split": clip.split if clip else "not in the manifest",
                 "shown": [int(time) for time in times],
                 "visible": f"{int((~hidden).sum())} of {hidden.size} patches, {seen_inside} of "

@@ -6,14 +6,14 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from shared.errors import InputError
-from shared.manifest import SPLITS
+from shared.manifest import PLURAL, SPLITS
 from shared.run_record import read_jsonl
-from train.evaluation.class_names import PLURAL
-from train.evaluation.confusion import Scores, read_scores
-from train.objectives.loss_words import LossWords, loss_words
+from train.evaluation.score_files import Scores, read_scores
+from train.objectives.registry import loss_words, recorded_target
+from train.objectives.target import LossWords
 from train.pictures.charts import Curve
 from train.report_sections.clips import MaskSettings
 from train.running.run_folder import RunFolder
@@ -94,6 +94,12 @@ class Run:
         return split if split in SPLITS else "test"
 
     @property
+    def picture(self) -> str:
+        """What shows what a pretraining predicts: "pixels", "tracks", or "" for nothing."""
+        target = recorded_target(self.option("config") or {})
+        return target.picture if target else ""
+
+    @property
     def loss_words(self) -> LossWords:
         """Of a pretraining run: what its loss is of."""
         config = self.option("config")
@@ -104,7 +110,7 @@ class Run:
         """Classes that a finetuned run tells apart, by kind of label."""
         kinds = self.option("classes")
         counts = kinds.items() if isinstance(kinds, dict) else ()
-        return {kind: n for kind, n in counts if kind in PLURAL and _is_number(n) and n > 0}
+        return {kind: int(n) for kind, n in counts if kind in PLURAL and _is_number(n) and n > 0}
 
     @property
     def chance(self) -> float | None:
@@ -186,5 +192,5 @@ def scores_of(run: Run) -> list[Scores]:
     return read_scores(run.folder.scores(run.tested_split))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

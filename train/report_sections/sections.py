@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,12 @@ from shared.shard_index import read_index
 from shared.wording import counted
 from train.clips.stored_boxes import BoxTable, class_rows, split_rows
 from train.pictures.charts import coverage_chart, inside_chart, shares_chart
-from train.report_sections.clips import MaskSettings, sample_pictures, strangest_pictures
+from train.report_sections.clips import (
+    INSIDE_RATIO,
+    MaskSettings,
+    sample_pictures,
+    strangest_pictures,
+)
 
 MOST_CLASSES_SHOWN = 40
 MOST_FAILURES_SHOWN = 20
@@ -160,7 +166,7 @@ def human_size(num_bytes: float) -> str:
 
 def _classes_shown(dataset: Dataset) -> tuple[list[dict], str | None]:
     """Rows of the class table, the largest where there are too many, and what is left out."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "total": sum(counts.values()), **counts}
         for name, counts in class_rows(dataset.clips, dataset.classes)
     ]
@@ -201,7 +207,7 @@ def _boxes_sentence(table: BoxTable) -> str:
 
 
 def _dataset_charts(table: BoxTable, mask: MaskSettings) -> list[tuple]:
-    inside_ratio = MaskSettings.inside_ratio if mask.inside_ratio is None else mask.inside_ratio
+    inside_ratio = INSIDE_RATIO if mask.inside_ratio is None else mask.inside_ratio
     inside = (
         inside_chart(table.num_inside, TUBE_POSITIONS, mask.mask_ratio, inside_ratio),
         "Patch positions inside the clips' boxes on the 14 x 14 grid (bars), and the shares that "

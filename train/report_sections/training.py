@@ -6,12 +6,13 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.manifest import PLURAL, SINGULAR
 from shared.wording import counted
 from train.clips.stored_boxes import read_clip
-from train.evaluation.class_names import PLURAL, SINGULAR, class_names
-from train.evaluation.confusion import Scores, confusion_picture
+from train.evaluation.score_files import Scores
 from train.pictures.charts import curves_chart
 from train.pictures.clips import draw_thumbnail
+from train.pictures.confusion import confusion_picture
 from train.pictures.style import Chart, jpeg_uri
 from train.report_sections.runs import Run, scores_of
 from train.report_sections.sections import Dataset
@@ -114,7 +115,7 @@ def confused_pairs(matrix: np.ndarray, most: int = MOST_PAIRS) -> list[tuple[int
 
 def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
     matrix = scores.confusion()
-    names = class_names(dataset.classes, scores.kind, len(matrix))
+    names = dataset.classes.class_names(scores.kind, len(matrix))
     one = SINGULAR[scores.kind]
     right, total = int(np.trace(matrix)), int(matrix.sum())
     pairs = []

@@ -1,12 +1,11 @@
-"""What a run takes for what: the scores of an evaluation, and their confusion matrices as pictures.
+"""Files of scores: what an evaluation writes of every clip, and what is read of it again.
 
-Runs that learned verb and noun have a matrix of each, as each kind of label has numbers and names
-of its own.
+The file of a split is scores-<split>.h5 in the folder of the run. It holds every kind of label by
+itself: a run that learned verbs and nouns has numbers and names of classes for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,21 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.files import write_atomically
-from train.evaluation.class_names import PLURAL
-from train.pictures.charts import confusion_chart
-from train.pictures.style import Chart
-from train.running.run_folder import RunFolder
+from shared.manifest import PLURAL
+from train.clips.table import ClipTable
+
+
+def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) -> None:
+    """Write scores-<split>.h5: /clip/id S64 [n], and for each kind of label
+    /<kind>/probability float32 [n, classes] and /<kind>/label int64 [n] (-1 where unknown)."""
+    with h5py.File("scores.h5", "w", driver="core", backing_store=False) as file:
+        file.create_dataset("/clip/id", data=table.ids, track_times=False)
+        for kind, values in scores.items():
+            file.create_dataset(f"/{kind}/probability", data=values, track_times=False)
+            file.create_dataset(f"/{kind}/label", data=table.labels[kind], track_times=False)
+        file.flush()
+        data = file.id.get_file_image()
+    write_atomically(path, data)
 
 
 @dataclass(frozen=True)
@@ -68,31 +78,6 @@ def read_scores(path: Path) -> list[Scores]:
     if not found:
         raise InputError(f"{path} cannot be read: it has none of {', '.join(PLURAL)}")
     return found
-
-
-def confusion_picture(scores: Scores, names: Sequence[str]) -> Chart:
-    """The matrix of one kind of label as a chart, whose title names the kind where it is not the
-    only one; `names` of the classes are at least as many as the matrix has rows."""
-    of_kind = "" if scores.kind == "label" else f" of {PLURAL[scores.kind]}"
-    return confusion_chart(scores.confusion(), list(names), f"Confusion matrix{of_kind}")
-
-
-def write_confusion(folder: RunFolder, name: str, names: Mapping[str, Sequence[str]]) -> list[Path]:
-    """Draw the matrices of an evaluation beside its scores; returns the pictures.
-
-    Args:
-        name: of the evaluation: test, val-hmdb51-<map>.
-        names: of the classes, by kind of label.
-
-    Raises:
-        InputError: the scores cannot be read.
-    """
-    paths = []
-    for scores in read_scores(folder.scores(name)):
-        path = folder.confusion(name, scores.kind)
-        write_atomically(path, confusion_picture(scores, names[scores.kind]).png())
-        paths.append(path)
-    return paths
 
 
 def _scores_of(file: h5py.File, kind: str, clip_id: list[str]) -> Scores:

@@ -1,0 +1,55 @@
+"""Training computes the same losses as when tests/golden/losses.txt was written."""
+
+from __future__ import annotations
+
+import pytest
+from golden_losses import (
+    RATE,
+    deviation,
+    first_losses,
+    make_clips,
+    read_golden,
+    run_names,
+)
+
+from shared.layout import DatasetLayout
+
+TOLERANCE = 3e-5
+"""Relative difference of a loss that is taken for rounding. Measured: 3e-7 between one and two
+threads and between instruction sets of the CPU; 3e-4 and more for a learning rate 1% higher."""
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> DatasetLayout:
+    return make_clips(tmp_path_factory.mktemp("golden"))
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict:
+    return read_golden()
+
+
+def test_every_method_and_head_is_recorded(golden):
+    assert list(golden) == run_names()
+
+
+@pytest.mark.parametrize("run", run_names())
+def test_losses_are_those_recorded(clips, golden, run):
+    apart = deviation(golden[run], first_losses(clips, run))
+    assert apart < TOLERANCE, (
+        f"{run}: losses differ by up to {apart:.1e} from tests/golden/losses.txt; if the change is "
+        "meant, write the file again: python -m tests.golden_losses"
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "setting"),
+    [
+        ("pretrain-mofo", f"optim.base_learning_rate={1.01 * RATE}"),
+        ("pretrain-mofo", "mask.mask_ratio=0.8"),
+        ("pretrain-mme", "trajectories.kind=flow"),
+        ("finetune-mean", f"optim.base_learning_rate={1.01 * RATE}"),
+    ],
+)
+def test_another_rate_mask_or_target_would_be_noticed(clips, golden, run, setting):
+    assert deviation(golden[run], first_losses(clips, run, setting)) > 3 * TOLERANCE
