@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from golden_losses import (
     RATE,
+    copy_clips,
     deviation,
     first_losses,
-    make_clips,
     read_golden,
     run_names,
 )
@@ -21,7 +21,7 @@ threads and between instruction sets of the CPU; 3e-4 and more for a learning ra
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> DatasetLayout:
-    return make_clips(tmp_path_factory.mktemp("golden"))
+    return copy_clips(tmp_path_factory.mktemp("golden"))
 
 
 @pytest.fixture(scope="module")
