@@ -32,13 +32,13 @@ from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.masks import MASKS, Scene
-from train.clips.augment import CROPS, cut
-from train.clips.frame_sampling import dense
 from train.clips.table import read_clip_table
+from train.clips.view_rules import CROPS, dense
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.samples.datasets import PretrainDataset
 from train.samples.loading import to_device
+from train.samples.views import cut
 
 CPU = torch.device("cpu")
 CLIPS = 14  # of a pass; datasets with fewer are passed over more than once

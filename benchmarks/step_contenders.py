@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from train.network.autoencoder import MaskedAutoencoder, VideoEncoder, named_config
 from train.network.compiled import compile_blocks
-from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.network.head import VideoClassifier, build_head
+from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.objectives.pixels import masked_loss, masked_targets, normalised_pixels
 

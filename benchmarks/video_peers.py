@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from train.clips.augment import multi_scale
+from train.clips.view_rules import multi_scale
 
 Choose = Callable[[int], np.ndarray]
 """From the number of frames of a clip to the frame numbers int64 [T] wanted of it."""

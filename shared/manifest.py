@@ -21,6 +21,8 @@ N = TypeVar("N", int, float)
 
 SPLITS = ("train", "val", "test")
 LABEL_KINDS = ("label", "verb", "noun")
+SINGULAR = {"label": "class", "verb": "verb", "noun": "noun"}
+PLURAL = {"label": "classes", "verb": "verbs", "noun": "nouns"}
 FLIPS = ("x", "y", "time")  # left to right, top to bottom, backwards
 FLIP_FIELDS = tuple(f"flip_{flip}" for flip in FLIPS)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break a row, or a terminal
@@ -117,6 +119,18 @@ class ClassList:
             flip = getattr(self, name)
             if flip is not None and sorted(flip) != list(range(len(self.label))):
                 raise InputError(f"{name} must list each of the {len(self.label)} labels once")
+
+    def class_name(self, number: int | None, kind: str = "label") -> str:
+        """The name of class `number` of a kind of label ("label", "verb", "noun"), or the number
+        where classes.json has no name for it; "no label" for None, which clips without one have."""
+        if number is None:
+            return f"no {kind}"
+        names = getattr(self, kind)
+        return names[number] if number < len(names) else f"{SINGULAR[kind]} {number}"
+
+    def class_names(self, kind: str, count: int) -> list[str]:
+        """The names of classes 0 to `count` - 1 of a kind of label."""
+        return [self.class_name(number, kind) for number in range(count)]
 
 
 def check_relative_path(video: str) -> None:

@@ -17,9 +17,9 @@ from train.evaluation.metrics import accuracy
 from train.evaluation.score_files import write_scores
 from train.network.autoencoder import MaskedAutoencoder
 from train.options.recipe import finetune_config, pretrain_config, read_recipe
-from train.running.finetune_inputs import build_classifier
+from train.running.classifier import build_classifier
 from train.running.run_folder import RunFolder
-from train.tables.typed_tables import to_table
+from train.tables.typed import to_table
 from train.weights.exchange import export_safetensors
 
 

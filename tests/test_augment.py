@@ -12,20 +12,13 @@ from hypothesis import strategies as st
 from shared.errors import InputError
 from shared.grid import View
 from shared.randomness import counter_generator
-from train.clips.augment import (
-    CROPS,
-    ColourAugment,
-    cut,
-    decode_jpeg,
-    erase,
-    jpeg_reduction,
-    seeded_globals,
-    source_view,
-    square_along,
-)
+from train.clips.augment import ColourAugment, erase, seeded_globals
+from train.clips.reader import decode_jpeg
+from train.clips.view_rules import CROPS, square_along
 from train.network.model_config import ModelConfig
 from train.options.config import AugmentConfig
 from train.samples.mixing import ClipMixer
+from train.samples.views import cut, jpeg_reduction, source_view
 
 OPTIONS = {
     "multi_scale": {"scales": (1.0, 0.875, 0.75, 0.66)},

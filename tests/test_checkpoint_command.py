@@ -18,7 +18,7 @@ from shared.manifest import read_classes
 from train.checkpoint import main
 from train.finetune import finetune
 from train.network.autoencoder import VideoEncoder
-from train.network.head import HeadConfig
+from train.network.head_config import HeadConfig
 from train.pretrain import pretrain
 from train.running.checkpoints import complete_checkpoints
 from train.weights.exchange import export_safetensors, import_weights

@@ -16,6 +16,7 @@ from train.options.config import (
     OptimConfig,
     PretrainConfig,
 )
+from train.options.merging import merge
 from train.options.recipe import (
     RECIPES,
     evaluate_config,
@@ -28,7 +29,8 @@ from train.options.recipe import (
     recorded_pretrain_config,
 )
 from train.running.optim import effective_batch, scaled_learning_rate
-from train.tables.typed_tables import Choice, convert, flatten, merge, to_table
+from train.tables.nested import flatten
+from train.tables.typed import Choice, convert, to_table
 
 DATASETS = sorted(path.stem for path in RECIPES.glob("*.toml"))
 
@@ -161,7 +163,7 @@ FINETUNED = {
 @pytest.mark.parametrize("dataset", PUBLISHED)
 def test_pretraining_has_the_published_numbers(dataset):
     config = pretrain_config(read_recipe(dataset, None), "mofo")
-    found = (config.optim.base_learning_rate, config.epochs, config.batch_size, config.stride)
+    found = (config.optim.base_learning_rate, config.epochs, config.batch_size, config.cut.stride)
     assert (*found, config.flips) == PUBLISHED[dataset]
     optim, model = config.optim, config.model
     assert (optim.betas, optim.weight_decay, optim.warmup_epochs) == ((0.9, 0.95), 0.05, 40.0)
@@ -173,8 +175,8 @@ def test_pretraining_has_the_published_numbers(dataset):
 @pytest.mark.parametrize(("dataset", "stride"), [("ssv2", 3), ("k400", 4)])
 def test_mme_has_the_published_numbers(dataset, stride):
     config = pretrain_config(read_recipe(dataset, None), "mme")
-    model, tracks = config.model, config.trajectories
-    assert (config.batch_size, config.stride, config.optim.betas) == (768, stride, (0.9, 0.999))
+    model, tracks = config.model, config.target
+    assert (config.batch_size, config.cut.stride, config.optim.betas) == (768, stride, (0.9, 0.999))
     assert (model.decoder_depth, model.decoder_width) == (1, 192)
     assert config.mask.to_table() == {"kind": "tube", "mask_ratio": 0.7}
     assert (tracks.kind, tracks.length, tracks.points, tracks.shape) == ("tracks", 6, 4, True)

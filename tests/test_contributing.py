@@ -88,7 +88,7 @@ def commands() -> list[str]:
 
 def test_every_kind_of_addition_has_an_example():
     places = [block.above for block in blocks() if block.language]
-    for table in ("READERS", "SOURCES", "MASKS", "PIXEL_TARGETS"):
+    for table in ("READERS", "SOURCES", "MASKS", "TARGETS"):
         assert any(place.endswith(f"in `{table}`") for place in places), table
         assert f"`{table}`" in PAGE.read_text()
     assert len(PAGE.read_text().splitlines()) <= 72  # one page

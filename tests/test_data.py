@@ -16,16 +16,16 @@ from shared.grid import positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest, write_manifest
 from shared.shards import ShardReader
-from train.clips.augment import decode_jpeg
-from train.clips.frame_sampling import FRAME_RULES, dense, segments, view_places
-from train.clips.reader import ClipReader
+from train.clips.reader import ClipReader, decode_jpeg
 from train.clips.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
 from train.clips.table import ClipTable, read_clip_table
+from train.clips.view_rules import FRAME_RULES, dense, segments, view_places
 from train.objectives.pixels import unstandardise
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, pretrain_config, read_recipe
 from train.samples.datasets import EvaluateDataset, FinetuneDataset, PretrainDataset
 from train.samples.loading import make_loader, read_batches, to_device
+from train.samples.views import StoredClip
 
 NO_WORKERS = LoaderConfig(workers=0)
 
@@ -271,7 +271,7 @@ def test_masks_hold_exact_counts_and_look_at_the_box(table, recipe):
         assert sample["pixels"].shape == (1, 4, 32, 32, 3) and sample["pixels"].dtype == torch.uint8
         mask = sample["mask"].view(1, 2, 2, 2)
         assert mask.sum() == 4 and torch.equal(mask[:, 0], mask[:, 1])
-        still += int(np.isnan(union_box(dataset._reader.boxes(index, np.arange(16)))).all())
+        still += int(np.isnan(union_box(dataset.reader.boxes(index, np.arange(16)))).all())
     assert still == 1  # and it was masked like any other
 
 
@@ -357,8 +357,9 @@ def test_inside_tokens_are_where_the_square_is(table, recipe):
     for index in range(1, 12):
         sample = dataset[index]
         inside = sample["inside"].view(2, 2, 2)
-        frames = dataset._choose(config.frames, index, view_places(config.frames.kind, 0, 1, 4))
-        x1, y1, x2, y2 = union_box(dataset._reader.boxes(index, frames)) / 2  # 64 px to 32 px
+        clip = StoredClip(table, index, dataset.reader, model)
+        frames = clip.test_views(config.frames, EvaluateConfig())[0].frames
+        x1, y1, x2, y2 = union_box(dataset.reader.boxes(index, frames)) / 2  # 64 px to 32 px
         for row in range(2):
             for column in range(2):
                 centre = (column * 16 + 8, row * 16 + 8)
@@ -374,9 +375,10 @@ def test_inside_tokens_may_be_those_of_each_tubelet(table, recipe):
     of_clip, of_tubelet = (EvaluateDataset(*views, box) for box in ("clip", "tubelet"))
     for index in range(1, 12):
         whole, own = (each[index]["inside"].view(2, 8, 8) for each in (of_clip, of_tubelet))
-        frames = of_clip._choose(config.frames, index, view_places(config.frames.kind, 0, 1, 4))
+        clip = StoredClip(table, index, of_clip.reader, config.model)
+        frames = clip.test_views(config.frames, EvaluateConfig())[0].frames
         for step in range(2):
-            boxes = of_clip._reader.boxes(index, frames[2 * step : 2 * step + 2])
+            boxes = of_clip.reader.boxes(index, frames[2 * step : 2 * step + 2])
             expected = positions_inside(union_box(boxes) / 2, (32, 32), 4)
             assert np.array_equal(own[step], expected)
         assert torch.equal(own.any(dim=0) & whole[0], own.any(dim=0))

@@ -17,7 +17,8 @@ from train.network.autoencoder import (
     named_config,
     split_mask,
 )
-from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.network.head import VideoClassifier, build_head
+from train.network.head_config import HeadConfig
 from train.weights.exchange import export_safetensors, import_weights, load_encoder
 
 DIVIDED = attending("divided")

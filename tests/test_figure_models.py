@@ -21,14 +21,14 @@ from train.clips.reader import ClipReader
 from train.figures import main
 from train.network.autoencoder import VideoEncoder
 from train.network.head import VideoClassifier
-from train.objectives.trajectories import trajectory_target
+from train.objectives.tracked_points import trajectory_target
 from train.options.recipe import finetune_config, pretrain_config, read_recipe
 from train.pictures.attention import attention_from, attention_maps, head_weights
 from train.pictures.clips import overlay_tokens
 from train.pictures.gradcam import class_maps, grad_cam
 from train.pictures.inputs import choose_block, read_held_out
 from train.pictures.trajectories import TrackedClip, pixels_per_unit, starts_of, tracked_clips
-from train.running.finetune_inputs import build_classifier
+from train.running.classifier import build_classifier
 from train.running.run_folder import RunFolder
 
 
@@ -228,7 +228,7 @@ def test_divisor_of_a_target_is_found_from_the_target(trained: DatasetLayout) ->
     table, _ = read_held_out(trained, False, config.needed_motion)
     placed = ClipReader(table, 1).tracks(0, np.array([0, 8]))
     view = canonical_view(64, 64, size=64)
-    target, counts = trajectory_target(placed, view, (64, 64), (4, 4), config.trajectories, 1)
+    target, counts = trajectory_target(placed, view, (64, 64), (4, 4), config.target, 1)
     displacements = target[:, : 4 * 6 * 2].reshape(-1, 4, 6, 2)
     restored = displacements * pixels_per_unit(displacements, counts)[:, None, None, None]
     assert set(np.abs(restored).round(3).ravel().tolist()) == {0.0, 2.0}

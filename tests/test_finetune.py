@@ -171,9 +171,9 @@ def test_repeats_are_views_of_one_read_that_differ(out, layout, monkeypatch):
     table = read_clip_table(layout, ["train"], boxes=False)
     classes = read_classes(layout.classes)
     dataset = FinetuneDataset(table, classes, config, LoaderConfig(workers=0), seed=0)
-    read, decoded = dataset._reader.frames, []
+    read, decoded = dataset.reader.frames, []
     monkeypatch.setattr(
-        dataset._reader, "frames", lambda *given: decoded.append(given[1]) or read(*given)
+        dataset.reader, "frames", lambda *given: decoded.append(given[1]) or read(*given)
     )
     sample = dataset[0, 5]
     assert len(decoded) == 1 and len(set(decoded[0])) == len(decoded[0])
@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_clips(out, monkeypatch):
         calls.append(1)
         return real(*tensors) * (float("inf") if len(calls) == 2 else 1.0)
 
-    monkeypatch.setattr(train.finetune.F, "cross_entropy", sometimes_infinite)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", sometimes_infinite)
     with pytest.raises(InputError, match="loss inf at step 2, learning rate .*clips: square-"):
         finetune(tiny_run(out, run="diverged", batch_size=8), "mean", "none")
 

@@ -10,7 +10,8 @@ from preprocess.motion import motion_map, reduce_maps
 from preprocess.tvl1_solvers import eager
 from preprocess.tvl1_solvers.presets import PRESETS
 from train.network.autoencoder import MaskedAutoencoder, VideoEncoder
-from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.network.head import VideoClassifier, build_head
+from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.objectives.pixels import (
     _channel_statistics,

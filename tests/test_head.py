@@ -13,12 +13,12 @@ from shared.errors import InputError
 from train.network.autoencoder import ModelConfig, VideoEncoder
 from train.network.head import (
     CrossAttentionHead,
-    HeadConfig,
     MeanHead,
     VideoClassifier,
     build_head,
     parameter_counts,
 )
+from train.network.head_config import HeadConfig
 
 WIDTH, NUM_TOKENS = 12, 10
 VARIANTS = [

@@ -21,7 +21,7 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, write_classes
 from shared.run_record import write_options
-from train.clips.augment import random_resized, shift
+from train.clips.view_rules import random_resized, shift
 from train.evaluate import Clips, _class_map
 from train.evaluation.class_map import ClassMap, match_names
 from train.evaluation.features import _read

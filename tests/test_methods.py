@@ -99,7 +99,7 @@ def test_every_recipe_knows_the_method(dataset, method):
     config = pretrain_config(read_recipe(dataset, None), method)
     assert config.mask.kind == {"mme": "tube"}.get(method, method) and not config.needs_boxes
     assert (config.needed_motion is not None) == (method in ("mgm", "mme"))
-    assert (config.target == "trajectories") == (method == "mme")
+    assert (config.target.name == "trajectories") == (method == "mme")
 
 
 def test_a_mask_that_hides_everything_is_refused(out):

@@ -13,12 +13,12 @@ from shared.grid import View
 from shared.motion_cells import cell_means
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
-from train.clips.augment import cut
 from train.clips.reader import ClipReader
 from train.clips.table import MotionNeeds, read_clip_table
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.samples.datasets import EvaluateDataset, PretrainDataset
+from train.samples.views import cut
 
 
 def slow_cell_means(maps, view, source_size, grid):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shared.errors import InputError
 from train.clips.sampler import BatchPlan
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder
-from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.network.head import VideoClassifier, build_head
+from train.network.head_config import HeadConfig
 from train.options.config import OptimConfig
 from train.running.optim import (
     layer_of,

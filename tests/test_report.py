@@ -23,7 +23,7 @@ from shared.manifest import ClassList, read_classes, read_manifest
 from shared.shard_index import INDEX_NAME
 from train.clips.stored_boxes import read_box_table, read_clip
 from train.clips.table import read_clip_table
-from train.objectives.loss_words import LossWords
+from train.objectives.target import LossWords
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.report import main
@@ -33,7 +33,7 @@ from train.report_sections.models import surest_mistakes
 from train.report_sections.runs import mask_settings, read_run, read_runs, scores_of
 from train.report_sections.sections import Dataset
 from train.report_sections.training import confused_pairs, finetuning_section, pretraining_section
-from train.samples.views import ClipDataset, Cutting
+from train.samples.views import ClipView, StoredClip, open_reader
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -223,8 +223,8 @@ def test_samples_are_masked_by_what_training_takes_for_moving(tmp_path: Path) ->
     assert all("of the 4 in the box" in picture["visible"] for picture in pictures)
     model = pretrain_config(read_recipe("toy", None), "mofo").model
     trained = read_clip_table(layout, ["train"], boxes=True)
-    dataset = ClipDataset(trained, model, LoaderConfig(workers=0))
-    inside = dataset._inside(0, Cutting(np.arange(16), (32, 0, 96, 64)))
+    clip = StoredClip(trained, 0, open_reader(trained, LoaderConfig(workers=0)), model)
+    inside = clip.inside(ClipView(np.arange(16), (32, 0, 96, 64)))
     assert inside[:2, :2].all() and inside.sum() == 4  # patch centres at 8 and 24
 
 

@@ -17,13 +17,9 @@ from train.clips.reader import ClipReader
 from train.clips.table import read_clip_table
 from train.network.autoencoder import MaskedAutoencoder
 from train.objectives.fixed_places import STILL_FLOW, fixed_target, frames_to_read
-from train.objectives.trajectories import (
-    FLAT_GREY,
-    KINDS,
-    STILL_PIXELS,
-    TrajectoryConfig,
-    loss_weights,
-)
+from train.objectives.tracked_points import FLAT_GREY, STILL_PIXELS
+from train.objectives.trajectories import loss_weights
+from train.objectives.trajectory_config import KINDS, TrajectoryConfig
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.samples.datasets import PretrainDataset
@@ -154,7 +150,7 @@ def test_targets_are_those_of_a_slow_loop(kind, seed, points, interpolate):
     view, grid = random_view(rng, source_size), (2, 3)
     target, counts = fixed_target(placed, places, view, source_size, grid, config, stride=3)
     expected, expected_counts = slow_target(placed, places, view, source_size, grid, config, 3)
-    assert target.dtype == np.float32 and target.shape == (12, sum(config.parts(3)))
+    assert target.dtype == np.float32 and target.shape == (12, sum(config.part_sizes(3)))
     assert np.array_equal(counts, expected_counts)
     np.testing.assert_allclose(target, expected, atol=5e-4)
     weights = loss_weights(torch.from_numpy(counts)[None], config, 3)[0].numpy()
@@ -209,7 +205,7 @@ def test_a_batch_holds_what_its_frames_have(squares, tmp_path, kind):
     assert (
         sample["target"].shape[-1]
         == config.model.prediction_dim
-        == sum(config.trajectories.parts(2))
+        == sum(config.target.part_sizes(2))
     )
     assert torch.isfinite(sample["target"]).all() and sample["target"].abs().max() > 1
     assert ClipReader(table, 2).tracks(2, np.array([0, 1])).tracks.displacements.shape[0] == 2

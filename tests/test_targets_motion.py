@@ -18,14 +18,10 @@ from shared.shard_index import read_index, write_index
 from shared.tracks import Tracks
 from train.clips.reader import ClipReader
 from train.clips.table import MotionNeeds, read_clip_table
-from train.objectives.trajectories import (
-    FLAT_GREY,
-    STILL_PIXELS,
-    PlacedTracks,
-    TrajectoryConfig,
-    loss_weights,
-    trajectory_target,
-)
+from train.clips.tracks import PlacedTracks
+from train.objectives.tracked_points import FLAT_GREY, STILL_PIXELS, trajectory_target
+from train.objectives.trajectories import loss_weights
+from train.objectives.trajectory_config import TrajectoryConfig
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.samples.datasets import PretrainDataset
@@ -131,7 +127,7 @@ def test_targets_are_those_of_a_slow_loop(seed, points, parts, interpolate):
     view, grid = random_view(rng, source_size), (2, 3)
     target, counts = trajectory_target(placed, view, source_size, grid, config, stride=3)
     expected, expected_counts = slow_target(placed, view, source_size, grid, config, 3)
-    assert target.dtype == np.float32 and target.shape == (12, sum(config.parts(3)))
+    assert target.dtype == np.float32 and target.shape == (12, sum(config.part_sizes(3)))
     assert np.array_equal(counts, expected_counts)
     np.testing.assert_allclose(target, expected, atol=2e-4)
     weights = loss_weights(torch.from_numpy(counts)[None], config, 3)[0].numpy()
@@ -218,7 +214,7 @@ def test_uniform_motion_is_not_normalised_away():
 
 def test_both_parts_weigh_the_same():
     config = TrajectoryConfig()
-    assert config.parts(stride=3) == (48, 216)
+    assert config.part_sizes(stride=3) == (48, 216)
     counts = torch.ones(1, 2, 4, 6, dtype=torch.bool)
     counts[0, 0, 1, 4:] = False
     weights = loss_weights(counts, config, stride=3)
@@ -401,7 +397,7 @@ def test_stabilised_flow_is_asked_for_or_refused(tmp_path):
         ({"model": {"second_prediction_dim": 7}}, "follows from the target"),
         ({"trajectories": {"interpolate": False}, "frames": {"kind": "segments"}}, "kind dense"),
         ({"trajectories": {"interpolate": False, "length": 1}}, "at least 2 is allowed"),
-        ({"model": {"prediction_dim": 7}}, "prediction_dim is 7, but these trajectories are 264"),
+        ({"model": {"prediction_dim": 7}}, "prediction_dim is 7, but target trajectories has 264"),
     ],
 )
 def test_options_that_contradict_are_refused(recipe, change, named):

@@ -17,7 +17,8 @@ from shared.run_record import read_jsonl
 from train.clips.sampler import BatchPlan
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder, named_config
 from train.network.compiled import compile_blocks, wants_compiling
-from train.network.head import CrossAttentionHead, HeadConfig
+from train.network.head import CrossAttentionHead
+from train.network.head_config import HeadConfig
 from train.options.config import LoaderConfig
 from train.pretrain import pretrain
 from train.running.engine import Processes, deepspeed_config

@@ -13,9 +13,9 @@ from torch import nn
 
 from shared.errors import InputError
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder, split_mask
-from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.network.head import VideoClassifier, build_head
+from train.network.head_config import HeadConfig
 from train.objectives.pixels import masked_loss, masked_targets, normalised_pixels
-from train.running.finetune_inputs import digest_of
 from train.weights.exchange import (
     adopt_norms,
     export_safetensors,
@@ -24,7 +24,7 @@ from train.weights.exchange import (
     load_encoder,
     load_strictly,
 )
-from train.weights.huggingface import export_huggingface
+from train.weights.huggingface import digest_of, export_huggingface
 
 CONFIG = ModelConfig(
     image_size=32,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,21 +28,17 @@ from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
 from train.clips.table import read_clip_table
 from train.evaluation.class_map import ClassMap, match_names, read_class_map
-from train.evaluation.class_names import class_names
-from train.evaluation.epic_lists import EpicLists, read_epic_lists
-from train.evaluation.metrics import accuracy
-from train.evaluation.score_files import write_scores
-from train.evaluation.scoring import score_clips
-from train.network.head import KINDS, VideoClassifier
+from train.network.head_config import KINDS
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
+from train.options.merging import merge
 from train.options.recipe import read_recipe, recorded_finetune_config
 from train.running.command import data_options, run_option, with_workers
-from train.running.engine import start_processes
-from train.running.finetune_inputs import digest_of, labelled, run_name
+from train.running.finetune_inputs import labelled, run_name
 from train.running.run_folder import RunFolder
-from train.samples.datasets import EvaluateDataset
-from train.tables.typed_tables import build, merge
-from train.weights.exchange import import_weights
+from train.tables.typed import build
+
+if TYPE_CHECKING:
+    from train.evaluation.epic_lists import EpicLists
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -179,6 +175,16 @@ def evaluate(
     table = classes.take(table) if classes else labelled(table, config, options["classes"])
     lists = _epic_lists(clips, config, views.split)
     name = _name(layout, clips, views.split)
+    # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    from train.evaluation.metrics import accuracy
+    from train.evaluation.score_files import write_scores
+    from train.evaluation.scoring import score_clips
+    from train.network.head import VideoClassifier
+    from train.running.engine import start_processes
+    from train.samples.datasets import EvaluateDataset
+    from train.weights.exchange import import_weights
+    from train.weights.huggingface import digest_of
+
     asked = {
         "run": folder.path.name,
         "split": views.split,
@@ -263,7 +269,7 @@ def _class_names(
     if classes is not None:
         return {"label": list(classes.names)}
     known = read_classes(layout.classes)
-    return {kind: class_names(known, kind, count) for kind, count in num_classes.items()}
+    return {kind: known.class_names(kind, count) for kind, count in num_classes.items()}
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
@@ -279,6 +285,8 @@ def _epic_lists(clips: Clips, config: FinetuneConfig, split: str) -> EpicLists |
     if set(config.labels) != {"verb", "noun"}:
         learned = " and ".join(config.labels)
         raise InputError(f"--epic-lists is for runs that learned verb and noun, not {learned}")
+    from train.evaluation.epic_lists import read_epic_lists
+
     return read_epic_lists(clips.epic_lists, split)
 
 

@@ -26,9 +26,8 @@ import click
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
-from shared.manifest import ClassList, read_classes
+from shared.manifest import PLURAL, ClassList, read_classes
 from shared.shard_index import read_index
-from train.evaluation.class_names import PLURAL, class_name, class_names
 from train.pictures.style import Chart
 from train.report_sections.page import write_report
 from train.report_sections.runs import Run, read_run
@@ -130,16 +129,16 @@ def clips_of(
     classes = read_classes(layout.classes)
 
     def titled(clip: Any, rows: list | None = None, kind: str = "label") -> tuple[str, list]:
-        name = class_name(classes, clip.label, kind)
+        name = classes.class_name(clip.label, kind)
         title = f"{name}, clip {clip.clip_id} of split {clip.split}"
         return title, clip.rows(NUM_TIMES) if rows is None else rows
 
     figures: dict[str, list[tuple[str, list]]] = {}
     if run.kind == "finetune":
         figures |= _gradcam(run, layout, classes, num_clips, block, titled)
-    elif run.option("config", "target") == "trajectories":
+    elif run.picture == "tracks":
         figures |= _trajectories(folder, layout, num_clips, titled)
-    elif run.option("config", "target") == "normalised_pixels":
+    elif run.picture == "pixels":
         folders = [folder, *(read_run(path).folder for path in beside)]
         rebuilt = reconstruct(layout, folders, num_clips)
         figures["reconstructions.png"] = [titled(clip) for clip in rebuilt]
@@ -164,7 +163,7 @@ def _gradcam(
 
     figures = {}
     for kind, count in run.num_classes.items():
-        names = class_names(classes, kind, count)
+        names = classes.class_names(kind, count)
         found = class_maps(layout, run.folder, num_clips, block, kind=kind)
         name = "gradcam.png" if kind == "label" else f"gradcam-of-{PLURAL[kind]}.png"
         figures[name] = [titled(clip, clip.rows(names, NUM_TIMES), kind) for clip in found]

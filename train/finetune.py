@@ -15,8 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import click
-import torch
-from torch.nn import functional as F
 
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
@@ -24,16 +22,11 @@ from shared.manifest import read_classes
 from shared.randomness import counter_generator
 from shared.wording import counted
 from train.clips.table import read_clip_table
-from train.evaluation.validation import Validation
-from train.network.head import KINDS
-from train.options.mca_options import mca_options, mca_settings
+from train.network.head_config import KINDS
 from train.options.recipe import evaluate_config, finetune_config
-from train.running.command import Common, read_common, training_options
-from train.running.engine import whole_model
+from train.running.command import Common, mca_options, mca_settings, read_common, training_options
 from train.running.finetune_inputs import (
-    build_classifier,
     count_classes,
-    digest_of,
     find_weights,
     labelled,
     read_held_out,
@@ -42,14 +35,7 @@ from train.running.finetune_inputs import (
     run_name,
 )
 from train.running.run_folder import RunFolder
-from train.running.run_setup import set_up
-from train.running.throughput import finetuning_flops
-from train.running.training import Training
-from train.samples.datasets import FinetuneDataset
-from train.samples.loading import to_device
-from train.samples.mixing import ClipMixer
-from train.tables.typed_tables import to_table
-from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_encoder
+from train.tables.typed import to_table
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -77,8 +63,8 @@ def main(head: str | None, method: str | None, source: str | None, **options: An
         )
     source = source or (method and f"pretrain-{method}")
     if earlier := common.earlier:
-        source = earlier.keep("--from", earlier.options["from"], source)
-        head = earlier.keep("--head", earlier.options["config"]["head"]["kind"], head)
+        source = earlier.recorded("--from", earlier.options["from"], source)
+        head = earlier.recorded("--head", earlier.options["config"]["head"]["kind"], head)
     finetune(common, head, source or "pretrain-mofo")
 
 
@@ -96,9 +82,6 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     config = finetune_config(tables, head, common.training_changes())
     loader = common.loader(tables)
     weights = find_weights(layout, source)
-    imported = None if weights is None else import_weights(weights)
-    if imported is not None:
-        config = replace(config, model=adopt_norms(config.model, imported))
     folder = RunFolder(layout.runs / (common.run or run_name(source, config.head.kind)))
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
@@ -108,6 +91,32 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         num_classes,
     )
     held_out = read_held_out(layout, config, num_classes)
+    if held_out is None:
+        refuse_validation(common.settings)
+    # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    import torch
+    from torch.nn import functional as F
+
+    from train.evaluation.validation import Validation
+    from train.running.classifier import build_classifier
+    from train.running.engine import whole_model
+    from train.running.run_setup import set_up
+    from train.running.throughput import finetuning_flops
+    from train.running.training import Training
+    from train.samples.datasets import FinetuneDataset
+    from train.samples.loading import to_device
+    from train.samples.mixing import ClipMixer
+    from train.weights.exchange import (
+        adopt_norms,
+        export_safetensors,
+        import_weights,
+        load_encoder,
+    )
+    from train.weights.huggingface import digest_of
+
+    imported = None if weights is None else import_weights(weights)
+    if imported is not None:
+        config = replace(config, model=adopt_norms(config.model, imported))
     setup = set_up(
         "finetune",
         common,
@@ -123,7 +132,6 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     refuse_lone_clips(config, setup.plan.micro_size)
     processes = setup.processes
     if held_out is None:
-        refuse_validation(common.settings)
         processes.say(
             "  no labelled clip of split val: the last weights count, not the best, and nothing "
             "stops early"
@@ -136,50 +144,52 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = build_classifier(config, num_classes)
-    setup.say_parameters(model)
+    setup.print_parameters(model)
     if imported is not None:
         load_encoder(model, imported)
     dataset = FinetuneDataset(table, classes, config, loader, common.seed)
     validation = Validation(setup, config, held_out, num_classes)
     mixer = ClipMixer(config.augment, config.model, num_classes)
 
-    with setup.begun() as stop:
+    with setup.open_folder() as stop:
         if stop is None:
             return folder
 
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
-        with Training(setup, model, dataset, stop, **validation.nothing_yet()) as training:
+        with Training(setup, model, dataset, stop, **validation.initial_progress()) as training:
             progress = training.progress
-            while training.goes_on:
-                for part, batch in training.parts():
+            while training.has_steps_left:
+                for number, batch in training.micro_batches():
                     batch = to_device(batch, processes.device)
                     labels = {kind: batch[kind] for kind in config.labels}
-                    key = (common.seed, "mix", training.step, part, processes.rank)
+                    key = (common.seed, "mix", training.step, number, processes.rank)
                     clips, inside, targets = mixer(
                         batch["clips"], batch["inside"], labels, counter_generator(*key)
                     )
                     scores = training.engine(clips, inside)
-                    loss = sum(F.cross_entropy(scores[k].float(), targets[k]) for k in targets)
-                    training.learn(loss)
+                    loss = torch.stack(
+                        [F.cross_entropy(scores[k].float(), targets[k]) for k in targets]
+                    ).sum()
+                    training.backward(loss)
                 training.end_step()
 
                 validates = validation.is_due(training.step)
-                if training.is_due(validates):
-                    [loss] = training.mean_losses()
+                if training.should_log(validates):
+                    [mean] = training.mean_losses()
                     best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
-                    training.write(
-                        {"loss": loss},
+                    training.log(
+                        {"loss": mean},
                         finetuning_flops(config.model, config.head),
-                        loss=f"{loss:.3f}",
+                        loss=f"{mean:.3f}",
                         best_val=best,
                     )
                     if validates:
-                        validation.look(training)
+                        validation.run(training)
                     training.save_or_stop()
         if training.stopped_by:
-            training.say_stopped()
+            training.report_stop()
             return folder
 
         # -------------------------------------------------------------------------------------

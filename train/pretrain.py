@@ -13,7 +13,7 @@ measured (benchmarks/README.md).
 The loss is the mean squared error of normalised pixels; predicting every patch's mean colour would
 score about 1.0, and that figure is printed beside it. 0.9 after some epochs means that it learns.
 Of trajectories (--method mme) the figure beside it is that of predicting that nothing moves and
-that histograms are even (train/objectives/loss_words.py).
+that histograms are even (train/objectives/trajectories.py).
 """
 
 from __future__ import annotations
@@ -23,31 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from torch import Tensor
 
-from shared.errors import user_errors
+from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.wording import counted
 from train.clips.table import read_clip_table
-from train.network.autoencoder import MaskedAutoencoder
-from train.objectives.loss_words import loss_words
-from train.objectives.pixels import PIXEL_TARGETS, masked_loss, masked_targets, mean_predictor_loss
-from train.objectives.trajectories import loss_weights
-from train.options.config import PretrainConfig
 from train.options.recipe import pretrain_config
-from train.pictures.snapshots import Snapshots
 from train.running.command import Common, read_common, training_options
-from train.running.engine import whole_model
-from train.running.finetune_inputs import digest_of
 from train.running.run_folder import RunFolder
-from train.running.run_setup import set_up
-from train.running.throughput import pretraining_flops
-from train.running.training import Training
-from train.samples.datasets import PretrainDataset
-from train.samples.loading import to_device
-from train.tables.typed_tables import to_table
-from train.weights.exchange import adopt_norms, export_safetensors, import_weights, load_autoencoder
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -66,9 +49,9 @@ def main(method: str | None, init: Path | None, **options: Any) -> None:
     """Pretrain a masked autoencoder on the clips of split train."""
     common = read_common("pretrain", **options)
     if earlier := common.earlier:
-        method = earlier.keep("--method", earlier.options["method"], method)
+        method = earlier.recorded("--method", earlier.options["method"], method)
         before = earlier.options.get("init")
-        init = earlier.keep("--init", before and Path(before), init)
+        init = earlier.recorded("--init", before and Path(before), init)
     pretrain(common, method or "mofo", init)
 
 
@@ -80,14 +63,36 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     layout = DatasetLayout(common.out, common.dataset)
     tables = common.read_recipe()
     config = pretrain_config(tables, method, common.training_changes())
-    imported = None if init is None else import_weights(init)
-    if imported is not None:
-        config = replace(config, model=adopt_norms(config.model, imported))
     loader = common.loader(tables)
+    if init is not None and not init.exists():
+        raise InputError(f"--init {init}: no such file or folder")
     folder = RunFolder(layout.runs / (common.run or f"pretrain-{method}"))
     table = read_clip_table(
         layout, ["train"], config.needs_boxes, config.needed_motion, config.box_source
     )
+    # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    import torch
+
+    from train.network.autoencoder import MaskedAutoencoder
+    from train.objectives.pixels import masked_loss, mean_predictor_loss
+    from train.pictures.snapshots import Snapshots
+    from train.running.engine import whole_model
+    from train.running.run_setup import set_up
+    from train.running.throughput import pretraining_flops
+    from train.running.training import Training
+    from train.samples.datasets import PretrainDataset
+    from train.samples.loading import to_device
+    from train.weights.exchange import (
+        adopt_norms,
+        export_safetensors,
+        import_weights,
+        load_autoencoder,
+    )
+    from train.weights.huggingface import digest_of
+
+    imported = None if init is None else import_weights(init)
+    if imported is not None:
+        config = replace(config, model=adopt_norms(config.model, imported))
     setup = set_up(
         "pretrain",
         common,
@@ -108,42 +113,42 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     # -----------------------------------------------------------------------------------------
     torch.manual_seed(common.seed)
     model = MaskedAutoencoder(config.model)
-    setup.say_parameters(model)
+    setup.print_parameters(model)
     if imported is not None:
         load_autoencoder(model, imported)
     dataset = PretrainDataset(table, config, loader, common.seed)
     snapshots = Snapshots(folder.snapshots, table, config, common.seed, setup.epoch_steps)
 
-    with setup.begun() as stop:
+    with setup.open_folder() as stop:
         if stop is None:
             return folder
-        mean, words = None, loss_words(to_table(config))
+        mean, words = None, config.target.words
 
         # -------------------------------------------------------------------------------------
         # Train
         # -------------------------------------------------------------------------------------
         with Training(setup, model, dataset, stop) as training:
-            while training.goes_on:
-                for _, batch in training.parts():
+            while training.has_steps_left:
+                for _, batch in training.micro_batches():
                     num_masked = int(batch["mask"][0].sum())  # still on the CPU: nothing waits
                     batch = to_device(batch, processes.device)
-                    target, weight = hidden_targets(batch, config, num_masked)
+                    target, weight = config.target.of_batch(batch, num_masked, config.cut)
                     predicted = training.engine(batch["clips"], batch["mask"], num_masked)
                     loss = masked_loss(predicted, target, weight)
-                    training.learn(loss, mean_predictor_loss(target, weight))
+                    training.backward(loss, mean_predictor_loss(target, weight))
                 training.end_step()
                 if processes.is_first and snapshots.is_due(training.step):
                     snapshots.take(training.engine.module, training.step, processes.device)
-                if training.is_due():
+                if training.should_log():
                     mean = training.mean_losses()
-                    training.write(
+                    training.log(
                         {"loss": mean[0], "mean_predictor_loss": mean[1]},
                         pretraining_flops(config.model, num_masked),
                         **{"loss": f"{mean[0]:.3f}", words.level: f"{mean[1]:.3f}"},
                     )
                     training.save_or_stop()
         if training.stopped_by:
-            training.say_stopped()
+            training.report_stop()
             return folder
 
         # -------------------------------------------------------------------------------------
@@ -152,7 +157,10 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         final = whole_model(training.engine, MaskedAutoencoder(config.model))
         if processes.is_first:
             export_safetensors(folder.weights, final)
-            summary = {"steps": setup.num_steps, "clips": setup.num_steps * setup.effective_batch}
+            summary: dict[str, float] = {
+                "steps": setup.num_steps,
+                "clips": setup.num_steps * setup.effective_batch,
+            }
             if mean is not None:
                 summary |= {"loss": mean[0], "mean_predictor_loss": mean[1]}
                 print(f"pretraining loss {mean[0]:.3f} (predicting {words.zeros}: {mean[1]:.3f})")
@@ -161,16 +169,6 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             print(f"pretrained on {learned}: {folder.weights}")
         processes.wait()
     return folder
-
-
-def hidden_targets(
-    batch: dict[str, Tensor], config: PretrainConfig, num_masked: int
-) -> tuple[Tensor, Tensor | None]:
-    """What of the masked tokens is to be predicted [B, M, D], and its weights (None: all 1)."""
-    if config.trajectories is not None:
-        return batch["target"], loss_weights(batch["counts"], config.trajectories, config.stride)
-    target = PIXEL_TARGETS[config.target](batch["clips"], config.model)
-    return masked_targets(target, batch["mask"], num_masked), None
 
 
 if __name__ == "__main__":

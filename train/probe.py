@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -30,25 +30,21 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
 from train.clips.table import ClipTable, read_clip_table
-from train.evaluation.features import POOLS, clip_features, frozen_encoder
-from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
-from train.evaluation.metrics import accuracy
-from train.evaluation.score_files import write_scores
-from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
+from train.options.config import POOLS, EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import evaluate_config, finetune_config, loader_config, read_recipe
 from train.running.command import data_options, hold, run_option, with_workers
-from train.running.engine import Processes, start_processes
 from train.running.finetune_inputs import (
     count_classes,
-    digest_of,
     find_weights,
     labelled,
     read_held_out,
     short_name,
 )
 from train.running.run_folder import RunFolder
-from train.tables.typed_tables import flatten
-from train.weights.exchange import import_weights
+from train.tables.nested import flatten
+
+if TYPE_CHECKING:
+    from train.running.engine import Processes
 
 PROBES = {"linear": "linear probe", "knn": "k-NN"}
 NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07
@@ -186,14 +182,22 @@ def probe(
     # Resolve
     # -----------------------------------------------------------------------------------------
     weights = find_weights(layout, source)
-    imported = None if weights is None else import_weights(weights)
-    encoder = frozen_encoder(config.model, imported, seed)
     config = replace(config, flips=())  # which labels they swap does not matter here
     num_classes = count_classes(read_classes(layout.classes), config, layout)
     splits = {name: _table(layout, name, config, num_classes) for name in ("train", views.split)}
     held_out = read_held_out(layout, config, num_classes)
     if held_out is not None:
         splits["val"] = held_out  # chooses the penalty, or is what is tested on
+    # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    from train.evaluation.features import clip_features, frozen_encoder
+    from train.evaluation.metrics import accuracy
+    from train.evaluation.score_files import write_scores
+    from train.running.engine import start_processes
+    from train.weights.exchange import import_weights
+    from train.weights.huggingface import digest_of
+
+    imported = None if weights is None else import_weights(weights)
+    encoder = frozen_encoder(config.model, imported, seed)
     options = {
         "command": "probe",
         "dataset": layout.dataset,
@@ -281,6 +285,8 @@ def _scores(
     processes: Processes,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Scores of the tested clips for one kind of label, and what was chosen on the way."""
+    from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
+
     labels = splits["train"].labels[kind]
     if name == "knn":
         known = features["train"], labels, num_classes

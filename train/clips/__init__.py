@@ -1,1 +1,1 @@
-"""From shards to the views of clips that a model sees, batch by batch."""
+"""Stored clips: which there are, what is read of them, in which order, and the rules for views."""

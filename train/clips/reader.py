@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from shared.errors import InputError
@@ -12,9 +13,16 @@ from shared.motion_maps import expand, read_maps
 from shared.shard_writer import CHUNK_BYTES
 from shared.shards import ShardReader
 from shared.tracks import read_tracks
-from train.clips.augment import decode_jpeg
 from train.clips.table import ClipTable
-from train.objectives.trajectories import PlacedTracks
+from train.clips.tracks import PlacedTracks
+
+# OpenCV writes RGB by itself at full size only.
+_READ_FLAGS = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 
 class ClipReader:
@@ -45,7 +53,7 @@ class ClipReader:
         Args:
             index: row of the table.
             chosen: int64 [K] frame numbers of the clip, rising, each once.
-            reduction: 1, 2, 4 or 8, see `augment.jpeg_reduction`.
+            reduction: 1, 2, 4 or 8, see `jpeg_reduction` in samples/views.py.
         """
         if reduction == 1 and (index in self._cache or self._fits(index)):
             clip = self._whole(index)
@@ -142,3 +150,13 @@ class OpenShards:
             self._open[number] = ShardReader(path, self._kind)
         self._open.move_to_end(number)
         return self._open[number]
+
+
+def decode_jpeg(jpeg: np.ndarray, reduction: int) -> np.ndarray:
+    """RGB uint8 [H, W, 3] of JPEG bytes, shrunk by `reduction` (sizes round up)."""
+    frame = cv2.imdecode(jpeg, _READ_FLAGS[reduction])
+    if frame is None:
+        raise InputError(
+            "a frame is not a readable JPEG; `make verify` of this dataset lists damaged shards"
+        )
+    return frame if reduction == 1 else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)

@@ -15,7 +15,6 @@ from shared.manifest import SPLITS, ClassList, Clip
 from shared.motion_maps import expand, read_maps
 from shared.shard_index import read_index
 from shared.shards import ShardReader
-from train.evaluation.class_names import class_name
 
 COVERAGE_CELLS = 32  # along each side of the map of where motion is
 
@@ -92,7 +91,7 @@ def class_rows(clips: list[Clip], classes: ClassList) -> list[tuple[str, dict[st
     counts = Counter((clip.label, clip.split) for clip in clips if clip.label is not None)
     numbers = sorted({label for label, _ in counts} | set(range(len(classes.label))))
     return [
-        (class_name(classes, number), {split: counts[number, split] for split in SPLITS})
+        (classes.class_name(number), {split: counts[number, split] for split in SPLITS})
         for number in numbers
     ]
 

@@ -27,8 +27,6 @@ from train.running.run_folder import RunFolder
 from train.samples.datasets import EvaluateDataset, Sample
 from train.weights.exchange import ImportedWeights, adopt_norms, build_encoder
 
-POOLS = ("clip", "steps")
-
 
 def frozen_encoder(
     config: ModelConfig, imported: ImportedWeights | None, seed: int

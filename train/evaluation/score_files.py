@@ -14,8 +14,8 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.files import write_atomically
+from shared.manifest import PLURAL
 from train.clips.table import ClipTable
-from train.evaluation.class_names import PLURAL
 
 
 def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) -> None:

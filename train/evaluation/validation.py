@@ -8,8 +8,8 @@ from train.clips.table import ClipTable
 from train.evaluation.metrics import accuracy
 from train.evaluation.scoring import score_clips
 from train.options.config import EvaluateConfig, FinetuneConfig
+from train.running.classifier import build_classifier
 from train.running.engine import whole_model
-from train.running.finetune_inputs import build_classifier
 from train.running.run_setup import RunSetup
 from train.running.training import Training
 from train.samples.datasets import EvaluateDataset
@@ -44,25 +44,25 @@ class Validation:
             )
 
     @staticmethod
-    def nothing_yet() -> dict[str, Any]:
-        """What a run's progress holds before the first look."""
+    def initial_progress() -> dict[str, Any]:
+        """What a run's progress holds before the first validation."""
         return {"best_top1": -1.0, "best_epoch": 0, "stopped_early": False}
 
     def is_due(self, step: int) -> bool:
-        """Whether to look after a step: at the end of some epochs, and of the last."""
+        """Whether to validate after a step: at the end of some epochs, and of the last."""
         epoch, steps_left = divmod(step, self._setup.epoch_steps)
         last = step == self._setup.num_steps
         ends = steps_left == 0 and (epoch % self._config.validate_epochs == 0 or last)
         return bool(self._labels) and ends
 
-    def look(self, training: Training) -> None:
+    def run(self, training: Training) -> None:
         """Score the clips, write the figures to the log and the outcome into the progress."""
         setup, progress = self._setup, training.progress
         epoch = training.step // setup.epoch_steps
         module = training.engine.module
         scores = score_clips(module, self._clips, setup.loader, setup.processes, "val")
         figures = accuracy(scores, self._labels)
-        training.write_event("validate", epoch=epoch, **figures)
+        training.log_event("validate", epoch=epoch, **figures)
         if figures["top1"] > progress["best_top1"]:
             progress |= {"best_top1": figures["top1"], "best_epoch": epoch}
             better = whole_model(training.engine, build_classifier(self._config, self._num_classes))

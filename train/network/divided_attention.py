@@ -13,6 +13,7 @@ visible tokens, D channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.models.beit import Attention, Block
@@ -64,12 +65,15 @@ class VisibleTokens:
 class DividedBlock(Block):
     """A block of timm's BEiT with attention over time before its own, which is over space."""
 
-    def __init__(self, width: int, num_heads: int, drop_path: float = 0.0, **options) -> None:
+    def __init__(self, width: int, num_heads: int, drop_path: float = 0.0, **options: Any) -> None:
         super().__init__(width, num_heads, drop_path=drop_path, **options)
         self.temporal_norm = options["norm_layer"](width)
         self.temporal_attn = Attention(width, num_heads, qkv_bias=options["qkv_bias"])
 
-    def forward(self, tokens: Tensor, groups: WholeClip | VisibleTokens) -> Tensor:
+    # timm's forward takes a bias of relative positions where this one takes the groups.
+    def forward(  # type: ignore[override]
+        self, tokens: Tensor, groups: WholeClip | VisibleTokens
+    ) -> Tensor:
         """Tokens [B, K, D] -> the same shape; groups tell which of them meet."""
         mixed = groups.over_time(self.temporal_attn, self.temporal_norm(tokens))
         tokens = tokens + self.drop_path1(mixed)

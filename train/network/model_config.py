@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import InputError
-from train.tables.plain_values import PlainValues
+from train.tables.typed import PlainValues
 
 NUM_CHANNELS = 3
 POSITIONS = ("sincos-1d", "sincos-3d")

@@ -1,1 +1,1 @@
-"""What is predicted beside pixels: trajectories, motion and shape."""
+"""What the decoder predicts: one class a target, and the losses."""

@@ -13,7 +13,7 @@ HOF and MBH are those of dense trajectories (Wang et al. 2013, sec. 3.2): longer
 weight, shared between the two directions next to their own. The flow at a place is the first step
 of the track that starts there, so that no further shards are needed.
 
-Letters as in train/objectives/trajectories.py; U frames of the clip that are looked at.
+Letters as in train/objectives/tracked_points.py; U frames of the clip that are looked at.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import numpy as np
 
 from shared.grid import View
 from shared.tracks import MIRRORED_BINS
-from train.objectives.trajectories import (
-    PlacedTracks,
-    TrajectoryConfig,
+from train.clips.tracks import PlacedTracks
+from train.objectives.tracked_points import (
     by_patch,
     nearest_starts,
     scaled,
     standardised,
     view_scale,
 )
+from train.objectives.trajectory_config import TrajectoryConfig
 
 DIRECTIONS = 8
 STILL_FLOW = 0.4  # pixels; flow below is still to HOF (Wang et al.: 0.4 px too)

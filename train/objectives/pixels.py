@@ -7,7 +7,6 @@ channel. A clip is either `pixels` (RGB, 0..1) or `standardised` (what the model
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -51,14 +50,6 @@ def normalised_pixels(clips: Tensor, config: ModelConfig) -> Tensor:
     return _channels_last((tubelets - mean) / (std + STD_OFFSET))
 
 
-PIXEL_TARGETS: dict[str, Callable[[Tensor, ModelConfig], Tensor]] = {
-    "normalised_pixels": normalised_pixels,
-}
-"""What a recipe's `target` may name and the clip itself gives: (clips [B, C, T, H, W] standardised,
-config) -> float32 [B, N, D], for any D. A target that is better predicted by 0 than by what is
-learned is of no use: `mean_predictor_loss` is the loss of zeros."""
-
-
 def masked_targets(target: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
     """Of target [B, N, D], the masked tokens of mask bool [B, N] in rising order: [B, M, D]."""
     return take_tokens(target, split_mask(mask, num_masked)[1])
@@ -80,7 +71,7 @@ def mean_predictor_loss(target: Tensor, weight: Tensor | None = None) -> Tensor:
 
     For tubelets of P pixels none of which is even it is (P - 1) / P, 0.998 at 2 x 16 x 16; even
     tubelets, black bars for example, lower it. What zeros say of other targets:
-    train/objectives/loss_words.py.
+    `LossWords.zeros` of each.
     """
     return masked_loss(torch.zeros_like(target), target, weight)
 

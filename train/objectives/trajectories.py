@@ -1,188 +1,104 @@
-"""Motion trajectories as what the decoder predicts (MME, Sun et al. 2023, sec. 3.3).
+"""Motion as what the decoder predicts: where points go and what surrounds them (MME), or what is
+found at places that stay.
 
-For each token, K tracks of L steps that start at the first frame of its tubelet: how a point moves
-from frame to frame (its displacements) and what surrounds it on the way (a histogram of oriented
-gradients, HOG, of 9 bins). Preprocessing tracked points through every frame of the video, so a
-target tells of motion between the frames that the model is given.
-
-Each part is normalised over all numbers of a patch. HOG has its mean taken off and is divided by
-its standard deviation, as pixels are. Displacements are only divided, by their root mean square:
-with the mean taken off, an object that moves as a whole would not differ from one that rests.
-
-Letters: T' time steps, R x Q patches, N = T' * R * Q tokens, G grid points that tracks start from,
-K points of a patch, L stored steps, S steps of a target.
+How targets are computed: train/objectives/tracked_points.py and train/objectives/fixed_places.py.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from shared.errors import InputError
-from shared.grid import View
-from shared.tracks import MIRRORED_BINS, NUM_BINS, Tracks
-from train.tables.typed_tables import check_name
+from train.clips.table import MotionNeeds
+from train.clips.view_rules import least_side
+from train.objectives.fixed_places import fixed_target, frames_to_read
+from train.objectives.target import ClipCut, LossWords, ShownView, Target
+from train.objectives.tracked_points import trajectory_target
+from train.objectives.trajectory_config import KINDS, TRACKS, TrajectoryConfig
 
-# What is predicted, and how many numbers of each point and step: displacements, HOG; of the others
-# see train/objectives/fixed_places.py.
-TRACKS = "tracks"
-KINDS = {TRACKS: (2, NUM_BINS), "flow": (2,), "hog": (NUM_BINS,), "hof": (9,), "mbh": (16,)}
-HISTOGRAMS = ("hof", "mbh")  # one of all points of a patch, not one a point
+if TYPE_CHECKING:
+    from torch import Tensor
 
-STILL_PIXELS = 0.1  # of the view; added to a patch's root mean square displacement
-FLAT_GREY = 0.1  # grey values a pixel; added to the standard deviation of a patch's HOG
+_STILL, _EVEN = ("that nothing moves", "rest"), ("even histograms", "even histograms")
+_WORDS = {
+    "positions": LossWords("displacements of points", *_STILL),
+    "shape": LossWords("histograms of oriented gradients", *_EVEN),
+    "flow": LossWords("flow", *_STILL),
+    "hog": LossWords("histograms of oriented gradients", *_EVEN),
+    "hof": LossWords("histograms of flow", *_EVEN),
+    "mbh": LossWords("motion boundary histograms", *_EVEN),
+}
 
 
 @dataclass(frozen=True)
-class TrajectoryConfig:
-    """Which tracks are predicted, and what of them. Default: MME."""
+class Trajectories(TrajectoryConfig, Target):
+    """Read from the tracks of the flows shards by the processes that read clips.
 
-    kind: str = TRACKS
-    """tracks: points are followed. flow, hog, hof, mbh: what is found at places that stay."""
-    length: int = 6
-    """Frames of the video that a track goes on for (L)."""
-    points: int = 4
-    """Tracks of a patch (K), a square number: each starts nearest the middle of its K-th part."""
-    positions: bool = True
-    """Whether displacements are predicted; of kind tracks."""
-    shape: bool = True
-    """Whether HOG is predicted; of kind tracks."""
-    decoders: int = 1
-    """1: displacements and HOG leave one decoder. 2: each has its own, of the same size."""
-    stabilised: bool | None = None
-    """Whether tracks must be free of the camera's motion (flows made with --stabilise), or must
-    have it; without a value they are taken as they are."""
-    interpolate: bool = True
-    """Steps from frame to frame of the video; without, from one given frame to the next."""
+    Displacements are normalised such that zeros mean that nothing moves. Histograms have the mean
+    over a patch taken off, so that zeros mean that all bins are alike.
+    """
 
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise InputError(f"length is {self.length}; at least 1 is allowed")
-        if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
-            raise InputError(f"points is {self.points}; a square number is allowed (1, 4, 9, ...)")
-        check_name("kind", self.kind, tuple(KINDS))
-        if self.kind != TRACKS and not (self.positions and self.shape):
-            raise InputError(f"positions and shape are options of kind tracks, not {self.kind}")
-        if not (self.positions or self.shape):
-            raise InputError("positions and shape are both off: nothing is left to predict")
-        if self.decoders not in (1, 2):
-            raise InputError(f"decoders is {self.decoders}; 1 and 2 are allowed")
-        if self.decoders == 2 and not (self.kind == TRACKS and self.positions and self.shape):
-            raise InputError("decoders is 2, but there are not both displacements and HOG to share")
+    name = "trajectories"
+    has_own_table = True
+    needs_flows = True
+    picture = "tracks"
 
     @property
-    def needs_hog(self) -> bool:
-        return self.shape if self.kind == TRACKS else self.kind == "hog"
+    def words(self) -> LossWords:
+        predicted = [part for part in ("positions", "shape") if getattr(self, part)]
+        words = [_WORDS[part] for part in (predicted if self.kind == TRACKS else [self.kind])]
+        joined = (" and ".join(getattr(each, f.name) for each in words) for f in fields(LossWords))
+        return LossWords(*joined)
 
-    def step_frames(self, stride: int) -> int:
-        """Frames of the video from one step of a target to the next."""
-        return 1 if self.interpolate else stride
+    @property
+    def predicts_displacements(self) -> bool:
+        """Whether it is predicted where points go."""
+        return self.kind == TRACKS and self.positions
 
-    def track_length(self, stride: int) -> int:
-        """Steps that tracks must have: of places that stay one step is read at each frame."""
-        return self.length if self.kind == TRACKS else self.step_frames(stride)
-
-    def num_steps(self, stride: int) -> int:
-        """S, steps of a target where given frames are `stride` apart.
-
-        Raises:
-            InputError: without interpolation, no track reaches the next given frame.
-        """
-        steps = self.length if self.interpolate else self.length // stride
-        if steps < 1:
+    def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
+        if "time" in flips:
+            raise InputError("flips has 'time', but points were tracked forward in time only")
+        if not self.interpolate and cut.stride < 2:
             raise InputError(
-                f"length is {self.length}, and without interpolation frames are {stride} apart; "
-                f"at least {stride} is allowed"
+                "trajectories.interpolate is off: frames must be of kind dense and a stride of 2 "
+                "or more apart, or there is nothing between them"
             )
-        return steps
 
-    def parts(self, stride: int) -> tuple[int, ...]:
-        """Numbers that are predicted for a token: of tracks displacements and HOG, 0 where off."""
-        places = 1 if self.kind in HISTOGRAMS else self.points
-        number = places * self.num_steps(stride)
-        channels = KINDS[self.kind]
-        if self.kind == TRACKS:
-            channels = (channels[0] * self.positions, channels[1] * self.shape)
-        return tuple(number * each for each in channels)
-
-
-@dataclass(frozen=True)
-class PlacedTracks:
-    """Tracks that start at the first frame of each tubelet.
-
-    Attributes:
-        tracks: from T' frames and G points, each in the middle of one of equal cells of the frame.
-        left_steps: int64 [T'], frames of the clip after each first frame.
-        grid: rows, columns of the points; G = rows * columns.
-        size: width, height of the frames that points were tracked on, pixels.
-    """
-
-    tracks: Tracks
-    left_steps: np.ndarray
-    grid: tuple[int, int]
-    size: tuple[int, int]
-
-
-def trajectory_target(
-    placed: PlacedTracks,
-    view: View,
-    source_size: tuple[int, int],
-    grid: tuple[int, int],
-    config: TrajectoryConfig,
-    stride: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What is predicted for all tokens of a view.
-
-    Args:
-        placed: with at least `config.length` steps.
-        view: crop and flips, in source pixels.
-        source_size: (width, height) of the source in pixels.
-        grid: (R, Q), patches.
-        stride: frames of the video between two given ones.
-
-    Returns:
-        target float32 [N, D]: displacements by point, step and x, y, then HOG by point, step and
-        bin. counts bool [N, K, S]: whether a step is in the loss. Left out are tracks that leave
-        the frame or start beyond it, and steps beyond the end of the clip; their targets are 0.
-    """
-    tracks, length = placed.tracks, config.length
-    per_side = math.isqrt(config.points)
-    points, within = nearest_starts(
-        placed.grid, view, source_size, (grid[0] * per_side, grid[1] * per_side)
-    )
-    scale = view_scale(placed.size, source_size, view)
-    displacements = tracks.displacements[:, points, :length] * scale
-    hog = tracks.hog[:, points, :length, : NUM_BINS * config.shape]
-    if view.flip_x != view.flip_y:
-        hog = hog[..., MIRRORED_BINS[: hog.shape[-1]]]
-    available = np.minimum(placed.left_steps, length)[:, None, None]
-    num_steps = np.minimum(tracks.num_steps[:, points], length)
-    num_steps = np.where((num_steps < available) | ~within, 0, num_steps)
-    counts = np.arange(length) < num_steps[..., None]
-    if not config.interpolate:
-        steps = config.num_steps(stride)
-        displacements, hog, counts = (
-            values[:, :, :, : steps * stride].reshape(
-                *values.shape[:3], steps, stride, *values.shape[4:]
-            )
-            for values in (displacements, hog, counts)
+    def needed_motion(self, cut: ClipCut) -> MotionNeeds:
+        # Down to whole numbers: one start of forty that two points share is no matter.
+        across = cut.model.grid * math.isqrt(self.points) / least_side(cut.crop)
+        return MotionNeeds(
+            track_length=self.track_length(cut.stride),
+            track_points=math.floor(across),
+            hog=self.needs_hog,
+            stabilised=self.stabilised,
         )
-        displacements, hog = displacements.sum(axis=4), hog[:, :, :, :, 0]
-        counts = counts.all(axis=4)
-    displacements, hog, counts = (
-        by_patch(values, grid, per_side) for values in (displacements, hog, counts)
-    )
-    parts = []
-    if config.positions:
-        parts.append(scaled(displacements, counts))
-    if config.shape:
-        parts.append(standardised(hog, counts))
-    flat = [part.reshape(len(part), -1) for part in parts]
-    return np.concatenate(flat, axis=1), counts
+
+    def num_values(self, cut: ClipCut) -> tuple[int, ...]:
+        sizes = self.part_sizes(cut.stride)
+        return sizes if self.decoders == 2 else (sum(sizes),)
+
+    def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
+        """target float32 [N, D] and counts bool [N, K, S]: whether a step is in the loss."""
+        grid = (cut.model.grid, cut.model.grid)
+        geometry = (shown.view, shown.source_size, grid)
+        if self.kind == TRACKS:
+            placed = shown.tracks(shown.first_frames)
+            target, counts = trajectory_target(placed, *geometry, self, cut.stride)
+        else:
+            frames, places = frames_to_read(shown.first_frames, shown.num_frames, self, cut.stride)
+            placed = shown.tracks(frames)
+            target, counts = fixed_target(placed, places, *geometry, self, cut.stride)
+        return {"target": target, "counts": counts}
+
+    def of_batch(
+        self, batch: dict[str, Tensor], num_masked: int, cut: ClipCut
+    ) -> tuple[Tensor, Tensor | None]:
+        return batch["target"], loss_weights(batch["counts"], self, cut.stride)
 
 
 def loss_weights(counts: Tensor, config: TrajectoryConfig, stride: int) -> Tensor:
@@ -197,7 +113,9 @@ def loss_weights(counts: Tensor, config: TrajectoryConfig, stride: int) -> Tenso
     Returns:
         float32 [B, M, D].
     """
-    parts = config.parts(stride)
+    import torch
+
+    parts = config.part_sizes(stride)
     share = sum(parts) / sum(number > 0 for number in parts)
     weights = [
         counts.unsqueeze(-1).expand(*counts.shape, each).flatten(2) * (share / number)
@@ -205,62 +123,3 @@ def loss_weights(counts: Tensor, config: TrajectoryConfig, stride: int) -> Tenso
         if number
     ]
     return torch.cat(weights, dim=2)
-
-
-def nearest_starts(
-    grid: tuple[int, int], view: View, source_size: tuple[int, int], parts: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The grid point nearest the middle of each of `parts` (rows, columns) of what is shown.
-
-    Returns:
-        index int64 [rows, columns] of the point, and whether that middle lies in the frame, bool.
-    """
-    x1, y1, x2, y2 = view.crop
-    x = (np.arange(parts[1]) + 0.5) / parts[1]
-    y = (np.arange(parts[0]) + 0.5) / parts[0]
-    x = (x1 + (1 - x if view.flip_x else x) * (x2 - x1)) / source_size[0]
-    y = (y1 + (1 - y if view.flip_y else y) * (y2 - y1)) / source_size[1]
-    column = np.floor(x * grid[1]).astype(np.int64).clip(0, grid[1] - 1)
-    row = np.floor(y * grid[0]).astype(np.int64).clip(0, grid[0] - 1)
-    within_x, within_y = (x >= 0) & (x < 1), (y >= 0) & (y < 1)
-    return row[:, None] * grid[1] + column, within_y[:, None] & within_x
-
-
-def view_scale(size: tuple[int, int], source_size: tuple[int, int], view: View) -> np.ndarray:
-    """float32 [2]: pixels of the view, along x and y, for a pixel of the tracked frames."""
-    x1, y1, x2, y2 = view.crop
-    height, width = view.size
-    along_x = source_size[0] / size[0] * width / (x2 - x1)
-    along_y = source_size[1] / size[1] * height / (y2 - y1)
-    signs = np.where([view.flip_x, view.flip_y], -1.0, 1.0)
-    return (signs * [along_x, along_y]).astype(np.float32)
-
-
-def by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.ndarray:
-    """[T', R * m, Q * m, S, ...] -> [N, m * m, S, ...], points of a patch row by row."""
-    rest = values.shape[3:]
-    cut = values.reshape(len(values), grid[0], per_side, grid[1], per_side, *rest)
-    num_tokens = len(values) * grid[0] * grid[1]
-    return np.moveaxis(cut, 2, 3).reshape(num_tokens, per_side * per_side, *rest)
-
-
-def scaled(displacements: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Displacements [N, K, S, 2] over the root mean square of a patch's; 0 where not counted."""
-    kept = displacements * counts[..., None]
-    mean_square = np.square(kept).sum(axis=(1, 2, 3), keepdims=True) / _numbers(counts, 2)
-    return kept / (np.sqrt(mean_square) + np.float32(STILL_PIXELS))
-
-
-def standardised(hog: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Histograms [N, K, S, bins] less a patch's mean, over its deviation; 0 where not counted."""
-    kept, number = counts[..., None], _numbers(counts, hog.shape[-1])
-    mean = (hog * kept).sum(axis=(1, 2, 3), keepdims=True) / number
-    apart = (hog - mean) * kept
-    variance = np.square(apart).sum(axis=(1, 2, 3), keepdims=True) / number
-    return apart / (np.sqrt(variance) + np.float32(FLAT_GREY))
-
-
-def _numbers(counts: np.ndarray, each: int) -> np.ndarray:
-    """float32 [N, 1, 1, 1]: how many numbers of a patch count, at least 1."""
-    steps = counts.sum(axis=(1, 2)).reshape(-1, 1, 1, 1)
-    return np.maximum(steps * each, 1).astype(np.float32)

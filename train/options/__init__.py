@@ -1,1 +1,1 @@
-"""What a run is made of: recipes and what may stand in them."""
+"""Recipes: the options of a run as dataclasses, read from TOML and checked."""

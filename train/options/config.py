@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import NEEDS_BOXES, NEEDS_MOTION
-from train.clips.augment import least_side
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
-from train.network.head import HeadConfig
+from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
-from train.objectives.pixels import PIXEL_TARGETS
-from train.objectives.trajectories import TrajectoryConfig
-from train.tables.typed_tables import Choice, check_name
+from train.objectives.registry import TARGETS
+from train.objectives.target import ClipCut, NormalisedPixels, Target
+from train.tables.nested import check_name
+from train.tables.typed import Choice
 
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
-TRAJECTORIES = "trajectories"
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
+POOLS = ("clip", "steps")  # over which tokens a probe averages
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -114,11 +113,9 @@ class PretrainConfig:
     """AdamW."""
     flips: tuple[str, ...] = ()
     """Of x, y, time: each mirrors half of the clips."""
-    target: str = "normalised_pixels"
-    """What the decoder predicts: one of PIXEL_TARGETS (train/objectives/pixels.py), or trajectories
-    (train/objectives/trajectories.py)."""
-    trajectories: TrajectoryConfig | None = None
-    """Which trajectories; of target trajectories only."""
+    target: Target = field(default_factory=NormalisedPixels)
+    """What the decoder predicts: a name in TARGETS (train/objectives/registry.py), or a table with
+    its kind and options; the options of trajectories are in the table trajectories."""
     repeats: int = 1
     """Views of one read of a clip, each with its own crop and mask."""
     shuffle_shards: int = 16
@@ -131,14 +128,14 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         _check_training(self)
-        check_name("target", self.target, (*PIXEL_TARGETS, TRAJECTORIES))
-        self._check_trajectories()
-        looks = self.mask.kind in NEEDS_MOTION or self.target == TRAJECTORIES
+        self.target.check(self.cut, self.flips)
+        looks = self.mask.kind in NEEDS_MOTION or self.target.needs_flows
         if self.motion_source != FLOW and not looks:
+            targets = ", ".join(name for name, target in TARGETS.items() if target.needs_flows)
             raise InputError(
                 f"motion_source is {self.motion_source!r}, but neither the mask {self.mask.kind} "
-                f"nor the target {self.target} looks at motion; of use with the masks "
-                f"{', '.join(sorted(NEEDS_MOTION))} and the target trajectories"
+                f"nor the target {self.target.name} looks at motion; of use with the masks "
+                f"{', '.join(sorted(NEEDS_MOTION))} and the target {targets}"
             )
         if self.box_source != DEFAULT_BOXES and not self.needs_boxes:
             raise InputError(
@@ -148,19 +145,6 @@ class PretrainConfig:
         if self.optim.layer_decay != 1.0:
             raise InputError("optim.layer_decay is not used in pretraining; it must be 1")
 
-    def _check_trajectories(self) -> None:
-        if self.trajectories is None:
-            return
-        if self.target != TRAJECTORIES:
-            raise InputError(f"trajectories is not used with target {self.target}; leave it out")
-        if "time" in self.flips:
-            raise InputError("flips has 'time', but points were tracked forward in time only")
-        if not self.trajectories.interpolate and self.stride < 2:
-            raise InputError(
-                "trajectories.interpolate is off: frames must be of kind dense and a stride of 2 "
-                "or more apart, or there is nothing between them"
-            )
-
     @property
     def needs_boxes(self) -> bool:
         return self.mask.kind in NEEDS_BOXES
@@ -168,23 +152,20 @@ class PretrainConfig:
     @property
     def needed_motion(self) -> MotionNeeds | None:
         """What to read of the flows shards, None where neither mask nor target needs them."""
-        if self.trajectories is not None:
-            tracks = self.trajectories
-            # Down to whole numbers: one start of forty that two points share is no matter.
-            across = self.model.grid * math.isqrt(tracks.points) / least_side(self.crop)
-            return MotionNeeds(
-                self.motion_source,
-                track_length=tracks.track_length(self.stride),
-                track_points=math.floor(across),
-                hog=tracks.needs_hog,
-                stabilised=tracks.stabilised,
-            )
-        return MotionNeeds(self.motion_source) if self.mask.kind in NEEDS_MOTION else None
+        needs = self.target.needed_motion(self.cut)
+        if needs is None and self.mask.kind in NEEDS_MOTION:
+            needs = MotionNeeds()
+        return needs and replace(needs, source=self.motion_source)
 
     @property
-    def stride(self) -> int:
-        """Frames of the video between two given ones, 1 where that is not fixed."""
-        return self.frames.options.get("stride", 1)
+    def cut(self) -> ClipCut:
+        """How clips are cut into tokens."""
+        return ClipCut(self.model, self.frames.options.get("stride", 1), self.crop)
+
+    def to_table(self) -> dict[str, Any]:
+        """The fields as a recipe has them."""
+        table = {each.name: getattr(self, each.name) for each in fields(self)}
+        return table | self.target.to_tables()
 
 
 @dataclass(frozen=True)

@@ -15,35 +15,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from shared.errors import InputError
 from shared.masks import MASKS, Scene
-from train.clips.augment import CROPS
-from train.clips.frame_sampling import FRAME_RULES
-from train.network.head import KINDS as HEAD_KINDS
-from train.network.head import HeadConfig
-from train.network.model_config import NUM_CHANNELS, named_config
-from train.objectives.pixels import PIXEL_TARGETS
-from train.objectives.trajectories import TrajectoryConfig
+from train.clips.view_rules import CROPS, FRAME_RULES
+from train.network.head_config import KINDS as HEAD_KINDS
+from train.network.head_config import HeadConfig
+from train.network.model_config import named_config
+from train.objectives.registry import OWN_TABLES, build_target
 from train.options.config import (
-    TRAJECTORIES,
     EvaluateConfig,
     FinetuneConfig,
     LoaderConfig,
     PretrainConfig,
 )
-from train.options.mca_options import FIELDS as MCA_OPTIONS
-from train.tables.typed_tables import (
-    build,
-    check_name,
-    choose,
-    fields_by_name,
-    merge,
-    refuse_unknown,
-)
+from train.options.merging import merge
+from train.tables.nested import check_name, refuse_unknown
+from train.tables.typed import build, choose, fields_by_name
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+MCA_FIELDS = {
+    "mca_heads": "num_heads",
+    "mca_depth": "depth",
+    "mca_width": "head_width",
+    "mca_residual": "residual",
+    "mca_box": "box",
+}
+"""By name of an option of the command line: the field of HeadConfig that it sets."""
 
 DECODER_FIELDS = (
     *("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio"),
@@ -132,7 +131,7 @@ def finetune_config(
 
 def _refuse_options_of_mca(head: Mapping[str, Any]) -> None:
     refuse_unknown(head, fields_by_name(HeadConfig), "finetune.head")
-    options = {field: f"--{option.replace('_', '-')}" for option, field in MCA_OPTIONS.items()}
+    options = {field: f"--{option.replace('_', '-')}" for option, field in MCA_FIELDS.items()}
     unused = [options.get(field, f"head.{field}") for field in sorted(head) if field != "kind"]
     if unused:
         verb = "is" if len(unused) == 1 else "are"
@@ -144,10 +143,11 @@ def _refuse_options_of_mca(head: Mapping[str, Any]) -> None:
 
 def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
     """The config of a complete table, such as `config` in a run's options.json."""
-    config = build(PretrainConfig, table, "pretrain")
+    rest = {key: value for key, value in table.items() if key not in OWN_TABLES}
+    config = build(PretrainConfig, rest | {"target": build_target(table)}, "pretrain")
     config = _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=MASKS)
     _check_mask(config)
-    return _with_trajectories(config) if config.target == TRAJECTORIES else _with_size(config)
+    return _with_decoder(config)
 
 
 def recorded_finetune_config(table: Mapping[str, Any]) -> FinetuneConfig:
@@ -177,7 +177,7 @@ def _split_variants(
     if section not in tables:
         raise InputError(f"the recipe has no table [{section}]")
     cls = PretrainConfig if section == "pretrain" else FinetuneConfig
-    known = fields_by_name(cls)
+    known = {*fields_by_name(cls), *(OWN_TABLES if section == "pretrain" else ())}
     variants = {
         key: dict(value)
         for key, value in tables[section].items()
@@ -233,36 +233,20 @@ def _still_scene(time_steps: int, grid: int) -> Scene:
     return Scene(time_steps, np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid)))
 
 
-def _with_size(config: PretrainConfig) -> PretrainConfig:
-    """The config with a decoder that predicts as many numbers as the target has."""
-    cut = config.model
-    clip = torch.zeros(1, NUM_CHANNELS, cut.num_frames, cut.image_size, cut.image_size)
-    numbers = PIXEL_TARGETS[config.target](clip, cut).shape[-1]
-    if cut.prediction_dim not in (None, numbers):
+def _with_decoder(config: PretrainConfig) -> PretrainConfig:
+    """The config with decoders that predict as many numbers as the target has."""
+    model, sizes = config.model, config.target.num_values(config.cut)
+    total, second = sum(sizes), sizes[1] if len(sizes) > 1 else None
+    if model.prediction_dim not in (None, total):
         raise InputError(
-            f"[model] prediction_dim is {cut.prediction_dim}, but target {config.target} has "
-            f"{numbers} numbers a token; leave it out"
+            f"[model] prediction_dim is {model.prediction_dim}, but target {config.target.name} "
+            f"has {total} numbers a token; leave it out"
         )
-    if numbers == cut.output_dim:
-        return config
-    return replace(config, model=replace(cut, prediction_dim=numbers))
-
-
-def _with_trajectories(config: PretrainConfig) -> PretrainConfig:
-    """The config with its trajectories, and a decoder that predicts as many numbers."""
-    trajectories = config.trajectories or TrajectoryConfig()
-    parts = trajectories.parts(config.stride)
-    numbers = sum(parts)
-    if config.model.prediction_dim not in (None, numbers):
-        raise InputError(
-            f"[model] prediction_dim is {config.model.prediction_dim}, but these trajectories are "
-            f"{numbers} numbers a token; leave it out"
-        )
-    second = parts[-1] if trajectories.decoders == 2 else None
-    if config.model.second_prediction_dim not in (None, second):
+    if model.second_prediction_dim not in (None, second):
         raise InputError("[model] second_prediction_dim follows from the target; leave it out")
-    model = replace(config.model, prediction_dim=numbers, second_prediction_dim=second)
-    return replace(config, model=model, trajectories=trajectories)
+    if total != model.output_dim:
+        model = replace(model, prediction_dim=total)
+    return replace(config, model=replace(model, second_prediction_dim=second))
 
 
 def _check_mask(config: PretrainConfig) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.files import write_atomically
-from train.evaluation.class_names import PLURAL
+from shared.manifest import PLURAL
 from train.evaluation.score_files import Scores, read_scores
 from train.pictures.charts import confusion_chart
 from train.pictures.style import Chart

@@ -11,8 +11,8 @@ from torch import Tensor
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index
-from train.clips.frame_sampling import FRAME_RULES, view_places
 from train.clips.table import DEFAULT_BOXES, ClipTable, MotionNeeds, read_clip_table
+from train.clips.view_rules import FRAME_RULES, view_places
 from train.network.autoencoder import MaskedAutoencoder, VideoEncoder
 from train.network.head import VideoClassifier
 from train.objectives.pixels import unstandardise

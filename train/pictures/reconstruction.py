@@ -129,8 +129,8 @@ def _reconstruct_one(
 
 def _read_config(folder: RunFolder) -> PretrainConfig:
     config = read_pretraining(folder)
-    if config.target != "normalised_pixels":
-        raise InputError(f"{folder.path} predicts {config.target}, which is no picture")
+    if config.target.picture != "pixels":
+        raise InputError(f"{folder.path} predicts {config.target.name}, which is no picture")
     return config
 
 

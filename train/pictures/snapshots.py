@@ -31,7 +31,7 @@ class Snapshots:
 
     Args:
         folder: for the pictures.
-        table, config, seed: of the run. Only runs that predict normalised pixels have pictures.
+        table, config, seed: of the run. Only runs whose target is pixels have pictures.
         epoch_steps: optimiser steps of an epoch.
     """
 
@@ -44,7 +44,7 @@ class Snapshots:
         self._config = replace(config, repeats=1)
         self._seed = seed
         self._due: set[int] = set()
-        if config.target == "normalised_pixels":
+        if config.target.picture == "pixels":
             self._due = {epoch * epoch_steps for epoch in shown_epochs(config.epochs)}
 
     def is_due(self, step: int) -> bool:

@@ -17,16 +17,16 @@ from shared.drawing import ANNOTATION_RGB, BOX_RGB, FINE_BITS, fixed_point
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from train.network.autoencoder import MaskedAutoencoder
-from train.objectives.loss_words import loss_words
 from train.objectives.pixels import masked_loss, mean_predictor_loss, unstandardise
-from train.objectives.trajectories import STILL_PIXELS, TRACKS, loss_weights
+from train.objectives.tracked_points import STILL_PIXELS
+from train.objectives.trajectories import Trajectories, loss_weights
 from train.options.config import LoaderConfig, PretrainConfig
 from train.pictures.clips import TILE_HEIGHT, enlarge, spread_over_classes, spread_times
 from train.pictures.inputs import frames_of, read_autoencoder, read_held_out, read_pretraining
 from train.running.run_folder import RunFolder
 from train.samples.datasets import PretrainDataset
 from train.samples.loading import to_device
-from train.tables.typed_tables import Choice, to_table
+from train.tables.typed import Choice
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TrackedClip:
             and y; of the M hidden patches in rising order.
         counts: bool [M, K, S], steps that are known and so in the loss.
         loss, zeros_loss: of the prediction, and of predicting zeros.
-        level: name of the latter, see train/objectives/loss_words.py.
+        level: name of the latter, see `LossWords`.
     """
 
     clip_id: str
@@ -115,8 +115,7 @@ def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> l
 
 def predicts_displacements(config: PretrainConfig) -> bool:
     """Whether a run predicts where points move, rather than what surrounds them, or pixels."""
-    wanted = config.trajectories
-    return wanted is not None and wanted.kind == TRACKS and wanted.positions
+    return isinstance(config.target, Trajectories) and config.target.predicts_displacements
 
 
 def starts_of(place: tuple[int, int], side: float, points: int) -> np.ndarray:
@@ -152,12 +151,12 @@ def _track_one(
     model: MaskedAutoencoder,
 ) -> TrackedClip:
     batch = to_device(dataset[(0, index)], torch.device("cpu"))
-    cut, wanted = config.model, config.trajectories
-    assert wanted is not None
+    cut, wanted = config.model, config.target
+    assert isinstance(wanted, Trajectories)
     output = model(batch["clips"], batch["mask"])
-    weight = loss_weights(batch["counts"], wanted, config.stride)
+    weight = loss_weights(batch["counts"], wanted, config.cut.stride)
     counts = batch["counts"][0].numpy()
-    moves = wanted.parts(config.stride)[0]
+    moves = wanted.part_sizes(config.cut.stride)[0]
     shape = (*counts.shape, 2)
     true, predicted = (
         values[0, :, :moves].float().numpy().reshape(shape) for values in (batch["target"], output)
@@ -177,7 +176,7 @@ def _track_one(
         counts=counts,
         loss=float(masked_loss(output, batch["target"], weight)),
         zeros_loss=float(mean_predictor_loss(batch["target"], weight)),
-        level=loss_words(to_table(config)).level,
+        level=wanted.words.level,
     )
 
 

@@ -13,7 +13,6 @@ from shared.manifest import ClassList, Clip
 from shared.masking import tube_mask
 from shared.randomness import counter_generator
 from train.clips.stored_boxes import BoxTable, read_clip
-from train.evaluation.class_names import class_name
 from train.pictures.clips import (
     draw_thumbnail,
     draw_tiles,
@@ -78,7 +77,7 @@ def sample_pictures(
         pictures.append(
             {
                 "clip_id": shown.clip_id,
-                "label": class_name(classes, clip.label if clip else None),
+                "label": classes.class_name(clip.label if clip else None),
                 "split": clip.split if clip else "not in the manifest",
                 "shown": [int(time) for time in times],
                 "visible": f"{int((~hidden).sum())} of {hidden.size} patches, {seen_inside} of "

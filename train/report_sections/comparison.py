@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from shared.wording import counted
-from train.objectives.loss_words import LossWords
+from train.objectives.target import LossWords
 from train.pictures.charts import curves_chart
 from train.report_sections.runs import Run
 from train.report_sections.training import predictor_level
-from train.tables.typed_tables import flatten
+from train.tables.nested import flatten
 
 MOST_CURVES = 8
 NOTHING = "\u2013"

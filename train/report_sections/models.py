@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import InputError
-from train.evaluation.class_names import PLURAL, class_name, class_names
+from shared.manifest import PLURAL
 from train.evaluation.score_files import Scores
 from train.pictures.clips import TILE_HEIGHT, enlarge
 from train.pictures.style import jpeg_uri, png_uri
@@ -33,9 +33,9 @@ def pretraining_pictures(dataset: Dataset, run: Run | None, runs: list[Run]) -> 
     """
     if run is None:
         return {"missing": []}
-    if run.option("config", "target") == "trajectories":
+    if run.picture == "tracks":
         return _or_say(lambda: _tracks(dataset, run))
-    if run.option("config", "target") != "normalised_pixels":
+    if run.picture != "pixels":
         return {"missing": [f"Run {run.name} predicts no pixels, so nothing is reconstructed."]}
     return _or_say(lambda: _reconstructions(dataset, [run, *_comparable(run, runs)]))
 
@@ -133,7 +133,7 @@ def _mistakes(dataset: Dataset, run: Run) -> dict[str, Any]:
         if not found:
             missing = [f"The clips of {run.name}'s scores are not in the shards any more."]
             continue
-        classes = class_names(dataset.classes, of_kind.kind, len(found[0].probability))
+        classes = dataset.classes.class_names(of_kind.kind, len(found[0].probability))
         wrong = f"wrong {PLURAL[of_kind.kind]}" if len(scores) > 1 else "wrong answers"
         note = (
             f"The {wrong} that the run is surest of. Colour is GradCAM of encoder block "
@@ -191,7 +191,7 @@ def _card(
         (caption, [as_uri(enlarge(picture, TILE_HEIGHT)) for picture in pictures])
         for caption, pictures in rows
     ]
-    label = class_name(dataset.classes, clip.label)
+    label = dataset.classes.class_name(clip.label)
     return {"clip_id": clip.clip_id, "label": label, "split": clip.split, "rows": shown}
 
 

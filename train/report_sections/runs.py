@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from shared.errors import InputError
-from shared.manifest import SPLITS
+from shared.manifest import PLURAL, SPLITS
 from shared.run_record import read_jsonl
-from train.evaluation.class_names import PLURAL
 from train.evaluation.score_files import Scores, read_scores
-from train.objectives.loss_words import LossWords, loss_words
+from train.objectives.registry import loss_words, recorded_target
+from train.objectives.target import LossWords
 from train.pictures.charts import Curve
 from train.report_sections.clips import MaskSettings
 from train.running.run_folder import RunFolder
@@ -92,6 +92,12 @@ class Run:
         """The split that its recipe evaluates on; of some datasets no labels of test are public."""
         split = self.option("evaluate", "split")
         return split if split in SPLITS else "test"
+
+    @property
+    def picture(self) -> str:
+        """What shows what a pretraining predicts: "pixels", "tracks", or "" for nothing."""
+        target = recorded_target(self.option("config") or {})
+        return target.picture if target else ""
 
     @property
     def loss_words(self) -> LossWords:

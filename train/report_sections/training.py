@@ -6,9 +6,9 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.manifest import PLURAL, SINGULAR
 from shared.wording import counted
 from train.clips.stored_boxes import read_clip
-from train.evaluation.class_names import PLURAL, SINGULAR, class_names
 from train.evaluation.score_files import Scores
 from train.pictures.charts import curves_chart
 from train.pictures.clips import draw_thumbnail
@@ -115,7 +115,7 @@ def confused_pairs(matrix: np.ndarray, most: int = MOST_PAIRS) -> list[tuple[int
 
 def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
     matrix = scores.confusion()
-    names = class_names(dataset.classes, scores.kind, len(matrix))
+    names = dataset.classes.class_names(scores.kind, len(matrix))
     one = SINGULAR[scores.kind]
     right, total = int(np.trace(matrix)), int(matrix.sum())
     pairs = []

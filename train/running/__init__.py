@@ -1,1 +1,1 @@
-"""What goes on around a training loop: options, processes, progress, pictures, the run folder."""
+"""What surrounds a training loop: command-line options, processes, checkpoints, logs, folders."""

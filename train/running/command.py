@@ -7,22 +7,26 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
+from train.network.head_config import BOXES, HEAD_WIDTHS
 from train.options.config import LoaderConfig
-from train.options.recipe import loader_config, parse_changes, read_recipe
-from train.running.engine import Processes
+from train.options.merging import merge
+from train.options.recipe import MCA_FIELDS, loader_config, parse_changes, read_recipe
 from train.running.rerun import EarlierRun, read_earlier
 from train.running.run_folder import RunFolder
-from train.tables.typed_tables import merge
+
+if TYPE_CHECKING:
+    from train.running.engine import Processes
 
 FOLDER = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
+RECIPE = "as the recipe has it"
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def data_options(command: Callable) -> Callable:
             type=click.IntRange(min=0),
             metavar="PROCESSES",
             help="Readers of each training process; 0 reads in the process itself.",
-            show_default="as the recipe has it",
+            show_default=RECIPE,
         ),
         click.option(
             "--device",
@@ -134,14 +138,14 @@ def training_options(command: Callable) -> Callable:
             "--epochs",
             type=POSITIVE,
             metavar="N",
-            show_default="as the recipe has it",
+            show_default=RECIPE,
             help="Passes over split train.",
         ),
         click.option(
             "--batch-size",
             type=POSITIVE,
             metavar="CLIPS",
-            show_default="as the recipe has it",
+            show_default=RECIPE,
             help="Clips of one optimiser step, over all processes.",
         ),
         click.option(
@@ -184,6 +188,34 @@ def training_options(command: Callable) -> Callable:
         click.option("--dry-run", is_flag=True, help="Print the resolved options and stop."),
     )
     return data_options(command)
+
+
+def mca_options(command: Callable) -> Callable:
+    """Adds --mca-heads and the like, which the head mean refuses."""
+    count = click.IntRange(min=1)
+    options = (
+        click.option("--mca-heads", type=count, metavar="HEADS", show_default=RECIPE,
+                     help="Attention heads of a layer of the head mca."),
+        click.option("--mca-depth", type=count, metavar="LAYERS", show_default=RECIPE,
+                     help="Its cross-attention layers."),
+        click.option("--mca-width", type=click.Choice(HEAD_WIDTHS), show_default=RECIPE,
+                     help="Of one attention head: the token's width, or shared out."),
+        click.option("--mca-residual/--no-mca-residual", default=None, show_default=RECIPE,
+                     help="Whether queries are added to what attention brings."),
+        click.option("--mca-box", type=click.Choice(BOXES), show_default=RECIPE,
+                     help="Which motion box inner tokens lie in."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def mca_settings(options: dict[str, Any]) -> tuple[str, ...]:
+    """Takes these options out of those of a command; what was given, as for --set."""
+    given = {field: options.pop(name) for name, field in MCA_FIELDS.items()}
+    return tuple(
+        f"head.{field}={str(value).lower()}" for field, value in given.items() if value is not None
+    )
 
 
 def hold(folder: RunFolder, processes: Processes) -> contextlib.AbstractContextManager:

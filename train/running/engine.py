@@ -115,7 +115,8 @@ def start_processes(device: str) -> Processes:
         if not dist.is_initialized():
             deepspeed.init_distributed("nccl" if kind == "cuda" else "gloo", verbose=False)
             atexit.register(dist.destroy_process_group)
-    return Processes(rank, world_size, torch.device(kind, local_rank if kind == "cuda" else None))
+    here = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+    return Processes(rank, world_size, here)
 
 
 def wants_bf16(precision: str, uses_cuda: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from shared.errors import InputError
@@ -10,11 +9,8 @@ from shared.layout import DatasetLayout
 from shared.make_commands import make_around
 from shared.manifest import ClassList, read_manifest
 from train.clips.table import NO_LABEL, ClipTable, read_clip_table
-from train.network.autoencoder import VideoEncoder
-from train.network.head import VideoClassifier, build_head
 from train.options.config import FinetuneConfig
 from train.running.run_folder import RunFolder
-from train.weights.huggingface import files_of
 
 
 def run_name(source: str, head: str) -> str:
@@ -68,24 +64,6 @@ def _finished(run: RunFolder) -> Path:
             f"run {run.path.name} is not finished; run the command that began it again to finish it"
         )
     return run.best_weights if run.best_weights.is_file() else run.weights
-
-
-def digest_of(weights: Path | None) -> str | None:
-    """sha256 of the weights' file, or of what is read of their folder; tells apart runs begun
-    anew."""
-    if weights is None:
-        return None
-    hashed = hashlib.sha256()
-    for path in files_of(weights) if weights.is_dir() else [weights]:
-        with open(path, "rb") as stream:
-            hashed.update(hashlib.file_digest(stream, "sha256").digest())
-    return hashed.hexdigest()[:16]
-
-
-def build_classifier(config: FinetuneConfig, num_classes: dict[str, int]) -> VideoClassifier:
-    encoder = VideoEncoder(config.model, final_norm=False)
-    head = build_head(config.head, config.model.width, config.model.head_norm_eps)
-    return VideoClassifier(encoder, head, num_classes, config.dropout, config.init_scale)
 
 
 def refuse_lone_clips(config: FinetuneConfig, micro_size: int) -> None:

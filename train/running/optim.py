@@ -33,7 +33,7 @@ def make_optimizer(
     BEiT (Bao et al. 2022); what lies outside the encoder learns at the full rate. Each group holds
     its factor as `lr_scale`, which the schedule multiplies in.
     """
-    depth = len(model.encoder.blocks)
+    depth = len(list(model.get_submodule("encoder.blocks").children()))
     groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

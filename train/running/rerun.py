@@ -43,7 +43,7 @@ class EarlierRun:
         recipe = {"loader": self.options["loader"], self.command: config}
         return recipe | {k: self.options[k] for k in ("evaluate",) if k in self.options}
 
-    def keep(self, option: str, recorded: Any, given: Any) -> Any:
+    def recorded(self, option: str, recorded: Any, given: Any) -> Any:
         """The recorded value of an option that an earlier run decides.
 
         Raises:

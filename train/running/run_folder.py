@@ -13,7 +13,7 @@ from shared.errors import InputError
 from shared.files import write_atomically
 from shared.layout import DATASET_NAME, DatasetLayout
 from shared.run_record import write_options
-from train.tables.typed_tables import flatten
+from train.tables.nested import flatten
 
 # Options that may differ when a run goes on: they decide speed and memory, or what comes after it.
 FREE = ("loader", "device", "evaluate")

@@ -18,7 +18,8 @@ from train.running.engine import Processes, start_processes
 from train.running.optim import effective_batch, scaled_learning_rate, warmup_steps
 from train.running.progress import Interruption
 from train.running.run_folder import RunFolder
-from train.tables.typed_tables import flatten, to_table
+from train.tables.nested import flatten
+from train.tables.typed import to_table
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,17 @@ class RunSetup:
         """At its highest."""
         return scaled_learning_rate(self.config.optim.base_learning_rate, self.effective_batch)
 
-    def say_parameters(self, model: nn.Module) -> None:
+    def print_parameters(self, model: nn.Module) -> None:
         """Print how many parameters each part of the model has."""
         counts = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(model).items())
         self.processes.say(f"  parameters: {counts}")
 
     @contextlib.contextmanager
-    def begun(self) -> Iterator[Interruption | None]:
-        """The folder of the run, held by this program alone, with its options written.
+    def open_folder(self) -> Iterator[Interruption | None]:
+        """Lock the folder of the run and write its options.
 
         Yields:
-            What asks the run to stop; None where it is finished already, which is said.
+            What asks the run to stop; None if the run is finished already, which is printed.
         """
         processes, folder = self.processes, self.folder
         with hold(folder, processes), Interruption(processes, self.common.stop_after) as stop:

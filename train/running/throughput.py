@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from train.network.head import HeadConfig
+from train.network.head_config import HeadConfig
 from train.network.model_config import NUM_CHANNELS, ModelConfig
 
 MEAN = HeadConfig("mean")

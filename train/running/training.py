@@ -1,4 +1,4 @@
-"""What goes on around the forward pass of a training loop, the same for all that is trained."""
+"""The parts of a training loop that pretraining and finetuning share: all but the forward pass."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from train.samples.loading import make_loader, read_batches
 
 
 class Training:
-    """A run from its last checkpoint to its end, or to where it is asked to stop; a context manager
-    around the loop, which reads:
+    """A run from its last checkpoint to its end, or until it is asked to stop.
 
-        while training.goes_on:
-            for part, batch in training.parts():
-                training.learn(loss of the model's prediction)
+    It is a context manager around this loop:
+
+        while training.has_steps_left:
+            for number, batch in training.micro_batches():
+                training.backward(loss)
             training.end_step()
-            if training.is_due():
+            if training.should_log():
                 [loss] = training.mean_losses()
-                training.write({"loss": loss}, flops)
+                training.log({"loss": loss}, flops)
                 training.save_or_stop()
 
     Args:
@@ -141,33 +142,35 @@ class Training:
     # -----------------------------------------------------------------------------------------
 
     @property
-    def goes_on(self) -> bool:
+    def has_steps_left(self) -> bool:
         """Whether there is another step."""
         ended = self.step == self._setup.num_steps or self.progress.get("stopped_early", False)
         return not ended and self.stopped_by is None
 
-    def parts(self) -> Iterator[tuple[int, Sample]]:
-        """The batch of a step, part by part as gradients are accumulated: its number, and what of
-        it this process works on, on the CPU. Dropout and its like are seeded for each."""
+    def micro_batches(self) -> Iterator[tuple[int, Sample]]:
+        """The micro-batches of a step that this process computes, with their numbers, on the CPU.
+
+        Gradients are accumulated over them. Dropout and drop path are seeded for each.
+        """
         setup, rank = self._setup, self._setup.processes.rank
         self._schedule.step_update(self.step)
         self.learning_rate = self._optimizer.param_groups[-1]["lr"]
         self._step_losses: list[Tensor] = []
         self._step_clips: list[Tensor] = []
-        for part in range(setup.plan.accumulation):
+        for number in range(setup.plan.accumulation):
             batch = self._watch.next(self._batches)
             self._step_clips.append(batch["index"])
-            seed_step(setup.common.seed, self.step, part, rank)
-            yield part, batch
+            seed_step(setup.common.seed, self.step, number, rank)
+            yield number, batch
 
-    def learn(self, loss: Tensor, *beside: Tensor) -> None:
-        """Learn from the loss of a part; losses beside it are written down, not learned from."""
+    def backward(self, loss: Tensor, *further: Tensor) -> None:
+        """Compute gradients of the loss of a micro-batch. Further losses are logged alone."""
         self.engine.backward(loss)
         self.engine.step()
-        self._step_losses.append(torch.stack([loss.detach(), *beside]))
+        self._step_losses.append(torch.stack([loss.detach(), *further]))
 
     def end_step(self) -> None:
-        """All parts of a step are done."""
+        """Count a step whose micro-batches are all done."""
         self.step += 1
         self._watch.count(self._setup.effective_batch)
         self._bar.update(self._setup.effective_batch)
@@ -179,20 +182,20 @@ class Training:
     # Once in a while. Here alone the device is waited for, and the processes agree on what to do.
     # -----------------------------------------------------------------------------------------
 
-    def is_due(self, asked: bool = False) -> bool:
-        """Whether to look at the losses after this step: at a line of the log, at the end, and
-        where the loop asks for it."""
+    def should_log(self, asked: bool = False) -> bool:
+        """Whether losses are read after this step: every `log_steps`, at the end, on a request to
+        stop, and when the loop asks for it."""
         setup = self._setup
         due = self.step % setup.loader.log_steps == 0 or self.step == setup.num_steps or asked
         return due or (setup.processes.world_size == 1 and self._stop.reason is not None)
 
     def mean_losses(self) -> list[float]:
-        """Those of `learn`, the mean over all steps since the last call; see `LossWatch.mean`."""
+        """The mean losses given to `backward` since the last call; see `LossWatch.mean`."""
         return self._losses.mean()
 
-    def write(self, figures: dict[str, float], clip_flops: float, **shown: Any) -> None:
-        """A line of the log with figures, and the bar with what is shown."""
-        self.write_event(
+    def log(self, figures: dict[str, float], clip_flops: float, **shown: Any) -> None:
+        """Write a line of the log with `figures`, and put `shown` on the progress bar."""
+        self.log_event(
             "train",
             epoch=round(self.step / self._setup.epoch_steps, 4),
             **figures,
@@ -206,25 +209,25 @@ class Training:
         """Steps that DeepSpeed left out in bf16, because a gradient was infinite, if any."""
         return {"skipped_steps": skipped} if (skipped := self.engine.skipped_steps) else {}
 
-    def write_event(self, event: str, **figures: float) -> None:
-        """Another line of the log."""
+    def log_event(self, event: str, **figures: float) -> None:
+        """Write a line of the log about something else than a step, such as a validation."""
         self._log.write({"event": event, "step": self.step, **figures})
 
     def save_or_stop(self) -> None:
-        """Save where that is due, where the run ends, and where it is to stop."""
+        """Save if a checkpoint is due, at the end of the run, or when a stop was requested."""
         setup, processes = self._setup, self._setup.processes
         self._watch.reset()
         save, stop = processes.from_first((self._clock.is_due(), self._stop.reason))
-        if save or stop or not self.goes_on:
+        if save or stop or not self.has_steps_left:
             save_checkpoint(
                 self.engine, setup.folder.checkpoints, self.step, self.progress, processes
             )
             self._clock.reset()
-        if self.goes_on:
+        if self.has_steps_left:
             self.stopped_by = stop
 
-    def say_stopped(self) -> None:
-        """Say where the run stopped; after a signal, end as the shell expects."""
+    def report_stop(self) -> None:
+        """Print where the run stopped; after a signal, end as the shell expects."""
         folder, num_steps = self._setup.folder.path, self._setup.num_steps
         self._setup.processes.say(
             f"stopped by {self.stopped_by} at step {self.step} of {num_steps}, saved in {folder}"

@@ -1,26 +1,26 @@
 """Clips as samples: datasets for pretraining, finetuning and evaluation.
 
 What a clip looks like depends on (seed, epoch, clip id, view) alone, never on the worker that reads
-it. Letters: R views of one read, T frames, S output pixels a side, N tokens.
+it. Each kind of draw has a generator of its own: the mask is the same whatever the augmentation
+draws. Letters: R views of one read, T frames, S output pixels a side, N tokens, M masked tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from shared.manifest import ClassList
 from shared.masks import MASKS, NEEDS_MOTION, Scene
 from shared.randomness import counter_generator
-from train.clips.augment import ColourAugment, erase, square_along
-from train.clips.frame_sampling import view_places
+from train.clips.augment import ColourAugment, erase
 from train.clips.table import ClipTable
 from train.network.model_config import ModelConfig
-from train.objectives.fixed_places import fixed_target, frames_to_read
-from train.objectives.trajectories import TRACKS, trajectory_target
 from train.options.config import (
     AugmentConfig,
     EvaluateConfig,
@@ -28,70 +28,53 @@ from train.options.config import (
     LoaderConfig,
     PretrainConfig,
 )
-from train.samples.views import ClipDataset, Cutting
-from train.tables.typed_tables import Choice
+from train.samples.views import StoredClip, open_reader
+from train.tables.typed import Choice
 
 Sample = dict[str, Tensor]
 
 
-class PretrainDataset(ClipDataset):
+class PretrainDataset(Dataset):
     """Clips with masks. Key (epoch, index) -> {"pixels", "mask", "index"}.
 
-    pixels uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R]. Where
-    trajectories are predicted also "target" float32 [R, M, D] and "counts" bool [R, M, K, S] of the
-    masked tokens, see train/objectives/trajectories.py.
+    pixels uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R], and what the
+    target computes of a view (`Target.of_view`), of its masked tokens: [R, M, ...].
     """
 
     def __init__(
         self, table: ClipTable, config: PretrainConfig, loader: LoaderConfig, seed: int
     ) -> None:
-        super().__init__(table, config.model, loader)
-        self.config = config
-        self.seed = seed
+        self.table, self.config, self.seed = table, config, seed
+        self.reader = open_reader(table, loader)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        config, clip_id = self.config, self.table.clip_id(index)
+        config, cut = self.config, self.config.cut
+        clip = StoredClip(self.table, index, self.reader, config.model)
         views, masks, targets = [], [], []
         for number in range(config.repeats):
-            rng = counter_generator(self.seed, epoch, clip_id, number, "view")
-            view, _ = self._draw(index, config.frames, config.crop, config.flips, rng)
-            # A stream of its own: the same mask whatever the augmentation draws.
-            rng = counter_generator(self.seed, epoch, clip_id, number, "mask")
-            motion = self._motion(index, view) if config.mask.kind in NEEDS_MOTION else None
-            scene = Scene(self.model.time_steps, self._inside(index, view), motion)
-            masks.append(MASKS[config.mask.kind](scene, rng, **config.mask.options))
+            view_key = (self.seed, epoch, clip.clip_id, number)
+            view, _ = clip.random_view(config, counter_generator(*view_key, "view"))
+            motion = clip.motion(view) if config.mask.kind in NEEDS_MOTION else None
+            scene = Scene(config.model.time_steps, clip.inside(view), motion)
+            draw_mask = MASKS[config.mask.kind]
+            mask = draw_mask(scene, counter_generator(*view_key, "mask"), **config.mask.options)
+            of_tokens = config.target.of_view(clip.shown(view), cut)
+            targets.append({name: values[mask] for name, values in of_tokens.items()})
             views.append(view)
-            if config.trajectories is not None:
-                targets.append([part[masks[-1]] for part in self._trajectories(index, view)])
-        sample = {
-            "pixels": torch.from_numpy(self._cut(index, views)),
+            masks.append(mask)
+        return {
+            "pixels": torch.from_numpy(clip.pixels(views)),
             "mask": torch.from_numpy(np.stack(masks)),
             "index": torch.full((len(views),), index),
+            **{
+                name: torch.from_numpy(np.stack([target[name] for target in targets]))
+                for name in targets[0]
+            },
         }
-        for name, parts in zip(("target", "counts"), zip(*targets, strict=True), strict=False):
-            sample[name] = torch.from_numpy(np.stack(parts))
-        return sample
-
-    def _trajectories(self, index: int, view: Cutting) -> tuple[np.ndarray, np.ndarray]:
-        """Target float32 [N, D] and counts bool [N, K, S] of all tokens of a view."""
-        firsts = view.frames[:: self.model.tubelet_size]
-        wanted, stride = self.config.trajectories, self.config.stride
-        place = (
-            self._source_view(index, view),
-            tuple(self.table.source_size[index]),
-            (self.model.grid, self.model.grid),
-        )
-        if wanted.kind == TRACKS:
-            placed = self._reader.tracks(index, firsts)
-            return trajectory_target(placed, *place, wanted, stride)
-        first, last = self.table.frames[index]
-        frames, places = frames_to_read(firsts, int(last - first), wanted, stride)
-        placed = self._reader.tracks(index, frames)
-        return fixed_target(placed, places, *place, wanted, stride)
 
 
-class FinetuneDataset(ClipDataset):
+class FinetuneDataset(Dataset):
     """Augmented clips with labels. Key (epoch, index) -> pixels, inside, index, and each label.
 
     pixels uint8 [R, T, S, S, 3], inside bool [R, N] (True = in the motion box), index int64 [R],
@@ -106,44 +89,49 @@ class FinetuneDataset(ClipDataset):
         loader: LoaderConfig,
         seed: int,
     ) -> None:
-        super().__init__(table, config.model, loader, config.head.box)
-        self.config = config
-        self.seed = seed
-        self._maps = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
+        self.table, self.config, self.seed = table, config, seed
+        self.reader = open_reader(table, loader)
+        self._flipped_labels = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
         self._colours = _colour_augment(config.augment)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        config, clip_id = self.config, self.table.clip_id(index)
-        views, labels = [], {kind: [] for kind in config.labels}
+        config = self.config
+        clip = StoredClip(self.table, index, self.reader, config.model)
+        views = []
+        labels: dict[str, list[int]] = {kind: [] for kind in config.labels}
         for number in range(config.repeats):
-            rng = counter_generator(self.seed, epoch, clip_id, number, "view")
-            view, flipped = self._draw(index, config.frames, config.crop, config.flips, rng)
+            rng = counter_generator(self.seed, epoch, clip.clip_id, number, "view")
+            view, flips = clip.random_view(config, rng)
             views.append(view)
             for kind in config.labels:
                 label = int(self.table.labels[kind][index])
-                for flip in flipped if kind == "label" else ():
-                    label = self._maps[flip][label]
+                for flip in flips if kind == "label" else ():
+                    label = self._flipped_labels[flip][label]
                 labels[kind].append(label)
-        pixels = self._cut(index, views)
+        pixels = clip.pixels(views)
         for number in range(config.repeats):
-            rng = counter_generator(self.seed, epoch, clip_id, number, "pixels")
+            rng = counter_generator(self.seed, epoch, clip.clip_id, number, "pixels")
             if self._colours is not None:
                 pixels[number] = self._colours(pixels[number], rng)
             erase(pixels[number], config.augment.erase_probability, rng)
         return {
             "pixels": torch.from_numpy(pixels),
-            "inside": self._inside_tokens(index, views),
+            "inside": torch.from_numpy(clip.inside_tokens(views, config.head.box)),
             "index": torch.full((len(views),), index),
             **{kind: torch.tensor(values) for kind, values in labels.items()},
         }
 
 
-class EvaluateDataset(ClipDataset):
+class EvaluateDataset(Dataset):
     """Every view of a clip, nothing random. Key index -> {"pixels", "inside", "index"}.
 
     pixels uint8 [R, T, S, S, 3] and inside bool [R, N] with R = segments * crops; index int64 [1].
     With a table that has motion maps also "motion" float32 [R, T', rows, columns].
+
+    Args:
+        frames: which frames, as in training.
+        box: clip or tubelet, see `HeadConfig.box`.
     """
 
     def __init__(
@@ -155,33 +143,25 @@ class EvaluateDataset(ClipDataset):
         loader: LoaderConfig,
         box: str = "clip",
     ) -> None:
-        super().__init__(table, model, loader, box)
-        self.frames = frames
-        self.config = config
+        self.table, self.model, self.frames, self.config = table, model, frames, config
+        self.reader = open_reader(table, loader)
+        self.box = box
 
     def __getitem__(self, index: int) -> Sample:
-        width, height = (int(side) for side in self.table.stored_size[index])
-        views = []
-        for segment in range(self.config.segments):
-            places = view_places(
-                self.frames.kind, segment, self.config.segments, self.model.num_frames
-            )
-            frames = self._choose(self.frames, index, places)
-            for number in range(self.config.crops):
-                crop = square_along(width, height, number, self.config.crops)
-                views.append(Cutting(frames, crop))
+        clip = StoredClip(self.table, index, self.reader, self.model)
+        views = clip.test_views(self.frames, self.config)
         sample = {
-            "pixels": torch.from_numpy(self._cut(index, views)),
-            "inside": self._inside_tokens(index, views),
+            "pixels": torch.from_numpy(clip.pixels(views)),
+            "inside": torch.from_numpy(clip.inside_tokens(views, self.box)),
             "index": torch.tensor([index]),
         }
         if self.table.motion_folder is not None:
-            motion = np.stack([self._motion(index, view) for view in views])
+            motion = np.stack([clip.motion(view) for view in views])
             sample["motion"] = torch.from_numpy(motion)
         return sample
 
 
-def _colour_augment(config: AugmentConfig) -> Callable | None:
+def _colour_augment(config: AugmentConfig) -> Callable[..., Any] | None:
     if config.rand_layers == 0:
         return None
     return ColourAugment(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)

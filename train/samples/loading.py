@@ -50,7 +50,7 @@ def read_batches(loader: DataLoader) -> Generator[Sample, None, None]:
     finally:
         # Workers would otherwise live as long as the traceback of an error that names them.
         if loader.num_workers:
-            batches._shutdown_workers()
+            batches._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch has no public way
 
 
 def to_device(batch: Sample, device: torch.device) -> Sample:

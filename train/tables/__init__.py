@@ -1,1 +1,1 @@
-"""TOML tables as typed dataclasses."""
+"""Plain tables (TOML, JSON) and typed dataclasses."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from shared.errors import InputError
 from shared.files import write_atomically
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder
-from train.network.head import HeadConfig, VideoClassifier, build_head
+from train.network.head import VideoClassifier, build_head
+from train.network.head_config import HeadConfig
 from train.weights import huggingface, videomae
 
 Kind = Literal["pretraining", "classification", "encoder"]
@@ -266,20 +267,18 @@ def _require_same_tensors(
 
 def export_safetensors(path: Path, model: MaskedAutoencoder | VideoClassifier) -> None:
     """Write a model of ours with all that `import_weights` needs, in one step."""
-    weights = {"state_dict": model.state_dict(), "source": str(path)}
     if isinstance(model, VideoClassifier):
-        write_safetensors(
-            path,
-            ImportedWeights(
-                kind="classification",
-                config=model.encoder.config,
-                num_classes=model.num_classes,
-                head=model.head.config,
-                **weights,
-            ),
+        weights = ImportedWeights(
+            kind="classification",
+            config=model.encoder.config,
+            state_dict=model.state_dict(),
+            source=str(path),
+            num_classes=model.num_classes,
+            head=model.head.config,
         )
     else:
-        write_safetensors(path, ImportedWeights("pretraining", model.config, **weights))
+        weights = ImportedWeights("pretraining", model.config, model.state_dict(), str(path))
+    write_safetensors(path, weights)
 
 
 def write_safetensors(path: Path, weights: ImportedWeights) -> None:

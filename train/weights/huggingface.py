@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,6 +76,18 @@ def files_of(folder: Path) -> list[Path]:
         # names only: an index must not lead out of its folder
         names = {Path(name).name for name in _read_json(index).get("weight_map", {}).values()}
     return [folder / name for name in ("config.json", *sorted(names))]
+
+
+def digest_of(weights: Path | None) -> str | None:
+    """sha256 of the weights' file, or of what is read of their folder; tells apart runs begun
+    anew."""
+    if weights is None:
+        return None
+    hashed = hashlib.sha256()
+    for path in files_of(weights) if weights.is_dir() else [weights]:
+        with open(path, "rb") as stream:
+            hashed.update(hashlib.file_digest(stream, "sha256").digest())
+    return hashed.hexdigest()[:16]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

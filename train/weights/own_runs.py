@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.errors import InputError
-from train.network.head import HeadConfig
+from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.running.checkpoints import complete_checkpoints
 from train.running.run_folder import RunFolder
@@ -44,14 +44,14 @@ def import_run(path: Path) -> ImportedWeights:
     """
     run, tag = find_checkpoint(path)
     options = run.read_options()
-    weights = {"state_dict": read_whole_weights(tag), "source": str(tag)}
+    state, source = read_whole_weights(tag), str(tag)
     config = ModelConfig.from_dict(options["config"]["model"])
     if options["command"] == "pretrain":
-        imported = ImportedWeights("pretraining", config, **weights)
+        imported = ImportedWeights("pretraining", config, state, source)
     else:
         head = HeadConfig.from_dict(options["config"]["head"])
         imported = ImportedWeights(
-            "classification", config, num_classes=options["classes"], head=head, **weights
+            "classification", config, state, source, num_classes=options["classes"], head=head
         )
     imported.check()
     return imported

@@ -87,7 +87,8 @@ def _share(
 ) -> dict[str, Any]:
     """What process `rank` of `num_processes` would have saved."""
     states = [part[STATE] for part in parts]
-    weights, adam, paddings = [], {}, []
+    weights, paddings = [], []
+    adam: dict[int, dict[str, Any]] = {}
     for group, length in enumerate(lengths):
         size = -(-length // (ALIGNMENT * num_processes)) * ALIGNMENT
         own = slice(rank * size, (rank + 1) * size)

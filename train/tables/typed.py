@@ -1,4 +1,4 @@
-"""Builds frozen dataclasses from TOML tables: every key known, every value of the stated type.
+"""Builds frozen dataclasses from plain tables and back: every key known, every value of its type.
 
 A part of a recipe that is chosen by name (a mask, a crop) is a `Choice`: the name of a function in
 a registry, and values for its keyword-only parameters. What the function does not take is refused,
@@ -13,12 +13,11 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from shared.errors import InputError
-from train.network.model_config import SIZES
+from train.tables.nested import refuse_unknown
 
-SIZED_FIELDS = SIZES["vit-b"].keys()
 T = TypeVar("T")
 
 
@@ -31,25 +30,6 @@ class Choice:
 
     def to_table(self) -> dict[str, Any]:
         return {"kind": self.kind, **self.options}
-
-
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` on top, table by table.
-
-    A table that names another `kind` replaces the old one: the options of one mask mean nothing to
-    another. A model that names a `size` loses the old one's width, depth and heads, which the size
-    is to say.
-    """
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = value
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            if "size" in value:
-                old = {name: each for name, each in old.items() if name not in SIZED_FIELDS}
-            if value.get("kind", old.get("kind")) == old.get("kind"):
-                merged[key] = merge(old, value)
-    return merged
 
 
 def build(cls: type[T], table: Any, where: str) -> T:
@@ -114,6 +94,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             raise InputError(f'{where} is {value!r}; a table with kind = "..." is expected')
         return Choice(value["kind"], {k: v for k, v in value.items() if k != "kind"})
+    if isinstance(kind, type) and dataclasses.is_dataclass(value) and isinstance(value, kind):
+        return value  # built already
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return build(kind, value, where)
     if origin in (types.UnionType, typing.Union):
@@ -134,9 +116,12 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def to_table(value: Any) -> Any:
-    """A dataclass as plain values, for options.json; the inverse of `build`."""
-    if isinstance(value, Choice):
-        return {key: to_table(item) for key, item in value.to_table().items()}
+    """A dataclass as plain values, for options.json; the inverse of `build`. A value that has a
+    method `to_table` says itself how a recipe writes it."""
+    if hasattr(value, "to_table"):
+        value = value.to_table()
+    if isinstance(value, Mapping):
+        return {key: to_table(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {field.name: to_table(getattr(value, field.name)) for field in fields}
@@ -148,30 +133,31 @@ def fields_by_name(cls: type) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one table with dotted keys, for printing and comparing."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    """InputError for a key of `table` that is not in `known`."""
-    unknown = sorted(set(table) - set(known))
-    if unknown:
-        allowed = ", ".join(known) or "none"
-        raise InputError(f"[{where}] does not use {', '.join(unknown)}; allowed: {allowed}")
-
-
-def check_name(what: str, name: str, allowed: tuple[str, ...]) -> None:
-    """InputError for a name that is not allowed."""
-    if name not in allowed:
-        raise InputError(f"{what} is {name!r}; allowed: {', '.join(allowed)}")
-
-
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+@dataclass(frozen=True)
+class PlainValues:
+    """Base of the dataclasses whose fields are recorded.
+
+    Attributes:
+        what: it configures, for messages.
+    """
+
+    what: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """A configuration from plain values; InputError names a field that does not exist."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise InputError(
+                f"unknown {cls.what} option {', '.join(unknown)}; allowed: {', '.join(known)}"
+            )
+        return cls(**fields)

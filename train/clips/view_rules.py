@@ -1,0 +1,160 @@
+"""Which frames of a clip and which part of them the model sees: functions chosen by a recipe.
+
+A rule for frames is a function `(length, num_frames, places, *, options) -> int64 [num_frames]`,
+rising frame numbers of a clip of `length` frames. `places` float [num_frames] in 0..1 decides
+where: random numbers in training, one constant per view in evaluation.
+
+A crop is a function `(width, height, rng, *, options) -> (x1, y1, x2, y2)` in whole pixels of the
+stored frame. Keyword-only parameters are the options of a recipe's `frames` or `crop` table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from shared.errors import InputError
+from train.tables.typed import Choice
+
+Box = tuple[int, int, int, int]
+
+# ---------------------------------------------------------------------------------------------
+# Frames
+# ---------------------------------------------------------------------------------------------
+
+
+def dense(length: int, num_frames: int, places: np.ndarray, *, stride: int) -> np.ndarray:
+    """A window of frames `stride` apart, begun at places[0] of where it may begin.
+
+    A clip shorter than the window gives `num_frames` frames spread evenly over all of it, some
+    twice, rather than a still tail of its last frame.
+    """
+    if stride < 1:
+        raise InputError(f"stride is {stride} frames; at least 1 is allowed")
+    span = (num_frames - 1) * stride + 1
+    if length < span:
+        return np.rint(np.linspace(0, length - 1, num_frames)).astype(np.int64)
+    begin = min(int(places[0] * (length - span + 1)), length - span)
+    return begin + stride * np.arange(num_frames, dtype=np.int64)
+
+
+def segments(length: int, num_frames: int, places: np.ndarray) -> np.ndarray:
+    """One frame of each of `num_frames` equal segments of the clip (TSN, Wang et al. 2016)."""
+    edge = length / num_frames
+    chosen = np.floor((np.arange(num_frames) + places) * edge).astype(np.int64)
+    return chosen.clip(0, length - 1)
+
+
+FRAME_RULES: dict[str, Callable[..., np.ndarray]] = {"dense": dense, "segments": segments}
+
+
+def view_places(kind: str, segment: int, num_segments: int, num_frames: int) -> np.ndarray:
+    """The places of one of `num_segments` views in evaluation, as VideoMAE's code has them: dense
+    windows from the clip's first to its last, segments a share of a segment apart. A single view is
+    in the middle."""
+    if num_segments == 1:
+        return np.full(num_frames, 0.5)
+    return np.full(num_frames, segment / (num_segments - (kind == "dense")))
+
+
+# ---------------------------------------------------------------------------------------------
+# Crops
+# ---------------------------------------------------------------------------------------------
+
+
+def multi_scale(
+    width: int, height: int, rng: np.random.Generator, *, scales: tuple[float, ...]
+) -> Box:
+    """A crop whose sides are a scale times the short side (Wang et al. 2016, "scale jittering").
+
+    The two sides' scales are at most one step of `scales` apart. The place is uniform, where the
+    code of TSN and VideoMAE picks one of 13 fixed places.
+    """
+    if not scales or not all(0.0 < scale <= 1.0 for scale in scales):
+        raise InputError(f"scales are {scales}; shares above 0 up to 1 are allowed")
+    across = int(rng.integers(len(scales)))
+    down = int(rng.integers(max(0, across - 1), min(len(scales), across + 2)))
+    short = min(width, height)
+    return _place(width, height, short * scales[across], short * scales[down], rng)
+
+
+def random_resized(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> Box:
+    """A crop of a random share of the picture and a random aspect (Szegedy et al. 2015).
+
+    Args:
+        area: least and most share of the picture's area.
+        aspect: least and most width / height.
+    """
+    if not (0.0 < area[0] <= area[1] <= 1.0 and 0.0 < aspect[0] <= aspect[1]):
+        raise InputError(f"area {area} and aspect {aspect}: rising pairs above 0, area up to 1")
+    for _ in range(10):
+        pixels = width * height * rng.uniform(*area)
+        ratio = np.exp(rng.uniform(*np.log(aspect)))
+        wide, high = np.sqrt(pixels * ratio), np.sqrt(pixels / ratio)
+        if wide <= width and high <= height:
+            return _place(width, height, wide, high, rng)
+    return centre(width, height, rng)
+
+
+def shift(width: int, height: int, rng: np.random.Generator, *, pixels: int) -> Box:
+    """The centred square moved by up to `pixels` of the stored frame each way.
+
+    What comes into view beyond the border repeats the border.
+    """
+    if pixels < 0:
+        raise InputError(f"pixels is {pixels}; a number from 0 is allowed")
+    x1, y1, x2, y2 = centre(width, height, rng)
+    dx, dy = (int(value) for value in rng.integers(-pixels, pixels + 1, size=2))
+    return x1 + dx, y1 + dy, x2 + dx, y2 + dy
+
+
+def centre(width: int, height: int, rng: np.random.Generator) -> Box:
+    """The largest square in the middle."""
+    return square_along(width, height, 0, 1)
+
+
+CROPS: dict[str, Callable[..., Box]] = {
+    "multi_scale": multi_scale,
+    "random_resized": random_resized,
+    "shift": shift,
+    "centre": centre,
+}
+
+
+def least_side(crop: Choice) -> float:
+    """The shortest that a side of a crop can be, as a share of the frame's short side."""
+    options = crop.options
+    if crop.kind == "multi_scale":
+        return min(options["scales"])
+    if crop.kind == "random_resized":
+        narrow, wide = options["aspect"]
+        return math.sqrt(options["area"][0] * min(narrow, 1 / wide, 1.0))
+    return 1.0
+
+
+def square_along(width: int, height: int, number: int, count: int) -> Box:
+    """Square `number` of `count` of the short side's length, spread along the long side.
+
+    One is the centre; three are both ends and the centre.
+    """
+    short = min(width, height)
+    share = 0.5 if count == 1 else number / (count - 1)
+    x1 = round((width - short) * share)
+    y1 = round((height - short) * share)
+    return x1, y1, x1 + short, y1 + short
+
+
+def _place(width: int, height: int, wide: float, high: float, rng: np.random.Generator) -> Box:
+    wide, high = max(1, min(round(wide), width)), max(1, min(round(high), height))
+    x1 = int(rng.integers(width - wide + 1))
+    y1 = int(rng.integers(height - high + 1))
+    return x1, y1, x1 + wide, y1 + high

@@ -1,0 +1,14 @@
+"""The network of a finetuning, with its first weights."""
+
+from __future__ import annotations
+
+from train.network.autoencoder import VideoEncoder
+from train.network.head import VideoClassifier, build_head
+from train.options.config import FinetuneConfig
+
+
+def build_classifier(config: FinetuneConfig, num_classes: dict[str, int]) -> VideoClassifier:
+    """Encoder, pooling head and classifier of a config; classes by kind of label."""
+    encoder = VideoEncoder(config.model, final_norm=False)
+    head = build_head(config.head, config.model.width, config.model.head_norm_eps)
+    return VideoClassifier(encoder, head, num_classes, config.dropout, config.init_scale)
