@@ -11,15 +11,10 @@ from train.objectives.trajectories import Trajectories
 from train.tables.nested import check_name
 from train.tables.typed import build
 
-
-def _by_name(*targets: type[Target]) -> dict[str, type[Target]]:
-    return {target.name: target for target in targets}
-
-
-TARGETS: dict[str, type[Target]] = _by_name(
-    NormalisedPixels,
-    Trajectories,
-)
+TARGETS: dict[str, type[Target]] = {
+    NormalisedPixels.name: NormalisedPixels,
+    Trajectories.name: Trajectories,
+}
 
 OWN_TABLES = tuple(name for name, target in TARGETS.items() if target.has_own_table)
 """Tables of [pretrain] that hold the options of the target of their name."""
