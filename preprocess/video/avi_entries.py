@@ -7,6 +7,7 @@ at the frame rate of the file. The header counts them as frames; FFmpeg gives no
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,22 +16,35 @@ LISTS = (b"RIFF", b"LIST")  # chunks that begin with a type and may hold chunks
 ENTERED = (b"AVI ", b"AVIX", b"movi", b"rec ")  # types of the lists that hold frames
 
 
-def count_empty_entries(path: Path, stream_index: int) -> int:
+@dataclass(frozen=True)
+class EmptyEntries:
     """How many entries of a stream have no data.
 
-    Reads the chunk headers alone, up to the first one that is damaged.
+    Attributes:
+        total: in the file.
+        at_end: after the last entry that has data.
+    """
+
+    total: int
+    at_end: int
+
+
+def count_empty_entries(path: Path, stream_index: int) -> EmptyEntries:
+    """Read the chunk headers of a file, up to the first one that is damaged, and count.
 
     Args:
         path: an AVI file.
         stream_index: of the picture, as the file numbers it.
     """
     digits = f"{stream_index:02d}".encode()
-    num_empty = 0
+    total = at_end = 0
     with open(path, "rb") as file:
         while (chunk := _next_chunk(file)) is not None:
             identifier, num_bytes = chunk
-            num_empty += num_bytes == 0 and identifier.startswith(digits)
-    return num_empty
+            if identifier.startswith(digits):
+                total += num_bytes == 0
+                at_end = at_end + 1 if num_bytes == 0 else 0
+    return EmptyEntries(total, at_end)
 
 
 def _next_chunk(file: BinaryIO) -> tuple[bytes, int] | None:

@@ -6,6 +6,7 @@ frames, the number of packets, the duration.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import av
 import numpy as np
 
 from preprocess.video.asf import announced_bytes
-from preprocess.video.avi_entries import count_empty_entries
+from preprocess.video.avi_entries import EmptyEntries, count_empty_entries
 from preprocess.video.containers import traits_of
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.video_file import time_base_of
@@ -157,11 +158,8 @@ class Completeness:
         for expected, how in self._expected_frames():
             if self.num_frames < expected - FRAMES_TOLERANCE:
                 return f"ended early: {self.num_frames} frames decoded of {expected} {how}"
-        duration = self.duration or 0.0
-        if not self._traits.has_frame_times:  # frames follow each other also where some are lacking
-            duration -= len(self._undecodable()) * self.frame_seconds
-        expected_end = min(self.stop, duration)
-        if not self._reached_stop and self.end < expected_end - self._tolerance:
+        expected_end = min(self.stop, self.duration or 0.0)
+        if not self._reached_stop and self.end < expected_end - self._tolerance - self._unshown():
             return (
                 f"ended early: the last frame is shown until {self.end:.3f} s "
                 f"of {expected_end:.3f} s"
@@ -198,7 +196,7 @@ class Completeness:
         if self.is_whole_video:
             announced = self._stream.frames - self._num_skipped - len(undecodable)
             if self._traits.lists_empty_frames and self.num_frames < announced:
-                announced -= count_empty_entries(self._path, self._stream.index)
+                announced -= self._empty_entries.total
             # An edit list hides frames before or after what it shows. Between them it is damage,
             # and so is a hidden end where as many are missing from the middle.
             first, last = min(self._times), max(self._times)
@@ -206,6 +204,22 @@ class Completeness:
             after = sum(seconds > last for seconds in self._discarded)
             hidden = before + (after if self._num_holes() <= FRAMES_TOLERANCE else 0)
             yield announced - hidden, "announced"
+
+    def _unshown(self) -> float:
+        """Seconds of the duration for which an AVI has no frame of its own."""
+        if not self._traits.lists_empty_frames:
+            return 0.0
+        # Frames follow each other also where those before them cannot be decoded.
+        return (self.num_undecodable + self._empty_entries.at_end) * self.frame_seconds
+
+    @functools.cached_property
+    def _empty_entries(self) -> EmptyEntries:
+        return count_empty_entries(self._path, self._stream.index)
+
+    @property
+    def num_undecodable(self) -> int:
+        """How many packets so far belong to pictures that cannot be decoded after a cut."""
+        return len(self._undecodable())
 
     def _undecodable(self) -> list[int | None]:
         return self._demuxer.leading.undecodable() if self._demuxer is not None else []

@@ -147,7 +147,9 @@ class Clock:
         if self._waiting:
             return self._waiting.popleft()
         if frame.dts is None or self._first_packet is None:  # at the end, or a stream without times
-            return max(self._last + self._progress.frame_seconds, self._last_packet)
+            step = self._progress.frame_seconds
+            unshown = self._progress.num_undecodable * step  # their times are given to others
+            return max(self._last + step, self._last_packet - unshown)
         decoded = self._progress.seconds(frame.dts)
         if self._first_frame is None:
             self._first_frame = decoded
