@@ -302,8 +302,8 @@ def test_a_chapter_track_that_was_left_out_is_no_damage(tmp_path):
 def test_a_frame_without_a_time_follows_the_one_before_it(tmp_path):
     path = render_video(tmp_path / "a.mp4", 24, options={"bf": "0"})
     with av.open(str(path)) as container:
-        progress = Completeness(Clip("a", path.name), container, container.streams.video[0])
-        clock = Clock(container, progress)
+        stream = container.streams.video[0]
+        clock = Clock(container, stream, Completeness(Clip("a", path.name), container, stream))
         frames = list(container.decode(video=0))
         frames[12].pts = frames[12].dts = None
         seconds = [clock.seconds(frame) for frame in frames]

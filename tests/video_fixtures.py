@@ -145,3 +145,53 @@ def _add_silence(container: av.container.OutputContainer, seconds: float) -> Non
         frame.pts = start
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
+
+
+def cut_at_keyframe(source: Path, path: Path, number: int = 2) -> Path:
+    """Copy the video from a keyframe on (1 is the first), as a cut without encoding does.
+
+    An AVI is cut as its entries lie; elsewhere the keyframe is shown at 0.
+    """
+    with av.open(str(source)) as original, av.open(str(path), "w") as container:
+        old = original.streams.video[0]
+        stream = container.add_stream_from_template(old)
+        stream.time_base = old.time_base
+        num_keyframes = num_packets = begin = 0
+        for packet in original.demux(old):
+            num_keyframes += packet.is_keyframe
+            if packet.size == 0 or num_keyframes < number:
+                continue
+            if path.suffix == ".avi":
+                packet.pts = packet.dts = num_packets
+            else:
+                begin = packet.pts if num_packets == 0 else begin
+                packet.pts, packet.dts = packet.pts - begin, packet.dts - begin
+            packet.stream = stream
+            container.mux(packet)
+            num_packets += 1
+    return path
+
+
+def with_orientation_message(source: Path, path: Path, quarter_turns: int) -> Path:
+    """An H.264 MP4 whose first frame, and no other, has a message (SEI) that the picture is turned.
+
+    Args:
+        quarter_turns: counterclockwise.
+    """
+    # ISO/IEC 14496-10, D.1.26: not cancelled, no flips, 16 bits of angle, for this frame alone, no
+    # extension; then the bits that fill the byte.
+    bits = f"000{quarter_turns << 14:016b}10100"
+    message = bytes([6, 47, 3, *int(bits, 2).to_bytes(3, "big"), 0x80])
+    with av.open(str(source)) as original, av.open(str(path), "w") as container:
+        old = original.streams.video[0]
+        stream = container.add_stream_from_template(old)
+        for index, packet in enumerate(original.demux(old)):
+            if packet.size == 0:
+                continue
+            prefix = len(message).to_bytes(4, "big") + message if index == 0 else b""
+            changed = av.Packet(prefix + bytes(packet))
+            changed.pts, changed.dts, changed.duration = packet.pts, packet.dts, packet.duration
+            changed.is_keyframe = packet.is_keyframe
+            changed.time_base, changed.stream = packet.time_base, stream
+            container.mux(changed)
+    return path

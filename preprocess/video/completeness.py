@@ -6,6 +6,7 @@ frames, the number of packets, the duration.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import av
 import numpy as np
 
 from preprocess.video.asf import announced_bytes
+from preprocess.video.avi_entries import EmptyEntries, count_empty_entries
 from preprocess.video.containers import traits_of
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.video_file import time_base_of
@@ -32,20 +34,34 @@ SKIPPED_BYTES = 8  # at most, of a packet of those codecs that repeats a frame a
 class Completeness:
     """What the container promises for a clip, and how much of it has been decoded.
 
-    Times are seconds from the start of the video stream.
+    Times are seconds from the start of the picture, except those of the clip that is given: they
+    count from the start of the file, as in players.
+
+    Args:
+        clip: the clip.
+        container, stream: its video.
+        picture_start: when the picture starts, in seconds from the start of the file.
 
     Attributes:
-        start, stop: the span of the clip, stop exclusive; 0 and infinity for a whole video.
+        start, stop: the span of the clip, stop exclusive; infinite for the end of the video.
+        is_whole_video: whether the clip has no span.
         frame_seconds: average time between frames.
-        duration: of the video stream by the container; None where it does not say.
+        duration: seconds of the picture by the container; None where it does not say.
         num_frames: frames decoded so far that belong to the span.
         has_sought: whether reading began in the middle of the file, after a seek.
     """
 
     def __init__(
-        self, clip: Clip, container: av.container.InputContainer, stream: av.VideoStream
+        self,
+        clip: Clip,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        picture_start: float = 0.0,
     ) -> None:
-        self.start, self.stop = clip.span
+        start, stop = clip.span
+        self.is_whole_video = start == 0.0 and stop == math.inf
+        self.start, self.stop = start - picture_start, stop - picture_start
+        self._picture_start = picture_start
         self.num_frames = 0
         self.has_sought = False
         self._stream = stream
@@ -56,13 +72,15 @@ class Completeness:
         self._traits = traits_of(container)
         self._tolerance = END_TOLERANCE_FRAMES * self.frame_seconds
         self.duration = self._announced_duration(container)
+        self._path = Path(container.name)
         self._missing_bytes = 0
         if self._traits.has_file_size:
-            self._missing_bytes = (announced_bytes(Path(container.name)) or 0) - container.size
+            self._missing_bytes = (announced_bytes(self._path) or 0) - container.size
         self._end_of_all = self._announced_end_of_all(container)
         self._others_end = -math.inf
         self._num_packets = 0
         self._num_skipped = 0
+        self._demuxer: Demuxer | None = None
         self._may_have_holes = False
         self._discarded: list[float] = []
         self._step_back: tuple[float, float] | None = None
@@ -71,22 +89,20 @@ class Completeness:
         self._times: list[float] = []  # of the frames shown in the span, and of one before it
         self._reached_stop = False
 
-    @property
-    def is_whole_video(self) -> bool:
-        return self.start == 0.0 and self.stop == math.inf
-
     def contains(self, seconds: float) -> bool:
+        """Whether a frame that is shown at that time belongs to the clip."""
         return self.start - TIME_TOLERANCE <= seconds < self.stop - TIME_TOLERANCE
 
     def seconds(self, pts: int) -> float:
+        """The time of a pts of the stream."""
         return float((pts - (self._stream.start_time or 0)) * self._time_base)
 
     def saw_packet(self, packet: av.Packet, demuxer: Demuxer) -> None:
         """Count a packet that the demuxer has just returned, before it is decoded."""
+        self._demuxer = demuxer
         if packet.size == 0 and packet.dts is None:  # the flush at the end
             self._others_end = demuxer.others_end - self._stream_start
             return
-        self._num_skipped += demuxer.num_empty
         is_late_enough = packet.pts is None or self.seconds(packet.pts) >= self.start
         if is_late_enough and demuxer.is_after_loss is not False:
             self._may_have_holes = True
@@ -98,16 +114,10 @@ class Completeness:
         elif packet.pts is None or self.contains(self.seconds(packet.pts)):
             self._num_packets += 1
 
-    def saw_frame(self, seconds: float, duration: int = 0) -> bool:
-        """Count a decoded frame.
-
-        Args:
-            seconds: when the frame is shown, from the start of the stream.
-            duration: how long it is shown by its packet, in ticks of the stream; 0 = not known.
-
-        Returns:
-            whether the frame belongs to the clip.
-        """
+    def saw_frame(self, seconds: float, frame: av.VideoFrame) -> bool:
+        """Count a decoded frame, which is shown at that time; returns whether the clip has it."""
+        if self._demuxer is not None:
+            self._demuxer.leading.saw_frame(frame.pts)
         if seconds >= self.stop - TIME_TOLERANCE:
             self._reached_stop = True
             return False
@@ -119,7 +129,7 @@ class Completeness:
             self._times.clear()
             self._end = 0.0
         self._times.append(seconds)
-        shown_for = max(self.frame_seconds, float(duration * self._time_base))
+        shown_for = max(self.frame_seconds, float((frame.duration or 0) * self._time_base))
         self._end = max(self._end, seconds + shown_for)
         self.num_frames += is_shown
         return is_shown
@@ -131,13 +141,13 @@ class Completeness:
 
     @property
     def end(self) -> float:
-        """When the last frame stops being shown, in seconds from the start of the stream."""
+        """When the last frame stops being shown, in seconds from the start of the picture."""
         return self._end
 
     def shortfall(self) -> str | None:
         """What is missing, in words; None where the clip is complete."""
         if self.num_frames == 0:
-            return f"no frame between {self.start:g} and {min(self.stop, self.end):g} s"
+            return self._no_frame()
         if self.num_frames == 1:
             return "the clip has one frame; motion needs two"
         if self._step_back is not None:  # the rule of `verify`: times may repeat, no more
@@ -149,7 +159,7 @@ class Completeness:
             if self.num_frames < expected - FRAMES_TOLERANCE:
                 return f"ended early: {self.num_frames} frames decoded of {expected} {how}"
         expected_end = min(self.stop, self.duration or 0.0)
-        if not self._reached_stop and self.end < expected_end - self._tolerance:
+        if not self._reached_stop and self.end < expected_end - self._tolerance - self._unshown():
             return (
                 f"ended early: the last frame is shown until {self.end:.3f} s "
                 f"of {expected_end:.3f} s"
@@ -166,11 +176,27 @@ class Completeness:
             return f"frames are missing: {self._num_holes()} between the {self.num_frames} decoded"
         return None
 
+    def _no_frame(self) -> str:
+        """Say that the span has no frame, by the clock that the span is given in."""
+        late = self._picture_start
+        end = max(self.end, self.duration or 0.0)
+        reason = f"no frame from {self.start + late:g} s"
+        if self.stop < math.inf or self.start < end:
+            stop = self.stop if self.start >= end else min(self.stop, end)
+            reason = f"no frame between {self.start + late:g} and {stop + late:g} s"
+        if self.start < 0 < late:
+            return f"{reason}; the picture starts at {late:.3f} s"
+        return f"{reason}; the picture ends at {end + late:.3f} s" if self.start >= end else reason
+
     def _expected_frames(self) -> Iterator[tuple[int, str]]:
+        undecodable = self._undecodable()
         if self._traits.packets_are_frames and self._stream.codec_context.name not in HIDING_CODECS:
-            yield self._num_packets, "in the file"
+            inside = [pts is None or self.contains(self.seconds(pts)) for pts in undecodable]
+            yield self._num_packets - sum(inside), "in the file"
         if self.is_whole_video:
-            announced = self._stream.frames - self._num_skipped
+            announced = self._stream.frames - self._num_skipped - len(undecodable)
+            if self._traits.lists_empty_frames and self.num_frames < announced:
+                announced -= self._empty_entries.total
             # An edit list hides frames before or after what it shows. Between them it is damage,
             # and so is a hidden end where as many are missing from the middle.
             first, last = min(self._times), max(self._times)
@@ -178,6 +204,25 @@ class Completeness:
             after = sum(seconds > last for seconds in self._discarded)
             hidden = before + (after if self._num_holes() <= FRAMES_TOLERANCE else 0)
             yield announced - hidden, "announced"
+
+    def _unshown(self) -> float:
+        """Seconds of the duration for which an AVI has no frame of its own."""
+        if not self._traits.lists_empty_frames:
+            return 0.0
+        # Frames follow each other also where those before them cannot be decoded.
+        return (self.num_undecodable + self._empty_entries.at_end) * self.frame_seconds
+
+    @functools.cached_property
+    def _empty_entries(self) -> EmptyEntries:
+        return count_empty_entries(self._path, self._stream.index)
+
+    @property
+    def num_undecodable(self) -> int:
+        """How many packets so far belong to pictures that cannot be decoded after a cut."""
+        return len(self._undecodable())
+
+    def _undecodable(self) -> list[int | None]:
+        return self._demuxer.leading.undecodable() if self._demuxer is not None else []
 
     def _num_holes(self) -> int:
         """How many frames fit into the gaps between those decoded, by their median distance."""

@@ -23,13 +23,30 @@ from preprocess.video.demuxer import Demuxer
 from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
-from preprocess.video.seeking import Clock, check_landing, seek_before
+from preprocess.video.orientation import Orientation
+from preprocess.video.seeking import Clock, check_landing, first_orientation, seek_before
 from preprocess.video.transcode import transcode
-from preprocess.video.video_file import find_video, open_video, video_stream
+from preprocess.video.video_file import find_video, open_video, picture_start_of, video_stream
 from shared.errors import InputError
 from shared.manifest import Clip
 
-Frames = Iterator[tuple[float, av.VideoFrame]]  # seconds from the start of the stream, frame
+Frames = Iterator[tuple[float, av.VideoFrame]]  # seconds from the start of the picture, frame
+
+
+@dataclass
+class OpenedVideo:
+    """A video whose next packet is that of a keyframe before a clip, or the first one of the file.
+
+    Attributes:
+        container, stream: PyAV's, of the picture.
+        progress: counts the frames of the clip.
+        orientation: of all frames of the video; None until the first one is decoded.
+    """
+
+    container: av.container.InputContainer
+    stream: av.VideoStream
+    progress: Completeness
+    orientation: Orientation | None
 
 
 @dataclass
@@ -45,7 +62,8 @@ def decode_clip(
     """Decode every frame of a clip, in order, once.
 
     A clip with a span takes the frames with start <= time < stop (to a millisecond), decoded from
-    the keyframe before; times count from the start of the video stream, as annotators' players do.
+    the keyframe before. The span counts from the start of the file, as annotators' players do; the
+    times of the frames count from the first picture.
     One decoding thread: decoders run side by side as processes, and damaged files then decode the
     same from run to run.
 
@@ -67,10 +85,11 @@ def _chunks(
     progress: Completeness | None = None
     try:
         reading = _reading(clip, path, options, tally, from_the_start)
-        with reading as (progress, frames, vectors):
+        with reading as (video, frames, vectors):
+            progress = video.progress
             chunker, scaler = Chunker(options, vectors), Scaler(options.short_side)
             for seconds, frame in frames:
-                full = chunker.add(seconds, scaler.picture(frame))
+                full = chunker.add(seconds, scaler.picture(frame, orientation_of(video, frame)))
                 if full is not None:
                     yield full
             last = chunker.finish()
@@ -93,21 +112,21 @@ def _chunks(
 @contextmanager
 def _reading(
     clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
-) -> Iterator[tuple[Completeness, Frames, ClipVectors | None]]:
-    """The frames of the clip, and the object that collects their motion vectors meanwhile."""
+) -> Iterator[tuple[OpenedVideo, Frames, ClipVectors | None]]:
+    """The video, the frames of the clip, and the object that collects their motion vectors."""
     with open_at_span(clip, path, options, from_the_start) as video:
-        _, stream, progress = video
         if not options.vectors:
-            yield progress, _frames(*video, options, None, tally), None
-        elif stream.codec_context.name in VECTOR_CODECS or options.scratch is None:
-            vectors = ClipVectors(stream)
-            yield progress, _frames(*video, options, vectors, tally), vectors
+            yield video, _frames(video, options, None, tally), None
+        elif video.stream.codec_context.name in VECTOR_CODECS or options.scratch is None:
+            vectors = ClipVectors(video.stream)
+            yield video, _frames(video, options, vectors, tally), vectors
         else:
             copy = transcode(path, options.scratch, options.max_pixels)
-            with open_at_span(clip, copy, options, from_the_start) as copied:
-                vectors = ClipVectors(copied[1])
-                others = _frames(*copied, options, vectors, Tally())
-                yield progress, _matching(_frames(*video, options, None, tally), others), vectors
+            late = picture_start_of(video.container, video.stream)  # the copy has no sound
+            with open_at_span(clip, copy, options, from_the_start, late) as copied:
+                vectors = ClipVectors(copied.stream)
+                others = _frames(copied, options, vectors, Tally())
+                yield video, _matching(_frames(video, options, None, tally), others), vectors
 
 
 def _matching(frames: Frames, others: Frames) -> Frames:
@@ -120,9 +139,16 @@ def _matching(frames: Frames, others: Frames) -> Frames:
 
 @contextmanager
 def open_at_span(
-    clip: Clip, path: Path, options: DecodeOptions, from_the_start: bool
-) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Completeness]]:
+    clip: Clip,
+    path: Path,
+    options: DecodeOptions,
+    from_the_start: bool,
+    picture_start: float | None = None,
+) -> Iterator[OpenedVideo]:
     """Open the video, with the reader at the keyframe before the clip or at the start of the file.
+
+    Args:
+        picture_start: when the picture starts, in seconds of the clip's span; None = by the file.
 
     Raises:
         ClipError: the video must not be opened, or the clip is longer than the options allow.
@@ -130,11 +156,23 @@ def open_at_span(
     """
     with open_video(path, options.max_pixels) as container:
         stream = video_stream(container, options.max_pixels)
-        progress = Completeness(clip, container, stream)
+        if picture_start is None:
+            picture_start = picture_start_of(container, stream)
+        progress = Completeness(clip, container, stream, picture_start)
         check_length(progress, stream, options)
-        if not (from_the_start or progress.start == 0 or seek_before(container, stream, progress)):
+        if from_the_start or progress.start <= 0:
+            yield OpenedVideo(container, stream, progress, None)
+            return
+        if not seek_before(container, stream, progress):
             raise LandedLateError
-        yield container, stream, progress
+        yield OpenedVideo(container, stream, progress, first_orientation(path, options.max_pixels))
+
+
+def orientation_of(video: OpenedVideo, frame: av.VideoFrame) -> Orientation:
+    """The orientation of all frames of a video, given the first frame that is decoded."""
+    if video.orientation is None:
+        video.orientation = Orientation.of(frame)
+    return video.orientation
 
 
 def check_length(progress: Completeness, stream: av.VideoStream, options: DecodeOptions) -> None:
@@ -143,7 +181,7 @@ def check_length(progress: Completeness, stream: av.VideoStream, options: Decode
     Raises:
         ClipError: the clip has more seconds or frames than the options allow.
     """
-    seconds = min(progress.stop, progress.duration or 0.0) - progress.start
+    seconds = min(progress.stop, progress.duration or 0.0) - max(progress.start, 0.0)
     if seconds > options.max_seconds + TIME_TOLERANCE:  # 2.2 - 1.2 is more than 1
         raise ClipError(
             "decode",
@@ -158,17 +196,13 @@ def _frames_allowed(options: DecodeOptions) -> str:
 
 
 def _frames(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    progress: Completeness,
-    options: DecodeOptions,
-    vectors: ClipVectors | None,
-    tally: Tally,
+    video: OpenedVideo, options: DecodeOptions, vectors: ClipVectors | None, tally: Tally
 ) -> Frames:
     """(seconds, frame) of the clip, in the order they are shown."""
-    clock = Clock(container, progress)
+    progress = video.progress
+    clock = Clock(video.container, video.stream, progress)
     num_before = tally.num_frames
-    demuxer = Demuxer(container, stream)
+    demuxer = Demuxer(video.container, video.stream)
     for packet in demuxer:
         progress.saw_packet(packet, demuxer)
         clock.saw_packet(packet)
@@ -179,7 +213,8 @@ def _frames(
             if tally.num_frames == num_before:
                 check_landing(progress, seconds)
             tally.num_frames += 1
-            is_shown = progress.saw_frame(seconds, frame.duration)
+            orientation_of(video, frame)
+            is_shown = progress.saw_frame(seconds, frame)
             if is_shown:  # a frame after the span does not make it longer
                 check_caps(progress, seconds, options)
                 yield seconds, frame
@@ -197,12 +232,12 @@ def check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -
     """Refuse a clip that turns out too long, whatever the header says.
 
     Args:
-        seconds: of the last frame shown, from the start of the stream.
+        seconds: of the last frame shown, from the start of the picture.
 
     Raises:
         ClipError: the clip has more seconds or frames than the options allow.
     """
     if progress.num_frames > options.max_frames:
         raise ClipError("decode", f"more frames than announced; {_frames_allowed(options)}")
-    if seconds - progress.start > options.max_seconds:
+    if seconds - max(progress.start, 0.0) > options.max_seconds:
         raise ClipError("decode", f"longer than {options.max_seconds:g} s (--max-seconds)")

@@ -9,11 +9,10 @@ import av
 
 from preprocess.video.containers import traits_of
 from preprocess.video.errors import ClipError
+from preprocess.video.leading_pictures import LeadingPictures
 from preprocess.video.video_file import complaints
 
 PASSED_BYTES = 128  # at most, between packets of a contiguous format: 60 were seen
-
-AVI_HEADER_BYTES = 8  # of an entry
 
 
 class Demuxer:
@@ -22,10 +21,9 @@ class Demuxer:
     Attributes:
         others_end: when the packets of all other streams read so far end, in seconds by the clock
             of the container; minus infinity before the first.
-        num_empty: entries without data before the last packet of an AVI, each of which repeats a
-            frame.
         is_after_loss: whether packets before the last one were lost; None where the format does not
             show it.
+        leading: finds the pictures that cannot be decoded where reading began.
 
     Raises:
         ClipError: the container is damaged, also where FFmpeg only logs that and skips the place.
@@ -36,9 +34,7 @@ class Demuxer:
         self._traits = traits_of(container)
         tells_loss = self._traits.is_contiguous or self._traits.numbers_packets
         self.is_after_loss = False if tells_loss else None
-        self.num_empty = 0
-        self._num_since = self._passed_since = 0  # packets, bytes, since the last of the stream
-        self._last_dts: int | None = None
+        self.leading = LeadingPictures(self._traits.has_frame_times)
         self._position: int | None = None  # of the last packet, bytes from the start of the file
         self._end_position = 0
         self._container = container
@@ -55,16 +51,15 @@ class Demuxer:
             if packet is None:
                 return
             passed = self._passed_over(packet)
-            self._passed_since += passed
-            self._num_since += 1
-            if packet.stream_index == self._stream.index:
+            # Not `stream_index`, which is 0 for the packets that flush the decoders at the end.
+            if packet.stream.index == self._stream.index:
                 if self._traits.numbers_packets:
                     self.is_after_loss = packet.is_corrupt
                 elif self._traits.is_contiguous:
                     self.is_after_loss = lost or passed > PASSED_BYTES
-                elif self._traits.lists_empty_frames:
-                    self._count_empty(packet)
                 lost = False
+                if packet.size:
+                    self.leading.saw_packet(packet)
                 yield packet
                 continue
             lost = lost or passed > PASSED_BYTES
@@ -77,20 +72,6 @@ class Demuxer:
             return next(packets, None)
         except IndexError:  # PyAV knows the streams that were there at the start
             raise ClipError("decode", "damaged container: a stream begins in the middle") from None
-
-    def _count_empty(self, packet: av.Packet) -> None:
-        """Count entries without data, which give no packet but advance decoding times by one."""
-        self.num_empty = 0
-        if packet.dts is None:
-            return
-        if self._last_dts is not None:
-            jump = packet.dts - self._last_dts - 1
-            headers = AVI_HEADER_BYTES * (jump + self._num_since)
-            # An odd number of bytes is made even by one more.
-            if jump > 0 and headers <= self._passed_since <= headers + self._num_since:
-                self.num_empty = jump
-        self._last_dts = packet.dts
-        self._num_since = self._passed_since = 0
 
     def _passed_over(self, packet: av.Packet) -> int:
         """Bytes of the file between this packet and the one before it, whatever its stream."""

@@ -51,7 +51,7 @@ class FrameChunk:
 
     Attributes:
         first_index: index of its first frame in the clip, from 0.
-        pts_seconds: float64 [T], presentation times from the start of the video stream.
+        pts_seconds: float64 [T], presentation times from the first picture of the video.
         rgb: uint8 [T, H, W, 3], upright, of the kept size.
         source_size: width, height of the source in pixels, upright.
         is_last: whether it is the last chunk of the clip.
@@ -108,20 +108,18 @@ class Scaler:
     def __init__(self, short_side: int) -> None:
         self._short_side = short_side
         self._reformatter = VideoReformatter()
-        self._orientation: Orientation | None = None
 
-    def picture(self, frame: av.VideoFrame) -> Picture:
-        if self._orientation is None:
-            self._orientation = Orientation.of(frame)
+    def picture(self, frame: av.VideoFrame, orientation: Orientation) -> Picture:
+        """Scale a decoded frame and turn it upright."""
         coded = (frame.width, frame.height)
-        upright = self._orientation.upright_size(coded)
+        upright = orientation.upright_size(coded)
         kept = _checked_kept_size(upright, self._short_side)
-        width, height = self._orientation.upright_size(kept)
+        width, height = orientation.upright_size(kept)
         scaled = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA
         )
-        rgb = self._orientation.turn_picture(scaled.to_ndarray())
-        return Picture(rgb, coded, upright, self._orientation)
+        rgb = orientation.turn_picture(scaled.to_ndarray())
+        return Picture(rgb, coded, upright, orientation)
 
 
 def _checked_kept_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import av
 
 from preprocess.video.containers import FORMATS
 from preprocess.video.errors import ClipError
-from preprocess.video.video_file import find_video, first_video_stream
+from preprocess.video.video_file import find_video, main_video_stream
 
 MAX_SECONDS = 10  # that reading one file may take
 # Measured on 29 files of 7 codecs: FFmpeg decodes the first frames only to fill in what a header
@@ -58,7 +58,7 @@ def read_header(video_root: Path, video: str) -> VideoHeader | str:
 
 
 def _header(container: av.container.InputContainer) -> VideoHeader:
-    stream = first_video_stream(container)
+    stream = main_video_stream(container)
     rate = stream.average_rate or stream.guessed_rate
     seconds = None
     if stream.duration and stream.time_base:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import deque
+from pathlib import Path
 
 import av
 
 from preprocess.video.completeness import TIME_TOLERANCE, Completeness
 from preprocess.video.containers import traits_of
-from preprocess.video.errors import LandedLateError
-from preprocess.video.video_file import time_base_of
+from preprocess.video.errors import ClipError, LandedLateError
+from preprocess.video.orientation import Orientation
+from preprocess.video.video_file import open_video, time_base_of, video_stream
 
+CODECS_WITH_ORIENTATION = ("h264", "hevc")  # which say in the stream how a picture is turned
 SECONDS_BACK = (0.0, 1.0, 4.0, 16.0, 64.0)  # tried in turn, where a seek lands too late
 
 
@@ -56,6 +61,30 @@ def _first_keyframe_seconds(
     return math.inf
 
 
+def first_orientation(path: Path, max_pixels: int) -> Orientation | None:
+    """How the first keyframe of a file is turned, for a clip that is read from its middle.
+
+    H.264 and HEVC tell it in messages between frames (SEI), and some encoders write only one. None
+    where another codec is used, which has the container tell it, or where no frame can be decoded.
+    """
+    state = path.stat()
+    return _first_orientation(path, max_pixels, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)  # clips of one video are decoded one after another
+def _first_orientation(path: Path, max_pixels: int, *state: int) -> Orientation | None:
+    try:
+        with open_video(path, max_pixels) as container:
+            stream = video_stream(container, max_pixels)
+            if stream.codec_context.name not in CODECS_WITH_ORIENTATION:
+                return None
+            packet = next(packet for packet in container.demux(stream) if packet.is_keyframe)
+            frames = [*packet.decode(), *stream.codec_context.decode(None)]
+            return Orientation.of(frames[0]) if frames else None
+    except (av.error.FFmpegError, ClipError, StopIteration):
+        return None
+
+
 def check_landing(progress: Completeness, first_seconds: float) -> None:
     """Compare the time of the first frame, infinite where none came, with the start of the span.
 
@@ -70,35 +99,58 @@ def check_landing(progress: Completeness, first_seconds: float) -> None:
 
 
 class Clock:
-    """When a frame is shown, in seconds from the start of the stream.
+    """When a frame is shown, in seconds from the start of the picture.
 
     AVI has decoding times only, and what FFmpeg derives from them is out of order with B-frames.
-    Frames come out in the order they are shown, so the first one gets the decoding time of the
-    first packet, and those after it keep their distances: that holds from the start of the file.
+    Frames come out in the order they are shown, and reading begins at the start of the file:
+
+    - Of H.264 and HEVC each packet gives one frame, so the first frame is shown at the decoding
+      time of the first packet, the second one at that of the second packet, and so on. The decoder
+      may increase its delay on the way.
+    - Packets of other codecs may give none. Their decoders have a fixed delay: the first frame is
+      shown at the decoding time of the first packet, and those after it keep their distances.
     """
 
-    def __init__(self, container: av.container.InputContainer, progress: Completeness) -> None:
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        progress: Completeness,
+    ) -> None:
         self._progress = progress
         self._has_frame_times = traits_of(container).has_frame_times
+        self._gives_all_frames = stream.codec_context.name in ("h264", "hevc")
+        self._waiting: deque[float] = deque()  # decoding times of packets without a frame yet
         self._first_packet: float | None = None
+        self._last_packet = -math.inf
         self._first_frame: float | None = None
         self._last = -progress.frame_seconds
 
     def saw_packet(self, packet: av.Packet) -> None:
         """Note a packet that is about to be decoded."""
-        if self._first_packet is None and packet.dts is not None:
-            self._first_packet = self._progress.seconds(packet.dts)
+        if self._has_frame_times or packet.dts is None:
+            return
+        self._last_packet = self._progress.seconds(packet.dts)
+        if self._first_packet is None:
+            self._first_packet = self._last_packet
+        if self._gives_all_frames:
+            self._waiting.append(self._last_packet)
 
     def seconds(self, frame: av.VideoFrame) -> float:
         """When the next frame of the decoder is shown."""
+        self._last = self._next(frame)
+        return self._last
+
+    def _next(self, frame: av.VideoFrame) -> float:
         if frame.pts is not None and self._has_frame_times:
-            self._last = self._progress.seconds(frame.pts)
-            return self._last
+            return self._progress.seconds(frame.pts)
+        if self._waiting:
+            return self._waiting.popleft()
         if frame.dts is None or self._first_packet is None:  # at the end, or a stream without times
-            self._last += self._progress.frame_seconds
-            return self._last
+            step = self._progress.frame_seconds
+            unshown = self._progress.num_undecodable * step  # their times are given to others
+            return max(self._last + step, self._last_packet - unshown)
         decoded = self._progress.seconds(frame.dts)
         if self._first_frame is None:
             self._first_frame = decoded
-        self._last = self._first_packet + decoded - self._first_frame
-        return self._last
+        return self._first_packet + decoded - self._first_frame

@@ -12,12 +12,19 @@ import av
 
 from preprocess.video.completeness import TIME_TOLERANCE, Completeness
 from preprocess.video.containers import traits_of
-from preprocess.video.decode import Tally, check_caps, check_length, open_at_span
+from preprocess.video.decode import (
+    OpenedVideo,
+    Tally,
+    check_caps,
+    check_length,
+    open_at_span,
+    orientation_of,
+)
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.seeking import check_landing
-from preprocess.video.video_file import find_video
+from preprocess.video.video_file import find_video, picture_start_of
 from shared.manifest import Clip
 
 Step = tuple[int, FrameChunk | ClipError | None]
@@ -71,58 +78,55 @@ def _together(
     from_the_start: bool,
 ) -> Iterator[Step]:
     path = find_video(clips[0].video, video_root)
-    with open_at_span(clips[0], path, options, from_the_start) as (container, stream, first):
-        if not traits_of(container).has_frame_times:
+    with open_at_span(clips[0], path, options, from_the_start) as video:
+        if not traits_of(video.container).has_frame_times:
             raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
         waiting: deque[_Span] = deque()
         unfit: list[Step] = []
+        picture_start = picture_start_of(video.container, video.stream)
         for index, clip in enumerate(clips):
-            progress = Completeness(clip, container, stream)
+            progress = Completeness(clip, video.container, video.stream, picture_start)
             try:
-                check_length(progress, stream, options)
+                check_length(progress, video.stream, options)
                 waiting.append(_Span(index, progress, Chunker(options)))
             except ClipError as error:
                 unfit.append((index, error))
-        yield from _shared_pass(container, stream, first, waiting, options, tally)
+        yield from _shared_pass(video, waiting, options, tally)
         yield from unfit
 
 
 def _shared_pass(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    first: Completeness,
-    waiting: deque[_Span],
-    options: DecodeOptions,
-    tally: Tally,
+    video: OpenedVideo, waiting: deque[_Span], options: DecodeOptions, tally: Tally
 ) -> Iterator[Step]:
+    first = video.progress
     scaler = Scaler(options.short_side)
     running: list[_Span] = []
-    before: float | None = None  # seconds of the last frame
-    duration = 0  # of the last frame
-    demuxer = Demuxer(container, stream)
+    last: tuple[float, av.VideoFrame] | None = None  # (seconds, frame)
+    demuxer = Demuxer(video.container, video.stream)
     for packet in demuxer:
         if packet.size or packet.dts is not None:  # the packet at the end flushes the decoder
             start = first.seconds(_known(packet.pts))
             # Packets come before the frames in them, and never after one shown later.
             while waiting and waiting[0].progress.start - TIME_TOLERANCE <= start:
                 span = waiting.popleft()
-                if before is not None:
-                    span.progress.saw_frame(before, duration)
+                if last is not None:
+                    span.progress.saw_frame(*last)
                 running.append(span)
         for span in running:
             span.progress.saw_packet(packet, demuxer)
         for frame in packet.decode():
             tally.num_frames += 1
             seconds = first.seconds(_known(frame.pts))
-            if before is None:
+            if last is None:
                 check_landing(first, seconds)
-            before, duration = seconds, frame.duration
-            shown = [span for span in running if span.progress.saw_frame(before, duration)]
+            last = seconds, frame
+            orientation = orientation_of(video, frame)
+            shown = [span for span in running if span.progress.saw_frame(seconds, frame)]
             if shown:
-                picture = scaler.picture(frame)
+                picture = scaler.picture(frame, orientation)
                 for span in shown:
-                    check_caps(span.progress, before, options)
-                    full = span.chunker.add(before, picture)
+                    check_caps(span.progress, seconds, options)
+                    full = span.chunker.add(seconds, picture)
                     if full is not None:
                         yield span.index, full
             for span in [span for span in running if span.progress.is_past]:
@@ -130,7 +134,7 @@ def _shared_pass(
                 yield from _end_of(span)
         if not waiting and not running:
             return
-    if before is None:
+    if last is None:
         check_landing(first, math.inf)
     for span in [*running, *waiting]:
         yield from _end_of(span)

@@ -102,22 +102,48 @@ def complaints() -> Iterator[list[str]]:
             found.append(f"damaged container: {message.strip()}")
 
 
-def first_video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream that is no cover picture.
+def pictures_of(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """The video streams that are not cover pictures or thumbnails, in the order of the file."""
+    covers = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & covers]
+
+
+def main_video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream that is flagged as default, else the first one.
 
     Raises:
         ClipError: there is none, or its codec is not allowed.
     """
-    covers = av.stream.Disposition.attached_pic
-    streams = [s for s in container.streams.video if not s.disposition & covers]
+    streams = pictures_of(container)
     if not streams:
         raise ClipError("decode", "no video stream")
-    stream = streams[0]
+    stream = next((s for s in streams if is_default(s)), streams[0])
     codec = stream.codec_context
     if codec is None or codec.name not in CODECS.split(","):
         name = codec.name if codec is not None else "unknown"
         raise ClipError("decode", f"codec {name} is not among those allowed ({CODECS})")
     return stream
+
+
+def is_default(stream: av.VideoStream) -> bool:
+    """Whether the file flags a stream as the one to play."""
+    return bool(stream.disposition & av.stream.Disposition.default)
+
+
+def picture_start_of(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """When the picture starts, in seconds from the start of the file as players count it.
+
+    The file starts with the first of its pictures and sounds. What comes before 0 is not played.
+    """
+    if stream.start_time is None:
+        return 0.0
+    own = float(stream.start_time * time_base_of(stream))
+    sounds = [
+        max(float(sound.start_time * sound.time_base), 0.0)
+        for sound in container.streams.audio
+        if sound.start_time is not None and sound.time_base is not None
+    ]
+    return max(own - min(sounds, default=own), 0.0)
 
 
 def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.VideoStream:
@@ -126,7 +152,7 @@ def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.
     Raises:
         ClipError: there is none, its codec is not allowed, or its frames are too large.
     """
-    stream = first_video_stream(container)
+    stream = main_video_stream(container)
     codec = stream.codec_context
     if not traits_of(container).needs_all_streams:
         for other in container.streams:
