@@ -20,14 +20,6 @@ FILES = sorted(
     path for folder in ("preprocess", "shared", "train") for path in (ROOT / folder).rglob("*.py")
 )
 
-# Folders and files that still have to be put in order. The rules below pass over what they import.
-NOT_YET: set[str] = {
-    "train/clips",
-    "train/figures",
-    "train/running",
-    "train/tables",
-}
-
 
 def module_name(path: Path) -> str:
     """`preprocess/flow/raft.py` -> `preprocess.flow.raft`; a folder's name for its __init__.py."""
@@ -110,10 +102,6 @@ def imports_of_commands(imports: dict[str, set[str]], commands: set[str]) -> lis
     ]
 
 
-def without_unfinished(imports: dict[str, set[str]]) -> dict[str, set[str]]:
-    return {module: names for module, names in imports.items() if place_of(module) not in NOT_YET}
-
-
 def is_command(path: Path) -> bool:
     return 'if __name__ == "__main__":' in path.read_text()
 
@@ -124,7 +112,7 @@ def is_command(path: Path) -> bool:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_folders_import_only_folders_below_them(program):
-    found = circles(without_unfinished(IMPORTS), program)
+    found = circles(IMPORTS, program)
     assert not found, "\n".join(["folders import each other in a circle:", *found])
 
 
@@ -137,7 +125,7 @@ def test_nothing_imports_a_command():
     tops = [path for program in PROGRAMS for path in (ROOT / program).glob("*.py")]
     commands = {module_name(path) for path in tops if is_command(path)}
     assert {"preprocess.flows", "train.pretrain"} <= commands
-    found = imports_of_commands(without_unfinished(IMPORTS), commands)
+    found = imports_of_commands(IMPORTS, commands)
     assert not found, "\n".join(["what two commands need lies in a folder:", *found])
 
 
@@ -149,7 +137,6 @@ def test_only_commands_and_folders_lie_on_top(program):
         if path.is_file()
         and path.name != "__init__.py"
         and not (path.suffix == ".py" and is_command(path))
-        and f"{program}/{path.stem}" not in NOT_YET
     ]
     assert not others, f"{program}/: {others} belong in a folder, or are commands without a main"
 
