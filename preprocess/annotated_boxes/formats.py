@@ -56,7 +56,7 @@ def annotation_files(box_format: str, path: Path) -> list[Path]:
         InputError: there is none.
     """
     if not path.exists():
-        raise InputError(f"no annotations at {path}")
+        raise InputError("missing-file", f"no annotations at {path}")
     return find_files(path, FORMATS[box_format].pattern)
 
 
