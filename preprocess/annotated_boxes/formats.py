@@ -22,7 +22,7 @@ from preprocess.annotated_boxes.matching import (
     box_array,
     find_files,
 )
-from preprocess.annotations.reading import json_errors, read_csv, read_text, whole_number
+from preprocess.annotations.text_files import json_errors, read_csv, read_text, whole_number
 from shared.errors import InputError
 
 

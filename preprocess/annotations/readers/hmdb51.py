@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from preprocess.annotations.base import AnnotatedClip, Annotations, Source, require_clips
-from preprocess.annotations.reading import read_lines
+from preprocess.annotations.text_files import read_lines
 from shared.errors import InputError
 from shared.wording import counted
 

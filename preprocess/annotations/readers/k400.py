@@ -9,7 +9,7 @@ from preprocess.annotations.base import (
     check_count,
     require_clips,
 )
-from preprocess.annotations.reading import read_csv, whole_number
+from preprocess.annotations.text_files import read_csv, whole_number
 from shared.errors import InputError
 
 ROLES = ("train", "val", "test")

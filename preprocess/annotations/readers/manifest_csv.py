@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from preprocess.annotations.base import AnnotatedClip, Annotations, Source, require_clips
-from preprocess.annotations.reading import read_text
+from preprocess.annotations.text_files import read_text
 from shared.errors import InputError
 from shared.manifest import LABEL_KINDS, ClassList, Clip, parse_manifest, read_classes
 

@@ -9,7 +9,7 @@ from preprocess.annotations.base import (
     check_count,
     require_clips,
 )
-from preprocess.annotations.reading import read_entries, read_json
+from preprocess.annotations.text_files import read_entries, read_json
 from shared.errors import InputError
 
 ROLES = ("train", "val", "test", "labels")
