@@ -104,4 +104,4 @@ def _hash(seed: int, name: str) -> bytes:
 def _refuse_odd(index: VideoIndex) -> None:
     for path, reason in index.refused.items():
         others = f" (and {len(index.refused) - 1} others)" if len(index.refused) > 1 else ""
-        raise InputError("bad-name", f"video {path!r} {reason}{others}")
+        raise InputError("unsafe-path", f"video {path!r} {reason}{others}")
