@@ -39,6 +39,7 @@ from preprocess.video.video_index import VideoIndex, scan_videos, stem_of
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest
+from shared.progress import bar_options
 
 FINDINGS = ("missing", "unreadable", "empty", "shorter", "frame_rate", "double")
 LOST = {"missing", "unreadable", "empty"}
@@ -131,7 +132,7 @@ def diagnose(
     headers: dict[str, VideoHeader | str] = {}
     began = time.perf_counter()
     progress = tqdm(
-        read_headers(videos, paths, workers), "headers", len(paths), unit="video", disable=None
+        read_headers(videos, paths, workers), "headers", len(paths), unit="video", **bar_options()
     )
     for path, header in progress:
         headers[path] = header
