@@ -134,7 +134,7 @@ class Decoder:
 def _failed(task: ClipTask, error: Exception) -> ClipFailed:
     if isinstance(error, ClipError):
         return ClipFailed(task.clip_index, error.stage, error.reason)
-    return ClipFailed(task.clip_index, "decode", f"{type(error).__name__}: {error}")
+    return ClipFailed.by_fault(task.clip_index, error)
 
 
 class ClipEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from preprocess.flow.chunks import Maps, TracksOfFrames
 from preprocess.flow.options import FlowOptions
 from preprocess.flow_run.decode_groups import DecodeGroup
+from preprocess.running.failures import INTERNAL_STAGE
 from preprocess.video.frame_chunks import DecodeOptions
 
 
@@ -75,11 +77,25 @@ class ClipDecoded:
 
 @dataclass(frozen=True)
 class ClipFailed:
-    """A clip is set aside; stage is "decode" or "flow", reason in words."""
+    """A clip is set aside.
+
+    Attributes:
+        stage: "decode" or "flow"; "internal" for a fault of this program.
+        reason: in words.
+        traceback: of a fault of this program.
+    """
 
     clip_index: int
     stage: str
     reason: str
+    traceback: str = ""
+
+    @classmethod
+    def by_fault(cls, clip_index: int, error: Exception) -> ClipFailed:
+        """An exception that says nothing about the video, with its traceback."""
+        reason = f"{type(error).__name__}: {error}"
+        text = "".join(traceback.format_exception(error))
+        return cls(clip_index, INTERNAL_STAGE, reason, text)
 
 
 DecodeEvent = EncodedFrames | Maps | ClipDecoded | ClipFailed
