@@ -13,6 +13,7 @@ from preprocess.flow.options import FlowOptions
 from preprocess.flow_run.decode_groups import DecodeGroup
 from preprocess.running.failures import INTERNAL_STAGE
 from preprocess.video.frame_chunks import DecodeOptions
+from preprocess.video.remarks import Remark, Remarks
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class DecodeResult:
         retries: clips that could not be decoded together with others, to be decoded one by one.
         batch_clip_indexes: the clip of each chunk of the batch for a flow worker.
         num_frames: that came out of the decoder, also those that no clip keeps.
+        remarks: (video, remark) of the videos that were opened.
         busy_seconds: how long the call took.
     """
 
@@ -127,6 +129,7 @@ class DecodeResult:
     retries: list[DecodeGroup] = field(default_factory=list)
     batch_clip_indexes: list[int] = field(default_factory=list)
     num_frames: int = 0
+    remarks: list[tuple[str, Remark]] = field(default_factory=list)
     busy_seconds: float = 0.0
 
 
@@ -140,13 +143,25 @@ class FlowResult:
 
 @dataclass
 class StageTimes:
-    """Seconds that workers were busy, summed over those of a stage; frames they decoded."""
+    """Seconds that workers were busy, summed over those of a stage; frames they decoded.
+
+    Attributes:
+        remarks: on the videos that were decoded.
+    """
 
     num_decoders: int = 1
     num_flow_workers: int = 1
     decode_busy: float = 0.0
     flow_busy: float = 0.0
     num_frames: int = 0
+    remarks: Remarks = field(default_factory=Remarks)
+
+    def add_decoding(self, result: DecodeResult) -> None:
+        """Add what one call of a decoder took and found."""
+        self.decode_busy += result.busy_seconds
+        self.num_frames += result.num_frames
+        for video, remark in result.remarks:
+            self.remarks.add(video, remark)
 
     @property
     def decode_seconds(self) -> float:

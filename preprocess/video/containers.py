@@ -23,6 +23,7 @@ class Traits:
         is_contiguous: packets follow one another with small headers between them.
         numbers_packets: packets carry a counter, so the demuxer marks a packet after a loss.
         lists_empty_frames: an entry of the index without data repeats the frame before it.
+        indexes_starts: when streams start is known without decoding a frame.
         has_file_size: the header holds the size of the whole file.
     """
 
@@ -36,11 +37,12 @@ class Traits:
     is_contiguous: bool = False
     numbers_packets: bool = False
     lists_empty_frames: bool = False
+    indexes_starts: bool = False
     has_file_size: bool = False
 
 
 CONTAINERS = {  # by FFmpeg's name of the demuxer, or the first of its names
-    "mov": Traits(packets_are_frames=True, fragments_tell_end=True),
+    "mov": Traits(packets_are_frames=True, fragments_tell_end=True, indexes_starts=True),
     "matroska": Traits(
         packets_are_frames=True, duration_is_end=True, needs_all_streams=True, is_contiguous=True
     ),
@@ -49,8 +51,8 @@ CONTAINERS = {  # by FFmpeg's name of the demuxer, or the first of its names
         packets_are_frames=True,
         has_frame_times=False,
         can_seek=False,
-        needs_all_streams=True,
         lists_empty_frames=True,
+        indexes_starts=True,
     ),
     "mpegts": Traits(numbers_packets=True),
     # After a seek, a program stream does not tell when frames are shown that have no time of their
