@@ -29,6 +29,7 @@ from preprocess.video.decode import Tally, decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.headers import read_header
 from preprocess.video.video_file import open_video, picture_start_of
+from preprocess.video.video_index import SUFFIXES, scan_videos
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
 
@@ -266,6 +267,51 @@ def test_spans_are_turned_as_the_whole_video(tmp_path, quarter_turns):
         assert np.array_equal(span, expected[first:last])
     chunks, _ = read_together(clips_of(path, [(30, 50), (35, 60)]), tmp_path)
     assert np.array_equal(frames_of(chunks[1])[0], expected[35:60])
+
+
+# --------------------------------------------------------------------------------------------------
+# Suffixes
+
+
+FAMILIES = {  # encoder, suffixes that files of one container come with; FFmpeg knows the first
+    "libx264 in MP4": [".mp4", ".mov", ".m4v", ".3gp", ".3g2", ".qt", ".f4v", ".mp4v"],
+    "libx264 in Matroska": [".mkv", ".mk3d"],
+    "libvpx in WebM": [".webm"],
+    "mpeg4 in AVI": [".avi", ".divx"],
+    "libx264 in a transport stream": [".ts", ".mts", ".m2ts", ".m2t"],
+    "mpeg2video in a program stream": [".mpg", ".mpeg", ".mpe", ".vob"],
+    "libx264 in FLV": [".flv"],
+    "wmv2 in ASF": [".wmv", ".asf"],
+    "libvpx in Ogg": [".ogv"],
+}
+
+
+def test_every_suffix_belongs_to_a_container():
+    found = [suffix for suffixes in FAMILIES.values() for suffix in suffixes]
+    assert sorted(found) == sorted(SUFFIXES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_videos_of_every_suffix_are_found_and_decoded(tmp_path, family):
+    suffixes = FAMILIES[family]
+    source = tmp_path / f"source{suffixes[0]}"
+    video = render_video(source, 24, codec=family.split()[0], rate=25).read_bytes()
+    names = [f"{i}{suffix}" for i, suffix in enumerate(suffixes)]
+    names += [f"upper-{name.upper()}" for name in names]
+    for name in names:
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(video)
+        assert len(decode(path)[0]) == 24
+    assert scan_videos(tmp_path / "videos").paths == sorted(names)
+
+
+def test_a_cut_ogg_file_is_never_taken_for_a_whole_one(tmp_path):
+    data = render_video(tmp_path / "a.ogv", 48, codec="libvpx").read_bytes()
+    path = tmp_path / "cut.ogv"
+    for share in (0.5, 0.9, 0.99):
+        path.write_bytes(data[: int(share * len(data))])
+        assert "early" in reason(path) or "damaged" in reason(path)
 
 
 # --------------------------------------------------------------------------------------------------

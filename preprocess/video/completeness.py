@@ -18,6 +18,7 @@ from preprocess.video.asf import announced_bytes
 from preprocess.video.avi_entries import EmptyEntries, count_empty_entries
 from preprocess.video.containers import traits_of
 from preprocess.video.demuxer import Demuxer
+from preprocess.video.ogg import has_end
 from preprocess.video.video_file import time_base_of
 from shared.manifest import Clip
 
@@ -164,6 +165,8 @@ class Completeness:
                 f"ended early: the last frame is shown until {self.end:.3f} s "
                 f"of {expected_end:.3f} s"
             )
+        if not self._reached_stop and self._traits.marks_end and not has_end(self._path):
+            return "ended early: the file has no last page"
         if not self._reached_stop and self._missing_bytes > 0:
             return f"ended early: {self._missing_bytes} bytes of the file are missing"
         end_of_all = min(self.stop, self._end_of_all or 0.0)

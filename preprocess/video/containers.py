@@ -24,6 +24,7 @@ class Traits:
         numbers_packets: packets carry a counter, so the demuxer marks a packet after a loss.
         lists_empty_frames: an entry of the index without data repeats the frame before it.
         indexes_starts: when streams start is known without decoding a frame.
+        marks_end: the last page of the file says that it is the last one.
         has_file_size: the header holds the size of the whole file.
     """
 
@@ -38,6 +39,7 @@ class Traits:
     numbers_packets: bool = False
     lists_empty_frames: bool = False
     indexes_starts: bool = False
+    marks_end: bool = False
     has_file_size: bool = False
 
 
@@ -59,6 +61,8 @@ CONTAINERS = {  # by FFmpeg's name of the demuxer, or the first of its names
     # own.
     "mpeg": Traits(can_seek=False),
     "flv": Traits(duration_is_end=True, needs_all_streams=True, is_contiguous=True),
+    # Few pages of the file have a time, so a seek may land anywhere.
+    "ogg": Traits(packets_are_frames=True, can_seek=False, marks_end=True),
     "asf": Traits(has_stream_duration=False, has_file_size=True),
 }
 FORMATS = ",".join(CONTAINERS)  # FFmpeg's list of the demuxers that may open a file
