@@ -88,6 +88,25 @@ def test_a_cut_of_an_open_gop_has_all_frames_that_can_be_shown(tmp_path, codec, 
     assert np.array_equal(span, whole[4:14])
 
 
+@pytest.mark.parametrize("num_hidden", [5, 12, 15, 24])
+def test_groups_of_pictures_that_an_edit_list_hides_are_no_loss(tmp_path, num_hidden):
+    """As cuts without encoding leave them: hidden whole, or up to a frame in the middle."""
+
+    def earlier(_, packet):
+        packet.pts -= round(num_hidden / 12 / packet.time_base)
+        packet.dts -= round(num_hidden / 12 / packet.time_base)
+
+    source = render_video(tmp_path / "a.mp4", 60, options={"bf": "0"}, keyframe_every=12)
+    path = remux(source, tmp_path / "cut.mp4", earlier, {"movflags": "faststart"})
+    rgb, _ = decode(path)
+    assert np.array_equal(rgb, decode(source)[0][num_hidden:])
+    assert np.array_equal(decode(path, 1.0, 2.0)[0], rgb[12:24])
+    data = path.read_bytes()
+    for share in (0.5, 0.9):
+        path.write_bytes(data[: int(share * len(data))])
+        assert "early" in reason(path) or "damaged" in reason(path)
+
+
 @pytest.mark.parametrize("codec, extension", [("libx264", "mkv"), ("libx264", "avi")])
 def test_frames_lost_behind_the_first_ones_are_still_missed(tmp_path, codec, extension):
     """A cut of an open group of pictures is no excuse for what is lost elsewhere."""

@@ -197,7 +197,7 @@ class Completeness:
             inside = [pts is None or self.contains(self.seconds(pts)) for pts in undecodable]
             yield self._num_packets - sum(inside), "in the file"
         if self.is_whole_video:
-            announced = self._stream.frames - self._num_skipped - len(undecodable)
+            announced = self._announced_frames() - self._num_skipped - len(undecodable)
             if self._traits.lists_empty_frames and self.num_frames < announced:
                 announced -= self._empty_entries.total
             # An edit list hides frames before or after what it shows. Between them it is damage,
@@ -209,11 +209,13 @@ class Completeness:
             yield announced - hidden, "announced"
 
     def _unshown(self) -> float:
-        """Seconds of the duration for which an AVI has no frame of its own."""
-        if not self._traits.lists_empty_frames:
-            return 0.0
-        # Frames follow each other also where those before them cannot be decoded.
-        return (self.num_undecodable + self._empty_entries.at_end) * self.frame_seconds
+        """Seconds of the duration for which the file has no frame of its own."""
+        num_frames = 0
+        if not self._traits.has_frame_times:  # those that are shown are timed without gaps
+            num_frames += self.num_undecodable
+        if self._traits.lists_empty_frames:
+            num_frames += self._empty_entries.at_end
+        return num_frames * self.frame_seconds
 
     @functools.cached_property
     def _empty_entries(self) -> EmptyEntries:
@@ -226,6 +228,16 @@ class Completeness:
 
     def _undecodable(self) -> list[int | None]:
         return self._demuxer.leading.undecodable() if self._demuxer is not None else []
+
+    def _announced_frames(self) -> int:
+        """The number of frames by the header, 0 where it has none.
+
+        FFmpeg drops groups of pictures that the edit list of an MP4 hides whole from its index.
+        """
+        num_frames = self._stream.frames
+        if num_frames and self._traits.has_edit_lists:
+            return len(self._stream.index_entries) or num_frames
+        return num_frames
 
     def _num_holes(self) -> int:
         """How many frames fit into the gaps between those decoded, by their median distance."""

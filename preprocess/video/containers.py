@@ -15,6 +15,7 @@ class Traits:
         packets_are_frames: every packet of the picture holds one frame, so packets can be counted.
         duration_is_end: what the header calls a duration is the time at which the last frame ends.
         fragments_tell_end: the same, of a file in fragments, which has no frame count.
+        has_edit_lists: the file may hide frames that it holds.
         has_stream_duration: the duration of a stream is its own, also where there are several.
         has_frame_times: packets have presentation times; without them there are decoding times
             only, which count the packets.
@@ -31,6 +32,7 @@ class Traits:
     packets_are_frames: bool = False
     duration_is_end: bool = False
     fragments_tell_end: bool = False
+    has_edit_lists: bool = False
     has_stream_duration: bool = True
     has_frame_times: bool = True
     can_seek: bool = True
@@ -44,7 +46,9 @@ class Traits:
 
 
 CONTAINERS = {  # by FFmpeg's name of the demuxer, or the first of its names
-    "mov": Traits(packets_are_frames=True, fragments_tell_end=True, indexes_starts=True),
+    "mov": Traits(
+        packets_are_frames=True, fragments_tell_end=True, has_edit_lists=True, indexes_starts=True
+    ),
     "matroska": Traits(
         packets_are_frames=True, duration_is_end=True, needs_all_streams=True, is_contiguous=True
     ),
