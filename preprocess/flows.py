@@ -216,6 +216,8 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     journal.remove()
     if pool is not None:
         print_times(pool.times, seconds, len(missing))
+        for line in pool.times.remarks.lines():
+            print(line)
     print_sizes(plan, len(plan.clips) - len(failures))
     return failures
 
