@@ -127,6 +127,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         **{"from": source},
         from_digest=digest_of(weights),
         classes=num_classes,
+        class_names={kind: getattr(classes, kind) for kind in num_classes},
         evaluate=to_table(evaluate_config(tables)),
     )
     refuse_lone_clips(config, setup.plan.micro_size)

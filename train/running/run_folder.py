@@ -18,7 +18,7 @@ from train.tables.nested import flatten
 # Options that may differ when a run goes on: they decide speed and memory, or what comes after it.
 FREE = ("loader", "device", "evaluate")
 # Options that runs of the first version did not record.
-LATER = ("manifest", "init_digest")
+LATER = ("manifest", "init_digest", "class_names")
 MAKE_METHOD = "mofo"  # the Makefile's, where none is given
 
 
@@ -122,7 +122,8 @@ class RunFolder:
         differing = [
             f"{key} is {before.get(key)!r} there and {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and (key in before or key not in LATER)
+            if before.get(key) != now.get(key)
+            and (key in before or key.partition(".")[0] not in LATER)
         ]
         if differing:
             raise InputError(
