@@ -18,7 +18,7 @@ at. One forward pass a clip: a minute for the toy dataset. The last lines are th
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,26 @@ from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
 from train.clips.table import ClipTable, read_clip_table
 from train.options.config import POOLS, EvaluateConfig, FinetuneConfig, LoaderConfig
-from train.options.recipe import evaluate_config, finetune_config, loader_config, read_recipe
-from train.running.command import data_options, hold, run_option, with_workers
+from train.options.recipe import (
+    evaluate_config,
+    finetune_config,
+    loader_config,
+    parse_changes,
+    read_recipe,
+)
+from train.running.command import (
+    data_options,
+    hold,
+    label_options,
+    label_settings,
+    run_option,
+    with_workers,
+)
 from train.running.finetune_inputs import (
     count_classes,
     find_weights,
     labelled,
+    labelled_part,
     read_held_out,
     short_name,
 )
@@ -87,6 +101,7 @@ POSITIVE = click.IntRange(min=1)
     default="clip",
     help="Tokens are averaged over the clip, or over each time step: then order counts.",
 )
+@label_options
 @click.option("--segments", default=1, type=POSITIVE, metavar="N", help="Views along time.")
 @click.option("--crops", default=1, type=POSITIVE, metavar="N", help="Views along the long side.")
 @click.option(
@@ -118,6 +133,9 @@ def main(
     probes: str,
     split: str | None,
     pool: str,
+    labels_per_class: int | None,
+    label_share: float | None,
+    label_seed: int | None,
     segments: int,
     crops: int,
     neighbours: int | None,
@@ -138,10 +156,16 @@ def main(
     given = {name: value for name, value in knn.items() if value is not None}
     if given and probes == "linear":
         raise InputError(f"--{' and --'.join(given)} are of k-NN; --probe linear does not use them")
+    limits = {
+        "labels_per_class": labels_per_class,
+        "label_share": label_share,
+        "label_seed": label_seed,
+    }
+    few = parse_changes(label_settings(limits))
     figures = probe(
         layout,
         RunFolder(layout.runs / (run or f"probe-{short_name(source)}")),
-        finetune_config(tables, "mean"),
+        finetune_config(tables, "mean", few),
         with_workers(loader_config(tables), workers),
         source,
         EvaluateConfig(split or evaluate_config(tables).split, segments, crops),
@@ -184,7 +208,13 @@ def probe(
     weights = find_weights(layout, source)
     config = replace(config, flips=())  # which labels they swap does not matter here
     num_classes = count_classes(read_classes(layout.classes), config, layout)
-    splits = {name: _table(layout, name, config, num_classes) for name in ("train", views.split)}
+    learned, label_line = labelled_part(
+        read_clip_table(layout, ["train"], boxes=False), config, num_classes
+    )
+    splits = {"train": learned}
+    if views.split != "train":
+        tested = read_clip_table(layout, [views.split], boxes=False)
+        splits[views.split] = labelled(tested, config, num_classes)
     held_out = read_held_out(layout, config, num_classes)
     if held_out is not None:
         splits["val"] = held_out  # chooses the penalty, or is what is tested on
@@ -216,7 +246,11 @@ def probe(
             "labels": list(config.labels),
         },
     }
+    if not config.few_labels.are_all:
+        options["few_labels"] = asdict(config.few_labels)
     processes = start_processes(device)
+    if label_line is not None:
+        processes.say(f"  {label_line}")
     for key, value in {**flatten(options), **knn, "folder": folder.path}.items():
         processes.say(f"  {key:<28}  {value}")
 
@@ -266,12 +300,6 @@ def probe(
             figures[name] = metrics
         folder.finish({f"{name}_top1": each["top1"] for name, each in figures.items()})
     return figures
-
-
-def _table(
-    layout: DatasetLayout, split: str, config: FinetuneConfig, num_classes: dict[str, int]
-) -> ClipTable:
-    return labelled(read_clip_table(layout, [split], boxes=False), config, num_classes)
 
 
 def _scores(

@@ -17,8 +17,14 @@ from train.tables.nested import flatten
 
 # Options that may differ when a run goes on: they decide speed and memory, or what comes after it.
 FREE = ("loader", "device", "evaluate")
-# Options that runs of the first version did not record.
-LATER = ("manifest", "init_digest")
+# Options that earlier versions did not record, and what they were then; None: whatever it is now.
+LATER: dict[str, Any] = {
+    "manifest": None,
+    "init_digest": None,
+    "config.labels_per_class": 0,
+    "config.label_share": 1.0,
+    "config.label_seed": 0,
+}
 MAKE_METHOD = "mofo"  # the Makefile's, where none is given
 
 
@@ -122,7 +128,7 @@ class RunFolder:
         differing = [
             f"{key} is {before.get(key)!r} there and {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and (key in before or key not in LATER)
+            if before.get(key, _when_absent(key, now)) != now.get(key)
         ]
         if differing:
             raise InputError(
@@ -145,6 +151,12 @@ def _how_to_make(run: Path) -> str:
     variables |= {"HEAD": head.removeprefix("-")} if head else {}
     made = DatasetLayout(root.parent, root.name).make(goal, arguments, **variables)
     return f"; `{made}` makes it"
+
+
+def _when_absent(key: str, now: Mapping[str, Any]) -> Any:
+    """What an option was in a run that does not record it."""
+    was = LATER.get(key)
+    return now.get(key) if key in LATER and was is None else was
 
 
 def _decisive(options: Mapping[str, Any]) -> dict[str, Any]:
