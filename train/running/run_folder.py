@@ -24,6 +24,7 @@ LATER: dict[str, Any] = {
     "config.labels_per_class": 0,
     "config.label_share": 1.0,
     "config.label_seed": 0,
+    "config.model.predict_visible": False,
 }
 MAKE_METHOD = "mofo"  # the Makefile's, where none is given
 
