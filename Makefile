@@ -6,7 +6,8 @@
 PYTHON      ?= python3
 DATASET     ?= toy
 OUT         ?= out
-METHOD      ?= mofo
+# On the toy dataset the method by which pretraining pays there: docs/findings.md.
+METHOD      ?= $(if $(filter toy,$(DATASET)),velocity,mofo)
 # Empty means: as the command or the recipe has it.
 HEAD        ?=
 VIDEOS      ?=
@@ -43,7 +44,7 @@ endif
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 .PHONY: all help .venv toy manifest doctor flows boxes export verify retry show pretrain finetune \
-        evaluate report ablation test test-slow test-lowest bench lint types update-pins
+        scratch evaluate report ablation test test-slow test-lowest bench lint types update-pins
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -68,7 +69,10 @@ recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
   '/^\[/ {inside = index($$0, table) == 1} inside && index($$0, text) == 1 {print "yes"; exit}' train/recipes/*.toml)
 # A method that predicts trajectories needs tracks of points; flows that have them keep them
 # whatever the method is now.
-tracks = $(if $(or $(call recipe_has,target = "trajectories"),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories)
+tracks = $(if $(call velocities),$(velocity_tracks),$(if $(or $(call recipe_has,target = "trajectories"),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories))
+# Velocities are tracks of one step without shape, and free of the camera's motion.
+velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))
+velocity_tracks := --trajectories --stabilise subtract --track-length 1 --track-points 16 --track-cell 0
 # A method that masks along the codec's motion vectors needs those; the same.
 comma := ,
 vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(call recipe_has,motion_source = "motion-vectors-length"),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
@@ -88,7 +92,11 @@ finetune_command = $(call run,train.finetune,$(dataset) $(call method,finetune,-
 # The toy dataset knows where its objects are, so its boxes are measured as well.
 toy_truth := $(if $(filter toy,$(DATASET)),$(ROOT)/box_evaluation.json)
 
-all: manifest flows boxes $(toy_truth) pretrain finetune evaluate report  ## everything, on the toy dataset unless DATASET says otherwise
+# On it, what pretraining is worth is shown too: the same finetuning from random weights.
+toy_scratch := $(if $(filter toy,$(DATASET)),scratch)
+scratch_run := finetune-scratch-$(or $(HEAD),mean)
+
+all: manifest flows boxes $(toy_truth) pretrain finetune $(toy_scratch) evaluate report  ## everything, on the toy dataset unless DATASET says otherwise
 
 toy: $(STAMP)  ## render the toy dataset
 	$(toy_command)
@@ -119,14 +127,20 @@ show: $(STAMP)  ## any video drawn on: make show ARGS="clip.mp4"
 	$(if $(strip $(ARGS)),,@echo 'error: name a video: make show ARGS="clip.mp4"' >&2; exit 1)
 	@$(python) -m preprocess.show $(call goal_args,show)
 
-pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## masked pretraining (METHOD=mofo)
+pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## masked pretraining (METHOD=mofo and others)
 	$(pretrain_command)
 
 finetune: $(STAMP) | $(if $(call names,finetune,--from --like),$(ROOT)/boxes/dataset.json,$(RUNS)/pretrain-$(METHOD)/finished)  ## supervised finetuning (HEAD=mca or mean)
 	$(finetune_command)
 
+scratch: $(STAMP) | $(ROOT)/boxes/dataset.json  ## finetuning and test from random weights, to compare with
+	$(call run,train.finetune,$(dataset) --from none --run $(scratch_run) $${HEAD:+--head "$$HEAD"} \
+	  $(call goal_args,scratch),$(launch))
+	$(call run,train.evaluate,$(dataset) --run $(scratch_run),$(launch))
+
 evaluate: $(STAMP)  ## test top-1 of the finetuned run
 	$(call run,train.evaluate,$(dataset) $(call method,evaluate,--run --run-name) $${HEAD:+--head "$$HEAD"} \
+	  $(if $(filter all,$(or $(MAKECMDGOALS),all)),$(if $(toy_scratch),--beside $(scratch_run))) \
 	  $(call goal_args,evaluate),$(launch))
 
 report: $(STAMP)  ## OUT/DATASET/report.html: pictures and numbers

@@ -10,7 +10,8 @@ nothing was held out), and writes into its folder metrics-<split>.json, scores-<
 confusion-<split>.png, the confusion matrix (of verbs and of nouns: confusion-<split>-verb.png and
 -noun.png). Tested on another dataset or on some classes, the names say so:
 metrics-test-hmdb51-<map>.json. Seconds for the toy dataset. The last line is the figure:
-`test top-1 93.1 %`.
+`test top-1 93.1 %`, or with --beside a run that began with random weights
+`test top-1 93.1 % (random weights 71.4 %)`.
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="EPIC-KITCHENS-100's lists of tail classes and unseen participants: figures on them too.",
 )
+@click.option(
+    "--beside",
+    metavar="RUN",
+    help="Another run that was evaluated in the same way; its top-1 is printed beside this one's.",
+)
 @click.option("--overwrite", is_flag=True, help="Evaluate again.")
 @user_errors
 def main(
@@ -107,6 +113,7 @@ def main(
     on: str | None,
     class_map: Path | None,
     epic_lists: Path | None,
+    beside: str | None,
     overwrite: bool,
 ) -> None:
     """Evaluate a finetuned run on a split."""
@@ -121,7 +128,8 @@ def main(
     given = {"split": split, "segments": segments, "crops": crops}
     changes = {key: value for key, value in given.items() if value is not None}
     clips = Clips(DatasetLayout(out, on) if on else layout, class_map, epic_lists)
-    evaluate(layout, folder, changes, workers, device, overwrite, clips)
+    other = RunFolder(layout.runs / beside) if beside else None
+    evaluate(layout, folder, changes, workers, device, overwrite, clips, other)
 
 
 @dataclass(frozen=True)
@@ -147,12 +155,14 @@ def evaluate(
     device: str = "auto",
     overwrite: bool = False,
     clips: Clips | None = None,
+    beside: RunFolder | None = None,
 ) -> dict[str, Any]:
     """Score a split with a run's weights; returns what metrics-<split>.json holds.
 
     Args:
         changes: of the EvaluateConfig that the run was made with.
         clips: tested on; None: all of the run's own dataset.
+        beside: another run, whose top-1 is printed beside this one's.
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
@@ -175,6 +185,7 @@ def evaluate(
     table = classes.take(table) if classes else labelled(table, config, options["classes"])
     lists = _epic_lists(clips, config, views.split)
     name = _name(layout, clips, views.split)
+    compared = "" if beside is None else f" ({_top1_beside(beside, name, len(table))})"
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
@@ -210,7 +221,7 @@ def evaluate(
     if not overwrite and {key: before.get(key) for key in asked} == asked:
         if processes.is_first and not all(folder.confusion(name, kind).is_file() for kind in names):
             _draw_confusion(folder, name, names)
-        processes.say(f"{path} has these figures already\n{_top1(before)}")
+        processes.say(f"{path} has these figures already\n{_top1(before)}{compared}")
         return before
 
     # -----------------------------------------------------------------------------------------
@@ -234,12 +245,30 @@ def evaluate(
             if key not in asked:
                 print(f"  {key:<24}  {value:.2f} %")
         _draw_confusion(folder, name, names)
-        print(_top1(metrics))
+        print(f"{_top1(metrics)}{compared}")
     return metrics
 
 
 def _top1(metrics: dict[str, Any]) -> str:
     return f"{metrics['split']} top-1 {metrics['top1']:.1f} %"
+
+
+def _top1_beside(run: RunFolder, name: str, num_clips: int) -> str:
+    """`random weights 20.3 %`: of another run, or its name in place of what it began with.
+
+    Raises:
+        InputError: it was not evaluated, or on other clips.
+    """
+    began_with = run.options_of("finetune", "is no finetuning; only a classifier has an accuracy")
+    metrics = _read_metrics(run.metrics(name))
+    if metrics.get("clips") != num_clips:
+        raise InputError(
+            "not-finished",
+            f"--beside {run.path.name}: the run has no figures of these {num_clips} clips; run "
+            f"train.evaluate --run {run.path.name} with the same options first",
+        )
+    words = "random weights" if began_with["from"] == "none" else run.path.name
+    return f"{words} {metrics['top1']:.1f} %"
 
 
 def _class_map(layout: DatasetLayout, clips: Clips, num_classes: dict[str, int]) -> ClassMap | None:
