@@ -231,7 +231,7 @@ help:  ## this list
 	  ANNOTATIONS 'folder of official annotation files, as downloaded' \
 	  MANIFEST 'CSV of your own clips' \
 	  OUT 'folder of all that is made (out)' \
-	  METHOD 'what is pretrained, a table of the recipe (mofo)' \
+	  METHOD 'what is pretrained, a table of the recipe (mofo; on toy velocity)' \
 	  HEAD 'of finetuning: mean or mca (as the recipe has it)' \
 	  CLIPS_PER_SHARD 'clips of a shard (512)' \
 	  RAY_ADDRESS 'host:port of a Ray cluster (this machine alone)' \

@@ -26,7 +26,8 @@ LATER: dict[str, Any] = {
     "config.label_seed": 0,
     "config.model.predict_visible": False,
 }
-MAKE_METHOD = "mofo"  # the Makefile's, where none is given
+# The Makefile's methods, where none is given: on the toy dataset, and on all others.
+MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"
 
 
 class RunFolder:
@@ -148,7 +149,8 @@ def _how_to_make(run: Path) -> str:
     if (goal == "finetune") != (head is not None):
         return ""
     arguments = "--from none" if method == "scratch" else ""
-    variables = {} if arguments or method == MAKE_METHOD else {"METHOD": method}
+    usual = MAKE_METHOD_OF_TOY if root.name == "toy" else MAKE_METHOD
+    variables = {} if arguments or method == usual else {"METHOD": method}
     variables |= {"HEAD": head.removeprefix("-")} if head else {}
     made = DatasetLayout(root.parent, root.name).make(goal, arguments, **variables)
     return f"; `{made}` makes it"
