@@ -5,7 +5,8 @@
 
 prints the test top-1 of
 
-    the main figure           pretrained with motion boxes, then finetuned
+    the main figure           pretrained on velocities, then finetuned on 30 labels a class
+    ... by other methods      pretrained by MOFO and by VideoMAE instead
     from random weights       the same finetuning without pretraining
     cross attention           finetuning with the motion-focused head on the same pretraining
     ... and random boxes      the same, each clip with the motion boxes of another one
@@ -44,6 +45,7 @@ from shared.manifest import Clip, read_manifest
 from shared.run_record import versions
 from train.options.recipe import RECIPES
 
+METHODS = ("velocity", "mofo", "videomae")  # the first is the one of `make`
 RESULTS = Path(__file__).parent / "results" / "toy_baselines.json"
 NUM_CLASSES = len(CLASSES.label)
 BATCH = 64
@@ -97,15 +99,21 @@ def trained(layout: DatasetLayout, seed: int) -> dict[str, float]:
     """Test top-1 by what is trained with one seed, percent."""
     trainer = Trainer(layout)
     end = f"-seed{seed}" if seed else ""  # the runs of seed 0 are those of `make`
-    pretrained = trainer.pretrain("mofo", seed, f"pretrain-mofo{end}")
-    main = trainer.finetune(pretrained, seed, f"finetune-mofo-mean{end}", "--head", "mean")
     scratch = trainer.finetune("none", seed, f"finetune-scratch-mean{end}", "--head", "mean")
-    cross = trainer.finetune(pretrained, seed, f"finetune-mofo-mca{end}", "--head", "mca")
+    pretrained, top1 = {}, {}
+    for method in METHODS:
+        pretrained[method] = trainer.pretrain(method, seed, f"pretrain-{method}{end}")
+        run = trainer.finetune(
+            pretrained[method], seed, f"finetune-{method}-mean{end}", "--head", "mean"
+        )
+        top1[f"pretrained by {method}"] = trainer.top1(run)
+    main = METHODS[0]
+    cross = trainer.finetune(pretrained[main], seed, f"finetune-{main}-mca{end}", "--head", "mca")
     elsewhere = Trainer(with_random_boxes(layout, seed), RECIPES / "toy.toml")
-    weights = str((layout.runs / pretrained).resolve())
-    random = elsewhere.finetune(weights, seed, f"finetune-mofo-mca{end}", "--head", "mca")
+    weights = str((layout.runs / pretrained[main]).resolve())
+    random = elsewhere.finetune(weights, seed, f"finetune-{main}-mca{end}", "--head", "mca")
     return {
-        "pretrained and finetuned": trainer.top1(main),
+        **top1,
         "from random weights": trainer.top1(scratch),
         "cross attention": trainer.top1(cross),
         "cross attention, random boxes": elsewhere.top1(random),
