@@ -174,7 +174,9 @@ def _inputs_of_annotations(layout: DatasetLayout, options: dict[str, Any]) -> Bo
 def _files_digest(files: list[Path]) -> str:
     """The sha256 over the names and contents of files."""
     hashed = hashlib.sha256()
-    for file in tqdm(files, "hashing annotations", unit="file", leave=False, **bar_options(1)):
+    for file in tqdm(
+        files, "hashing annotations", unit="file", leave=False, **bar_options(delay=1)
+    ):
         with open(file, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         hashed.update(f"{file.name} {content}\n".encode())
