@@ -110,7 +110,7 @@ def camera_path(rng: np.random.Generator) -> np.ndarray:
 
 
 def object_motion(name: str, rng: np.random.Generator) -> np.ndarray:
-    """The motion of an object of class `name` around its place, with scale and turn: float64[T,3,3].
+    """The motion of an object of a class around its place, with scale and turn: float64[T,3,3].
 
     A single frame shows little of the class: objects of every class have the sizes that approaching
     and receding objects have at their ends, and any orientation.
