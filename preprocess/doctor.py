@@ -31,7 +31,7 @@ from tqdm import tqdm
 from preprocess.annotations.clip_rows import read_missing
 from preprocess.annotations.dataset_spec import read_spec
 from preprocess.annotations.readers.epic100 import read_video_facts
-from preprocess.annotations.reading import read_text
+from preprocess.annotations.text_files import read_text
 from preprocess.running.video_headers import read_headers
 from preprocess.video.completeness import END_TOLERANCE_FRAMES
 from preprocess.video.headers import VideoHeader
@@ -40,6 +40,7 @@ from preprocess.video.video_index import VideoIndex, scan_videos, stem_of
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest
+from shared.progress import bar_options
 
 FINDINGS = ("missing", "unreadable", "empty", "shorter", "frame_rate", "double")
 LOST = {"missing", "unreadable", "empty"}
@@ -134,7 +135,7 @@ def diagnose(
     headers: dict[str, VideoHeader | str] = {}
     began = time.perf_counter()
     progress = tqdm(
-        read_headers(videos, paths, workers), "headers", len(paths), unit="video", disable=None
+        read_headers(videos, paths, workers), "headers", len(paths), unit="video", **bar_options()
     )
     for path, header in progress:
         headers[path] = header
