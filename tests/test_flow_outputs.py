@@ -11,6 +11,7 @@ import pytest
 import torch
 from camera_fixtures import camera_flow
 from dataset_fixtures import checksums, run_boxes, run_flows
+from errors import refused
 
 from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.flow.motion_maps import reduce_maps
@@ -235,8 +236,8 @@ def test_videos_without_vectors_need_copies(tmp_path):
     assert [failure["clip_id"] for failure in failures] == ["ffv1", "span"]
     assert "ffv1" in failures[0]["reason"] and "--transcode" in failures[0]["reason"]
 
-    refused = run_flows(layout, "--source", "motion-vectors", "--transcode")
-    assert refused.exit_code == EXIT_ERROR and "transcode" in refused.output
+    other = run_flows(layout, "--source", "motion-vectors", "--transcode")
+    assert other.exit_code == EXIT_ERROR and "transcode" in other.output
     done = run_flows(layout, "--source", "motion-vectors", "--transcode", "--overwrite")
     assert done.exit_code == 0, done.output
     assert not layout.failures.exists()
@@ -325,27 +326,27 @@ def test_a_further_source_leaves_the_first_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, match",
+    "arguments, code, named",
     [
-        (["--source", "farneback"], "tvl1, dis, raft, motion-vectors"),
-        (["--source", "tvl1,tvl1"], "twice"),
-        (["--source", "raft"], "need each other"),
-        (["--raft-weights", "weights.pth"], "--source raft"),
-        (["--source", "raft", "--raft-weights", "/nowhere.pth"], "No such file"),
-        (["--dis-preset", "fast"], "--source dis"),
-        (["--source", "dis", "--preset", "exact"], "--source tvl1"),
-        (["--transcode"], "motion-vectors"),
-        (["--boundaries", "--source", "motion-vectors"], "--boundaries needs flow of every pixel"),
-        (["--keep-unstabilised"], "--stabilise"),
-        (["--track-length", "4"], "--trajectories"),
-        (["--trajectories", "--track-cell", "3"], "even"),
-        (["--source", "motion-vectors", "--trajectories"], "flow of every pixel"),
+        (["--source", "farneback"], "unknown-name", "tvl1, dis, raft, motion-vectors"),
+        (["--source", "tvl1,tvl1"], "duplicate", "tvl1"),
+        (["--source", "raft"], "missing-option", "--raft-weights FILE"),
+        (["--raft-weights", "weights.pth"], "option-needs-another", "--source raft"),
+        (["--source", "raft", "--raft-weights", "/nowhere.pth"], "missing-file", "/nowhere.pth"),
+        (["--dis-preset", "fast"], "option-needs-another", "--source dis"),
+        (["--source", "dis", "--preset", "exact"], "option-needs-another", "--source tvl1"),
+        (["--transcode"], "option-needs-another", "motion-vectors"),
+        (["--boundaries", "--source", "motion-vectors"], "option-conflict", "--boundaries"),
+        (["--keep-unstabilised"], "option-needs-another", "--stabilise"),
+        (["--track-length", "4"], "option-needs-another", "--trajectories"),
+        (["--trajectories", "--track-cell", "3"], "out-of-range", "--track-cell is 3"),
+        (["--source", "motion-vectors", "--trajectories"], "option-conflict", "--trajectories"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(tmp_path, arguments, match):
+def test_options_that_do_not_fit_are_refused(tmp_path, arguments, code, named):
     layout = DatasetLayout(tmp_path, "empty")
     write_manifest(layout.manifest, [Clip("clip", "clip.mp4")])
-    refused = run_flows(layout, *arguments)
-    assert refused.exit_code == EXIT_ERROR and match in refused.output
-    assert refused.output.startswith("error: ") and len(refused.output.splitlines()) == 1
+    done = run_flows(layout, *arguments)
+    refused(done, code, named)
+    assert len(done.output.splitlines()) == 1
     assert not layout.flows.exists()
