@@ -120,7 +120,7 @@ class ClipReader:
         first, last = (int(row) for row in self._table.frames[index])
         offsets = shard.rows("/jpeg/offsets", first, last + 1)
         if np.any(np.diff(offsets) < 0):
-            raise InputError(f"{shard.path}/jpeg/offsets: offsets are out of order")
+            raise InputError("damaged-file", f"{shard.path}/jpeg/offsets: offsets are out of order")
         begins, ends = offsets[chosen], offsets[chosen + 1]
         # A gap of less than a chunk costs nothing: that chunk is read and checked anyway.
         breaks = np.flatnonzero(begins[1:] - ends[:-1] > CHUNK_BYTES) + 1
@@ -157,6 +157,7 @@ def decode_jpeg(jpeg: np.ndarray, reduction: int) -> np.ndarray:
     frame = cv2.imdecode(jpeg, _READ_FLAGS[reduction])
     if frame is None:
         raise InputError(
-            "a frame is not a readable JPEG; `make verify` of this dataset lists damaged shards"
+            "damaged-file",
+            "a frame is not a readable JPEG; `make verify` of this dataset lists damaged shards",
         )
     return frame if reduction == 1 else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)

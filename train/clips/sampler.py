@@ -60,8 +60,9 @@ class BatchPlan:
         """
         if batch_size % world_size:
             raise InputError(
+                "out-of-range",
                 f"batch size {batch_size} cannot be shared by {world_size} processes; give a "
-                f"multiple of {world_size}"
+                f"multiple of {world_size}",
             )
         share = batch_size // world_size
         divisors = (n for n in range(1, share + 1) if share % n == 0)
@@ -125,7 +126,8 @@ def steps_per_epoch(num_clips: int, batch_size: int) -> int:
     """
     if num_clips < batch_size:
         raise InputError(
+            "too-few-clips",
             f"{num_clips} clips are fewer than a batch of {batch_size}; give --batch-size "
-            f"{num_clips} or less"
+            f"{num_clips} or less",
         )
     return num_clips // batch_size

@@ -167,7 +167,9 @@ def _measure(reader: ShardReader, name: str) -> dict:
     frames, sizes = reader["/clip/frames"], reader["/clip/size"].astype(np.float64)
     first, last = frames[:, 0], frames[:, 1]
     if np.any(first < 0) or np.any(last < first) or np.any(last > reader.num_frames):
-        raise InputError(f"{reader.path}/clip/frames: rows out of range; rebuild the boxes")
+        raise InputError(
+            "damaged-file", f"{reader.path}/clip/frames: rows out of range; rebuild the boxes"
+        )
     num_frames = last - first
     clip_of = np.repeat(np.arange(reader.num_clips), num_frames)
     frame_rows = np.concatenate([np.arange(a, b) for a, b in frames] or [np.empty(0, np.int64)])
@@ -218,8 +220,9 @@ def _rows_of(reader: ShardReader, row: int, clip_id: str) -> tuple[int, int]:
     found = reader.rows("/clip/id", row, row + 1)[0].decode()
     if found != clip_id:
         raise InputError(
+            "other-clips",
             f"{reader.path} holds clip {found!r} where the boxes have {clip_id!r}; "
-            "frames, flows and boxes are not of the same manifest, rebuild them"
+            "frames, flows and boxes are not of the same manifest, rebuild them",
         )
     return reader.pair("/clip/frames", row)
 
@@ -236,5 +239,7 @@ def _decode(layout: DatasetLayout, file: np.ndarray, clip_id: str) -> np.ndarray
     image = cv2.imdecode(file, cv2.IMREAD_COLOR)
     if image is None:
         checked = layout.make("verify")
-        raise InputError(f"a frame of clip {clip_id!r} is no JPEG; `{checked}` lists damage")
+        raise InputError(
+            "damaged-file", f"a frame of clip {clip_id!r} is no JPEG; `{checked}` lists damage"
+        )
     return image[..., ::-1]

@@ -136,8 +136,9 @@ def read_clip_table(
         found.extend(chosen)
     if not found:
         raise InputError(
+            "empty",
             f"{layout.manifest} has no clip of split {' or '.join(splits)} whose frames are in "
-            f"{layout.frames}; `{layout.make('report')}` shows the clips of each split"
+            f"{layout.frames}; `{layout.make('report')}` shows the clips of each split",
         )
     shard, row, ids, frames, source_size, stored_size = (
         np.concatenate(column) for column in zip(*parts, strict=True)
@@ -183,8 +184,9 @@ class _Beside:
         ]
         if places[0] != places[1]:
             raise InputError(
+                "other-clips",
                 f"{folder} ({self.index.num_clips} clips) and the frames ({frames.num_clips} "
-                f"clips) do not hold the same clips; run `{goal}` again"
+                f"clips) do not hold the same clips; run `{goal}` again",
             )
 
     def check_clips(self, number: int, frames: dict[str, np.ndarray]) -> None:
@@ -194,8 +196,9 @@ class _Beside:
         for path in ("/clip/id", "/clip/frames"):
             if not np.array_equal(frames[path], head[path]):
                 raise InputError(
+                    "other-clips",
                     f"{self.folder / entry.name} and the frames do not hold the same clips "
-                    f"({path}); run `{self.goal}` again"
+                    f"({path}); run `{self.goal}` again",
                 )
 
 
@@ -222,7 +225,7 @@ def _check_tracks(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) ->
         if motion.track_points > USUAL_POINTS:
             wanted += f" --track-points {motion.track_points}"
         made = layout.make("flows", f"{wanted} --overwrite")
-        raise InputError(f"{flows.folder} holds {found}; make them with `{made}`")
+        raise InputError("missing-data", f"{flows.folder} holds {found}; make them with `{made}`")
 
 
 def _check_stabilised(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) -> None:
@@ -231,22 +234,26 @@ def _check_stabilised(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds
         wanted = "subtract" if motion.stabilised else "off"
         command = layout.make("flows", f"--trajectories --stabilise {wanted} --overwrite")
         raise InputError(
+            "missing-data",
             f"{flows.folder} was made with --stabilise {made}, and stabilised is "
             f"{str(motion.stabilised).lower()}; make it with `{command}`, in another OUT to keep "
-            "both"
+            "both",
         )
 
 
 def _read_index(folder: Path, kind: str, goal: str, digest: str) -> DatasetIndex:
     index = read_index(folder)
     if index is None:
-        raise InputError(f"no {kind} in {folder}; make them with `{goal}`")
+        raise InputError("not-finished", f"no {kind} in {folder}; make them with `{goal}`")
     if index.kind != kind:
-        raise InputError(f"{folder} holds {index.kind}, not {kind}; make them with `{goal}`")
+        raise InputError(
+            "other-kind", f"{folder} holds {index.kind}, not {kind}; make them with `{goal}`"
+        )
     if index.manifest_digest != digest:
         raise InputError(
+            "other-manifest",
             f"{folder} was made of manifest {index.manifest_digest[:12]}, and the manifest is now "
-            f"{digest[:12]}: clips were added, removed or cut anew; {make_anew(folder)}"
+            f"{digest[:12]}: clips were added, removed or cut anew; {make_anew(folder)}",
         )
     return index
 
@@ -255,8 +262,9 @@ def _read_head(folder: Path, name: str, num_bytes: int, kind: str) -> dict[str, 
     path = folder / name
     if path.is_file() and path.stat().st_size != num_bytes:
         raise InputError(
+            "damaged-file",
             f"{path} has {path.stat().st_size} bytes, and dataset.json says {num_bytes}; "
-            f"{make_around(folder, 'verify')} lists damaged shards"
+            f"{make_around(folder, 'verify')} lists damaged shards",
         )
     paths = ["/clip/id", "/clip/frames", "/clip/size"]
     with ShardReader(path, kind) as reader:
@@ -265,7 +273,9 @@ def _read_head(folder: Path, name: str, num_bytes: int, kind: str) -> dict[str, 
         arrays = {each: reader[each] for each in paths}
         first, last = arrays["/clip/frames"].T
         if np.any(first < 0) or np.any(last <= first) or np.any(last > reader.num_frames):
-            raise InputError(f"{path}: a clip's frames lie outside the shard's frames")
+            raise InputError(
+                "damaged-file", f"{path}: a clip's frames lie outside the shard's frames"
+            )
     return arrays
 
 
@@ -281,7 +291,8 @@ def _rows_of_splits(
         clip = clips.get(clip_id.decode())
         if clip is None:
             raise InputError(
-                f"{layout.frames / shard_name}: clip {clip_id.decode()!r} is not in the manifest"
+                "other-manifest",
+                f"{layout.frames / shard_name}: clip {clip_id.decode()!r} is not in the manifest",
             )
         if clip.split in splits:
             rows.append(row)

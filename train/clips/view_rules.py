@@ -32,7 +32,7 @@ def dense(length: int, num_frames: int, places: np.ndarray, *, stride: int) -> n
     twice, rather than a still tail of its last frame.
     """
     if stride < 1:
-        raise InputError(f"stride is {stride} frames; at least 1 is allowed")
+        raise InputError("out-of-range", f"stride is {stride} frames; at least 1 is allowed")
     span = (num_frames - 1) * stride + 1
     if length < span:
         return np.rint(np.linspace(0, length - 1, num_frames)).astype(np.int64)
@@ -73,7 +73,7 @@ def multi_scale(
     code of TSN and VideoMAE picks one of 13 fixed places.
     """
     if not scales or not all(0.0 < scale <= 1.0 for scale in scales):
-        raise InputError(f"scales are {scales}; shares above 0 up to 1 are allowed")
+        raise InputError("out-of-range", f"scales are {scales}; shares above 0 up to 1 are allowed")
     across = int(rng.integers(len(scales)))
     down = int(rng.integers(max(0, across - 1), min(len(scales), across + 2)))
     short = min(width, height)
@@ -95,7 +95,9 @@ def random_resized(
         aspect: least and most width / height.
     """
     if not (0.0 < area[0] <= area[1] <= 1.0 and 0.0 < aspect[0] <= aspect[1]):
-        raise InputError(f"area {area} and aspect {aspect}: rising pairs above 0, area up to 1")
+        raise InputError(
+            "out-of-range", f"area {area} and aspect {aspect}: rising pairs above 0, area up to 1"
+        )
     for _ in range(10):
         pixels = width * height * rng.uniform(*area)
         ratio = np.exp(rng.uniform(*np.log(aspect)))
@@ -111,7 +113,7 @@ def shift(width: int, height: int, rng: np.random.Generator, *, pixels: int) -> 
     What comes into view beyond the border repeats the border.
     """
     if pixels < 0:
-        raise InputError(f"pixels is {pixels}; a number from 0 is allowed")
+        raise InputError("out-of-range", f"pixels is {pixels}; a number from 0 is allowed")
     x1, y1, x2, y2 = centre(width, height, rng)
     dx, dy = (int(value) for value in rng.integers(-pixels, pixels + 1, size=2))
     return x1 + dx, y1 + dy, x2 + dx, y2 + dy

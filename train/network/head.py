@@ -79,8 +79,9 @@ class CrossAttentionHead(nn.Module):
         """
         if inside is None:
             raise InputError(
+                "missing-data",
                 "the cross-attention head (mca) needs the motion boxes of the clips; "
-                "make them (make boxes) or use the head mean"
+                "make them (make boxes) or use the head mean",
             )
         num_inside = inside.sum(dim=1, keepdim=True)
         whole = (num_inside == 0) | (num_inside == inside.shape[1])
@@ -99,8 +100,9 @@ class CrossAttentionLayer(nn.Module):
         super().__init__()
         if config.head_width == "split" and width % config.num_heads:
             raise InputError(
+                "out-of-range",
                 f"head_width split needs a number of heads that divides the width: "
-                f"{config.num_heads} heads, width {width}"
+                f"{config.num_heads} heads, width {width}",
             )
         inner_width = width * config.num_heads if config.head_width == "model" else width
         self.num_heads = config.num_heads
@@ -170,7 +172,10 @@ class VideoClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if not num_classes or min(num_classes.values()) < 1:
-            raise InputError(f"a classifier needs at least one class a label: {dict(num_classes)}")
+            raise InputError(
+                "too-few-clips",
+                f"a classifier needs at least one class a label: {dict(num_classes)}",
+            )
         self.encoder = encoder
         self.head = head
         self.num_classes = dict(num_classes)

@@ -38,17 +38,25 @@ class HeadConfig(PlainValues):
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InputError(f"unknown head {self.kind!r}; allowed: {', '.join(KINDS)}")
+            raise InputError(
+                "unknown-name", f"unknown head {self.kind!r}; allowed: {', '.join(KINDS)}"
+            )
         for name, allowed in (("head_width", HEAD_WIDTHS), ("box", BOXES)):
             if getattr(self, name) not in allowed:
                 found = getattr(self, name)
-                raise InputError(f"{name} is {found!r}; allowed: {', '.join(allowed)}")
+                raise InputError(
+                    "unknown-name", f"{name} is {found!r}; allowed: {', '.join(allowed)}"
+                )
         for name in ("num_heads", "depth"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+                raise InputError(
+                    "out-of-range", f"{name} is {value!r}; it must be a whole number of at least 1"
+                )
         if not self.mlp_ratio >= 0.0:
-            raise InputError(f"mlp_ratio is {self.mlp_ratio}; it must be 0 or above")
+            raise InputError(
+                "out-of-range", f"mlp_ratio is {self.mlp_ratio}; it must be 0 or above"
+            )
 
     @property
     def needs_boxes(self) -> bool:

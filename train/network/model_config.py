@@ -81,8 +81,9 @@ class ModelConfig(PlainValues):
             _require_positive_int("second_prediction_dim", self.second_prediction_dim)
             if self.second_prediction_dim >= self.output_dim:
                 raise InputError(
+                    "out-of-range",
                     f"second_prediction_dim is {self.second_prediction_dim} of {self.output_dim} "
-                    "numbers; the first decoder needs some of them"
+                    "numbers; the first decoder needs some of them",
                 )
         _require_multiple(self, "image_size", "patch_size")
         _require_multiple(self, "num_frames", "tubelet_size")
@@ -91,20 +92,27 @@ class ModelConfig(PlainValues):
         for name, allowed in (("positions", POSITIONS), ("attention", ATTENTION)):
             if getattr(self, name) not in allowed:
                 found = getattr(self, name)
-                raise InputError(f"{name} is {found!r}; allowed: {', '.join(allowed)}")
+                raise InputError(
+                    "unknown-name", f"{name} is {found!r}; allowed: {', '.join(allowed)}"
+                )
         narrowest = 6 if self.positions == "sincos-3d" else 2
         for name in ("width", "decoder_width"):
             value = getattr(self, name)
             if value % 2 or value < narrowest:
                 raise InputError(
+                    "out-of-range",
                     f"{name} is {value}; {self.positions} positions need an even number of at "
-                    f"least {narrowest} (sine and cosine)"
+                    f"least {narrowest} (sine and cosine)",
                 )
         if not 0.0 <= self.drop_path < 1.0:
-            raise InputError(f"drop_path is {self.drop_path}; allowed: 0 up to, not with, 1")
+            raise InputError(
+                "out-of-range", f"drop_path is {self.drop_path}; allowed: 0 up to, not with, 1"
+            )
         for name in ("mlp_ratio", "decoder_mlp_ratio", "layer_norm_eps", "head_norm_eps"):
             if not getattr(self, name) > 0.0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+                raise InputError(
+                    "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
+                )
 
     @property
     def grid(self) -> int:
@@ -139,16 +147,22 @@ def named_config(name: str, **overrides: Any) -> ModelConfig:
     192 (3 heads) and ViT-L with 512 (8 heads).
     """
     if name not in SIZES:
-        raise InputError(f"unknown model size {name!r}; allowed: {', '.join(SIZES)}")
+        raise InputError(
+            "unknown-name", f"unknown model size {name!r}; allowed: {', '.join(SIZES)}"
+        )
     return ModelConfig.from_dict({**SIZES[name], **overrides})
 
 
 def _require_positive_int(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        raise InputError(
+            "out-of-range", f"{name} is {value!r}; it must be a whole number of at least 1"
+        )
 
 
 def _require_multiple(config: ModelConfig, name: str, divisor_name: str) -> None:
     value, divisor = getattr(config, name), getattr(config, divisor_name)
     if value % divisor:
-        raise InputError(f"{name} {value} is not a multiple of {divisor_name} {divisor}")
+        raise InputError(
+            "out-of-range", f"{name} {value} is not a multiple of {divisor_name} {divisor}"
+        )

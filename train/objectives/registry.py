@@ -33,15 +33,18 @@ def build_target(table: Mapping[str, Any]) -> Target:
         check_name("target", name, tuple(TARGETS))
         for other in OWN_TABLES:
             if other != name and table.get(other) is not None:
-                raise InputError(f"{other} is not used with target {name}; leave it out")
+                raise InputError(
+                    "option-unused", f"{other} is not used with target {name}; leave it out"
+                )
     except InputError as error:
-        raise InputError(f"[pretrain] {error}") from None
+        raise error.at("[pretrain]") from None
     options = {key: value for key, value in given.items() if key != "kind"} if name != given else {}
     if TARGETS[name].has_own_table:
         if options:
             raise InputError(
+                "unknown-key",
                 f"[pretrain.target] does not use {', '.join(options)}; options of {name} are in "
-                f"the table {name}"
+                f"the table {name}",
             )
         own = table.get(name)
         return build(TARGETS[name], options if own is None else own, f"pretrain.{name}")

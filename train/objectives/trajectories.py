@@ -61,11 +61,14 @@ class Trajectories(TrajectoryConfig, Target):
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
         if "time" in flips:
-            raise InputError("flips has 'time', but points were tracked forward in time only")
+            raise InputError(
+                "option-conflict", "flips has 'time', but points were tracked forward in time only"
+            )
         if not self.interpolate and cut.stride < 2:
             raise InputError(
+                "option-needs-another",
                 "trajectories.interpolate is off: frames must be of kind dense and a stride of 2 "
-                "or more apart, or there is nothing between them"
+                "or more apart, or there is nothing between them",
             )
 
     def needed_motion(self, cut: ClipCut) -> MotionNeeds:

@@ -43,18 +43,28 @@ class TrajectoryConfig:
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise InputError(f"length is {self.length}; at least 1 is allowed")
+            raise InputError("out-of-range", f"length is {self.length}; at least 1 is allowed")
         if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
-            raise InputError(f"points is {self.points}; a square number is allowed (1, 4, 9, ...)")
+            raise InputError(
+                "out-of-range",
+                f"points is {self.points}; a square number is allowed (1, 4, 9, ...)",
+            )
         check_name("kind", self.kind, tuple(KINDS))
         if self.kind != TRACKS and not (self.positions and self.shape):
-            raise InputError(f"positions and shape are options of kind tracks, not {self.kind}")
+            raise InputError(
+                "option-unused", f"positions and shape are options of kind tracks, not {self.kind}"
+            )
         if not (self.positions or self.shape):
-            raise InputError("positions and shape are both off: nothing is left to predict")
+            raise InputError(
+                "option-conflict", "positions and shape are both off: nothing is left to predict"
+            )
         if self.decoders not in (1, 2):
-            raise InputError(f"decoders is {self.decoders}; 1 and 2 are allowed")
+            raise InputError("out-of-range", f"decoders is {self.decoders}; 1 and 2 are allowed")
         if self.decoders == 2 and not (self.kind == TRACKS and self.positions and self.shape):
-            raise InputError("decoders is 2, but there are not both displacements and HOG to share")
+            raise InputError(
+                "option-conflict",
+                "decoders is 2, but there are not both displacements and HOG to share",
+            )
 
     @property
     def needs_hog(self) -> bool:
@@ -77,8 +87,9 @@ class TrajectoryConfig:
         steps = self.length if self.interpolate else self.length // stride
         if steps < 1:
             raise InputError(
+                "out-of-range",
                 f"length is {self.length}, and without interpolation frames are {stride} apart; "
-                f"at least {stride} is allowed"
+                f"at least {stride} is allowed",
             )
         return steps
 

@@ -25,7 +25,7 @@ def make_loader(
 ) -> DataLoader:
     """A loader over lists of keys. Batches come in the sampler's order for any worker count."""
     return DataLoader(
-        dataset,
+        _ErrorsAsSamples(dataset),
         batch_sampler=batches,
         num_workers=loader.workers,
         collate_fn=_join,
@@ -43,10 +43,10 @@ def read_batches(loader: DataLoader) -> Generator[Sample, None, None]:
     """
     batches = iter(loader)
     try:
-        yield from batches
-    except InputError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise InputError(lines[-1].removeprefix("shared.errors.InputError: ")) from None
+        for batch in batches:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
     finally:
         # Workers would otherwise live as long as the traceback of an error that names them.
         if loader.num_workers:
@@ -78,8 +78,31 @@ def _byte_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean, deviation
 
 
-def _join(samples: list[Sample]) -> Sample:
-    return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
+class _ErrorsAsSamples(Dataset):
+    """A dataset that returns an InputError instead of raising it.
+
+    PyTorch would raise a worker's error again with the traceback as its only text, without the
+    code.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: Any) -> Sample | InputError:
+        try:
+            return self._dataset[key]
+        except InputError as error:
+            return error
+
+
+def _join(samples: list[Sample | InputError]) -> Sample | InputError:
+    """One batch of samples; the first error, if there is one."""
+    whole: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, InputError):
+            return sample
+        whole.append(sample)
+    return {name: torch.cat([sample[name] for sample in whole]) for name in whole[0]}
 
 
 def _quiet_worker(worker: int) -> None:

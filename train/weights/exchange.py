@@ -110,8 +110,9 @@ def import_weights(path: Path, **told: Any) -> ImportedWeights:
         imported = _import_pth(path, told)
     else:
         raise InputError(
+            "wrong-format",
             f"{path} is no file of weights; allowed: .pth (VideoMAE), .safetensors (of this "
-            "project), a Hugging Face folder"
+            "project), a Hugging Face folder",
         )
     imported.check()
     return imported
@@ -134,8 +135,9 @@ def load_autoencoder(model: MaskedAutoencoder, imported: ImportedWeights) -> Non
     """
     if imported.kind != "pretraining":
         raise InputError(
+            "other-kind",
             f"{imported.source} holds a model for {imported.kind}, without a decoder; pretraining "
-            "goes on from weights of a pretraining"
+            "goes on from weights of a pretraining",
         )
     _require_same_fields(model.config, imported, _ENCODER_FIELDS + _DECODER_FIELDS)
     load_strictly(model, imported.state_dict, imported.source)
@@ -192,8 +194,9 @@ def _import_safetensors(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
     state, metadata = huggingface.read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise InputError(
+            "wrong-format",
             f"{path} is not of this project (format {metadata.get('format')!r} in its metadata); "
-            "for Hugging Face weights give the folder that holds config.json"
+            "for Hugging Face weights give the folder that holds config.json",
         )
     try:
         version, kind = int(metadata["format_version"]), _KINDS[metadata["kind"]]
@@ -201,11 +204,12 @@ def _import_safetensors(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
             json.loads(metadata[name]) for name in ("config", "head", "num_classes")
         )
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path} has damaged metadata: {error!r}") from error
+        raise InputError("damaged-file", f"{path} has damaged metadata: {error!r}") from error
     if version > FORMAT_VERSION:
         raise InputError(
+            "other-version",
             f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}; "
-            "use a newer one"
+            "use a newer one",
         )
     return ImportedWeights(
         kind=kind,
@@ -239,8 +243,9 @@ def _require_same_fields(
     ]
     if differing:
         raise InputError(
+            "other-model",
             f"{imported.source} holds another model: {'; '.join(differing)}; "
-            "set the recipe's [model] to what the weights have"
+            "set the recipe's [model] to what the weights have",
         )
 
 
@@ -257,7 +262,9 @@ def _require_same_tensors(
     parts = (("missing", missing), ("left over", left_over), ("of another shape", misshapen))
     problems = [f"{title}: {', '.join(keys)}" for title, keys in parts if keys]
     if problems:
-        raise InputError(f"the weights of {source} do not fit the model; {'; '.join(problems)}")
+        raise InputError(
+            "other-model", f"the weights of {source} do not fit the model; {'; '.join(problems)}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -289,7 +296,7 @@ def write_safetensors(path: Path, weights: ImportedWeights) -> None:
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise InputError(f"{path} must end in .safetensors")
+        raise InputError("bad-name", f"{path} must end in .safetensors")
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),

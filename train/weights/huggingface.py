@@ -95,12 +95,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         is_part = (path.parent / "config.json").is_file()
         only = "; of a Hugging Face folder safetensors files alone are read" if is_part else ""
-        raise InputError(f"no file {path}{only}")
+        raise InputError("missing-file", f"no file {path}{only}")
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
-        raise InputError(f"{path} is no intact safetensors file: {error}") from error
+        raise InputError(
+            "damaged-file", f"{path} is no intact safetensors file: {error}"
+        ) from error
 
 
 def safetensors_image(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -111,13 +113,17 @@ def safetensors_image(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path} does not exist; a Hugging Face folder has it")
+        raise InputError("missing-file", f"{path} does not exist; a Hugging Face folder has it")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}; download the folder again") from None
+        raise InputError(
+            "damaged-file", f"{path} is no JSON: {error}; download the folder again"
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object, as a Hugging Face folder has it")
+        raise InputError(
+            "wrong-format", f"{path} holds no JSON object, as a Hugging Face folder has it"
+        )
     return content
 
 
@@ -141,9 +147,10 @@ def export_huggingface(
     if isinstance(model, VideoClassifier):
         if model.head.config.kind != "mean" or list(model.num_classes) != ["label"]:
             raise InputError(
+                "not-supported",
                 "Hugging Face's VideoMAE has only the mean head and one kind of label, this model "
                 f"has the head {model.head.config.kind} and {', '.join(model.num_classes)}; "
-                "export plain safetensors instead"
+                "export plain safetensors instead",
             )
         names = _names(class_names, model.num_classes["label"])
         architecture, config = "VideoMAEForVideoClassification", model.encoder.config
@@ -159,7 +166,9 @@ def export_huggingface(
 def _names(class_names: Iterable[str] | None, count: int) -> list[str]:
     names = [f"LABEL_{i}" for i in range(count)] if class_names is None else list(class_names)
     if len(names) != count:
-        raise InputError(f"{len(names)} class names for a classifier of {count} classes")
+        raise InputError(
+            "other-classes", f"{len(names)} class names for a classifier of {count} classes"
+        )
     return names
 
 
@@ -216,7 +225,9 @@ def model_config(theirs: Mapping[str, Any]) -> ModelConfig:
         ("qv_bias", True),
     ):
         if theirs.get(name, allowed) != allowed:
-            raise InputError(f"config.json: {name} is {theirs[name]!r}; allowed: {allowed!r}")
+            raise InputError(
+                "not-supported", f"config.json: {name} is {theirs[name]!r}; allowed: {allowed!r}"
+            )
     width, decoder_width = theirs.get("hidden_size", 768), theirs.get("decoder_hidden_size", 384)
     return ModelConfig(
         image_size=_square(theirs, "image_size", 224),
@@ -250,13 +261,15 @@ def huggingface_config(
     for name, value in (("positions", "sincos-1d"), ("attention", "joint")):
         if getattr(config, name) != value:
             raise InputError(
+                "not-supported",
                 f"Hugging Face's VideoMAE has no {getattr(config, name)} {name} (only {value}); "
-                "export plain safetensors instead"
+                "export plain safetensors instead",
             )
     if class_names is None and config.output_dim != config.patch_dim:
         raise InputError(
+            "not-supported",
             f"Hugging Face's VideoMAE predicts {config.patch_dim} pixels a tubelet, this decoder "
-            f"{config.output_dim} numbers; export plain safetensors instead"
+            f"{config.output_dim} numbers; export plain safetensors instead",
         )
     labels = {} if class_names is None else _label_tables(class_names)
     return {
@@ -319,5 +332,7 @@ def _square(theirs: Mapping[str, Any], name: str, default: int) -> int:
     value = theirs.get(name, default)
     sides = set(value) if isinstance(value, (list, tuple)) else {value}
     if len(sides) != 1:
-        raise InputError(f"config.json: {name} is {value}; only squares are supported")
+        raise InputError(
+            "not-supported", f"config.json: {name} is {value}; only squares are supported"
+        )
     return sides.pop()

@@ -27,12 +27,12 @@ def find_checkpoint(path: Path) -> tuple[RunFolder, Path]:
     if not (path / "options.json").is_file():
         run, tag = RunFolder(path.parent.parent), path
         if tag not in complete_checkpoints(run.checkpoints):
-            raise InputError(f"{tag} is no complete checkpoint")
+            raise InputError("not-finished", f"{tag} is no complete checkpoint")
         return run, tag
     run = RunFolder(path)
     saved = complete_checkpoints(run.checkpoints)
     if not saved:
-        raise InputError(f"{path} has no complete checkpoint")
+        raise InputError("not-finished", f"{path} has no complete checkpoint")
     return run, saved[-1]
 
 

@@ -32,20 +32,21 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         InputError: the file holds other objects, is damaged, or has no state dict.
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist")
+        raise InputError("missing-file", f"{path} does not exist")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise InputError(
+            "unsafe-file",
             f"{path} is refused: it is no pickle of tensors and plain values only, and unpickling "
-            f"anything else could run code ({reason}); ask its maker for safetensors"
+            f"anything else could run code ({reason}); ask its maker for safetensors",
         ) from error
     except Exception as error:  # the bytes of a damaged pickle can spell any error
         reason = str(error).split("\n")[0]
         raise InputError(
-            f"{path} is no intact PyTorch file ({type(error).__name__}: {reason})"
+            "damaged-file", f"{path} is no intact PyTorch file ({type(error).__name__}: {reason})"
         ) from error
     found = content if isinstance(content, Mapping) else {}
     state = next((found[key] for key in _STATE_KEYS if key in found), found)
@@ -56,8 +57,9 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     ):
         described = ", ".join(map(str, found)) if found else type(content).__name__
         raise InputError(
+            "wrong-format",
             f"{path} holds no weights under {' or '.join(map(repr, _STATE_KEYS))}; "
-            f"found: {described or 'nothing'}"
+            f"found: {described or 'nothing'}",
         )
     return dict(state)
 
@@ -96,8 +98,9 @@ def infer_config(state: Mapping[str, Tensor], told: Mapping[str, Any]) -> ModelC
     kernel = state.get("encoder.patch_embed.proj.weight")
     if kernel is None or kernel.dim() != 5 or kernel.shape[1] != NUM_CHANNELS:
         raise InputError(
+            "wrong-format",
             "the file holds no VideoMAE encoder (patch_embed.proj.weight of 5 dimensions and "
-            f"{NUM_CHANNELS} channels); it begins with {', '.join(list(state)[:5])}"
+            f"{NUM_CHANNELS} channels); it begins with {', '.join(list(state)[:5])}",
         )
     width, _, tubelet_size, patch_size, _ = kernel.shape
     depth, mlp_ratio = _stack(state, "encoder", width)
@@ -129,7 +132,7 @@ def _stack(state: Mapping[str, Tensor], name: str, width: int) -> tuple[int, flo
     depth = sum(key.startswith(f"{name}.blocks.") and key.endswith("norm1.weight") for key in state)
     first = state.get(f"{name}.blocks.0.mlp.fc1.weight")
     if first is None:
-        raise InputError(f"the file holds no {name}.blocks.0.mlp.fc1.weight")
+        raise InputError("wrong-format", f"the file holds no {name}.blocks.0.mlp.fc1.weight")
     return depth, first.shape[0] / width
 
 
@@ -138,7 +141,8 @@ def _heads(name: str, width: int, known: Mapping[int, int], told: Mapping[str, A
         return told[name]
     if width not in known:
         raise InputError(
+            "missing-option",
             f"weights do not say their number of attention heads, and {width} channels are none of "
-            f"VideoMAE's ({', '.join(map(str, known))}); tell {name}"
+            f"VideoMAE's ({', '.join(map(str, known))}); tell {name}",
         )
     return known[width]

@@ -63,11 +63,12 @@ def reshard(tag: Path, num_processes: int) -> Path:
     model, parts = _read(tag)
     if not parts:
         raise InputError(
+            "other-processes",
             f"{tag} was saved with loader.zero_stage 0, which shares nothing out: it goes on with "
-            "any number of processes as it is"
+            "any number of processes as it is",
         )
     if len(parts) == num_processes:
-        raise InputError(f"{tag} is for {num_processes} processes already")
+        raise InputError("other-processes", f"{tag} is for {num_processes} processes already")
     lengths = [_length(shapes) for shapes in model["param_shapes"]]
     target = tag.with_name(f"{tag.name}-of-{num_processes}")  # names sort by step, then by age
     shutil.rmtree(target, ignore_errors=True)  # left half-written by a kill
@@ -119,12 +120,17 @@ def _read(tag: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     files = safe_files()
     names = _part_names(tag)
     if not (tag / MODEL_FILE).is_file():
-        raise InputError(f"{tag} is no checkpoint of a run: {MODEL_FILE} is missing")
+        raise InputError(
+            "missing-file", f"{tag} is no checkpoint of a run: {MODEL_FILE} is missing"
+        )
     model = files.load(str(tag / MODEL_FILE), map_location="cpu")
     if not names and model.get("optimizer") is not None and "module" in model:
         return model, []
     if not names:
-        raise InputError(f"{tag} is no checkpoint of a run: the parts of its processes are missing")
+        raise InputError(
+            "missing-file",
+            f"{tag} is no checkpoint of a run: the parts of its processes are missing",
+        )
     parts = [files.load(str(tag / name), map_location="cpu") for name in names]
     try:
         num_processes = model["dp_world_size"]
@@ -132,9 +138,9 @@ def _read(tag: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     except (KeyError, TypeError, AttributeError):
         complete = False
     if not complete or not {"module", "param_shapes", "progress"} <= model.keys():
-        raise InputError(f"{tag} does not hold the state of a run")
+        raise InputError("wrong-format", f"{tag} does not hold the state of a run")
     if num_processes != len(parts):
-        raise InputError(f"{tag} holds {len(parts)} of {num_processes} parts")
+        raise InputError("damaged-file", f"{tag} holds {len(parts)} of {num_processes} parts")
     return model, parts
 
 
@@ -152,5 +158,7 @@ def _joined(parts: list[Tensor], length: int) -> Tensor:
     """The flat vector [length] of which each process has a part, with or without the padding."""
     flat = torch.cat([part.detach().flatten() for part in parts])
     if len(flat) < length:
-        raise InputError(f"the parts of a checkpoint hold {len(flat)} of {length} numbers")
+        raise InputError(
+            "damaged-file", f"the parts of a checkpoint hold {len(flat)} of {length} numbers"
+        )
     return flat[:length]
