@@ -405,7 +405,7 @@ def test_stabilised_flow_is_asked_for_or_refused(tmp_path):
         ),
         ({"trajectories": {"kind": "hog", "decoders": 2}}, "option-conflict", ["decoders", 2]),
         ({"trajectories": {"shape": False, "decoders": 2}}, "option-conflict", ["decoders", 2]),
-        ({"trajectories": {"decoders": 3}}, "out-of-range", ["decoders", 3, "1 and 2"]),
+        ({"trajectories": {"decoders": 3}}, "out-of-range", ["decoders", 3, "1 or 2"]),
         ({"model": {"second_prediction_dim": 7}}, "option-conflict", ["second_prediction_dim"]),
         (
             {"trajectories": {"interpolate": False}, "frames": {"kind": "segments"}},

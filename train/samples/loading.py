@@ -1,4 +1,4 @@
-"""Batches of clips from worker processes, and their way to the device."""
+"""Reads batches of clips in worker processes, and moves them to the device."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shared.errors import InputError
 from train.options.config import LoaderConfig
 from train.samples.datasets import Sample
 
-GRACE_SECONDS = 600  # that a worker lives on after SIGTERM, for the step in work
+GRACE_SECONDS = 600  # a worker lives this long after SIGTERM, for the current step
 
 
 def make_loader(
     dataset: Dataset, batches: Sampler | Iterable[list[Any]], loader: LoaderConfig, cuda: bool
 ) -> DataLoader:
-    """A loader over lists of keys. Batches come in the sampler's order for any worker count."""
+    """A loader for lists of keys. Batches have the sampler's order for any number of workers."""
     return DataLoader(
         _ErrorsAsSamples(dataset),
         batch_sampler=batches,
@@ -36,10 +36,10 @@ def make_loader(
 
 
 def read_batches(loader: DataLoader) -> Generator[Sample, None, None]:
-    """The batches of a loader; to be closed (`contextlib.closing`), which ends its workers.
+    """The batches of a loader. Closing the generator (`contextlib.closing`) ends the workers.
 
     Raises:
-        InputError: as a worker raised it, without the worker's traceback.
+        InputError: a worker raised it; the traceback of the worker is left out.
     """
     batches = iter(loader)
     try:
@@ -48,20 +48,21 @@ def read_batches(loader: DataLoader) -> Generator[Sample, None, None]:
                 raise batch
             yield batch
     finally:
-        # Workers would otherwise live as long as the traceback of an error that names them.
+        # Without this, workers live as long as the traceback of an error that refers to them.
         if loader.num_workers:
             batches._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch has no public way
 
 
 def to_device(batch: Sample, device: torch.device) -> Sample:
-    """Move a batch; "pixels" uint8 [B, T, S, S, 3] become "clips" float32 [B, 3, T, S, S].
+    """Move a batch to the device; "pixels" become "clips".
 
-    Bytes travel, and are standardised there by ImageNet's mean and deviation.
+    pixels are uint8 [B, T, S, S, 3] and clips float32 [B, 3, T, S, S]. The device receives bytes
+    and standardises them with ImageNet's mean and standard deviation.
     """
     moved = {name: values.to(device, non_blocking=True) for name, values in batch.items()}
     pixels = moved.pop("pixels").permute(0, 4, 1, 2, 3)
-    # `train.objectives.pixels.standardise` of pixels / 255, without passes over strided floats: a
-    # fifteenth of the time on a CPU, where it was half of a small model's step.
+    # Equal to `train.objectives.pixels.standardise(pixels / 255)` but without passes over strided
+    # floats. On a CPU it takes a fifteenth of the time, which was half of a small model's step.
     clips = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     mean, deviation = _byte_statistics(device)
     moved["clips"] = clips.sub_(mean).div_(deviation)
@@ -70,7 +71,7 @@ def to_device(batch: Sample, device: torch.device) -> Sample:
 
 @functools.lru_cache(maxsize=8)
 def _byte_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and deviation of bytes, [3, 1, 1, 1]; kept, as copying to a GPU waits."""
+    """ImageNet's mean and standard deviation of bytes, [3, 1, 1, 1]; cached, as a copy waits."""
     mean, deviation = (
         255 * torch.tensor(values, device=device).view(3, 1, 1, 1)
         for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -106,10 +107,10 @@ def _join(samples: list[Sample | InputError]) -> Sample | InputError:
 
 
 def _quiet_worker(worker: int) -> None:
-    # The training process decides when to stop, and saves first; Ctrl-C in a terminal, and the
-    # SIGTERM of a batch system, reach its workers too.
+    # Ctrl-C in a terminal and the SIGTERM of a batch system reach the workers too, but the training
+    # process decides when to stop, and saves a checkpoint first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
-    # One thread each: the workers themselves are the parallelism.
+    # One thread per worker: the workers run in parallel.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
