@@ -334,7 +334,7 @@ def test_labels_and_classes_are_checked(own):
 def test_without_held_out_clips_the_last_weights_count(own, capsys):
     change_clips(own, split="train")
     folder = finetune(tiny_run(own.out, epochs=1), "mean", "none")
-    assert "no labelled clip of split val" in capsys.readouterr().out
+    assert "Split val has no labelled clip" in capsys.readouterr().out
     assert folder.weights.is_file() and not folder.best_weights.exists()
     for asked in ("early_stop_epochs=3", "validate_epochs=2"):
         with refuses("option-unused", f"--set {asked}", "val"):
@@ -415,7 +415,7 @@ def test_the_command_ends_with_the_figure(out, metrics, finetuned):
 def test_only_finished_classifiers_are_evaluated(layout, pretrained, out):
     with pytest.raises(InputError, match="is no finetuning"):
         evaluate(layout, pretrained, {})
-    with pytest.raises(InputError, match="no run nothing .*there are: .*finetune-mofo-mca"):
+    with refuses("unknown-name", "nothing", layout.runs, "finetune-mofo-mca"):
         evaluate(layout, RunFolder(layout.runs / "nothing"), {})
     begun = finetune(tiny_run(out, run="unfinished", stop_after=0.0), "mean", "none")
     with pytest.raises(InputError, match="not finished"):
