@@ -1,16 +1,16 @@
-"""Flow from motion vectors against flow from pictures: time per video, and how far they differ.
+"""Compares flow from motion vectors with flow from frames: time per video, and difference.
 
     python -m benchmarks.motion_vectors VIDEO... --out benchmarks/results/motion_vectors.json
 
-For each video, in one run and one thread: decoding with motion vectors and their dense map at 1/8
-resolution, against decoding and OpenCV's TV-L1 with its defaults, this project's TV-L1 (preset
-fast) and OpenCV's DIS, at `--short-side` lines. Pictures that flow is computed on are decoded at
-that size; motion vectors come from the whole stream whatever its size, so small pictures favour the
-other side. A video whose codec exports no vectors is re-encoded first, and that time stands apart.
+For each video, one thread decodes with motion vectors and makes their dense map at 1/8 resolution.
+This is compared with decoding and OpenCV's TV-L1 with its defaults, this project's TV-L1 (preset
+fast) and OpenCV's DIS, at `--short-side` lines. Frames for flow are decoded at that size. Motion
+vectors need the whole stream whatever its size, so small frames favour the other methods. A video
+whose codec exports no vectors is re-encoded first, and that time is reported separately.
 
 Times are CPU seconds of this process, so that other work on the machine does not count. OpenCV's
-TV-L1 takes up to seconds a pair: it and the others are timed on `--pairs` pairs spread over the
-video, and decoding is added for all frames.
+TV-L1 takes up to seconds per pair. Flow is therefore timed on `--pairs` pairs of the video, and
+the decoding time of all frames is added.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import av
 import click
@@ -35,19 +38,22 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.run_record import command_line, git_commit, versions
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Row:
-    """One video. Times are milliseconds a frame, ratios are of times with decoding included.
+    """One video. Times are milliseconds per frame; ratios include decoding.
 
     Attributes:
-        transcode_ms: 0 where the codec exports vectors.
-        vectors_ms: decoding with export, and the map.
-        decode_ms: decoding alone, to grey pictures at short_side lines.
-        opencv_ms, fast_ms, dis_ms: flow of a pair, without decoding.
+        transcode_ms: time of re-encoding, 0 if the codec exports vectors.
+        vectors_ms: time of decoding with vectors and of the map.
+        decode_ms: time of decoding to grey frames at short_side lines.
+        opencv_ms, fast_ms, dis_ms: time of flow of a pair, without decoding.
         times_opencv, times_fast, times_dis: how many times faster motion vectors are.
-        difference_px: mean end-point difference of the filled map from TV-L1 (fast), in pixels of
-            the pictures, beside the mean length of that flow.
+        difference_px: mean end-point difference between the filled map and TV-L1 (fast), in pixels
+            of the frames.
+        flow_px: mean length of TV-L1 (fast).
         holes: share of cells without a vector.
     """
 
@@ -74,12 +80,18 @@ class Row:
     context_settings={"show_default": True, "max_content_width": 100},
 )
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--short-side", default=240, metavar="PIXELS", help="Of the pictures.")
-@click.option("--pairs", default=6, metavar="COUNT", help="Timed with each flow of pictures.")
-@click.option("--repeats", default=3, metavar="COUNT", help="The fastest counts.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON to write.")
+@click.option(
+    "--short-side", default=240, metavar="PIXELS", help="Resize frames to this short side."
+)
+@click.option("--pairs", default=6, metavar="COUNT", help="Number of frame pairs to time.")
+@click.option(
+    "--repeats", default=3, metavar="COUNT", help="Number of runs; the fastest one counts."
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON file to write.")
 @user_errors
-def main(videos: tuple[Path, ...], short_side: int, pairs: int, repeats: int, out: Path | None):
+def main(
+    videos: tuple[Path, ...], short_side: int, pairs: int, repeats: int, out: Path | None
+) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rows = []
@@ -112,7 +124,9 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
     vector_seconds, maps = fastest(repeats, lambda: decode_vectors(source))
     decode_seconds, frames = fastest(repeats, lambda: decode_pictures(video, short_side))
     if len(maps) != len(frames):
-        raise InputError(f"{video}: {len(maps)} maps from {len(frames)} frames")
+        raise InputError(
+            "damaged-file", f"{video}: decoding gives {len(frames)} frames but {len(maps)} maps"
+        )
     chosen = np.unique(np.linspace(0, len(frames) - 2, pairs).astype(int))
     batch = [torch.from_numpy(np.stack([frames[i + k] for i in chosen])) for k in (0, 1)]
     solvers = {
@@ -124,9 +138,7 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
         solve(batch[0][:1], batch[1][:1])  # compile, warm up
     times, flows = {}, {}
     for name, solve in solvers.items():
-        seconds, flows[name] = fastest(
-            1 if name == "opencv" else repeats, lambda s=solve: s(*batch)
-        )
+        seconds, flows[name] = fastest(1 if name == "opencv" else repeats, partial(solve, *batch))
         times[name] = 1000 * seconds / len(chosen)
     count = len(frames)
     vectors_ms, decode_ms = 1000 * vector_seconds / count, 1000 * decode_seconds / count
@@ -139,8 +151,12 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
         1000 * transcode_seconds / count,
         vectors_ms,
         decode_ms,
-        *times.values(),
-        *((decode_ms + ms) / vectors_ms for ms in times.values()),
+        times["opencv"],
+        times["fast"],
+        times["dis"],
+        (decode_ms + times["opencv"]) / vectors_ms,
+        (decode_ms + times["fast"]) / vectors_ms,
+        (decode_ms + times["dis"]) / vectors_ms,
         difference,
         length,
         float(np.mean([np.isnan(flow[0]).mean() for flow in maps[1:]])),
@@ -148,7 +164,7 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
 
 
 def with_vectors(video: Path, scratch: Path) -> tuple[Path, str]:
-    """The video, or a copy whose codec exports motion vectors; and the video's codec."""
+    """The video, or a copy whose codec exports motion vectors, and the codec of the video."""
     with av.open(str(video), metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         codec = stream.codec_context.name
@@ -185,7 +201,8 @@ def decode_pictures(video: Path, short_side: int) -> list[np.ndarray]:
 
 
 def opencv_tvl1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    solver = cv2.optflow.DualTVL1OpticalFlow_create()
+    optflow: Any = cv2.optflow  # OpenCV's own types lack it
+    solver = optflow.DualTVL1OpticalFlow_create()
     flows = [
         torch.from_numpy(solver.calc(np.ascontiguousarray(one), np.ascontiguousarray(other), None))
         for one, other in zip(first.numpy(), second.numpy(), strict=True)
@@ -193,27 +210,28 @@ def opencv_tvl1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return torch.stack(flows).permute(0, 3, 1, 2)
 
 
-def fastest(repeats: int, work):
-    """Seconds of the fastest of several runs, and what it returned."""
-    best = None
+def fastest(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
+    """Return the seconds of the fastest of several runs, and its result."""
+    best: tuple[float, T] | None = None
     for _ in range(repeats):
         began = time.process_time()
         result = work()
         seconds = time.process_time() - began
         if best is None or seconds < best[0]:
             best = seconds, result
+    assert best is not None, repeats
     return best
 
 
 def against(maps: list[np.ndarray], flows: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
-    """Mean end-point difference of filled maps from flow of pictures, and that flow's length."""
+    """Mean end-point difference between filled maps and flow of frames, and the length of flow."""
     filled = [np.zeros_like(maps[0])]
     for flow in maps[1:]:
         filled.append(fill_holes(flow, filled[-1]))
     differences = []
     height, width = flows.shape[2:]
     for index, flow in zip(chosen, flows, strict=True):
-        # Values are pixels of the source, whose longer side a map covers in cells of 8.
+        # Values are in pixels of the source; a cell of a map covers 8 pixels.
         wide = cv2.resize(filled[index + 1].transpose(1, 2, 0), (width, height))
         scale = max(height, width) / (8 * max(filled[0].shape[1:]))
         differences.append(np.hypot(*(wide.transpose(2, 0, 1) * scale - flow)).mean())

@@ -1,20 +1,20 @@
-"""TV-L1 flow against OpenCV's: quality and speed, side by side, same pairs, same run.
+"""Compares TV-L1 flow with OpenCV's: quality and speed on the same pairs in one run.
 
     python -m benchmarks.tvl1 --samples ../shared/samples
 
-takes about five minutes on two cores and writes benchmarks/results/tvl1-DATE-HOST.json.
+The command takes about five minutes on two cores and writes benchmarks/results/tvl1-DATE-HOST.json.
 
-Times of one thread are CPU seconds of that thread, the least of several runs, ours and OpenCV's
-in turn, so that other work on the machine does little to their ratio. OpenCV runs with its
-defaults, our flow as `tvl1_flow` is called by the pipeline. Presets were chosen on frames 5 and 6
-of the sample clips, on RubberWhale and on toy clips of another seed; frames 17 and 18 and the toy
-clips here were not looked at for it.
+Times of one thread are CPU seconds of that thread: the lowest of several runs, with ours and
+OpenCV's in turn, so that other work on the machine hardly changes their ratio. OpenCV runs with its
+defaults, and ours runs as the pipeline calls `tvl1_flow`. Presets were chosen on frames 5 and 6 of
+the sample clips, on RubberWhale and on toy clips of another seed. Frames 17 and 18 and the toy
+clips of this benchmark were not used for that.
 
-The floor of a primal-dual iteration, per pixel: 21 multiplications and 24 additions, 2 inverse
-roots, 10 numbers read and 6 written (comparisons and permutations go elsewhere, in parallel). Each
-is compared with what the same core does when it does nothing else: 24 multiplications with as many
-additions, the exact roots and divisions, and the time those bytes would take to and from memory,
-which keeping rows in cache avoids.
+The floor of a primal-dual iteration is, per pixel, 21 multiplications and 24 additions, 2 inverse
+roots, and 10 numbers read and 6 written. Comparisons and permutations run in parallel on other
+units. The benchmark times each of these alone on the same core: 24 multiplications with as many
+additions, the exact roots and divisions, and moving these bytes to and from memory (which is
+avoided by keeping rows in cache).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
@@ -58,19 +60,23 @@ Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
-              metavar="FOLDER", help="sample clips and RubberWhale")  # fmt: skip
+              metavar="FOLDER", help="Folder of sample clips and RubberWhale.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), default=3, metavar="COUNT",
-              help="of our runs; the fastest counts")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON to write [default: benchmarks/results/tvl1-DATE-HOST.json]")  # fmt: skip
+              help="Number of our runs; the fastest one counts.")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSON file to write.  [default: benchmarks/results/tvl1-DATE-HOST.json]",
+)
 @user_errors
 def main(samples: Path, repeats: int, out: Path | None) -> None:
     if not samples.is_dir():
-        raise InputError(f"no folder {samples}: give the sample clips with --samples")
+        raise InputError("missing-folder", f"no folder {samples}; give --samples FOLDER")
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     host = host_kind()
-    record = {
+    record: dict[str, Any] = {
         "command": command_line(),
         "git_commit": git_commit(),
         "date": str(date.today()),
@@ -101,13 +107,15 @@ def main(samples: Path, repeats: int, out: Path | None) -> None:
 
 
 def opencv(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    # A fresh one each time: its number of scales shrinks for good after a small picture.
-    return cv2.optflow.DualTVL1OpticalFlow_create().calc(first, second, None).transpose(2, 0, 1)
+    # A new solver each time: after a small frame it keeps a lower number of scales.
+    solver: Any = cv2.optflow  # OpenCV's own types lack it
+    return solver.DualTVL1OpticalFlow_create().calc(first, second, None).transpose(2, 0, 1)
 
 
 def ours(preset: str = "fast") -> Flow:
     def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return tvl1_flow(*tensors(first, second), preset)[0].numpy()
+        one, other = tensors(first, second)
+        return tvl1_flow(one, other, preset)[0].numpy()
 
     return flow
 
@@ -117,7 +125,7 @@ def tensors(*frames: np.ndarray) -> list[torch.Tensor]:
 
 
 def timed(flow: Flow, pair: Pair, repeats: int) -> tuple[np.ndarray, float]:
-    """The flow, and the least CPU seconds of this thread."""
+    """The flow, and the lowest CPU seconds of this thread."""
     seconds = []
     for _ in range(repeats):
         began = time.thread_time()
@@ -127,7 +135,7 @@ def timed(flow: Flow, pair: Pair, repeats: int) -> tuple[np.ndarray, float]:
 
 
 def against_opencv(pair: Pair, preset: str, repeats: int) -> dict:
-    """Both flows of a pair, ours before and after OpenCV's."""
+    """Compute both flows of a pair; ours is timed before and after OpenCV's."""
     flow = ours(preset)
     flow(pair.first, pair.second)
     _, before = timed(flow, pair, repeats)
@@ -252,7 +260,7 @@ def at_sizes(samples: Path, repeats: int) -> dict:
 
 
 def on_all_cores(samples: Path) -> dict:
-    """One process a core against OpenCV's own threads, by the clock on the wall."""
+    """One process per core against the threads of OpenCV, in wall-clock time."""
     cores = os.cpu_count() or 1
     pairs = [pair.resized(320, 240) for pair in clip_pairs(samples, 17)]
     context = multiprocessing.get_context("spawn")
@@ -286,7 +294,7 @@ def on_all_cores(samples: Path) -> dict:
     return {"pairs_per_s": rate, "opencv_pairs_per_s": their_rate, "times": rate / their_rate}
 
 
-def _work(pairs: list[Pair], laps: int, rounds: int, barrier) -> None:
+def _work(pairs: list[Pair], laps: int, rounds: int, barrier: Barrier) -> None:
     torch.set_num_threads(1)
     flow = ours()
     flow(pairs[0].first, pairs[0].second)
@@ -300,16 +308,17 @@ def _work(pairs: list[Pair], laps: int, rounds: int, barrier) -> None:
 
 
 def of_paths(samples: Path) -> dict:
-    """C++ against plain PyTorch: speed, and that both give the same bits."""
+    """C++ against plain PyTorch: speed, and whether both give the same bits."""
     preset = PRESETS["fast"]
     pairs = [pair.resized(320, 240) for pair in clip_pairs(samples, 17)[:6]]
 
-    def native(first, second):
-        return tvl1_native.solve(*(x.float() for x in tensors(first, second)), None, preset)[0]
+    def native(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        one, other = (x.float() for x in tensors(first, second))
+        return tvl1_native.solve(one, other, None, preset)[0].numpy()
 
-    def eager(first, second):
-        frames = (x.float() for x in tensors(first, second))
-        return tvl1_eager.solve(*frames, None, preset, tvl1_eager.EAGER)[0]
+    def eager(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        one, other = (x.float() for x in tensors(first, second))
+        return tvl1_eager.solve(one, other, None, preset, tvl1_eager.EAGER)[0].numpy()
 
     native_seconds = eager_seconds = 0.0
     equal = 0
@@ -318,7 +327,7 @@ def of_paths(samples: Path) -> dict:
         native_seconds += seconds
         plain, seconds = timed(eager, pair, 1)
         eager_seconds += seconds
-        equal += torch.equal(there, plain)
+        equal += np.array_equal(there, plain)
     print(
         f"\nplain PyTorch, 320x240: {1000 * eager_seconds / len(pairs):.0f} ms a pair, "
         f"{eager_seconds / native_seconds:.0f} times the C++ solver's; the same flow, bit for bit, "
@@ -336,18 +345,20 @@ def of_paths(samples: Path) -> dict:
 
 
 def warm_start(samples: Path) -> dict:
-    """Flow started from that of the pair before, and from one that points the wrong way."""
+    """Flow that starts from the flow of the pair before, and from one in the wrong direction."""
     ratios = []
     for name in CLIPS:
         a, b, c = tensors(*clip_frames(samples / name, 17, 3))
         cold, warm = tvl1_flow(b, c), tvl1_flow(b, c, initial=tvl1_flow(a, b))
         values = [energy(x[0].numpy(), b[0].numpy(), c[0].numpy()) for x in (cold, warm)]
         ratios.append(values[1] / values[0])
-    errors = {"zero": [], "truth": [], "reversed truth": []}
+    errors: dict[str, list[float]] = {"zero": [], "truth": [], "reversed truth": []}
     for pair in toy_pairs(24):
+        assert pair.truth is not None
         truth = torch.from_numpy(pair.truth)[None]
         for start, initial in (("zero", None), ("truth", truth), ("reversed truth", -truth)):
-            flow = tvl1_flow(*tensors(pair.first, pair.second), initial=initial)[0].numpy()
+            first, second = tensors(pair.first, pair.second)
+            flow = tvl1_flow(first, second, initial=initial)[0].numpy()
             errors[start].append(end_point_error(flow, pair.truth, pair.valid))
     means = {start: float(np.mean(values)) for start, values in errors.items()}
     print(
@@ -362,15 +373,16 @@ def warm_start(samples: Path) -> dict:
 
 
 def floor(samples: Path, repeats: int) -> dict:
-    """Time per pixel and iteration, beside what arithmetic and memory would take."""
+    """Time per pixel and iteration, beside that of arithmetic and of memory alone."""
     pair = clip_pairs(samples, 17)[0].resized(320, 240)
-    frames = [x.float() for x in tensors(pair.first, pair.second)]
-    counts, least = (20, 220), {}
+    first, second = (x.float() for x in tensors(pair.first, pair.second))
+    counts = (20, 220)
+    least: dict[int, float] = {}
     for _ in range(3 * repeats):
         for count in counts:
             preset = replace(PRESETS["fast"], max_levels=1, warps_fine=1, iterations_fine=count)
             began = time.thread_time()
-            tvl1_native.solve(*frames, None, preset)
+            tvl1_native.solve(first, second, None, preset)
             least[count] = min(least.get(count, np.inf), time.thread_time() - began)
     pixels = pair.first.size * (counts[1] - counts[0])
     measured = (least[counts[1]] - least[counts[0]]) / pixels
@@ -388,7 +400,7 @@ def floor(samples: Path, repeats: int) -> dict:
 
 
 def arithmetic_rates() -> list[float]:
-    """Of one thread at best (arithmetic.cpp): multiply-adds and inverse roots a second."""
+    """Highest rates of one thread (arithmetic.cpp): multiply-adds and inverse roots per second."""
     source = Path(__file__).parent / "arithmetic.cpp"
     with tempfile.TemporaryDirectory() as scratch:
         library = Path(scratch) / "arithmetic.so"
@@ -404,7 +416,7 @@ def arithmetic_rates() -> list[float]:
 
 
 def copy_rate() -> float:
-    """Bytes a second of one thread to and from memory."""
+    """Bytes per second that one thread moves to and from memory."""
     source = torch.zeros(64 << 20, dtype=torch.uint8)
     target = torch.zeros_like(source)
     return 2 * source.numel() / least_seconds(lambda: target.copy_(source))
@@ -428,7 +440,7 @@ def on_gpu(samples: Path) -> dict | str:
         torch.from_numpy(np.stack([getattr(p, k) for p in pairs])).cuda()
         for k in ("first", "second")
     ]
-    results = {"device": torch.cuda.get_device_name(), "pairs_per_s": {}}
+    rates: dict[int, float] = {}
     for repeat in (1, 4, 16):
         first, second = (x.repeat(repeat, 1, 1) for x in frames)
         tvl1_flow(first, second)
@@ -438,9 +450,9 @@ def on_gpu(samples: Path) -> dict | str:
             tvl1_flow(first, second)
         torch.cuda.synchronize()
         rate = 5 * len(first) / (time.perf_counter() - began)
-        results["pairs_per_s"][len(first)] = rate
+        rates[len(first)] = rate
         print(f"\nGPU, 320x240, batches of {len(first)}: {rate:.0f} pairs/s")
-    return results
+    return {"device": torch.cuda.get_device_name(), "pairs_per_s": rates}
 
 
 if __name__ == "__main__":

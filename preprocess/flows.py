@@ -42,6 +42,7 @@ from preprocess.running.options import dataset_options, help_all_option, rare_op
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
 from shared.manifest import read_manifest
+from shared.progress import bar_options
 from shared.run_record import JsonlLog, RunLock, write_options
 from shared.wording import counted
 
@@ -186,7 +187,7 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
             initial=len(plan.clips) - len(missing),
             desc="flows",
             unit="clip",
-            mininterval=0.5,
+            **bar_options(),
         ) as progress,
     ):
         began = time.perf_counter()
@@ -215,6 +216,8 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     journal.remove()
     if pool is not None:
         print_times(pool.times, seconds, len(missing))
+        for line in pool.times.remarks.lines():
+            print(line)
     print_sizes(plan, len(plan.clips) - len(failures))
     return failures
 
@@ -226,7 +229,9 @@ def find_finished(plan: Plan) -> Journal:
     journal = plan.journal()
     if journal.finished:
         num_finished = len(journal.finished)
-        with tqdm(total=num_finished, desc="checking finished shards", unit="shard") as progress:
+        with tqdm(
+            total=num_finished, desc="checking finished shards", unit="shard", **bar_options()
+        ) as progress:
             damaged = journal.keep_intact(plan.folders, lambda _: progress.update())
         for shard in damaged:
             print(f"shard {shard:05d} is not what was written; it is made again", file=sys.stderr)

@@ -34,6 +34,7 @@ from preprocess.running.options import dataset_options
 from preprocess.running.processes import results_of
 from shared.errors import EXIT_ERROR, InputError, user_errors
 from shared.layout import DatasetLayout
+from shared.progress import bar_options
 from shared.run_record import RunLock
 from shared.wording import counted
 
@@ -75,7 +76,9 @@ def verify(layout: DatasetLayout, workers: int) -> BadShards | None:
     # ----- Shard by shard: one number in all folders at a time, several numbers side by side
     bad: BadShards = {}
     num_shards = sum(len(shards.files) for shards in found.shards)
-    with tqdm(total=found.num_bytes, desc="verify", unit="B", unit_scale=True) as progress:
+    with tqdm(
+        total=found.num_bytes, desc="verify", unit="B", unit_scale=True, **bar_options()
+    ) as progress:
         for shards, result in results_of(check_shards, found.shards, workers):
             problems = result if result is not None else kills_its_reader(shards)
             for name, of_shard in problems.items():

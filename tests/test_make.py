@@ -75,15 +75,54 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
         lines = make("-n", *arguments, f"OUT={tmp_path}").stdout.splitlines()
         return next(line for line in lines if "-m preprocess.flows" in line)
 
-    assert "--trajectories" not in flows_command("pretrain")
+    assert "--trajectories" not in flows_command("pretrain", "METHOD=mofo")
     assert "--trajectories" in flows_command("pretrain", "METHOD=mme")
     vectors = "--source tvl1,motion-vectors --lengths"
-    assert vectors not in flows_command("pretrain")
+    assert vectors not in flows_command("pretrain", "METHOD=mofo")
     assert vectors in flows_command("pretrain", "METHOD=mgm")
     assert vectors not in flows_command("flows", "METHOD=mgm", "ARGS=--source dis")
     (tmp_path / "toy" / "flows").mkdir(parents=True)
     (tmp_path / "toy" / "flows" / "dataset.json").write_text('{"config": {"track_length": 6}}')
     assert "--trajectories" in flows_command("flows", "METHOD=mofo")
+    assert "--stabilise" not in flows_command("flows", "METHOD=mofo")
+
+
+def test_the_main_job_shows_what_pretraining_is_worth(tmp_path):
+    """On the toy dataset alone it finetunes twice, and prints both figures in one line."""
+
+    def ran(*arguments: str) -> list[str]:
+        lines = make("-n", *arguments, f"OUT={tmp_path}").stdout.splitlines()
+        return [
+            line.partition("-m ")[2].partition("||")[0] for line in lines if "-m train." in line
+        ]
+
+    chain = ran()
+    pretraining = [line for line in chain if line.startswith("train.pretrain")]
+    finetuned = [line for line in chain if line.startswith("train.finetune")]
+    evaluated = [line for line in chain if line.startswith("train.evaluate")]
+    assert pretraining and len(finetuned) == 2 and len(evaluated) == 2
+    assert "--from none --run finetune-scratch-mean" in finetuned[1]
+    assert "--run finetune-scratch-mean" in evaluated[0]
+    assert "--beside finetune-scratch-mean" in evaluated[1]
+    assert chain[-1].startswith("train.report") and chain[-2] == evaluated[1]
+    assert not any("--beside" in line for line in ran("evaluate"))
+    real = ran("DATASET=mine")
+    assert not any("none" in line or "--beside" in line for line in real)
+
+
+def test_the_flows_of_the_main_job_are_kept_by_other_methods(tmp_path):
+    def flows_command(*arguments: str) -> str:
+        lines = make("-n", "flows", *arguments, f"OUT={tmp_path}").stdout.splitlines()
+        return next(line for line in lines if "-m preprocess.flows" in line)
+
+    options = "--trajectories --stabilise subtract --track-length 1"
+    assert options in flows_command()
+    assert options not in flows_command("METHOD=mofo")
+    (tmp_path / "toy" / "flows").mkdir(parents=True)
+    (tmp_path / "toy" / "flows" / "dataset.json").write_text(
+        '{"config": {\n  "track_length": 1,\n  "track_points": 16}}'
+    )
+    assert options in flows_command("METHOD=mofo")
 
 
 def commands(tmp_path: Path, *arguments: str) -> dict[str, str]:
@@ -122,15 +161,31 @@ def test_args_for_two_goals_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mistyped, message",
+    ("mistyped", "message"),
     [
-        ("METHOD=mofoo", "METHOD='mofoo' is no method of train/recipes/; there are: block mgm mme"),
-        ("HEAD=mcaa", "HEAD='mcaa' is no head; there are: mean mca"),
+        (["all", "METHOD=mofoo"], "METHOD 'mofoo' is unknown; did you mean mofo? Known: block"),
+        (["all", "METHOD=x"], "METHOD 'x' is unknown. Known: block mgm mme mofo random"),
+        (["all", "HEAD=mcaa"], "HEAD 'mcaa' is unknown; did you mean mca? Known: mean mca"),
+        (
+            ["flows", "DATASET=ssv3"],
+            "DATASET 'ssv3' is unknown; did you mean ssv2? Known: diving48",
+        ),
+        (["flows", "VIDEO=/data"], "variable 'VIDEO' is unknown; did you mean VIDEOS?"),
+        (["manifest", "flos"], "goal 'flos' is unknown; did you mean flows?"),
     ],
 )
 def test_mistyped_names_are_said_before_anything_is_made(tmp_path, mistyped, message):
-    done = make("all", f"OUT={tmp_path}", mistyped, status=2)
+    done = make(*mistyped, f"OUT={tmp_path}", status=2)
     assert message in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_names_that_are_no_mistakes_are_taken(tmp_path):
+    """Variables for the environment, own data, and what was made before."""
+    make("-n", "flows", f"OUT={tmp_path}", "OMP_NUM_THREADS=1", "DATASET=mine", "VIDEOS=/data")
+    (tmp_path / "mine").mkdir()
+    make("-n", "flows", f"OUT={tmp_path}", "DATASET=mine")
+    make("-n", f"{tmp_path}/toy/manifest.csv", f"OUT={tmp_path}")
+    make("-n", "lint", "DATASET=anything")
 
 
 def test_unknown_dataset_lists_the_known_ones(tmp_path):

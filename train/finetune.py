@@ -2,12 +2,17 @@
 
     python -m train.finetune --dataset toy --out out --head mca
     python -m train.finetune --dataset toy --from none            from random weights
+    python -m train.finetune --dataset mine --labels-per-class 10 from few labels
 
 The command reads OUT/<dataset>/frames, the boxes for --head mca, and the weights of a pretraining
 run. It writes the folder OUT/<dataset>/runs/finetune-<method>-<head>/ with options.json, log.jsonl,
 checkpoints/, weights.safetensors, best.safetensors and finished. The best weights are those with
 the highest top-1 on split val. Split test is not used. The toy recipe takes minutes on two CPU
 cores.
+
+Clips of split train without a label are left out, so that a pretraining can use the whole dataset
+and a finetuning the labelled part. With --labels-per-class or --label-share only some labels are
+used. They are the same clips in every run, and a smaller set is part of each larger one.
 """
 
 from __future__ import annotations
@@ -25,11 +30,19 @@ from shared.wording import counted
 from train.clips.table import read_clip_table
 from train.network.head_config import KINDS
 from train.options.recipe import evaluate_config, finetune_config
-from train.running.command import Common, mca_options, mca_settings, read_common, training_options
+from train.running.command import (
+    Common,
+    label_options,
+    label_settings,
+    mca_options,
+    mca_settings,
+    read_common,
+    training_options,
+)
 from train.running.finetune_inputs import (
     count_classes,
     find_weights,
-    labelled,
+    labelled_part,
     read_held_out,
     refuse_single_clips,
     refuse_validation,
@@ -48,6 +61,7 @@ from train.tables.typed import to_table
     help="Pooling head: mean, or mca (motion-focused multi cross attention).",
 )
 @mca_options
+@label_options
 @click.option(
     "--method", metavar="NAME", show_default="mofo", help="Start from the run pretrain-NAME."
 )
@@ -61,7 +75,7 @@ from train.tables.typed import to_table
 @user_errors
 def main(head: str | None, method: str | None, source: str | None, **options: Any) -> None:
     """Finetune a classifier on the labelled clips of split train."""
-    options["settings"] += mca_settings(options)
+    options["settings"] += mca_settings(options) + label_settings(options)
     common = read_common("finetune", **options)
     if source and method:
         raise InputError(
@@ -93,7 +107,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     folder = RunFolder(layout.runs / (common.run or run_name(source, config.head.kind)))
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
-    table = labelled(
+    table, label_line = labelled_part(
         read_clip_table(layout, ["train"], config.needs_boxes, box_source=config.box_source),
         config,
         num_classes,
@@ -135,10 +149,13 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         **{"from": source},
         from_digest=digest_of(weights),
         classes=num_classes,
+        class_names={kind: getattr(classes, kind) for kind in num_classes},
         evaluate=to_table(evaluate_config(tables)),
     )
     refuse_single_clips(config, setup.plan.micro_size)
     processes = setup.processes
+    if label_line is not None:
+        processes.say(f"  {label_line}")
     if held_out is None:
         processes.say(
             "Split val has no labelled clip, so that the last weights are used, and not the best."

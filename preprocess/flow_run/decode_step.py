@@ -83,6 +83,7 @@ class Decoder:
         result.running = self._group if self._group.tasks else None
         result.batch_clip_indexes = [grey.clip_index for grey in batch]
         result.num_frames = self._tally.num_frames - before
+        result.remarks, self._tally.remarks = self._tally.remarks, []
         result.busy_seconds = time.perf_counter() - began
         return result, batch
 
@@ -134,7 +135,7 @@ class Decoder:
 def _failed(task: ClipTask, error: Exception) -> ClipFailed:
     if isinstance(error, ClipError):
         return ClipFailed(task.clip_index, error.stage, error.reason)
-    return ClipFailed(task.clip_index, "decode", f"{type(error).__name__}: {error}")
+    return ClipFailed.by_fault(task.clip_index, error)
 
 
 class ClipEncoder:

@@ -53,7 +53,7 @@ class FlowWorker:
                 # A GPU whose context is broken raises again here, and every later clip would fail:
                 # this worker ends, another replaces it, and the clip is tried once more.
                 torch.cuda.synchronize()
-            return [ClipFailed(grey.clip_index, "flow", f"{type(error).__name__}: {error}")]
+            return [ClipFailed.by_fault(grey.clip_index, error)]
 
     def maps(self, grey: GreyFrames) -> list[Maps | TracksOfFrames]:
         """The maps of each output, and the tracks, of one chunk."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+
+from tqdm import tqdm
 
 from preprocess.flow_run.assembly import Assembly
 from preprocess.flow_run.further_outputs import refuse_other_videos
@@ -12,6 +15,7 @@ from preprocess.flow_run.messages import ClipFailed, Event
 from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import failure_record
 from preprocess.running.journal import Journal
+from shared.manifest import Clip
 
 
 def settled_clips(
@@ -30,6 +34,7 @@ def settled_clips(
         known: gives the events of the clips of a shard that no worker is given.
     """
     assemblies: dict[int, Assembly] = {}
+    shown_faults: set[str] = set()
     spill_folder = next(iter(folders.values()))
     try:
         for event in events:
@@ -45,6 +50,8 @@ def settled_clips(
                     assemblies[shard].add(one)
             if not assemblies[shard].add(event):
                 continue
+            if isinstance(event, ClipFailed) and event.traceback:
+                show_fault(plan.clips[event.clip_index], event, shown_faults)
             yield event
             if assemblies[shard].is_settled:
                 publish(plan, journal, folders, assemblies[shard])
@@ -59,7 +66,7 @@ def publish(plan: Plan, journal: Journal, folders: dict[str, Path], assembly: As
     entries = assembly.publish(folders, plan.configs)
     refuse_other_videos(plan, assembly.number)
     failures = [
-        failure_record(plan.clips[clip_index], event.stage, event.reason)
+        failure_record(plan.clips[clip_index], event.stage, event.reason, event.traceback)
         for clip_index, event in sorted(assembly.failures.items())
     ]
     record = {kind: asdict(entry) for kind, entry in entries.items()}
@@ -70,4 +77,13 @@ def failed_record(plan: Plan, event: Event) -> dict | None:
     """The record for failures.jsonl if the event says that its clip failed; else None."""
     if not isinstance(event, ClipFailed):
         return None
-    return failure_record(plan.clips[event.clip_index], event.stage, event.reason)
+    clip = plan.clips[event.clip_index]
+    return failure_record(clip, event.stage, event.reason, event.traceback)
+
+
+def show_fault(clip: Clip, event: ClipFailed, shown: set[str]) -> None:
+    """Print the traceback of a fault of this program, once for each that is not in `shown`."""
+    if event.reason not in shown:
+        shown.add(event.reason)
+        tqdm.write(f"fault of this program at clip {clip.clip_id}:", file=sys.stderr)
+        tqdm.write(event.traceback, file=sys.stderr)

@@ -206,8 +206,7 @@ class RayPool:
             yield from result.events
 
     def _finish_decoding(self, actor: _Actor, result: DecodeResult) -> Iterator[Event]:
-        self.times.decode_busy += result.busy_seconds
-        self.times.num_frames += result.num_frames
+        self.times.add_decoding(result)
         self._groups.extendleft(reversed(actor.groups[result.num_started :]))
         self._groups.extendleft(reversed(result.retries))
         actor.running = result.running

@@ -29,6 +29,7 @@ from preprocess.running.failures import read_failures, write_failures
 from preprocess.running.journal import Journal, is_intact
 from shared.errors import InputError
 from shared.files import sync_folder
+from shared.progress import bar_options
 from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index, shard_name
 from shared.shards import ShardReader
 from shared.wording import counted
@@ -72,6 +73,7 @@ def rebuild(
             initial=len(clip_indexes) - len(missing),
             desc=purpose,
             unit="clip",
+            **bar_options(),
         ) as progress,
     ):
         events = pool.run(groups) if pool else ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import InputError
-from shared.make_commands import make_anew
+from shared.make_commands import rebuild_advice
 
 # The option of the command line for each key of a config.
 _OPTIONS = {"flow_source": "--source", "made_from": "what they are made of"} | {
@@ -89,7 +89,7 @@ def refuse_other_manifest(folder: Path, found: str, wanted: str) -> None:
     if found != wanted:
         raise InputError(
             f"{folder} was made of manifest {found[:12]}, and the manifest is now {wanted[:12]}: "
-            f"clips were added, removed or cut anew; {make_anew(folder)}"
+            f"clips were added, removed or cut anew; {rebuild_advice(folder)}"
         )
 
 

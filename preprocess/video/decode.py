@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
 from preprocess.video.orientation import Orientation
+from preprocess.video.remarks import LATE, Remark, remarks_on
 from preprocess.video.seeking import Clock, check_landing, first_orientation, seek_before
 from preprocess.video.transcode import transcode
 from preprocess.video.video_file import find_video, open_video, picture_start_of, video_stream
@@ -51,9 +52,15 @@ class OpenedVideo:
 
 @dataclass
 class Tally:
-    """Counts the frames that come out of the decoder, also those that no clip keeps."""
+    """What is noted while clips are decoded, whatever becomes of them.
+
+    Attributes:
+        num_frames: that came out of the decoder, also those that no clip keeps.
+        remarks: (video, remark) of each video that was opened.
+    """
 
     num_frames: int = 0
+    remarks: list[tuple[str, Remark]] = field(default_factory=list)
 
 
 def decode_clip(
@@ -115,6 +122,7 @@ def _reading(
 ) -> Iterator[tuple[OpenedVideo, Frames, ClipVectors | None]]:
     """The video, the frames of the clip, and the object that collects their motion vectors."""
     with open_at_span(clip, path, options, from_the_start) as video:
+        note_remarks(clip, video, tally)
         if not options.vectors:
             yield video, _frames(video, options, None, tally), None
         elif video.stream.codec_context.name in VECTOR_CODECS or options.scratch is None:
@@ -127,6 +135,13 @@ def _reading(
                 vectors = ClipVectors(copied.stream)
                 others = _frames(copied, options, vectors, Tally())
                 yield video, _matching(_frames(video, options, None, tally), others), vectors
+
+
+def note_remarks(clip: Clip, video: OpenedVideo, tally: Tally) -> None:
+    """Note what a user should know about a video; a clip without a span has no late picture."""
+    for remark in remarks_on(video.container):
+        if remark.code != LATE or not video.progress.is_whole_video:
+            tally.remarks.append((clip.video, remark))
 
 
 def _matching(frames: Frames, others: Frames) -> Frames:

@@ -17,6 +17,7 @@ from preprocess.video.decode import (
     Tally,
     check_caps,
     check_length,
+    note_remarks,
     open_at_span,
     orientation_of,
 )
@@ -79,6 +80,7 @@ def _together(
 ) -> Iterator[Step]:
     path = find_video(clips[0].video, video_root)
     with open_at_span(clips[0], path, options, from_the_start) as video:
+        note_remarks(clips[0], video, tally)
         if not traits_of(video.container).has_frame_times:
             raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
         waiting: deque[_Span] = deque()

@@ -21,7 +21,7 @@ from shared.manifest import check_relative_path
 
 CODECS = (  # decoders of FFmpeg
     "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,libdav1d,av1,mpeg4,mpeg2video,mpeg1video,mjpeg,"
-    "msmpeg4,msmpeg4v2,msmpeg4v1,wmv1,wmv2,wmv3,vc1,h263,flv,ffv1"
+    "msmpeg4,msmpeg4v2,msmpeg4v1,wmv1,wmv2,wmv3,vc1,h263,flv,ffv1,theora"
 )
 HARMLESS_COMPLAINTS = ("Referenced QT chapter track not found",)  # of cuts that left it out
 

@@ -25,6 +25,18 @@ SUFFIXES = (
     ".wmv",
     ".asf",
     ".3gp",
+    ".3g2",
+    ".qt",
+    ".f4v",
+    ".mp4v",
+    ".mk3d",
+    ".divx",
+    ".mts",
+    ".m2ts",
+    ".m2t",
+    ".mpe",
+    ".vob",
+    ".ogv",
 )
 ODD = re.compile(r"[\x00-\x1f\x7f\\]")
 

@@ -175,14 +175,18 @@ class Decoder(nn.Module):
         self.head = nn.Linear(width, numbers)
         self.apply(initialise)
 
-    def forward(self, tokens: Tensor, num_masked: int) -> Tensor:
-        """Tokens [B, V + M, D] with the masked tokens last -> predictions [B, M, numbers]."""
+    def forward(self, tokens: Tensor, num_predicted: int) -> Tensor:
+        """Tokens [B, V + M, D] with the masked tokens last -> predictions [B, P, numbers] for the
+        last P = `num_predicted` tokens."""
         tokens = _run(self.blocks, tokens, self.config.activation_checkpointing)
-        return self.head(self.norm(tokens[:, tokens.shape[1] - num_masked :]))
+        return self.head(self.norm(tokens[:, tokens.shape[1] - num_predicted :]))
 
 
 class MaskedAutoencoder(nn.Module):
-    """An encoder of the visible tokens, and a decoder that predicts the masked tokens."""
+    """An encoder of the visible tokens, and a decoder that predicts the masked tokens.
+
+    With `predict_visible` the decoder predicts the visible tokens too.
+    """
 
     decoder_positions: Tensor  # [1, N, decoder D]
 
@@ -210,7 +214,9 @@ class MaskedAutoencoder(nn.Module):
             num_masked: this number, which avoids a wait for the GPU (see `split_mask`).
 
         Returns:
-            [B, M, output_dim] in increasing order of position.
+            [B, M, output_dim] of the masked tokens in increasing order of position. With
+            `predict_visible` [B, V + M, output_dim], with the visible tokens first, in increasing
+            order too.
         """
         visible, masked = split_mask(mask, num_masked)
         tokens = self.encoder_to_decoder(self.encoder(clips, visible))
@@ -219,10 +225,11 @@ class MaskedAutoencoder(nn.Module):
         seen = tokens + take_tokens(positions, visible)
         hidden = self.mask_token.to(tokens.dtype) + take_tokens(positions, masked)
         tokens = torch.cat([seen, hidden], dim=1)
-        predicted = self.decoder(tokens, masked.shape[1])
+        num_predicted = self.config.num_predicted(masked.shape[1])
+        predicted = self.decoder(tokens, num_predicted)
         if self.second_decoder is None:
             return predicted
-        return torch.cat([predicted, self.second_decoder(tokens, masked.shape[1])], dim=2)
+        return torch.cat([predicted, self.second_decoder(tokens, num_predicted)], dim=2)
 
 
 def initialise(module: nn.Module) -> None:

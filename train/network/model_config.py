@@ -67,6 +67,8 @@ class ModelConfig(PlainValues):
     second_prediction_dim: int | None = None
     """How many of these numbers a second decoder of the same size predicts, the last ones. None:
     there is one decoder."""
+    predict_visible: bool = False
+    """Whether the decoder predicts the visible tokens too, before the masked tokens."""
     positions: str = "sincos-1d"
     """Fixed position table: sincos-1d (VideoMAE) or sincos-3d (separate time, row and column)."""
     layer_norm_eps: float = 1e-6
@@ -137,6 +139,10 @@ class ModelConfig(PlainValues):
     def patch_dim(self) -> int:
         """Numbers of a tubelet: tubelet_size * patch_size**2 * 3."""
         return self.tubelet_size * self.patch_size**2 * NUM_CHANNELS
+
+    def num_predicted(self, num_masked: int) -> int:
+        """Tokens of a clip that are predicted where so many are masked."""
+        return self.num_tokens if self.predict_visible else num_masked
 
     @property
     def output_dim(self) -> int:

@@ -92,6 +92,8 @@ class Target(ABC):
     being part of `target`. Trajectories need it because they have an option `kind`."""
     needs_flows: ClassVar[bool] = False
     """Whether the target reads flows shards; `needed_motion` has the details."""
+    predicts_visible: ClassVar[bool] = False
+    """Whether visible tokens are predicted too. This is useful if the target is not the input."""
     picture: ClassVar[str] = ""
     """How train/pictures/ draws a prediction: pixels, tracks, or "" for no picture."""
 

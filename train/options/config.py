@@ -11,6 +11,7 @@ from typing import Any
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import MASKS
+from train.clips.few_labels import FewLabels
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
@@ -279,11 +280,19 @@ class FinetuneConfig:
     box_source: str = DEFAULT_BOXES
     """Source of the motion boxes that the head mca uses. default is the folder OUT/<dataset>/boxes;
     any other name is the folder boxes-<name>."""
+    labels_per_class: int = 0
+    """Number of labelled clips of each class of split train that are used. 0 uses all. The clips of
+    a smaller number are among those of a larger number."""
+    label_share: float = 1.0
+    """Share of the labelled clips of each class of split train that are used."""
+    label_seed: int = 0
+    """Seed that chooses these clips."""
 
     def __post_init__(self) -> None:
         _check_training(self)
         _at_least(self, 0, "early_stop_epochs", "init_scale")
         _at_least(self, 1, "validate_epochs")
+        assert self.few_labels  # refuses impossible numbers
         if self.labels not in LABELS:
             raise InputError(
                 "unknown-name",
@@ -304,6 +313,11 @@ class FinetuneConfig:
     @property
     def needs_boxes(self) -> bool:
         return self.head.needs_boxes
+
+    @property
+    def few_labels(self) -> FewLabels:
+        """Which labelled clips are learned from."""
+        return FewLabels(self.labels_per_class, self.label_share, self.label_seed)
 
 
 @dataclass(frozen=True)

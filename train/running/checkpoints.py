@@ -125,7 +125,7 @@ def _check_partition(engine: Any, tag: Path) -> None:
 
 def safe_files() -> Any:
     """DeepSpeed's file interface, with durable writes and with reads that run no code."""
-    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

@@ -17,9 +17,18 @@ from train.tables.nested import flatten
 
 # These options may differ when a run continues: they decide speed and memory, or the evaluation.
 MAY_DIFFER = ("loader", "device", "evaluate")
-# Runs of the first version did not record these options.
-ADDED_LATER = ("manifest", "init_digest")
-MAKE_METHOD = "mofo"  # default of METHOD in the Makefile
+# Earlier versions did not record these options, and used these values. None: the present value.
+ADDED_LATER: dict[str, Any] = {
+    "manifest": None,
+    "init_digest": None,
+    "class_names": None,
+    "config.labels_per_class": 0,
+    "config.label_share": 1.0,
+    "config.label_seed": 0,
+    "config.model.predict_visible": False,
+}
+# Defaults of METHOD in the Makefile: for the toy dataset, and for all others.
+MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"
 
 
 class RunFolder:
@@ -125,7 +134,7 @@ class RunFolder:
         differing = [
             f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and (key in before or key not in ADDED_LATER)
+            if before.get(key, _when_absent(key, now)) != now.get(key)
         ]
         if differing:
             raise InputError(
@@ -146,10 +155,18 @@ def _how_to_make(run: Path) -> str:
     if (goal == "finetune") != (head is not None):
         return ""
     arguments = "--from none" if method == "scratch" else ""
-    variables = {} if arguments or method == MAKE_METHOD else {"METHOD": method}
+    usual = MAKE_METHOD_OF_TOY if root.name == "toy" else MAKE_METHOD
+    variables = {} if arguments or method == usual else {"METHOD": method}
     variables |= {"HEAD": head.removeprefix("-")} if head else {}
     made = DatasetLayout(root.parent, root.name).make(goal, arguments, **variables)
     return f"; `{made}` makes it"
+
+
+def _when_absent(key: str, now: Mapping[str, Any]) -> Any:
+    """The value of an option in a run that does not record it."""
+    name = key if key in ADDED_LATER else key.partition(".")[0]  # a table stands for its keys
+    was = ADDED_LATER.get(name)
+    return now.get(key) if name in ADDED_LATER and was is None else was
 
 
 def _compared(options: Mapping[str, Any]) -> dict[str, Any]:

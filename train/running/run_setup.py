@@ -138,8 +138,8 @@ def set_up(
 
 
 def _option_lines(options: dict[str, Any]) -> list[str]:
-    """All resolved options, one a line."""
-    rows = flatten(options)
+    """All resolved options except the names of classes, one a line."""
+    rows = {k: v for k, v in flatten(options).items() if not k.startswith("class_names.")}
     width = max(map(len, rows))
     return [f"  {name:<{width}}  {value}" for name, value in rows.items()]
 

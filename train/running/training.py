@@ -204,7 +204,8 @@ class Training:
             **self._watch.read(clip_flops),
             **self._skipped(),
         )
-        self._bar.set_postfix(shown, refresh=False)
+        epoch = f"{self.step / self._setup.epoch_steps:.1f}"
+        self._bar.set_postfix({"epoch": epoch, **shown}, refresh=False)
 
     def _skipped(self) -> dict[str, int]:
         """Number of steps that DeepSpeed skipped in bf16 because a gradient was infinite, if
