@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from errors import refuses
 
 from preprocess.flow.options import FlowOptions, TrackOptions
 from preprocess.flow.source_options import (
@@ -133,7 +134,8 @@ def test_records_that_are_no_options(text, tmp_path):
     layout = DatasetLayout(tmp_path, "a")
     layout.flows.mkdir(parents=True)
     (layout.flows / "options.json").write_text(text)
-    with pytest.raises(InputError, match="options.json is not what `preprocess.flows` writes"):
+    remedy = layout.make("flows", "--overwrite")
+    with refuses("damaged-file", layout.flows / "options.json", remedy):
         recorded_config(layout, {})
 
 
@@ -182,28 +184,35 @@ def test_options_of_sources_have_names_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted", "said"),
+    ("found", "wanted", "code", "named"),
     [
-        ({"flow_preset": "fast"}, {"flow_preset": "ipol"}, "--preset is fast there and ipol now"),
+        (
+            {"flow_preset": "fast"},
+            {"flow_preset": "ipol"},
+            "other-options",
+            "--preset was fast and is now ipol",
+        ),
         (
             {"flow_source": "dis", "flow_preset": "fast"},
             {"flow_source": "dis", "flow_preset": "medium"},
-            "--dis-preset is fast there and medium now",
+            "other-options",
+            "--dis-preset was fast and is now medium",
         ),
         (
             {"flow_source": "raft", "raft_weights": "1"},
             {"flow_source": "raft", "raft_weights": "2"},
-            "was made of other raft weights than are there now",
+            "other-inputs",
+            "raft weights",
         ),
         (
             {"x: flow_source": "dis", "x: flow_preset": "fast"},
             {"x: flow_source": "dis", "x: flow_preset": "medium"},
-            "x: --dis-preset is fast there and medium now",
+            "other-options",
+            "x: --dis-preset was fast and is now medium",
         ),
     ],
 )
-def test_messages_call_options_as_the_command_line_does(found, wanted, said):
+def test_messages_call_options_as_the_command_line_does(found, wanted, code, named):
     common = {"flow_source": "tvl1", "manifest": "0"}
-    with pytest.raises(InputError) as error:
+    with refuses(code, "flows", named, "--overwrite"):
         refuse_other_options(Path("flows"), common | found, common | wanted, option_names())
-    assert said in str(error.value)

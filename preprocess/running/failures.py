@@ -1,4 +1,4 @@
-"""failures.jsonl: the clips set aside, each once, with the stage and the reason in words."""
+"""failures.jsonl: the clips that were set aside, each once, with the stage and the reason."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ KEYS = ("clip_id", "video", "stage", "reason")
 
 
 def failure_record(clip: Clip, stage: str, reason: str) -> dict[str, Any]:
+    """One line of failures.jsonl."""
     return dict(zip(KEYS, (clip.clip_id, clip.video, stage, reason), strict=True))
 
 
 def read_failures(path: Path) -> list[dict[str, Any]]:
-    """The records of the file; none where there is no file.
+    """The records of the file; none if there is no file.
 
     Raises:
-        InputError: a line that is not a record.
+        InputError: a line is not a record.
     """
     records = read_jsonl(path)
     for record in records:
         if not (isinstance(record, dict) and all(isinstance(record.get(key), str) for key in KEYS)):
             raise InputError(
-                f"{path}: {str(record)[:80]} is not a clip set aside, with {', '.join(KEYS)}; mend "
-                "the line or take it out"
+                "bad-entry",
+                f"{path} has the line {str(record)[:80]}. A line is an object with the text keys "
+                f"{', '.join(KEYS)}. Correct the line or delete it",
             )
     return records
 
 
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
-    """Write the file anew; without failures there is none."""
+    """Replace the file; without failures, delete it."""
     if not failures:
         path.unlink(missing_ok=True)
         return
@@ -46,8 +48,8 @@ def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
 
 
 def report_failures(path: Path, failures: list[dict[str, Any]]) -> None:
-    """Say how many clips were set aside, if any, and end with the exit status that says so."""
+    """If clips were set aside, print how many and exit with status 3."""
     if failures:
         set_aside = counted(len(failures), "clip")
-        print(f"{set_aside} set aside, see {path}", file=sys.stderr)
+        print(f"{set_aside} set aside; see {path}", file=sys.stderr)
         sys.exit(EXIT_SET_ASIDE)
