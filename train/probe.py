@@ -220,7 +220,7 @@ def probe(
     for key, value in {**flatten(options), **knn, "folder": folder.path}.items():
         processes.say(f"  {key:<28}  {value}")
 
-    with hold(folder, processes):
+    with hold(folder, processes), folder.restored_on_failure(processes.is_first):
         if processes.is_first:
             folder.begin(options, overwrite)
         processes.wait()

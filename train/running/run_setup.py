@@ -79,7 +79,11 @@ class RunSetup:
             What asks the run to stop; None if the run is finished already, which is printed.
         """
         processes, folder = self.processes, self.folder
-        with hold(folder, processes), Interruption(processes, self.common.stop_after) as stop:
+        with (
+            hold(folder, processes),
+            folder.restored_on_failure(processes.is_first),
+            Interruption(processes, self.common.stop_after) as stop,
+        ):
             if processes.is_first:
                 folder.begin(self.options, self.common.overwrite)
             processes.wait()
