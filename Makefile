@@ -1,4 +1,4 @@
-# The front door. `make` runs the main job on the toy dataset; `make help` lists the targets.
+# The front door. `make` runs the main job on the toy dataset; `make help` lists the goals.
 #
 # A goal named on the command line always runs its command, which reuses what is complete. What a
 # goal needs from the goals before it is made only where it is lacking. Goals run in the order given.
@@ -31,19 +31,37 @@ ifneq ($(strip $(ARGS)),)
   endif
 endif
 
-# A mistyped name is said before hours of work, not after them.
+# A mistyped name is reported before hours of work, not after them.
+GOALS := all help toy manifest doctor flows boxes export verify retry show pretrain finetune evaluate report ablation
+TOOLS := test test-slow test-lowest bench lint types update-pins .venv
 METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z_]+)\].*/\1/p' train/recipes/*.toml)))
+HEADS := mean mca
+DATASETS := $(basename $(notdir $(wildcard data_manifests/*.toml)))
+VARIABLES := DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD RAY_ADDRESS NUM_GPUS STRICT ARGS PYTHON
+# $(call nearest,NAME,KNOWN): the known name that is most like it, if one is.
+nearest = $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1))' '$(1)' $(2))
+# $(call refuse,WHAT,NAME,KNOWN,MORE): end with an error that lists the known names.
+refuse = $(call refuse_with,$(1),$(2),$(3),$(4),$(call nearest,$(2),$(3)))
+refuse_with = $(error $(1) '$(2)' is unknown$(if $(5),; did you mean $(5)?,.) Known: $(3)$(4))
+
+$(foreach goal,$(filter-out $(GOALS) $(TOOLS),$(MAKECMDGOALS)),$(if $(findstring /,$(goal)),,$(call refuse,goal,$(goal),$(GOALS) $(TOOLS))))
+# Other variables may be meant for the environment, so that only those like one of ours are refused.
+given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+$(foreach name,$(filter-out $(VARIABLES),$(given)),$(if $(call nearest,$(name),$(VARIABLES)),$(call refuse,variable,$(name),$(VARIABLES))))
 ifeq ($(filter $(METHOD),$(METHODS))$(findstring --recipe,$(ARGS)),)
-  $(error METHOD='$(METHOD)' is no method of train/recipes/; there are: $(METHODS))
+  $(call refuse,METHOD,$(METHOD),$(METHODS))
 endif
-ifneq ($(filter-out mean mca,$(HEAD)),)
-  $(error HEAD='$(HEAD)' is no head; there are: mean mca)
+ifneq ($(filter-out $(HEADS),$(HEAD)),)
+  $(call refuse,HEAD,$(HEAD),$(HEADS))
+endif
+# A dataset without a TOML is one's own: its videos are named, or its manifest has been made.
+ifeq ($(filter $(DATASET),$(DATASETS))$(VIDEOS)$(wildcard $(ROOT))$(filter $(TOOLS) help toy show ablation,$(MAKECMDGOALS)),)
+  $(call refuse,DATASET,$(DATASET),$(DATASETS),; for your own data give VIDEOS=folder)
 endif
 
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
-.PHONY: all help .venv toy manifest doctor flows boxes export verify retry show pretrain finetune \
-        evaluate report ablation test test-slow test-lowest bench lint types update-pins
+.PHONY: $(GOALS) $(TOOLS)
 
 # $(call run,MODULE,ARGUMENTS,GOAL): run a command; ARGS reach it only as the goal of the command
 # line. Status 3 says that clips were set aside: the count is printed and Make goes on.
@@ -88,48 +106,48 @@ finetune_command = $(call run,train.finetune,$(dataset) $(call method,finetune,-
 # The toy dataset knows where its objects are, so its boxes are measured as well.
 toy_truth := $(if $(filter toy,$(DATASET)),$(ROOT)/box_evaluation.json)
 
-all: manifest flows boxes $(toy_truth) pretrain finetune evaluate report  ## everything, on the toy dataset unless DATASET says otherwise
+all: manifest flows boxes $(toy_truth) pretrain finetune evaluate report  ## Run everything from the manifest to the report. Default: on the toy dataset.
 
-toy: $(STAMP)  ## render the toy dataset
+toy: $(STAMP)  ## Render the toy dataset.
 	$(toy_command)
 
-manifest: $(STAMP) | $(if $(filter toy,$(DATASET)),$(ROOT)/annotations/manifest.csv)  ## annotation files -> OUT/DATASET/manifest.csv
+manifest: $(STAMP) | $(if $(filter toy,$(DATASET)),$(ROOT)/annotations/manifest.csv)  ## List all clips: annotation files -> OUT/DATASET/manifest.csv.
 	$(manifest_command)
 
-doctor: $(STAMP) | $(ROOT)/manifest.csv  ## what is missing, unreadable, short or double, from the videos' headers
+doctor: $(STAMP) | $(ROOT)/manifest.csv  ## Check which videos are missing, unreadable, too short or stored twice.
 	$(call run,preprocess.doctor,$(dataset) $(videos) $(call goal_args,doctor),$(python))
 
-flows: $(STAMP) | $(ROOT)/manifest.csv  ## videos -> frames/ and flows/ shards
+flows: $(STAMP) | $(ROOT)/manifest.csv  ## Decode the videos and compute motion: videos -> frames/ and flows/ shards.
 	$(flows_command)
 
-boxes: $(STAMP) | $(ROOT)/flows/dataset.json  ## flows/ -> boxes/ shards: motion boxes and tube tables
+boxes: $(STAMP) | $(ROOT)/flows/dataset.json  ## Find motion boxes and tube masks: flows/ -> boxes/ shards.
 	$(boxes_command)
 
-export: $(STAMP) | $(ROOT)/boxes/dataset.json  ## boxes/ as COCO JSON, Something-Else JSON and CSV
+export: $(STAMP) | $(ROOT)/boxes/dataset.json  ## Write the boxes as COCO JSON, Something-Else JSON and CSV.
 	$(call run,preprocess.export,--boxes "$(ROOT)/boxes" $(call goal_args,export),$(python))
 
-verify: $(STAMP) | $(ROOT)/flows/dataset.json  ## every shard against dataset.json; ARGS=--repair makes bad ones again
+verify: $(STAMP) | $(ROOT)/flows/dataset.json  ## Check every shard for damage; ARGS=--repair rebuilds damaged shards.
 	$(call run,preprocess.verify,$(dataset) $(if $(findstring --repair,$(ARGS)),$(videos)) \
 	  $(call goal_args,verify),$(python))
 
-retry: $(STAMP) | $(ROOT)/flows/dataset.json  ## the clips of failures.jsonl once more
+retry: $(STAMP) | $(ROOT)/flows/dataset.json  ## Process the clips of failures.jsonl again.
 	$(call run,preprocess.retry,$(dataset) $(videos) $(call goal_args,retry),$(python))
 
-show: $(STAMP)  ## any video drawn on: make show ARGS="clip.mp4"
+show: $(STAMP)  ## Draw the motion of any video: make show ARGS="clip.mp4".
 	$(if $(strip $(ARGS)),,@echo 'error: name a video: make show ARGS="clip.mp4"' >&2; exit 1)
 	@$(python) -m preprocess.show $(call goal_args,show)
 
-pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## masked pretraining (METHOD=mofo)
+pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## Pretrain a masked autoencoder (METHOD=mofo).
 	$(pretrain_command)
 
-finetune: $(STAMP) | $(if $(call names,finetune,--from --like),$(ROOT)/boxes/dataset.json,$(RUNS)/pretrain-$(METHOD)/finished)  ## supervised finetuning (HEAD=mca or mean)
+finetune: $(STAMP) | $(if $(call names,finetune,--from --like),$(ROOT)/boxes/dataset.json,$(RUNS)/pretrain-$(METHOD)/finished)  ## Finetune on the labels (HEAD=mean or mca).
 	$(finetune_command)
 
-evaluate: $(STAMP)  ## test top-1 of the finetuned run
+evaluate: $(STAMP)  ## Measure the test accuracy of the finetuned model.
 	$(call run,train.evaluate,$(dataset) $(call method,evaluate,--run --run-name) $${HEAD:+--head "$$HEAD"} \
 	  $(call goal_args,evaluate),$(launch))
 
-report: $(STAMP)  ## OUT/DATASET/report.html: pictures and numbers
+report: $(STAMP)  ## Write OUT/DATASET/report.html with pictures and numbers.
 	$(call run,train.report,$(dataset) $(call goal_args,report),$(python))
 
 # What a goal lacks from the one before. Order-only: an existing file is never remade for its age.
@@ -147,33 +165,33 @@ $(OUT)/toy/box_evaluation.json: $(OUT)/toy/boxes/dataset.json
 $(RUNS)/pretrain-$(METHOD)/finished: | $(ROOT)/boxes/dataset.json
 	$(pretrain_command)
 
-ablation: $(STAMP)  ## every method on the same toy clips, three seeds (hours; can be stopped)
+ablation: $(STAMP)  ## Compare all methods on the same toy clips, three seeds each (hours; can be resumed).
 	$(call run,benchmarks.ablation,--out "$$OUT/ablation" $(call goal_args,ablation),$(python))
 
 ##@ Development
 
-test: $(STAMP)  ## the fast tests (at most 8 minutes on two cores)
+test: $(STAMP)  ## Run the fast tests (at most 8 minutes on two cores).
 	@$(python) -m pytest -n 2 --dist loadfile $(call goal_args,test)
 
-test-slow: $(STAMP)  ## tests that do real harm or work at scale
+test-slow: $(STAMP)  ## Run the tests that do real harm or work at scale.
 	@$(python) -m pytest -m slow $(call goal_args,test-slow)
 
-test-lowest: $(STAMP) .venv-lowest/installed  ## the fast tests with the lowest versions that setup.cfg allows
+test-lowest: $(STAMP) .venv-lowest/installed  ## Run the fast tests with the lowest versions that setup.cfg allows.
 	@.venv-lowest/bin/python -m pytest -n 2 --dist loadfile $(call goal_args,test-lowest)
 
-bench: $(STAMP)  ## every headline figure beside its peer's, in 15 minutes on two cores
+bench: $(STAMP)  ## Measure every headline figure beside its peer (15 minutes on two cores).
 	@$(python) -m benchmarks.suite $(call goal_args,bench)
 
-lint: .venv/linted  ## ruff: the rules, and whether files are formatted
+lint: .venv/linted  ## Check style and format with ruff.
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 
-types: .venv/linted  ## mypy on shared/ and on what preprocess/ and train/ offer
+types: .venv/linted  ## Check types with mypy.
 	@.venv/bin/mypy
 
-##@ Set-up
+##@ Installation
 
-.venv: $(STAMP)  ## install everything into .venv
+.venv: $(STAMP)  ## Install everything into .venv.
 
 # The stamp is written last: an interrupted installation, or pins newer than it, installs again.
 $(STAMP): setup.cfg constraints.txt
@@ -198,7 +216,7 @@ $(STAMP): setup.cfg constraints.txt
 	@touch $@
 
 # The newest versions that fit together, of every package and of what these need. Run the tests after it.
-update-pins:  ## write constraints.txt anew, with the newest versions
+update-pins:  ## Write constraints.txt again, with the newest versions.
 	@rm -rf build/pins
 	@$(PYTHON) -m venv build/pins
 	@build/pins/bin/pip install --disable-pip-version-check --progress-bar off --quiet '.[test,lint,bench,wandb]'
@@ -207,20 +225,20 @@ update-pins:  ## write constraints.txt anew, with the newest versions
 	@rm -rf build/pins
 	@echo "constraints.txt: $$(grep -c == constraints.txt) packages; now run make lint types test"
 
-help:  ## this list
+help:  ## Print this list.
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z.-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	  /^[a-z.-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@printf '\nVariables, as in make flows DATASET=ssv2 VIDEOS=/data/ssv2\n'
 	@printf '  %-16s %s\n' \
-	  DATASET 'name below data_manifests/, or of your own data (toy)' \
-	  VIDEOS 'folder of videos, searched with all folders in it' \
-	  ANNOTATIONS 'folder of official annotation files, as downloaded' \
-	  MANIFEST 'CSV of your own clips' \
-	  OUT 'folder of all that is made (out)' \
-	  METHOD 'what is pretrained, a table of the recipe (mofo)' \
-	  HEAD 'of finetuning: mean or mca (as the recipe has it)' \
-	  CLIPS_PER_SHARD 'clips of a shard (512)' \
-	  RAY_ADDRESS 'host:port of a Ray cluster (this machine alone)' \
-	  NUM_GPUS 'GPUs of flows and of training (none; one process)' \
-	  STRICT '1 stops at clips set aside (goes on)' \
-	  ARGS 'more options, to the one goal; see its --help'
+	  DATASET 'Name of a file in data_manifests/, or of your own data. Default: toy.' \
+	  VIDEOS 'Folder of the videos. Its subfolders are searched too.' \
+	  ANNOTATIONS 'Folder of the official annotation files, as downloaded.' \
+	  MANIFEST 'CSV file that lists your own clips.' \
+	  OUT 'Folder for all output. Default: out.' \
+	  METHOD 'Pretraining method, a table of the recipe. Default: mofo.' \
+	  HEAD 'Finetuning head: mean or mca. Default: the one of the recipe.' \
+	  CLIPS_PER_SHARD 'Number of clips in a shard. Default: 512.' \
+	  RAY_ADDRESS 'host:port of a Ray cluster. Default: this machine alone.' \
+	  NUM_GPUS 'Number of GPUs for flows and training. Default: one process.' \
+	  STRICT '1 stops when clips were set aside. Default: make continues.' \
+	  ARGS 'More options for the command of the goal; its --help lists them.'

@@ -20,8 +20,7 @@ def energy(flow: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
     x, y = torch.arange(width) + u, torch.arange(height)[:, None] + v
     grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)[None]
     frame = torch.as_tensor(second).double()[None, None]
-    options = {"mode": "bicubic", "padding_mode": "border", "align_corners": True}
-    warped = F.grid_sample(frame, grid, **options)[0, 0]
+    warped = F.grid_sample(frame, grid, "bicubic", padding_mode="border", align_corners=True)[0, 0]
     residual = (warped - torch.as_tensor(first).double()).abs()
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     per_pixel = _total_variation(u) + _total_variation(v) + ATTACHMENT * residual

@@ -22,6 +22,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import click
@@ -118,7 +119,8 @@ def plain_seconds(videos: list[Path], pairs: int) -> tuple[float, int]:
         began = time.process_time()
         for i in chosen:
             # A fresh one each time: its number of scales shrinks for good after a small picture.
-            solver = cv2.optflow.DualTVL1OpticalFlow_create()
+            optflow: Any = cv2.optflow  # OpenCV's own types lack it
+            solver = optflow.DualTVL1OpticalFlow_create()
             write(solver.calc(frames[i], frames[i + 1], None))
         flow = (time.process_time() - began) / len(chosen)
         seconds += flow * (len(frames) - 1)

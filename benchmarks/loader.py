@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -84,7 +85,7 @@ def of_dataset(layout: DatasetLayout, videos: Path, rounds: int) -> list[Figure]
     several = our_dataset(layout, repeats=4)
     indices = np.resize(np.arange(len(dataset.table)), CLIPS)
     paths = {clip.clip_id: videos / clip.video for clip in read_manifest(layout.manifest)}
-    chosen = [paths[dataset.table.clip_id(i)] for i in indices]
+    chosen = [paths[dataset.table.clip_id(int(i))] for i in indices]
     peers, missing = available(chosen[0])
     works: dict[str, Callable] = {
         "ours": lambda: read_ours(dataset, indices, CPU),
@@ -146,6 +147,11 @@ def read_ours(dataset: PretrainDataset, indices: np.ndarray, device: torch.devic
             to_device(sample, device)
 
 
+def _dense(length: int, place: np.ndarray) -> np.ndarray:
+    """What a video of this length gives: `place` float64 [T] of 0..1 -> frame numbers int64 [T]."""
+    return dense(length, len(place), place, stride=STRIDE)
+
+
 def _reading(
     decode: Decode, paths: list[Path], dataset: PretrainDataset, transforms: str
 ) -> Callable[[], None]:
@@ -157,9 +163,7 @@ def _reading(
         rng = np.random.default_rng(0)
         for path in paths:
             place = rng.random(config.model.num_frames)
-            frames = decode(
-                path, lambda length, place=place: dense(length, len(place), place, stride=STRIDE)
-            )
+            frames = decode(path, partial(_dense, place=place))
             if transforms == "ours":
                 crop = CROPS["multi_scale"](*frames.shape[2:0:-1], rng, scales=scales)
                 pixels = np.empty((1, len(frames), size, size, 3), np.uint8)

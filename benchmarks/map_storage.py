@@ -105,7 +105,16 @@ def clip_maps(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     return np.concatenate([maps, maps[-1:]]), grey.numpy().astype(np.uint8), chunks[0].source_size
 
 
-def row_of(maps, grey, sizes, boxes_of, preset, lines, levels, exact: float | None) -> Row:
+def row_of(
+    maps: dict[str, np.ndarray],
+    grey: dict[str, np.ndarray],
+    sizes: dict[str, tuple[int, int]],
+    boxes_of: dict[str, dict[int, np.ndarray]],
+    preset: str,
+    lines: int,
+    levels: int,
+    exact: float | None,
+) -> Row:
     """Store the maps of all clips this way, and judge the boxes made of what comes back."""
     num_bytes = num_frames = 0
     ious = []

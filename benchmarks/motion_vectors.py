@@ -19,8 +19,11 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import av
 import click
@@ -34,6 +37,8 @@ from preprocess.video.transcode import transcode
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.run_record import command_line, git_commit, versions
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ class Row:
 @click.option("--repeats", default=3, metavar="COUNT", help="The fastest counts.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON to write.")
 @user_errors
-def main(videos: tuple[Path, ...], short_side: int, pairs: int, repeats: int, out: Path | None):
+def main(
+    videos: tuple[Path, ...], short_side: int, pairs: int, repeats: int, out: Path | None
+) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rows = []
@@ -124,9 +131,7 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
         solve(batch[0][:1], batch[1][:1])  # compile, warm up
     times, flows = {}, {}
     for name, solve in solvers.items():
-        seconds, flows[name] = fastest(
-            1 if name == "opencv" else repeats, lambda s=solve: s(*batch)
-        )
+        seconds, flows[name] = fastest(1 if name == "opencv" else repeats, partial(solve, *batch))
         times[name] = 1000 * seconds / len(chosen)
     count = len(frames)
     vectors_ms, decode_ms = 1000 * vector_seconds / count, 1000 * decode_seconds / count
@@ -139,8 +144,12 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
         1000 * transcode_seconds / count,
         vectors_ms,
         decode_ms,
-        *times.values(),
-        *((decode_ms + ms) / vectors_ms for ms in times.values()),
+        times["opencv"],
+        times["fast"],
+        times["dis"],
+        (decode_ms + times["opencv"]) / vectors_ms,
+        (decode_ms + times["fast"]) / vectors_ms,
+        (decode_ms + times["dis"]) / vectors_ms,
         difference,
         length,
         float(np.mean([np.isnan(flow[0]).mean() for flow in maps[1:]])),
@@ -185,7 +194,8 @@ def decode_pictures(video: Path, short_side: int) -> list[np.ndarray]:
 
 
 def opencv_tvl1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    solver = cv2.optflow.DualTVL1OpticalFlow_create()
+    optflow: Any = cv2.optflow  # OpenCV's own types lack it
+    solver = optflow.DualTVL1OpticalFlow_create()
     flows = [
         torch.from_numpy(solver.calc(np.ascontiguousarray(one), np.ascontiguousarray(other), None))
         for one, other in zip(first.numpy(), second.numpy(), strict=True)
@@ -193,15 +203,16 @@ def opencv_tvl1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return torch.stack(flows).permute(0, 3, 1, 2)
 
 
-def fastest(repeats: int, work):
+def fastest(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
     """Seconds of the fastest of several runs, and what it returned."""
-    best = None
+    best: tuple[float, T] | None = None
     for _ in range(repeats):
         began = time.process_time()
         result = work()
         seconds = time.process_time() - began
         if best is None or seconds < best[0]:
             best = seconds, result
+    assert best is not None, repeats
     return best
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ import torch
 from benchmarks.record import NOT_ON_GPU, Figure, conclude, fastest
 from benchmarks.step_contenders import (
     MASK_RATIO,
+    Contender,
     Step,
     has_transformers,
     hugging_face,
@@ -89,7 +91,7 @@ def _on_gpu(task: str, rounds: int) -> list[Figure]:
     """The best batch of each, which need not be the same."""
     device, dtype = torch.device("cuda"), torch.bfloat16
     best: dict[str, tuple[float, int, float]] = {}
-    makers = {"ours": ours}
+    makers: dict[str, Callable[..., Contender]] = {"ours": ours}
     if has_transformers():
         makers["theirs"] = hugging_face
     for name, make in makers.items():
@@ -104,8 +106,8 @@ def _on_gpu(task: str, rounds: int) -> list[Figure]:
             if name not in best or seconds / batch_size < best[name][0]:
                 best[name] = (seconds / batch_size, batch_size, memory)
     peak = matmul_tflops(dtype, device)
-    seconds = {name: each[0] for name, each in best.items()}
-    figures = _compared(task, "bf16", 1, seconds, peak, device)
+    per_clip = {name: each[0] for name, each in best.items()}
+    figures = _compared(task, "bf16", 1, per_clip, peak, device)
     if task == "pretraining":
         figures.append(
             Figure(
@@ -189,7 +191,7 @@ def matmul_tflops(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * size**3 / seconds / 1e12
 
 
-def _device_seconds(work: Step, rounds: int) -> float:
+def _device_seconds(work: Callable[[], object], rounds: int) -> float:
     """Least seconds of a work on the GPU, of which five are queued at a time."""
     for _ in range(3):
         work()

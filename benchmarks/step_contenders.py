@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class Contender:
 
 
 def ours(
-    task: str, batch_size: int, dtype: torch.dtype, device: torch.device, **changes: bool
+    task: str, batch_size: int, dtype: torch.dtype, device: torch.device, **changes: Any
 ) -> Contender:
     """What train.pretrain or train.finetune computes, without what DeepSpeed puts around it."""
     config = replace(named_config("vit-b"), **changes)
@@ -83,13 +84,17 @@ def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.d
     clips, mask, _ = _inputs(config, batch_size, device)
     clips = clips.transpose(1, 2).contiguous()  # B, T, C, H, W
     if task == "pretraining":
-        model = VideoMAEForPreTraining(VideoMAEConfig(norm_pix_loss=True)).to(device, dtype)
+        model: Any = VideoMAEForPreTraining(VideoMAEConfig(norm_pix_loss=True))
+        model = model.to(device, dtype)
 
         def loss() -> Tensor:
             return model(clips.to(dtype), bool_masked_pos=mask).loss
     else:
-        settings = VideoMAEConfig(num_labels=NUM_CLASSES, use_mean_pooling=True)
-        model = VideoMAEForVideoClassification(settings).to(device, dtype)
+        # Their types leave out what every configuration takes, such as the number of labels.
+        make_config: Any = VideoMAEConfig
+        settings = make_config(num_labels=NUM_CLASSES, use_mean_pooling=True)
+        model = VideoMAEForVideoClassification(settings)
+        model = model.to(device, dtype)
         labels = torch.arange(batch_size, device=device)
 
         def loss() -> Tensor:

@@ -214,6 +214,7 @@ def fit_network(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) 
 def augmented(image: np.ndarray, label: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """A view of uint8[H,W,3]: mirrored by chance, then shifted; the label goes with the
     mirroring."""
+    assert CLASSES.flip_x is not None and CLASSES.flip_y is not None
     if rng.random() < 0.5:
         image, label = image[:, ::-1], CLASSES.flip_x[label]
     if rng.random() < 0.5:

@@ -29,7 +29,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
@@ -70,7 +72,7 @@ def main(samples: Path, repeats: int, out: Path | None) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     host = host_kind()
-    record = {
+    record: dict[str, Any] = {
         "command": command_line(),
         "git_commit": git_commit(),
         "date": str(date.today()),
@@ -102,12 +104,14 @@ def main(samples: Path, repeats: int, out: Path | None) -> None:
 
 def opencv(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     # A fresh one each time: its number of scales shrinks for good after a small picture.
-    return cv2.optflow.DualTVL1OpticalFlow_create().calc(first, second, None).transpose(2, 0, 1)
+    solver: Any = cv2.optflow  # OpenCV's own types lack it
+    return solver.DualTVL1OpticalFlow_create().calc(first, second, None).transpose(2, 0, 1)
 
 
 def ours(preset: str = "fast") -> Flow:
     def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return tvl1_flow(*tensors(first, second), preset)[0].numpy()
+        one, other = tensors(first, second)
+        return tvl1_flow(one, other, preset)[0].numpy()
 
     return flow
 
@@ -286,7 +290,7 @@ def on_all_cores(samples: Path) -> dict:
     return {"pairs_per_s": rate, "opencv_pairs_per_s": their_rate, "times": rate / their_rate}
 
 
-def _work(pairs: list[Pair], laps: int, rounds: int, barrier) -> None:
+def _work(pairs: list[Pair], laps: int, rounds: int, barrier: Barrier) -> None:
     torch.set_num_threads(1)
     flow = ours()
     flow(pairs[0].first, pairs[0].second)
@@ -304,12 +308,13 @@ def of_paths(samples: Path) -> dict:
     preset = PRESETS["fast"]
     pairs = [pair.resized(320, 240) for pair in clip_pairs(samples, 17)[:6]]
 
-    def native(first, second):
-        return tvl1_native.solve(*(x.float() for x in tensors(first, second)), None, preset)[0]
+    def native(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        one, other = (x.float() for x in tensors(first, second))
+        return tvl1_native.solve(one, other, None, preset)[0].numpy()
 
-    def eager(first, second):
-        frames = (x.float() for x in tensors(first, second))
-        return tvl1_eager.solve(*frames, None, preset, tvl1_eager.EAGER)[0]
+    def eager(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        one, other = (x.float() for x in tensors(first, second))
+        return tvl1_eager.solve(one, other, None, preset, tvl1_eager.EAGER)[0].numpy()
 
     native_seconds = eager_seconds = 0.0
     equal = 0
@@ -318,7 +323,7 @@ def of_paths(samples: Path) -> dict:
         native_seconds += seconds
         plain, seconds = timed(eager, pair, 1)
         eager_seconds += seconds
-        equal += torch.equal(there, plain)
+        equal += np.array_equal(there, plain)
     print(
         f"\nplain PyTorch, 320x240: {1000 * eager_seconds / len(pairs):.0f} ms a pair, "
         f"{eager_seconds / native_seconds:.0f} times the C++ solver's; the same flow, bit for bit, "
@@ -343,11 +348,13 @@ def warm_start(samples: Path) -> dict:
         cold, warm = tvl1_flow(b, c), tvl1_flow(b, c, initial=tvl1_flow(a, b))
         values = [energy(x[0].numpy(), b[0].numpy(), c[0].numpy()) for x in (cold, warm)]
         ratios.append(values[1] / values[0])
-    errors = {"zero": [], "truth": [], "reversed truth": []}
+    errors: dict[str, list[float]] = {"zero": [], "truth": [], "reversed truth": []}
     for pair in toy_pairs(24):
+        assert pair.truth is not None
         truth = torch.from_numpy(pair.truth)[None]
         for start, initial in (("zero", None), ("truth", truth), ("reversed truth", -truth)):
-            flow = tvl1_flow(*tensors(pair.first, pair.second), initial=initial)[0].numpy()
+            first, second = tensors(pair.first, pair.second)
+            flow = tvl1_flow(first, second, initial=initial)[0].numpy()
             errors[start].append(end_point_error(flow, pair.truth, pair.valid))
     means = {start: float(np.mean(values)) for start, values in errors.items()}
     print(
@@ -364,13 +371,14 @@ def warm_start(samples: Path) -> dict:
 def floor(samples: Path, repeats: int) -> dict:
     """Time per pixel and iteration, beside what arithmetic and memory would take."""
     pair = clip_pairs(samples, 17)[0].resized(320, 240)
-    frames = [x.float() for x in tensors(pair.first, pair.second)]
-    counts, least = (20, 220), {}
+    first, second = (x.float() for x in tensors(pair.first, pair.second))
+    counts = (20, 220)
+    least: dict[int, float] = {}
     for _ in range(3 * repeats):
         for count in counts:
             preset = replace(PRESETS["fast"], max_levels=1, warps_fine=1, iterations_fine=count)
             began = time.thread_time()
-            tvl1_native.solve(*frames, None, preset)
+            tvl1_native.solve(first, second, None, preset)
             least[count] = min(least.get(count, np.inf), time.thread_time() - began)
     pixels = pair.first.size * (counts[1] - counts[0])
     measured = (least[counts[1]] - least[counts[0]]) / pixels
@@ -428,7 +436,7 @@ def on_gpu(samples: Path) -> dict | str:
         torch.from_numpy(np.stack([getattr(p, k) for p in pairs])).cuda()
         for k in ("first", "second")
     ]
-    results = {"device": torch.cuda.get_device_name(), "pairs_per_s": {}}
+    rates: dict[int, float] = {}
     for repeat in (1, 4, 16):
         first, second = (x.repeat(repeat, 1, 1) for x in frames)
         tvl1_flow(first, second)
@@ -438,9 +446,9 @@ def on_gpu(samples: Path) -> dict | str:
             tvl1_flow(first, second)
         torch.cuda.synchronize()
         rate = 5 * len(first) / (time.perf_counter() - began)
-        results["pairs_per_s"][len(first)] = rate
+        rates[len(first)] = rate
         print(f"\nGPU, 320x240, batches of {len(first)}: {rate:.0f} pairs/s")
-    return results
+    return {"device": torch.cuda.get_device_name(), "pairs_per_s": rates}
 
 
 if __name__ == "__main__":

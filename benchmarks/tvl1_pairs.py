@@ -63,9 +63,11 @@ class Pair:
 
 def rubberwhale(samples: Path) -> Pair:
     folder = samples / "flow" / "rubberwhale"
-    frames = [cv2.imread(str(folder / f"frame0{i}.png"), cv2.IMREAD_GRAYSCALE) for i in (4, 5)]
+    first, second = (
+        np.asarray(cv2.imread(str(folder / f"frame0{i}.png"), cv2.IMREAD_GRAYSCALE)) for i in (4, 5)
+    )
     truth = cv2.readOpticalFlow(str(folder / "frame04_to_frame05.flo")).transpose(2, 0, 1)
-    return Pair("rubberwhale", *frames, truth, (np.abs(truth) < 1e9).all(0))
+    return Pair("rubberwhale", first, second, truth, np.all(np.abs(truth) < 1e9, axis=0))
 
 
 def clip_pairs(samples: Path, frame: int) -> list[Pair]:

@@ -29,8 +29,9 @@ def pyav(path: Path, choose: Choose) -> np.ndarray:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         # WebM files do not say how many frames they have.
-        seconds = float((stream.duration or 0) * stream.time_base) or container.duration / 1e6
-        wanted = choose(stream.frames or round(seconds * float(stream.average_rate)))
+        seconds = float((stream.duration or 0) * (stream.time_base or 0))
+        seconds = seconds or (container.duration or 0) / 1e6
+        wanted = choose(stream.frames or round(seconds * float(stream.average_rate or 0)))
         last, found = int(wanted.max()), {}
         for number, frame in enumerate(container.decode(stream)):
             if number in wanted:

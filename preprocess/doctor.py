@@ -35,10 +35,12 @@ from preprocess.annotations.reading import read_text
 from preprocess.running.video_headers import read_headers
 from preprocess.video.completeness import END_TOLERANCE_FRAMES
 from preprocess.video.headers import VideoHeader
+from preprocess.video.remarks import Remarks
 from preprocess.video.video_index import VideoIndex, scan_videos, stem_of
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest
+from shared.progress import bar_options
 
 FINDINGS = ("missing", "unreadable", "empty", "shorter", "frame_rate", "double")
 LOST = {"missing", "unreadable", "empty"}
@@ -55,6 +57,7 @@ class Diagnosis:
         frame_rates: frames per second, rounded to two digits -> videos.
         codecs: name -> videos.
         hours: of all videos that tell their length.
+        remarks: on the videos.
         headers_per_second: files opened and closed again, on the clock.
     """
 
@@ -66,6 +69,7 @@ class Diagnosis:
     codecs: Counter[str] = field(default_factory=Counter)
     hours: float = 0.0
     headers_per_second: float = 0.0
+    remarks: Remarks = field(default_factory=Remarks)
 
     @property
     def num_remaining(self) -> int:
@@ -131,7 +135,7 @@ def diagnose(
     headers: dict[str, VideoHeader | str] = {}
     began = time.perf_counter()
     progress = tqdm(
-        read_headers(videos, paths, workers), "headers", len(paths), unit="video", disable=None
+        read_headers(videos, paths, workers), "headers", len(paths), unit="video", **bar_options()
     )
     for path, header in progress:
         headers[path] = header
@@ -142,6 +146,8 @@ def diagnose(
             diagnosis.codecs[header.codec] += 1
             diagnosis.frame_rates[round(header.frames_per_second or 0.0, 2)] += 1
             diagnosis.hours += (header.seconds or 0.0) / 3600
+            for remark in header.remarks:
+                diagnosis.remarks.add(path, remark)
     # ------------------------------------------------------------------ clips
     for clip_id, video, _ in missing:
         diagnosis.findings["missing"].append((clip_id, f"no video {video}"))
@@ -161,19 +167,23 @@ def examine(
         return
     (start, stop), rate = clip.span, header.frames_per_second
     frame_seconds = 1 / rate if rate else 0.0
+    end = None if header.seconds is None else header.picture_start + header.seconds
     if header.num_frames is not None and header.num_frames < 2:
         yield "empty", f"the video has {header.num_frames} frames"
-    elif header.seconds is not None and start >= header.seconds - frame_seconds:
-        yield "empty", f"begins at {start:.2f} s of a video of {header.seconds:.2f} s"
+    elif end is not None and start >= end - frame_seconds:
+        yield "empty", f"begins at {start:.2f} s of a video of {end:.2f} s"
+    elif stop <= header.picture_start:
+        begin = header.picture_start
+        yield "empty", f"ends at {stop:.2f} s, and the picture starts at {begin:.2f} s"
     elif stop - start <= frame_seconds:
         yield "empty", f"lasts {stop - start:.3f} s, and a frame {frame_seconds:.3f} s"
     elif (
         # The decoder asks for nothing behind the video's end, and takes what is there.
-        header.seconds is not None
+        end is not None
         and clip.stop_seconds is not None
-        and stop > header.seconds + END_TOLERANCE_FRAMES * frame_seconds
+        and stop > end + END_TOLERANCE_FRAMES * frame_seconds
     ):
-        yield "shorter", f"ends at {stop:.2f} s, its video at {header.seconds:.2f} s"
+        yield "shorter", f"ends at {stop:.2f} s, its video at {end:.2f} s"
     if rate is None:
         yield "frame_rate", "the header tells no frame rate"
     elif expected_rates and not any(_close(rate, one) for one in expected_rates):
@@ -196,6 +206,7 @@ def summary(diagnosis: Diagnosis, first: int) -> dict:
         "frame_rates": {f"{rate:g}": n for rate, n in sorted(diagnosis.frame_rates.items())},
         "codecs": dict(diagnosis.codecs.most_common()),
         "hours": diagnosis.hours,
+        "notes": diagnosis.remarks.lines(),
     }
 
 
@@ -217,7 +228,12 @@ def table(diagnosis: Diagnosis, first: int) -> str:
         if len(found) > first > 0:
             lines.append("    ...")
     return "\n".join(
-        [*lines, "", f"{diagnosis.num_remaining} of {diagnosis.num_clips} clips remain"]
+        [
+            *lines,
+            "",
+            *diagnosis.remarks.lines(),
+            f"{diagnosis.num_remaining} of {diagnosis.num_clips} clips remain",
+        ]
     )
 
 

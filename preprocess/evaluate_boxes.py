@@ -32,6 +32,7 @@ from preprocess.annotated_boxes.metrics import (
 from shared.errors import InputError, user_errors
 from shared.make_commands import make_around
 from shared.motion_maps import read_maps
+from shared.progress import bar_options
 from shared.shard_index import read_index
 from shared.shards import ShardReader
 
@@ -116,7 +117,7 @@ def evaluate(
     clip_ids = _clip_ids(boxes)
     annotated = open_annotations(box_format, annotations, frozenset(clip_ids), options)
     figures = {}
-    with tqdm(total=len(clip_ids), desc="boxes", unit="clip", disable=None) as progress:
+    with tqdm(total=len(clip_ids), desc="boxes", unit="clip", **bar_options()) as progress:
         for clip in _stored_clips(boxes, _flows_folder(boxes, flows), annotated):
             progress.update()
             found = clip_figures(clip, annotated.of(clip.frames))

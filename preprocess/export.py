@@ -23,6 +23,7 @@ from tqdm import tqdm
 from preprocess.annotated_boxes.writers import WRITERS, ExportedClip
 from shared.errors import InputError, user_errors
 from shared.make_commands import make_around
+from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 from shared.wording import counted
@@ -68,7 +69,7 @@ def _command_back(boxes: Path, index: DatasetIndex, name: str, written: Path) ->
 
 def _clips(boxes: Path, index: DatasetIndex, what: str) -> Iterator[ExportedClip]:
     """Every clip in the order of the shards."""
-    with tqdm(total=index.num_clips, desc=what, unit="clip", delay=1) as progress:
+    with tqdm(total=index.num_clips, desc=what, unit="clip", **bar_options(delay=1)) as progress:
         for shard in index.shards:
             with ShardReader(boxes / shard.name, "boxes") as reader:
                 rows, sizes = reader["/clip/frames"], reader["/clip/size"]

@@ -202,7 +202,7 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
                 refuse_loss(plan, failed)
                 if plan.config.strict:
                     raise InputError(
-                        "damaged-file", "{clip_id}: {stage}: {reason}".format_map(failed)
+                        failed["code"], "{clip_id}: {stage}: {reason}".format_map(failed)
                     )
                 run.add_failure(failed)
         seconds = time.perf_counter() - began
@@ -217,6 +217,8 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     journal.remove()
     if pool is not None:
         print_times(pool.times, seconds, len(missing))
+        for line in pool.times.remarks.lines():
+            print(line)
     print_sizes(plan, len(plan.clips) - len(failures))
     return failures
 

@@ -42,6 +42,7 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, Clip, format_manifest
+from shared.progress import bar_options
 from shared.run_record import RunLock, write_options
 
 
@@ -146,7 +147,13 @@ def _in_seconds(rows: ClipRows, videos: Path) -> list[Clip]:
     paths = sorted({clip.video for clip in rows.clips if clip.clip_id in rows.frames})
     workers = os.cpu_count() or 1
     headers = dict(
-        tqdm(read_headers(videos, paths, workers), "frame rates", len(paths), unit="video")
+        tqdm(
+            read_headers(videos, paths, workers),
+            "frame rates",
+            len(paths),
+            unit="video",
+            **bar_options(),
+        )
     )
     return [
         frames_to_seconds(clip, rows.frames[clip.clip_id], headers[clip.video])

@@ -43,6 +43,7 @@ from shared.files import write_atomically
 from shared.grid import canonical_view
 from shared.manifest import Clip
 from shared.motion_maps import compand, expand
+from shared.progress import bar_options
 
 FOLDER = click.Path(path_type=Path)
 FLOW_BATCH = 8  # pairs of a piece of work
@@ -161,7 +162,14 @@ def main(
             print(f"{video}: {error}", file=sys.stderr)
             set_aside += 1
             continue
-        frames = tqdm(video_frames(found), name, total=len(found.frames), unit="frame", leave=False)
+        frames = tqdm(
+            video_frames(found),
+            name,
+            total=len(found.frames),
+            unit="frame",
+            leave=False,
+            **bar_options(),
+        )
         write_atomically(out / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
         sheet = cv2.imencode(".png", contact_sheet(found)[..., ::-1])[1]
         write_atomically(out / f"{name}.png", sheet.tobytes())
@@ -260,7 +268,11 @@ def _flow_and_maps(
         return reduce_maps(maps, (map_height, map_width))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # the solver leaves Python while it works
-        flows = torch.cat(list(tqdm(threads.map(solve, firsts), "flow", len(firsts), leave=False)))
+        flows = torch.cat(
+            list(
+                tqdm(threads.map(solve, firsts), "flow", len(firsts), leave=False, **bar_options())
+            )
+        )
         maps = torch.cat(list(threads.map(maps_of, firsts))).numpy()
     flow, maps = flows.numpy(), expand(*compand(maps))
     return np.concatenate([flow, flow[-1:]]), np.concatenate([maps, maps[-1:]])

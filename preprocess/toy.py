@@ -40,6 +40,7 @@ from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers, write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_classes, write_manifest
+from shared.progress import bar_options
 from shared.run_record import RunLock
 from shared.wording import counted
 
@@ -108,7 +109,9 @@ def make_dataset(layout: DatasetLayout, options: ToyOptions, workers: int, overw
     # ------------------------------------------------------------------ render the rest
     write_atomically(record, _record_text(options, complete=False))
     write_one = partial(write_clip, layout, options.seed, flow_clips=flow_clips(clips))
-    with tqdm(total=len(todo), desc="render", unit="clip", disable=not todo) as progress:
+    with tqdm(
+        total=len(todo), desc="render", unit="clip", disable=not todo, **bar_options()
+    ) as progress:
         for _ in _in_processes(write_one, todo, min(workers, len(todo))):
             progress.update()
     # ------------------------------------------------------------------ lists, and the mark

@@ -20,6 +20,7 @@ CONTAINERS = {  # encoder of the picture, frames a second, encoder of the sound,
     "3gp": ("libx264", 12, "aac", "mov_text"),
     "mkv": ("libx264", 12, "aac", "subrip"),
     "webm": ("libvpx", 12, "libopus", "webvtt"),
+    "ogv": ("libvpx", 12, "libopus", None),
     "avi": ("mpeg4", 12, "pcm_s16le", None),
     "flv": ("libx264", 12, "aac", None),
     "ts": ("libx264", 12, "aac", "dvb_subtitle"),
@@ -41,6 +42,7 @@ KINDS = {  # the tracks that a container can hold beside the picture and sound
     "3gp": (SUBTITLE,),
     "mkv": (SUBTITLE, ATTACHMENT, COVER),
     "webm": (SUBTITLE,),
+    "ogv": (),
     "avi": (DATA,),
     "flv": (DATA,),
     "ts": (SUBTITLE, DATA),
@@ -64,35 +66,13 @@ def layouts_of(extension: str) -> list[tuple[str, ...]]:
 def render_tracks(path: Path, layout: tuple[str, ...]) -> Path:
     """Write NUM_FRAMES of `moving_picture` with the other tracks of a layout around them."""
     extension = path.suffix[1:]
-    codec, rate, sound_codec, subtitle_codec = CONTAINERS[extension]
+    codec, _, sound_codec, _ = CONTAINERS[extension]
     if not {codec, sound_codec} <= av.codecs_available or not hasattr(
         av.container.OutputContainer, "add_mux_stream"
     ):
         pytest.skip(f"this build of PyAV cannot write {codec} and {sound_codec}")
-    packets: list[av.Packet] = []
     with av.open(str(path), "w", format=MUXERS.get(extension)) as container:
-        for kind in layout:
-            if kind == PICTURE:
-                packets += _pictures(container, codec, rate)
-            elif kind == SOUND or (kind == DATA and extension == "avi"):
-                packets += _sound(container, sound_codec)
-            elif kind == SUBTITLE:
-                text = SUBTITLE_BYTES.get(str(subtitle_codec), b"hello")
-                packets += _packets(container.add_mux_stream(subtitle_codec), text)
-            elif kind == DATA:
-                packets += _packets(container.add_data_stream(), b"hello")
-            elif kind == TIMECODE:
-                container.metadata["timecode"] = "01:00:00:00"
-            elif kind == CHAPTERS:
-                container.set_chapters([_chapter(number) for number in range(3)])
-            elif kind == ATTACHMENT:
-                container.add_attachment("notes.txt", "text/plain", b"a file of its own" * 20)
-            elif extension == "mkv":
-                container.add_attachment("cover.png", "image/png", _cover())
-            else:
-                stream = container.add_mux_stream("png", width=64, height=64)
-                stream.disposition = av.stream.Disposition.attached_pic
-                packets += _packets(stream, _cover())[:1]
+        packets = [packet for kind in layout for packet in _track(container, extension, kind)]
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             container.mux(packet)
     if DATA in layout and extension == "avi":
@@ -104,6 +84,33 @@ def track_types(path: Path) -> list[str]:
     """What FFmpeg finds in a file: "video", "audio", "subtitle", "data" or "attachment" a track."""
     with av.open(str(path)) as container:
         return [stream.type for stream in container.streams]
+
+
+def _track(container: Any, extension: str, kind: str) -> list[av.Packet]:
+    """Add a track, and return its packets."""
+    codec, rate, sound_codec, subtitle_codec = CONTAINERS[extension]
+    if kind == PICTURE:
+        return _pictures(container, codec, rate)
+    if kind == SOUND or (kind == DATA and extension == "avi"):
+        return _sound(container, sound_codec)
+    if kind == SUBTITLE:
+        text = SUBTITLE_BYTES.get(str(subtitle_codec), b"hello")
+        return _packets(container.add_mux_stream(subtitle_codec), text)
+    if kind == DATA:
+        return _packets(container.add_data_stream(), b"hello")
+    if kind == COVER and extension != "mkv":
+        stream = container.add_mux_stream("png", width=64, height=64)
+        stream.disposition = av.stream.Disposition.attached_pic
+        return _packets(stream, _cover())[:1]
+    if kind == COVER:
+        container.add_attachment("cover.png", "image/png", _cover())
+    elif kind == TIMECODE:
+        container.metadata["timecode"] = "01:00:00:00"
+    elif kind == CHAPTERS:
+        container.set_chapters([_chapter(number) for number in range(3)])
+    elif kind == ATTACHMENT:
+        container.add_attachment("notes.txt", "text/plain", b"a file of its own" * 20)
+    return []
 
 
 def _pictures(container: Any, codec: str, rate: int) -> list[av.Packet]:

@@ -288,6 +288,6 @@ def test_wrong_input_is_one_line(dataset, tmp_path):
     assert (status, stdout) == (1, "") and "error: no manifest at" in stderr
     options = ["--dataset", "ssv2", "--out", tmp_path]
     status, _, stderr = run(*options, "--videos", tmp_path / "nowhere")
-    assert status == 1 and "error: no folder of videos at" in stderr
+    assert status == 1 and f"{tmp_path / 'nowhere'}" in stderr and "[missing-folder]" in stderr
     status, _, stderr = run(*options, "--video-info", tmp_path / "nowhere.csv")
     assert status == 1 and "error: no file" in stderr and "Traceback" not in stderr

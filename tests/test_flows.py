@@ -126,6 +126,7 @@ def test_failing_clips_are_set_aside(tmp_path):
     assert [failure["clip_id"] for failure in failures] == ["clip-1", "clip-2"]
     assert {failure["stage"] for failure in failures} == {"decode"}
     assert all(failure["reason"] for failure in failures)
+    assert {failure["code"] for failure in failures} == {"damaged-file"}
     for kind in KINDS:
         with ShardReader(layout.root / kind / "00000.h5", kind) as reader:
             assert reader.clip_ids() == ["clip-0", "clip-3"]

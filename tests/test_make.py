@@ -122,15 +122,31 @@ def test_args_for_two_goals_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mistyped, message",
+    ("mistyped", "message"),
     [
-        ("METHOD=mofoo", "METHOD='mofoo' is no method of train/recipes/; there are: block mgm mme"),
-        ("HEAD=mcaa", "HEAD='mcaa' is no head; there are: mean mca"),
+        (["all", "METHOD=mofoo"], "METHOD 'mofoo' is unknown; did you mean mofo? Known: block"),
+        (["all", "METHOD=x"], "METHOD 'x' is unknown. Known: block mgm mme mofo random"),
+        (["all", "HEAD=mcaa"], "HEAD 'mcaa' is unknown; did you mean mca? Known: mean mca"),
+        (
+            ["flows", "DATASET=ssv3"],
+            "DATASET 'ssv3' is unknown; did you mean ssv2? Known: diving48",
+        ),
+        (["flows", "VIDEO=/data"], "variable 'VIDEO' is unknown; did you mean VIDEOS?"),
+        (["manifest", "flos"], "goal 'flos' is unknown; did you mean flows?"),
     ],
 )
 def test_mistyped_names_are_said_before_anything_is_made(tmp_path, mistyped, message):
-    done = make("all", f"OUT={tmp_path}", mistyped, status=2)
+    done = make(*mistyped, f"OUT={tmp_path}", status=2)
     assert message in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_names_that_are_no_mistakes_are_taken(tmp_path):
+    """Variables for the environment, own data, and what was made before."""
+    make("-n", "flows", f"OUT={tmp_path}", "OMP_NUM_THREADS=1", "DATASET=mine", "VIDEOS=/data")
+    (tmp_path / "mine").mkdir()
+    make("-n", "flows", f"OUT={tmp_path}", "DATASET=mine")
+    make("-n", f"{tmp_path}/toy/manifest.csv", f"OUT={tmp_path}")
+    make("-n", "lint", "DATASET=anything")
 
 
 def test_unknown_dataset_lists_the_known_ones(tmp_path):
@@ -175,5 +191,5 @@ def test_flat_folder_sets_bad_clips_aside(samples, tmp_path):
     done = make("manifest", "flows", "boxes", *flat)
     failures = (tmp_path / "mine" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["clip_id"] for line in failures] == ["corrupted"]
-    assert "1 clip set aside, see " in done.stderr
+    assert "1 clip set aside; see " in done.stderr
     make("flows", *flat, "STRICT=1", status=2)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from dataset_fixtures import make_dataset, run_flows
-from errors import refuses
+from errors import refuses, sets_aside
 from shard_fixtures import write_moving_squares
 from training_fixtures import tiny_run
 from video_fixtures import render_video
@@ -38,7 +38,6 @@ from preprocess.rebuilding.finished_plan import finished_plan
 from preprocess.video import transcode
 from preprocess.video.completeness import Completeness
 from preprocess.video.decode import _matching, check_caps, decode_clip
-from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, _checked_kept_size
 from preprocess.video.spans import _known
 from preprocess.video.video_file import open_video, video_stream
@@ -217,18 +216,18 @@ def test_what_a_video_turns_out_to_be_while_it_is_read(tmp_path):
     with open_video(path, options.max_pixels) as container:
         stream = video_stream(container, options.max_pixels)
         progress = Completeness(clip, container, stream)
-        with pytest.raises(ClipError, match=r"longer than 0.5 s \(--max-seconds\)"):
+        with sets_aside("out-of-range", "0.5 s", "--max-seconds"):
             check_caps(progress, progress.start + 0.6, options)
-    with pytest.raises(ClipError, match="the copy re-encoded for motion vectors has other frames"):
+    with sets_aside("damaged-file", "copy", "motion vectors"):
         list(_matching(iter([1, 2, 3]), iter([1, 2])))
     assert list(_matching(iter([1, 2]), iter([3, 4]))) == [1, 2]
-    with pytest.raises(ClipError, match="packets without presentation times, which tell clips"):
+    with sets_aside("not-supported", "presentation times"):
         _known(None)
-    with pytest.raises(ClipError, match="frames of 200000x200 are too long for a JPEG"):
+    with sets_aside("out-of-range", "200000x200", "JPEG"):
         _checked_kept_size((200_000, 200), 256)
     encoder = ClipEncoder(ClipTask(0, clip), WorkerOptions(tmp_path), with_vectors=True)
     encoder._num_frames, encoder._num_vectors = 12, 9
-    with pytest.raises(ClipError, match="9 flows from vectors of 12 frames"):
+    with sets_aside("damaged-file", "9 flows", "12 frames"):
         encoder.finish()
 
 
@@ -239,14 +238,14 @@ def test_a_decoder_out_of_memory_costs_one_clip(tmp_path, monkeypatch):
         raise MemoryError("no 40 GB for a frame")
 
     monkeypatch.setattr("preprocess.video.decode.Scaler.picture", fail)
-    with pytest.raises(ClipError, match="cannot be decoded: MemoryError"):
+    with sets_aside("damaged-file", "MemoryError", "no 40 GB for a frame"):
         list(decode_clip(Clip("a", path.name), tmp_path, DecodeOptions()))
 
 
 def test_a_codec_that_is_not_decoded(tmp_path, monkeypatch):
     path = render_video(tmp_path / "a.mkv", 6, codec="ffv1")
     monkeypatch.setattr("preprocess.video.video_file.CODECS", "h264,hevc")
-    with pytest.raises(ClipError, match=r"codec ffv1 is not among those allowed \(h264,hevc\)"):
+    with sets_aside("not-supported", "ffv1", "h264,hevc"):
         list(decode_clip(Clip("a", path.name), tmp_path, DecodeOptions()))
 
 
@@ -254,17 +253,17 @@ def test_transcoding_without_its_encoder_or_a_frame(tmp_path, monkeypatch):
     path = render_video(tmp_path / "a.mkv", 6, codec="ffv1")
     with av.open(str(tmp_path / "copy.mp4"), "w", format="mp4") as output:
         empty = SimpleNamespace(decode=lambda stream: iter(()))
-        with pytest.raises(ClipError, match="no frame could be decoded"):
+        with sets_aside("empty"):
             transcode._copy_frames(empty, SimpleNamespace(time_base=None), output)
     monkeypatch.setattr(transcode, "ENCODER", "libx999")
-    with pytest.raises(InputError, match="needs the encoder libx999, which this FFmpeg lacks; ins"):
+    with refuses("missing-package", "libx999", "--transcode", "--source"):
         transcode.transcode(path, tmp_path / "scratch", 1 << 20)
 
 
 def test_flow_that_is_not_finite_is_not_stored():
     flows = torch.zeros(1, 2, 16, 16)
     flows[0, 0, 3, 3] = torch.nan
-    with pytest.raises(ClipError, match="the flow holds NaN or infinite values"):
+    with sets_aside("not-finite", "NaN"):
         _companded(flows, 64, "raft")
     with pytest.raises(InputError, match="--stabilise on: off, warp, subtract are allowed"):
         FlowOptions(stabilise="on")

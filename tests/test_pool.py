@@ -115,11 +115,12 @@ def check_harm(tmp_path, names, harmful, num_decoders, num_flow_workers, timeout
     )
     found, failures = shards_of(pool, tasks, tmp_path / "harmed")
     assert {name: event.stage for name, event in failures.items()} == {
-        name: name.partition("-")[0] for name in harmful
+        name: "internal" if name.endswith("raises") else name.partition("-")[0] for name in harmful
     }
     for name, event in failures.items():
         expected = {"dies": "worker died", "segfaults": "worker died", "hangs": "no answer"}
         assert expected.get(name.partition("-")[2], "RuntimeError: what a") in event.reason
+        assert ("_do_harm" in event.traceback) == name.endswith("raises")
 
     clean = InProcessPool(options)
     innocent = [task for task in tasks if task.clip.clip_id not in harmful]

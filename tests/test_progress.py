@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import sys
 
 import pytest
+from conftest import ROOT
 from tqdm import tqdm
 
 from shared import progress
@@ -75,3 +77,16 @@ def test_bars_within_bars_stay_lines(monkeypatch):
     lines = stream.getvalue().splitlines()
     assert {line.split(":")[0] for line in lines} == {"outer", "inner"}
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+def test_every_bar_of_the_programs_becomes_lines():
+    found = 0
+    for folder in ("preprocess", "train"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Call) or ast.unparse(node.func) != "tqdm":
+                    continue
+                found += 1
+                spread = [ast.unparse(word.value) for word in node.keywords if word.arg is None]
+                assert any(text.startswith("bar_options(") for text in spread), path
+    assert found > 10

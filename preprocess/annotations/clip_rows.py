@@ -81,17 +81,18 @@ def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str)
 def frames_to_seconds(clip: Clip, frames: tuple[int, int], header: VideoHeader | str) -> Clip:
     """Put a span of frames first:last into seconds; the whole video where it covers that.
 
-    Half a frame early on both sides, so that rounding never moves a frame over the border. Where
+    Frames count from the first picture, seconds from the start of the file. Half a frame early on
+    both sides, so that rounding never moves a frame over the border. Where
     the header does not tell the rate, the clip is the whole video.
     """
     if isinstance(header, str) or header.frames_per_second is None:
         return clip
     first, last = frames
-    rate = header.frames_per_second
+    start, stop = (header.picture_start + (n - 0.5) / header.frames_per_second for n in frames)
     return replace(
         clip,
-        start_seconds=round((first - 0.5) / rate, 6) if first else None,
-        stop_seconds=None if last == header.num_frames else round((last - 0.5) / rate, 6),
+        start_seconds=round(start, 6) if first else None,
+        stop_seconds=None if last == header.num_frames else round(stop, 6),
     )
 
 

@@ -17,6 +17,7 @@ from preprocess.box_run.shards import FromAnnotations, FromMotion, ShardBuilder
 from preprocess.motion_boxes.presets import MotionParameters, read_parameters
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 
@@ -159,7 +160,9 @@ def _inputs_of_annotations(layout: DatasetLayout, options: dict[str, Any]) -> Bo
 def _files_digest(files: list[Path]) -> str:
     """sha256 over the names and contents of files."""
     hashed = hashlib.sha256()
-    for file in tqdm(files, "hashing annotations", unit="file", leave=False, delay=1):
+    for file in tqdm(
+        files, "hashing annotations", unit="file", leave=False, **bar_options(delay=1)
+    ):
         with open(file, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         hashed.update(f"{file.name} {content}\n".encode())

@@ -19,6 +19,7 @@ from preprocess.running.processes import executor
 from shared.files import remove_leftovers
 from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID
 from shared.layout import DatasetLayout
+from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, ShardEntry, write_index
 from shared.shard_writer import write_shard
 
@@ -84,7 +85,7 @@ def make_box_shards(
             initial=inputs.clips.num_clips - num_todo,
             desc="boxes",
             unit="clip",
-            mininterval=0.5,
+            **bar_options(),
         ) as progress,
         shard_pool(min(num_workers, len(todo))) as run,
     ):

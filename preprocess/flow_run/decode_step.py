@@ -85,6 +85,7 @@ class Decoder:
         result.running = self._group if self._group.tasks else None
         result.batch_clip_indexes = [grey.clip_index for grey in batch]
         result.num_frames = self._tally.num_frames - before
+        result.remarks, self._tally.remarks = self._tally.remarks, []
         result.busy_seconds = time.perf_counter() - began
         return result, batch
 
@@ -135,8 +136,8 @@ class Decoder:
 
 def _failed(task: ClipTask, error: Exception) -> ClipFailed:
     if isinstance(error, ClipError):
-        return ClipFailed(task.clip_index, error.stage, error.reason)
-    return ClipFailed(task.clip_index, "decode", f"{type(error).__name__}: {error}")
+        return ClipFailed(task.clip_index, error.stage, error.reason, error.code)
+    return ClipFailed.by_fault(task.clip_index, error)
 
 
 class ClipEncoder:
@@ -172,7 +173,7 @@ class ClipEncoder:
         """
         if self._with_vectors and self._num_vectors != self._num_frames - 1:
             counts = f"{self._num_vectors} flows from vectors of {self._num_frames} frames"
-            raise ClipError("flow", counts)
+            raise ClipError("damaged-file", counts, "flow")
         return ClipDecoded(self._task.clip_index, self._task.attempt, self._num_frames)
 
     def _grey(self, chunk: FrameChunk) -> GreyFrames | None:

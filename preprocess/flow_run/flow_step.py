@@ -43,9 +43,9 @@ class FlowWorker:
         try:
             return [*self.maps(grey)]
         except ClipError as error:
-            return [ClipFailed(grey.clip_index, error.stage, error.reason)]
+            return [ClipFailed(grey.clip_index, error.stage, error.reason, error.code)]
         except InputError as error:
-            return [ClipFailed(grey.clip_index, "flow", str(error))]
+            return [ClipFailed(grey.clip_index, "flow", error.message, error.code)]
         except Exception as error:  # one clip must not stop the run, whatever its error
             if self.options.device != "cpu":
                 import torch
@@ -53,7 +53,7 @@ class FlowWorker:
                 # A GPU whose context is broken raises again here. Every later clip would fail, so
                 # this worker ends, another one replaces it, and the clip is tried once more.
                 torch.cuda.synchronize()
-            return [ClipFailed(grey.clip_index, "flow", f"{type(error).__name__}: {error}")]
+            return [ClipFailed.by_fault(grey.clip_index, error)]
 
     def maps(self, grey: GreyFrames) -> list[Maps | TracksOfFrames]:
         """The maps of each output and the tracks of one chunk."""

@@ -63,7 +63,9 @@ def clips_set_aside(plan: Plan, shards: Iterable[int]) -> dict[int, ClipFailed]:
             clip_id = plan.clips[clip_index].clip_id
             if clip_id not in held:
                 record = records.get(clip_id, unknown)
-                found[clip_index] = ClipFailed(clip_index, record["stage"], record["reason"])
+                found[clip_index] = ClipFailed(
+                    clip_index, record["stage"], record["reason"], record.get("code", "")
+                )
     return found
 
 

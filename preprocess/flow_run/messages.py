@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 from preprocess.flow.chunks import Maps, TracksOfFrames
 from preprocess.flow.options import FlowOptions
 from preprocess.flow_run.decode_groups import DecodeGroup
+from preprocess.running.failures import INTERNAL_STAGE
 from preprocess.video.frame_chunks import DecodeOptions
+from preprocess.video.remarks import Remark, Remarks
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,25 @@ class ClipFailed:
 
     Attributes:
         clip_index: row of the clip in the manifest, from 0.
-        stage: "decode" or "flow".
+        stage: "decode" or "flow"; "internal" for a fault of this program.
         reason: the reason as text.
+        code: the kind of reason, a key of CODES in shared/errors.py; empty for a clip that an older
+            version set aside.
+        traceback: the traceback of a fault of this program.
     """
 
     clip_index: int
     stage: str
     reason: str
+    code: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def by_fault(cls, clip_index: int, error: Exception) -> ClipFailed:
+        """A clip that met an exception that is no property of its video, with the traceback."""
+        reason = f"{type(error).__name__}: {error}"
+        text = "".join(traceback.format_exception(error))
+        return cls(clip_index, INTERNAL_STAGE, reason, "program-fault", text)
 
 
 DecodeEvent = EncodedFrames | Maps | ClipDecoded | ClipFailed
@@ -109,6 +124,7 @@ class DecodeResult:
         retries: clips that failed together with others, to be decoded one by one.
         batch_clip_indexes: the clip of each chunk of the batch for a flow worker.
         num_frames: number of decoded frames, including frames that no clip keeps.
+        remarks: (video, remark) for the videos that were opened.
         busy_seconds: how long the call took.
     """
 
@@ -118,6 +134,7 @@ class DecodeResult:
     retries: list[DecodeGroup] = field(default_factory=list)
     batch_clip_indexes: list[int] = field(default_factory=list)
     num_frames: int = 0
+    remarks: list[tuple[str, Remark]] = field(default_factory=list)
     busy_seconds: float = 0.0
 
 
@@ -131,13 +148,25 @@ class FlowResult:
 
 @dataclass
 class StageTimes:
-    """Busy seconds, summed over the workers of each stage, and the number of decoded frames."""
+    """Busy seconds, summed over the workers of each stage, and the number of decoded frames.
+
+    Attributes:
+        remarks: remarks on the videos that were decoded.
+    """
 
     num_decoders: int = 1
     num_flow_workers: int = 1
     decode_busy: float = 0.0
     flow_busy: float = 0.0
     num_frames: int = 0
+    remarks: Remarks = field(default_factory=Remarks)
+
+    def add_decoding(self, result: DecodeResult) -> None:
+        """Add what one call of a decoder took and found."""
+        self.decode_busy += result.busy_seconds
+        self.num_frames += result.num_frames
+        for video, remark in result.remarks:
+            self.remarks.add(video, remark)
 
     @property
     def decode_seconds(self) -> float:

@@ -105,8 +105,7 @@ class InProcessPool:
             given = [waiting.popleft()]
             while True:
                 result, batch = self._decoder.next_batch(given)
-                self.times.decode_busy += result.busy_seconds
-                self.times.num_frames += result.num_frames
+                self.times.add_decoding(result)
                 waiting.extendleft(reversed(result.retries))
                 yield from result.events
                 flow_result = self._flow_worker.run(batch)

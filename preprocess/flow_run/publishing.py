@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from preprocess.flow_run.assembly import Assembly
 from preprocess.flow_run.further_outputs import refuse_other_videos
@@ -13,6 +16,7 @@ from preprocess.flow_run.messages import ClipFailed, Event
 from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import failure_record
 from preprocess.running.journal import Journal
+from shared.manifest import Clip
 from shared.shard_index import ShardEntry
 
 ShardWriter = Callable[
@@ -39,6 +43,7 @@ def settled_clips(
         write: writes the shards of an assembly.
     """
     assemblies: dict[int, Assembly] = {}
+    shown_faults: set[str] = set()
     spill_folder = next(iter(folders.values()))
     try:
         for event in events:
@@ -54,6 +59,8 @@ def settled_clips(
                     assemblies[shard].add(one)
             if not assemblies[shard].add(event):
                 continue
+            if isinstance(event, ClipFailed) and event.traceback:
+                show_fault(plan.clips[event.clip_index], event, shown_faults)
             yield event
             if assemblies[shard].is_settled:
                 publish(plan, journal, folders, assemblies[shard], write)
@@ -74,7 +81,9 @@ def publish(
     entries = write(assembly, folders, plan.configs)
     refuse_other_videos(plan, assembly.number)
     failures = [
-        failure_record(plan.clips[clip_index], event.stage, event.reason)
+        failure_record(
+            plan.clips[clip_index], event.stage, event.reason, event.code, event.traceback
+        )
         for clip_index, event in sorted(assembly.failures.items())
     ]
     record = {kind: asdict(entry) for kind, entry in entries.items()}
@@ -85,4 +94,13 @@ def failed_record(plan: Plan, event: Event) -> dict[str, Any] | None:
     """The record for failures.jsonl of an event that fails a clip; None for other events."""
     if not isinstance(event, ClipFailed):
         return None
-    return failure_record(plan.clips[event.clip_index], event.stage, event.reason)
+    clip = plan.clips[event.clip_index]
+    return failure_record(clip, event.stage, event.reason, event.code, event.traceback)
+
+
+def show_fault(clip: Clip, event: ClipFailed, shown: set[str]) -> None:
+    """Print the traceback of a fault of this program, unless its reason is in `shown`."""
+    if event.reason not in shown:
+        shown.add(event.reason)
+        tqdm.write(f"Fault of this program at clip {clip.clip_id}:", file=sys.stderr)
+        tqdm.write(event.traceback, file=sys.stderr)

@@ -206,8 +206,7 @@ class RayPool:
             yield from result.events
 
     def _finish_decoding(self, actor: _Actor, result: DecodeResult) -> Iterator[Event]:
-        self.times.decode_busy += result.busy_seconds
-        self.times.num_frames += result.num_frames
+        self.times.add_decoding(result)
         self._groups.extendleft(reversed(actor.groups[result.num_started :]))
         self._groups.extendleft(reversed(result.retries))
         actor.running = result.running
@@ -233,7 +232,7 @@ class RayPool:
         for group in reversed(lost):
             if group.is_suspect:
                 for task in group.tasks:
-                    yield ClipFailed(task.clip_index, "decode", reason)
+                    yield ClipFailed(task.clip_index, "decode", reason, "worker-lost")
             else:
                 for task in reversed(group.tasks):
                     self._groups.appendleft(group.retry_of(task.clip_index, is_suspect=True))
@@ -243,7 +242,7 @@ class RayPool:
     def _retry_flow(self, lost: _FlowTask, reason: str) -> Iterator[Event]:
         for index in reversed(lost.selected):
             if lost.attempt > 0:
-                yield ClipFailed(lost.clip_indexes[index], "flow", reason)
+                yield ClipFailed(lost.clip_indexes[index], "flow", reason, "worker-lost")
             else:
                 self._flow_tasks.appendleft(
                     _FlowTask(lost.batch, lost.clip_indexes, [index], attempt=1)

@@ -18,6 +18,8 @@ from preprocess.video.asf import announced_bytes
 from preprocess.video.avi_entries import EmptyEntries, count_empty_entries
 from preprocess.video.containers import traits_of
 from preprocess.video.demuxer import Demuxer
+from preprocess.video.errors import ClipError
+from preprocess.video.ogg import has_end
 from preprocess.video.video_file import time_base_of
 from shared.manifest import Clip
 
@@ -144,8 +146,17 @@ class Completeness:
         """When the last frame stops being shown, in seconds from the start of the picture."""
         return self._end
 
-    def shortfall(self) -> str | None:
-        """What is missing, in words; None where the clip is complete."""
+    def error(self) -> ClipError | None:
+        """Why the clip is not complete; None if it is complete."""
+        reason = self._shortfall()
+        if reason is None:
+            return None
+        if self.num_frames < 2:
+            return ClipError("empty" if self.is_whole_video else "out-of-range", reason)
+        return ClipError("damaged-file", reason)
+
+    def _shortfall(self) -> str | None:
+        """What is missing, as text; None if the clip is complete."""
         if self.num_frames == 0:
             return self._no_frame()
         if self.num_frames == 1:
@@ -164,6 +175,8 @@ class Completeness:
                 f"ended early: the last frame is shown until {self.end:.3f} s "
                 f"of {expected_end:.3f} s"
             )
+        if not self._reached_stop and self._traits.marks_end and not has_end(self._path):
+            return "ended early: the file has no last page"
         if not self._reached_stop and self._missing_bytes > 0:
             return f"ended early: {self._missing_bytes} bytes of the file are missing"
         end_of_all = min(self.stop, self._end_of_all or 0.0)
@@ -194,7 +207,7 @@ class Completeness:
             inside = [pts is None or self.contains(self.seconds(pts)) for pts in undecodable]
             yield self._num_packets - sum(inside), "in the file"
         if self.is_whole_video:
-            announced = self._stream.frames - self._num_skipped - len(undecodable)
+            announced = self._announced_frames() - self._num_skipped - len(undecodable)
             if self._traits.lists_empty_frames and self.num_frames < announced:
                 announced -= self._empty_entries.total
             # An edit list hides frames before or after what it shows. Between them it is damage,
@@ -206,11 +219,13 @@ class Completeness:
             yield announced - hidden, "announced"
 
     def _unshown(self) -> float:
-        """Seconds of the duration for which an AVI has no frame of its own."""
-        if not self._traits.lists_empty_frames:
-            return 0.0
-        # Frames follow each other also where those before them cannot be decoded.
-        return (self.num_undecodable + self._empty_entries.at_end) * self.frame_seconds
+        """Seconds of the duration for which the file has no frame of its own."""
+        num_frames = 0
+        if not self._traits.has_frame_times:  # those that are shown are timed without gaps
+            num_frames += self.num_undecodable
+        if self._traits.lists_empty_frames:
+            num_frames += self._empty_entries.at_end
+        return num_frames * self.frame_seconds
 
     @functools.cached_property
     def _empty_entries(self) -> EmptyEntries:
@@ -223,6 +238,16 @@ class Completeness:
 
     def _undecodable(self) -> list[int | None]:
         return self._demuxer.leading.undecodable() if self._demuxer is not None else []
+
+    def _announced_frames(self) -> int:
+        """The number of frames by the header, 0 where it has none.
+
+        FFmpeg drops groups of pictures that the edit list of an MP4 hides whole from its index.
+        """
+        num_frames = self._stream.frames
+        if num_frames and self._traits.has_edit_lists:
+            return len(self._stream.index_entries) or num_frames
+        return num_frames
 
     def _num_holes(self) -> int:
         """How many frames fit into the gaps between those decoded, by their median distance."""

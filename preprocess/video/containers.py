@@ -15,6 +15,7 @@ class Traits:
         packets_are_frames: every packet of the picture holds one frame, so packets can be counted.
         duration_is_end: what the header calls a duration is the time at which the last frame ends.
         fragments_tell_end: the same, of a file in fragments, which has no frame count.
+        has_edit_lists: the file may hide frames that it holds.
         has_stream_duration: the duration of a stream is its own, also where there are several.
         has_frame_times: packets have presentation times; without them there are decoding times
             only, which count the packets.
@@ -23,12 +24,15 @@ class Traits:
         is_contiguous: packets follow one another with small headers between them.
         numbers_packets: packets carry a counter, so the demuxer marks a packet after a loss.
         lists_empty_frames: an entry of the index without data repeats the frame before it.
+        indexes_starts: when streams start is known without decoding a frame.
+        marks_end: the last page of the file says that it is the last one.
         has_file_size: the header holds the size of the whole file.
     """
 
     packets_are_frames: bool = False
     duration_is_end: bool = False
     fragments_tell_end: bool = False
+    has_edit_lists: bool = False
     has_stream_duration: bool = True
     has_frame_times: bool = True
     can_seek: bool = True
@@ -36,11 +40,15 @@ class Traits:
     is_contiguous: bool = False
     numbers_packets: bool = False
     lists_empty_frames: bool = False
+    indexes_starts: bool = False
+    marks_end: bool = False
     has_file_size: bool = False
 
 
 CONTAINERS = {  # by FFmpeg's name of the demuxer, or the first of its names
-    "mov": Traits(packets_are_frames=True, fragments_tell_end=True),
+    "mov": Traits(
+        packets_are_frames=True, fragments_tell_end=True, has_edit_lists=True, indexes_starts=True
+    ),
     "matroska": Traits(
         packets_are_frames=True, duration_is_end=True, needs_all_streams=True, is_contiguous=True
     ),
@@ -49,14 +57,16 @@ CONTAINERS = {  # by FFmpeg's name of the demuxer, or the first of its names
         packets_are_frames=True,
         has_frame_times=False,
         can_seek=False,
-        needs_all_streams=True,
         lists_empty_frames=True,
+        indexes_starts=True,
     ),
     "mpegts": Traits(numbers_packets=True),
     # After a seek, a program stream does not tell when frames are shown that have no time of their
     # own.
     "mpeg": Traits(can_seek=False),
     "flv": Traits(duration_is_end=True, needs_all_streams=True, is_contiguous=True),
+    # Few pages of the file have a time, so a seek may land anywhere.
+    "ogg": Traits(packets_are_frames=True, can_seek=False, marks_end=True),
     "asf": Traits(has_stream_duration=False, has_file_size=True),
 }
 FORMATS = ",".join(CONTAINERS)  # FFmpeg's list of the demuxers that may open a file

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
 from preprocess.video.orientation import Orientation
+from preprocess.video.remarks import LATE, Remark, remarks_on
 from preprocess.video.seeking import Clock, check_landing, first_orientation, seek_before
 from preprocess.video.transcode import transcode
 from preprocess.video.video_file import find_video, open_video, picture_start_of, video_stream
@@ -51,9 +52,15 @@ class OpenedVideo:
 
 @dataclass
 class Tally:
-    """Counts the frames that come out of the decoder, also those that no clip keeps."""
+    """What is noted while clips are decoded, whatever becomes of them.
+
+    Attributes:
+        num_frames: that came out of the decoder, also those that no clip keeps.
+        remarks: (video, remark) of each video that was opened.
+    """
 
     num_frames: int = 0
+    remarks: list[tuple[str, Remark]] = field(default_factory=list)
 
 
 def decode_clip(
@@ -95,18 +102,20 @@ def _chunks(
             last = chunker.finish()
             if last is not None:
                 yield last
-            shortfall = progress.shortfall()
-            if shortfall:
-                raise ClipError("decode", shortfall)
+            error = progress.error()
+            if error is not None:
+                raise error
     except InputError as error:
-        raise ClipError("decode", str(error)) from None
+        raise ClipError(error.code, str(error)) from None
     except av.error.FFmpegError as error:
         where = f" after {progress.num_frames} frames" if progress else ""
         if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of too many pixels
             where += f", or of more than {options.max_pixels} pixels a frame (--max-pixels)"
-        raise ClipError("decode", f"damaged or not a video{where}: {error.strerror}") from None
+        raise ClipError(
+            "damaged-file", f"damaged or not a video{where}: {error.strerror}"
+        ) from None
     except (MemoryError, OverflowError, UnicodeError) as error:
-        raise ClipError("decode", f"cannot be decoded: {error!r}") from None
+        raise ClipError("damaged-file", f"cannot be decoded: {error!r}") from None
 
 
 @contextmanager
@@ -115,6 +124,7 @@ def _reading(
 ) -> Iterator[tuple[OpenedVideo, Frames, ClipVectors | None]]:
     """The video, the frames of the clip, and the object that collects their motion vectors."""
     with open_at_span(clip, path, options, from_the_start) as video:
+        note_remarks(clip, video, tally)
         if not options.vectors:
             yield video, _frames(video, options, None, tally), None
         elif video.stream.codec_context.name in VECTOR_CODECS or options.scratch is None:
@@ -129,11 +139,20 @@ def _reading(
                 yield video, _matching(_frames(video, options, None, tally), others), vectors
 
 
+def note_remarks(clip: Clip, video: OpenedVideo, tally: Tally) -> None:
+    """Note what a user should know about a video; a clip without a span has no late picture."""
+    for remark in remarks_on(video.container):
+        if remark.code != LATE or not video.progress.is_whole_video:
+            tally.remarks.append((clip.video, remark))
+
+
 def _matching(frames: Frames, others: Frames) -> Frames:
     """Read a video and its copy, and yield frames of the video: both must have the same frames."""
     for frame, other in zip_longest(frames, others):
         if frame is None or other is None:
-            raise ClipError("decode", "the copy re-encoded for motion vectors has other frames")
+            raise ClipError(
+                "damaged-file", "the copy re-encoded for motion vectors has other frames"
+            )
         yield frame
 
 
@@ -184,11 +203,11 @@ def check_length(progress: Completeness, stream: av.VideoStream, options: Decode
     seconds = min(progress.stop, progress.duration or 0.0) - max(progress.start, 0.0)
     if seconds > options.max_seconds + TIME_TOLERANCE:  # 2.2 - 1.2 is more than 1
         raise ClipError(
-            "decode",
+            "out-of-range",
             f"{seconds:.0f} s long; up to {options.max_seconds:g} s are allowed (--max-seconds)",
         )
     if progress.is_whole_video and stream.frames > options.max_frames:
-        raise ClipError("decode", f"{stream.frames} frames; {_frames_allowed(options)}")
+        raise ClipError("out-of-range", f"{stream.frames} frames; {_frames_allowed(options)}")
 
 
 def _frames_allowed(options: DecodeOptions) -> str:
@@ -238,6 +257,6 @@ def check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -
         ClipError: the clip has more seconds or frames than the options allow.
     """
     if progress.num_frames > options.max_frames:
-        raise ClipError("decode", f"more frames than announced; {_frames_allowed(options)}")
+        raise ClipError("out-of-range", f"more frames than announced; {_frames_allowed(options)}")
     if seconds - max(progress.start, 0.0) > options.max_seconds:
-        raise ClipError("decode", f"longer than {options.max_seconds:g} s (--max-seconds)")
+        raise ClipError("out-of-range", f"longer than {options.max_seconds:g} s (--max-seconds)")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import av
 
-from preprocess.video.containers import FORMATS
+from preprocess.video.containers import FORMATS, traits_of
 from preprocess.video.errors import ClipError
-from preprocess.video.video_file import find_video, main_video_stream
+from preprocess.video.remarks import Remark, remarks_on
+from preprocess.video.video_file import CODECS, find_video, main_video_stream, picture_start_of
 
 MAX_SECONDS = 10  # that reading one file may take
 # Measured on 29 files of 7 codecs: FFmpeg decodes the first frames only to fill in what a header
@@ -26,28 +27,26 @@ class VideoHeader:
         num_frames: as stored, or duration times rate; None where neither is known.
         seconds: duration; None where it is not known.
         frames_per_second: average; None where it is not known.
+        picture_start: when the picture starts, in seconds from the start of the file.
+        remarks: what a user should know. Pixels that are not square are not always found here.
     """
 
     codec: str
     num_frames: int | None
     seconds: float | None
     frames_per_second: float | None
+    picture_start: float = 0.0
+    remarks: tuple[Remark, ...] = ()
 
 
 def read_header(video_root: Path, video: str) -> VideoHeader | str:
     """The header of one video, or a reason in words why it cannot be read."""
     try:
         path = find_video(video, video_root)
-        with av.open(
-            str(path),
-            metadata_errors="ignore",
-            timeout=MAX_SECONDS,
-            container_options={
-                "protocol_whitelist": "file",
-                "format_whitelist": FORMATS,
-                "codec_whitelist": NO_DECODER,
-            },
-        ) as container:
+        with _opened(path, NO_DECODER) as container:
+            if _knows_starts(container):
+                return _header(container)
+        with _opened(path, CODECS) as container:
             return _header(container)
     except ClipError as error:
         return error.reason
@@ -55,6 +54,24 @@ def read_header(video_root: Path, video: str) -> VideoHeader | str:
         return f"damaged or not a video: {error.strerror}"
     except (MemoryError, OverflowError, UnicodeError) as error:
         return f"cannot be read: {error!r}"
+
+
+def _opened(path: Path, decoders: str) -> av.container.InputContainer:
+    return av.open(
+        str(path),
+        metadata_errors="ignore",
+        timeout=MAX_SECONDS,
+        container_options={
+            "protocol_whitelist": "file",
+            "format_whitelist": FORMATS,
+            "codec_whitelist": decoders,
+        },
+    )
+
+
+def _knows_starts(container: av.container.InputContainer) -> bool:
+    """Whether it is known without a decoder how much later than the sound the picture starts."""
+    return not container.streams.audio or traits_of(container).indexes_starts
 
 
 def _header(container: av.container.InputContainer) -> VideoHeader:
@@ -67,5 +84,10 @@ def _header(container: av.container.InputContainer) -> VideoHeader:
         seconds = container.duration / av.time_base
     num_frames = stream.frames or (round(seconds * rate) if seconds and rate else None)
     return VideoHeader(
-        stream.codec_context.name, num_frames, seconds, float(rate) if rate else None
+        stream.codec_context.name,
+        num_frames,
+        seconds,
+        float(rate) if rate else None,
+        picture_start_of(container, stream),
+        remarks_on(container),
     )

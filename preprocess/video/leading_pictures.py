@@ -40,8 +40,8 @@ class LeadingPictures:
         elif not self._has_frame_times:
             if len(self._after) < LONGEST_REORDER:
                 self._after.append(packet.pts)
-        # Matroska gives no time where it would be negative.
-        elif packet.pts is None or packet.pts < self._keyframe_pts:
+        # Matroska has no time where it would be negative; FFmpeg may put that of the keyframe.
+        elif packet.pts is None or packet.pts <= self._keyframe_pts:
             self._after.append(packet.pts)
 
     def saw_frame(self, pts: int | None) -> None:

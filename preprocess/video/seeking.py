@@ -72,7 +72,7 @@ def first_orientation(path: Path, max_pixels: int) -> Orientation | None:
 
 
 @functools.lru_cache(maxsize=16)  # clips of one video are decoded one after another
-def _first_orientation(path: Path, max_pixels: int, *state: int) -> Orientation | None:
+def _first_orientation(path: Path, max_pixels: int, *_state: int) -> Orientation | None:
     try:
         with open_video(path, max_pixels) as container:
             stream = video_stream(container, max_pixels)

@@ -13,6 +13,7 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.make_commands import make_anew, make_around, make_boxes, make_flows
 from shared.manifest import LABEL_KINDS, Clip, manifest_digest, read_manifest
+from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 from shared.tracks import USUAL_LENGTH, USUAL_POINTS
@@ -125,7 +126,7 @@ def read_clip_table(
         _check_tracks(layout, beside[-1], motion)
         _check_stabilised(layout, beside[-1], motion)
     parts, found = [], []
-    shards = tqdm(index.shards, "finding clips", unit="shard", leave=False, delay=1)
+    shards = tqdm(index.shards, "finding clips", unit="shard", leave=False, **bar_options(delay=1))
     for number, entry in enumerate(shards):
         arrays = _read_head(layout.frames, entry.name, entry.bytes, "frames")
         for other in beside:

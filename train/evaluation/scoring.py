@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from shared.progress import bar_options
 from train.options.config import LoaderConfig
 from train.running.engine import Processes, wants_bf16
 from train.samples.datasets import EvaluateDataset, Sample
@@ -71,7 +72,12 @@ def mean_over_views(
     model.eval()
     parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
     bar = tqdm(
-        total=len(indices), desc=name, unit="clip", leave=False, disable=not processes.is_first
+        total=len(indices),
+        desc=name,
+        unit="clip",
+        leave=False,
+        disable=not processes.is_first,
+        **bar_options(),
     )
     stream = read_batches(make_loader(dataset, batches, loader, processes.uses_cuda))
     with closing(stream), closing(bar):

@@ -120,7 +120,7 @@ def _check_shares(engine: Any, tag: Path) -> None:
 
 def safe_files() -> Any:
     """DeepSpeed's way to files, such that writes last and reads run no code."""
-    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from shared.progress import bar_options
 from train.clips.sampler import StepSampler
 from train.network.compiled import compile_blocks, wants_compiling
 from train.running.checkpoints import complete_checkpoints, load_checkpoint, save_checkpoint
@@ -125,8 +126,8 @@ class Training:
                     initial=self.step * setup.effective_batch,
                     desc=setup.folder.path.name,
                     unit="clip",
-                    mininterval=0.5,
                     disable=not processes.is_first,
+                    **bar_options(),
                 )
             )
             trace = setup.folder.trace if common.profile else None
@@ -203,7 +204,8 @@ class Training:
             **self._watch.read(clip_flops),
             **self._skipped(),
         )
-        self._bar.set_postfix(shown)
+        epoch = f"{self.step / self._setup.epoch_steps:.1f}"
+        self._bar.set_postfix({"epoch": epoch, **shown}, refresh=False)
 
     def _skipped(self) -> dict[str, int]:
         """Steps that DeepSpeed left out in bf16, because a gradient was infinite, if any."""
