@@ -1,1 +1,1 @@
-"""Benchmarks: each prints one headline figure beside what it is compared with."""
+"""Benchmarks: each prints headline figures beside those of a peer."""

@@ -1,14 +1,14 @@
-"""What the methods do: every method pretrained, finetuned and probed on the same toy clips.
+"""Compares the methods: pretrains, finetunes and probes each of them on the same toy clips.
 
     make ablation                                   # all parts, three seeds
     python -m benchmarks.ablation --part methods --seeds 0
 
-renders its own toy dataset with motion vectors and trajectories, trains every row of the chosen
-parts (benchmarks/ablation_rows.py) with every seed and the same budget, several side by side with
-a share of the cores each, and prints test top-1 as mean +- standard deviation over seeds,
-finetuned and by linear probe, beside random weights. A row takes two to three minutes a seed on one
-core. Runs that are finished are used as they are, so that the command can be stopped and goes on.
-The tables go to benchmarks/results/.
+The command renders a toy dataset of its own with motion vectors and trajectories. It trains every
+row of the chosen parts (benchmarks/ablation_rows.py) with every seed and the same budget. Several
+trainings run at the same time and share the cores. It prints test top-1 as mean +- standard
+deviation over the seeds, of finetuning and of a linear probe, beside random weights. A row takes
+two to three minutes for each seed on one core. Finished runs are used again, so a stopped command
+continues where it stopped. The tables are written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from shared.layout import DatasetLayout
 from shared.run_record import versions
 from train.options.config import PRECISIONS
 
+ALL_LABELS = ("--labels-per-class", "0")  # the recipe has few
 COLUMNS = ("finetuned", "probe")
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 TABLES = RESULTS.with_suffix(".md")
@@ -46,11 +47,11 @@ Figures = dict[tuple[str, int], dict[str, float]]
 
 @dataclass(frozen=True)
 class Budget:
-    """What each row gets.
+    """The budget of each row.
 
     Attributes:
-        clips: of the dataset, all splits.
-        pretrain_epochs, finetune_epochs: of each training.
+        clips: number of clips of the dataset, in all splits.
+        pretrain_epochs, finetune_epochs: epochs of each pretraining and finetuning.
         precision: loader.precision of each training.
     """
 
@@ -61,20 +62,30 @@ class Budget:
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out/ablation"),
-              metavar="FOLDER", help="the dataset goes to FOLDER/toy")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out/ablation"),
+    metavar="FOLDER",
+    help="Folder for datasets. The dataset is made in FOLDER/toy.",
+)
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)),
-              help="[default: all]")  # fmt: skip
-@click.option("--seeds", default="0,1,2", metavar="LIST", help="of weights, order and masks")
-@click.option("--clips", default=1600, metavar="COUNT", help="clips of the dataset, all splits")
+              help="Part to run; can be repeated.  [default: all]")  # fmt: skip
+@click.option("--seeds", default="0,1,2", metavar="LIST",
+              help="Seeds for weight initialisation, data order and masks.")  # fmt: skip
+@click.option("--clips", default=1600, metavar="COUNT", help="Number of clips in all splits.")
 @click.option("--pretrain-epochs", type=click.IntRange(1), default=10, metavar="EPOCHS",
-              help="of each pretraining")  # fmt: skip
+              help="Epochs of each pretraining.")  # fmt: skip
 @click.option("--finetune-epochs", type=click.IntRange(1), default=30, metavar="EPOCHS",
-              help="of each finetuning")  # fmt: skip
-@click.option("--precision", type=click.Choice(PRECISIONS), default="bf16",
-              help="of the trainings; fp32 suits CPUs without bf16 instructions")  # fmt: skip
+              help="Epochs of each finetuning.")  # fmt: skip
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="bf16",
+    help="Precision of training. Choose fp32 on CPUs without bf16 instructions.",
+)
 @click.option("--workers", type=click.IntRange(1), metavar="COUNT",
-              help="trainings side by side  [default: one a core]")  # fmt: skip
+              help="Number of trainings at the same time.  [default: one per core]")  # fmt: skip
 @user_errors
 def main(
     out: Path,
@@ -92,7 +103,7 @@ def main(
     prepare(layout, clips)
     cores = os.cpu_count() or 1
     workers = workers or cores
-    # Threads of several trainings on the same cores wait for each other more than they work.
+    # With more threads than cores, the trainings would wait for each other.
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores // workers))
     trainer = Trainer(layout)
     asked = parts or tuple(PARTS)
@@ -115,7 +126,7 @@ def main(
                         written[part] = whole
                         record(part, whole, figures, budget)
         except BaseException:
-            ended.set()  # the others end with the row they are at
+            ended.set()  # the other trainings stop after their current row
             pool.shutdown(cancel_futures=True)
             raise
     for part in asked:
@@ -124,9 +135,9 @@ def main(
 
 
 def jobs_of(parts: tuple[str, ...], seeds: list[int]) -> Iterator[tuple[list[Row], int]]:
-    """Rows to be trained one after the other, and their seed: those of one pretraining.
+    """Groups of rows with one pretraining, which are trained one after the other, and their seed.
 
-    Rows whose runs are the same come once, whatever number of parts has them.
+    A row that several parts contain comes once.
     """
     rows: dict[str, Row] = {}
     for row in (row for part in parts for row in PARTS[part]):
@@ -139,7 +150,7 @@ def jobs_of(parts: tuple[str, ...], seeds: list[int]) -> Iterator[tuple[list[Row
 def train_rows(
     trainer: Trainer, rows: list[Row], seed: int, budget: Budget, ended: threading.Event
 ) -> Figures:
-    """Train and test each row with one seed, as long as nothing has `ended` it all."""
+    """Train and test each row with one seed; stop before the next row once `ended` is set."""
     figures: Figures = {}
     for row in rows:
         if not ended.is_set():
@@ -148,7 +159,7 @@ def train_rows(
 
 
 def prepare(layout: DatasetLayout, clips: int) -> None:
-    """Render the clips, and make frames, flow by two sources, trajectories and boxes."""
+    """Render the clips, and compute frames, flow from two sources, trajectories and boxes."""
     out = ("--out", str(layout.out.resolve()))
     data = ("--dataset", "toy", *out)
     flows = (*data, "--source", "tvl1,motion-vectors", "--lengths", "--trajectories")
@@ -160,11 +171,13 @@ def prepare(layout: DatasetLayout, clips: int) -> None:
     ):
         done = subprocess.run([sys.executable, "-m", f"preprocess.{module}", *arguments], cwd=ROOT)
         if done.returncode:
-            raise InputError(f"preprocess.{module} ended with status {done.returncode}")
+            raise InputError(
+                "not-finished", f"preprocess.{module} ended with status {done.returncode}"
+            )
 
 
 def train_row(trainer: Trainer, row: Row, seed: int, budget: Budget) -> dict[str, float]:
-    """Test top-1 of a row with one seed: {"finetuned": percent, "probe": percent}."""
+    """Return test top-1 of a row with one seed: {"finetuned": percent, "probe": percent}."""
     precision = {"loader.precision": budget.precision}
     source = "none"
     if row.method != "none":
@@ -180,11 +193,13 @@ def train_row(trainer: Trainer, row: Row, seed: int, budget: Budget) -> dict[str
         seed,
         f"finetune-{row.run_name}-seed{seed}",
         *("--head", row.head, "--epochs", str(budget.finetune_epochs)),
+        *ALL_LABELS,
         *settings({**row.finetuning, **precision}),
     )
     top1 = {"finetuned": trainer.top1(finetuned)}
     if row.is_probed:
-        top1["probe"] = trainer.probed_top1(source, seed, f"probe-{row.pretrained_name}-seed{seed}")
+        probe = f"probe-{row.pretrained_name}-seed{seed}"
+        top1["probe"] = trainer.probed_top1(source, seed, probe, *ALL_LABELS)
     return top1
 
 
@@ -194,12 +209,12 @@ def settings(values: Mapping[str, object]) -> list[str]:
 
 
 def complete_seeds(part: str, seeds: list[int], figures: Figures) -> list[int]:
-    """The seeds with which every row of a part is done."""
+    """The seeds for which every row of a part is finished."""
     return [seed for seed in seeds if all((row.run_name, seed) in figures for row in PARTS[part])]
 
 
 def table_of(part: str, seeds: list[int], figures: Figures) -> dict[str, dict[str, list[float]]]:
-    """By row and column: the figure of each seed."""
+    """The figures of all seeds by row and column."""
     return {
         row.name: {
             kind: [figures[row.run_name, seed][kind] for seed in seeds]
@@ -218,7 +233,7 @@ def print_table(part: str, seeds: list[int], figures: Figures) -> None:
 
 
 def record(part: str, seeds: list[int], figures: Figures, budget: Budget) -> None:
-    """Put a part's table into the results file; other parts in it stay."""
+    """Write the table of a part to the results file and keep the other parts."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     rows = {
         name: {kind: summary(each) for kind, each in kinds.items()}
@@ -237,7 +252,11 @@ def record(part: str, seeds: list[int], figures: Figures, budget: Budget) -> Non
 
 def tables(known: dict[str, Any]) -> str:
     """The content of the results file as Markdown."""
-    lines = ["# What the methods do", "", "`make ablation`; chance is 12.5 %. Each seed's figure:"]
+    lines = [
+        "# Comparison of the methods",
+        "",
+        "`make ablation`; chance is 12.5 %. Each seed's figure:",
+    ]
     lines += [f"[{RESULTS.name}]({RESULTS.name})."]
     for part, content in known.items():
         budget, seeds = content["budget"], ", ".join(map(str, content["seeds"]))

@@ -1,4 +1,4 @@
-"""What the ablation compares: each row a pretraining, and what is put on top of it."""
+"""The rows of the ablation: each has a pretraining and a finetuning on top of it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: as printed.
-        method: of the pretraining, "none" for random weights.
+        name: name in the table.
+        method: pretraining method, "none" for random weights.
         pretraining: settings of the recipe's [pretrain], such as {"mask.mask_ratio": 0.5}.
-        head: "mean" or "mca", of the finetuning.
+        head: pooling head of the finetuning, "mean" or "mca".
         finetuning: settings of the recipe's [finetune].
-        is_probed: whether the frozen features are tested too.
+        is_probed: whether a linear probe tests the frozen features too.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Row:
 
     @property
     def pretrained_name(self) -> str:
-        """Of the pretraining without its seed; rows with the same one share it."""
+        """Name of the pretraining without its seed; rows with the same name share the run."""
         return "-".join([self.method, *map(_slug, self.pretraining.items())])
 
     @property
     def run_name(self) -> str:
-        """Of the finetuning without its seed."""
+        """Name of the finetuning without its seed."""
         return "-".join([self.pretrained_name, self.head, *map(_slug, self.finetuning.items())])
 
 
@@ -45,7 +45,7 @@ def _slug(setting: tuple[str, object]) -> str:
 
 
 def unless(default: float, key: str, value: float) -> dict[str, float]:
-    """The setting, where it is not the recipe's; rows with the recipe's share its runs."""
+    """The setting if it differs from the recipe; rows without a setting share their runs."""
     return {} if value == default else {key: value}
 
 
@@ -56,10 +56,10 @@ def with_or_without(what: bool) -> str:
 FROM_RANDOM = Row("from random weights", "none", is_probed=True)
 MOFO = Row("MOFO* (MOFO, mean head)", "mofo", is_probed=True)
 INSIDE_RATIO = "mask.inside_ratio"
-# Of the 16 positions of a toy clip 90 % are 14: nearly all outside the box, whatever the share
-# inside. 75 % are 12, which leaves a choice where the box is not too small.
+# A mask of 90 % hides 14 of the 16 positions of a toy clip, and so nearly all positions outside the
+# box, whatever the share inside. A mask of 75 % hides 12, so the share inside can vary.
 THREE_QUARTERS = {"mask.mask_ratio": 0.75}
-# Of every second frame, so that there is something to interpolate.
+# Every second frame only, so that there are frames to interpolate.
 SPARSE = {"model.num_frames": 8, "frames.stride": 2}
 
 PARTS: dict[str, tuple[Row, ...]] = {
@@ -141,7 +141,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
             for kind in ("flow", "hog", "hof", "mbh")
         ),
     ),
-    # Their clips have frames of their own, so that they are not compared with the others.
+    # These rows sample frames in another way, so they do not compare with the other parts.
     "interpolation": (
         Row("from random weights", "none", finetuning=SPARSE),
         Row("MME, interpolated between the given frames", "mme", SPARSE, finetuning=SPARSE),

@@ -1,14 +1,14 @@
-"""Two ways to take the camera out of flow, side by side: what is left, and what they cost.
+"""Compares two ways to remove camera motion from flow: remaining motion, and time.
 
     python -m benchmarks.camera VIDEO... --out benchmarks/results/camera.json
 
-warp: homography from matched features, second frame warped back, flow computed again.
-subtract: homography fitted to the flow that is there, and taken out of it
-    (preprocess/flow/camera.py).
+warp: estimate a homography from matched features, warp the second frame back, compute flow again.
+subtract: fit a homography to the computed flow, and subtract it (preprocess/flow/camera.py).
 
-For real videos, the median over pairs of the median length of flow (of the background, where more
-than half of the picture is background). For rendered pairs (a still scene, the frames of the videos
-under a known homography) also the mean length, which would be 0.
+For real videos the benchmark reports the median over pairs of the median length of flow. This is
+the flow of the background if more than half of the frame is background. For rendered pairs (frames
+of the videos under a known homography, so the scene is still) it reports the mean length, which
+would be 0 without error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shared.run_record import command_line, git_commit, versions
 
 @dataclass(frozen=True)
 class Row:
-    """Lengths of flow in pixels; CPU milliseconds a pair beside the one flow that all need."""
+    """Lengths of flow in pixels, and CPU milliseconds per pair on top of the first flow."""
 
     what: str
     num_pairs: int
@@ -52,9 +52,11 @@ class Row:
     context_settings={"show_default": True, "max_content_width": 100},
 )
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--short-side", default=240, metavar="PIXELS", help="Of the pictures.")
-@click.option("--pairs", default=12, metavar="COUNT", help="Of each video, spread over it.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON to write.")
+@click.option(
+    "--short-side", default=240, metavar="PIXELS", help="Resize frames to this short side."
+)
+@click.option("--pairs", default=12, metavar="COUNT", help="Number of frame pairs of each video.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON file to write.")
 @user_errors
 def main(videos: tuple[Path, ...], short_side: int, pairs: int, out: Path | None) -> None:
     cv2.setNumThreads(1)
@@ -97,7 +99,7 @@ def decode(video: Path, short_side: int) -> list[np.ndarray]:
 
 
 def render(frame: np.ndarray, *key: str | int) -> tuple[np.ndarray, np.ndarray]:
-    """Two views of one frame, the middle of it enlarged to its size, under a random homography."""
+    """Two views of the enlarged middle of a frame that differ by a random homography."""
     height, width = frame.shape
     rng = counter_generator("benchmark camera", *key)
     angle, zoom = rng.uniform(-0.03, 0.03), 1 + rng.uniform(-0.03, 0.03)

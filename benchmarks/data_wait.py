@@ -1,10 +1,10 @@
-"""How long training waits for data: a pretraining of rendered clips by the project's own commands.
+"""Measures how long training waits for data, in a pretraining on rendered clips.
 
     python -m benchmarks.data_wait
 
-On a GPU ViT-B at 224 pixels, with eight processes that read and decode; on a CPU the model of the
-toy recipe at 64 pixels, with one. The share is that of the run's log (`data_wait_share`), the mean
-over its lines but for the first, in which the readers start and blocks are compiled.
+A GPU trains ViT-B at 224 pixels with eight loader processes. A CPU trains the model of the toy
+recipe at 64 pixels with one. The share is `data_wait_share` of the log of the run, averaged over
+all lines except the first one, during which workers start and blocks are compiled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ VIT_B = (
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--steps", type=click.IntRange(20), default=100, metavar="STEPS",
-              help="of the optimiser")  # fmt: skip
+              help="Number of optimiser steps.")  # fmt: skip
 @user_errors
 def main(steps: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -44,7 +44,7 @@ def main(steps: int) -> None:
 
 
 def measure(scratch: Path, steps: int = 100) -> list[Figure]:
-    """The share of its time that the trainer waits, percent, beside the project's own limit."""
+    """The share of the time that training waits for data, in percent, beside the limit."""
     layout = make_dataset(scratch, "toy", scratch)
     if torch.cuda.is_available():
         return [figure_of(f"{NAME}, ViT-B, 224 px, 8 cores a GPU", layout, steps, VIT_B)]
@@ -55,10 +55,10 @@ def measure(scratch: Path, steps: int = 100) -> list[Figure]:
 
 
 def figure_of(name: str, layout: DatasetLayout, steps: int, settings: tuple[str, ...]) -> Figure:
-    """Pretrain for so many steps of 32 clips, each of which is decoded every time."""
+    """Pretrain for a number of steps with 32 clips; clips are not cached."""
     batch = 32
     place = ("--dataset", layout.dataset, "--out", str(layout.out), "--run", "data-wait")
-    # The rendered clips of split train are fewer than two batches: a step an epoch.
+    # Split train has fewer than two batches of clips, so each epoch is one step.
     asked = ("--method", "videomae", "--batch-size", str(batch), "--epochs", str(steps))
     every_time = ("loader.cache_megabytes=0", "loader.log_steps=10", *settings)
     run(
@@ -67,7 +67,10 @@ def figure_of(name: str, layout: DatasetLayout, steps: int, settings: tuple[str,
     events = read_jsonl(RunFolder(layout.runs / "data-wait").log)
     shares = [event["data_wait_share"] for event in events if event["event"] == "train"][1:]
     if not shares:
-        raise InputError(f"{steps} steps are fewer than two lines of the log; give --steps 20")
+        raise InputError(
+            "out-of-range",
+            f"{steps} steps give fewer than two lines in the log; give at least --steps 20",
+        )
     return Figure(
         name,
         "% of the time",

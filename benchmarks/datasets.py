@@ -1,6 +1,6 @@
-"""Datasets that benchmarks read: made by the project's own commands, kept, and reused.
+"""Makes the datasets of the benchmarks with the project's commands, and reuses them.
 
-`toy` is rendered; `ssv2` is whatever clips of Something-Something V2 lie in SAMPLES/ssv2.
+`toy` is rendered. `ssv2` consists of the clips of Something-Something V2 in SAMPLES/ssv2.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ TOY_CLIPS = 64
 
 
 def names_of(samples: Path) -> list[str]:
-    """The datasets that can be made here."""
+    """The datasets that can be made from these samples."""
     return ["toy", "ssv2"] if (samples / "ssv2").is_dir() else ["toy"]
 
 
 def make_videos(out: Path, name: str, samples: Path) -> Path:
-    """The folder of a dataset's videos; those of the toy set are rendered below `out`."""
+    """The folder of a dataset's videos; toy videos are rendered below `out`."""
     if name != "toy":
         return samples / name
     run("preprocess.toy", "--out", str(out), "--clips", str(TOY_CLIPS))
@@ -31,20 +31,20 @@ def make_videos(out: Path, name: str, samples: Path) -> Path:
 
 
 def make_dataset(out: Path, name: str, samples: Path) -> DatasetLayout:
-    """Manifest, frames, flows and boxes of a dataset below `out`; what is there is used."""
+    """Make manifest, frames, flows and boxes of a dataset below `out`, or use existing ones."""
     layout = DatasetLayout(out, name)
     place = ["--dataset", name, "--out", str(out)]
     videos = ["--videos", str(make_videos(out, name, samples))]
     annotations = [] if name == "toy" else [*videos, "--annotations", str(samples / name)]
     run("preprocess.manifest", *place, *annotations)
-    # Two clips a shard: few clips then do for a look at how shards are opened and closed.
+    # With two clips per shard, a few clips are enough to open and close several shards.
     run("preprocess.flows", *place, *videos, "--pool", "in-process", "--clips-per-shard", "2")
     run("preprocess.boxes", *place)
     return layout
 
 
 def run(module: str, *arguments: str, threads: int = 1) -> str:
-    """Run a command of the project; returns what it printed."""
+    """Run a command of the project; returns its output."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -54,5 +54,9 @@ def run(module: str, *arguments: str, threads: int = 1) -> str:
     )
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise InputError(f"{module} {' '.join(arguments)} ended with {done.returncode}: {last[0]}")
+        raise InputError(
+            "not-finished",
+            f"`python -m {module} {' '.join(arguments)}` ended with status {done.returncode}: "
+            f"{last[0]}",
+        )
     return done.stdout + done.stderr

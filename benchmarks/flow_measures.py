@@ -1,4 +1,4 @@
-"""What flow is judged by: energy, end-point error, distance to another flow."""
+"""Measures of optical flow: energy, end-point error, distance to another flow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ ATTACHMENT = 0.15
 
 
 def energy(flow: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    """Mean over pixels that stay in the frame of |grad u| + |grad v| + 0.15 |I1(x + u) - I0(x)|.
+    """Mean of |grad u| + |grad v| + 0.15 |I1(x + u) - I0(x)| over pixels that stay in the frame.
 
-    flow (2, H, W), frames (H, W) with grey values 0..255. Forward differences, zero across the
-    border; bicubic warp with a = -0.75, the kernel of OpenCV and PyTorch.
+    flow (2, H, W), frames (H, W) with grey values 0..255. Gradients are forward differences, zero
+    across the border. Frames are warped with the bicubic kernel of OpenCV and PyTorch (a = -0.75).
     """
     _, height, width = flow.shape
     u, v = (torch.as_tensor(x).double() for x in flow)
@@ -34,7 +34,7 @@ def _total_variation(component: torch.Tensor) -> torch.Tensor:
 
 
 def end_point_error(flow: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> float:
-    """Mean distance in px between flows (2, H, W) over the pixels marked in valid (H, W)."""
+    """Mean distance in px between flows (2, H, W) over the pixels that are True in valid (H, W)."""
     return float(distances(flow, truth)[... if valid is None else valid].mean())
 
 

@@ -1,15 +1,16 @@
-"""`make flows` from end to end against the plain way: PyAV, OpenCV's TV-L1, one process a core.
+"""Measures `make flows` end to end against PyAV and OpenCV's TV-L1 with one process per core.
 
     python -m benchmarks.flows --samples ../shared/samples
 
-Ours: the whole command on one core, from the manifest to published shards. The plain way: decode
-with PyAV, OpenCV's DualTVL1OpticalFlow with its defaults on frames of 240 lines, flow clipped to
-+-20 pixels and written as two JPEG files a pair, as denseflow does. It is timed on `--pairs` pairs
-of each clip and taken for all; since its clips need nothing of each other, a process a core is held
-to lose nothing. CPU seconds, both ways.
+Ours is the whole command on one core, from the manifest to published shards. The baseline decodes
+with PyAV, computes OpenCV's DualTVL1OpticalFlow with its defaults on frames of 240 lines, clips
+flow to +-20 pixels and writes two JPEG files per pair, as denseflow does. It is timed on `--pairs`
+pairs of each clip, and the time is extrapolated to all pairs. Its clips are independent, so it is
+assumed to lose nothing with one process per core. Both times are CPU seconds.
 
-Then how decoding and flow overlap, by the clock: the same command with all cores under Ray against
-one core. Other work on the machine shows in that; see `load` in the record. About five minutes.
+Then the benchmark measures how decoding and flow overlap, in wall-clock time: the same command with
+all cores under Ray against one core. Other work on the machine changes this result; see `load` in
+the record. It takes about five minutes.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from shared.errors import InputError, user_errors
 from shared.manifest import read_manifest
 
 FLOW_LINES = 240
-FLOW_BOUND = 20.0  # pixels; denseflow's --bound
-COPIES = 3  # of each clip
+FLOW_BOUND = 20.0  # pixels; the default of denseflow's --bound
+COPIES = 3  # copies of each clip
 TARGET, OVERLAP_TARGET = 8.0, 1.6
 SUMMARY = re.compile(
     r"decode ([\d.]+) s \((\d+) workers?\), flow ([\d.]+) s \((\d+) workers?\), "
@@ -49,14 +50,23 @@ SUMMARY = re.compile(
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
-              metavar="FOLDER", help="with ssv2/; without it, toy clips")  # fmt: skip
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    default=Path("../shared/samples"),
+    metavar="FOLDER",
+    help="Folder of sample clips. Without its ssv2/, toy clips are used.",
+)
 @click.option("--pairs", type=click.IntRange(min=1), default=3, metavar="COUNT",
-              help="of each clip that OpenCV's flow is timed on")  # fmt: skip
+              help="Number of frame pairs of each clip for OpenCV's flow.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(min=1), default=2, metavar="COUNT",
-              help="of ours; the fastest counts")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON to write [default: benchmarks/results/flows-HOST.json]")  # fmt: skip
+              help="Number of runs of ours; the fastest one counts.")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSON file to write.  [default: benchmarks/results/flows-HOST.json]",
+)
 @user_errors
 def main(samples: Path, pairs: int, rounds: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +79,7 @@ def main(samples: Path, pairs: int, rounds: int, out: Path | None) -> None:
 
 
 def end_to_end(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Figure]:
-    """The command against the plain way, in CPU seconds; shards are made below `scratch`."""
+    """The command against the baseline in CPU seconds; shards are made below `scratch`."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     name = names_of(samples)[-1]
@@ -100,7 +110,7 @@ def end_to_end(scratch: Path, samples: Path, pairs: int, rounds: int) -> list[Fi
 
 
 def cpu_seconds(command: click.Command, arguments: list[str]) -> float:
-    """A command of the project in this process, which has imported and compiled what it needs."""
+    """CPU seconds of a command in this process, where modules are imported and compiled already."""
     silence = io.StringIO()
     began = time.process_time()
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
@@ -109,7 +119,7 @@ def cpu_seconds(command: click.Command, arguments: list[str]) -> float:
 
 
 def plain_seconds(videos: list[Path], pairs: int) -> tuple[float, int]:
-    """CPU seconds of the plain way over all frames of the videos, and how many these are."""
+    """CPU seconds of the baseline for all frames of the videos, and the number of frames."""
     seconds, num_frames = 0.0, 0
     for video in videos:
         began = time.process_time()
@@ -118,7 +128,7 @@ def plain_seconds(videos: list[Path], pairs: int) -> tuple[float, int]:
         chosen = np.unique(np.linspace(0, len(frames) - 2, pairs).astype(int))
         began = time.process_time()
         for i in chosen:
-            # A fresh one each time: its number of scales shrinks for good after a small picture.
+            # A new solver each time: after a small frame it keeps a lower number of scales.
             optflow: Any = cv2.optflow  # OpenCV's own types lack it
             solver = optflow.DualTVL1OpticalFlow_create()
             write(solver.calc(frames[i], frames[i + 1], None))
@@ -140,8 +150,7 @@ def decode(video: Path) -> list[np.ndarray]:
 
 
 def write(flow: np.ndarray) -> None:
-    """Flow float32 [H, W, 2] as denseflow keeps it; the files' bytes alone, not the disk, are
-    timed."""
+    """Encode flow float32 [H, W, 2] as denseflow does, without writing the files to disk."""
     scaled = np.clip((flow + FLOW_BOUND) * (255 / (2 * FLOW_BOUND)), 0, 255).astype(np.uint8)
     for part in (scaled[..., 0], scaled[..., 1]):
         cv2.imencode(".jpg", part)
@@ -151,7 +160,7 @@ def write(flow: np.ndarray) -> None:
 
 
 def overlap(scratch: Path, samples: Path, rounds: int) -> list[Figure]:
-    """By the clock: all cores against one, and how much of the shorter stage is hidden."""
+    """Wall-clock time of all cores against one, and how much of the shorter stage overlaps."""
     name = names_of(samples)[-1]
     videos = sorted(make_videos(scratch, name, samples).rglob("*.mp4"))[:16]
     place = copied_videos(scratch, videos)
@@ -184,7 +193,7 @@ def overlap(scratch: Path, samples: Path, rounds: int) -> list[Figure]:
 
 
 def copied_videos(scratch: Path, videos: list[Path]) -> list[str]:
-    """A dataset with each video several times, so that there is work for several cores."""
+    """Make a dataset with several copies of each video, so that several cores have work."""
     copies = scratch / "copies"
     for number in range(COPIES):
         (copies / str(number)).mkdir(parents=True, exist_ok=True)
@@ -196,11 +205,13 @@ def copied_videos(scratch: Path, videos: list[Path]) -> list[str]:
 
 
 def summary(place: list[str], pool: str) -> dict[str, float]:
-    """What the command says of its stages at its end, in a process of its own."""
+    """Run the command in a new process, and return the times of its stages."""
     said = run("preprocess.flows", *place, "--pool", pool, "--overwrite")
     found = SUMMARY.search(said)
     if found is None:
-        raise InputError(f"preprocess.flows did not say how long it took: {said[-300:]}")
+        raise InputError(
+            "wrong-format", f"the output of preprocess.flows has no stage times: {said[-300:]}"
+        )
     decode, _, flow, _, whole, efficiency = map(float, found.groups())
     return {"decode": decode, "flow": flow, "whole": whole, "efficiency": efficiency}
 

@@ -1,15 +1,15 @@
-"""Training clips a second and core: from our frames shards, and decoded from the videos each time.
+"""Measures training clips per second and core: from frames shards, and decoded from videos.
 
     python -m benchmarks.loader --samples ../shared/samples
 
-Clips as pretraining of ViT-B wants them: 16 frames, multi-scale crop to 224 pixels, standardised
-float32 on the device, a mask; ours with motion boxes too, which peers have not. Peers decode on one
-thread and take frames as VideoMAE's loader does (a random window of frames two apart), then
-transform them as it does (Pillow, frame by frame): the target is held against that. Each is
-measured once more with our transforms, so that the difference is the decoding alone. What workers
-hand over for a GPU is bytes: the figures of views leave the device's part out. About a minute.
+Clips are those of a ViT-B pretraining: 16 frames, multi-scale crop to 224 pixels, standardised
+float32 on the device, and a mask. Ours also have motion boxes, which peers do not. Peers decode on
+one thread, sample frames as VideoMAE's loader does (a random window with a stride of two), and
+transform them as it does (Pillow, frame by frame). The target refers to this. Each peer is measured
+a second time with our transforms, so that only decoding differs. Workers hand bytes to a GPU, so
+the figures of views leave out the part of the device. It takes about a minute.
 
-Then 10,000 toy clips through one reader with few shards open: memory and open files on the way.
+Then one reader with few open shards reads 10,000 toy clips, to measure memory and open files.
 """
 
 from __future__ import annotations
@@ -42,21 +42,40 @@ from train.samples.loading import to_device
 from train.samples.views import cut
 
 CPU = torch.device("cpu")
-CLIPS = 14  # of a pass; datasets with fewer are passed over more than once
+CLIPS = 14  # clips per pass; a smaller dataset is read more than once
 STRIDE = 2
 OPEN_SHARDS = 2
 TARGET = 3.0
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
-              metavar="FOLDER", help="with ssv2/; without it, toy clips alone")  # fmt: skip
-@click.option("--rounds", type=click.IntRange(min=1), default=5, metavar="COUNT",
-              help="of all contenders in turn; the fastest counts")  # fmt: skip
-@click.option("--soak", type=click.IntRange(min=0), default=10_000, metavar="CLIPS",
-              help="through one reader, to see whether memory grows; 0: none")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON to write [default: benchmarks/results/loader-HOST.json]")  # fmt: skip
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    default=Path("../shared/samples"),
+    metavar="FOLDER",
+    help="Folder of sample clips. Without its ssv2/, only toy clips are used.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=5,
+    metavar="COUNT",
+    help="Number of rounds with all contenders in turn; the fastest one counts.",
+)
+@click.option(
+    "--soak",
+    type=click.IntRange(min=0),
+    default=10_000,
+    metavar="CLIPS",
+    help="Clips to read with one reader to see whether memory grows; 0 skips this.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSON file to write.  [default: benchmarks/results/loader-HOST.json]",
+)
 @user_errors
 def main(samples: Path, rounds: int, soak: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,7 +84,7 @@ def main(samples: Path, rounds: int, soak: int, out: Path | None) -> None:
 
 
 def measure(scratch: Path, samples: Path, rounds: int, soak: int) -> list[Figure]:
-    """All figures of the loader; datasets are made below `scratch` where they are not there."""
+    """All figures of the loader; missing datasets are made below `scratch`."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     figures, layouts = [], []
@@ -140,7 +159,7 @@ def our_dataset(layout: DatasetLayout, repeats: int) -> PretrainDataset:
 
 
 def read_ours(dataset: PretrainDataset, indices: np.ndarray, device: torch.device | None) -> None:
-    """Samples as workers make them, and standardised on a device if there is one."""
+    """Read samples as workers do, and standardise them on the device, if any."""
     for epoch, index in enumerate(indices):
         sample = dataset[(epoch, int(index))]
         if device is not None:
@@ -181,7 +200,7 @@ def _reading(
 
 
 def of_memory(layout: DatasetLayout, num_clips: int) -> list[Figure]:
-    """Memory and open files of a fresh process that reads many clips, few shards at a time."""
+    """Memory and open files of a new process that reads many clips with few open shards."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         seen = pool.apply(_soak, (layout, num_clips))
         pool.close()
@@ -201,7 +220,7 @@ def of_memory(layout: DatasetLayout, num_clips: int) -> list[Figure]:
 
 
 def _soak(layout: DatasetLayout, num_clips: int) -> list[tuple[int, float, int]]:
-    """(clips read, resident MB, open shard files) at a hundred moments."""
+    """(clips read, resident MB, open shard files) at a hundred times."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     dataset = our_dataset(layout, repeats=1)

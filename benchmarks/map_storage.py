@@ -1,12 +1,13 @@
-"""How small may motion maps be? Bytes of a frame and box quality, by size and number of levels.
+"""Measures bytes per frame and box quality of motion maps, by size and number of levels.
 
     python -m benchmarks.map_storage --videos ../shared/samples/ssv2 \\
         --annotations ../shared/samples/ssv2/something_else_boxes.json \\
         --out benchmarks/results/map_storage.json
 
-Maps of the annotated clips are computed once at the resolution of the flow; `exact` is boxes from
-those. Every other row reduces them, stores them in so many levels, compresses as the shards do, and
-makes boxes from what comes back. Projected: 220,847 clips of 45 frames (Something-Something V2).
+Maps of the annotated clips are computed once at the resolution of the flow. The row `exact` has the
+boxes of these maps. Every other row reduces the maps, stores them with a number of levels,
+compresses them as shards do, and computes boxes from the stored maps. The projected size is that of
+220,847 clips with 45 frames (Something-Something V2).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ FLOW_LINES = 240
 
 @dataclass(frozen=True)
 class Row:
-    """One way to store maps; 0 lines and levels are the maps as they were computed."""
+    """One way to store maps; 0 lines and levels stand for the maps as computed."""
 
     lines: int
     levels: int
@@ -60,11 +61,13 @@ class Row:
     context_settings={"show_default": True, "max_content_width": 100},
 )
 @click.option("--videos", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
-              help="with CLIP.mp4 of the annotated clips")  # fmt: skip
+              help="Folder with CLIP.mp4 of the annotated clips.")  # fmt: skip
 @click.option("--annotations", required=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="Something-Else JSON")  # fmt: skip
-@click.option("--preset", default="default", type=click.Choice(list(PRESETS)), help="of the boxes")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON to write")
+              help="Something-Else annotations (JSON).")  # fmt: skip
+@click.option(
+    "--preset", default="default", type=click.Choice(list(PRESETS)), help="Preset of the boxes."
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON file to write.")
 @user_errors
 def main(videos: Path, annotations: Path, preset: str, out: Path | None) -> None:
     torch.set_num_threads(1)
@@ -95,8 +98,8 @@ def main(videos: Path, annotations: Path, preset: str, out: Path | None) -> None
 
 
 def clip_maps(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Motion maps float32 [T, h, w] and grey pictures uint8 [T, h, w] at the resolution of the
-    flow, and the source's width and height."""
+    """Motion maps float32 [T, h, w] and grey frames uint8 [T, h, w] at the resolution of the flow,
+    and (width, height) of the source."""
     chunks = list(decode_clip(Clip("clip", path.name), path.parent, DecodeOptions()))
     grey = torch.from_numpy(
         np.concatenate([grey_frames(chunk.rgb, FLOW_LINES) for chunk in chunks])
@@ -115,7 +118,7 @@ def row_of(
     levels: int,
     exact: float | None,
 ) -> Row:
-    """Store the maps of all clips this way, and judge the boxes made of what comes back."""
+    """Store the maps of all clips in one way, and evaluate the boxes of the stored maps."""
     num_bytes = num_frames = 0
     ious = []
     for name, clip in maps.items():
@@ -140,7 +143,7 @@ def row_of(
 
 
 def stored_maps(maps: np.ndarray, lines: int, levels: int) -> tuple[np.ndarray, int]:
-    """Maps as they are read back, and how many bytes of a shard they take."""
+    """Maps as read from a shard, and the bytes that they take there."""
     width, height = scaled_size(maps.shape[2], maps.shape[1], lines)
     reduced = reduce_maps(torch.from_numpy(maps), (height, width)).numpy()
     values, scale = compand(reduced, levels)

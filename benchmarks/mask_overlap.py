@@ -1,11 +1,11 @@
-"""How often the masks that the ablation compares are one and the same on the toy set's few patches.
+"""Counts how often masks of the ablation are equal on the few patches of toy clips.
 
-    make ablation                                   # or what of it is done: its dataset is read
+    make ablation                                   # makes the dataset; it may be unfinished
     python -m benchmarks.mask_overlap
 
-A toy clip has 16 positions, so that neighbouring ratios often come to the same mask, and their rows
-of the ablation to nearly the same training. For each row of a part with masks of one method:
-the share of clips whose mask in the first epoch is that of the part's reference row, percent.
+A toy clip has 16 positions, so similar ratios often give the same mask, and then nearly the same
+training. For each row of a part with masks of one method, the command prints the percentage of
+clips whose mask in the first epoch equals that of the reference row of the part.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ REFERENCES = {"inside-ratio": "MOFO, 75% inside the box", "mgm": "MGM, mask rati
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/ablation"),
-              metavar="FOLDER", help="where `make ablation` put its dataset")  # fmt: skip
+              metavar="FOLDER", help="Folder of the dataset of `make ablation`.")  # fmt: skip
 @click.option("--clips", type=click.IntRange(1), default=400, metavar="CLIPS",
-              help="of split train, at most")  # fmt: skip
+              help="Largest number of clips of split train.")  # fmt: skip
 @user_errors
 def main(out: Path, clips: int) -> None:
     layout = DatasetLayout(out, "toy")
@@ -55,7 +55,7 @@ def masks_of(layout: DatasetLayout, row: Row, clips: int) -> np.ndarray:
 
 
 def same_masks(masks: np.ndarray, others: np.ndarray) -> float:
-    """Percent of rows of bool [n, N] that are the same in both."""
+    """Percentage of rows of bool [n, N] that are equal in both."""
     return 100 * float((masks == others).all(axis=1).mean())
 
 

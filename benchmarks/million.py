@@ -1,11 +1,11 @@
-"""One million clips: the manifest, the shard index and the order of an epoch, in time and memory.
+"""Measures time and memory of the manifest, shard index and epoch order of a million clips.
 
     python -m benchmarks.million
 
-Renders a manifest.csv of a million rows, the dataset.json of frames/, flows/ and boxes/, and frames
-shards with the clips' heads and two frames a clip of a few bytes (no videos).
-Then, in a process of its own: read the manifest and its digest, read each dataset.json, find all
-clips in the shards as training does, and draw the order of an epoch. Peak memory is that process's.
+The command writes a manifest.csv of a million rows, dataset.json of frames/, flows/ and boxes/, and
+frames shards whose clips have two frames of a few bytes (no videos). Then a new process reads the
+manifest and computes its digest, reads each dataset.json, finds all clips in the shards as training
+does, and draws the order of an epoch. The peak memory is that of the new process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shared.shard_index import DatasetIndex, ShardEntry, shard_name, write_index
 from shared.shard_writer import write_shard
 
 PER_SHARD = 512
-FRAMES = 2  # of a clip
+FRAMES = 2  # frames per clip
 
 READ = """
 import json, os, resource, sys, time
@@ -60,7 +60,7 @@ table = seconds_of("clips in the shards", lambda: read_clip_table(layout, ("trai
 order = seconds_of("order of an epoch", lambda: epoch_order(table.shard, 0, 0, 8))
 assert numpy.array_equal(numpy.sort(order), numpy.arange(len(table)))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-# Finding the clips reads the manifest itself: what it takes alone is told, and not counted again.
+# Finding the clips reads the manifest too, so that its own time is printed but not added.
 counted = [spent[what] for what in ("shard index", "clips in the shards", "order of an epoch")]
 print(json.dumps({
     "clips": len(table), "seconds_clock_and_processor": spent,
@@ -74,9 +74,9 @@ print(json.dumps({
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option(
-    "--clips", type=click.IntRange(1), default=1_000_000, metavar="COUNT", help="to render"
+    "--clips", type=click.IntRange(1), default=1_000_000, metavar="COUNT", help="Number of clips."
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON file to write.")
 def main(clips: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         render(DatasetLayout(Path(folder), "million"), clips)
@@ -112,7 +112,7 @@ def render(layout: DatasetLayout, num_clips: int) -> None:
 
 
 def heads(clips: list[Clip]) -> dict[str, np.ndarray]:
-    """A frames shard whose pictures are a few bytes: only where they lie is read here."""
+    """A frames shard with pictures of a few bytes; only their offsets are read here."""
     num_frames = FRAMES * len(clips)
     ends = np.arange(1, len(clips) + 1, dtype="<i8") * FRAMES
     sizes = np.tile(np.array([427, 240], "<i4"), (len(clips), 1))

@@ -1,16 +1,16 @@
-"""Flow from motion vectors against flow from pictures: time per video, and how far they differ.
+"""Compares flow from motion vectors with flow from frames: time per video, and difference.
 
     python -m benchmarks.motion_vectors VIDEO... --out benchmarks/results/motion_vectors.json
 
-For each video, in one run and one thread: decoding with motion vectors and their dense map at 1/8
-resolution, against decoding and OpenCV's TV-L1 with its defaults, this project's TV-L1 (preset
-fast) and OpenCV's DIS, at `--short-side` lines. Pictures that flow is computed on are decoded at
-that size; motion vectors come from the whole stream whatever its size, so small pictures favour the
-other side. A video whose codec exports no vectors is re-encoded first, and that time stands apart.
+For each video, one thread decodes with motion vectors and makes their dense map at 1/8 resolution.
+This is compared with decoding and OpenCV's TV-L1 with its defaults, this project's TV-L1 (preset
+fast) and OpenCV's DIS, at `--short-side` lines. Frames for flow are decoded at that size. Motion
+vectors need the whole stream whatever its size, so small frames favour the other methods. A video
+whose codec exports no vectors is re-encoded first, and that time is reported separately.
 
 Times are CPU seconds of this process, so that other work on the machine does not count. OpenCV's
-TV-L1 takes up to seconds a pair: it and the others are timed on `--pairs` pairs spread over the
-video, and decoding is added for all frames.
+TV-L1 takes up to seconds per pair. Flow is therefore timed on `--pairs` pairs of the video, and
+the decoding time of all frames is added.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Row:
-    """One video. Times are milliseconds a frame, ratios are of times with decoding included.
+    """One video. Times are milliseconds per frame; ratios include decoding.
 
     Attributes:
-        transcode_ms: 0 where the codec exports vectors.
-        vectors_ms: decoding with export, and the map.
-        decode_ms: decoding alone, to grey pictures at short_side lines.
-        opencv_ms, fast_ms, dis_ms: flow of a pair, without decoding.
+        transcode_ms: time of re-encoding, 0 if the codec exports vectors.
+        vectors_ms: time of decoding with vectors and of the map.
+        decode_ms: time of decoding to grey frames at short_side lines.
+        opencv_ms, fast_ms, dis_ms: time of flow of a pair, without decoding.
         times_opencv, times_fast, times_dis: how many times faster motion vectors are.
-        difference_px: mean end-point difference of the filled map from TV-L1 (fast), in pixels of
-            the pictures, beside the mean length of that flow.
+        difference_px: mean end-point difference between the filled map and TV-L1 (fast), in pixels
+            of the frames.
+        flow_px: mean length of TV-L1 (fast).
         holes: share of cells without a vector.
     """
 
@@ -79,10 +80,14 @@ class Row:
     context_settings={"show_default": True, "max_content_width": 100},
 )
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--short-side", default=240, metavar="PIXELS", help="Of the pictures.")
-@click.option("--pairs", default=6, metavar="COUNT", help="Timed with each flow of pictures.")
-@click.option("--repeats", default=3, metavar="COUNT", help="The fastest counts.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON to write.")
+@click.option(
+    "--short-side", default=240, metavar="PIXELS", help="Resize frames to this short side."
+)
+@click.option("--pairs", default=6, metavar="COUNT", help="Number of frame pairs to time.")
+@click.option(
+    "--repeats", default=3, metavar="COUNT", help="Number of runs; the fastest one counts."
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON file to write.")
 @user_errors
 def main(
     videos: tuple[Path, ...], short_side: int, pairs: int, repeats: int, out: Path | None
@@ -119,7 +124,9 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
     vector_seconds, maps = fastest(repeats, lambda: decode_vectors(source))
     decode_seconds, frames = fastest(repeats, lambda: decode_pictures(video, short_side))
     if len(maps) != len(frames):
-        raise InputError(f"{video}: {len(maps)} maps from {len(frames)} frames")
+        raise InputError(
+            "damaged-file", f"{video}: decoding gives {len(frames)} frames but {len(maps)} maps"
+        )
     chosen = np.unique(np.linspace(0, len(frames) - 2, pairs).astype(int))
     batch = [torch.from_numpy(np.stack([frames[i + k] for i in chosen])) for k in (0, 1)]
     solvers = {
@@ -157,7 +164,7 @@ def measure(video: Path, short_side: int, pairs: int, repeats: int, scratch: Pat
 
 
 def with_vectors(video: Path, scratch: Path) -> tuple[Path, str]:
-    """The video, or a copy whose codec exports motion vectors; and the video's codec."""
+    """The video, or a copy whose codec exports motion vectors, and the codec of the video."""
     with av.open(str(video), metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         codec = stream.codec_context.name
@@ -204,7 +211,7 @@ def opencv_tvl1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def fastest(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds of the fastest of several runs, and what it returned."""
+    """Return the seconds of the fastest of several runs, and its result."""
     best: tuple[float, T] | None = None
     for _ in range(repeats):
         began = time.process_time()
@@ -217,14 +224,14 @@ def fastest(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
 
 
 def against(maps: list[np.ndarray], flows: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
-    """Mean end-point difference of filled maps from flow of pictures, and that flow's length."""
+    """Mean end-point difference between filled maps and flow of frames, and the length of flow."""
     filled = [np.zeros_like(maps[0])]
     for flow in maps[1:]:
         filled.append(fill_holes(flow, filled[-1]))
     differences = []
     height, width = flows.shape[2:]
     for index, flow in zip(chosen, flows, strict=True):
-        # Values are pixels of the source, whose longer side a map covers in cells of 8.
+        # Values are in pixels of the source; a cell of a map covers 8 pixels.
         wide = cv2.resize(filled[index + 1].transpose(1, 2, 0), (width, height))
         scale = max(height, width) / (8 * max(filled[0].shape[1:]))
         differences.append(np.hypot(*(wide.transpose(2, 0, 1) * scale - flow)).mean())

@@ -1,12 +1,12 @@
-"""What all of Something-Something V2 would take on 1, 4 and 64 GPUs, from what was measured here.
+"""Projects the time of Something-Something V2 on 1, 4 and 64 GPUs from measured figures.
 
     python -m benchmarks.plan benchmarks/results/DATE-HOST.json
 
-Measured: seconds of a core for a frame of `make flows`, and for a clip of the loader, on the
-machine of the results; bytes of a frame, in the shard of seven clips of the dataset. Assumed,
-because it was not measured: the GPUs' rate (`--tflops`, by default an H200's 989 bf16 TFLOP/s of
-the data sheet, of which training reaches `--share`), cores beside each GPU, and that work spreads
-over GPUs without loss. So hours of training are what to hold a run against, not a promise.
+Measured are the core seconds for a frame of `make flows` and for a clip of the loader on the
+machine of the results, and the bytes of a frame in a shard of seven clips of the dataset. Assumed
+are the rate of a GPU (`--tflops`, by default the 989 bf16 TFLOP/s of an H200's data sheet, of which
+training reaches `--share`), the number of cores per GPU, and that several GPUs share the work
+without loss. The hours of training are a reference for a real run, not a promise.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from train.running.throughput import finetuning_flops, pretraining_flops
 
 GPUS = (1, 4, 64)
 CLIPS, TRAIN, VAL = 220_847, 168_913, 24_777  # Goyal et al. 2017; splits of the V2 release
-FRAMES = 45  # of a clip, about
+FRAMES = 45  # frames per clip, about
 PRETRAIN_EPOCHS, FINETUNE_EPOCHS, TEST_VIEWS = 800, 50, 6
 NUM_MASKED = 1408
-SPAN = 31  # frames of a dense window of 16, two apart, that are read
+SPAN = 31  # frames that are read for a dense window of 16 frames with a stride of two
 PARAMETERS = 94.2e6
 BATCH = 2048
 FRAME_BYTES = 18_160  # a shard of 7 clips, 329 frames, 5,974,455 bytes; quality 90
@@ -34,7 +34,7 @@ FRAME_BYTES = 18_160  # a shard of 7 clips, 329 frames, 5,974,455 bytes; quality
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one core: frames/s of flows and boxes, clips/s and views/s of the loader; bytes."""
+    """Rates of one core: frames/s of flows and boxes, clips/s and views/s of the loader; bytes."""
 
     flow_frames: float
     box_frames: float
@@ -46,12 +46,13 @@ class Measured:
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--tflops", type=click.FloatRange(0, min_open=True), default=989.0, metavar="TFLOP/S",
-              help="of a GPU's bf16 matrix products")  # fmt: skip
+              help="Rate of a GPU for bf16 matrix products.")  # fmt: skip
 @click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.4, metavar="0..1",
-              help="of that which training reaches")  # fmt: skip
-@click.option("--cores", type=click.IntRange(1), default=16, metavar="CORES", help="per GPU")
+              help="Share of this rate that training reaches.")  # fmt: skip
+@click.option("--cores", type=click.IntRange(1), default=16, metavar="CORES",
+              help="Number of CPU cores per GPU.")  # fmt: skip
 @click.option("--frame-bytes", type=click.FloatRange(1), default=FRAME_BYTES, metavar="BYTES",
-              help="of a JPEG frame; `make flows` prints bytes a clip")  # fmt: skip
+              help="Size of a JPEG frame; `make flows` prints the size of a clip.")  # fmt: skip
 @user_errors
 def main(results: Path, tflops: float, share: float, cores: int, frame_bytes: float) -> None:
     measured = read_measured(results, frame_bytes)
@@ -66,7 +67,7 @@ def main(results: Path, tflops: float, share: float, cores: int, frame_bytes: fl
 
 
 def rows(measured: Measured, flops: float, cores: int) -> dict[str, list[str]]:
-    """Lines of the table: what, and its value for each number of GPUs."""
+    """Rows of the table: the name, and its value for each number of GPUs."""
     config = named_config("vit-b")
     clip, tuned = pretraining_flops(config, NUM_MASKED), finetuning_flops(config)
     pretrain_rate, tune_rate = flops / clip, flops / tuned
@@ -78,7 +79,7 @@ def rows(measured: Measured, flops: float, cores: int) -> dict[str, list[str]]:
         "evaluation, 6 views": VAL * TEST_VIEWS / (3 * tune_rate),
     }
     found = {name: [_hours(seconds / gpus) for gpus in GPUS] for name, seconds in hours.items()}
-    # Bytes read for a view: of its window, or a quarter of the clip, over which four views lie.
+    # Bytes read for a view: those of its window, or a quarter of the clip for four views.
     one_view, of_four = SPAN * measured.frame_bytes, FRAMES * measured.frame_bytes / 4
     per_step = BATCH / pretrain_rate
     return found | {
@@ -99,15 +100,17 @@ def rows(measured: Measured, flops: float, cores: int) -> dict[str, list[str]]:
 
 
 def read_measured(results: Path, frame_bytes: float) -> Measured:
-    """The figures that the plan rests on.
+    """Read the figures that the plan needs.
 
     Raises:
-        InputError: the file is not there, or lacks one of them.
+        InputError: there is no such file, or it lacks a figure.
     """
     try:
         figures = {row["name"]: row for row in json.loads(results.read_text())["figures"]}
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{results} is no results file of `make bench`: {error}") from None
+        raise InputError(
+            "wrong-format", f"{results} is not a results file of `make bench`: {error}"
+        ) from None
     for name in ("ssv2", "toy"):
         wanted = (
             f"flows, {name}: end to end",
@@ -118,7 +121,7 @@ def read_measured(results: Path, frame_bytes: float) -> Measured:
             flows, boxes, views = (figures[each] for each in wanted)
             rates = flows["ours"], boxes["ours"], views["theirs"], views["ours"]
             return Measured(*rates, frame_bytes)
-    raise InputError(f"{results} lacks {' or '.join(wanted)}; run `make bench`")
+    raise InputError("not-finished", f"{results} lacks {' or '.join(wanted)}; run `make bench`")
 
 
 def _hours(seconds: float) -> str:

@@ -1,7 +1,7 @@
-"""What all benchmarks share: figures beside a peer's, the machine they were taken on, fair timing.
+"""Shared code of the benchmarks: figures beside those of a peer, the machine, and fair timing.
 
-A figure is ours, its peer's and their ratio, from one run: a machine shared with other work is slow
-for both. Times are CPU seconds of this process, the least of several rounds in which the
+A figure has our value, the value of its peer and their ratio from one run, because a busy machine
+is slow for both. Times are CPU seconds of this process: the lowest of several rounds in which the
 contenders take turns.
 """
 
@@ -28,17 +28,17 @@ NOT_ON_GPU = "not run on a GPU"
 
 @dataclass(frozen=True)
 class Figure:
-    """One number beside its peer's.
+    """One number beside that of its peer.
 
     Attributes:
-        name: of what is measured, the same from run to run.
-        unit: of ours and theirs.
-        ours: None where it could not be measured; `note` then says why.
-        peer: who `theirs` is of; "" where there is none.
-        theirs: None where the peer is not installed, or there is none.
-        more_is_better: clips/s yes, seconds and bytes no.
-        target: of `ratio`, None where there is none.
-        note: what a reader must know beside the number.
+        name: what is measured; it is the same in every run.
+        unit: unit of ours and theirs.
+        ours: our value; None if it could not be measured, and `note` then says why.
+        peer: name of the peer; "" if there is none.
+        theirs: value of the peer; None if the peer is not installed, or there is none.
+        more_is_better: True for clips/s, False for seconds and bytes.
+        target: target of `ratio`; None if there is none.
+        note: what a reader must know besides the number.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better ours is; None without both."""
+        """How many times better ours is; None if one value is missing."""
         if not self.ours or not self.theirs:
             return None
         return self.ours / self.theirs if self.more_is_better else self.theirs / self.ours
@@ -62,10 +62,10 @@ class Figure:
 
 
 def fastest(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The least CPU seconds of each work, over `rounds` rounds in which all take turns.
+    """Return the lowest CPU seconds of each function over `rounds` rounds in which all take turns.
 
-    CPU seconds of all threads of this process: what other programs take of the machine does not
-    count, but what they leave of its caches and its memory's speed does, and to all alike.
+    CPU seconds are those of all threads of this process. Other programs do not count, but they
+    compete for caches and memory bandwidth, which slows all contenders alike.
     """
     least = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
@@ -77,7 +77,7 @@ def fastest(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, fl
 
 
 def machine() -> dict[str, Any]:
-    """The hardware, and how busy it is with other work."""
+    """Describe the hardware, and its load from other work."""
     found = {
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -91,7 +91,7 @@ def machine() -> dict[str, Any]:
 
 
 def host_kind() -> str:
-    """For names of results files: 2core-x86, 16core-x86-h200."""
+    """The kind of machine for names of results files: 2core-x86, 16core-x86-h200."""
     kind = f"{len(os.sched_getaffinity(0))}core-{platform.machine().replace('x86_64', 'x86')}"
     if torch.cuda.is_available():
         kind += "-" + torch.cuda.get_device_name().lower().replace("nvidia ", "").replace(" ", "-")
@@ -107,7 +107,7 @@ def processor_name() -> str:
 
 
 def resident_megabytes() -> float:
-    """Memory of this process, shared pages counted."""
+    """Resident memory of this process, including shared pages."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -127,7 +127,7 @@ def conclude(name: str, figures: list[Figure], out: Path | None) -> None:
 
 
 def text_of(figure: Figure) -> str:
-    """One line: ours, the peer's, the ratio and its target."""
+    """Format a figure as one line: our value, that of the peer, the ratio and its target."""
     if figure.ours is None:
         return figure.note or "not measured"
     line = f"{figure.ours:10.4g} {figure.unit:<10}"
@@ -143,7 +143,7 @@ def text_of(figure: Figure) -> str:
 
 
 def write_record(path: Path, figures: list[Figure] | list[dict[str, Any]], **more: Any) -> None:
-    """Write figures, or rows that were figures, with what is needed to judge and repeat them."""
+    """Write figures (or their rows) with the command, machine and versions that gave them."""
     record = {
         "command": command_line(),
         "date": str(date.today()),

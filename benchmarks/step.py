@@ -1,14 +1,15 @@
-"""A training step of ViT-B against Hugging Face's VideoMAE: same shapes, precision and optimizer.
+"""Compares a training step of ViT-B with Hugging Face's VideoMAE at equal shapes and precision.
 
     python -m benchmarks.step
 
-One step is targets, forward and backward pass and AdamW (fused, for both), from standardised clips
-and masks on; 16 frames of 224 pixels, a tube mask of 90 %. On a CPU one thread, CPU seconds, both
-in turn; on a GPU bf16 by the clock after the device is done, with compiled blocks and larger
-batches. TFLOP/s count the operations of the model as defined (train/running/throughput.py) for
-both, and the share is of the rate at which this machine multiplies large matrices of that type.
-About five minutes on a CPU that has nothing else to do. Memory is what the forward pass of
-pretraining keeps for the backward pass of one clip, weights aside.
+A step computes targets, forward and backward pass and fused AdamW from standardised clips and
+masks: 16 frames of 224 pixels, with a tube mask of 90 %. On a CPU both contenders take turns on one
+thread, and times are CPU seconds. On a GPU the precision is bf16, times are wall-clock times after
+the device has finished, blocks are compiled, and batches are larger. TFLOP/s count the operations
+of the model as defined (train/running/throughput.py) for both. The share is relative to the rate of
+large matrix products of that type on this machine. Memory is what the forward pass of pretraining
+keeps for the backward pass of one clip, without weights. It takes about five minutes on an idle
+CPU.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from train.network.autoencoder import named_config
 from train.running.throughput import finetuning_flops, peak_gigabytes, pretraining_flops
 
 TARGETS = {"cpu": 1.5, "cuda": 2.0}
-SHARE_AIMED_AT = 0.45  # of the matrix rate, on a GPU
+TARGET_SHARE = 0.45  # of the matrix rate, on a GPU
 TASKS = ("pretraining", "finetuning")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GPU_BATCHES = {"pretraining": (32, 64, 128, 256), "finetuning": (8, 16, 32, 64)}
@@ -44,11 +45,11 @@ GPU_BATCHES = {"pretraining": (32, 64, 128, 256), "finetuning": (8, 16, 32, 64)}
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--rounds", type=click.IntRange(min=1), default=3, metavar="COUNT",
-              help="of both in turn; the fastest counts")  # fmt: skip
+              help="Number of rounds with both in turn; the fastest one counts.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=2, metavar="CLIPS",
-              help="of a pretraining step on a CPU; half of it in finetuning")  # fmt: skip
+              help="Batch size of pretraining on a CPU; finetuning takes half of it.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON to write [default: benchmarks/results/step-HOST.json]")  # fmt: skip
+              help="JSON file to write.  [default: benchmarks/results/step-HOST.json]")  # fmt: skip
 @user_errors
 def main(rounds: int, batch_size: int, out: Path | None) -> None:
     figures = [figure for task in TASKS for figure in measure(task, rounds, batch_size)]
@@ -56,9 +57,9 @@ def main(rounds: int, batch_size: int, out: Path | None) -> None:
 
 
 def measure(task: str, rounds: int, batch_size: int) -> list[Figure]:
-    """All figures of "pretraining" or "finetuning": on the GPU if there is one, else a CPU thread.
+    """All figures of "pretraining" or "finetuning", on the GPU if there is one, else on one thread.
 
-    Finetuning, of which a clip is five times the work, takes half the clips on a CPU.
+    A clip takes five times as much work in finetuning, so the batch on a CPU has half the clips.
     """
     if torch.cuda.is_available():
         return _on_gpu(task, rounds)
@@ -88,7 +89,7 @@ def _on_cpu(task: str, precision: str, batch_size: int, rounds: int) -> list[Fig
 
 
 def _on_gpu(task: str, rounds: int) -> list[Figure]:
-    """The best batch of each, which need not be the same."""
+    """Figures of the best batch size of each contender."""
     device, dtype = torch.device("cuda"), torch.bfloat16
     best: dict[str, tuple[float, int, float]] = {}
     makers: dict[str, Callable[..., Contender]] = {"ours": ours}
@@ -115,7 +116,7 @@ def _on_gpu(task: str, rounds: int) -> list[Figure]:
                 "1",
                 figures[-1].ours,
                 "the project's own aim",
-                SHARE_AIMED_AT,
+                TARGET_SHARE,
                 target=1.0,
             )
         )
@@ -163,7 +164,7 @@ def _compared(
             shares["ours"],
             peer,
             shares.get("theirs"),
-            note=f"so that at most {1 / shares['theirs']:.2f} times {peer} is there to be had"
+            note=f"so at most {1 / shares['theirs']:.2f} times the speed of {peer} is possible"
             if theirs
             else "",
         ),
@@ -180,7 +181,7 @@ def _clip_flops(task: str) -> float:
 
 
 def matmul_tflops(dtype: torch.dtype, device: torch.device) -> float:
-    """The rate of a large matrix product: what arithmetic alone would reach."""
+    """The rate of a large matrix product in TFLOP/s, which arithmetic alone would reach."""
     size = 8192 if device.type == "cuda" else 2048
     one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     if device.type == "cuda":
@@ -192,7 +193,7 @@ def matmul_tflops(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _device_seconds(work: Callable[[], object], rounds: int) -> float:
-    """Least seconds of a work on the GPU, of which five are queued at a time."""
+    """Lowest seconds of a step on the GPU, with five steps in the queue at a time."""
     for _ in range(3):
         work()
     least = float("inf")
@@ -207,7 +208,7 @@ def _device_seconds(work: Callable[[], object], rounds: int) -> float:
 
 
 def _of_memory() -> list[Figure]:
-    """Gigabytes kept for the backward pass of a clip: as it is, and with checkpointing."""
+    """Gigabytes that are kept for the backward pass of a clip, with and without checkpointing."""
     arguments = ("pretraining", 1, torch.float32, torch.device("cpu"))
     theirs = kept_gigabytes(hugging_face(*arguments)) if has_transformers() else None
     return [

@@ -1,4 +1,4 @@
-"""The two whose training steps are compared: this project's ViT-B and Hugging Face's VideoMAE."""
+"""The two contenders of benchmarks.step: this project's ViT-B and Hugging Face's VideoMAE."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Contender:
     loss: Callable[[], Tensor]
 
     def step(self) -> Step:
-        """Loss, backward pass, AdamW: both contenders' the same."""
+        """A step of loss, backward pass and AdamW, with the same optimizer for both contenders."""
         parameters = self.model.parameters()
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=True)
 
@@ -47,7 +47,7 @@ class Contender:
 def ours(
     task: str, batch_size: int, dtype: torch.dtype, device: torch.device, **changes: Any
 ) -> Contender:
-    """What train.pretrain or train.finetune computes, without what DeepSpeed puts around it."""
+    """The computation of train.pretrain or train.finetune, without DeepSpeed."""
     config = replace(named_config("vit-b"), **changes)
     clips, mask, num_masked = _inputs(config, batch_size, device)
     model: nn.Module
@@ -73,7 +73,7 @@ def ours(
 
 
 def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.device) -> Contender:
-    """The same of Hugging Face's models, as they come: attention by PyTorch's sdpa."""
+    """The same with the unchanged models of Hugging Face, whose attention is PyTorch's SDPA."""
     from transformers import (
         VideoMAEConfig,
         VideoMAEForPreTraining,
@@ -106,7 +106,7 @@ def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.d
 def _inputs(
     config: ModelConfig, batch_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor, int]:
-    """Clips float32 [B, 3, T, S, S], mask bool [B, N] of tubes, and how many tokens it hides."""
+    """Clips float32 [B, 3, T, S, S], tube masks bool [B, N], and the number of masked tokens."""
     torch.manual_seed(0)
     shape = (batch_size, 3, config.num_frames, config.image_size, config.image_size)
     positions = config.grid**2
@@ -117,7 +117,7 @@ def _inputs(
 
 
 def kept_gigabytes(contender: Contender) -> float:
-    """What autograd holds of activations after one forward pass; each storage counts once."""
+    """Gigabytes of activations that autograd keeps after one forward pass."""
     weights = {each.untyped_storage().data_ptr() for each in contender.model.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}
 

@@ -1,13 +1,13 @@
-"""All headline figures in one run, each beside its peer's, and what changed since the last one.
+"""Measures all headline figures beside those of peers, and shows changes since the last run.
 
     make bench
     python -m benchmarks.suite --samples ../shared/samples --only loader,flows
 
-Writes benchmarks/results/DATE-HOST.json and prints a table; with --only the other parts in that
-file stay. It takes at most about 15 minutes on two cores: a part that would begin after `--minutes`
-is left out and says so. Parts that need the sample clips are left out without them, peers that are
-not installed are named (.venv/bin/pip install '.[bench]'). The benchmarks themselves measure more:
-python -m benchmarks.tvl1, camera, ...
+The command writes benchmarks/results/DATE-HOST.json and prints a table. With --only, the other
+parts in that file stay. It takes at most about 15 minutes on two cores: a part that would start
+after `--minutes` is skipped, and a line says so. Parts that need sample clips are skipped without
+them. Peers that are not installed are named (.venv/bin/pip install '.[bench]' installs them). The
+benchmarks themselves measure more: python -m benchmarks.tvl1, camera, ...
 """
 
 from __future__ import annotations
@@ -36,13 +36,18 @@ Part = Callable[[Path, Path], list[Figure]]  # (scratch, samples) -> figures
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
-              metavar="FOLDER", help="real clips; without them, rendered ones")  # fmt: skip
-@click.option("--only", metavar="NAMES", help="parts, with commas  [default: all of them]")
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    default=Path("../shared/samples"),
+    metavar="FOLDER",
+    help="Folder of real clips. Without it, rendered clips are used.",
+)
+@click.option("--only", metavar="NAMES", help="Parts to run, separated by commas.  [default: all]")
 @click.option("--minutes", type=click.FloatRange(min=0), default=13.0, metavar="MINUTES",
-              help="after which no further part begins")  # fmt: skip
+              help="Start no further part after this time.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON to write  [default: benchmarks/results/DATE-HOST.json]")  # fmt: skip
+              help="JSON file to write.  [default: benchmarks/results/DATE-HOST.json]")  # fmt: skip
 @user_errors
 def main(samples: Path, only: str | None, minutes: float, out: Path | None) -> None:
     path = out or RESULTS / f"{date.today()}-{host_kind()}.json"
@@ -53,7 +58,7 @@ def main(samples: Path, only: str | None, minutes: float, out: Path | None) -> N
     print(", ".join(f"{name} {value}" for name, value in (described | versions()).items()))
     figures: list[Figure] = []
     deadline = time.monotonic() + 60 * minutes
-    # All parts are timed by the processor time of one thread, whichever of them run before.
+    # Every part measures the CPU time of one thread, whatever ran before it.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,7 +66,9 @@ def main(samples: Path, only: str | None, minutes: float, out: Path | None) -> N
             began = time.monotonic()
             print(f"{name} ...", flush=True)
             if began > deadline:
-                found = [Figure(name, "", None, note=f"left out: {minutes:g} minutes are over")]
+                found = [
+                    Figure(name, "", None, note=f"skipped, because {minutes:g} minutes are over")
+                ]
             else:
                 found = _measured(name, part, Path(scratch), samples)
             print_table(found, before)
@@ -72,18 +79,18 @@ def main(samples: Path, only: str | None, minutes: float, out: Path | None) -> N
                 "load": machine()["load"],
                 "git_commit": git_commit(),
             }
-            write_record(path, rows, parts=taken)  # what is stopped half-way has what it measured
+            write_record(path, rows, parts=taken)  # a stopped run keeps its results
     missed = [f.name for f in figures if f.target and f.ratio and f.ratio < f.target]
     if missed:
-        print(f"below their targets: {'; '.join(missed)}")
+        print(f"below target: {'; '.join(missed)}")
     print(f"{path} ({sum(taken[name]['seconds'] for name in chosen) / 60:.1f} minutes)")
 
 
 def parts(only: str | None) -> dict[str, Part]:
-    """The parts by name, those that say most for their time first.
+    """The parts by name; the most informative ones for their time come first.
 
     Raises:
-        InputError: an unknown name.
+        InputError: a name is unknown.
     """
     known: dict[str, Part] = {
         "loader": _loader,
@@ -102,7 +109,7 @@ def parts(only: str | None) -> dict[str, Part]:
     names = [name.strip() for name in only.split(",")]
     for name in names:
         if name not in known:
-            raise InputError(f"no part {name!r}; there are: {', '.join(known)}")
+            raise InputError("unknown-name", f"no part {name!r}; there are: {', '.join(known)}")
     return {name: part for name, part in known.items() if name in names}
 
 
@@ -241,7 +248,7 @@ def _storage(scratch: Path, samples: Path) -> list[Figure]:
 
 def _needed(samples: Path) -> Path:
     if not samples.is_dir():
-        raise InputError(f"no sample clips in {samples}; give them with --samples")
+        raise InputError("missing-folder", f"no sample clips in {samples}; give --samples FOLDER")
     return samples
 
 
@@ -249,7 +256,7 @@ def _needed(samples: Path) -> Path:
 
 
 def last_results(path: Path) -> dict[str, Any] | None:
-    """The newest results of a machine of this kind, that of today before it is overwritten."""
+    """The newest results of this kind of machine; those of today are read before they change."""
     here = []
     for each in sorted(RESULTS.glob("*.json")):
         named = NAMED_BY_DATE.fullmatch(each.name)
@@ -261,7 +268,7 @@ def last_results(path: Path) -> dict[str, Any] | None:
 def earlier_parts(
     path: Path, chosen: set[str]
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Rows and parts of the file that is there, but for those that are measured again."""
+    """Rows and parts of the existing file, without those that are measured again."""
     if not path.is_file():
         return [], {}
     record = json.loads(path.read_text())
@@ -270,7 +277,7 @@ def earlier_parts(
 
 
 def print_table(figures: list[Figure], before: dict[str, Any] | None) -> None:
-    """A line a figure, with the ratio to the peer in the results before, if it has moved."""
+    """Print one line for each figure, with its change since the results before."""
     rows = before["figures"] if before else []
     earlier = {row["name"]: row for row in rows}
     width = max(len(figure.name) for figure in figures)
@@ -280,9 +287,9 @@ def print_table(figures: list[Figure], before: dict[str, Any] | None) -> None:
 
 
 def change(figure: Figure, earlier: dict[str, Any] | None) -> str:
-    """What became of a figure since it was last measured.
+    """The change of a figure since it was last measured.
 
-    Ratios are compared where there are some: a machine busy with other work is slow for both.
+    If there are ratios, these are compared, because a busy machine is slow for both contenders.
     """
     if earlier is None or figure.ours is None or not earlier["ours"]:
         return ""

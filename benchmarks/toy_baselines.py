@@ -1,21 +1,22 @@
-"""The toy dataset's main figure, and what it must be seen beside.
+"""Measures the main figure of the toy dataset beside baselines.
 
     make                                          # makes the dataset and the main figure
     python -m benchmarks.toy_baselines --out out --seeds 0,1,2
 
-prints the test top-1 of
+The command prints the test top-1 of
 
-    the main figure           pretrained with motion boxes, then finetuned
+    the main figure           pretrained on velocities, then finetuned on 30 labels a class
+    ... by other methods      pretrained by MOFO and by VideoMAE instead
     from random weights       the same finetuning without pretraining
-    cross attention           finetuning with the motion-focused head on the same pretraining
-    ... and random boxes      the same, each clip with the motion boxes of another one
-    the last frame            a small convolutional network on its pixels
-    the object's last box     boosted trees on the true box: as if a network found it every time
+    cross attention           finetuning with the motion-focused head after the same pretraining
+    ... and random boxes      the same, but each clip has the motion boxes of another clip
+    the last frame            a small convolutional network on the pixels of the last frame
+    the object's last box     boosted trees on the true box in the last frame
     the camera                boosted trees on the true pan, zoom, roll and shake of all frames
 
-The last frame must stay under 35 % and the camera at chance (12.5 %), or the dataset gives its
-labels away. A seed takes about 15 minutes on two cores; runs that are finished are used as they
-are, so that the command can be stopped and goes on. The figures go to benchmarks/results/.
+The last frame must stay below 35 % and the camera at chance (12.5 %). Otherwise the labels could be
+predicted without motion. A seed takes about 15 minutes on two cores. Finished runs are used again,
+so a stopped command continues where it stopped. The figures are written to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from shared.manifest import Clip, read_manifest
 from shared.run_record import versions
 from train.options.recipe import RECIPES
 
+METHODS = ("velocity", "mofo", "videomae")  # the first is the one of `make`
 RESULTS = Path(__file__).parent / "results" / "toy_baselines.json"
 NUM_CLASSES = len(CLASSES.label)
 BATCH = 64
@@ -55,15 +57,18 @@ SHIFT = 4  # px
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="folder of all datasets; the toy dataset is read from FOLDER/toy")  # fmt: skip
-@click.option("--seeds", default="0,1,2", metavar="LIST", help="of weights, order and masks")
+              help="Folder of all datasets. The toy dataset is read from FOLDER/toy.")  # fmt: skip
+@click.option("--seeds", default="0,1,2", metavar="LIST",
+              help="Seeds for weight initialisation, data order and masks.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), default=30, metavar="EPOCHS",
-              help="of the last-frame network")  # fmt: skip
+              help="Epochs of the network on the last frame.")  # fmt: skip
 @user_errors
 def main(out: Path, seeds: str, epochs: int) -> None:
     layout = DatasetLayout(out, "toy")
     if not layout.boxes.is_dir():
-        raise InputError(f"no toy dataset with boxes in {layout.root}; make one with `make`")
+        raise InputError(
+            "not-finished", f"no toy dataset with boxes in {layout.root}; make one with `make`"
+        )
     chosen = [int(seed) for seed in seeds.split(",")]
     stills = read_stills(layout)
     figures: dict[str, list[float]] = {}
@@ -79,7 +84,7 @@ def main(out: Path, seeds: str, epochs: int) -> None:
 
 
 def record(chosen: list[int], figures: dict[str, list[float]]) -> None:
-    """Write what is known after a seed."""
+    """Write the results of all seeds so far."""
     rows = {name: summary(each) for name, each in figures.items()}
     done = chosen[: len(next(iter(figures.values())))]
     command = f"python -m benchmarks.toy_baselines --seeds {','.join(map(str, done))}"
@@ -94,18 +99,24 @@ def record(chosen: list[int], figures: dict[str, list[float]]) -> None:
 
 
 def trained(layout: DatasetLayout, seed: int) -> dict[str, float]:
-    """Test top-1 by what is trained with one seed, percent."""
+    """Test top-1 of the trainings with one seed, in percent."""
     trainer = Trainer(layout)
     end = f"-seed{seed}" if seed else ""  # the runs of seed 0 are those of `make`
-    pretrained = trainer.pretrain("mofo", seed, f"pretrain-mofo{end}")
-    main = trainer.finetune(pretrained, seed, f"finetune-mofo-mean{end}", "--head", "mean")
     scratch = trainer.finetune("none", seed, f"finetune-scratch-mean{end}", "--head", "mean")
-    cross = trainer.finetune(pretrained, seed, f"finetune-mofo-mca{end}", "--head", "mca")
+    pretrained, top1 = {}, {}
+    for method in METHODS:
+        pretrained[method] = trainer.pretrain(method, seed, f"pretrain-{method}{end}")
+        run = trainer.finetune(
+            pretrained[method], seed, f"finetune-{method}-mean{end}", "--head", "mean"
+        )
+        top1[f"pretrained by {method}"] = trainer.top1(run)
+    main = METHODS[0]
+    cross = trainer.finetune(pretrained[main], seed, f"finetune-{main}-mca{end}", "--head", "mca")
     elsewhere = Trainer(with_random_boxes(layout, seed), RECIPES / "toy.toml")
-    weights = str((layout.runs / pretrained).resolve())
-    random = elsewhere.finetune(weights, seed, f"finetune-mofo-mca{end}", "--head", "mca")
+    weights = str((layout.runs / pretrained[main]).resolve())
+    random = elsewhere.finetune(weights, seed, f"finetune-{main}-mca{end}", "--head", "mca")
     return {
-        "pretrained and finetuned": trainer.top1(main),
+        **top1,
         "from random weights": trainer.top1(scratch),
         "cross attention": trainer.top1(cross),
         "cross attention, random boxes": elsewhere.top1(random),
@@ -114,13 +125,13 @@ def trained(layout: DatasetLayout, seed: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Stills:
-    """What there is of the N clips without their motion.
+    """Data of the N clips that shows no motion.
 
     Attributes:
-        train, test: bool [N], which clips are of the split.
+        train, test: bool [N], True for clips of the split.
         labels: int64 [N].
-        frames: uint8 [N, H, W, 3], last ones.
-        features: by name float64 [N, numbers].
+        frames: uint8 [N, H, W, 3], the last frame of each clip.
+        features: float64 [N, numbers] by name.
     """
 
     train: np.ndarray
@@ -131,7 +142,7 @@ class Stills:
 
 
 def read_stills(layout: DatasetLayout) -> Stills:
-    """All of them, once for all seeds."""
+    """Read the data of all clips, once for all seeds."""
     clips = read_manifest(layout.root / "annotations" / "manifest.csv")
     frames = [last_frame(layout.videos / clip.video) for clip in tqdm(clips, "decode")]
     return Stills(
@@ -147,7 +158,7 @@ def read_stills(layout: DatasetLayout) -> Stills:
 
 
 def guessed(stills: Stills, seed: int, epochs: int) -> dict[str, float]:
-    """Test top-1 without seeing motion, percent."""
+    """Test top-1 without motion, in percent."""
     train, test, labels = stills.train, stills.test, stills.labels
     network = fit_network(stills.frames[train], labels[train], epochs, seed)
     correct = predict(network, stills.frames[test]) == labels[test]
@@ -169,8 +180,8 @@ def last_frame(video: Path) -> np.ndarray:
 
 
 def last_boxes(layout: DatasetLayout, clips: list[Clip]) -> np.ndarray:
-    """True box of the object in the last frame, float64[N,4] pixels, NaN where it is out of
-    view."""
+    """True box of the object in the last frame, float64 [N, 4], in pixels; NaN if it is not
+    visible."""
     rows = []
     for clip in clips:
         path = layout.root / "truth" / "boxes" / f"{clip.clip_id}.boxes.csv"
@@ -184,7 +195,9 @@ def camera_features(layout: DatasetLayout, clips: list[Clip]) -> np.ndarray:
     try:
         seed = json.loads(record.read_text())["options"]["seed"]
     except FileNotFoundError:
-        raise InputError(f"no toy dataset in {layout.root}; make one with `make toy`") from None
+        raise InputError(
+            "not-finished", f"no toy dataset in {layout.root}; make one with `make toy`"
+        ) from None
     cameras = np.stack([make_scene(seed, index).camera for index in range(len(clips))])
     return cameras[:, :, [0, 1, 0, 1], [0, 0, 2, 2]].reshape(len(clips), NUM_FRAMES * 4)
 
@@ -212,8 +225,7 @@ def fit_network(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) 
 
 
 def augmented(image: np.ndarray, label: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """A view of uint8[H,W,3]: mirrored by chance, then shifted; the label goes with the
-    mirroring."""
+    """Flip an image uint8 [H, W, 3] at random, shift it, and change the label as the flip does."""
     assert CLASSES.flip_x is not None and CLASSES.flip_y is not None
     if rng.random() < 0.5:
         image, label = image[:, ::-1], CLASSES.flip_x[label]
@@ -224,7 +236,7 @@ def augmented(image: np.ndarray, label: int, rng: np.random.Generator) -> tuple[
 
 
 def make_network() -> nn.Module:
-    """Four convolutions with stride 2, then a layer that sees where things are."""
+    """Four convolutions with stride 2, and a linear layer on all positions."""
     layers: list[nn.Module] = []
     channels = 3
     for width in (32, 64, 96, 128):
@@ -240,7 +252,7 @@ def make_network() -> nn.Module:
 
 
 def predict(network: nn.Module, images: np.ndarray) -> np.ndarray:
-    """Class numbers int64[N] for uint8[N,H,W,3]."""
+    """Class numbers int64 [N] of images uint8 [N, H, W, 3]."""
     with torch.no_grad():
         scores = [
             network(to_input(part)) for part in np.array_split(images, len(images) // BATCH + 1)
@@ -249,7 +261,7 @@ def predict(network: nn.Module, images: np.ndarray) -> np.ndarray:
 
 
 def to_input(images: np.ndarray) -> torch.Tensor:
-    """uint8[N,H,W,3] -> float32[N,3,H,W], about -2..2."""
+    """Convert uint8 [N, H, W, 3] to float32 [N, 3, H, W], about -2..2."""
     return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() - 110) / 60
 
 

@@ -1,4 +1,4 @@
-"""The toy dataset with the motion boxes of other clips: what are right boxes worth?"""
+"""Makes a toy dataset whose clips have the motion boxes of other clips."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from shared.shards import ShardReader
 
 
 def with_random_boxes(layout: DatasetLayout, seed: int) -> DatasetLayout:
-    """A dataset beside `layout` whose clips have each the boxes of another clip, drawn by `seed`.
+    """Make a dataset beside `layout` where each clip has the boxes of another, random clip.
 
-    Sizes, areas and paths of the boxes are those of real motion; only whose they are is random.
-    Frames are shared by a link. Asks that all clips have as many frames, which toy clips do.
+    Sizes, areas and paths of the boxes are those of real motion. Frames are shared by a link. All
+    clips must have the same number of frames, as toy clips do.
     """
     other = DatasetLayout(layout.out, f"{layout.dataset}-random-boxes-{seed}")
     if read_index(other.boxes) is not None:
@@ -36,22 +36,22 @@ def with_random_boxes(layout: DatasetLayout, seed: int) -> DatasetLayout:
     entries = []
     for number, shard in enumerate(index.shards):
         with ShardReader(layout.boxes / shard.name, "boxes") as reader:
-            arrays = _dealt_anew(reader, counter_generator(seed, "random boxes", number))
+            arrays = _permuted(reader, counter_generator(seed, "random boxes", number))
         num_bytes, sha256 = write_shard(other.boxes / shard.name, "boxes", arrays, index.config)
         entries.append(ShardEntry(shard.name, num_bytes, sha256, shard.clips))
     write_index(other.boxes, replace(index, dataset=other.dataset, shards=entries))
     return other
 
 
-def _dealt_anew(reader: ShardReader, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _permuted(reader: ShardReader, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The arrays of a boxes shard in which no clip has its own boxes."""
     num_clips = reader.num_clips
     frames = reader["/clip/frames"].reshape(num_clips, 2)
     assert len(set(np.diff(frames)[:, 0])) == 1, "clips of one length"
-    circle = rng.permutation(num_clips)
-    giver = np.empty_like(circle)
-    giver[circle] = np.roll(circle, 1)  # one cycle through all clips: nobody gives to itself
-    rows = (frames[giver, :1] + np.arange(frames[0, 1] - frames[0, 0])).ravel()
+    cycle = rng.permutation(num_clips)
+    source = np.empty_like(cycle)
+    source[cycle] = np.roll(cycle, 1)  # one cycle through all clips, so that no clip keeps its own
+    rows = (frames[source, :1] + np.arange(frames[0, 1] - frames[0, 0])).ravel()
     boxes = reader["/box/xyxy"][rows]
     sizes = reader["/clip/size"]
     unions = np.stack([union_box(each) for each in boxes.reshape(num_clips, -1, 4)])

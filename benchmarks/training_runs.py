@@ -1,4 +1,4 @@
-"""Training runs that a benchmark compares: made by the project's own commands, kept, and reused."""
+"""Trains the runs that benchmarks compare with the project's commands, and reuses them."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ PROBED = re.compile(r"^linear probe: test top-1 ([0-9.]+) %$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Trainer:
-    """Runs the training commands on one dataset. They use a finished run as it is, and refuse one
-    of other options.
+    """Runs the training commands on one dataset.
+
+    The commands use a finished run again, and refuse a run with other options.
 
     Attributes:
-        layout: of the dataset.
-        recipe: a file, or None for the dataset's own recipe.
+        layout: the dataset.
+        recipe: a recipe file, or None for the recipe of the dataset.
     """
 
     layout: DatasetLayout
     recipe: Path | None = None
 
     def pretrain(self, method: str, seed: int, name: str, *arguments: str) -> str:
-        """Pretrain; returns the run's name."""
+        """Pretrain; returns the name of the run."""
         self._train("pretrain", name, seed, "--method", method, *arguments)
         return name
 
     def finetune(self, source: str, seed: int, name: str, *arguments: str) -> str:
-        """Finetune from a run, a file of weights or "none"; returns the run's name."""
+        """Finetune from a run, a weights file or "none"; returns the name of the run."""
         self._train("finetune", name, seed, "--from", source, *arguments)
         return name
 
     def top1(self, run: str) -> float:
-        """Test top-1 of a finetuned run, percent with one decimal."""
+        """Test top-1 of a finetuned run, in percent with one decimal."""
         return _figure(TOP1, self._run("evaluate", "--run", run))
 
-    def probed_top1(self, source: str, seed: int, name: str) -> float:
-        """Test top-1 of a linear probe on what `pretrain` returned, or on "none"."""
-        asked = ["--from", source, "--run", name, "--probe", "linear"]
+    def probed_top1(self, source: str, seed: int, name: str, *arguments: str) -> float:
+        """Test top-1 of a linear probe on the features of a run, or of "none"."""
+        asked = ["--from", source, "--run", name, "--probe", "linear", *arguments]
         if source == "none":
             asked += ["--seed", str(seed)]
         return _figure(PROBED, self._run("probe", *asked))
@@ -60,11 +61,14 @@ class Trainer:
     def _run(self, command: str, *arguments: str) -> str:
         data = ("--dataset", self.layout.dataset, "--out", str(self.layout.out.resolve()))
         whole = [sys.executable, "-m", f"train.{command}", *data, *arguments]
-        # Several may run side by side, whose progress bars would write over each other.
+        # Several commands may run at the same time, and their progress bars would mix.
         done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             said = done.stderr.strip().rpartition("\n")[2]
-            raise InputError(f"`{' '.join(whole[1:])}` ended with status {done.returncode}: {said}")
+            raise InputError(
+                "not-finished",
+                f"`python {' '.join(whole[1:])}` ended with status {done.returncode}: {said}",
+            )
         return done.stdout
 
 
@@ -75,12 +79,12 @@ def _figure(pattern: re.Pattern[str], printed: str) -> float:
 
 
 def summary(figures: Sequence[float]) -> dict[str, Any]:
-    """What a results file says of one figure: its mean over seeds, and that of each seed."""
+    """The mean over seeds, and the value of each seed, for a results file."""
     return {"mean": round(statistics.mean(figures), 1), "seeds": list(figures)}
 
 
 def mean_and_spread(figures: Sequence[float]) -> str:
-    """`90.1 +- 0.4`: mean and sample standard deviation; the mean alone of a single figure."""
+    """Mean and sample standard deviation as `90.1 +- 0.4`; only the value if there is one seed."""
     if len(figures) == 1:
         return f"{figures[0]:.1f}"
     return f"{statistics.mean(figures):.1f} +- {statistics.stdev(figures):.1f}"

@@ -1,20 +1,20 @@
-"""TV-L1 flow against OpenCV's: quality and speed, side by side, same pairs, same run.
+"""Compares TV-L1 flow with OpenCV's: quality and speed on the same pairs in one run.
 
     python -m benchmarks.tvl1 --samples ../shared/samples
 
-takes about five minutes on two cores and writes benchmarks/results/tvl1-DATE-HOST.json.
+The command takes about five minutes on two cores and writes benchmarks/results/tvl1-DATE-HOST.json.
 
-Times of one thread are CPU seconds of that thread, the least of several runs, ours and OpenCV's
-in turn, so that other work on the machine does little to their ratio. OpenCV runs with its
-defaults, our flow as `tvl1_flow` is called by the pipeline. Presets were chosen on frames 5 and 6
-of the sample clips, on RubberWhale and on toy clips of another seed; frames 17 and 18 and the toy
-clips here were not looked at for it.
+Times of one thread are CPU seconds of that thread: the lowest of several runs, with ours and
+OpenCV's in turn, so that other work on the machine hardly changes their ratio. OpenCV runs with its
+defaults, and ours runs as the pipeline calls `tvl1_flow`. Presets were chosen on frames 5 and 6 of
+the sample clips, on RubberWhale and on toy clips of another seed. Frames 17 and 18 and the toy
+clips of this benchmark were not used for that.
 
-The floor of a primal-dual iteration, per pixel: 21 multiplications and 24 additions, 2 inverse
-roots, 10 numbers read and 6 written (comparisons and permutations go elsewhere, in parallel). Each
-is compared with what the same core does when it does nothing else: 24 multiplications with as many
-additions, the exact roots and divisions, and the time those bytes would take to and from memory,
-which keeping rows in cache avoids.
+The floor of a primal-dual iteration is, per pixel, 21 multiplications and 24 additions, 2 inverse
+roots, and 10 numbers read and 6 written. Comparisons and permutations run in parallel on other
+units. The benchmark times each of these alone on the same core: 24 multiplications with as many
+additions, the exact roots and divisions, and moving these bytes to and from memory (which is
+avoided by keeping rows in cache).
 """
 
 from __future__ import annotations
@@ -60,15 +60,19 @@ Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
-              metavar="FOLDER", help="sample clips and RubberWhale")  # fmt: skip
+              metavar="FOLDER", help="Folder of sample clips and RubberWhale.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), default=3, metavar="COUNT",
-              help="of our runs; the fastest counts")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON to write [default: benchmarks/results/tvl1-DATE-HOST.json]")  # fmt: skip
+              help="Number of our runs; the fastest one counts.")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSON file to write.  [default: benchmarks/results/tvl1-DATE-HOST.json]",
+)
 @user_errors
 def main(samples: Path, repeats: int, out: Path | None) -> None:
     if not samples.is_dir():
-        raise InputError(f"no folder {samples}: give the sample clips with --samples")
+        raise InputError("missing-folder", f"no folder {samples}; give --samples FOLDER")
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     host = host_kind()
@@ -103,7 +107,7 @@ def main(samples: Path, repeats: int, out: Path | None) -> None:
 
 
 def opencv(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    # A fresh one each time: its number of scales shrinks for good after a small picture.
+    # A new solver each time: after a small frame it keeps a lower number of scales.
     solver: Any = cv2.optflow  # OpenCV's own types lack it
     return solver.DualTVL1OpticalFlow_create().calc(first, second, None).transpose(2, 0, 1)
 
@@ -121,7 +125,7 @@ def tensors(*frames: np.ndarray) -> list[torch.Tensor]:
 
 
 def timed(flow: Flow, pair: Pair, repeats: int) -> tuple[np.ndarray, float]:
-    """The flow, and the least CPU seconds of this thread."""
+    """The flow, and the lowest CPU seconds of this thread."""
     seconds = []
     for _ in range(repeats):
         began = time.thread_time()
@@ -131,7 +135,7 @@ def timed(flow: Flow, pair: Pair, repeats: int) -> tuple[np.ndarray, float]:
 
 
 def against_opencv(pair: Pair, preset: str, repeats: int) -> dict:
-    """Both flows of a pair, ours before and after OpenCV's."""
+    """Compute both flows of a pair; ours is timed before and after OpenCV's."""
     flow = ours(preset)
     flow(pair.first, pair.second)
     _, before = timed(flow, pair, repeats)
@@ -256,7 +260,7 @@ def at_sizes(samples: Path, repeats: int) -> dict:
 
 
 def on_all_cores(samples: Path) -> dict:
-    """One process a core against OpenCV's own threads, by the clock on the wall."""
+    """One process per core against the threads of OpenCV, in wall-clock time."""
     cores = os.cpu_count() or 1
     pairs = [pair.resized(320, 240) for pair in clip_pairs(samples, 17)]
     context = multiprocessing.get_context("spawn")
@@ -304,7 +308,7 @@ def _work(pairs: list[Pair], laps: int, rounds: int, barrier: Barrier) -> None:
 
 
 def of_paths(samples: Path) -> dict:
-    """C++ against plain PyTorch: speed, and that both give the same bits."""
+    """C++ against plain PyTorch: speed, and whether both give the same bits."""
     preset = PRESETS["fast"]
     pairs = [pair.resized(320, 240) for pair in clip_pairs(samples, 17)[:6]]
 
@@ -341,7 +345,7 @@ def of_paths(samples: Path) -> dict:
 
 
 def warm_start(samples: Path) -> dict:
-    """Flow started from that of the pair before, and from one that points the wrong way."""
+    """Flow that starts from the flow of the pair before, and from one in the wrong direction."""
     ratios = []
     for name in CLIPS:
         a, b, c = tensors(*clip_frames(samples / name, 17, 3))
@@ -369,7 +373,7 @@ def warm_start(samples: Path) -> dict:
 
 
 def floor(samples: Path, repeats: int) -> dict:
-    """Time per pixel and iteration, beside what arithmetic and memory would take."""
+    """Time per pixel and iteration, beside that of arithmetic and of memory alone."""
     pair = clip_pairs(samples, 17)[0].resized(320, 240)
     first, second = (x.float() for x in tensors(pair.first, pair.second))
     counts = (20, 220)
@@ -396,7 +400,7 @@ def floor(samples: Path, repeats: int) -> dict:
 
 
 def arithmetic_rates() -> list[float]:
-    """Of one thread at best (arithmetic.cpp): multiply-adds and inverse roots a second."""
+    """Highest rates of one thread (arithmetic.cpp): multiply-adds and inverse roots per second."""
     source = Path(__file__).parent / "arithmetic.cpp"
     with tempfile.TemporaryDirectory() as scratch:
         library = Path(scratch) / "arithmetic.so"
@@ -412,7 +416,7 @@ def arithmetic_rates() -> list[float]:
 
 
 def copy_rate() -> float:
-    """Bytes a second of one thread to and from memory."""
+    """Bytes per second that one thread moves to and from memory."""
     source = torch.zeros(64 << 20, dtype=torch.uint8)
     target = torch.zeros_like(source)
     return 2 * source.numel() / least_seconds(lambda: target.copy_(source))

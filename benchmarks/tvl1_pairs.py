@@ -1,4 +1,4 @@
-"""Frame pairs that flow is measured on: sample clips, RubberWhale, and the toy set's true flow."""
+"""Frame pairs for benchmarks of flow: sample clips, RubberWhale, and toy clips with true flow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TOY_SEED = 1  # the presets were chosen on pairs of seed 0
 
 @dataclass(frozen=True)
 class Pair:
-    """Two grey frames (H, W) uint8, and true flow (2, H, W) with its valid pixels where known."""
+    """Two grey frames uint8 (H, W), and true flow (2, H, W) with its valid pixels if known."""
 
     name: str
     first: np.ndarray
@@ -71,7 +71,7 @@ def rubberwhale(samples: Path) -> Pair:
 
 
 def clip_pairs(samples: Path, frame: int) -> list[Pair]:
-    """Frames `frame` and the next of each clip, short side at most 240 px."""
+    """Frame `frame` and the next one of each clip, with a short side of at most 240 px."""
     return [
         Pair(name, *frames)
         for name in CLIPS
@@ -80,7 +80,7 @@ def clip_pairs(samples: Path, frame: int) -> list[Pair]:
 
 
 def clip_frames(path: Path, start: int, count: int) -> Iterator[np.ndarray]:
-    """`count` grey frames from frame `start` on."""
+    """Yield `count` grey frames from frame `start`."""
     with av.open(str(path), metadata_errors="ignore") as container:
         for i, frame in enumerate(container.decode(video=0)):
             if i >= start:
@@ -91,11 +91,11 @@ def clip_frames(path: Path, start: int, count: int) -> Iterator[np.ndarray]:
                 )
             if i == start + count - 1:
                 return
-    raise InputError(f"{path} has no {count} frames from {start} on")
+    raise InputError("out-of-range", f"{path} has fewer than {count} frames from frame {start}")
 
 
 def toy_pairs(count: int) -> list[Pair]:
-    """Pairs of the toy set with true flow, three clips of each class."""
+    """Pairs of toy clips with true flow, of three clips of each class."""
     pairs = []
     for index in range(count):
         scene = make_scene(TOY_SEED, index)

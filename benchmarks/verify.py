@@ -1,12 +1,12 @@
-"""How fast `verify` reads, against `sha256sum` on the same files from the page cache.
+"""Compares the speed of `verify` with `sha256sum` on the same files in the page cache.
 
     python -m benchmarks.verify
     python -m benchmarks.verify --shards 8 --megabytes 64
 
-Writes a dataset of random JPEG bytes and maps and lets both read it in turn; the best of --rounds
-counts, which is what a busy machine disturbs least. Seconds of the processor are disturbed less
-still, and are reported beside those of the clock. What verify does without workers is measured: the
-start of processes takes a second or two, whatever the dataset.
+The command writes a dataset of random JPEG bytes and maps, which both read in turn. The best of
+--rounds rounds counts, because a busy machine changes it least. CPU seconds change even less, and
+are reported beside wall-clock seconds. verify runs without worker processes, whose start takes a
+second or two for any dataset.
 """
 
 from __future__ import annotations
@@ -29,19 +29,24 @@ from shared.run_record import versions
 from shared.shard_index import DatasetIndex, ShardEntry, shard_name, write_index
 from shared.shard_writer import write_shard
 
-CLIPS, FRAMES = 64, 32  # of a shard, of a clip
+CLIPS, FRAMES = 64, 32  # clips per shard, frames per clip
 MAP = (85, 64)  # width, height
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--shards", type=click.IntRange(1), default=4, metavar="COUNT", help="of each kind")
+@click.option("--shards", type=click.IntRange(1), default=4, metavar="COUNT",
+              help="Number of shards of each kind.")  # fmt: skip
 @click.option(
-    "--megabytes", type=click.IntRange(1), default=64, metavar="MB", help="a frames shard"
+    "--megabytes", type=click.IntRange(1), default=64, metavar="MB", help="Size of a frames shard."
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), default=5, metavar="COUNT", help="the best counts"
+    "--rounds",
+    type=click.IntRange(1),
+    default=5,
+    metavar="COUNT",
+    help="Number of rounds; the best one counts.",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON file to write.")
 def main(shards: int, megabytes: int, rounds: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         layout = write_dataset(DatasetLayout(Path(folder), "random"), shards, megabytes)
@@ -76,7 +81,7 @@ def main(shards: int, megabytes: int, rounds: int, out: Path | None) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and those it has waited for."""
+    """CPU seconds of this process and of its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
@@ -128,7 +133,7 @@ def shard_arrays(
     flows = {
         "/clip/map_size": np.tile(np.array(MAP, "<i4"), (CLIPS, 1)),
         "/motion/offsets": np.arange(num_frames + 1, dtype="<i8") * values,
-        # Mostly small, as motion is: gzip takes it to about a third.
+        # Mostly small values, as in real motion maps; gzip reduces them to about a third.
         "/motion/values": rng.geometric(0.5, num_frames * values).astype("|u1"),
         "/motion/scale": np.ones(num_frames, "<f4"),
     }

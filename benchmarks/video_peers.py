@@ -1,8 +1,8 @@
-"""Other ways to a training clip: decode it from its video, each time, as VideoMAE's loader does.
+"""Peers of the loader benchmark: decode training clips from videos, as VideoMAE's loader does.
 
-Each peer opens the video anew, as a loader over thousands of videos must, decodes on one thread and
-returns the chosen frames, RGB uint8 [T, H, W, 3]. Peers that are not installed are named with the
-reason.
+Each peer opens the video every time, as a loader of thousands of videos must. It decodes on one
+thread and returns the chosen frames, RGB uint8 [T, H, W, 3]. Peers that cannot be used are reported
+with the reason.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from train.clips.view_rules import multi_scale
 
 Choose = Callable[[int], np.ndarray]
-"""From the number of frames of a clip to the frame numbers int64 [T] wanted of it."""
+"""Takes the number of frames of a clip and returns the frame numbers int64 [T] to decode."""
 Decode = Callable[[Path, Choose], np.ndarray]
 
 
 def pyav(path: Path, choose: Choose) -> np.ndarray:
-    """PyAV: decode from the start until all chosen frames have come."""
+    """Decode with PyAV from the start until all chosen frames are decoded."""
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        # WebM files do not say how many frames they have.
+        # WebM files do not state the number of frames.
         seconds = float((stream.duration or 0) * (stream.time_base or 0))
         seconds = seconds or (container.duration or 0) / 1e6
         wanted = choose(stream.frames or round(seconds * float(stream.average_rate or 0)))
@@ -43,13 +43,15 @@ def pyav(path: Path, choose: Choose) -> np.ndarray:
 
 
 def available(video: Path) -> tuple[dict[str, Decode], dict[str, str]]:
-    """The peers that can decode a video here, and why the others cannot."""
+    """The peers that can decode a video on this machine, and why the others cannot."""
     peers: dict[str, Decode] = {"PyAV": pyav}
     missing: dict[str, str] = {}
     for name, make in (("decord", _decord), ("torchcodec", _torchcodec)):
         try:
             decode = make()
-            decode(video, lambda _: np.zeros(1, np.int64))  # some load their libraries only now
+            decode(
+                video, lambda _: np.zeros(1, np.int64)
+            )  # some peers load their libraries only here
             peers[name] = decode
         except ImportError:
             missing[name] = "not installed"
@@ -82,7 +84,7 @@ def _torchcodec() -> Decode:
 def pillow_transform(
     frames: np.ndarray, scales: tuple[float, ...], size: int, rng: np.random.Generator
 ) -> torch.Tensor:
-    """VideoMAE's own way from frames to a clip float32 [1, 3, T, S, S]: Pillow, one by one.
+    """VideoMAE's transforms from frames to a clip float32 [1, 3, T, S, S]: Pillow, frame by frame.
 
     Multi-scale crop, bilinear resize, floats in 0..1, ImageNet's mean and deviation.
     """

@@ -1,4 +1,4 @@
-"""Boxes of a dataset: one for each frame, one for the clip, and its tube-mask table.
+"""Compute motion boxes of frames and clips, and the table of tube-mask positions.
 
     python -m preprocess.boxes --dataset toy --out out
     python -m preprocess.boxes --dataset ssv2 --out out --preset paper --name paper
@@ -6,12 +6,12 @@
     python -m preprocess.boxes --dataset ssv2 --out out --name annotated \\
         --from-annotations boxes.json --format something-else
 
-From motion it reads the maps of flows/NNNNN.h5 (or of another source) and the texture of frames/,
-so thresholds are tuned without computing flow again: seconds for the toy dataset. From annotated
-boxes it reads frames/ for what clips and frames there are. It writes boxes/NNNNN.h5 and their
-dataset.json; with --name they lie beside, in boxes-NAME/, and training takes them with
---set box_source=NAME. A run that was stopped goes on where it was; one that is complete says so and
-ends.
+The command reads the motion maps of flows/NNNNN.h5 (or of another source) and the texture of
+frames/. It computes no flow, so other thresholds can be tried quickly: the toy dataset takes
+seconds. With --from-annotations it takes annotated boxes for the clips of frames/ instead. It
+writes boxes/NNNNN.h5 and their dataset.json, or boxes-NAME/ with --name; training uses that folder
+with --set box_source=NAME. A run that was stopped continues where it stopped. If all boxes exist
+already, the command says so and ends.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from shared.shard_index import DatasetIndex
 from shared.shards import ShardReader
 from shared.wording import counted
 
-MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
+MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # the ratios of MOFO, for the summary
+DIGESTS = ("flows", "frames", "annotations")
+"""Keys of the config that identify the inputs. They are in dataset.json, not on the screen."""
 
 
 @click.command(
@@ -46,59 +48,57 @@ MASK_RATIO, INSIDE_RATIO = 0.9, 0.75  # MOFO's, for what is printed
 )
 @dataset_options("flows/")
 @click.option("--name", metavar="NAME",
-              help="Write boxes-NAME/ beside the other boxes.  [default: boxes/]")  # fmt: skip
+              help="Write to boxes-NAME/ instead of boxes/.")  # fmt: skip
 # The recipe
 @click.option("--source", metavar="NAME",
-              help="Read the maps of this flow source, such as dis for flows-dis/.  "
-              "[default: flows/]")  # fmt: skip
+              help="Flow source whose maps are read, such as dis for flows-dis/.  "
+              "[default: the source of flows/]")  # fmt: skip
 @click.option("--preset", metavar="NAME",
-              help="Parameter preset: default, paper or mofo-code, whose numbers are in "
+              help="Parameter preset: default, paper or mofo-code. The numbers are in "
               "preprocess/motion_boxes/presets.py.  [default: default]")  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER",
-              help="Change one number of the preset, such as sigma=4; can be repeated."
+              help="Change one number of the preset, such as sigma=4. Can be given several times."
               )  # fmt: skip
 # Annotated boxes instead
 @click.option("--from-annotations", type=click.Path(path_type=Path), metavar="PATH",
-              help="Take annotated boxes instead of motion, from a file or a folder of files."
+              help="Take boxes from this file, or folder of files, instead of computing them."
               )  # fmt: skip
 @click.option("--format", "box_format", type=click.Choice(list(FORMATS)),
-              help="Format of the annotations.")  # fmt: skip
+              help="Format of the annotation files.")  # fmt: skip
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="SCORE",
-              help="Lowest score of a detection of epic-hand-objects.  [default: 0.5]"
+              help="Ignore detections of epic-hand-objects with a lower score.  [default: 0.5]"
               )  # fmt: skip
 @click.option("--annotation-fps", type=click.FloatRange(0, min_open=True), metavar="RATE",
-              help="Frames per second of the frame numbers of epic-*.  [default: as "
-              "evaluate_boxes]")  # fmt: skip
+              help="Frame rate of the frame numbers in the epic-* formats.  [default: "
+              "as preprocess.evaluate_boxes]")  # fmt: skip
 # The run
 @click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
-              help="Number of processes.  [default: one a core]")  # fmt: skip
+              help="Number of worker processes.  [default: one a core]")  # fmt: skip
 @click.option("--overwrite", is_flag=True,
-              help="Make all shards again, also with other options.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print what would be done and stop.")
+              help="Make all shards again, even with other options.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
 @user_errors
 def main(**options: Any) -> None:
     layout = DatasetLayout(options["out"], options["dataset"])
     folder = layout.boxes if options["name"] is None else layout.boxes_of(options["name"])
     inputs = read_inputs(layout, options)
     wanted = wanted_index(layout, inputs)
-    clips, shards = (
-        counted(inputs.clips.num_clips, "clip"),
-        counted(len(inputs.clips.shards), "shard"),
-    )
+    clips = counted(inputs.clips.num_clips, "clip")
+    shards = counted(len(inputs.clips.shards), "shard")
+    shown = {name: value for name, value in inputs.config.items() if name not in DIGESTS}
     print(f"boxes: {clips} in {shards}, to {folder}")
-    print(
-        f"  {inputs.what}: " + ", ".join(f"{name} {value}" for name, value in inputs.config.items())
-    )
+    print(f"  input: {inputs.what}")
+    print("  options: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
     if options["dry_run"]:
         return
     with RunLock(layout.lock):
-        if layout.manifest.is_file():  # else what is read was copied here without it
+        if layout.manifest.is_file():  # shards may have been copied here without it
             digest = manifest_digest(read_manifest(layout.manifest))
             refuse_other_manifest(inputs.folder, inputs.clips.manifest_digest, digest)
         if options["overwrite"]:
             forget(folder)
         elif complete_index(folder, wanted) is not None:
-            remove_journal(folder)  # of a run that was killed just before it would have
+            remove_journal(folder)  # left by a run that was killed before its last step
             print(f"reuse: {folder} is complete")
             return
         write_options(folder / "options.json", options)
@@ -107,11 +107,11 @@ def main(**options: Any) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# What is printed at the end
+# The summary at the end
 
 
 def print_coverage(folder: Path, index: DatasetIndex) -> None:
-    """How much the boxes cover, and what the ratios of MOFO then mask inside and outside."""
+    """Print how much the boxes cover, and what MOFO's ratios mask inside and outside of them."""
     num_inside, has_motion = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
     for shard in index.shards:
         with ShardReader(folder / shard.name, "boxes") as reader:
@@ -122,10 +122,8 @@ def print_coverage(folder: Path, index: DatasetIndex) -> None:
     print(f"{folder}: {counted(len(inside), 'clip')}, {megabytes:.1f} MB")
     if len(inside) == 0:
         return
-    print(
-        f"  without a position inside the box: {np.mean(inside == 0):.1%} of the clips; "
-        f"without a box: {np.mean(~moving):.1%} of the frames"
-    )
+    print(f"  clips without a position inside their box: {np.mean(inside == 0):.1%}")
+    print(f"  frames without a box: {np.mean(~moving):.1%}")
     print(f"  positions inside the clip's box, of {TUBE_POSITIONS}, and number of clips:")
     edges = [0, 1, *range(20, TUBE_POSITIONS, 20), TUBE_POSITIONS, TUBE_POSITIONS + 1]
     histogram = np.histogram(inside, bins=edges)[0]
@@ -136,9 +134,9 @@ def print_coverage(folder: Path, index: DatasetIndex) -> None:
         [masked_counts(TUBE_POSITIONS, int(m), MASK_RATIO, INSIDE_RATIO) for m in inside], axis=0
     )
     print(
-        f"  mask ratio {MASK_RATIO:.0%} with {INSIDE_RATIO:.0%} inside masks in effect "
-        f"{masked_inside / max(1, inside.sum()):.1%} inside the boxes and "
-        f"{(masked - masked_inside) / max(1, (TUBE_POSITIONS - inside).sum()):.1%} outside"
+        f"  a mask ratio of {MASK_RATIO:.0%} with {INSIDE_RATIO:.0%} inside masks "
+        f"{masked_inside / max(1, inside.sum()):.1%} of the positions inside the boxes and "
+        f"{(masked - masked_inside) / max(1, (TUBE_POSITIONS - inside).sum()):.1%} of those outside"
     )
 
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from preprocess.annotations.clip_rows import read_missing
 from preprocess.annotations.dataset_spec import read_spec
 from preprocess.annotations.readers.epic100 import read_video_facts
-from preprocess.annotations.reading import read_text
+from preprocess.annotations.text_files import read_text
 from preprocess.running.video_headers import read_headers
 from preprocess.video.completeness import END_TOLERANCE_FRAMES
 from preprocess.video.headers import VideoHeader

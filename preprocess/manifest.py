@@ -1,16 +1,16 @@
-"""Write manifest.csv, one row a clip, from annotation files and a folder of videos.
+"""Write manifest.csv, which has one row for each clip, from annotations and a folder of videos.
 
     python -m preprocess.manifest --dataset ssv2 --annotations labels/ --videos 20bn-something-v2/
 
 takes a few seconds for the 220,847 clips of Something-Something V2 and writes
 
-    OUT/DATASET/manifest.csv   clips whose video is there
-    OUT/DATASET/missing.csv    annotated clips whose video is not
+    OUT/DATASET/manifest.csv   clips whose video exists
+    OUT/DATASET/missing.csv    annotated clips whose video does not exist
     OUT/DATASET/classes.json   class names, and what flips do to labels
-    OUT/DATASET/options.json   the options, command line and versions that they were made with
+    OUT/DATASET/options.json   options, command line and versions
 
-A dataset with a TOML in data_manifests/ is read from its official files as they are. Any other name
-is your own data: class folders, a flat folder without labels, or a CSV (--manifest).
+A dataset with a TOML in data_manifests/ is read from its official files. Any other name is your own
+data: class folders, a flat folder without labels, or a CSV (--manifest).
 """
 
 from __future__ import annotations
@@ -44,20 +44,21 @@ from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, Clip, format_manifest
 from shared.progress import bar_options
 from shared.run_record import RunLock, write_options
+from shared.wording import counted
 
 
 @dataclass(frozen=True)
 class ManifestOptions:
-    """What the command was asked for; None = not given.
+    """The options of the command; None = not given.
 
     Attributes:
-        annotations: folder of official files.
+        annotations: folder of the official files.
         videos: the video root.
-        manifest: a CSV of the user's own.
-        prefer: "webm" or "mp4", where a clip has both.
-        split_number: which official split.
-        test_share: share of own clips that become the test split, 0..1.
-        seed: of that choice.
+        manifest: CSV of the user's own clips.
+        prefer: suffix of the file to use for a clip with several, "webm" or "mp4".
+        split_number: number of the official split.
+        test_share: share of the user's own clips that become the test split, 0..1.
+        seed: seed for the choice of these clips.
     """
 
     annotations: Path | None = None
@@ -73,10 +74,10 @@ class ManifestOptions:
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--dataset", required=True, metavar="NAME",
-              help=f"Dataset: {', '.join(known_datasets())}; or a new name for your own data."
-              )  # fmt: skip
+              help=f"Name of the dataset: {', '.join(known_datasets())}, or a new name for your "
+              "own data.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="Folder of all datasets; this one is written to FOLDER/NAME.")  # fmt: skip
+              help="Folder of all datasets. This one is written to FOLDER/NAME.")  # fmt: skip
 @click.option("--annotations", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Folder of the official annotation files, as downloaded.")  # fmt: skip
 @click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
@@ -84,16 +85,17 @@ class ManifestOptions:
 @click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE",
               help="CSV of your own clips, with the columns of manifest.csv.")  # fmt: skip
 @click.option("--prefer", type=click.Choice(["webm", "mp4"]),
-              help="File to use for a clip that has both.  [default: webm]")  # fmt: skip
+              help="File to use if a clip has both.  [default: webm]")  # fmt: skip
 @click.option("--split-number", type=int, metavar="N",
-              help="Official split of UCF101 or HMDB51, 1 to 3.  [default: 1]")  # fmt: skip
+              help="Number of the official split of UCF101 or HMDB51, 1 to 3.  [default: 1]"
+              )  # fmt: skip
 @click.option("--test-share", type=click.FloatRange(0, 1, max_open=True), metavar="SHARE",
-              help="Share of the clips of each class of your own folders that become the test "
+              help="For your own folders: share of the clips of each class that becomes the test "
               f"split.  [default: {TEST_SHARE} with classes, 0 without]")  # fmt: skip
 @click.option("--seed", type=int, metavar="NUMBER",
-              help="Seed for the choice of test clips of your own folders.  [default: 0]"
+              help="For your own folders: seed for the choice of the test clips.  [default: 0]"
               )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the counts and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the counts, and write nothing.")
 @user_errors
 def main(dataset: str, out: Path, dry_run: bool, **given: Any) -> None:
     layout = DatasetLayout(out, dataset)
@@ -102,13 +104,13 @@ def main(dataset: str, out: Path, dry_run: bool, **given: Any) -> None:
     _refuse_unused(dataset, spec, options)
     videos = _video_root(layout, spec, options)
     # ------------------------------------------------------------------ read
-    print(f"manifest of {dataset}{f' ({spec.title})' if spec else ''}, videos in {videos}")
+    print(f"manifest: {dataset}{f' ({spec.title})' if spec else ''}, videos in {videos}")
     index = scan_videos(videos)
     annotations = _annotations(layout, spec, options, index)
     rows = match_videos(annotations.clips, index, options.prefer or "webm")
     _refuse_nothing_found(rows, index)
     rows.clips = _in_seconds(rows, videos)
-    # ------------------------------------------------------------------ say what was found
+    # ------------------------------------------------------------------ print the counts
     for note in [*annotations.notes, *_index_notes(index)]:
         print(f"  {note}")
     print(_table(rows, spec))
@@ -121,16 +123,20 @@ def main(dataset: str, out: Path, dry_run: bool, **given: Any) -> None:
         if written:
             write_options(layout.root / "options.json", {"dataset": dataset, **asdict(options)})
     for path in (layout.manifest, layout.missing, layout.classes):
-        print(f"  {path}: {'written' if path in written else 'unchanged, left as it is'}")
+        print(f"  {path}: {'written' if path in written else 'unchanged'}")
 
 
 def write_files(layout: DatasetLayout, rows: ClipRows, annotations: Annotations) -> list[Path]:
-    """Write the three files, each only where its content changes; returns those written."""
+    """Write the three files, each only if its content changes.
+
+    Returns:
+        the files that were written.
+    """
     classes = json.dumps(asdict(annotations.classes), indent=1, ensure_ascii=False) + "\n"
     texts = {
         layout.missing: format_missing(rows.missing),
         layout.classes: classes,
-        layout.manifest: format_manifest(rows.clips),  # last: with it, the others are there
+        layout.manifest: format_manifest(rows.clips),  # last: if it exists, so do the others
     }
     written = []
     for path, text in texts.items():
@@ -141,20 +147,13 @@ def write_files(layout: DatasetLayout, rows: ClipRows, annotations: Annotations)
 
 
 def _in_seconds(rows: ClipRows, videos: Path) -> list[Clip]:
-    """The clips, with spans in seconds also where the annotation gives frame numbers."""
+    """The clips, with spans in seconds where the annotation gives frame numbers."""
     if not rows.frames:
         return rows.clips
     paths = sorted({clip.video for clip in rows.clips if clip.clip_id in rows.frames})
     workers = os.cpu_count() or 1
-    headers = dict(
-        tqdm(
-            read_headers(videos, paths, workers),
-            "frame rates",
-            len(paths),
-            unit="video",
-            **bar_options(),
-        )
-    )
+    found = read_headers(videos, paths, workers)
+    headers = dict(tqdm(found, "frame rates", len(paths), unit="video", **bar_options()))
     return [
         frames_to_seconds(clip, rows.frames[clip.clip_id], headers[clip.video])
         if clip.clip_id in rows.frames
@@ -172,11 +171,12 @@ def _annotations(
         return read_class_folders(index, options.test_share, options.seed or 0)
     folder = options.annotations
     if folder is None and spec.has_own_manifest:
-        folder = layout.root / "annotations"  # the toy dataset brings its own
+        folder = layout.root / "annotations"  # the toy dataset has its own
     if folder is None:
         raise InputError(
+            "missing-option",
             f"{layout.dataset} needs --annotations (ANNOTATIONS=folder): the folder with "
-            f"{', '.join(patterns[0] for patterns in spec.files.values())}"
+            f"{', '.join(patterns[0] for patterns in spec.files.values())}",
         )
     return reader_of(spec).read(Source(folder, spec, options.split_number or 1))
 
@@ -186,16 +186,24 @@ def _video_root(layout: DatasetLayout, spec: DatasetSpec | None, options: Manife
         return options.videos
     if spec is None:
         raise InputError(
-            f"{layout.dataset!r} is no dataset known here ({', '.join(known_datasets())}); for "
-            "your own data say where the videos are with --videos (VIDEOS=folder)"
+            "unknown-name",
+            f"unknown dataset {layout.dataset!r}; known: {', '.join(known_datasets())}. For your "
+            "own data give --videos (VIDEOS=folder)",
         )
     if spec.has_own_manifest:
         return layout.videos
-    raise InputError(f"{layout.dataset} needs --videos (VIDEOS=folder): the folder to search")
+    raise InputError(
+        "missing-option",
+        f"{layout.dataset} needs --videos (VIDEOS=folder): the folder that has the videos",
+    )
 
 
 def _refuse_unused(dataset: str, spec: DatasetSpec | None, options: ManifestOptions) -> None:
-    """Refuse options that the chosen way of reading would ignore."""
+    """Refuse options that have no effect on this kind of data.
+
+    Raises:
+        InputError: there is such an option, or the dataset has no such split.
+    """
     if options.manifest is not None:
         kind, unused = "a CSV", {"annotations", "prefer", "split_number", "test_share", "seed"}
     elif spec is None:
@@ -206,20 +214,27 @@ def _refuse_unused(dataset: str, spec: DatasetSpec | None, options: ManifestOpti
         unused |= {"split_number"} if not spec.num_splits else set()
         number = options.split_number
         if spec.num_splits and number is not None and not 1 <= number <= spec.num_splits:
-            raise InputError(f"--split-number {number}: {dataset} has 1 to {spec.num_splits}")
+            raise InputError(
+                "out-of-range",
+                f"--split-number is {number}; {dataset} has the splits 1 to {spec.num_splits}",
+            )
     for name, value in asdict(options).items():
         if value is not None and name in unused:
-            raise InputError(f"--{name.replace('_', '-')} does not apply to {kind}; leave it out")
+            raise InputError(
+                "option-unused",
+                f"--{name.replace('_', '-')} has no effect on {kind}; leave it out",
+            )
 
 
 def _refuse_nothing_found(rows: ClipRows, index: VideoIndex) -> None:
     if rows.clips:
         return
     _, video, _ = rows.missing[0]
-    holds = f"{len(index.paths)} other videos" if index.paths else "no video at all"
+    holds = f"{len(index.paths)} other videos" if index.paths else "no videos"
     raise InputError(
-        f"none of {len(rows.missing)} annotated videos is below {index.root}, which has {holds}; "
-        f"the first looked for is {video!r}"
+        "no-match",
+        f"none of the {len(rows.missing)} annotated videos is below {index.root}, which has "
+        f"{holds}; the first annotated video is {video!r}",
     )
 
 
@@ -227,11 +242,12 @@ def _index_notes(index: VideoIndex) -> list[str]:
     notes = []
     if index.links:
         notes.append(
-            f"{len(index.links)} linked folders are not searched, such as {index.links[0]!r}"
+            f"{counted(len(index.links), 'linked folder')} not searched, such as {index.links[0]!r}"
         )
     if index.refused:
         path, reason = next(iter(index.refused.items()))
-        notes.append(f"{len(index.refused)} videos are left out, such as {path!r}, it {reason}")
+        left_out = counted(len(index.refused), "video")
+        notes.append(f"{left_out} left out, such as {path!r}, which {reason}")
     return notes
 
 
@@ -246,9 +262,8 @@ def _table(rows: ClipRows, spec: DatasetSpec | None) -> str:
     lines.append(f"  {'all':12}{len(rows.clips):9}{len(rows.missing):9}")
     if rows.doubles:
         clip_id, paths = next(iter(rows.doubles.items()))
-        lines.append(
-            f"  {len(rows.doubles)} clips have several files; of {clip_id!r}, {paths[0]} is used"
-        )
+        several = counted(len(rows.doubles), "clip")
+        lines.append(f"  {several} with several files; {clip_id!r} is read from {paths[0]}")
     return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
-"""Rows of a chunked HDF5 dataset, every chunk checked before a value of it is used.
+"""Reads rows of a chunked HDF5 dataset, and checks every chunk before its values are used.
 
-HDF5 alone trusts what a file says of its chunks: it inflates a chunk to whatever size comes of it,
-reads on behind a chunk that is too short (the memory of the process comes back as data), takes a
-chunk that is not there for zeros, and skips the checksum where the file says so. So sizes are
-compared with the shape first, and compressed chunks are unpacked here, up to the size they must
-have and no further.
+HDF5 itself trusts what a file states about its chunks. It decompresses a chunk to any size. It
+reads beyond the end of a chunk that is too short, and returns memory of the process as data. It
+returns zeros for a missing chunk, and skips the checksum if the file says so. This module therefore
+compares the sizes of chunks with the shape first, and decompresses chunks itself, up to the
+expected size and no further.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
-CHECKSUM_BYTES = 4  # of fletcher32, behind each chunk
+CHECKSUM_BYTES = 4  # of fletcher32, at the end of each chunk
 PLAIN = (h5py.h5z.FILTER_FLETCHER32,)
-GZIP = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)  # checksums are of what is stored
+GZIP = (
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_FLETCHER32,
+)  # checksums are those of the compressed bytes
 
 
 class ChunkError(Exception):
-    """A chunk is not what the format allows, or was damaged; says which and how."""
+    """A chunk is damaged or is not allowed by the format; the message names the chunk."""
 
 
 def fletcher32(data: bytes | memoryview) -> int:
-    """HDF5's Fletcher checksum of bytes: big-endian 16-bit words, sums modulo 65535.
+    """Compute HDF5's Fletcher checksum of bytes: big-endian 16-bit words, sums modulo 65535.
 
-    Exact up to 2**18 bytes, where the largest sum is below 2**53.
+    It is exact up to 2**18 bytes, where the largest sum is below 2**53.
     """
     assert len(data) <= 1 << 18, len(data)
     if len(data) % 2:
@@ -38,7 +41,7 @@ def fletcher32(data: bytes | memoryview) -> int:
 
 
 def filters_of(dataset: h5py.Dataset) -> tuple[int, ...]:
-    """Numbers of the filters of a dataset, in the order in which they were applied."""
+    """Return the numbers of the filters of a dataset, in the order in which they were applied."""
     stored = dataset.id.get_create_plist()
     return tuple(stored.get_filter(number)[0] for number in range(stored.get_nfilters()))
 
@@ -47,7 +50,8 @@ class CheckedRows:
     """Reads rows of a dataset whose chunks are whole rows and whose filters are PLAIN or GZIP.
 
     Args:
-        dataset: chunked along its first axis alone, chunks of at most 2**18 bytes.
+        dataset: a dataset that is chunked only along its first axis, in chunks of at most 2**18
+            bytes.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -56,14 +60,14 @@ class CheckedRows:
         assert self._is_packed or filters_of(dataset) == PLAIN
         self._rows_a_chunk = dataset.chunks[0]
         self._chunk_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
-        self._fits: set[int] = set()  # plain chunks whose size has been checked
-        self._unpacked: tuple[int, np.ndarray] | None = None  # the last one
+        self._fits: set[int] = set()  # uncompressed chunks whose size has been checked
+        self._unpacked: tuple[int, np.ndarray] | None = None  # the last chunk that was read
 
     def read(self, first: int, last: int) -> np.ndarray:
-        """Rows first:last, which must be there.
+        """Read rows first:last, which must exist.
 
         Raises:
-            ChunkError, OSError: damage.
+            ChunkError, OSError: a chunk is damaged.
         """
         if first == last:
             return np.empty((0, *self.dataset.shape[1:]), self.dataset.dtype)
@@ -82,7 +86,7 @@ class CheckedRows:
         return rows
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with each chunk that fails its checksum or is not as it must be."""
+        """Yield a message for each chunk that has a wrong checksum, size or filter."""
         for number in range(-(-len(self.dataset) // self._rows_a_chunk)):
             try:
                 self._checked(number)
@@ -94,18 +98,18 @@ class CheckedRows:
         found = self.dataset.id.get_chunk_info_by_coord((start, *[0] * (self.dataset.ndim - 1)))
         where = f"chunk {number}"
         if found.byte_offset is None:
-            raise ChunkError(f"{where} is not there")
+            raise ChunkError(f"{where} is missing")
         if found.filter_mask:
-            raise ChunkError(f"{where} was stored past its filters")
+            raise ChunkError(f"{where} was stored without its filters")
         most = self._chunk_bytes + CHECKSUM_BYTES
         if self._is_packed:
-            most += self._chunk_bytes // 1000 + 64  # what deflate adds to what it cannot reduce
+            most += self._chunk_bytes // 1000 + 64  # deflate adds this to incompressible data
         least = CHECKSUM_BYTES + 1 if self._is_packed else most
         if not least <= found.size <= most:
             raise ChunkError(f"{where} has {found.size} bytes; {least} to {most} are possible")
 
     def _checked(self, number: int) -> memoryview:
-        """The stored bytes of a chunk, without their checksum."""
+        """Return the stored bytes of a chunk without their checksum."""
         self._check_size(number)
         start = (number * self._rows_a_chunk, *[0] * (self.dataset.ndim - 1))
         _, stored = self.dataset.id.read_direct_chunk(start)
@@ -121,21 +125,23 @@ class CheckedRows:
         try:
             data = inflater.decompress(self._checked(number), self._chunk_bytes + 1)
         except zlib.error as error:
-            raise ChunkError(f"chunk {number} does not unpack: {error}") from None
+            raise ChunkError(f"chunk {number} cannot be decompressed: {error}") from None
         if len(data) != self._chunk_bytes:
             more = "more" if len(data) > self._chunk_bytes else "fewer"
-            raise ChunkError(f"chunk {number} unpacks to {more} than {self._chunk_bytes} bytes")
+            raise ChunkError(
+                f"chunk {number} decompresses to {more} than {self._chunk_bytes} bytes"
+            )
         values = np.frombuffer(data, self.dataset.dtype).reshape(self.dataset.chunks)
         self._unpacked = number, values
         return values
 
 
 def _folded(total: float) -> int:
-    """A sum as HDF5 folds it: modulo 65535, but 65535 for a multiple that is not 0."""
+    """Reduce a sum as HDF5 does: modulo 65535, but 65535 for a multiple above 0."""
     return int((total - 1) % 65535) + 1 if total else 0
 
 
 @functools.lru_cache(maxsize=8)
 def _falling(length: int) -> np.ndarray:
-    """length, length - 1, ... 1: how often each word counts in the second sum."""
+    """The weights of the words in the second sum: length, length - 1, ... 1."""
     return np.arange(length, 0, -1, dtype=np.float64)

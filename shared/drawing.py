@@ -1,7 +1,7 @@
-"""How pictures of clips look, in `preprocess.show` as in the report: colours, boxes, brightness.
+"""The style of pictures of clips in `preprocess.show` and the report: colours, boxes, brightness.
 
-Pictures are uint8 [H, W, 3], RGB. Needs numpy alone: what takes OpenCV or matplotlib is drawn by
-the two programs, with what stands here.
+Pictures are uint8 [H, W, 3] RGB. This module needs only numpy. Both programs draw the rest with
+OpenCV and matplotlib, in the colours that are defined here.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import numpy as np
 
 BOX_RGB = (255, 145, 30)
-"""The motion box, and what a model predicts beside what is true."""
+"""The motion box, and predictions of a model beside true values."""
 ANNOTATION_RGB = (120, 230, 90)
-"""What is true or was asked for: annotated boxes, true tracks, the token that attends."""
+"""Annotated boxes, true tracks, and the query token of attention."""
 CONTOUR_RGB = (90, 225, 255)
-"""What a motion box was put around."""
+"""Contours, around which motion boxes are drawn."""
 HIDDEN_RGB = (88, 96, 104)
-"""Patches that are hidden from the encoder."""
+"""Masked patches, which the encoder does not see."""
 SEAM_RGB = (70, 77, 84)
-"""Between hidden patches, so that they can be counted."""
+"""Lines between masked patches."""
 EDGE_RGB = (20, 20, 20)
-"""Along both sides of an outline, to be seen on pictures of its own colour."""
+"""Both sides of an outline, which is then visible on any picture."""
 MAP_COLOURS = "magma"
-"""matplotlib's name of the colours of motion maps."""
+"""matplotlib's colour map for motion maps."""
 FINE_BITS = 4
-"""Of a pixel's fraction, as `shift` of OpenCV's lines."""
+"""Fractional bits of coordinates, the `shift` of OpenCV's lines."""
 
 
 def draw_box(picture: np.ndarray, box: np.ndarray, rgb: tuple[int, int, int] = BOX_RGB) -> None:
-    """Outline a box [4] x1 y1 x2 y2, half-open, in pixels of the picture; NaN draws nothing."""
+    """Draw the outline of a half-open box [4] x1 y1 x2 y2 in pixels; a box of NaN is not drawn."""
     if np.isnan(box).any():
         return
     height, width = picture.shape[:2]
@@ -37,22 +37,27 @@ def draw_box(picture: np.ndarray, box: np.ndarray, rgb: tuple[int, int, int] = B
 
 
 def map_levels(values: np.ndarray, brightest: float) -> np.ndarray:
-    """A motion map float32 [...] as the numbers 0..255 of its colours, by the square root;
-    `brightest` and above is 255."""
+    """Convert a motion map float32 [...] to colour numbers uint8 0..255 by its square root.
+
+    Args:
+        brightest: this value and larger ones become 255.
+    """
     shares = values / brightest if brightest > 0 else np.zeros_like(values)
     return (255 * np.sqrt(np.clip(shares, 0, 1))).astype(np.uint8)
 
 
 def fixed_point(points: np.ndarray) -> np.ndarray:
-    """Points [..., 2] x y in pixels as OpenCV's lines take them: int32 with FINE_BITS of fraction,
-    whole numbers in the middle of a pixel."""
+    """Convert points [..., 2] (x, y) in pixels to OpenCV's int32 with FINE_BITS fractional bits.
+
+    OpenCV's whole numbers are the centres of pixels, which here lie at i + 0.5.
+    """
     return np.round((np.asarray(points) - 0.5) * (1 << FINE_BITS)).astype(np.int32)
 
 
 def _outline(
     picture: np.ndarray, corners: list[int], reach: int, rgb: tuple[int, int, int]
 ) -> None:
-    """Colour the pixels up to `reach` within and without the border of a box."""
+    """Colour the pixels up to `reach` inside and outside the border of a box."""
     x1, y1, x2, y2 = corners
     rows, columns = slice(max(y1 - reach, 0), y2 + reach), slice(max(x1 - reach, 0), x2 + reach)
     picture[rows.start : y1 + reach, columns] = rgb

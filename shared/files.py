@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files atomically: a file is complete, or it does not exist."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file in one step: killed at any moment, `path` is the old file or the new one."""
+    """Write a file in one step. After a kill at any time, `path` is the old file or the new one."""
     with atomic_file(path) as stream:
         stream.write(data)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BufferedRandom]:
-    """A file to write and read that becomes `path` in one step when the block ends well.
+    """Open a file for writing and reading that becomes `path` in one step at the end of the block.
 
-    A temporary name that begins with a dot and has a random part, fsync, rename, fsync of the
-    folder. Missing folders are made. A full disk is an OSError, and the temporary file is removed.
+    The file has a temporary name, which starts with a dot and has a random part. At the end comes
+    fsync, rename, and fsync of the folder. Missing folders are created. If the block raises, or the
+    disk is full (OSError), the temporary file is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ def atomic_file(path: Path) -> Iterator[BufferedRandom]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
+    """Make sure that a rename in `folder` survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

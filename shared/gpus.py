@@ -1,6 +1,6 @@
-"""Why there is no GPU, in a sentence.
+"""Explains in a sentence why no GPU can be used.
 
-`torch.cuda` is handed over as `cuda`, since nothing in this folder imports torch.
+Callers pass `torch.cuda` as `cuda`, because this folder does not import torch.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def why_no_gpu(cuda: Any) -> str | None:
-    """PyTorch's own reason, one sentence; None where a GPU can be used.
+    """Return PyTorch's reason in one sentence, or None if a GPU can be used.
 
-    Such as "Found no NVIDIA driver on your system" or "The NVIDIA driver on your system is too old
-    (found version 11040)".
+    Examples are "Found no NVIDIA driver on your system" and "The NVIDIA driver on your system is
+    too old (found version 11040)".
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the reason comes as a warning first, of several lines
+        warnings.simplefilter("ignore")  # PyTorch also warns, in several lines
         if cuda.is_available():
             return None
         try:
             cuda.init()
         except (RuntimeError, AssertionError) as error:
             return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
-    return "PyTorch sees none"
+    return "PyTorch finds none"
 
 
 def refuse_too_few(cuda: Any, asked: int, option: str) -> None:
-    """Refuse to begin with fewer GPUs than were asked for.
+    """Refuse to start with fewer GPUs than were asked for.
 
     Raises:
-        InputError: with how many there are, and the reason where there are none.
+        InputError: it names the number of GPUs, or the reason why there are none.
     """
     reason = why_no_gpu(cuda)
     if reason is not None:
@@ -45,12 +45,12 @@ def refuse_too_few(cuda: Any, asked: int, option: str) -> None:
     if cuda.device_count() < asked:
         raise InputError(
             "no-gpu",
-            f"{option} {asked}: this machine has {cuda.device_count()} GPUs; ask for no more",
+            f"{option} {asked}: this machine has {cuda.device_count()} GPUs; give a lower number",
         )
 
 
 def unused_gpu(cuda: Any) -> str | None:
-    """A line for where a driver is there but no GPU can be used; None where all is as it seems."""
+    """Return a line if there is a driver but no usable GPU, otherwise None."""
     reason = why_no_gpu(cuda)
     if reason is None or not DRIVER.exists():
         return None
@@ -59,7 +59,7 @@ def unused_gpu(cuda: Any) -> str | None:
 
 def _remedy(reason: str) -> str:
     if "too old" in reason:
-        return "update the driver, or install a PyTorch made for it into .venv (pytorch.org)"
+        return "update the driver, or install a PyTorch for this driver into .venv (pytorch.org)"
     if "not compiled" in reason:
-        return "install a PyTorch with CUDA into .venv (pytorch.org), or leave GPUs out"
-    return "leave GPUs out to compute on the CPU"
+        return "install a PyTorch with CUDA into .venv (pytorch.org), or use the CPU"
+    return "leave the option out to compute on the CPU"

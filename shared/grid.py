@@ -1,6 +1,6 @@
-"""Motion boxes through crop, resize and flip, onto the patch grid.
+"""Maps motion boxes through crop, resize and flip onto the patch grid.
 
-Boxes are x1, y1, x2, y2, half-open, in pixels; a row of NaN is a frame without motion.
+Boxes are half-open x1, y1, x2, y2 in pixels. A row of NaN stands for a frame without motion.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CANONICAL_SIZE = 224  # pixels along each side of the view of the stored tube tables
-PATCH = 16  # pixels along each side of a patch there
+CANONICAL_SIZE = 224  # side in pixels of the view of the stored tube tables
+PATCH = 16  # side of a patch in pixels in that view
 TUBE_GRID = (CANONICAL_SIZE // PATCH, CANONICAL_SIZE // PATCH)  # rows, columns of positions
 TUBE_POSITIONS = TUBE_GRID[0] * TUBE_GRID[1]
 
 
 @dataclass(frozen=True)
 class View:
-    """What of the source is shown, at which size, and whether it is mirrored.
+    """A crop of the source, the size of the output, and its flips.
 
     Attributes:
-        crop: x1, y1, x2, y2 in source pixels (may be fractions).
+        crop: x1, y1, x2, y2 in source pixels; fractions are allowed.
         size: (height, width) of the output in pixels.
-        flip_x: mirrored left to right after the crop.
-        flip_y: mirrored top to bottom after the crop.
+        flip_x: whether the crop is flipped left to right.
+        flip_y: whether the crop is flipped top to bottom.
     """
 
     crop: tuple[float, float, float, float]
@@ -37,9 +37,9 @@ class View:
         assert min(self.size) > 0, f"empty output {self.size}"
 
     def apply(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes [..., 4] of the source in output pixels, clipped to the output.
+        """Map boxes [..., 4] in source pixels to boxes float32 [..., 4] in output pixels.
 
-        A box of which nothing is left, and a row of NaN, give a row of NaN. float32.
+        Boxes are clipped to the output. A box outside the output, and a row of NaN, give NaN.
         """
         x1, y1, x2, y2 = self.crop
         height, width = self.size
@@ -58,7 +58,7 @@ class View:
 
 
 def canonical_view(width: int, height: int, size: int = CANONICAL_SIZE) -> View:
-    """Short side to `size`, centre crop: the view of the stored tube tables."""
+    """The view of the stored tube tables: short side resized to `size`, and centre crop."""
     short = min(width, height)
     left = (width - short) / 2
     top = (height - short) / 2
@@ -66,7 +66,7 @@ def canonical_view(width: int, height: int, size: int = CANONICAL_SIZE) -> View:
 
 
 def union_box(boxes: np.ndarray) -> np.ndarray:
-    """The smallest box around all non-NaN rows of boxes [T, 4]; NaN [4] where there is none."""
+    """The smallest box [4] around all rows of boxes [T, 4] without NaN; NaN if there is none."""
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
     kept = boxes[~np.isnan(boxes).any(axis=1)]
     if len(kept) == 0:
@@ -75,10 +75,10 @@ def union_box(boxes: np.ndarray) -> np.ndarray:
 
 
 def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = PATCH) -> np.ndarray:
-    """Which patches of the grid have their centre inside the box.
+    """Find the patches of the grid whose centre lies inside the box.
 
     Args:
-        box: [4] x1 y1 x2 y2 in pixels of the view; NaN where there is no box.
+        box: [4] x1 y1 x2 y2 in pixels of the view; NaN if there is no box.
         size: (height, width) of the view in pixels, multiples of `patch`.
         patch: side of a patch in pixels.
 
@@ -96,19 +96,18 @@ def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = PATCH)
 
 
 def inside_boxes(boxes: np.ndarray, view: View, patch: int = PATCH) -> np.ndarray:
-    """Which patches of a view a mask takes for moving: those with their centre in what the view
-    shows of the union of boxes.
+    """Find the patches of a view whose centre lies in the union of the motion boxes.
 
-    The union is taken in the source and then cropped, so boxes beyond the crop count as well:
-    between one to the left of it and one to the right, all columns are inside.
+    The union is computed in the source and then cropped, so boxes outside the crop count too. For
+    example, all columns are inside if there is a box left of the crop and one right of it.
 
     Args:
-        boxes: [T, 4] x1 y1 x2 y2 in source pixels, of the frames shown; NaN without motion.
+        boxes: [T, 4] x1 y1 x2 y2 in source pixels, of the sampled frames; NaN without motion.
         view: crop, size and flips.
         patch: side of a patch in pixels of the view.
 
     Returns:
-        bool [rows, columns], True inside; all False where nothing moves or the crop shows nothing
-        of the union.
+        bool [rows, columns], True inside; all False if nothing moves or the union lies outside the
+        crop.
     """
     return positions_inside(view.apply(union_box(boxes)), view.size, patch)

@@ -1,4 +1,4 @@
-"""Where everything of one dataset lies below OUT."""
+"""The paths of the files of one dataset below OUT."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from shared.errors import InputError
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LENGTHS = "-length"
-"""Ends the name of a flow source whose maps say how far things move, not where motion differs."""
+"""Suffix of a flow source whose maps hold the length of motion, not its differences."""
 BOUNDARIES = "-boundaries"
-"""Ends the name of a flow source whose maps are made as MOFO's public code makes them."""
+"""Suffix of a flow source whose maps are computed as in MOFO's public code."""
 UNSTABILISED = "-unstabilised"
-"""Ends the name of a flow source whose maps keep the camera's motion, beside those without it."""
+"""Suffix of a flow source whose maps keep the motion of the camera."""
 MAP_ENDINGS = (LENGTHS, BOUNDARIES, UNSTABILISED)
-MAKE_DATASET, MAKE_OUT = "toy", Path("out")  # the Makefile's, where nothing is said
+MAKE_DATASET, MAKE_OUT = "toy", Path("out")  # the defaults of the Makefile
 
 
 def split_output(output: str) -> tuple[str, str]:
-    """Flow source and ending, "" where it has none: tvl1-length is (tvl1, LENGTHS)."""
+    """Split the name of an output into flow source and suffix: tvl1-length is (tvl1, LENGTHS)."""
     ending = next((ending for ending in MAP_ENDINGS if output.endswith(ending)), "")
     return output.removesuffix(ending), ending
 
@@ -31,7 +31,7 @@ class DatasetLayout:
     """Paths of one dataset: `DatasetLayout(Path("out"), "ssv2").boxes` is `out/ssv2/boxes`.
 
     Raises:
-        InputError: the dataset name could leave the OUT folder or confuse a shell.
+        InputError: the dataset name has characters that could leave OUT or confuse a shell.
     """
 
     out: Path
@@ -46,22 +46,22 @@ class DatasetLayout:
 
     @property
     def manifest(self) -> Path:
-        """One row a clip (see shared/manifest.py)."""
+        """The list of clips (see shared/manifest.py)."""
         return self.root / "manifest.csv"
 
     @property
     def missing(self) -> Path:
-        """Annotated clips whose video was not found."""
+        """The list of annotated clips whose video was not found."""
         return self.root / "missing.csv"
 
     @property
     def classes(self) -> Path:
-        """Class names, and what each kind of flip does to a label."""
+        """Class names, and the label of a clip after each kind of flip."""
         return self.root / "classes.json"
 
     @property
     def failures(self) -> Path:
-        """Clips set aside: one JSON object a line with clip_id, stage and reason."""
+        """Clips that were set aside: one JSON object per line with clip_id, stage and reason."""
         return self.root / "failures.jsonl"
 
     @property
@@ -71,33 +71,34 @@ class DatasetLayout:
 
     @property
     def flows(self) -> Path:
-        """Shards of motion maps of the first flow source, and of tracks if asked for."""
+        """Shards of motion maps of the first flow source, with tracks if these were asked for."""
         return self.root / "flows"
 
     def flows_of(self, source: str) -> Path:
-        """Maps of a further flow source, beside the first: `flows-motion-vectors`; with LENGTHS at
-        the end of its name, how far everything moves: `flows-motion-vectors-length`; with
-        BOUNDARIES, the maps of MOFO's public code."""
+        """Shards of motion maps of a further flow source: `flows-motion-vectors`.
+
+        A suffix names another kind of map, such as LENGTHS: `flows-motion-vectors-length`.
+        """
         return self.root / f"flows-{source}"
 
     @property
     def boxes(self) -> Path:
-        """Shards of motion boxes and tube tables, made of flows/."""
+        """Shards of motion boxes and tube tables, which are computed from flows/."""
         return self.root / "boxes"
 
     def boxes_of(self, name: str) -> Path:
-        """Further boxes, beside the first: `boxes-annotated`."""
+        """Shards of further boxes, such as `boxes-annotated`."""
         _check_name("boxes name", name)
         return self.root / f"boxes-{name}"
 
     def boxes_folders(self) -> list[Path]:
-        """The boxes that were begun: boxes/ and those beside it."""
+        """All existing folders of boxes: boxes/ and `boxes-<name>/`."""
         beside = sorted(path for path in self.root.glob("boxes-*") if path.is_dir())
         return [path for path in (self.boxes, *beside) if path.is_dir()]
 
     @property
     def runs(self) -> Path:
-        """One folder a training run."""
+        """The folders of training runs."""
         return self.root / "runs"
 
     @property
@@ -106,23 +107,23 @@ class DatasetLayout:
 
     @property
     def lock(self) -> Path:
-        """Held by the one command that may write shards here."""
+        """The lock of the command that is writing shards."""
         return self.root / ".lock"
 
     @property
     def videos(self) -> Path:
-        """Videos of the toy dataset, rendered into OUT; others live where the user says."""
+        """The rendered videos of the toy dataset; other datasets have their videos elsewhere."""
         return self.root / "videos"
 
     def make(self, goal: str, arguments: str = "", **variables: str) -> str:
-        """The command line that makes a goal for this dataset, to be shown to a user:
-        `make flows DATASET=ssv2 OUT=/data/out ARGS='--source dis --overwrite'`.
+        """Return the command line that makes a goal for this dataset, for a message to the user.
 
-        What the Makefile takes anyway is left out; `make flows` alone is the toy dataset's.
+        An example is `make flows DATASET=ssv2 OUT=/data/out ARGS='--source dis --overwrite'`.
+        Defaults of the Makefile are left out.
 
         Args:
-            arguments: of the command, for ARGS.
-            variables: further ones of the Makefile, such as METHOD.
+            arguments: arguments of the command, for ARGS.
+            variables: further variables of the Makefile, such as METHOD.
         """
         words = ["make", goal]
         if self.dataset != MAKE_DATASET:
@@ -139,6 +140,6 @@ def _check_name(what: str, name: str) -> None:
     if not DATASET_NAME.fullmatch(name):
         raise InputError(
             "bad-name",
-            f"{what} {name!r}: letters, digits, '.', '_' and '-' are allowed, beginning with a "
-            "letter or digit",
+            f"{what} {name!r}: letters, digits, '.', '_' and '-' are allowed, and the first "
+            "character must be a letter or a digit",
         )

@@ -1,4 +1,4 @@
-"""Command lines of the Makefile that messages give, with the variables that name the dataset."""
+"""Command lines of the Makefile for messages, with the variables that name the dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.layout import (
 )
 from shared.shard_index import read_index
 
-# Of an output of `preprocess.flows` beside its source's own: the option that makes it.
+# The option of `preprocess.flows` that makes the output with each suffix.
 _OPTIONS = {
     LENGTHS: "--lengths",
     BOUNDARIES: "--boundaries",
@@ -24,15 +24,16 @@ _OPTIONS = {
 
 
 def first_source(layout: DatasetLayout) -> str:
-    """The flow source of flows/; where there is none yet, the one that `make flows` takes."""
+    """The flow source of flows/; if there is none yet, the default of `make flows`."""
     first = read_index(layout.flows)
     return "tvl1" if first is None else str(first.config.get("flow_source", "tvl1"))
 
 
 def make_flows(layout: DatasetLayout, folder: Path) -> str:
-    """The command line that makes flows/, or a folder of further flows beside it.
+    """The command line that makes flows/, or a folder of further flows.
 
-    Those are made together with the first: `make flows ARGS='--source tvl1,dis'` for flows-dis/.
+    Further flows are made together with the first: `make flows ARGS='--source tvl1,dis'` makes
+    flows-dis/.
     """
     output = folder.name.removeprefix(layout.flows.name).removeprefix("-")
     if not output:
@@ -44,25 +45,26 @@ def make_flows(layout: DatasetLayout, folder: Path) -> str:
 
 
 def make_boxes(layout: DatasetLayout, folder: Path, *arguments: str) -> str:
-    """The command line that makes boxes/, or a folder of boxes beside it.
+    """The command line that makes boxes/, or a folder of further boxes.
 
-    What the boxes of another name are made of is not known from it: `...` stands for that.
+    The name of further boxes does not tell their source, so `...` stands for it.
     """
     name = folder.name.removeprefix(layout.boxes.name).removeprefix("-")
     return layout.make("boxes", " ".join([f"--name {name} ..."] * bool(name) + [*arguments]))
 
 
-def make_anew(folder: Path) -> str:
-    """What to do about shards of another manifest than the one beside them."""
+def rebuild_advice(folder: Path) -> str:
+    """What to do about shards of another manifest than the present one."""
     flows, boxes = (make_around(folder, goal, "--overwrite") for goal in ("flows", "boxes"))
-    return f"make all shards anew, with the options that they had: {flows}, then {boxes}"
+    return f"make all shards again, with the options that they had: {flows}, then {boxes}"
 
 
 def make_around(path: Path, goal: str, arguments: str = "") -> str:
-    """In backquotes, the command line of a goal for the dataset that a folder of shards lies in,
-    such as out/ssv2/boxes, or a manifest.
+    """The command line of a goal, in backquotes, for the dataset of a folder of shards.
 
-    A folder of boxes may be a copy that lies in no dataset: then the goal, and whose it is.
+    Args:
+        path: a folder of shards such as out/ssv2/boxes, or a manifest. If it is a copy outside of
+            a dataset, the text names the goal `of its dataset`.
     """
     path = Path(path)
     root = path.parent

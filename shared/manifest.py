@@ -1,4 +1,4 @@
-"""The list of clips (`manifest.csv`) and of classes (`classes.json`) of a dataset."""
+"""The list of clips (`manifest.csv`) and the list of classes (`classes.json`) of a dataset."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SPLITS = ("train", "val", "test")
 LABEL_KINDS = ("label", "verb", "noun")
 SINGULAR = {"label": "class", "verb": "verb", "noun": "noun"}
 PLURAL = {"label": "classes", "verb": "verbs", "noun": "nouns"}
-FLIPS = ("x", "y", "time")  # left to right, top to bottom, backwards
+FLIPS = ("x", "y", "time")  # left to right, top to bottom, reversed in time
 FLIP_FIELDS = tuple(f"flip_{flip}" for flip in FLIPS)
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # would break a row, or a terminal
-SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may escape one alone; no file can hold it
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # these would break a row or a terminal
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may escape a single one; UTF-8 cannot hold it
 MAX_CLIP_ID_BYTES = 64  # `/clip/id` is S64 in the shards
-MAX_CLASSES = 100_000  # a class number is the size of a list and of a classifier's layer
+MAX_CLASSES = 100_000  # class numbers decide the size of lists and of a layer
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Clip:
     Attributes:
         clip_id: unique text, at most 64 bytes of UTF-8; `0123` stays `0123`.
         video: path of the video, relative to the video root, with forward slashes.
-        start_seconds, stop_seconds: the span of the clip in the video; None = from its start, to
-            its end.
+        start_seconds, stop_seconds: the span of the clip in the video; None is the start or the end
+            of the video.
         split: "train", "val" or "test".
         label, verb, noun: class numbers from 0 to 99,999, or None.
     """
@@ -86,7 +86,7 @@ class Clip:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Seconds from the start of the video, stop exclusive; infinite for its end."""
+        """Start and stop in seconds from the start of the video; infinity is its end."""
         stop = math.inf if self.stop_seconds is None else self.stop_seconds
         return self.start_seconds or 0.0, stop
 
@@ -96,15 +96,15 @@ COLUMNS = tuple(column.name for column in fields(Clip))
 
 @dataclass(frozen=True)
 class ClassList:
-    """Names of the classes, and what a flip does to a label.
+    """Names of the classes, and the labels after a flip.
 
     Attributes:
-        label, verb, noun: class names by class number; empty where the dataset has none.
-        flip_x, flip_y, flip_time: label after mirroring left-right, top-bottom, or playing
-            backwards; None where that flip would change what is seen into no class (it is off).
+        label, verb, noun: class names by class number; empty if the dataset has none.
+        flip_x, flip_y, flip_time: the label of each class after a flip from left to right, from top
+            to bottom, or in time; None if the flipped clips belong to no class.
 
     Raises:
-        InputError: a flip that is no permutation of the labels, or a name with half a character.
+        InputError: a flip is not a permutation of the labels, or a name is not valid Unicode.
     """
 
     label: list[str] = field(default_factory=list)
@@ -120,19 +120,23 @@ class ClassList:
                 if SURROGATE.search(name):
                     raise InputError(
                         "bad-name",
-                        f"{kind} {number}, {_short(name)}, is no Unicode text: it has half of a "
-                        "character; mend it in the annotations",
+                        f"{kind} {number}, {_short(name)}, is not valid Unicode: it has half of a "
+                        "surrogate pair; correct it in the annotations",
                     )
         for name in FLIP_FIELDS:
             flip = getattr(self, name)
             if flip is not None and sorted(flip) != list(range(len(self.label))):
                 raise InputError(
-                    "other-classes", f"{name} must list each of the {len(self.label)} labels once"
+                    "other-classes",
+                    f"{name} must list each of the {len(self.label)} labels once",
                 )
 
     def class_name(self, number: int | None, kind: str = "label") -> str:
-        """The name of class `number` of a kind of label ("label", "verb", "noun"), or the number
-        where classes.json has no name for it; "no label" for None, which clips without one have."""
+        """The name of class `number`, or its number if it has no name; "no label" for None.
+
+        Args:
+            kind: kind of label: "label", "verb" or "noun".
+        """
         if number is None:
             return f"no {kind}"
         names = getattr(self, kind)
@@ -144,11 +148,11 @@ class ClassList:
 
 
 def check_relative_path(video: str) -> None:
-    """Refuse a video path that could leave the video root or be taken for an address.
+    """Refuse a video path that could leave the video root or be read as an address.
 
     Raises:
-        InputError: the path is empty, absolute, has `..`, a protocol, a control
-            character, or a name too long.
+        InputError: the path is empty or absolute, or has `..`, a protocol, a control character or
+            a name that is too long.
     """
     path = PurePosixPath(video)
     allowed = "a path relative to the video root without '..' is allowed"
@@ -166,7 +170,8 @@ def read_manifest(path: Path) -> list[Clip]:
     """Read manifest.csv.
 
     Raises:
-        InputError: no such file, missing columns, a bad value or a clip_id twice, with the row.
+        InputError: the file or a column is missing, or a value or a repeated clip_id is not
+            allowed; the message has the row.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -182,11 +187,11 @@ def read_manifest(path: Path) -> list[Clip]:
 
 
 def parse_manifest(text: str, name: str) -> list[Clip]:
-    """Parse the text of a manifest; `name` stands for the file in messages.
+    """Parse the text of a manifest; `name` is the name of the file in messages.
 
     Raises:
-        InputError: no CSV, missing columns, a row of another length, a bad value or a clip_id
-            twice, with the row.
+        InputError: the text is not CSV, a column is missing, or a row has another length, a bad
+            value or a repeated clip_id; the message has the row.
     """
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
@@ -203,8 +208,8 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
     if missing:
         raise InputError(
             "missing-key",
-            f"{name}, row 1: column {', '.join(missing)} missing; found "
-            f"{_short(','.join(found))}, and the header is {','.join(COLUMNS)}; cells may be empty",
+            f"{name}, row 1: column {', '.join(missing)} is missing. The header is "
+            f"{_short(','.join(found))}, and must be {','.join(COLUMNS)}; cells may be empty",
         )
     clips: list[Clip] = []
     row_of: dict[str, int] = {}
@@ -216,8 +221,8 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
                 )
                 raise InputError(
                     "bad-entry",
-                    f"{values} values, and the header has {len(found)} columns; put a value that "
-                    "holds a comma into double quotes",
+                    f"{values} values, but the header has {len(found)} columns; put a value with a "
+                    "comma into double quotes",
                 )
             clip = _clip_of(row)
         except InputError as error:
@@ -225,8 +230,8 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
         if clip.clip_id in row_of:
             raise InputError(
                 "duplicate",
-                f"{name}, row {rows.line_num}: clip_id {clip.clip_id!r} already stands in row "
-                f"{row_of[clip.clip_id]}; each clip needs its own",
+                f"{name}, row {rows.line_num}: clip_id {clip.clip_id!r} is also in row "
+                f"{row_of[clip.clip_id]}; each clip needs a clip_id of its own",
             )
         row_of[clip.clip_id] = rows.line_num
         clips.append(clip)
@@ -234,7 +239,7 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
 
 
 def format_manifest(clips: list[Clip]) -> str:
-    """The text of manifest.csv: what `parse_manifest` reads back equal."""
+    """Return the text of manifest.csv, the inverse of `parse_manifest`."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -249,9 +254,9 @@ def write_manifest(path: Path, clips: list[Clip]) -> None:
 
 
 def manifest_digest(clips: list[Clip]) -> str:
-    """sha256 of what decides the content of the shards: ids, videos and spans, in order.
+    """Return the sha256 of ids, videos and spans in order, which decide the content of shards.
 
-    Labels and splits are left out: they may be mended without computing motion again.
+    Labels and splits are left out, because they can be corrected without computing motion again.
     """
     hashed = hashlib.sha256()
     for clip in clips:
@@ -261,10 +266,10 @@ def manifest_digest(clips: list[Clip]) -> str:
 
 
 def read_classes(path: Path) -> ClassList:
-    """Read classes.json; a dataset without one has no classes.
+    """Read classes.json; a dataset without this file has no classes.
 
     Raises:
-        InputError: the file is not what `write_classes` writes.
+        InputError: the file does not have the format of `write_classes`.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -327,5 +332,5 @@ def _number(values: dict[str, str], column: str, kind: Callable[[str], N]) -> N 
 
 
 def _short(text: str) -> str:
-    """Text fit for a message: a hostile manifest may hold thousands of characters."""
+    """Cut a text for a message: a hostile manifest may have thousands of characters."""
     return repr(text if len(text) <= 80 else text[:77] + "...")

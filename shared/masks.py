@@ -1,11 +1,11 @@
-"""Which tokens of a clip are hidden from the encoder: one function a mask, chosen by a recipe.
+"""Masks: functions that choose the tokens of a clip that are hidden from the encoder.
 
 Letters: T' tubelets along time, R rows and Q columns of the patch grid, N = T' * R * Q tokens,
-t-major (index = t * R * Q + row * Q + column). True is masked, False is visible. Every mask has
-the same count for every clip, because a batch must stack.
+t-major (index = t * R * Q + row * Q + column). True is masked, False is visible. A mask hides the
+same number of tokens in every clip, because clips are stacked to a batch.
 
-A mask is a function `(scene, rng, *, options) -> bool [N]`; its keyword-only parameters are the
-options that a recipe's `mask` table may hold. `MASKS`, at the end, names them all.
+A mask is a function `(scene, rng, *, options) -> bool [N]`. Its keyword-only parameters are the
+options of a recipe's `mask` table. `MASKS`, at the end, lists all masks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared.scene import Scene, check_share, round_half_up, tube_mask
 __all__ = ["MASKS", "Mask", "Scene"]
 
 # ---------------------------------------------------------------------------------------------
-# Masks that are the same at every time step, or know no time
+# Masks that are the same at every time step, or do not depend on time
 # ---------------------------------------------------------------------------------------------
 
 
@@ -39,8 +39,8 @@ def motion_tube(
 ) -> np.ndarray:
     """A tube that masks `inside_ratio` of the positions in the motion box (MOFO, sec. 3.2).
 
-    `mask_ratio` of all positions are masked, and where both cannot hold this total wins: see
-    `masked_counts`, shared/scene.py.
+    A share `mask_ratio` of all positions is masked. If both shares are not possible, the total is
+    kept: see `masked_counts` in shared/scene.py.
     """
     check_share("mask_ratio", mask_ratio)
     if not 0.0 <= inside_ratio <= 1.0:
@@ -50,7 +50,7 @@ def motion_tube(
 
 
 def random(scene: Scene, rng: np.random.Generator, *, mask_ratio: float) -> np.ndarray:
-    """Random tokens, wherever and whenever (Feichtenhofer et al. 2022, sec. 3, "agnostic")."""
+    """Random tokens in space and time (Feichtenhofer et al. 2022, sec. 3, "agnostic")."""
     check_share("mask_ratio", mask_ratio)
     num_tokens = scene.time_steps * scene.inside.size
     mask = np.zeros(num_tokens, dtype=np.bool_)
@@ -65,10 +65,10 @@ def block(
     mask_ratio: float,
     aspect: tuple[float, float] = ASPECT,
 ) -> np.ndarray:
-    """One rectangle, the same at every time step; it lies in the grid, everywhere as likely.
+    """One rectangle, the same at every time step, at a uniformly random place in the grid.
 
     Args:
-        aspect: least and most width / height, as far as the grid allows.
+        aspect: smallest and largest width / height, as far as the grid allows.
     """
     count = scene.masked_positions(mask_ratio)
     size = sides(count, draw_aspect(rng, aspect, 1), scene.grid)
@@ -86,14 +86,14 @@ def cube(
     min_positions: int = 16,
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> np.ndarray:
-    """Rectangles that last for random spans of time (BEVT, Wang et al. 2022; MME's 40%).
+    """Rectangles over random spans of time (BEVT, Wang et al. 2022; MME's 40%).
 
-    Time is cut into spans of random lengths; each has rectangles of its own, laid over each other
-    at random until as many positions are hidden as at any other time.
+    Time is divided into spans of random lengths. Each span has rectangles of its own at random
+    places, until the required number of positions is hidden.
 
     Args:
-        min_positions: of a rectangle, as far as that many are still to be hidden.
-        aspect: least and most width / height, before the grid cuts a side.
+        min_positions: smallest size of a rectangle, as long as so many positions are missing.
+        aspect: smallest and largest width / height, before the grid cuts a side.
     """
     if min_positions < 1:
         raise InputError("out-of-range", f"min_positions is {min_positions}; at least 1 is allowed")
@@ -112,7 +112,7 @@ def _rectangles(
     aspect: tuple[float, float],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """bool [R, Q], `count` True: a union of random rectangles, of the last as much as is needed."""
+    """A union of random rectangles with `count` cells, bool [R, Q]; the last one is cut to fit."""
     hidden = np.zeros(grid, dtype=np.bool_)
     while (missing := count - int(hidden.sum())) > 0:
         area = rng.uniform(min(min_positions, missing), missing)
@@ -132,15 +132,15 @@ def _rectangles(
 #
 # Fan et al., "Motion-Guided Masking for Spatiotemporal Representation Learning", ICCV 2023. Both
 # hide the same number of positions, k = round(mask_ratio * R * Q), at every time step: `dense` as
-# one rectangle, `sparse` as scattered positions. These follow from the exact count, and from
-# choices of this project where the paper's text leaves them open (it came without code):
+# one rectangle, `sparse` as scattered positions. The exact count, and details that the paper leaves
+# open (it has no code), lead to these choices:
 #
-# - A rectangle is the k cells nearest its centre, see shared/rectangles.py. Its area cannot change
-#   along a clip, so the changes of scale of a simulated object become changes of aspect.
-# - 75% of 14 x 14 is a side of 12.12 cells: a rectangle inside the grid has a room of 1.9 cells
-#   each way, and few positions differ much from one another.
-# - A simulated rectangle stays inside the grid and is reflected at its borders; a simulated pattern
-#   leaves on one side and comes back on the other, or it would lose positions.
+# - A rectangle consists of the k cells nearest to its centre, see shared/rectangles.py. Its area is
+#   constant in a clip, so changes of scale of a simulated object become changes of aspect.
+# - 75% of 14 x 14 is a square with a side of 12.12 cells. It can move by only 1.9 cells in each
+#   direction inside the grid, so the possible positions differ little.
+# - A simulated rectangle stays inside the grid and is reflected at its borders. A simulated pattern
+#   leaves on one side and comes back on the other, because it would lose positions otherwise.
 # - MGM's rectangle is centred on the cell with the largest motion. Near a border, where it is cut
 #   off, it grows to the other sides until it has k cells.
 # ---------------------------------------------------------------------------------------------
@@ -157,13 +157,13 @@ def smm(
     speed: tuple[float, float] = (0.5, 2.0),
     aspect: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Simulated motion masking (sec. 3.2): a mask that moves whatever the clip shows.
+    """Simulated motion masking (sec. 3.2): a mask that moves independently of the clip.
 
     Args:
-        pattern: "dense", a rectangle; "sparse", random positions that move together.
-        speed: least and most, cells per time step; the direction is uniform.
-        aspect: of the dense rectangle, least and most width / height, as far as the grid allows;
-            it goes from one random value to another along the clip. None is 3/4 to 4/3.
+        pattern: "dense" for a rectangle; "sparse" for random positions that move together.
+        speed: smallest and largest speed, cells per time step; the direction is uniform.
+        aspect: smallest and largest width / height of the dense rectangle, as far as the grid
+            allows. It changes from one random value to another along the clip. None is 3/4 to 4/3.
     """
     aspect = _check_pattern(pattern, aspect)
     count = scene.masked_positions(mask_ratio)
@@ -189,12 +189,12 @@ def mgm(
     pattern: str = "dense",
     aspect: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Motion-guided masking (sec. 3.3): a mask that is where the clip moves most.
+    """Motion-guided masking (sec. 3.3): a mask at the places with the largest motion.
 
     Args:
-        pattern: "dense", a rectangle around the largest motion of each time step; "sparse",
-            positions drawn one after another with a chance proportional to their motion.
-        aspect: of the dense rectangle, least and most width / height, drawn at each time step.
+        pattern: "dense" for a rectangle around the largest motion of each time step; "sparse" for
+            positions drawn one after another with a probability proportional to their motion.
+        aspect: smallest and largest width / height of the dense rectangle, drawn at each time step.
             None is 3/4 to 4/3.
     """
     aspect = _check_pattern(pattern, aspect)
@@ -206,7 +206,7 @@ def mgm(
         return _drawn_by_weight(motion, count, rng).ravel()
     columns = scene.grid[1]
     ties = rng.random(scene.grid)
-    # Where nothing moves, every cell is as good a centre.
+    # If nothing moves, every cell is an equally good centre.
     largest = np.where(motion == motion.max(axis=1, keepdims=True), rng.random(motion.shape), -1.0)
     row, column = np.divmod(largest.argmax(axis=1), columns)
     centre = np.stack([column, row], axis=1) + 0.5
@@ -218,7 +218,7 @@ def _check_pattern(pattern: str, aspect: tuple[float, float] | None) -> tuple[fl
     if pattern not in PATTERNS:
         raise InputError("unknown-name", f"pattern is {pattern!r}; allowed: {', '.join(PATTERNS)}")
     if pattern == "sparse" and aspect is not None:
-        raise InputError("option-unused", "aspect is not used by the sparse pattern; leave it out")
+        raise InputError("option-unused", "the sparse pattern does not use aspect; leave it out")
     return ASPECT if aspect is None else aspect
 
 
@@ -226,7 +226,8 @@ def _draw_velocity(rng: np.random.Generator, speed: tuple[float, float]) -> np.n
     """float64 [2]: cells per time step along x and y."""
     if not 0.0 <= speed[0] <= speed[1] < float("inf"):
         raise InputError(
-            "out-of-range", f"speed is {speed}; a rising pair of cells per time step is allowed"
+            "out-of-range",
+            f"speed is {speed}; two numbers of cells per time step, the smaller first, are allowed",
         )
     angle = rng.uniform(0.0, 2 * np.pi)
     return rng.uniform(*speed) * np.array([np.cos(angle), np.sin(angle)])
@@ -235,8 +236,8 @@ def _draw_velocity(rng: np.random.Generator, speed: tuple[float, float]) -> np.n
 def _bounce(
     place: np.ndarray, velocity: np.ndarray, room: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Place and velocity [2] one time step later, reflected between 0 and `room`."""
-    span = np.maximum(room, 1e-9)  # where the rectangle fills the grid it stays
+    """Place and velocity [2] after a time step, reflected between 0 and `room`."""
+    span = np.maximum(room, 1e-9)  # a rectangle that fills the grid stays
     phase = np.mod(place + velocity, 2 * span)
     returns = phase > span
     return np.where(returns, 2 * span - phase, phase), np.where(returns, -velocity, velocity)
@@ -254,10 +255,11 @@ def _moving_pattern(
 
 
 def _drawn_by_weight(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """bool [T', P]: `count` of each row drawn one after another, each time with a chance
-    proportional to its weight among those left; those without weight come last, in random order.
+    """Draw `count` positions of each row without replacement, bool [T', P].
 
-    The first to ring of clocks with these rates (Efraimidis and Spirakis 2006).
+    The probability of a position is proportional to its weight among those that are left. Positions
+    without weight come last, in random order. The method is that of Efraimidis and Spirakis (2006):
+    each position has an exponential clock with its weight as rate, and the first ones to ring win.
     """
     clocks = rng.exponential(size=weights.shape)
     with np.errstate(divide="ignore", over="ignore"):
@@ -275,12 +277,12 @@ def _drawn_by_weight(weights: np.ndarray, count: int, rng: np.random.Generator) 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask, and what it looks at.
+    """A mask, and the data that it needs.
 
     Attributes:
         draw: `(scene, rng, *, options) -> bool [N]`.
-        needs_boxes: it looks at `scene.inside`, so that it needs a dataset with motion boxes.
-        needs_motion: it looks at `scene.motion`, so that it needs motion maps.
+        needs_boxes: whether it uses `scene.inside`, and so needs motion boxes.
+        needs_motion: whether it uses `scene.motion`, and so needs motion maps.
     """
 
     draw: Callable[..., np.ndarray]
@@ -297,4 +299,4 @@ MASKS: dict[str, Mask] = {
     "smm": Mask(smm),
     "mgm": Mask(mgm, needs_motion=True),
 }
-"""What `kind` of a recipe's `mask` table may be."""
+"""All masks by the `kind` of a recipe's `mask` table."""

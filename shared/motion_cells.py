@@ -1,8 +1,8 @@
-"""Motion maps through crop, resize and flip, averaged over the cells of the patch grid.
+"""Averages motion maps over the cells of the patch grid, after crop, resize and flip.
 
-Maps are what preprocessing stored: by MOFO's equation 1 the size of the flow's derivatives, so the
-edges of what moves, to which a panning camera is nothing; or how far each pixel moves, which MGM
-(sec. 3.3) takes (`preprocess.flows --lengths`).
+Stored maps hold either the size of the flow's derivatives (MOFO, eq. 1), which is large at the
+edges of moving objects and zero for a panning camera, or the length of the flow, which MGM uses
+(sec. 3.3; `preprocess.flows --lengths`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from shared.grid import View
 def cell_means(
     maps: np.ndarray, view: View, source_size: tuple[int, int], grid: tuple[int, int]
 ) -> np.ndarray:
-    """Mean of each map over each cell of what a view shows.
+    """Compute the mean of each map over each cell of a view.
 
     Args:
         maps: float32 [T, h, w], of the whole source frame.
-        view: crop and flips, in source pixels; beyond the frame its border is repeated.
+        view: crop (in source pixels) and flips; outside the frame its border is repeated.
         source_size: (width, height) of the source in pixels.
         grid: (rows, columns), cells of equal size.
 
     Returns:
-        float32 [T, rows, columns], in the order shown (flipped as the view is).
+        float32 [T, rows, columns], flipped as the view is.
     """
     height, width = maps.shape[1:]
     x1, y1, x2, y2 = view.crop
@@ -37,9 +37,9 @@ def cell_means(
 
 
 def _weights(length: int, first: float, last: float, count: int) -> np.ndarray:
-    """float32 [count, length]: share of each pixel in each of `count` equal parts of first..last.
+    """Shares of each pixel in `count` equal parts of first..last, float32 [count, length].
 
-    Rows sum to 1. The first and the last pixel stand for all that lies beyond.
+    Rows sum to 1. The first and the last pixel extend to infinity.
     """
     edges = np.linspace(first, last, count + 1)
     begins, ends = np.arange(length, dtype=float), np.arange(1.0, length + 1)

@@ -1,7 +1,7 @@
-"""Motion maps in flows shards: how they are stored, written and read back.
+"""The format of motion maps in flows shards, and how they are read.
 
-T frames of a clip, each with a map of h x w pixels, a byte each: fine steps for small motion, since
-a map's largest values lie far above most of it.
+Each of the T frames of a clip has a map of h x w pixels with one byte per pixel. The steps are
+finer for small motion, because the largest values of a map lie far above most others.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from shared.errors import InputError
 from shared.make_commands import make_around
 from shared.shards import ShardReader
 
-# Of the square root of a map. More would store noise: 24 levels take half the bytes of 255 after
-# gzip, and the boxes agree with annotated ones as well (benchmarks/map_storage.py).
+# Levels of the square root of a map. More levels would store noise: 24 levels take half the bytes
+# of 255 after gzip, and their boxes match annotated boxes equally well (benchmarks/map_storage.py).
 LEVELS = 24
 
 
 def compand(maps: np.ndarray, levels: int = LEVELS) -> tuple[np.ndarray, np.ndarray]:
-    """Maps float32 [T, h, w] as bytes, finest for small motion: map = scale * values**2.
+    """Store maps float32 [T, h, w] as bytes with map = scale * values**2.
 
     Args:
-        maps: at least 0.
-        levels: largest value, 1..255.
+        maps: values of at least 0.
+        levels: largest stored value, 1..255.
 
     Returns:
         values uint8 [T, h, w], scale float32 [T]; a map of zeros has scale 0.
@@ -42,17 +42,17 @@ def expand(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def read_maps(
     reader: ShardReader, clip: int, first: int, last: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Maps of one clip of a flows shard as they are stored, for `expand`.
+    """Read the stored maps of one clip of a flows shard, for `expand`.
 
     Args:
-        clip: its number in the shard.
-        first, last: rows of `/motion/scale`, of the clip, last exclusive.
+        clip: number of the clip in the shard.
+        first, last: rows of the clip in `/motion/scale`, last exclusive.
 
     Returns:
         values uint8 [last - first, h, w], scale float32 [last - first].
 
     Raises:
-        InputError: the shard is damaged, or its maps are not of the size that it states.
+        InputError: the shard is damaged, or its maps do not have the size that it states.
     """
     width, height = reader.pair("/clip/map_size", clip)
     offsets = reader.rows("/motion/offsets", first, last + 1)

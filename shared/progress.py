@@ -1,8 +1,8 @@
 """How progress is shown: a bar on a terminal, one line a minute in a log file.
 
-A bar is redrawn over itself with carriage returns. In the log of a batch system these would be one
-line of thousands of characters, so that there tqdm writes lines: `tqdm(..., **bar_options())`.
-What stands behind a bar is set without drawing it: `bar.set_postfix(shown, refresh=False)`.
+A bar is redrawn with carriage returns. In the log of a batch system this would give one line of
+thousands of characters, so tqdm writes lines there: `tqdm(..., **bar_options())`. The text after a
+bar is set without drawing it: `bar.set_postfix(shown, refresh=False)`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from typing import Any, TextIO
 
 LINE_SECONDS = 60.0
-"""Between two lines, and before the first: a short job writes none."""
+"""Seconds between two lines and before the first one, so a short job writes no line."""
 LINE = "{desc}: {n_fmt} of {total_fmt} ({percentage:.0f} %), {rate_fmt}, {elapsed} so far, "
 LINE += "{remaining} left{postfix}"
 CURSOR_UP = "\x1b[A"  # what tqdm writes after a bar below another one
@@ -35,13 +35,13 @@ def bar_options(delay: float = 0.0) -> dict[str, Any]:
 
 
 class Lines:
-    """A file for tqdm that makes a line of each text that would be drawn over the one before."""
+    """A file for tqdm that writes each text as a line instead of drawing it over the last one."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
-        """Write what is left without the signs that move the cursor; nothing if that is blank."""
+        """Write the text without control characters as a line; write nothing if it is blank."""
         if line := text.replace(CURSOR_UP, "").strip():
             self._stream.write(f"{line}\n")
 

@@ -1,4 +1,4 @@
-"""Randomness from a counter: the same key gives the same numbers in any process and any order."""
+"""Counter-based random numbers: a key gives the same numbers in any process and any order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def counter_generator(*key: int | str) -> np.random.Generator:
-    """A generator that depends on `key` alone, such as (seed, epoch, clip_id, view).
+    """Make a generator that depends only on `key`, such as (seed, epoch, clip_id, view).
 
-    Philox keyed by the BLAKE2b hash of the key, so that neighbouring keys share nothing and no
-    worker carries state: what a clip looks like in an epoch does not depend on who reads it when.
+    It is Philox with the BLAKE2b hash of the key, so similar keys give independent numbers. Workers
+    have no random state: the view of a clip in an epoch does not depend on which worker reads it.
 
-    Parts are told apart by type and by place: (1, "2") and ("1", 2) and (12,) all differ.
+    The type and the place of each part count: (1, "2"), ("1", 2) and (12,) are different keys.
     """
     hashed = hashlib.blake2b(digest_size=16)
     for part in key:

@@ -1,12 +1,12 @@
 """Rectangles of an exact number of cells on the patch grid.
 
-A batch must stack, so a mask hides the same number of cells at every time step, and few numbers
-are products: k = 147 of 14 x 14 (75%) would be a square of side 12.12. A rectangle is therefore
-made of the k cells nearest its centre, where distance is Chebyshev's in units of the sides,
-max(|dx| / width, |dy| / height). Its border is ragged by at most one cell; which of several equally
-near cells belong to it is decided at random.
+Clips are stacked to a batch, so a mask hides the same number of cells at every time step. Few
+numbers are products of two sides: k = 147 of 14 x 14 (75%) would be a square with a side of 12.12.
+A rectangle therefore consists of the k cells nearest to its centre, by the Chebyshev distance in
+units of the sides, max(|dx| / width, |dy| / height). Its border deviates by at most one cell. Of
+cells with equal distance, a random choice decides.
 
-Positions: x along columns, y along rows, in cells; cell (row, column) covers row..row+1 and
+Positions are in cells, x along columns and y along rows. Cell (row, column) covers row..row+1 and
 column..column+1.
 """
 
@@ -17,28 +17,29 @@ import numpy as np
 from shared.errors import InputError
 
 ASPECT = (0.75, 4 / 3)
-"""Least and most width / height. On 14 x 14 at 75% the most that does not leave the grid."""
+"""Smallest and largest width / height: the widest range that fits 75% into 14 x 14."""
 
 
 def draw_aspect(rng: np.random.Generator, aspect: tuple[float, float], count: int) -> np.ndarray:
-    """float64 [count] of width / height, uniform in the logarithm.
+    """Draw width / height, float64 [count], uniform in the logarithm.
 
     Raises:
-        InputError: not a rising pair of numbers above 0.
+        InputError: `aspect` is not a pair of numbers above 0, the smaller first.
     """
     if not 0.0 < aspect[0] <= aspect[1] < float("inf"):
         raise InputError(
             "out-of-range",
-            f"aspect is {aspect}; a rising pair of width / height above 0 is allowed",
+            f"aspect is {aspect}; two values of width / height above 0, the smaller first, are "
+            "allowed",
         )
     least, most = np.log(aspect)
     return np.exp(rng.uniform(least, most, size=count))
 
 
 def sides(count: float, aspect: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """float64 [..., 2]: width, height of a rectangle of `count` cells and an aspect [...].
+    """Width and height, float64 [..., 2], of rectangles with `count` cells and an aspect [...].
 
-    A side longer than the grid is cut to the grid and the other made longer, so area stays.
+    A side that is longer than the grid is cut to the grid. The other side grows, so the area stays.
     """
     rows, columns = grid
     width = np.sqrt(count * np.asarray(aspect)).clip(count / rows, columns)
@@ -48,14 +49,14 @@ def sides(count: float, aspect: np.ndarray, grid: tuple[int, int]) -> np.ndarray
 def nearest_cells(
     centre: np.ndarray, size: np.ndarray, grid: tuple[int, int], count: int, ties: np.ndarray
 ) -> np.ndarray:
-    """The cells nearest the centres of rectangles.
+    """Find the cells nearest to the centres of rectangles.
 
     Args:
-        centre: float64 [T, 2] x, y.
-        size: float64 [T, 2] width, height.
+        centre: float64 [T, 2], x and y.
+        size: float64 [T, 2], width and height.
         grid: rows, columns.
-        count: cells of each rectangle.
-        ties: [rows, columns], of equally near cells those with the lower number are taken.
+        count: number of cells in each rectangle.
+        ties: [rows, columns]; of cells with equal distance, those with lower numbers are taken.
 
     Returns:
         bool [T, rows, columns], `count` True in each.

@@ -1,4 +1,4 @@
-"""What a run leaves behind to be understood and repeated, and the lock that keeps runs apart."""
+"""The record of a run (options, versions, log), and the lock that allows one run per folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_options(path: Path, options: dict[str, Any]) -> None:
 
 
 def command_line() -> str:
-    """The command as it can be given again."""
+    """Return the command line of this process in a form that can be run again."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     program = ["python", "-m", spec.name] if spec else ["python", *sys.argv[:1]]
@@ -52,7 +52,7 @@ def command_line() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that decide results; those not installed are left out."""
+    """Return the versions of Python and of the installed packages that can change results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -63,9 +63,9 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of this program, with `+changes` where the tree differs; None outside git."""
+    """Return the commit of this program, with `+changes` for a changed tree; None outside git."""
     root = Path(__file__).resolve().parents[1]
-    # Without its lock: `git status` killed while it refreshes the index would leave that behind.
+    # `git status` would leave its lock behind if it were killed while it refreshes the index.
     git = ["git", "--no-optional-locks", "-C", str(root)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -80,10 +80,10 @@ def git_commit() -> str | None:
 
 
 class JsonlLog:
-    """Appends one JSON object a line; each line is whole on disk when `write` returns.
+    """Appends JSON objects, one per line; a line is complete in the file when `write` returns.
 
-    A last line that a kill or a full disk cut short is taken out first: behind it the next one
-    would not be a line of its own.
+    An incomplete last line, which a kill or a full disk may leave, is removed first. Otherwise the
+    next object would become part of it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,13 +106,13 @@ def _cut_to_whole_lines(path: Path) -> None:
 
 
 def read_jsonl(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
-    """All whole lines of a log; a last line that a kill cut short is left out.
+    """Read all complete lines of a log; an incomplete last line is left out.
 
     Args:
-        skip_damaged: leave out lines that are not JSON, such as a power cut leaves.
+        skip_damaged: leave out lines that are not JSON, which a power cut may leave.
 
     Raises:
-        InputError: with its number, a line that is not JSON.
+        InputError: a line is not JSON; the message has its number.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -127,17 +127,17 @@ def read_jsonl(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
             if not skip_damaged:
                 raise InputError(
                     "damaged-file",
-                    f"{path}, line {number} is not JSON ({error}), as after a power cut; mend the "
-                    "line or take it out",
+                    f"{path}, line {number} is not JSON ({error}), as after a power cut; correct "
+                    "or remove the line",
                 ) from None
     return events
 
 
 class RunLock:
-    """Refuses a second run on the same folder, naming the first. A context manager.
+    """Refuses a second run on the same folder and names the first. A context manager.
 
-    A kernel lock (flock) on the file, which ends with the process however it ends: the lock of a
-    killed run does not block, and the descriptor is not inherited by its workers.
+    It is a kernel lock (flock) on a file, which ends with the process. The lock of a killed run
+    therefore does not block. Workers do not inherit the descriptor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -153,9 +153,9 @@ class RunLock:
                 os.close(self._descriptor)
                 raise InputError(
                     "not-supported",
-                    f"{self.path} cannot be locked ({error.strerror}), so two runs could not be "
-                    "kept apart; mount its file system with flock (Lustre: -o flock), or give an "
-                    "OUT on another",
+                    f"{self.path} cannot be locked ({error.strerror}), so a second run could not "
+                    "be refused; mount its file system with flock (Lustre: -o flock), or give an "
+                    "OUT on another one",
                 ) from None
             holder = os.pread(self._descriptor, 4096, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
@@ -165,7 +165,7 @@ class RunLock:
                 "it, stop it, or give another OUT",
             ) from None
         os.ftruncate(self._descriptor, 0)
-        # Paths on the command line may be bytes that are no UTF-8.
+        # Paths on the command line may have bytes that are not UTF-8.
         own = f"process {os.getpid()}: {command_line()}".encode(errors="surrogateescape")
         os.pwrite(self._descriptor, own, 0)
         return self

@@ -1,10 +1,10 @@
-"""What a mask may look at, and how many positions it hides. True is masked, False is visible.
+"""The input of masks, and the number of positions that they hide. True is masked.
 
 Letters: T' tubelets along time, R rows and Q columns of the patch grid, P = R * Q positions.
 
-MOFO, section 3.2: of all tubes a share `mask_ratio` is masked (90%), and of those inside the motion
-box a share `inside_ratio` (75%). Both cannot hold once the box covers more than
-(1 - mask_ratio) / (1 - inside_ratio) of the grid, and then the total wins: see `masked_counts`.
+MOFO, section 3.2: a share `mask_ratio` of all tubes is masked (90%), and a share `inside_ratio` of
+those inside the motion box (75%). Both are not possible if the box covers more than
+(1 - mask_ratio) / (1 - inside_ratio) of the grid. The total is then kept: see `masked_counts`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from shared.errors import InputError
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip as a mask sees it.
+    """The data of a clip that masks use.
 
     Attributes:
         time_steps: T', tubelets along time.
-        inside: bool [R, Q], True where the patch centre lies in what crop, resize and flip leave
-            of the union of the sampled frames' motion boxes (`inside_boxes`, shared/grid.py); all
-            False without boxes.
-        motion: float32 [T', R, Q], mean motion over each tubelet of the sampled frames, at least 0,
-            after crop, resize and flip; None where no mask needs it.
+        inside: bool [R, Q], True if the centre of the patch lies in the union of the motion boxes
+            of the sampled frames, after crop, resize and flip (`inside_boxes` in shared/grid.py);
+            all False without boxes.
+        motion: float32 [T', R, Q], mean motion in each tubelet of the sampled frames after crop,
+            resize and flip, at least 0; None if no mask needs it.
     """
 
     time_steps: int
@@ -40,10 +40,10 @@ class Scene:
         return self.inside.shape
 
     def masked_positions(self, mask_ratio: float) -> int:
-        """How many of the P positions a mask of this ratio hides at a time step.
+        """The number of the P positions that a mask of this ratio hides at a time step.
 
         Raises:
-            InputError: the ratio is not a share.
+            InputError: the ratio is not above 0 and below 1.
         """
         check_share("mask_ratio", mask_ratio)
         return round_half_up(mask_ratio * self.inside.size)
@@ -57,17 +57,17 @@ def check_share(name: str, share: float) -> None:
 
 
 def round_half_up(value: float) -> int:
-    """floor(x + 0.5), not Python's rounding to even: the counts must not jump back and forth."""
+    """floor(x + 0.5). Python rounds to even numbers, with which counts would not be monotonic."""
     return math.floor(value + 0.5)
 
 
 def masked_counts(
     num_positions: int, num_inside: int, mask_ratio: float, inside_ratio: float
 ) -> tuple[int, int]:
-    """How many positions are masked in all, and how many of those lie inside the box.
+    """Compute the number of masked positions, and how many of them lie inside the box.
 
     With k = round(mask_ratio * n): inside = clamp(round(inside_ratio * m), max(0, k - (n - m)),
-    min(m, k)). Where nothing or everything is inside (m = 0 or m = n) this is plain random masking.
+    min(m, k)). If nothing or everything is inside (m = 0 or m = n), the mask is plain random.
 
     Args:
         num_positions: n, positions of the grid.
@@ -76,7 +76,7 @@ def masked_counts(
         inside_ratio: share of the positions inside to mask, 0..1, as far as the total allows.
 
     Returns:
-        (masked in all, masked inside), both int.
+        (masked positions, masked positions inside), both int.
     """
     assert 0 <= num_inside <= num_positions, (num_inside, num_positions)
     assert 0.0 <= mask_ratio <= 1.0 and 0.0 <= inside_ratio <= 1.0, (mask_ratio, inside_ratio)
@@ -90,10 +90,10 @@ def masked_counts(
 def tube_mask(
     inside: np.ndarray, mask_ratio: float, inside_ratio: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw one tube mask: uniform within the box and uniform outside it.
+    """Draw one tube mask that is uniform inside the box and uniform outside it.
 
     Args:
-        inside: bool [P], True where the position lies inside the motion box.
+        inside: bool [P], True if the position lies inside the motion box.
         mask_ratio, inside_ratio: see `masked_counts`.
         rng: from `counter_generator(seed, epoch, clip_id, view)`.
 

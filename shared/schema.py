@@ -1,9 +1,9 @@
-"""The datasets of each kind of shard, format version 1: the one table that writer and reader share.
+"""The datasets of each kind of shard, format version 1: the table that writer and reader share.
 
 Letters of dimensions: N clips, F frames of all clips, B bytes of all JPEG files, M values of all
 motion maps, K positions of all tube tables, P vertices of all contours, R tracks, D and H values of
-their displacements and HOG. A clip's rows of every per-frame dataset are `first:last` of
-`/clip/frames`; ragged data is `offsets` and `values`.
+their displacements and HOG. The rows of a clip in every per-frame dataset are `first:last` of
+`/clip/frames`. Ragged data is stored as `offsets` and `values`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 FORMAT_VERSION = 1
 LARGEST_VERTEX = 32767
-"""Of x and y in `/contour/vertices`, which are int16: vertices further out in a wider or higher
-frame lie here. Boxes are float32 and hold such places as they are."""
+"""Largest x and y in `/contour/vertices`, which are int16. In larger frames, vertices beyond it are
+moved here. Boxes are float32 and keep their place."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class Field:
     """One dataset of a shard.
 
     Attributes:
-        path: where it lies in the file.
+        path: path in the file.
         dtype: numpy type string, little-endian.
-        dims: letters or numbers, `F+1` for offsets.
-        units: of the values; "" where there are none.
-        description: one sentence for the reader of a foreign file.
-        gzip: compressed (level 1); otherwise stored plain. All have fletcher32.
-        optional: there only where it was asked for, in all shards of a folder or in none.
+        dims: letters or numbers, such as `F+1` for offsets.
+        units: units of the values; "" if there are none.
+        description: one sentence for people who read the file with other programs.
+        gzip: whether it is compressed (level 1). Every dataset has fletcher32.
+        optional: whether it exists only if it was asked for; then in all shards of a folder or in
+            none.
     """
 
     path: str
@@ -48,7 +49,7 @@ CLIP_FIELDS = (
 )
 CLIP_PATHS = tuple(field.path for field in CLIP_FIELDS)  # the same in all kinds of shard
 
-# With --stabilise: what of the motion was the camera's. The last frame repeats the last pair.
+# With --stabilise: the motion of the camera. The last frame repeats the last pair.
 CAMERA_FIELDS = (
     Field(
         "/camera/homography",
@@ -211,7 +212,7 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
 
 
 def sizes_of(fields: Collection[Field], shapes: dict[str, tuple[int, ...]]) -> dict[str, int] | str:
-    """The number that each letter of the dims stands for, or what contradicts it."""
+    """The number of each letter of the dims, or a message on the first contradiction."""
     sizes: dict[str, int] = {}
     for field in fields:
         shape = shapes[field.path]

@@ -1,4 +1,4 @@
-"""`dataset.json`: what a folder of shards holds. Written last, so a folder with one is complete."""
+"""`dataset.json`, the index of a folder of shards. It is written last, when all shards exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INDEX_NAME = "dataset.json"
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: file name, bytes, sha256 of the file, and how many clips it holds."""
+    """One shard: file name, size in bytes, sha256 of the file, and number of clips."""
 
     name: str
     bytes: int
@@ -26,16 +26,16 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """What `dataset.json` says.
+    """The content of `dataset.json`.
 
     Attributes:
         kind: "frames", "flows" or "boxes".
-        dataset: its name.
+        dataset: name of the dataset.
         config: the options that decided the content.
-        clips_per_shard: places per shard; clip i of the manifest belongs to shard i // this.
-        manifest_digest: of the manifest that was computed from.
-        shards: in order of their names.
-        format_version: of the shards.
+        clips_per_shard: clip i of the manifest belongs to shard i // clips_per_shard.
+        manifest_digest: digest of the manifest that the shards were computed from.
+        shards: the shards in order of their names.
+        format_version: format version of the shards.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class DatasetIndex:
 
     @property
     def digest(self) -> str:
-        """sha256 over the shards' names and hashes: names this very dataset."""
+        """sha256 over the names and hashes of the shards, which identifies their content."""
         hashed = hashlib.sha256()
         for shard in self.shards:
             hashed.update(f"{shard.name} {shard.sha256}\n".encode())
@@ -60,7 +60,7 @@ class DatasetIndex:
 
 
 def config_digest(config: dict) -> str:
-    """sha256 of a configuration, the same for the same options in any order."""
+    """sha256 of a configuration, which does not depend on the order of its options."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
@@ -75,10 +75,10 @@ def write_index(folder: Path, index: DatasetIndex) -> None:
 
 
 def read_index(folder: Path) -> DatasetIndex | None:
-    """Read dataset.json; None where there is none (the folder is not complete).
+    """Read dataset.json; None if there is none, because the folder is not complete.
 
     Raises:
-        InputError: not what `write_index` writes, or a newer format.
+        InputError: the file does not have the format of `write_index`, or is of a newer version.
     """
     path = Path(folder) / INDEX_NAME
     try:

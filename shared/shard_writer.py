@@ -1,7 +1,7 @@
-"""Write HDF5 shards: the same arrays give the same bytes, published in one step.
+"""Writes HDF5 shards in one step; equal arrays give equal bytes.
 
-Mirrors the reader (shared/shards.py) over the tables of shared/schema.py. Every dataset is chunked
-with fletcher32, so that a flipped bit is an error and never a wrong number.
+The reader is shared/shards.py; both use the tables of shared/schema.py. Every dataset is chunked
+and has fletcher32 checksums, so a flipped bit is an error and never a wrong number.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 from shared.files import atomic_file
 from shared.schema import FORMAT_VERSION, SCHEMAS, Field, sizes_of
 
-CHUNK_BYTES = 1 << 16  # a read of one JPEG frame should not cost much more than that frame
+CHUNK_BYTES = 1 << 16  # reading one JPEG frame must not cost much more than that frame
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """A one-dimensional array too large to hold: its length, its dtype and its pieces in order."""
+    """A one-dimensional array that is too large for memory: length, dtype and pieces in order."""
 
     length: int
     dtype: np.dtype
@@ -37,7 +37,7 @@ class Pieces:
         return (self.length,)
 
     def blocks(self, length: int) -> Iterator[np.ndarray]:
-        """The same values cut into blocks of one length, the last one shorter."""
+        """Yield the same values in blocks of one length; the last block may be shorter."""
         waiting: list[np.ndarray] = []
         held = 0
         for piece in self.pieces:
@@ -55,21 +55,21 @@ class Pieces:
 def write_shard(
     path: Path, kind: str, arrays: Mapping[str, np.ndarray | Pieces], attributes: dict
 ) -> tuple[int, str]:
-    """Write a shard in one step without holding it in memory.
+    """Write a shard in one step, without holding it in memory.
 
     Args:
         kind: "frames", "flows" or "boxes".
-        arrays: every path of `SCHEMAS[kind]` to an array of its dtype and dims; optional fields
-            may be left out. One-dimensional ones may be Pieces: the same values give the same
-            bytes, however they were cut.
-        attributes: of the root, whatever JSON can hold; stored as one JSON text in `config`, and
-            plain numbers and texts as attributes of their own.
+        arrays: an array of the right dtype and dims for every path of `SCHEMAS[kind]`; optional
+            fields may be missing. A one-dimensional array may be Pieces. Its bytes do not depend on
+            how it is cut into pieces.
+        attributes: attributes of the root that JSON can hold. They are stored as one JSON text in
+            `config`; numbers and texts are also stored as single attributes.
 
     Returns:
-        (bytes, sha256) of the file, for its ShardEntry.
+        (size in bytes, sha256) of the file, for its ShardEntry.
 
     Raises:
-        OSError: the disk is full, or may not be written.
+        OSError: the disk is full or read-only.
     """
     _check_arrays(kind, arrays)
     with atomic_file(path) as stream:
@@ -78,16 +78,16 @@ def write_shard(
             with h5py.File(guarded, "w", libver=("v110", "v110")) as file:
                 _fill(file, kind, arrays, attributes)
         except Exception:
-            guarded.raise_failure()  # what HDF5 makes of a failed write is only its consequence
+            guarded.raise_failure()  # the error of HDF5 is a consequence of the failed write
             raise
         guarded.raise_failure()
         return stream.seek(0, os.SEEK_END), _sha256(stream)
 
 
 class _GuardedFile:
-    """Keeps the first failure to write from HDF5, which ends with a segfault on a full disk.
+    """Hides write failures from HDF5, which ends with a segfault on a full disk.
 
-    Unbuffered, so that nothing but a write can fail; what comes after a failure is dropped.
+    The file is unbuffered, so only writes can fail. After the first failure, data is discarded.
     """
 
     def __init__(self, stream: RawIOBase) -> None:
@@ -149,7 +149,7 @@ def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) ->
         shape=array.shape,
         dtype=array.dtype,
         chunks=(rows, *row_shape),
-        # An empty dataset cannot be chunked unless it may grow.
+        # HDF5 allows chunks in an empty dataset only if the dataset may grow.
         maxshape=(None, *row_shape) if length == 0 else None,
         fletcher32=True,
         compression="gzip" if field.gzip else None,

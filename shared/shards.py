@@ -1,7 +1,7 @@
-"""Read HDF5 shards, checked on open and chunk by chunk.
+"""Reads HDF5 shards, which are checked when they are opened and chunk by chunk.
 
-Mirrors the writer (shared/shard_writer.py) over the tables of shared/schema.py. A shard may come
-from anywhere: whatever the format does not allow is refused before it costs memory.
+The writer is shared/shard_writer.py; both use the tables of shared/schema.py. A shard may come from
+an unknown source, so anything that the format does not allow is refused before it costs memory.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from shared.errors import InputError
 from shared.make_commands import make_around
 from shared.schema import FORMAT_VERSION, SCHEMAS, Field, sizes_of
 
-MAX_CHUNK_BYTES = 1 << 18  # what a reader is willing to unpack at a time
-MAX_WHOLE_BYTES = 1 << 28  # what a reader is willing to hold of one dataset
-MAX_TEXT_BYTES = 1 << 16  # of an attribute
-# A clip without any motion compresses about a thousandfold; deflate cannot do more than 1032.
+MAX_CHUNK_BYTES = 1 << 18  # largest chunk that is decompressed
+MAX_WHOLE_BYTES = 1 << 28  # largest dataset that is read at once
+MAX_TEXT_BYTES = 1 << 16  # longest attribute
+# A clip without motion compresses about a thousandfold; deflate cannot do more than 1032.
 MAX_DEFLATE_RATIO = 1032
 
 
 class ShardReader:
-    """Reads one shard, refusing what the format does not allow. A context manager.
+    """Reads one shard and refuses anything that the format does not allow. A context manager.
 
     Args:
         path: the shard.
-        kind: what it must be.
+        kind: the expected kind.
 
     Attributes:
         num_clips, num_frames: N and F.
-        attributes: the JSON object the writer was given.
+        attributes: the attributes that the writer was given.
 
     Raises:
-        InputError: not an HDF5 file, another kind, a newer format, a missing dataset, another dtype
-            or shape than the schema's, external links or storage, virtual datasets, foreign
-            filters, or more data claimed than the file can hold.
+        InputError: the file is not HDF5, of another kind or of a newer format; a dataset is
+            missing, has another dtype or shape than in the schema, other filters, external or
+            virtual storage, or claims more data than the file can hold.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -80,11 +80,11 @@ class ShardReader:
         self._file.close()
 
     def __contains__(self, path: str) -> bool:
-        """Whether the shard has a dataset that is optional."""
+        """Whether the shard has an optional dataset."""
         return path in self._datasets
 
     def __getitem__(self, path: str) -> np.ndarray:
-        """A whole dataset. For the large ones (`values`) use `rows`."""
+        """Read a whole dataset; use `rows` for large ones (`values`)."""
         dataset = self._datasets[path]
         if dataset.nbytes > MAX_WHOLE_BYTES:
             raise InputError(
@@ -93,16 +93,16 @@ class ShardReader:
         return self.rows(path, 0, len(dataset))
 
     def pair(self, path: str, row: int) -> tuple[int, int]:
-        """A row of two whole numbers: width and height, first and last, rows and columns."""
+        """Read a row of two integers, such as width and height or first and last."""
         first, second = self.rows(path, row, row + 1)[0]
         return int(first), int(second)
 
     def length(self, path: str) -> int:
-        """Rows of a dataset."""
+        """The number of rows of a dataset."""
         return len(self._datasets[path])
 
     def rows(self, path: str, first: int, last: int) -> np.ndarray:
-        """Rows first:last of a dataset; a damaged chunk is an InputError, never wrong data."""
+        """Read rows first:last of a dataset; a damaged chunk raises an InputError."""
         dataset = self._datasets[path]
         if not 0 <= first <= last <= len(dataset):
             raise InputError(
@@ -121,7 +121,7 @@ class ShardReader:
     def ragged(
         self, offsets_path: str, values_path: str, first: int, last: int
     ) -> list[np.ndarray]:
-        """Items first:last of a ragged pair, one array each."""
+        """Read items first:last of a ragged dataset, as one array for each item."""
         offsets = self.rows(offsets_path, first, last + 1)
         if np.any(np.diff(offsets) < 0):
             raise InputError("damaged-file", f"{self.path}{offsets_path}: offsets are out of order")
@@ -129,7 +129,7 @@ class ShardReader:
         return np.split(values, offsets[1:-1] - offsets[0])
 
     def damaged_chunks(self) -> Iterator[str]:
-        """Every chunk of every dataset held against its checksum; says what is wrong, and where."""
+        """Check every chunk of every dataset, and yield a message for each damaged one."""
         for path, rows in self._rows.items():
             yield from (f"{path}: {problem}" for problem in rows.problems())
 
@@ -168,7 +168,7 @@ class ShardReader:
         return bytes(self._file.attrs[name]).decode()
 
     def _is_left_out(self, field: Field) -> bool:
-        """Whether there is nothing at an optional path; links that lead elsewhere are something."""
+        """Whether an optional dataset is missing; a link to another place is not missing."""
         parent = self._file
         for name in field.path.strip("/").split("/"):
             if not field.optional or not isinstance(parent, h5py.Group):
@@ -180,7 +180,7 @@ class ShardReader:
         return False
 
     def _open(self, field: Field) -> h5py.Dataset:
-        """Open a dataset by hard links alone and check how it is stored."""
+        """Open a dataset through hard links only, and check how it is stored."""
         parent: h5py.Group = self._file
         for name in field.path.strip("/").split("/"):
             link = parent.get(name, getlink=True)
@@ -212,7 +212,7 @@ class ShardReader:
             raise InputError(
                 "wrong-format", f"{where}: chunks {dataset.chunks}; whole rows are allowed"
             )
-        # Python's numbers: numpy's would overflow on the shapes of hostile files.
+        # Python integers do not overflow with the shapes of hostile files, as those of numpy do.
         chunk_bytes, num_bytes = (
             math.prod(shape) * dataset.dtype.itemsize for shape in (dataset.chunks, dataset.shape)
         )

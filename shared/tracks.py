@@ -1,6 +1,6 @@
-"""Tracks of points in flows shards: how they are stored, written and read back.
+"""The format of point tracks in flows shards, and how they are read.
 
-L flows of a track, G = rows * columns points of the grid that every frame's tracks start from.
+L flows of a track, G = rows * columns points of the grid where the tracks of every frame start.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from shared.errors import InputError
 from shared.make_commands import make_around
 from shared.shards import ShardReader
 
-# What `flows --trajectories` makes; preprocess/flow/tracks.py says why.
-USUAL_LENGTH = 6  # flows that a track goes through
+# Defaults of `flows --trajectories`; preprocess/flow/tracks.py gives the reasons.
+USUAL_LENGTH = 6  # flows per track
 USUAL_POINTS = 42  # along the short side of a frame
-# Displacements in 1/64 px would take 40 % more bytes, for the flow's noise.
+# Displacements in 1/64 px would take 40 % more bytes, mostly for noise of the flow.
 DISPLACEMENT_UNIT = 1 / 16  # px
 NUM_BINS = 9  # of 20 degrees, the first centred on a gradient along x
-LARGEST_HOG = 64.0  # grey values a pixel, mean over a cell; more is cut off there, and rare
+LARGEST_HOG = 64.0  # grey values per pixel, mean over a cell; larger values are rare and clipped
 HOG_LEVELS = 127  # stored v stands for HOG_UNIT * v**2
 HOG_UNIT = LARGEST_HOG / HOG_LEVELS**2
 MIRRORED_BINS = (
@@ -31,19 +31,28 @@ MIRRORED_BINS = (
 
 @dataclass(frozen=True)
 class Tracks:
-    """Tracks that start at T frames, on each from G grid points, row by row.
+    """Tracks that start at G grid points (row by row) of T frames.
 
     Attributes:
-        displacements: float32 [T, G, L, 2], x and y of each step in pixels; 0 after the track's
-            end.
-        num_steps: uint8 [T, G], steps that end inside the frame and the clip; L for a whole track.
-        hog: float32 [T, G, L, 9], grey values a pixel, at the position each step starts from; 0
-            after the track's end. Without HOG [T, G, L, 0].
+        displacements: float32 [T, G, L, 2], x and y of each step in pixels; 0 after the end of the
+            track.
+        num_steps: uint8 [T, G], steps that end inside the frame and the clip; L for a full track.
+        hog: float32 [T, G, L, 9], grey values per pixel at the start of each step; 0 after the end
+            of the track. Without HOG it is [T, G, L, 0].
     """
 
     displacements: np.ndarray
     num_steps: np.ndarray
     hog: np.ndarray
+
+    def take(self, firsts: np.ndarray) -> Tracks:
+        """The tracks that start at some of the T frames, int64 [T']."""
+        return Tracks(self.displacements[firsts], self.num_steps[firsts], self.hog[firsts])
+
+    @property
+    def num_bytes(self) -> int:
+        """In memory."""
+        return self.displacements.nbytes + self.num_steps.nbytes + self.hog.nbytes
 
 
 def grid_shape(size: tuple[int, int], points: int) -> tuple[int, int]:
@@ -54,10 +63,10 @@ def grid_shape(size: tuple[int, int], points: int) -> tuple[int, int]:
 
 
 def start_points(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
-    """float32 [G, 2]: x, y of the grid points, in the middle of equal cells that fill the frame.
+    """The grid points (x, y), float32 [G, 2]: the centres of equal cells that fill the frame.
 
-    size = (height, width), grid = (rows, columns). Pixel i covers i to i + 1, as in boxes: points
-    scale with the frame, without half a pixel.
+    size = (height, width), grid = (rows, columns). Pixel i covers i to i + 1, as in boxes, so
+    points scale with the frame without an offset of half a pixel.
     """
     (height, width), (rows, columns) = size, grid
     y, x = np.meshgrid(
@@ -69,9 +78,9 @@ def start_points(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
 
 
 def quantised(tracks: Tracks) -> dict[str, np.ndarray]:
-    """Tracks as they are stored: displacements int16, steps uint8, hog uint8, of the same shapes.
+    """Convert tracks to stored values of the same shapes: int16, uint8 and uint8.
 
-    Rounded half up.
+    Values are rounded half up.
     """
     displacements = np.floor(tracks.displacements / DISPLACEMENT_UNIT + 0.5)
     hog = np.floor(np.sqrt(tracks.hog / np.float32(HOG_UNIT)) + 0.5)
@@ -92,9 +101,12 @@ def restored(displacements: np.ndarray, steps: np.ndarray, hog: np.ndarray) -> T
 
 
 def read_tracks(reader: ShardReader, frames: Sequence[int]) -> Tracks:
-    """Tracks that start at some frames of one clip, given as rows of the shard.
+    """Read the tracks that start at some frames of one clip.
 
-    Where points start, `start_points` tells from `/clip/track_size` and `/clip/track_grid`.
+    `start_points` gives their start points from `/clip/track_size` and `/clip/track_grid`.
+
+    Args:
+        frames: rows of the frames in the shard.
 
     Raises:
         InputError: the shard has no tracks, or is damaged.
@@ -104,18 +116,24 @@ def read_tracks(reader: ShardReader, frames: Sequence[int]) -> Tracks:
         raise InputError("missing-data", f"{reader.path} holds no tracks; run {made}")
     length = int(reader.attributes["track_length"])
     bins = NUM_BINS if "/track/hog" in reader else 0
-    parts = [_stored(reader, frame, length, bins) for frame in frames]
-    return restored(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
+    rows, places = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)  # neighbours are read in one go
+    parts = [part for run in runs for part in _stored(reader, run, length, bins)]
+    return restored(*(np.stack(arrays)[places] for arrays in zip(*parts, strict=True)))
 
 
 def _stored(
-    reader: ShardReader, frame: int, length: int, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    first, last = (int(offset) for offset in reader.rows("/track/offsets", frame, frame + 2))
+    reader: ShardReader, run: np.ndarray, length: int, bins: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Displacements [G, L, 2], steps [G] and HOG [G, L, bins] of each of the frames of a run,
+    which follow each other."""
+    offsets = reader.rows("/track/offsets", int(run[0]), int(run[-1]) + 2)
+    first, last = int(offsets[0]), int(offsets[-1])
     steps = reader.rows("/track/steps", first, last)
     moves = reader.rows("/track/displacements", first * length * 2, last * length * 2)
     hog = np.empty(0, np.uint8)
     if bins:
         hog = reader.rows("/track/hog", first * length * bins, last * length * bins)
-    shape = (last - first, length)
-    return moves.reshape(*shape, 2), steps, hog.reshape(*shape, bins)
+    shape, cuts = (last - first, length), offsets[1:-1] - first
+    arrays = (moves.reshape(*shape, 2), steps, hog.reshape(*shape, bins))
+    return list(zip(*(np.split(each, cuts) for each in arrays), strict=True))

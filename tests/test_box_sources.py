@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from dataset_fixtures import checksums, make_dataset, run_boxes, run_flows
+from errors import refused
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
@@ -158,26 +159,37 @@ def test_a_box_source_that_nothing_looks_at_is_refused(tmp_path):
         finetune_config(tables, "mean", change)
 
 
-WRONG = {
-    "preset": (("--from-annotations", "x.json", "--preset", "paper"), "--preset does not go with"),
-    "set": (("--from-annotations", "x.json", "--set", "sigma=1"), "--set does not go with"),
-    "source": (("--from-annotations", "x.json", "--source", "dis"), "--source does not go with"),
-    "format": (("--format", "csv"), "--format is of --from-annotations"),
-    "score": (("--min-score", "0.5"), "--min-score is of --from-annotations"),
-    "no format": (("--from-annotations", "x.json"), "--from-annotations needs --format: "),
-    "no file": (("--from-annotations", "x.json", "--format", "csv"), "no annotations at x.json"),
-    "name": (("--name", "../up"), "boxes name '../up': letters, digits"),
-    "no such source": (("--source", "dis"), "flows-dis is not there or not complete"),
-    "no maps of the code": (("--preset", "mofo-code"), "--boundaries'`"),
-    "nor of dis": (("--preset", "mofo-code", "--source", "dis"), ",dis --boundaries'`"),
+ANNOTATED = ("--from-annotations", "x.json")
+WRONG = {  # arguments, code, what the message names
+    "preset": ((*ANNOTATED, "--preset", "paper"), "option-conflict", "--preset", ANNOTATED[0]),
+    "set": ((*ANNOTATED, "--set", "sigma=1"), "option-conflict", "--set", ANNOTATED[0]),
+    "source": ((*ANNOTATED, "--source", "dis"), "option-conflict", "--source", ANNOTATED[0]),
+    "format": (("--format", "csv"), "option-needs-another", "--format", ANNOTATED[0]),
+    "score": (("--min-score", "0.5"), "option-needs-another", "--min-score", ANNOTATED[0]),
+    "no format": (ANNOTATED, "option-needs-another", "--from-annotations", "--format", "csv"),
+    "no file": ((*ANNOTATED, "--format", "csv"), "missing-file", "x.json"),
+    "name": (("--name", "../up"), "bad-name", "'../up'"),
+    "no such source": (("--source", "dis"), "not-finished", "flows-dis", "tvl1,dis'`"),
+    "no maps of the code": (
+        ("--preset", "mofo-code"),
+        "not-finished",
+        "--preset mofo-code",
+        "flows-tvl1-boundaries",
+        "--boundaries'`",
+    ),
+    "nor of dis": (
+        ("--preset", "mofo-code", "--source", "dis"),
+        "not-finished",
+        "flows-dis-boundaries",
+        ",dis --boundaries'`",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", list(WRONG))
-def test_what_does_not_go_together_is_named(layout, case):
-    arguments, message = WRONG[case]
-    done = run_boxes(layout, *arguments)
-    assert done.exit_code == 1 and message in done.output, done.output
+def test_options_that_exclude_each_other_are_named(layout, case):
+    arguments, code, *named = WRONG[case]
+    refused(run_boxes(layout, *arguments), code, *named)
 
 
 def lay_beside(layout, name, **changes):
@@ -195,33 +207,31 @@ def of_code(source):
 def test_maps_that_a_preset_is_not_for_are_refused(layout):
     lay_beside(layout, "dis-boundaries", **of_code("dis"))
     lay_beside(layout, "tvl1-length", config={"flow_source": "tvl1", "map": "length"})
-    asked = {"dis-boundaries": "for --preset mofo-code", "tvl1-length": "for the mask mgm"}
-    for source, words in asked.items():
+    asked = {"dis-boundaries": "--preset mofo-code", "tvl1-length": "mask mgm"}
+    for source, meant_for in asked.items():
         for preset in ("default", "paper"):
             done = run_boxes(layout, "--source", source, "--preset", preset, "--name", "new")
-            assert done.exit_code == 1 and words in done.output, done.output
-            assert f"--preset {preset} is for motion maps of equation 1" in done.output
+            named = (layout.flows_of(source), meant_for, f"--preset {preset} ", "--source")
+            refused(done, "other-kind", *named)
     assert not (layout.root / "boxes-new").exists()
     code = ("--preset", "mofo-code", "--name", "code", "--workers", 1)
     assert run_boxes(layout, *code, "--source", "dis-boundaries").exit_code == 0
     lengths = run_boxes(layout, *code, "--source", "tvl1-length")
-    assert lengths.exit_code == 1 and "none of tvl1-length; give --source" in lengths.output
+    refused(lengths, "unknown-name", "tvl1-length", "--source", "dis-boundaries")
 
 
 def test_maps_of_the_code_are_found_where_the_first_source_has_none(layout):
     index = read_index(layout.flows)
     write_index(layout.flows, dataclasses.replace(index, config={"flow_source": "motion-vectors"}))
     code = ("--preset", "mofo-code", "--name", "code", "--workers", 1)
-    none = run_boxes(layout, *code)
-    assert none.exit_code == 1
-    assert "ARGS='--source motion-vectors,tvl1 --boundaries'`" in none.output, none.output
+    command = "ARGS='--source motion-vectors,tvl1 --boundaries'`"
+    refused(run_boxes(layout, *code), "not-finished", layout.flows_of("tvl1-boundaries"), command)
     folder = lay_beside(layout, "dis-boundaries", **of_code("dis"))
     assert run_boxes(layout, *code).exit_code == 0
     assert read_index(layout.boxes_of("code")).config["made_from"] == folder.name
     lay_beside(layout, "tvl1-boundaries", **of_code("tvl1"))
-    several = run_boxes(layout, *code)
-    assert several.exit_code == 1
-    assert "give --source with one of dis-boundaries, tvl1-boundaries" in several.output
+    names = "dis-boundaries, tvl1-boundaries"
+    refused(run_boxes(layout, *code), "unknown-name", "motion-vectors", "--source", names)
     assert "reuse:" in run_boxes(layout, *code, "--source", "dis").output
 
 
@@ -232,16 +242,14 @@ def test_flows_that_an_earlier_run_left_are_not_taken(layout, of):
     changes = {"manifest_digest": "0" * 64} if of == "another manifest" else {"shards": left}
     folder = lay_beside(layout, "tvl1-boundaries", **of_code("tvl1"), **changes)
     done = run_boxes(layout, "--preset", "mofo-code", "--name", "code")
-    assert done.exit_code == 1
-    assert f"{folder} holds other clips than {layout.frames}" in done.output, done.output
-    assert "--source tvl1 --boundaries'`" in done.output
+    refused(done, "other-clips", folder, layout.frames, "--source tvl1 --boundaries'`")
     assert not layout.boxes_of("code").exists()
 
 
 def test_annotations_of_other_clips_are_refused(layout):
     path = annotate(layout, {"3201": [(0, [[1, 2, 3, 4]])]})
     done = from_annotations(layout, path, "--name", "annotated")
-    assert done.exit_code == 1 and "clips here square-000, ..., annotated there 3201" in done.output
+    refused(done, "no-match", layout.frames, path, "square-000", "3201")
     assert read_index(layout.root / "boxes-annotated") is None
 
 

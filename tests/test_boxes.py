@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes, run_flows, start
+from errors import refused
 
 from preprocess.running.journal import JOURNAL_NAME
 from shared.grid import canonical_view, positions_inside, union_box
@@ -65,17 +66,32 @@ def test_boxes_come_from_flows_and_frames(layout):
 
 def test_without_texture_flows_are_enough(layout):
     layout.frames.unlink()
-    lacking = run_boxes(layout)
-    assert lacking.exit_code == 1 and "or give --set texture=0" in lacking.output
+    refused(
+        run_boxes(layout),
+        "not-finished",
+        layout.frames,
+        f"`{layout.make('flows')}`",
+        "--set texture=0",
+    )
     assert run_boxes(layout, "--set", "texture=0").exit_code == 0
     assert "frames" not in read_index(layout.boxes).config
 
 
 def test_the_histogram_shows_what_the_ratio_does(layout):
-    output = run_boxes(layout).output
-    assert "positions inside the clip's box, of 196" in output
-    assert "mask ratio 90% with 75% inside masks in effect" in output
-    assert "without a box: " in output
+    done = run_boxes(layout)
+    assert done.exit_code == 0, done.output
+    with ShardReader(layout.boxes / "00000.h5", "boxes") as reader:
+        assert len(reader["/tube/offsets"]) == 3
+    histogram = [line.split() for line in done.output.splitlines() if line.endswith("#")]
+    assert sum(int(count) for _, count, _ in histogram) == 6, done.output
+    assert "of 196" in done.output and "90%" in done.output and "75%" in done.output
+
+
+def test_the_screen_shows_options_and_no_digests(layout):
+    shown = run_boxes(layout, "--dry-run").output
+    assert len(shown.splitlines()) <= 12 and "texture 1.0" in shown and str(layout.flows) in shown
+    for folder in (layout.flows, layout.frames):
+        assert read_index(folder).digest[:8] not in shown
 
 
 def test_workers_do_not_change_bytes(layout, tmp_path):
@@ -146,8 +162,7 @@ def test_flows_of_another_manifest_are_refused(flowed, layout):
 
 def test_what_is_lacking_is_named(tmp_path):
     layout = DatasetLayout(tmp_path, "nothing")
-    nothing = run_boxes(layout)
-    assert nothing.exit_code == 1 and f"run `{layout.make('flows')}`" in nothing.output
+    refused(run_boxes(layout), "not-finished", layout.flows, f"`{layout.make('flows')}`")
 
 
 def test_a_damaged_flows_shard_is_named(flowed, layout):
@@ -158,17 +173,16 @@ def test_a_damaged_flows_shard_is_named(flowed, layout):
     damaged = bytearray((layout.flows / "00001.h5").read_bytes())
     damaged[-2000] ^= 16
     (layout.flows / "00001.h5").write_bytes(damaged)
-    done = run_boxes(layout, "--workers", 1)
-    assert done.exit_code == 1 and "00001.h5" in done.output and "damaged" in done.output
+    refused(run_boxes(layout, "--workers", 1), "damaged-file", layout.flows / "00001.h5")
     assert read_index(layout.boxes) is None
 
 
 def test_a_second_run_is_refused(layout):
     with RunLock(layout.lock):
-        assert "in use by another run" in run_boxes(layout).output
+        refused(run_boxes(layout), "locked", layout.root)
 
 
-def test_a_killed_run_goes_on_where_it_was(layout):
+def test_a_killed_run_continues_where_it_stopped(layout):
     assert run_boxes(layout).exit_code == 0
     expected = checksums(layout.boxes)
     for path in layout.boxes.glob("*"):
@@ -186,7 +200,7 @@ def test_a_killed_run_goes_on_where_it_was(layout):
     assert not list(layout.boxes.glob(".*"))
 
 
-def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(layout):
+def test_the_journal_of_a_run_that_was_killed_at_its_end_is_removed(layout):
     run_boxes(layout)
     journal = layout.boxes / JOURNAL_NAME
     journal.write_text("{}\n")

@@ -66,11 +66,11 @@ BOMB = zlib.compress(bytes(1 << 28), 9)
 HARM = {
     "short": (False, bytes(100), 0, True, "has 104 bytes; 304 to 304 are possible"),
     "long": (False, bytes(4000), 0, True, "has 4004 bytes"),
-    "past its filters": (False, bytes(300), 1, False, "past its filters"),
+    "without filters": (False, bytes(300), 1, False, "chunk 1 was stored without its filters"),
     "other checksum": (True, zlib.compress(bytes(300)) + b"abcd", 0, False, "checksum of chunk 1"),
-    "unpacks to fewer": (True, zlib.compress(bytes(299)), 0, True, "unpacks to fewer than 300"),
-    "unpacks to more": (True, zlib.compress(bytes(301)), 0, True, "unpacks to more than 300"),
-    "no gzip": (True, b"not gzip", 0, True, "does not unpack"),
+    "too few": (True, zlib.compress(bytes(299)), 0, True, "chunk 1 decompresses to fewer than 300"),
+    "too many": (True, zlib.compress(bytes(301)), 0, True, "chunk 1 decompresses to more than 300"),
+    "no gzip": (True, b"not gzip", 0, True, "chunk 1 cannot be decompressed"),
     "bomb": (True, BOMB, 0, True, "bytes; 5 to 368 are possible"),
 }
 
@@ -86,7 +86,7 @@ def test_harmed_chunks_are_never_data(tmp_path, harm):
         with pytest.raises((ChunkError, OSError), match=message):
             rows.read(CHUNK - 1, CHUNK + 1)
         problems = list(rows.problems())
-    if "unpack" not in message:  # what is stored is whole: seen where it is unpacked
+    if "decompress" not in message:  # the checksum is right: damage shows in decompression
         assert len(problems) == 1 and message in problems[0]
 
 
@@ -95,6 +95,6 @@ def test_a_chunk_that_is_not_there_is_no_zeros(tmp_path):
         dataset = file.create_dataset("x", (900,), "|u1", chunks=(CHUNK,), fletcher32=True)
         dataset[:CHUNK] = 1
         rows = CheckedRows(dataset)
-        with pytest.raises(ChunkError, match="chunk 1 is not there"):
+        with pytest.raises(ChunkError, match="chunk 1 is missing"):
             rows.read(0, 900)
         assert len(list(rows.problems())) == 2

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from errors import refused, refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_fixtures import add_verbs_and_nouns, write_finetune_run, write_pretrain_run
@@ -180,9 +181,9 @@ def test_reconstruction_is_the_same_again(trained: DatasetLayout) -> None:
 
 
 def test_reconstruction_needs_weights_of_a_pretraining(trained: DatasetLayout) -> None:
-    with pytest.raises(InputError, match="no pretraining run"):
+    with pytest.raises(InputError, match="finetune-mofo-mean"):
         reconstruct(trained, [RunFolder(trained.runs / "finetune-mofo-mean")], 1)
-    with pytest.raises(InputError, match="no run nothing"):
+    with pytest.raises(InputError, match="nothing"):
         reconstruct(trained, [RunFolder(trained.runs / "nothing")], 1)
 
 
@@ -246,10 +247,10 @@ def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> No
     missing = run_figures(trained.runs / "pretrain-none")
     assert missing.exit_code == 1 and "there are: finetune-mofo-mean" in missing.stderr
     beside = run_figures(finetuned, "--beside", trained.runs / "pretrain-mofo")
-    assert beside.exit_code == 1 and "compares reconstructions" in beside.stderr
+    refused(beside, "option-unused", "--beside", finetuned)
     layout = write_moving_squares(tmp_path, num_clips=5)
-    unfinished = run_figures(write_pretrain_run(layout, weights=False).path)
-    assert unfinished.exit_code == 1 and "has no weights yet" in unfinished.stderr
+    run = write_pretrain_run(layout, weights=False).path
+    refused(run_figures(run), "not-finished", run)
 
 
 def test_the_report_of_the_dataset_is_written_with_the_run(
@@ -266,5 +267,5 @@ def test_the_report_of_the_dataset_is_written_with_the_run(
     chosen = choose_runs(runs, "pretrain-mofo")
     assert chosen.pretrained.name == "pretrain-mofo"
     assert chosen.finetuned.name.startswith("finetune-mofo")
-    with pytest.raises(InputError, match="--run none: no run of that name; there are: finetune-"):
+    with refuses("unknown-name", "none", "finetune-mofo-mean, pretrain-mofo, pretrain-videomae"):
         choose_runs(runs, "none")

@@ -35,14 +35,13 @@ def one_line(printed: str) -> str:
 
 def test_wrong_dataset(tmp_path):
     said = manifest("--dataset", "ssv3", "--out", tmp_path)
-    assert "'ssv3' is no dataset known here (" in said and "ssv2, toy" in said
-    assert "--videos (VIDEOS=folder)" in said
+    refused(said, "unknown-name", "'ssv3'", "ssv2, toy", "--videos (VIDEOS=folder)")
 
 
 def test_missing_videos(tmp_path):
     (tmp_path / "labels").mkdir()
     given = ("--dataset", "ssv2", "--out", tmp_path, "--annotations", tmp_path / "labels")
-    assert "ssv2 needs --videos (VIDEOS=folder)" in manifest(*given)
+    refused(manifest(*given), "missing-option", "ssv2", "--videos (VIDEOS=folder)")
     said = manifest("--dataset", "mine", "--out", tmp_path, "--videos", tmp_path / "nowhere")
     assert f"{tmp_path / 'nowhere'}" in said
     layout = make_dataset(tmp_path, num_clips=1)
@@ -52,7 +51,7 @@ def test_missing_videos(tmp_path):
 
 def test_missing_annotations(tmp_path):
     said = manifest("--dataset", "ssv2", "--out", tmp_path, "--videos", tmp_path)
-    assert "ssv2 needs --annotations (ANNOTATIONS=folder)" in said and ".json" in said
+    refused(said, "missing-option", "ssv2", "--annotations (ANNOTATIONS=folder)", ".json")
 
 
 def test_no_space(tmp_path):

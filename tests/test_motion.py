@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from errors import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -20,7 +21,6 @@ from preprocess.motion_boxes.presets import (
     MotionParameters,
     read_parameters,
 )
-from shared.errors import InputError
 from shared.motion_maps import LEVELS, compand, expand
 from shared.schema import LARGEST_VERTEX
 
@@ -216,15 +216,16 @@ def test_windows_and_replacement_look_ahead():
 def test_numbers_of_a_preset_can_be_changed():
     changed = read_parameters("default", ("sigma=4", "contours=1"))
     assert changed == dataclasses.replace(PRESETS["default"], sigma=4.0, contours=1)
-    for preset, changes, message in (
-        ("best", (), "default, paper, mofo-code are known"),
-        ("default", ("sigmas=4",), "no number is called 'sigmas'"),
-        ("default", ("sigma=wide",), "'wide' is not a number"),
-        ("default", ("sigma=-1",), "sigma is -1.0; a number from 0 is allowed"),
-        ("default", ("contours=0",), "contours is 0; 1 or more is allowed"),
-        ("default", ("sigma=nan",), "sigma is nan"),
+    for preset, changes, code, *named in (
+        ("best", (), "unknown-name", "'best'", "default, paper, mofo-code"),
+        ("default", ("sigmas=4",), "unknown-key", "'sigmas'", "texture, frames_before"),
+        ("default", ("sigma=wide",), "bad-setting", "sigma=wide", "'wide'"),
+        ("default", ("contours=1.5",), "bad-setting", "'1.5'", "whole number"),
+        ("default", ("sigma=-1",), "out-of-range", "sigma is -1.0"),
+        ("default", ("contours=0",), "out-of-range", "contours is 0", "at least 1"),
+        ("default", ("sigma=nan",), "out-of-range", "sigma is nan"),
     ):
-        with pytest.raises(InputError, match=message):
+        with refuses(code, *named):
             read_parameters(preset, changes)
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from errors import refused, refuses
 from shard_fixtures import write_moving_squares
 from sklearn.linear_model import LogisticRegression
 from training_fixtures import tiny_run
 
 import train.probe
-from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from train.clips.table import read_clip_table
@@ -95,12 +95,12 @@ def test_features_are_used_again_and_other_ones_refused(layout):
     before = [path.stat().st_mtime_ns for path in files]
     run(layout, "--run", "again", "--neighbours", "3")
     assert [path.stat().st_mtime_ns for path in files] == before
-    refused = run(layout, "--run", "again", "--segments", "2", code=1)
-    assert "segments is 1 there and 2 now" in refused[-1]
+    other = run(layout, "--run", "again", "--segments", "2", code=1)
+    assert "segments" in other[-1] and str(layout.runs / "again") in other[-1]
     unused = run(layout, "--run", "again", "--probe", "linear", "--neighbours", "3", code=1)
-    assert "--probe linear does not use" in unused[-1]
+    refused(unused[-1], "option-unused", "--neighbours", "--probe linear")
     files[0].write_bytes(b"nothing")
-    assert "cannot be read" in run(layout, "--run", "again", code=1)[-1]
+    refused(run(layout, "--run", "again", code=1)[-1], "damaged-file", files[0])
 
 
 def test_random_weights_depend_on_the_seed(layout):
@@ -111,15 +111,15 @@ def test_random_weights_depend_on_the_seed(layout):
             features.append(file["/feature"][:])
     assert np.array_equal(features[0], features[1])
     assert not np.allclose(features[0], features[2])
-    refused = run(layout, "--from", "pretrain-mofo", "--seed", "1", code=1)
-    assert "--seed 1 is of random weights (--from none), not of pretrain-mofo" in refused[-1]
+    unused = run(layout, "--from", "pretrain-mofo", "--seed", "1", code=1)
+    refused(unused[-1], "option-unused", "--seed 1", "pretrain-mofo")
 
 
 def test_on_the_split_that_would_choose_the_penalty_it_is_not_asked(layout, monkeypatch):
     given = []
-    real = train.probe.fit_linear_probe
     monkeypatch.setattr(
-        train.probe, "fit_linear_probe", lambda *all: given.append(all[3]) or real(*all)
+        "train.evaluation.frozen.fit_linear_probe",
+        lambda *all: given.append(all[3]) or fit_linear_probe(*all),
     )
     run(layout, "--run", "on-val", "--split", "val", "--probe", "linear")
     assert given == [None]
@@ -176,9 +176,9 @@ def test_the_penalty_is_the_one_that_held_out_clips_prefer():
 def test_without_held_out_clips_parts_of_the_training_clips_choose():
     features, labels = blobs(100, 1.0)
     assert fit_linear_probe(features, labels, 3, None).penalty in PENALTIES
-    with pytest.raises(InputError, match="none of split val; at least 10"):
+    with refuses("too-few-clips", "9 training clips", "split val", "at least 10"):
         fit_linear_probe(features[:9], labels[:9], 3, None)
-    with pytest.raises(InputError, match="are of one class"):
+    with refuses("too-few-clips", "all 100", "one class"):
         fit_linear_probe(features, np.zeros(100, int), 3, None)
 
 

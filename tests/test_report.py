@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from errors import refused
 from matplotlib.figure import Figure
 from run_fixtures import add_verbs_and_nouns, write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
@@ -27,9 +28,9 @@ from train.objectives.target import LossWords
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.report import main
-from train.report_sections.clips import MaskSettings, choose_samples, sample_pictures, strangest
+from train.report_sections.clips import MaskSettings, choose_samples, sample_pictures, unusual
 from train.report_sections.comparison import comparison_section, option_differences
-from train.report_sections.models import surest_mistakes
+from train.report_sections.models import confident_mistakes
 from train.report_sections.runs import mask_settings, read_run, read_runs, scores_of
 from train.report_sections.sections import Dataset
 from train.report_sections.training import confused_pairs, finetuning_section, pretraining_section
@@ -128,7 +129,7 @@ def test_failures_are_counted_by_stage(tmp_path: Path) -> None:
     failures = [{"clip_id": f"bad-{i}", "stage": "decode", "reason": "cut"} for i in range(30)]
     layout.failures.write_text("".join(json.dumps(failure) + "\n" for failure in failures))
     text = Page(make_report(layout)[1]).text
-    assert "30 clips set aside: 30 in decode" in text
+    assert "30 clips were set aside: 30 in decode" in text
     assert "bad-19" in text and "bad-20" not in text
 
 
@@ -139,7 +140,7 @@ def test_missing_shards_are_said(tmp_path: Path, kind: str) -> None:
     for path in folder.iterdir():
         path.unlink()
     text = Page(make_report(layout)[1]).text
-    assert f"No {kind} in {folder}" in text
+    assert f"There are no {kind} in {folder}" in text
 
 
 def test_boxes_alone_make_a_report(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_boxes_alone_make_a_report(tmp_path: Path) -> None:
             path.unlink()
     text = Page(make_report(layout)[1]).text
     assert "no manifest at" in text
-    assert "Motion boxes of 4 clips with 64 frames" in text
+    assert "motion boxes of 4 clips with 64 frames" in text
 
 
 def test_damaged_shard_is_said(tmp_path: Path) -> None:
@@ -180,13 +181,13 @@ def test_damaged_index_is_said(tmp_path: Path, kind: str) -> None:
 def test_unfinished_shards_are_not_read(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path, num_clips=4)
     (layout.boxes / INDEX_NAME).unlink()
-    assert "No boxes in" in Page(make_report(layout)[1]).text
+    assert "There are no boxes in" in Page(make_report(layout)[1]).text
 
 
 def test_missing_dataset_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--dataset", "nothing", "--out", str(tmp_path)])
-    assert result.exit_code == 1
-    assert result.stderr.startswith("error: no folder ") and result.stderr.count("\n") == 1
+    refused(result, "missing-folder", tmp_path / "nothing", "make all DATASET=nothing")
+    assert result.stderr.count("\n") == 1
 
 
 def test_box_table_measures_what_was_drawn(squares: DatasetLayout) -> None:
@@ -220,7 +221,7 @@ def test_samples_are_masked_by_what_training_takes_for_moving(tmp_path: Path) ->
     mask = MaskSettings(image_size=64)
     pictures = sample_pictures(layout, table, clips, ClassList(), mask)
     assert len(pictures) == 4
-    assert all("of the 4 in the box" in picture["visible"] for picture in pictures)
+    assert all("of the 4 patches in the box" in picture["visible"] for picture in pictures)
     model = pretrain_config(read_recipe("toy", None), "mofo").model
     trained = read_clip_table(layout, ["train"], boxes=True)
     clip = StoredClip(trained, 0, open_reader(trained, LoaderConfig(workers=0)), model)
@@ -228,12 +229,12 @@ def test_samples_are_masked_by_what_training_takes_for_moving(tmp_path: Path) ->
     assert inside[:2, :2].all() and inside.sum() == 4  # patch centres at 8 and 24
 
 
-def test_strangest_clips_come_once_and_first_by_measure(squares: DatasetLayout) -> None:
-    found = strangest(read_box_table(squares), most=6)
+def test_unusual_clips_come_once_and_first_by_measure(squares: DatasetLayout) -> None:
+    found = unusual(read_box_table(squares), most=6)
     rows = [row for row, _, _ in found]
     assert len(rows) == len(set(rows)) <= 6
     assert {3, 8} <= set(rows)
-    assert all(why != "longest" for _, why, _ in found)  # all are of one length
+    assert all(why != "long clip" for _, why, _ in found)  # all are of one length
 
 
 # ---------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_without_a_tested_run_only_the_report_is_named(tmp_path: Path) -> None:
     write_finetune_run(layout, evaluated=False)
     stdout, html = make_report(layout)
     assert stdout == f"report {layout.report}\n"
-    assert "was not evaluated on split test" in Page(html).text
+    assert "was not tested on split test" in Page(html).text
 
 
 def test_validation_figures_are_no_test_figures(tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_the_split_that_the_recipe_tests_on_is_the_reports(tmp_path: Path) -> No
     folder.options.write_text(json.dumps(record))
     stdout, html = make_report(layout)
     assert stdout.startswith("val top-1 100.0 %\n")
-    assert "Clips of split val by true and predicted class" in html
+    assert "Clips of split val by true and predicted class." in html
 
 
 def test_named_run_and_the_newest(tmp_path: Path) -> None:
@@ -299,8 +300,7 @@ def test_named_run_and_the_newest(tmp_path: Path) -> None:
     assert make_report(layout, "--run", "finetune-older")[0].startswith("test top-1 50.0 %\n")
     arguments = ["--dataset", layout.dataset, "--out", str(tmp_path), "--run", "finetune-no"]
     result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 1
-    assert "finetune-newer, finetune-older" in result.stderr
+    refused(result, "unknown-name", "finetune-no", "finetune-newer, finetune-older")
 
 
 def test_page_shows_the_runs(trained: tuple[DatasetLayout, str, str]) -> None:
@@ -320,15 +320,15 @@ def test_page_shows_the_runs(trained: tuple[DatasetLayout, str, str]) -> None:
 def test_wrong_answers_are_explained(trained: tuple[DatasetLayout, str, str]) -> None:
     layout, _, html = trained
     finetuning = html[html.index('id="finetuning"') : html.index('id="runs"')]
-    wrong = finetuning[finetuning.index("What speaks for wrong answers") :]
-    wrong, looks = wrong.split("Where the encoder looks")
+    wrong = finetuning[finetuning.index("Which tokens support the wrong answers") :]
+    wrong, attention = wrong.split("Attention of the encoder")
     run = read_run(layout.runs / "finetune-mofo-mean")
     [scores] = scores_of(run)
-    (clip_id,) = surest_mistakes(scores)
+    (clip_id,) = confident_mistakes(scores)
     place = scores.clip_id.index(clip_id)
     assert scores.label[place] != scores.predicted[place]
     assert clip_id in wrong and wrong.count("<img") in (2 * 4, 3 * 4)  # input; one class or two
-    assert looks.count("<img") == 2 * 2 * 4  # clips; input, weights; times
+    assert attention.count("<img") == 2 * 2 * 4  # clips; input, weights; times
 
 
 def test_verbs_and_nouns_have_names_and_matrices_of_their_own(tmp_path: Path) -> None:
@@ -348,15 +348,15 @@ def test_verbs_and_nouns_have_names_and_matrices_of_their_own(tmp_path: Path) ->
     text = Page(finetuning).text
     for kind, names in (("verb", classes.verb), ("noun", classes.noun)):
         number = getattr(wrong, kind)
-        pair = f"{names[number]}, taken for {names[int(number == 0)]}"
+        pair = f"true: {names[number]}, predicted: {names[int(number == 0)]}"
         assert text.count(pair) in (1, 2), kind  # the weights behind GradCAM are random
-        assert text.count(f"{names[number]}, taken for ") == 2, kind
+        assert text.count(f"true: {names[number]}, predicted: ") == 2, kind
         assert f"Most confused pairs of {kind}s" in text
-        assert f"Clips of split test by true and predicted {kind}: 3 of 4 are right" in text
-        assert f"What speaks for wrong {kind}s" in text
+        assert f"Clips of split test by true and predicted {kind}. 3 of 4 are right" in text
+        assert f"Which tokens support the wrong {kind}s" in text
         assert all(f">{name}</text>" in finetuning for name in names)  # along the axes
-    assert "taken for right" not in text and "taken for left" not in text
-    assert f"chance {100 / 12:.1f} %" in Page(html).text and "verb and noun right" in html
+    assert "predicted: right" not in text and "predicted: left" not in text
+    assert f"chance {100 / 12:.1f} %" in Page(html).text and "verb and noun both right" in html
 
 
 def test_guessing_of_verbs_and_nouns_is_the_sum_of_both(tmp_path: Path) -> None:
@@ -370,12 +370,12 @@ def test_guessing_of_verbs_and_nouns_is_the_sum_of_both(tmp_path: Path) -> None:
     assert levels == [pytest.approx(np.log(4) + np.log(3))]
 
 
-def test_surest_mistakes_are_of_different_pairs_first(tmp_path: Path) -> None:
+def test_confident_mistakes_are_of_different_pairs_first(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path, num_clips=60)
     run = read_run(write_finetune_run(layout, wrong=tuple(range(12)), weights=False).path)
     [scores] = scores_of(run)
     pairs = dict(zip(scores.clip_id, zip(scores.label, scores.predicted, strict=True), strict=True))
-    chosen = [pairs[clip_id] for clip_id in surest_mistakes(scores, most=12)]
+    chosen = [pairs[clip_id] for clip_id in confident_mistakes(scores, most=12)]
     different = len(set(chosen))
     assert len(chosen) == 12 and different == 4
     assert len(set(chosen[:different])) == different
@@ -386,7 +386,7 @@ def test_runs_are_put_side_by_side(tmp_path: Path) -> None:
     for method in ("mofo", "random", "videomae"):
         write_pretrain_run(layout, method)
     text = Page(make_report(layout)[1]).text
-    assert "The mask is that of pretrain-videomae, also for the others." in text
+    assert "All runs see the mask of pretrain-videomae." in text
     assert all(f"pretrain-{name}, loss " in text for name in ("mofo", "random", "videomae"))
     names, rows = option_differences(read_runs(layout.runs)[0])
     assert names == ["pretrain-mofo", "pretrain-random", "pretrain-videomae"]
@@ -414,7 +414,7 @@ def test_the_loss_is_named_by_its_target(
     assert run.loss_words == LossWords(target, zeros, level)
     section = pretraining_section(layout, run)
     (chart, caption), *_ = section["charts"]
-    assert f"predicting {zeros} scores 0.612" in section["sentence"]
+    assert f"Predicting {zeros} scores 0.612" in section["sentence"]
     assert caption.startswith(f"Mean squared error of {target} over") and zeros in caption
     axes = Figure().subplots()
     chart.draw(axes)
@@ -427,7 +427,7 @@ def test_losses_of_one_target_are_put_side_by_side(tmp_path: Path) -> None:
     for method in ("mofo", "videomae", "mme"):
         write_pretrain_run(layout, method, weights=False, level=0.6 if method == "mme" else 0.998)
     charts = comparison_section(read_runs(layout.runs)[0], [])["charts"]
-    assert [caption for _, caption in charts] == ["Pretraining loss, normalised pixels, of 2 runs."]
+    assert [caption for _, caption in charts] == ["Pretraining loss (normalised pixels) of 2 runs."]
     axes = Figure().subplots()
     charts[0][0].draw(axes)
     assert axes.texts[0].get_text() == "mean of each patch" and len(axes.lines) == 3
@@ -476,7 +476,7 @@ def test_unreadable_runs_are_said(tmp_path: Path) -> None:
         folder.options.write_text(content)
     text = Page(make_report(layout)[1]).text
     assert all(f"finetune-{number}" in text for number in range(4))
-    assert "No finetuned run" in text
+    assert "There is no finetuned run yet" in text
 
 
 def test_runs_that_resumed_count_each_step_once_and_all_time(tmp_path: Path) -> None:
@@ -493,6 +493,58 @@ def test_runs_that_resumed_count_each_step_once_and_all_time(tmp_path: Path) -> 
     assert run.minutes == pytest.approx((20 + 6) / 60)
 
 
+def test_unfinished_runs_say_so(tmp_path: Path) -> None:
+    """In the sentence of their section, in the table of all runs, and on top of the page."""
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    for folder in (
+        write_pretrain_run(layout, weights=False),
+        write_finetune_run(layout, evaluated=False, weights=False),
+    ):
+        folder.finished.unlink(missing_ok=True)
+        planned = read_run(folder.path).option("config", "epochs")
+        kind = "pretraining" if folder.path.name.startswith("pretrain") else "finetuning"
+        html = make_report(layout)[1]
+        section = Page(html[html.index(f'id="{kind}"') :]).text
+        epochs = read_run(folder.path).last("epoch")
+        assert f"{epochs:g} of {planned} epochs" in section and "It is not finished." in section
+    rows = comparison_section(read_runs(layout.runs)[0], [])["rows"]
+    assert [row[1] for row in rows] == ["not finished", "not finished"]
+    for name in ("pretrain-mofo", "finetune-mofo-mean"):
+        (layout.runs / name / "finished").write_text("{}")
+    rows = comparison_section(read_runs(layout.runs)[0], [])["rows"]
+    assert [row[1] for row in rows] == ["finished", "finished"]
+    assert "It is not finished." not in make_report(layout)[1]
+
+
+def test_one_step_makes_no_chart(tmp_path: Path) -> None:
+    """A single dot is no curve: the section says that there is only one step."""
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    runs = write_pretrain_run(layout, weights=False), write_finetune_run(layout, weights=False)
+    for folder in runs:
+        first = folder.log.read_text().splitlines()[0]
+        folder.log.write_text(first + "\n")
+    pretrained, finetuned = (read_run(folder.path) for folder in runs)
+    sections = [
+        pretraining_section(layout, pretrained),
+        finetuning_section(Dataset(layout, [], ClassList(), None), finetuned),
+    ]
+    for section, run in zip(sections, (pretrained, finetuned), strict=True):
+        assert section["charts"] == [] and "pace" not in section
+        assert any(run.name in line and "one step" in line for line in section["missing"])
+    write_pretrain_run(layout, "videomae", weights=False, steps=1)
+    assert comparison_section(read_runs(layout.runs)[0], [])["charts"] == []
+
+
+def test_one_validation_makes_no_chart(tmp_path: Path) -> None:
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    folder = write_finetune_run(layout, weights=False)
+    lines = folder.log.read_text().splitlines()
+    validations = [line for line in lines if '"validate"' in line]
+    folder.log.write_text("\n".join(line for line in lines if line not in validations[1:]) + "\n")
+    section = finetuning_section(Dataset(layout, [], ClassList(), None), read_run(folder.path))
+    assert [chart.title for chart, _ in section["charts"]] == ["Finetuning loss"]
+
+
 def test_confused_pairs_are_the_largest_off_the_diagonal() -> None:
     matrix = np.array([[9, 2, 0], [0, 5, 4], [1, 0, 0]])
     assert confused_pairs(matrix, most=2) == [(1, 2, 4), (0, 1, 2)]
@@ -500,8 +552,8 @@ def test_confused_pairs_are_the_largest_off_the_diagonal() -> None:
 
 
 @pytest.mark.parametrize("method, sentence", [
-    ("mofo", "hides 90 % of all patches and 75 % of those in the box"),
-    ("videomae", "hides 90 % of all patches (run pretrain-videomae)"),
+    ("mofo", "hides 90 % of all patches, and 75 % of those in the box"),
+    ("videomae", "hides 90 % of all patches (settings of run pretrain-videomae)"),
 ])  # fmt: skip
 def test_samples_are_masked_as_in_the_run(tmp_path: Path, method: str, sentence: str) -> None:
     layout = write_moving_squares(tmp_path, num_clips=5)

@@ -60,7 +60,7 @@ def test_the_report_shows_them(run: RunFolder) -> None:
     result = CliRunner().invoke(main, ["--dataset", "squares", "--out", str(out)])
     assert result.exit_code == 0, result.output
     html = (out / "squares" / "report.html").read_text()
-    part = html[html.index("Predictions as it learned") : html.index('id="finetuning"')]
+    part = html[html.index("Predictions during training") : html.index('id="finetuning"')]
     assert part.count("<img") == 2 * 5 * 4  # clips; input, masked and three times; frames
     assert all(f"after epoch {epoch}, training loss" in part for epoch in (1, 2, 3))
 

@@ -1,16 +1,22 @@
-"""Accuracy of a finetuned run: several views of each clip, softmax scores averaged.
+"""Tests a finetuned run: averages the softmax scores of several views of each clip.
 
     python -m train.evaluate --dataset toy --out out --method mofo --head mca
     python -m train.evaluate --dataset toy --run finetune-scratch-mean --split val
     python -m train.evaluate --dataset ucf101 --on hmdb51 --class-map ucf14-hmdb7.csv
     python -m train.evaluate --dataset epic100 --epic-lists epic-kitchens-100-annotations
 
-Reads a finished run below OUT/<dataset>/runs, its best weights by split val (or its last, where
-nothing was held out), and writes into its folder metrics-<split>.json, scores-<split>.h5 and
-confusion-<split>.png, the confusion matrix (of verbs and of nouns: confusion-<split>-verb.png and
--noun.png). Tested on another dataset or on some classes, the names say so:
-metrics-test-hmdb51-<map>.json. Seconds for the toy dataset. The last line is the figure:
-`test top-1 93.1 %`.
+Reads a finished run below OUT/<dataset>/runs and uses its best weights on split val, or its last
+weights where split val has no labelled clips. Writes into the folder of the run
+metrics-<split>.json, scores-<split>.h5 and the confusion matrix confusion-<split>.png. A run with
+verbs and nouns has two matrices: confusion-<split>-verb.png and confusion-<split>-noun.png. File
+names include the dataset and the class map where these are not the run's own:
+metrics-test-hmdb51-<map>.json. It takes seconds for the toy dataset. The last line is the result:
+`test top-1 93.1 %`, or with --beside a run that was trained from random weights
+`test top-1 93.1 % (random weights 71.4 %)`.
+
+A run belongs to the manifest and the classes that it was trained with. If its dataset has others
+now, the run is refused. `--on DATASET` with the name of its own dataset tests it on the present
+clips, with classes matched by name.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
 from train.clips.table import read_clip_table
 from train.evaluation.class_map import ClassMap, match_names, read_class_map
+from train.evaluation.run_classes import check_same_dataset, class_names
 from train.network.head_config import KINDS
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.merging import merge
@@ -43,55 +50,61 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
 @data_options
-@run_option("The run, instead of --method and --head.")
+@run_option("Name of the run to test, instead of --method and --head.")
 @click.option(
-    "--method", metavar="NAME", show_default="mofo", help="Method of the run's pretraining."
+    "--method", metavar="NAME", show_default="mofo", help="Pretraining method of the run to test."
 )
 @click.option(
     "--head",
     type=click.Choice(KINDS),
-    show_default="as the recipe has it",
-    help="Pooling head of the run.",
+    show_default="the head in the recipe",
+    help="Pooling head of the run to test.",
 )
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
-    show_default="as the run has it",
+    show_default="the split in the run's recipe",
     help="Split to test on.",
 )
 @click.option(
     "--segments",
     type=click.IntRange(min=1),
     metavar="N",
-    show_default="as the run has it",
-    help="Views along time.",
+    show_default="as in the run's recipe",
+    help="Number of views of a clip in time.",
 )
 @click.option(
     "--crops",
     type=click.IntRange(min=1),
     metavar="N",
-    show_default="as the run has it",
-    help="Views along the long side.",
+    show_default="as in the run's recipe",
+    help="Number of crops of each view along the long side.",
 )
 @click.option(
     "--on",
     metavar="DATASET",
-    show_default="the run's own",
-    help="Whose clips; classes of the same name are tested, or those of --class-map.",
+    show_default="the run's dataset",
+    help="Test on the clips of this dataset. Classes are matched by name, or by --class-map.",
 )
 @click.option(
     "--class-map",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="CSV with columns class,stands_for: only these classes, for these of the clips.",
+    help="CSV file with columns class,stands_for: a class of the run and the class it stands for.",
 )
 @click.option(
     "--epic-lists",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="EPIC-KITCHENS-100's lists of tail classes and unseen participants: figures on them too.",
+    help="Also report accuracy on EPIC-KITCHENS-100's tail classes and unseen participants, whose "
+    "lists are in this folder.",
 )
-@click.option("--overwrite", is_flag=True, help="Evaluate again.")
+@click.option(
+    "--beside",
+    metavar="RUN",
+    help="Another run that was evaluated in the same way; its top-1 is printed beside this one's.",
+)
+@click.option("--overwrite", is_flag=True, help="Test again, even if there are results already.")
 @user_errors
 def main(
     dataset: str,
@@ -107,36 +120,45 @@ def main(
     on: str | None,
     class_map: Path | None,
     epic_lists: Path | None,
+    beside: str | None,
     overwrite: bool,
 ) -> None:
-    """Evaluate a finetuned run on a split."""
+    """Test a finetuned run on a split."""
     layout = DatasetLayout(out, dataset)
     if run and (method or head):
         raise InputError(
-            f"--run {run} names the run, and --method and --head choose one by its name; give the "
-            "one or the others"
+            "option-conflict",
+            f"--run {run} names the run, and --method and --head choose it by its name; give "
+            "either --run or these two",
         )
     name = run or run_name(f"pretrain-{method or 'mofo'}", head or _default_head(dataset))
     folder = RunFolder(layout.runs / name)
     given = {"split": split, "segments": segments, "crops": crops}
     changes = {key: value for key, value in given.items() if value is not None}
-    clips = Clips(DatasetLayout(out, on) if on else layout, class_map, epic_lists)
+    tested = DatasetLayout(out, on) if on else layout
+    clips = Clips(tested, class_map, epic_lists, by_name=on is not None)
     evaluate(layout, folder, changes, workers, device, overwrite, clips)
+    clips = Clips(DatasetLayout(out, on) if on else layout, class_map, epic_lists)
+    other = RunFolder(layout.runs / beside) if beside else None
+    evaluate(layout, folder, changes, workers, device, overwrite, clips, other)
 
 
 @dataclass(frozen=True)
 class Clips:
-    """What a run is tested on, where that is not all of its own dataset.
+    """The clips and classes that a run is tested on.
 
     Attributes:
-        layout: of the clips' dataset.
+        layout: the dataset of the clips.
         class_map: file for `read_class_map`, or None.
         epic_lists: folder for `read_epic_lists`, or None.
+        by_name: match classes by name where there is no class map, even on the run's own dataset,
+            which may then have another manifest than the run was trained with.
     """
 
     layout: DatasetLayout
     class_map: Path | None = None
     epic_lists: Path | None = None
+    by_name: bool = False
 
 
 def evaluate(
@@ -147,20 +169,21 @@ def evaluate(
     device: str = "auto",
     overwrite: bool = False,
     clips: Clips | None = None,
+    beside: RunFolder | None = None,
 ) -> dict[str, Any]:
-    """Score a split with a run's weights; returns what metrics-<split>.json holds.
+    """Score a split with a run's weights; returns the content of metrics-<split>.json.
 
     Args:
-        changes: of the EvaluateConfig that the run was made with.
-        clips: tested on; None: all of the run's own dataset.
+        changes: changes to the EvaluateConfig of the run.
+        clips: the clips to test on; None for those of the run's own dataset.
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
     # -----------------------------------------------------------------------------------------
-    options = folder.options_of("finetune", "is no finetuning; only a classifier has an accuracy")
+    options = folder.options_of("finetune", "is not a finetuned run; only those have an accuracy")
     if not folder.is_finished:
         raise InputError(
-            f"{folder.path} is not finished; run the command that began it again to finish it"
+            "not-finished", f"{folder.path} is not finished; run its command again to finish it"
         )
     config = recorded_finetune_config(options["config"])
     views = build(EvaluateConfig, merge(options["evaluate"], changes), "evaluate")
@@ -171,10 +194,16 @@ def evaluate(
     clips = clips or Clips(layout)
     needs, source = config.needs_boxes, config.box_source
     table = read_clip_table(clips.layout, [views.split], needs, box_source=source)
-    classes = _class_map(layout, clips, options["classes"])
+    if clips.layout == layout and not clips.by_name:
+        now = read_classes(layout.classes)
+        check_same_dataset(layout, folder, options, now, table.manifest_digest)
+    learned = class_names(options, read_classes(layout.classes))
+    classes = _class_map(layout, clips, options)
     table = classes.take(table) if classes else labelled(table, config, options["classes"])
     lists = _epic_lists(clips, config, views.split)
     name = _name(layout, clips, views.split)
+    names = {"label": list(classes.names)} if classes else learned
+    compared = "" if beside is None else f" ({_top1_beside(beside, name, len(table))})"
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
@@ -200,17 +229,21 @@ def evaluate(
         "epic_lists": lists.digest if lists else None,
     }
     processes = start_processes(device)
-    for key, value in asked.items():
-        processes.say(f"  {key:<14}  {value}")
+    processes.say(f"  run      {folder.path}, {asked['weights']} weights")
+    processes.say(
+        f"  clips    {len(table):,} of split {views.split} of {clips.layout.dataset}, "
+        f"{views.segments} x {views.crops} views each"
+    )
     if best and views.split == "val" and clips.layout == layout:
-        processes.say("  these weights were chosen on this very split: the figures flatter them")
+        processes.say(
+            "  warning  the weights were chosen on split val, so its accuracy is too high"
+        )
     path = folder.metrics(name)
     before = _read_metrics(path)
-    names = _class_names(layout, classes, options["classes"])
     if not overwrite and {key: before.get(key) for key in asked} == asked:
         if processes.is_first and not all(folder.confusion(name, kind).is_file() for kind in names):
             _draw_confusion(folder, name, names)
-        processes.say(f"{path} has these figures already\n{_top1(before)}")
+        processes.say(f"{path} has these results already\n{_top1(before)}{compared}")
         return before
 
     # -----------------------------------------------------------------------------------------
@@ -234,7 +267,7 @@ def evaluate(
             if key not in asked:
                 print(f"  {key:<24}  {value:.2f} %")
         _draw_confusion(folder, name, names)
-        print(_top1(metrics))
+        print(f"{_top1(metrics)}{compared}")
     return metrics
 
 
@@ -242,38 +275,51 @@ def _top1(metrics: dict[str, Any]) -> str:
     return f"{metrics['split']} top-1 {metrics['top1']:.1f} %"
 
 
-def _class_map(layout: DatasetLayout, clips: Clips, num_classes: dict[str, int]) -> ClassMap | None:
-    """None where all classes of the run are tested, on clips of its own dataset."""
-    if clips.class_map is None and clips.layout == layout:
+def _top1_beside(run: RunFolder, name: str, num_clips: int) -> str:
+    """`random weights 20.3 %`: of another run, or its name in place of what it began with.
+
+    Raises:
+        InputError: it was not evaluated, or on other clips.
+    """
+    began_with = run.options_of("finetune", "is no finetuning; only a classifier has an accuracy")
+    metrics = _read_metrics(run.metrics(name))
+    if metrics.get("clips") != num_clips:
+        raise InputError(
+            "not-finished",
+            f"--beside {run.path.name}: the run has no figures of these {num_clips} clips; run "
+            f"train.evaluate --run {run.path.name} with the same options first",
+        )
+    words = "random weights" if began_with["from"] == "none" else run.path.name
+    return f"{words} {metrics['top1']:.1f} %"
+
+
+def _class_map(layout: DatasetLayout, clips: Clips, options: dict[str, Any]) -> ClassMap | None:
+    """None where all classes of the run are tested on clips of its own dataset."""
+    if clips.class_map is None and clips.layout == layout and not clips.by_name:
         return None
-    if set(num_classes) != {"label"}:
+    counts = options["classes"]
+    if set(counts) != {"label"}:
         raise InputError(
-            f"the run learned {' and '.join(num_classes)}; --on and --class-map are for runs that "
-            "learned label"
+            "option-unused",
+            f"the run learned {' and '.join(counts)}; --on and --class-map need a run that "
+            "learned classes of kind label",
         )
-    classes, tested = (read_classes(each.classes).label for each in (layout, clips.layout))
-    if len(classes) != num_classes["label"]:
+    now = read_classes(layout.classes)
+    if not options.get("class_names") and len(now.label) != counts["label"]:
         raise InputError(
-            f"{layout.classes} names {len(classes)} classes, and the run learned "
-            f"{num_classes['label']}"
+            "other-classes",
+            f"{layout.classes} names {len(now.label)} classes, and the run learned "
+            f"{counts['label']}; it did not record their names, so restore the manifest that it "
+            "was trained with",
         )
+    [learned], tested = class_names(options, now).values(), read_classes(clips.layout.classes).label
     if clips.class_map is None:
-        return match_names(classes, tested)
-    return read_class_map(clips.class_map, classes, tested)
-
-
-def _class_names(
-    layout: DatasetLayout, classes: ClassMap | None, num_classes: dict[str, int]
-) -> dict[str, list[str]]:
-    """Of what is told apart, by kind of label."""
-    if classes is not None:
-        return {"label": list(classes.names)}
-    known = read_classes(layout.classes)
-    return {kind: known.class_names(kind, count) for kind, count in num_classes.items()}
+        return match_names(learned, tested)
+    return read_class_map(clips.class_map, learned, tested)
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
-    from train.pictures.confusion import write_confusion  # matplotlib, for these pictures alone
+    from train.pictures.confusion import write_confusion  # matplotlib is needed only here
 
     for path in write_confusion(folder, name, names):
         print(f"  {'confusion matrix':<24}  {path}")
@@ -284,15 +330,18 @@ def _epic_lists(clips: Clips, config: FinetuneConfig, split: str) -> EpicLists |
         return None
     if set(config.labels) != {"verb", "noun"}:
         learned = " and ".join(config.labels)
-        raise InputError(f"--epic-lists is for runs that learned verb and noun, not {learned}")
+        raise InputError(
+            "option-unused",
+            f"--epic-lists needs a run that learned verb and noun, and this one learned {learned}",
+        )
     from train.evaluation.epic_lists import read_epic_lists
 
     return read_epic_lists(clips.epic_lists, split)
 
 
 def _name(layout: DatasetLayout, clips: Clips, split: str) -> str:
-    """Of the evaluation's files: test, test-hmdb51, test-hmdb51-ucf14-hmdb7."""
-    on = [clips.layout.dataset] if clips.layout != layout else []
+    """The part of the file names: test, test-hmdb51, test-hmdb51-ucf14-hmdb7."""
+    on = [clips.layout.dataset] if clips.layout != layout or clips.by_name else []
     return "-".join([split, *on, *([clips.class_map.stem] if clips.class_map else [])])
 
 

@@ -1,17 +1,17 @@
-"""Pictures of one run, as PNG files in its folder and in the report of its dataset.
+"""Draws pictures of one run as PNG files in its folder, and writes the report of its dataset.
 
     python -m train.figures out/toy/runs/pretrain-mofo
     python -m train.figures out/toy/runs/pretrain-mofo --beside out/toy/runs/pretrain-videomae
     python -m train.figures out/toy/runs/finetune-mofo-mean --block 5
 
-A pretraining run gets figures/reconstructions.png: held-out clips, what of them is visible, and
-what each run predicts for the rest, under the same mask; and figures/overview.png, with the motion
-found in them above. One that predicts trajectories gets figures/trajectories.png, predicted tracks
-beside the true ones. A finetuned run gets figures/gradcam.png: which tokens of held-out clips speak
-for a class. Every run gets figures/attention.png, where the encoder looks from one patch, and its
-curves; one that was evaluated on the split that its recipe tests on its confusion matrix. Of verbs
-and nouns there is a picture each (confusion-matrix-of-verbs.png). Seconds for the toy dataset,
-minutes for ViT-B on a CPU.
+A pretraining run that predicts pixels gets figures/reconstructions.png: held-out clips, their
+visible patches, and what each run predicts for the masked patches under the same mask. It also gets
+figures/overview.png, which adds the motion box and the motion map. A run that predicts trajectories
+gets figures/trajectories.png: predicted tracks beside the true ones. A finetuned run gets
+figures/gradcam.png: the tokens of held-out clips that support a class, and the confusion matrix if
+it was tested. Every run gets figures/attention.png, the attention of the encoder from one token,
+and its curves. Runs with verbs and nouns have one picture for each (confusion-matrix-of-verbs.png).
+It takes seconds for the toy dataset, and minutes for a ViT-B on a CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shared.manifest import PLURAL, ClassList, read_classes
 from shared.shard_index import read_index
 from train.pictures.style import Chart
 from train.report_sections.page import write_report
-from train.report_sections.runs import Run, read_run
+from train.report_sections.runs import Run, read_run, without_outdated_results
 from train.report_sections.sections import Dataset
 from train.report_sections.training import finetuning_section, pretraining_section
 from train.running.run_folder import RunFolder
@@ -46,17 +46,17 @@ NUM_TIMES = 8  # frames of a clip in a row
     multiple=True,
     type=FOLDER,
     metavar="RUN",
-    help="Another pretraining run to predict the same clips under the same mask.",
+    help="Another pretraining run that predicts the same clips under the same mask.",
 )
 @click.option(
-    "--clips", default=4, metavar="N", type=click.IntRange(min=1), help="Held-out clips to show."
+    "--clips", default=4, metavar="N", type=click.IntRange(min=1), help="Number of held-out clips."
 )
 @click.option(
     "--block",
     metavar="N",
     type=click.IntRange(min=1),
-    show_default="the fifth, or the last of fewer",
-    help="Encoder block of GradCAM and attention, from 1 on.",
+    show_default="the fifth, or the last if there are fewer",
+    help="Encoder block for GradCAM and attention, counted from 1.",
 )
 @click.option(
     "--query",
@@ -64,9 +64,9 @@ NUM_TIMES = 8  # frames of a clip in a row
     metavar="STEP ROW COLUMN",
     type=click.IntRange(min=0),
     show_default="the middle of the motion box",
-    help="Token whose attention is shown; each from 0 on.",
+    help="Token whose attention is drawn: time step, row and column, each counted from 0.",
 )
-@click.option("--report/--no-report", default=True, help="Write the dataset's report with RUN.")
+@click.option("--report/--no-report", default=True, help="Also write the report of the dataset.")
 @user_errors
 def main(
     run: Path,
@@ -76,14 +76,19 @@ def main(
     query: tuple[int, int, int] | None,
     report: bool,
 ) -> None:
-    """Write pictures of RUN, the folder of a run, into RUN/figures/, and the report."""
+    """Draw pictures of a run (its folder RUN) into RUN/figures/, and write the report."""
     found = read_run(run)
     if found.kind not in ("pretrain", "finetune"):
         raise InputError(
-            f"{run} was written by {found.kind!r}; there are pictures of pretrain, finetune"
+            "other-kind",
+            f"{run} was written by {found.kind!r}; only pretrain and finetune runs have pictures",
         )
     if beside and found.option("config", "target") != "normalised_pixels":
-        raise InputError(f"--beside compares reconstructions, and {run} has none")
+        raise InputError(
+            "option-unused",
+            f"--beside compares reconstructions, and {run} has none; leave it out",
+        )
+    [found] = without_outdated_results(layout_of(run), [found], found.name)
     folder = run / "figures"
     for name, chart in charts_of(found).items():
         _write(folder / name, chart.png())
@@ -96,13 +101,13 @@ def main(
 
 
 def layout_of(run: Path) -> DatasetLayout:
-    """The dataset that OUT/<dataset>/runs/<run> belongs to."""
+    """The dataset that the run OUT/<dataset>/runs/<run> belongs to."""
     root = run.resolve().parents[1]
     return DatasetLayout(root.parent, root.name)
 
 
 def charts_of(run: Run) -> dict[str, Chart]:
-    """Charts of a run by file name."""
+    """The charts of a run by file name."""
     layout = layout_of(run.folder.path)
     if run.kind == "pretrain":
         section = pretraining_section(layout, run)
@@ -121,7 +126,7 @@ def clips_of(
     query: tuple[int, int, int] | None,
 ) -> dict[str, list[tuple[str, list]]]:
     """Rows of pictures of held-out clips (see pictures/rows.py) by file name."""
-    from train.pictures.attention import attention_maps  # torch, for these pictures alone
+    from train.pictures.attention import attention_maps  # only these pictures need torch
     from train.pictures.overview import overview_rows
     from train.pictures.reconstruction import reconstruct
 
@@ -158,7 +163,7 @@ def _gradcam(
     block: int | None,
     titled: Callable[..., tuple[str, list]],
 ) -> dict[str, list[tuple[str, list]]]:
-    """One figure a kind of label that the run learned."""
+    """One figure for each kind of label that the run learned."""
     from train.pictures.gradcam import class_maps
 
     figures = {}
@@ -176,13 +181,13 @@ def _trajectories(
     num_clips: int,
     titled: Callable[..., tuple[str, list]],
 ) -> dict[str, list[tuple[str, list]]]:
-    """None of a run that predicts something else than where points move, which is said."""
+    """A figure of tracks; nothing, and a line that says so, if the run predicts something else."""
     from train.pictures.inputs import read_pretraining
     from train.pictures.trajectories import predicts_displacements, tracked_clips
 
     if not predicts_displacements(read_pretraining(folder)):
         print(
-            f"{folder.path} predicts no displacements, so there are no trajectories to draw",
+            f"{folder.path} predicts no displacements, so no trajectories are drawn",
             file=sys.stderr,
         )
         return {}

@@ -1,24 +1,23 @@
-"""What frozen features are worth: a linear probe and nearest neighbours, no finetuning.
+"""Tests the frozen features of a pretraining run: a linear probe and nearest neighbours (k-NN).
 
     python -m train.probe --dataset toy --method mofo
     python -m train.probe --dataset toy --from none            features of random weights
 
-Each clip's tokens are averaged into one vector (--pool clip), or those of each time step are, one
-vector after another (--pool steps), without augmentation. The linear probe is a
-logistic regression on the labelled clips of split train, its penalty chosen on split val (where
-that is missing, or is itself what is tested on, on parts of split train); k-NN votes among the
-clips of split train.
+The features of a clip are the mean of its tokens (--pool clip), or the means of each time step one
+after another (--pool steps), without augmentation. The linear probe is a logistic regression on the
+labelled clips of split train. Its penalty is chosen on split val, or by cross-validation on split
+train where val is missing or is the tested split. k-NN votes among the clips of split train.
 
 Writes OUT/<dataset>/runs/probe-<method>/: options.json, features-<split>.h5, and for each probe
-metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. Stopped it goes on with the split it was
-at. One forward pass a clip: a minute for the toy dataset. The last lines are the figures:
-`linear probe: test top-1 43.1 %`.
+metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. A stopped probe continues with the split
+at which it stopped. It takes one forward pass for each clip: a minute for the toy dataset. The last
+lines are the results: `linear probe: test top-1 43.1 %`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +27,34 @@ import numpy as np
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
-from shared.manifest import SPLITS, read_classes
+from shared.manifest import PLURAL, SPLITS, ClassList, read_classes
 from train.clips.table import ClipTable, read_clip_table
+from train.evaluation.run_classes import check_same_dataset
 from train.options.config import POOLS, EvaluateConfig, FinetuneConfig, LoaderConfig
-from train.options.recipe import evaluate_config, finetune_config, loader_config, read_recipe
-from train.running.command import data_options, hold, run_option, with_workers
+from train.options.recipe import (
+    evaluate_config,
+    finetune_config,
+    loader_config,
+    parse_changes,
+    read_recipe,
+)
+from train.running.command import (
+    data_options,
+    hold,
+    label_options,
+    label_settings,
+    run_option,
+    with_workers,
+)
 from train.running.finetune_inputs import (
     count_classes,
     find_weights,
     labelled,
+    labelled_part,
     read_held_out,
     short_name,
 )
 from train.running.run_folder import RunFolder
-from train.tables.nested import flatten
 
 if TYPE_CHECKING:
     from train.running.engine import Processes
@@ -57,55 +70,70 @@ POSITIVE = click.IntRange(min=1)
     "--recipe",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A recipe (TOML) of your own; its [model], frames and labels of [finetune] are used.",
+    help="Recipe file (TOML). Its [model] and the frames and labels of its [finetune] are used.",
 )
 @click.option(
-    "--method", metavar="NAME", show_default="mofo", help="Features of run pretrain-NAME."
+    "--method", metavar="NAME", show_default="mofo", help="Test the features of run pretrain-NAME."
 )
 @click.option(
     "--from",
     "source",
     metavar="RUN|WEIGHTS|none",
-    help="Features of another run, a file of weights, or random weights (none).",
+    help="Test the features of another run, of a weights file, or of random weights (none).",
 )
 @click.option(
     "--probe",
     "probes",
     type=click.Choice([*PROBES, "both"]),
     default="both",
-    help="Which classifier.",
+    help="Classifier to train on the features.",
 )
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
-    show_default="as the recipe has it",
+    show_default="the split in the recipe",
     help="Split to test on.",
 )
 @click.option(
     "--pool",
     type=click.Choice(POOLS),
     default="clip",
-    help="Tokens are averaged over the clip, or over each time step: then order counts.",
+    help="Average tokens over the clip, or over each time step. The latter keeps their order.",
 )
-@click.option("--segments", default=1, type=POSITIVE, metavar="N", help="Views along time.")
-@click.option("--crops", default=1, type=POSITIVE, metavar="N", help="Views along the long side.")
+@click.option(
+    "--segments", default=1, type=POSITIVE, metavar="N", help="Number of views of a clip in time."
+)
+@click.option(
+    "--crops",
+    default=1,
+    type=POSITIVE,
+    metavar="N",
+    help="Number of crops of each view along the long side.",
+)
+@label_options
 @click.option(
     "--neighbours",
     type=POSITIVE,
     metavar="K",
     show_default=str(NEIGHBOURS["neighbours"]),
-    help="That vote in k-NN.",
+    help="Number of neighbours that vote in k-NN.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
     metavar="T",
     show_default=str(NEIGHBOURS["temperature"]),
-    help="Of k-NN: neighbours vote with weight exp(cosine / T).",
+    help="Temperature of k-NN: a neighbour votes with weight exp(cosine / T).",
 )
-@click.option("--seed", type=int, metavar="N", show_default="0", help="Of random weights.")
-@run_option("Name of the run folder.")
-@click.option("--overwrite", is_flag=True, help="Begin again, whatever the folder holds.")
+@click.option(
+    "--seed",
+    type=int,
+    metavar="N",
+    show_default="0",
+    help="Seed of the random weights (--from none).",
+)
+@run_option("Name of the folder of this probe.")
+@click.option("--overwrite", is_flag=True, help="Delete the content of the folder and start again.")
 @user_errors
 def main(
     dataset: str,
@@ -118,6 +146,9 @@ def main(
     probes: str,
     split: str | None,
     pool: str,
+    labels_per_class: int | None,
+    label_share: float | None,
+    label_seed: int | None,
     segments: int,
     crops: int,
     neighbours: int | None,
@@ -130,18 +161,34 @@ def main(
     layout = DatasetLayout(out, dataset)
     tables = read_recipe(dataset, recipe)
     if source and method:
-        raise InputError(f"--from {source} and --method {method}: give the one or the other")
+        raise InputError(
+            "option-conflict", f"--from {source} and --method {method}: give only one of them"
+        )
     source = source or f"pretrain-{method or 'mofo'}"
     if seed is not None and source != "none":
-        raise InputError(f"--seed {seed} is of random weights (--from none), not of {source}")
+        raise InputError(
+            "option-unused",
+            f"--seed {seed} has an effect only on random weights (--from none), and the weights "
+            f"are those of {source}; leave it out",
+        )
     knn = {"neighbours": neighbours, "temperature": temperature}
     given = {name: value for name, value in knn.items() if value is not None}
     if given and probes == "linear":
-        raise InputError(f"--{' and --'.join(given)} are of k-NN; --probe linear does not use them")
+        raise InputError(
+            "option-unused",
+            f"--{' and --'.join(given)} have an effect only on k-NN, and not on --probe linear; "
+            "leave them out",
+        )
+    limits = {
+        "labels_per_class": labels_per_class,
+        "label_share": label_share,
+        "label_seed": label_seed,
+    }
+    few = parse_changes(label_settings(limits))
     figures = probe(
         layout,
         RunFolder(layout.runs / (run or f"probe-{short_name(source)}")),
-        finetune_config(tables, "mean"),
+        finetune_config(tables, "mean", few),
         with_workers(loader_config(tables), workers),
         source,
         EvaluateConfig(split or evaluate_config(tables).split, segments, crops),
@@ -170,24 +217,33 @@ def probe(
     overwrite: bool = False,
     pool: str = "clip",
 ) -> dict[str, dict[str, Any]]:
-    """Extract features and test them; returns the metrics of each probe.
+    """Compute features and test them; returns the metrics of each probe.
 
     Args:
-        config: whose model, frames and labels are used.
+        config: the model, frames and labels of this configuration are used.
         source: name of a run, path of weights, or "none".
-        views: of each clip, of all splits; its split is tested on.
+        views: the views of each clip, in all splits, and the split to test on.
         knn: "neighbours" and "temperature".
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
     # -----------------------------------------------------------------------------------------
     weights = find_weights(layout, source)
-    config = replace(config, flips=())  # which labels they swap does not matter here
-    num_classes = count_classes(read_classes(layout.classes), config, layout)
-    splits = {name: _table(layout, name, config, num_classes) for name in ("train", views.split)}
+    config = replace(config, flips=())  # a probe does not augment, so no labels are swapped
+    classes = read_classes(layout.classes)
+    num_classes = count_classes(classes, config, layout)
+    learned, label_line = labelled_part(
+        read_clip_table(layout, ["train"], boxes=False), config, num_classes
+    )
+    splits = {"train": learned}
+    if views.split != "train":
+        tested = read_clip_table(layout, [views.split], boxes=False)
+        splits[views.split] = labelled(tested, config, num_classes)
     held_out = read_held_out(layout, config, num_classes)
     if held_out is not None:
-        splits["val"] = held_out  # chooses the penalty, or is what is tested on
+        splits["val"] = held_out  # it chooses the penalty, or it is the tested split
+    manifest = splits["train"].manifest_digest
+    _check_source(layout, source, classes, manifest)
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.features import clip_features, frozen_encoder
     from train.evaluation.metrics import accuracy
@@ -202,11 +258,13 @@ def probe(
         "command": "probe",
         "dataset": layout.dataset,
         "data": splits["train"].data_digest,
+        "manifest": manifest,
         "clips": {name: len(table) for name, table in splits.items()},
         "from": source,
         "from_digest": digest_of(weights),
         "seed": seed if weights is None else None,
         "classes": num_classes,
+        "class_names": {kind: getattr(classes, kind) for kind in num_classes},
         "segments": views.segments,
         "crops": views.crops,
         "pool": pool,
@@ -216,9 +274,12 @@ def probe(
             "labels": list(config.labels),
         },
     }
+    if not config.few_labels.are_all:
+        options["few_labels"] = asdict(config.few_labels)
     processes = start_processes(device)
-    for key, value in {**flatten(options), **knn, "folder": folder.path}.items():
-        processes.say(f"  {key:<28}  {value}")
+    _print_summary(processes, folder, options, views, knn, probes)
+    if label_line is not None:
+        processes.say(f"  {label_line}")
 
     with hold(folder, processes), folder.restored_on_failure(processes.is_first):
         if processes.is_first:
@@ -268,10 +329,43 @@ def probe(
     return figures
 
 
-def _table(
-    layout: DatasetLayout, split: str, config: FinetuneConfig, num_classes: dict[str, int]
-) -> ClipTable:
-    return labelled(read_clip_table(layout, [split], boxes=False), config, num_classes)
+def _check_source(layout: DatasetLayout, source: str, classes: ClassList, manifest: str) -> None:
+    """Refuse a finetuned run of this dataset if the dataset has changed since then.
+
+    The run may have been trained on clips that would be tested.
+    """
+    run = RunFolder(layout.runs / source)  # also where source is a path: an absolute one wins
+    if not run.options.is_file():
+        run = RunFolder(Path(source))
+    if run.options.is_file() and run.path.resolve().parent == layout.runs.resolve():
+        options = run.read_options()
+        if options.get("command") == "finetune":
+            check_same_dataset(layout, run, options, classes, manifest)
+
+
+def _print_summary(
+    processes: Processes,
+    folder: RunFolder,
+    options: dict[str, Any],
+    views: EvaluateConfig,
+    knn: dict[str, Any],
+    probes: tuple[str, ...],
+) -> None:
+    clips = ", ".join(f"{count:,} of {split}" for split, count in options["clips"].items())
+    classes = ", ".join(f"{n:,} {PLURAL[kind]}" for kind, n in options["classes"].items())
+    seed = options["seed"]
+    rows = {
+        "features of": options["from"] if seed is None else f"random weights, seed {seed}",
+        "clips": clips,
+        "classes": classes,
+        "tested on": f"split {views.split}, {views.segments} x {views.crops} views of a clip",
+        "tokens": f"averaged over each {'clip' if options['pool'] == 'clip' else 'time step'}",
+        "folder": folder.path,
+    }
+    if "knn" in probes:
+        rows["k-NN"] = f"{knn['neighbours']} neighbours, temperature {knn['temperature']:g}"
+    for name, value in rows.items():
+        processes.say(f"  {name:<12}  {value}")
 
 
 def _scores(
@@ -284,7 +378,7 @@ def _scores(
     knn: dict[str, Any],
     processes: Processes,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Scores of the tested clips for one kind of label, and what was chosen on the way."""
+    """Return the scores of the tested clips for one kind of label, and the chosen penalty."""
     from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
 
     labels = splits["train"].labels[kind]

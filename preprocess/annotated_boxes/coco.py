@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.annotated_boxes.matching import BoxAnnotations, Frames, ReadOptions, box_array
-from preprocess.annotations.reading import read_json
+from preprocess.annotations.text_files import read_json
 from shared.errors import InputError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from preprocess.annotated_boxes.hand_object_detections import read_detections
 from preprocess.annotated_boxes.matching import BoxAnnotations, ReadOptions, box_array
-from preprocess.annotations.reading import read_csv, whole_number
+from preprocess.annotations.text_files import read_csv, whole_number
 from shared.errors import InputError
 
 # Frames of EPIC-KITCHENS-100 were extracted at 60 a second from the videos of 2018 (P01_01) and at

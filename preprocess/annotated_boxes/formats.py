@@ -22,7 +22,7 @@ from preprocess.annotated_boxes.matching import (
     box_array,
     find_files,
 )
-from preprocess.annotations.reading import json_errors, read_csv, read_text, whole_number
+from preprocess.annotations.text_files import json_errors, read_csv, read_text, whole_number
 from shared.errors import InputError
 
 
@@ -56,7 +56,7 @@ def annotation_files(box_format: str, path: Path) -> list[Path]:
         InputError: there is none.
     """
     if not path.exists():
-        raise InputError(f"no annotations at {path}")
+        raise InputError("missing-file", f"no annotations at {path}")
     return find_files(path, FORMATS[box_format].pattern)
 
 

@@ -1,1 +1,1 @@
-"""What annotation files say of a dataset's clips, and where their videos are."""
+"""Reads the annotation files of a dataset and finds the video of each clip."""

@@ -1,4 +1,4 @@
-"""What every reader of annotation files returns, and the folder it reads from."""
+"""What a reader of annotation files takes and returns."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from shared.manifest import SPLITS, ClassList
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedClip:
-    """One annotated clip, before its video is looked for.
+    """One annotated clip, before its video is found.
 
     Attributes:
         where: file and row, for messages.
-        name: text that the clip_id is made of; unique in the dataset.
+        name: text that the clip_id is made from; unique in the dataset.
         video: name of the video without its suffix, with as many parent folders as the annotation
-            gives (`ApplyLipstick/v_ApplyLipstick_g01_c01`); with `rooted`, its path below the video
-            root, so that files of that name elsewhere are of other clips; with `exact`, that path
-            with its suffix.
+            gives (`ApplyLipstick/v_ApplyLipstick_g01_c01`).
         split, label, verb, noun: as in the manifest.
-        start_seconds, stop_seconds: span in the video, None = from its start, to its end.
-        frames: span as frame numbers first:last (half-open, from 0) where the annotation gives no
-            seconds; turned into seconds once the frame rate is known.
+        start_seconds, stop_seconds: span in the video; None = its start, its end.
+        frames: span as frame numbers first:last (half-open, from 0), if the annotation gives no
+            seconds. It is converted to seconds as soon as the frame rate is known.
+        rooted: `video` is a path below the video root. Files with that name in other folders
+            belong to other clips.
+        exact: `video` is such a path with its suffix.
     """
 
     where: str
@@ -44,12 +45,12 @@ class AnnotatedClip:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a dataset's annotation files say.
+    """The content of a dataset's annotation files.
 
     Attributes:
-        clips: in the order of the files: train, val, test.
-        classes: class names and flips.
-        notes: lines for the screen, such as a split file that is not there.
+        clips: the clips, in the order of the files: train, val, test.
+        classes: class names, and what flips do to labels.
+        notes: lines for the screen, such as the name of a split file that does not exist.
     """
 
     clips: list[AnnotatedClip]
@@ -59,12 +60,15 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Source:
-    """The annotation folder of a dataset, asked by role (`train`, `labels`, ...).
+    """The annotation folder of a dataset; it finds files by their role (`train`, `labels`, ...).
 
     Attributes:
-        folder: where the official files lie.
-        spec: of the dataset; `spec.files` says which names a role can have.
-        split_number: which of the official splits, where there are several.
+        folder: folder of the official files.
+        spec: the dataset; `spec.files` lists the file names of each role.
+        split_number: number of the official split, for datasets with several.
+
+    Raises:
+        InputError: the folder does not exist.
     """
 
     folder: Path
@@ -74,12 +78,13 @@ class Source:
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
             raise InputError(
-                f"no folder of annotations at {self.folder}; --annotations names the folder with "
-                f"{', '.join(self.patterns(role)[0] for role in self.spec.files)}"
+                "missing-folder",
+                f"no folder of annotations at {self.folder}; give --annotations the folder with "
+                f"{', '.join(self.patterns(role)[0] for role in self.spec.files)}",
             )
 
     def find_all(self, role: str) -> list[Path]:
-        """The files of a role: all matches of the first of its patterns that has any."""
+        """All files that match the first pattern of a role that matches any file."""
         for pattern in self.patterns(role):
             found = sorted(path for path in self.folder.glob(pattern) if path.is_file())
             if found:
@@ -87,7 +92,7 @@ class Source:
         return []
 
     def find(self, role: str) -> Path | None:
-        """The file of a role, or None.
+        """The file of a role; None if it does not exist.
 
         Raises:
             InputError: several files match.
@@ -96,8 +101,9 @@ class Source:
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise InputError(
-                f"{self.folder} has several files for the {role} annotations ({names}); leave one, "
-                "or move the others elsewhere"
+                "duplicate",
+                f"{self.folder} has several files for the {role} annotations ({names}); keep one, "
+                "and move the others elsewhere",
             )
         return found[0] if found else None
 
@@ -105,27 +111,33 @@ class Source:
         """The file of a role.
 
         Raises:
-            InputError: there is none.
+            InputError: no file matches, or several do.
         """
         path = self.find(role)
         if path is None:
             patterns = " or ".join(self.patterns(role))
             raise InputError(
-                f"no {patterns} in {self.folder}; the official annotation files are needed"
+                "missing-file",
+                f"no {patterns} in {self.folder}; the official annotation files are needed",
             )
         return path
 
     def split_files(self, notes: list[str]) -> list[tuple[str, Path]]:
-        """(split, file) for each split that has a file; a note for each that has none.
+        """(split, file) for each split that has a file.
+
+        Args:
+            notes: gets a line for each split that has no file.
 
         Raises:
-            InputError: there is no file for any split.
+            InputError: no split has a file.
         """
         roles = [split for split in SPLITS if split in self.spec.files]
         found = [(role, path) for role in roles if (path := self.find(role)) is not None]
         if not found:
             tried = ", ".join(pattern for role in roles for pattern in self.patterns(role))
-            raise InputError(f"none of {tried} in {self.folder}; at least one is needed")
+            raise InputError(
+                "missing-file", f"none of {tried} is in {self.folder}; at least one is needed"
+            )
         present = {role for role, _ in found}
         notes += [
             f"no {self.patterns(role)[0]}: split {role} is skipped"
@@ -135,41 +147,46 @@ class Source:
         return found
 
     def patterns(self, role: str) -> list[str]:
-        """Names that the file of a role may have, in the order they are tried."""
+        """The names that the file of a role may have, in the order in which they are tried."""
         return [pattern.replace("{n}", str(self.split_number)) for pattern in self.spec.files[role]]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A format: the roles of files that it reads, and the function that does."""
+    """A format of annotations: the roles of the files that it has, and the function to read them.
+
+    Attributes:
+        roles: keys of `[files]` in the TOML of a dataset with this format.
+        read: reads the files.
+    """
 
     roles: tuple[str, ...]
     read: Callable[[Source], Annotations]
 
 
 def check_count(kind: str, classes: list[str], source: Source, notes: list[str]) -> None:
-    """Note where the class list is not as long as the official one.
+    """Add a note if the class list is not as long as the official one.
 
     Raises:
-        InputError: there is no class at all.
+        InputError: the list is empty.
     """
     if not classes:
         raise InputError(
-            f"the files in {source.folder} list no {kind} class; at least one is needed"
+            "empty", f"the files in {source.folder} list no {kind} class; at least one is needed"
         )
     expected = source.spec.num_classes.get(kind, 0)
     if len(classes) != expected:
         notes.append(
-            f"{len(classes)} {kind} classes found, the official list has {expected}: class numbers "
-            "may differ from the official ones"
+            f"{len(classes)} {kind} classes are listed; the official list has {expected}, so class "
+            "numbers may differ from the official ones"
         )
 
 
 def require_clips(clips: Sequence[object], path: Path) -> None:
-    """Refuse an annotation file without a single clip.
+    """Refuse an annotation file that lists no clip.
 
     Raises:
-        InputError: with the file.
+        InputError: `clips` is empty.
     """
     if not clips:
-        raise InputError(f"{path} lists no clip; an empty split cannot be used")
+        raise InputError("empty", f"{path} lists no clip; an empty split cannot be used")

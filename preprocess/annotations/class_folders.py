@@ -1,4 +1,4 @@
-"""A user's own videos: class folders (`class/video.mp4`), or a flat folder without labels."""
+"""Reads a user's own videos: class folders (`class/video.mp4`), or a flat folder without labels."""
 
 from __future__ import annotations
 
@@ -11,33 +11,39 @@ from preprocess.video.video_index import VideoIndex
 from shared.errors import InputError
 from shared.manifest import SPLITS, ClassList
 
-TEST_SHARE = 0.2  # of each class, where the clips have labels and the user names no share
+TEST_SHARE = 0.2  # of each class, if the clips have labels and the user gives no share
 
 
 def read_class_folders(index: VideoIndex, test_share: float | None, seed: int) -> Annotations:
-    """Clips of a folder tree, each file name (without suffix) one clip.
+    """List the clips of a folder tree: one clip for each file name without its suffix.
 
-    The first folder of a path is the class, classes sorted by name; videos that lie in the root
-    itself have no label. Where all first folders are named train, val or test, they are the
-    splits and the next folder is the class. Otherwise `test_share` of each class is test: the
-    clips with the smallest hash of (seed, name), so that it depends on nothing else.
+    The first folder of a path is the class. Classes are sorted by name. Videos in the root itself
+    have no label. If all first folders are named train, val or test, they are the splits, and the
+    next folder is the class. Otherwise `test_share` of each class becomes the test split: the
+    clips with the smallest hash of (seed, name), so that the split depends on nothing else.
+
+    Args:
+        index: the videos.
+        test_share: 0..1; None = TEST_SHARE for clips with labels, 0 for clips without.
+        seed: seed of the hash.
 
     Raises:
-        InputError: no videos, a refused video, videos both in the root and in folders, or a split
-            without clips.
+        InputError: there is no video, a video is refused, some videos lie in folders and some
+            beside them, or a split would be empty.
     """
     _refuse_odd(index)
     names = sorted({path.rpartition(".")[0] for path in index.paths})
     if not names:
-        raise InputError(f"no video below {index.root}")
+        raise InputError("empty", f"no video below {index.root}")
     given_splits = {name.split("/")[0] for name in names} <= set(SPLITS) and "/" in names[0]
     rests = {name: name.partition("/")[2] if given_splits else name for name in names}
     flat = [name for name in names if "/" not in rests[name]]
     if flat and len(flat) < len(names):
         nested = next(name for name in names if "/" in rests[name])
         raise InputError(
-            f"{index.root} has videos in class folders ({nested}) and outside ({flat[0]}); use one "
-            "of the two, or list the clips in a CSV (--manifest)"
+            "bad-entry",
+            f"{index.root} has videos in class folders ({nested}) and videos outside of them "
+            f"({flat[0]}); use one of the two, or list the clips in a CSV (--manifest)",
         )
     classes = sorted({rests[name].split("/")[0] for name in names}) if not flat else []
     number_of = {name: number for number, name in enumerate(classes)}
@@ -54,13 +60,18 @@ def read_class_folders(index: VideoIndex, test_share: float | None, seed: int) -
     ]
     if given_splits:
         if test_share is not None:
-            raise InputError("--test-share does not apply: the folders train, val, test decide")
+            raise InputError(
+                "option-unused",
+                f"--test-share has no effect, because {index.root} has the folders "
+                f"{', '.join(SPLITS)}; leave it out",
+            )
     else:
         clips = _split(clips, test_share, seed)
     return Annotations(clips, ClassList(label=classes))
 
 
 def _split(clips: list[AnnotatedClip], test_share: float | None, seed: int) -> list[AnnotatedClip]:
+    """The clips, with the split test for a share of each class."""
     groups: dict[int | None, list[AnnotatedClip]] = defaultdict(list)
     for clip in clips:
         groups[clip.label].append(clip)
@@ -71,14 +82,15 @@ def _split(clips: list[AnnotatedClip], test_share: float | None, seed: int) -> l
         test |= {clip.name for clip in ranked[: _num_test(len(group), share)]}
     if (share and not test) or len(test) == len(clips):
         raise InputError(
-            f"--test-share {share} leaves split {'train' if test else 'test'} empty: no class has "
-            "clips enough for both splits; give --test-share 0, or more clips"
+            "too-few-clips",
+            f"--test-share {share} leaves the split {'train' if test else 'test'} empty, because "
+            "no class has enough clips for both splits; give --test-share 0, or add clips",
         )
     return [replace(clip, split="test") if clip.name in test else clip for clip in clips]
 
 
 def _num_test(num_clips: int, share: float) -> int:
-    """At least one for each split of a class that has two clips, where both are asked for."""
+    """Number of test clips of a class: with two clips or more, each split gets at least one."""
     wanted = int(share * num_clips + 0.5)
     if share > 0 and num_clips > 1:
         return min(max(wanted, 1), num_clips - 1)
@@ -92,4 +104,4 @@ def _hash(seed: int, name: str) -> bytes:
 def _refuse_odd(index: VideoIndex) -> None:
     for path, reason in index.refused.items():
         others = f" (and {len(index.refused) - 1} others)" if len(index.refused) > 1 else ""
-        raise InputError(f"video {path!r} {reason}{others}")
+        raise InputError("unsafe-path", f"video {path!r} {reason}{others}")

@@ -1,4 +1,4 @@
-"""Annotated clips and the videos that are there, put together: rows of the manifest."""
+"""Matches annotated clips with videos, which gives the rows of the manifest."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ClipRows:
     Attributes:
         clips: rows of manifest.csv.
         frames: clip_id -> span in frame numbers, for clips whose annotation gives no seconds.
-        missing: (clip_id, video, split) of annotated clips whose video is not there.
-        doubles: clip_id -> files of the clip, the one that is used first, where there are several.
+        missing: (clip_id, video, split) of annotated clips whose video does not exist.
+        doubles: clip_id -> files of the clip, for clips with several. The first is used.
     """
 
     clips: list[Clip] = field(default_factory=list)
@@ -37,9 +37,14 @@ class ClipRows:
 def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str) -> ClipRows:
     """Find the video of each annotated clip.
 
+    Args:
+        annotated: the clips.
+        index: the videos.
+        prefer: suffix of the file to use if a clip has several, such as "webm".
+
     Raises:
-        InputError: with file and row: a clip_id twice, a video that may not be used, a span that
-            ends before it starts.
+        InputError: a clip_id occurs twice, a video may not be used, or a span ends before it
+            starts. The message has the file and row of the annotation.
     """
     rows = ClipRows()
     seen: dict[str, str] = {}
@@ -48,7 +53,9 @@ def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str)
             clip_id = clip_id_of(one.name)
             if clip_id in seen:
                 raise InputError(
-                    f"clip {clip_id!r} already stands in {seen[clip_id]}; each needs its own id"
+                    "duplicate",
+                    f"clip {clip_id!r} is listed already in {seen[clip_id]}; each clip needs an id "
+                    "of its own",
                 )
             seen[clip_id] = one.where
             if one.exact:
@@ -65,8 +72,10 @@ def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str)
                 one.verb,
                 one.noun,
             )
-        except (InputError, UnicodeEncodeError) as error:
-            raise InputError(f"{one.where}: {error}") from None
+        except InputError as error:
+            raise error.at(one.where) from None
+        except UnicodeEncodeError as error:
+            raise InputError("bad-entry", f"{one.where}: {error}") from None
         if not found:
             rows.missing.append((clip_id, one.video, one.split))
             continue
@@ -79,11 +88,12 @@ def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str)
 
 
 def frames_to_seconds(clip: Clip, frames: tuple[int, int], header: VideoHeader | str) -> Clip:
-    """Put a span of frames first:last into seconds; the whole video where it covers that.
+    """Convert a span of frames first:last to seconds.
 
-    Frames count from the first picture, seconds from the start of the file. Half a frame early on
-    both sides, so that rounding never moves a frame over the border. Where
-    the header does not tell the rate, the clip is the whole video.
+    Frames count from the first picture, seconds from the start of the file. Both ends lie half a
+    frame early, so that rounding moves no frame across them. A span of the whole video has no
+    start and no stop. Neither has a clip whose header has no frame rate: such a clip is the whole
+    video.
     """
     if isinstance(header, str) or header.frames_per_second is None:
         return clip
@@ -97,10 +107,10 @@ def frames_to_seconds(clip: Clip, frames: tuple[int, int], header: VideoHeader |
 
 
 def clip_id_of(name: str) -> str:
-    """The name itself where it fits into a clip_id, else a readable start and a hash of it all.
+    """The name itself if it is a valid clip_id, else its beginning and a hash of the whole name.
 
-    A clip_id has at most 64 bytes of UTF-8 and no control characters. The shortened form depends on
-    the name alone, so it is the same in every run and every subset of a dataset.
+    A clip_id has at most 64 bytes of UTF-8 and no control characters. The shortened form depends
+    only on the name, so it is the same in every run and every subset of a dataset.
     """
     encoded = name.encode()
     if len(encoded) <= MAX_CLIP_ID_BYTES and not CONTROL.search(name):
@@ -120,18 +130,23 @@ def format_missing(missing: list[tuple[str, str, str]]) -> str:
 
 
 def read_missing(text: str, name: str = "missing.csv") -> list[tuple[str, str, str]]:
-    """The rows of a missing.csv: what `format_missing` was given.
+    """Read the text of a missing.csv; the inverse of `format_missing`.
+
+    Args:
+        text: content of the file.
+        name: name of the file, for messages.
 
     Raises:
-        InputError: a row of another length, with `name` for the file.
+        InputError: a row has another number of values.
     """
     rows = csv.reader(io.StringIO(text, newline=""))
     missing = []
     for row in rows:
         if len(row) != len(MISSING_COLUMNS):
             raise InputError(
-                f"{name}, row {rows.line_num}: {len(row)} values; {','.join(MISSING_COLUMNS)} are "
-                "expected, as `make manifest` writes them"
+                "bad-entry",
+                f"{name}, row {rows.line_num}: {len(row)} values are found, and "
+                f"{','.join(MISSING_COLUMNS)} are expected; `make manifest` writes the file again",
             )
         missing.append((row[0], row[1], row[2]))
     return missing[1:]

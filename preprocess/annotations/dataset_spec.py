@@ -1,4 +1,4 @@
-"""What is known of a dataset before any of its files is read: one TOML in data_manifests/ each."""
+"""Reads the TOML of a dataset in data_manifests/: what is known before its files are read."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from shared.manifest import FLIPS, LABEL_KINDS, SPLITS, ClassList
 
 SPEC_FOLDER = Path(__file__).resolve().parents[2] / "data_manifests"
 EFFECTS = ("identity", "none")
+RENAMED_READERS = {"own_csv": "manifest_csv"}
+"""Former names of readers, which older TOMLs have."""
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One file of data_manifests/, validated where it is built.
+    """The content of one file of data_manifests/.
 
     Attributes:
-        name: of the dataset, the file's stem.
-        title: the name that people know it by.
-        reader: the module of preprocess/annotations/readers/ that reads its official files.
+        name: name of the dataset, the stem of the file.
+        title: full name of the dataset.
+        reader: module of preprocess/annotations/readers/ that reads its official files.
         reported_split: the split that papers report on.
-        num_splits: how many official train/test splits there are to choose from; 0 = just one.
-        files: role -> patterns below the annotation folder, tried in order; `{n}` stands for the
+        files: role -> patterns below the annotation folder, tried in order. `{n}` stands for the
             number of the split.
-        num_classes: "label", "verb", "noun" -> how many classes the official lists have.
-        labels: class names in official order, where no official file lists them.
-        flips: "x", "y", "time" -> "identity" where the flip leaves every label as it is, "none"
-            (also where it is not listed) where it may not be used.
-        frame_rates: frames per second that the videos come in; empty = any.
+        num_classes: "label", "verb", "noun" -> number of classes in the official lists.
+        flips: "x", "y", "time" -> "identity" if the flip keeps every label, "none" if it may not
+            be used. A flip that is not listed may not be used.
+        num_splits: number of official train/test splits to choose from; 0 = there is just one.
+        labels: class names in official order, if no official file lists them.
+        frame_rates: frame rates of the videos, frames per second; empty = any.
+
+    Raises:
+        InputError: a value is not allowed.
     """
 
     name: str
@@ -44,25 +49,45 @@ class DatasetSpec:
     frame_rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self.reported_split in SPLITS, f"reported_split is none of {', '.join(SPLITS)}")
-        _check(self.num_splits >= 0, "num_splits must be 0 or more")
         _check(
-            set(self.num_classes) <= set(LABEL_KINDS), f"[classes] counts {', '.join(LABEL_KINDS)}"
+            "unknown-name",
+            self.reported_split in SPLITS,
+            f"reported_split is {self.reported_split!r}; allowed: {', '.join(SPLITS)}",
         )
-        _check(set(self.flips) <= set(FLIPS), f"[flips] speaks of {', '.join(FLIPS)}")
-        for flip, effect in self.flips.items():
-            _check(effect in EFFECTS, f"flip {flip} is {effect!r}, none of {', '.join(EFFECTS)}")
-        counted = self.num_classes.get("label", 0)
         _check(
-            not self.labels or len(self.labels) == counted,
-            f"{len(self.labels)} labels are listed, {counted} are counted",
+            "out-of-range",
+            self.num_splits >= 0,
+            f"num_splits is {self.num_splits}; it must be at least 0",
+        )
+        for kind in self.num_classes:
+            _check(
+                "unknown-key",
+                kind in LABEL_KINDS,
+                f"unknown key {kind!r} of [classes]; known: {', '.join(LABEL_KINDS)}",
+            )
+        for flip, effect in self.flips.items():
+            _check(
+                "unknown-key",
+                flip in FLIPS,
+                f"unknown key {flip!r} of [flips]; known: {', '.join(FLIPS)}",
+            )
+            _check(
+                "unknown-name",
+                effect in EFFECTS,
+                f"flip {flip} is {effect!r}; allowed: {', '.join(EFFECTS)}",
+            )
+        num_labels = self.num_classes.get("label", 0)
+        _check(
+            "other-classes",
+            not self.labels or len(self.labels) == num_labels,
+            f"[classes] lists {len(self.labels)} labels, but label is {num_labels}",
         )
 
     @property
     def has_own_manifest(self) -> bool:
-        """Whether its clips are listed like those of manifest.csv, with the paths of the videos.
+        """Whether the clips are listed in a CSV like manifest.csv, with the paths of the videos.
 
-        Such a dataset may lie whole below OUT/DATASET, as the toy dataset does: the list in
+        Such a dataset may lie completely below OUT/DATASET, as the toy dataset does: the list in
         annotations/, the videos in videos/.
         """
         return self.reader == "manifest_csv"
@@ -70,7 +95,7 @@ class DatasetSpec:
     def class_list(
         self, label: list[str], verb: list[str] | None = None, noun: list[str] | None = None
     ) -> ClassList:
-        """Class names together with what the flips of this dataset do to a label."""
+        """Class names, together with what the flips of this dataset do to labels."""
         same = list(range(len(label)))
         flips = {
             f"flip_{flip}": same if effect == "identity" else None
@@ -85,10 +110,10 @@ def known_datasets(folder: Path = SPEC_FOLDER) -> list[str]:
 
 
 def read_spec(dataset: str, folder: Path = SPEC_FOLDER) -> DatasetSpec | None:
-    """The TOML of a dataset; None where it has none (then it is a user's own data).
+    """Read the TOML of a dataset; None if there is no such file, which means a user's own data.
 
     Raises:
-        InputError: the file is not valid, with the file and what is wrong in it.
+        InputError: the file is not valid.
     """
     path = folder / f"{dataset}.toml"
     try:
@@ -96,11 +121,11 @@ def read_spec(dataset: str, folder: Path = SPEC_FOLDER) -> DatasetSpec | None:
     except FileNotFoundError:
         return None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
+        raise InputError("wrong-format", f"{path} is not TOML: {error}") from None
     try:
         return _spec_of(dataset, content)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.at(path) from None
 
 
 REQUIRED = {"title": str, "reader": str, "reported_split": str, "files": dict}
@@ -110,22 +135,31 @@ OPTIONAL = {"num_splits": int, "frame_rates": list, "classes": dict, "flips": di
 def _spec_of(dataset: str, content: dict) -> DatasetSpec:
     known = REQUIRED | OPTIONAL
     for key in REQUIRED:
-        _check(key in content, f"{key} is missing")
+        _check("missing-key", key in content, f"{key} is missing")
     for key, value in content.items():
-        _check(key in known, f"{key!r} is none of {', '.join(known)}")
-        _check(type(value) is known[key], f"{key} must be a {known[key].__name__}")
+        _check("unknown-key", key in known, f"unknown key {key!r}; known: {', '.join(known)}")
+        expected = known[key].__name__
+        _check("wrong-type", type(value) is known[key], f"{key} must have the type {expected}")
     for role, patterns in content["files"].items():
-        _check(_all(patterns, str) and patterns != [], f"files.{role} must be a list of patterns")
+        _check(
+            "wrong-type",
+            _all(patterns, str) and patterns != [],
+            f"files.{role} must be a list of patterns",
+        )
     classes = dict(content.get("classes", {}))
     labels = classes.pop("labels", [])
     rates = content.get("frame_rates", [])
-    _check(_all(labels, str), "classes.labels must be a list of texts")
-    _check(_all(list(classes.values()), int), "[classes] holds how many there are of each kind")
-    _check(_all(rates, float), "frame_rates must be a list of numbers such as 12.0")
+    _check("wrong-type", _all(labels, str), "classes.labels must be a list of strings")
+    _check(
+        "wrong-type",
+        _all(list(classes.values()), int),
+        f"[classes] must hold the number of classes of {', '.join(LABEL_KINDS)}",
+    )
+    _check("wrong-type", _all(rates, float), "frame_rates must be a list of numbers such as 12.0")
     return DatasetSpec(
         name=dataset,
         title=content["title"],
-        reader=content["reader"],
+        reader=RENAMED_READERS.get(content["reader"], content["reader"]),
         reported_split=content["reported_split"],
         files={role: tuple(patterns) for role, patterns in content["files"].items()},
         num_classes=classes,
@@ -140,6 +174,6 @@ def _all(values: object, kind: type) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
-def _check(holds: bool, message: str) -> None:
+def _check(code: str, holds: bool, message: str) -> None:
     if not holds:
-        raise InputError(message)
+        raise InputError(code, message)

@@ -1,4 +1,4 @@
-"""What boxes are made from: the motion maps of a flow source, or annotated boxes."""
+"""Chooses what boxes are made from: the motion maps of a flow source, or annotated boxes."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ ANNOTATION_OPTIONS = ("box_format", "min_score", "annotation_fps")
 
 @dataclass(frozen=True)
 class BoxInputs:
-    """The shards that boxes are made from, and how.
+    """The shards that boxes are made from, and how boxes are made from them.
 
     Attributes:
-        what: description for the screen.
-        folder: the shards that are read; one shard of boxes is written for each.
-        clips: the index of that folder.
-        config: everything that decides the content of the boxes.
+        what: description of the inputs for the screen.
+        folder: folder of the shards that are read. One boxes shard is written for each.
+        clips: index of that folder.
+        config: all options and digests that decide the content of the boxes.
         parallel: whether several processes may make shards.
-        make_builder: makes what builds the arrays of a shard. It reads annotations, so it is called
-            only when a shard has to be made.
-        pictures: the index of the frames that texture is taken from, unless `clips` is that index.
+        make_builder: returns the ShardBuilder. It reads the annotations, so it is called only if a
+            shard must be made.
+        pictures: index of the frames that texture is computed from, unless `clips` is that index.
     """
 
     what: str
@@ -49,16 +49,16 @@ class BoxInputs:
     pictures: DatasetIndex | None = None
 
     def shard_config(self, number: int) -> dict[str, Any]:
-        """The config that a shard stores: with the sha256 of the shards that it is made from."""
+        """The config that a shard stores, with the sha256 of the shards that it is made from."""
         indexes = [self.clips] if self.pictures is None else [self.clips, self.pictures]
         return self.config | {index.kind: index.shards[number].sha256 for index in indexes}
 
 
 def read_inputs(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
-    """The inputs that the options of the command ask for.
+    """Find the inputs that the options of the command ask for.
 
     Raises:
-        InputError: options that do not go together, or nothing to read.
+        InputError: options exclude each other, or the inputs do not exist.
     """
     _refuse_unused(options)
     if options["from_annotations"] is not None:
@@ -67,16 +67,26 @@ def read_inputs(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
 
 
 def _refuse_unused(options: dict[str, Any]) -> None:
-    """Refuse options of motion maps together with annotations, and the other way round."""
+    """Refuse options of motion maps beside --from-annotations, and of annotations without it."""
     annotated = options["from_annotations"] is not None
     names = {"changes": "set", "box_format": "format"}
     for option in MOTION_OPTIONS if annotated else ANNOTATION_OPTIONS:
         if options[option] not in (None, ()):
             name = names.get(option, option).replace("_", "-")
-            relation = "does not go with" if annotated else "is of"
-            raise InputError(f"--{name} {relation} --from-annotations")
+            if annotated:
+                raise InputError(
+                    "option-conflict",
+                    f"--{name} cannot be combined with --from-annotations; leave one of them out",
+                )
+            raise InputError(
+                "option-needs-another",
+                f"--{name} has an effect only with --from-annotations; give both, or leave it out",
+            )
     if annotated and options["box_format"] is None:
-        raise InputError(f"--from-annotations needs --format: {', '.join(FORMATS)}")
+        raise InputError(
+            "option-needs-another",
+            f"--from-annotations needs --format with one of {', '.join(FORMATS)}",
+        )
 
 
 def _inputs_of_motion(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
@@ -86,10 +96,10 @@ def _inputs_of_motion(layout: DatasetLayout, options: dict[str, Any]) -> BoxInpu
 
 
 def motion_inputs(layout: DatasetLayout, folder: Path, parameters: MotionParameters) -> BoxInputs:
-    """Boxes from the motion maps of finished flows.
+    """The inputs of boxes that are made from the motion maps of finished flows.
 
     Raises:
-        InputError: the parameters ask for texture, and there are no frames.
+        InputError: the parameters use texture, and frames/ is not complete.
     """
     flows = read_index(folder)
     assert flows is not None, folder
@@ -99,8 +109,9 @@ def motion_inputs(layout: DatasetLayout, folder: Path, parameters: MotionParamet
         frames = read_index(layout.frames)
         if frames is None:
             raise InputError(
-                f"{layout.frames} is not complete (no dataset.json), and texture is taken from its "
-                f"pictures; run `{layout.make('flows')}`, or give --set texture=0"
+                "not-finished",
+                f"{layout.frames} is not complete (no dataset.json), but texture is computed from "
+                f"its frames; run `{layout.make('flows')}`, or give --set texture=0",
             )
         frames_folder, config["frames"] = layout.frames, frames.digest
     what = f"motion maps of {folder}"
@@ -110,22 +121,23 @@ def motion_inputs(layout: DatasetLayout, folder: Path, parameters: MotionParamet
 
 
 def made_from(folder: Path) -> dict[str, str]:
-    """The entry of a config that names the folder that boxes are made from; none for flows/."""
+    """The config entry that names the folder that boxes are made from; no entry for flows/."""
     return {} if folder.name == "flows" else {"made_from": folder.name}
 
 
 def source_of(config: dict[str, Any]) -> tuple[str, str]:
-    """(folder, kind) of the shards that boxes with this config were made from."""
+    """(folder name, kind) of the shards that boxes with this config were made from."""
     folder = str(config.get("made_from", "flows"))
     return folder, "frames" if folder == "frames" else "flows"
 
 
 def _inputs_of_annotations(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
-    """Boxes from annotation files, on the frames of frames/."""
+    """The inputs of boxes that are read from annotation files, for the clips of frames/."""
     frames = read_index(layout.frames)
     if frames is None:
         raise InputError(
-            f"{layout.frames} is not complete (no dataset.json); run `{layout.make('flows')}`"
+            "not-finished",
+            f"{layout.frames} is not complete (no dataset.json); run `{layout.make('flows')}`",
         )
     path, box_format = options["from_annotations"], options["box_format"]
     given = ReadOptions(options["min_score"], options["annotation_fps"])
@@ -146,19 +158,21 @@ def _inputs_of_annotations(layout: DatasetLayout, options: dict[str, Any]) -> Bo
         known = sum(annotations.name_of(clip_id) is not None for clip_id in clip_ids)
         if not known:
             raise InputError(
-                f"no clip of {layout.frames} is annotated in {path}: clips here "
-                f"{min(clip_ids, default='none')}, ..., annotated there {annotations.examples}"
+                "no-match",
+                f"no clip of {layout.frames} is annotated in {path}: the clips here are "
+                f"{min(clip_ids, default='none')}, ..., and the annotated ones are "
+                f"{annotations.examples}",
             )
         print(f"  {known} of {len(clip_ids)} clips are annotated")
         return FromAnnotations(annotations)
 
-    # Annotations are large, and read once.
+    # One process: annotations are large, and each process would read them again.
     what = f"annotated boxes of {path}"
     return BoxInputs(what, layout.frames, frames, config, False, make_builder)
 
 
 def _files_digest(files: list[Path]) -> str:
-    """sha256 over the names and contents of files."""
+    """The sha256 over the names and contents of files."""
     hashed = hashlib.sha256()
     for file in tqdm(
         files, "hashing annotations", unit="file", leave=False, **bar_options(delay=1)

@@ -1,4 +1,4 @@
-"""The run of `boxes`: shard by shard, several at a time, continued where an earlier one stopped."""
+"""Makes boxes shard by shard in several processes, and continues where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, ShardEntry, write_index
 from shared.shard_writer import write_shard
 
-# Number, shard that is read, shard that is written, builder, config of the shard.
 ShardTask: TypeAlias = tuple[int, Path, Path, ShardBuilder, dict[str, Any]]
+"""The arguments of `make_shard`."""
 
 
 def wanted_index(layout: DatasetLayout, inputs: BoxInputs) -> DatasetIndex:
-    """The index of the boxes that are made from inputs, without its shards."""
+    """The index of the boxes that are made from the inputs, still without shards."""
     return DatasetIndex(
         kind="boxes",
         dataset=layout.dataset,
@@ -41,24 +41,24 @@ def wanted_index(layout: DatasetLayout, inputs: BoxInputs) -> DatasetIndex:
 def make_box_shards(
     folder: Path, inputs: BoxInputs, wanted: DatasetIndex, num_workers: int | None
 ) -> None:
-    """Make the shards that are missing, and dataset.json last.
+    """Make the shards that are missing, and write dataset.json last.
 
     Args:
-        folder: of the boxes.
-        inputs: what they are made from, and how.
-        wanted: see `wanted_index`; gets the shards.
-        num_workers: processes; None = one a core.
+        folder: folder of the boxes.
+        inputs: what the boxes are made from, and how.
+        wanted: see `wanted_index`; the entries of the shards are added to it.
+        num_workers: number of processes; None is one process a core.
 
     Raises:
         InputError: an earlier run had other options, or a shard that is read is damaged.
     """
-    # ----- What an earlier run finished
+    # ----- Keep the shards that an earlier run finished
     remove_leftovers(folder)
     journal = Journal(folder, described(wanted))
     shards = inputs.clips.shards
     if journal.finished:
         journal.keep_intact({"boxes": folder})
-        print(f"going on: {len(journal.finished)} of {len(shards)} shards are finished")
+        print(f"continuing: {len(journal.finished)} of {len(shards)} shards are finished")
     builder = inputs.make_builder()
     if not inputs.parallel:
         num_workers = 1
@@ -67,7 +67,7 @@ def make_box_shards(
     journal.start()
     todo = [number for number in range(len(shards)) if number not in journal.finished]
 
-    # ----- Shard by shard, several at a time
+    # ----- Make the other shards, several at a time
     tasks = [
         (
             number,
@@ -93,7 +93,7 @@ def make_box_shards(
             journal.add({"shard": number, "boxes": asdict(entry)})
             progress.update(entry.clips)
 
-    # ----- Everything is there: declare the folder complete, once
+    # ----- Declare the folder complete
     entries = journal.entries("boxes")
     remove_other_shards(folder, entries)
     wanted.shards.extend(entries)
@@ -105,7 +105,10 @@ def make_box_shards(
 def shard_pool(
     num_workers: int,
 ) -> Iterator[Callable[[Iterable[ShardTask]], Iterator[tuple[int, ShardEntry]]]]:
-    """Run `make_shard` over tasks, in this process or in several; results as they come."""
+    """Give a function that runs `make_shard` on tasks, in this process or in several.
+
+    The function yields results in the order in which shards are finished.
+    """
     if num_workers <= 1:
         yield lambda tasks: (make_shard(*task) for task in tasks)
         return
@@ -119,7 +122,18 @@ def shard_pool(
 def make_shard(
     number: int, source: Path, path: Path, builder: ShardBuilder, config: dict[str, Any]
 ) -> tuple[int, ShardEntry]:
-    """Write the boxes shard of one shard of the source; returns its number and entry."""
+    """Write the boxes shard of one source shard.
+
+    Args:
+        number: number of the shard.
+        source: shard that is read.
+        path: shard that is written.
+        builder: builds the arrays.
+        config: config that the shard stores.
+
+    Returns:
+        the number and the entry of the shard for dataset.json.
+    """
     arrays = builder.arrays(source)
     rows, columns = TUBE_GRID
     view = f"short side to {CANONICAL_SIZE}, centre crop"

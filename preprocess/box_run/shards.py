@@ -1,7 +1,7 @@
-"""The arrays of a boxes shard: from motion maps, or from annotated boxes.
+"""Builds the arrays of a boxes shard from motion maps or from annotated boxes.
 
-A builder is a small frozen object that is sent to worker processes: `builder.arrays(path)` reads
-the shard at `path` and returns what the boxes shard of the same clips holds.
+A builder is a small frozen object that is sent to worker processes. `builder.arrays(path)` reads
+the shard at `path` and returns the arrays of the boxes shard of the same clips.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class FromMotion:
     """Boxes from the motion maps of a flows shard.
 
     Attributes:
-        frames: folder of the frames shards that texture is computed from; None where the parameters
+        parameters: see MotionParameters.
+        frames: folder of the frames shards that texture is computed from; None if the parameters
             use no texture.
     """
 
@@ -55,7 +56,9 @@ class FromMotion:
             if self.frames is not None:
                 pictures = stack.enter_context(ShardReader(self.frames / path.name, "frames"))
                 if not np.array_equal(pictures["/clip/frames"], reader["/clip/frames"]):
-                    raise InputError(f"{pictures.path} holds other clips than {path}")
+                    raise InputError(
+                        "other-clips", f"{pictures.path} does not hold the same clips as {path}"
+                    )
             sizes, frames = reader["/clip/size"], reader["/clip/frames"]
             boxes = np.full((reader.num_frames, 4), np.nan, dtype="<f4")
             scores = np.zeros(reader.num_frames, dtype="<f4")
@@ -71,7 +74,7 @@ class FromMotion:
 
 
 def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) -> np.ndarray:
-    """Texture float32 [T, h, w] of stored frames, at the size of the maps."""
+    """The texture of stored frames, float32 [T, h, w], at the size of the maps."""
     import cv2
 
     from preprocess.motion_boxes.evidence import texture_maps
@@ -82,7 +85,8 @@ def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) ->
     if len(grey) < len(decoded):
         checked = make_around(pictures.path.parent, "verify")
         raise InputError(
-            f"{pictures.path}: a frame is not a JPEG picture; {checked} lists damaged shards"
+            "damaged-file",
+            f"{pictures.path}: a frame is not a valid JPEG image; {checked} lists damaged shards",
         )
     return texture_maps(np.stack(grey), maps.shape[1:])
 
@@ -91,9 +95,9 @@ def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) ->
 class FromAnnotations:
     """Boxes from annotations, for the frames of a frames shard.
 
-    A frame's box is the smallest around all its annotated boxes, inside the frame; its contours are
-    those boxes, in the order of the file. A frame that is not annotated has none. The score is NaN,
-    because no motion is measured.
+    The box of a frame is the smallest box around all its annotated boxes, cut at the frame's edges.
+    The contours of the frame are the annotated boxes, in the order of the file. A frame without
+    annotation has neither. The score is NaN, because no motion is measured.
     """
 
     annotations: BoxAnnotations
@@ -120,7 +124,14 @@ class FromAnnotations:
 def _shard_arrays(
     reader: ShardReader, boxes: np.ndarray, scores: np.ndarray, vertices: list[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """All arrays of a boxes shard, from those of its frames."""
+    """All arrays of a boxes shard.
+
+    Args:
+        reader: source shard with the same clips and frames.
+        boxes: float32 [F, 4], source pixels, NaN where a frame has no box.
+        scores: float32 [F].
+        vertices: for each frame the vertices of its contours, int16 [k, 3].
+    """
     sizes, frames = reader["/clip/size"], reader["/clip/frames"]
     clip_boxes = np.full((reader.num_clips, 4), np.nan, dtype="<f4")
     tubes: list[np.ndarray] = []
@@ -143,7 +154,7 @@ def _shard_arrays(
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
-    """Boxes [K, 4] as contours int16 [4 K, 3]: number of the box, x, y."""
+    """The corners of boxes [K, 4] as contour vertices, int16 [4 K, 3]: number of the box, x, y."""
     x1, y1, x2, y2 = np.floor(boxes.T + 0.5).clip(0, LARGEST_VERTEX).astype("<i2")
     numbers = np.arange(len(boxes), dtype="<i2")
     corners = [
@@ -153,6 +164,11 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def tube_positions(box: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Sorted positions row * 14 + column inside a clip box [4] in source pixels; size = (w, h)."""
+    """int64 [k], the sorted positions (row * 14 + column) that lie inside the box of a clip.
+
+    Args:
+        box: float32 [4], x1 y1 x2 y2 in source pixels.
+        size: (width, height) of the source.
+    """
     view = canonical_view(int(size[0]), int(size[1]))
     return np.flatnonzero(inside_boxes(box, view))

@@ -1,1 +1,1 @@
-"""From the motion maps of a clip to a box for each frame."""
+"""Computes a motion box for each frame of a clip from the clip's motion maps."""

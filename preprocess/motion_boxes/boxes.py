@@ -1,9 +1,9 @@
-"""From the motion maps of a clip to a box for each frame.
+"""Computes a motion box for each frame of a clip from the clip's motion maps.
 
     maps float32 [T,h,w] --motion_boxes--> a box, a score and the contours of each frame
 
-The maps of a clip, and how much texture its frames have where, are all that boxes are made of, so
-thresholds are tuned without flow.
+Boxes depend only on the motion maps and on the texture of the frames. Thresholds can therefore be
+tuned without computing flow again.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from preprocess.motion_boxes.presets import MotionParameters
 def motion_boxes(
     maps: np.ndarray, parameters: MotionParameters, textures: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
-    """The box of each frame of a clip, from all its maps.
+    """Compute the box of each frame of a clip from all maps of the clip.
 
     Args:
         maps: float32 [T, h, w], the clip's motion maps in order.
         parameters: see MotionParameters.
-        textures: float32 [T, h, w], see `texture_maps`; None: all cells weigh the same.
+        textures: float32 [T, h, w], see `texture_maps`. None gives all cells the same weight.
 
     Returns:
-        boxes float32 [T, 4] x1 y1 x2 y2, half-open, in pixels of the maps, NaN where nothing moves;
-        score float32 [T], the share of the frame's motion energy (sum of squared map values) inside
-        the box, 0 where there is none; and for each frame the contours that its box encloses, the
-        largest first, each float32 [k, 2] of x, y in pixels of the map (the centre of a pixel is at
-        .5), none where there is no box. A frame that takes the next frame's box takes its contours
-        too.
+        boxes: float32 [T, 4], x1 y1 x2 y2, half-open, in pixels of the maps. NaN where nothing
+            moves.
+        scores: float32 [T], 0..1, the share of the frame's motion energy (sum of squared map
+            values) that lies inside the box. 0 where there is no box.
+        contours: for each frame the contours that its box encloses, the largest first, each
+            float32 [k, 2] of x, y in pixels of the map. The centre of a pixel is at .5. The list
+            is empty where there is no box. A frame that takes the box of the next frame takes the
+            contours of that frame too.
     """
     assert maps.ndim == 3 and maps.dtype == np.float32, (maps.shape, maps.dtype)
     contours = [
@@ -49,7 +51,7 @@ def motion_boxes(
 
 
 def _box_around(contours: list[np.ndarray]) -> np.ndarray:
-    """x1 y1 x2 y2 around contours of one map; NaN where there is none."""
+    """float32 [4], x1 y1 x2 y2: the smallest box around all contours; NaN if there are none."""
     boxes = [corners_of(cv2.boundingRect(contour)) for contour in contours]
     if not boxes:
         return np.full(4, np.nan, dtype=np.float32)
@@ -59,10 +61,15 @@ def _box_around(contours: list[np.ndarray]) -> np.ndarray:
 def _frames_of_boxes(
     boxes: np.ndarray, size: tuple[int, int], parameters: MotionParameters
 ) -> np.ndarray:
-    """int64 [T]: the frame whose box each frame takes.
+    """int64 [T]: for each frame, the index of the frame whose box it takes.
 
-    A frame takes its own box of boxes [T, 4], unless that is too large or too small; then it takes
-    what the next frame takes. The last frame always takes its own.
+    A frame takes its own box, unless that box is too large or too small. Then it takes the box
+    that the next frame takes. The last frame always takes its own box.
+
+    Args:
+        boxes: float32 [T, 4], the box that was found in each frame.
+        size: (h, w) of the maps.
+        parameters: see MotionParameters.
     """
     height, width = size
     chosen = np.arange(len(boxes))
@@ -74,6 +81,7 @@ def _frames_of_boxes(
 
 
 def _scores(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """float32 [T]: the share of each frame's motion energy inside its box."""
     scores = np.zeros(len(maps), dtype=np.float32)
     for frame, box in enumerate(boxes):
         total = np.square(maps[frame]).sum()

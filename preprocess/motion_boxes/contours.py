@@ -1,4 +1,4 @@
-"""Contours of the areas that move in one frame, and the form in which a shard stores them."""
+"""Finds the contours of the moving areas of one frame, and prepares them for a shard."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from preprocess.motion_boxes.presets import MotionParameters
 from shared.schema import LARGEST_VERTEX
 
-REFERENCE_LINES = 240  # lengths of MotionParameters are pixels of maps with that many lines
+REFERENCE_LINES = 240  # lengths in MotionParameters are in pixels of a map with this short side
 
 
 def largest_contours(evidence: np.ndarray, parameters: MotionParameters) -> list[np.ndarray]:
-    """The largest contours of one frame that count, the largest first.
+    """Find the contours that the box of a frame encloses, the largest first.
 
     Args:
-        evidence: float32 [h, w], as `motion_evidence` gives it for the frame.
+        evidence: float32 [h, w], the result of `motion_evidence` for the frame.
         parameters: see MotionParameters.
 
     Returns:
-        contours as OpenCV gives them, int32 [k, 1, 2] of x, y in pixels of the map.
+        contours in OpenCV's form, int32 [k, 1, 2] of x, y in pixels of the map.
     """
     height, width = evidence.shape
     scale = height / REFERENCE_LINES if height <= width else width / REFERENCE_LINES
@@ -38,7 +38,7 @@ def largest_contours(evidence: np.ndarray, parameters: MotionParameters) -> list
     contours, _ = cv2.findContours(
         moving.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
     )
-    # Area alone would leave equal ones in an order of OpenCV's choosing.
+    # The rectangle breaks ties, because OpenCV does not promise an order of contours.
     rectangles = [cv2.boundingRect(contour) for contour in contours]
     areas = [cv2.contourArea(contour) for contour in contours]
     order = sorted(range(len(contours)), key=lambda i: (-areas[i], rectangles[i]))
@@ -57,14 +57,15 @@ def largest_contours(evidence: np.ndarray, parameters: MotionParameters) -> list
 
 
 def contour_vertices(contours: list[list[np.ndarray]], to_source: np.ndarray) -> list[np.ndarray]:
-    """Contours of frames, as `motion_boxes` gives them, as a boxes shard keeps them.
+    """Convert the contours of frames to the form that a boxes shard stores.
 
     Args:
-        to_source: [2], source pixels per map pixel in x and y.
+        contours: for each frame its contours, as `motion_boxes` returns them.
+        to_source: float64 [2], source pixels per map pixel in x and y.
 
     Returns:
-        for each frame int16 [vertices, 3]: the contour's number (0 is the largest), x and y in
-        source pixels, at most LARGEST_VERTEX.
+        for each frame int16 [vertices, 3]: the number of the contour (0 is the largest), x and y
+        in source pixels. Coordinates are clipped to 0..LARGEST_VERTEX.
     """
     frames = []
     for of_frame in contours:
@@ -77,7 +78,7 @@ def contour_vertices(contours: list[list[np.ndarray]], to_source: np.ndarray) ->
 
 
 def _motion_inside(evidence: np.ndarray, contour: np.ndarray) -> float:
-    """The sum of a map [h, w] over the pixels of a contour and those it surrounds."""
+    """The sum of a map [h, w] over the pixels on a contour and inside it."""
     x, y, width, height = cv2.boundingRect(contour)
     inside = np.zeros((height, width), dtype=np.uint8)
     cv2.drawContours(inside, [contour], -1, 1, thickness=cv2.FILLED, offset=(-x, -y))
@@ -85,17 +86,18 @@ def _motion_inside(evidence: np.ndarray, contour: np.ndarray) -> float:
 
 
 def _smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
+    """A map after a Gaussian of standard deviation sigma, in pixels; sigma 0 changes nothing."""
     if sigma <= 0:
         return values
     return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
 
 
 def _distance(box: np.ndarray, other: np.ndarray) -> float:
-    """Between the centres, in pixels."""
+    """The distance between the centres of two boxes, in pixels."""
     return float(np.hypot(*((box[:2] + box[2:] - other[:2] - other[2:]) / 2)))
 
 
 def corners_of(rectangle: Sequence[int]) -> np.ndarray:
-    """float32 [4], x1 y1 x2 y2 half-open, of a rectangle x, y, width, height as OpenCV gives it."""
+    """float32 [4], x1 y1 x2 y2 half-open, of an OpenCV rectangle (x, y, width, height)."""
     x, y, width, height = rectangle
     return np.array([x, y, x + width, y + height], dtype=np.float32)

@@ -1,5 +1,6 @@
-"""What contours are found in: motion maps, weighted by texture and summed over neighbouring frames.
+"""Weights motion maps by texture and sums them over neighbouring frames.
 
+Contours are found in the result, which the code calls evidence.
 frames uint8 [T,H,W] --texture_maps--> float32 [T,h,w]
 maps float32 [T,h,w] --motion_evidence--> float32 [T,h,w]
 """
@@ -13,17 +14,17 @@ from preprocess.motion_boxes.presets import MotionParameters
 
 
 def texture_maps(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Texture of each cell of a map: the mean length of the picture's gradient.
+    """Compute the texture of each cell of a map: the mean length of the image gradient.
 
-    Flow is measured where there is texture, and interpolated by smoothness elsewhere. So a motion
-    boundary is better evidence where there is more texture.
+    Optical flow is measured where there is texture. Elsewhere the smoothness term interpolates it.
+    A motion boundary is therefore better evidence where there is more texture.
 
     Args:
-        pictures: uint8 [T, H, W], grey, as large as the maps or larger.
+        pictures: uint8 [T, H, W], grey frames, at least as large as the maps.
         size: (h, w) of the maps.
 
     Returns:
-        float32 [T, h, w], grey values per pixel, at least 0.
+        float32 [T, h, w], grey values per pixel, 0 or more.
     """
     height, width = size
     textures = np.empty((len(pictures), height, width), dtype=np.float32)
@@ -37,15 +38,15 @@ def texture_maps(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def motion_evidence(
     maps: np.ndarray, parameters: MotionParameters, textures: np.ndarray | None
 ) -> np.ndarray:
-    """Maps weighted by texture and summed over their windows.
+    """Weight maps by texture, and sum each over a window of frames.
 
     Args:
         maps: float32 [T, h, w], the clip's motion maps in order.
         parameters: see MotionParameters.
-        textures: float32 [T, h, w], see `texture_maps`; None: all cells weigh the same.
+        textures: float32 [T, h, w], see `texture_maps`. None gives all cells the same weight.
 
     Returns:
-        float32 [T, h, w].
+        float32 [T, h, w], in the unit of the maps, times grey values where texture is used.
     """
     if parameters.texture and textures is not None:
         assert textures.shape == maps.shape, (textures.shape, maps.shape)
@@ -54,7 +55,7 @@ def motion_evidence(
 
 
 def _window_sums(maps: np.ndarray, parameters: MotionParameters) -> np.ndarray:
-    """[T, h, w]: the sum of each map and those of its window, as many as there are."""
+    """float32 [T, h, w]: for each frame the sum of the maps in its window, cut at the ends."""
     if parameters.frames_before == parameters.frames_after == 0:
         return maps
     total = np.concatenate([np.zeros_like(maps[:1]), maps.cumsum(axis=0, dtype=np.float64)])

@@ -1,4 +1,4 @@
-"""The parameters of motion boxes, and named presets of them."""
+"""Parameters of motion boxes, and named presets."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from shared.errors import InputError
 
 @dataclass(frozen=True)
 class MotionParameters:
-    """How maps become boxes. Lengths are pixels of a map with 240 lines.
+    """How motion maps become boxes. Lengths are in pixels of a map with a short side of 240.
 
-    The steps run in this order. A step does nothing when its parameter has the neutral value.
+    The steps run in the order of the attributes. The default of most parameters switches their
+    step off.
 
     Attributes:
-        texture: power of the picture's texture that maps are multiplied by; see `texture_maps`.
-        frames_before, frames_after: whose maps are summed with the frame's own, as many as there
-            are.
-        border: margin set to 0.
-        sigma_before: of the Gaussian before the thresholds.
-        peak_share: values under this share of the frame's maximum are dropped.
-        deviations: values under this many standard deviations of the frame are dropped.
-        sigma: of the Gaussian after them.
-        mean_factor: a pixel moves where the result exceeds this many times the frame's mean.
-        least_kept: and it reaches this many pixels per frame per pixel.
-        least_motion: nothing moves in a frame whose map stays below this, in pixels per frame per
+        texture: maps are multiplied by the texture of the frame to this power; see `texture_maps`.
+        frames_before, frames_after: the maps of this many frames before and after are added to the
+            frame's own map. The window is cut at the ends of the clip.
+        border: margin that is set to 0.
+        sigma_before: standard deviation of the Gaussian before the thresholds.
+        peak_share: values below this share of the frame's maximum are set to 0.
+        deviations: values below this many standard deviations of the frame are set to 0.
+        sigma: standard deviation of the Gaussian after the thresholds.
+        mean_factor: a pixel moves if its value exceeds this many times the frame's mean.
+        least_kept: a pixel moves only if its value also reaches this, in pixels per frame per
             pixel.
-        contours: how many of the largest contours the box encloses.
-        smallest_share: the second contour counts only when it holds at least this share of the
-            motion (sum of the map) that the first holds.
-        largest_distance: the second contour counts only when the centres are nearer than this share
-            of the diagonal.
-        largest_side: a box over this share of the width or height is replaced by the next frame's.
-        smallest_area: so is a box under this share of the area.
+        least_motion: a frame has no motion if its map does not exceed this, in pixels per frame
+            per pixel.
+        contours: number of contours that the box encloses, the largest first.
+        smallest_share: a further contour counts only if it holds at least this share of the motion
+            (sum of the map) that the first contour holds.
+        largest_distance: a further contour counts only if its centre lies within this share of the
+            diagonal from the centre of the first.
+        largest_side: a box with a side above this share of the width or height is replaced by the
+            box of the next frame.
+        smallest_area: a box with less than this share of the area is replaced likewise.
     """
 
     texture: float = 0.0
@@ -57,27 +60,31 @@ class MotionParameters:
 
     def __post_init__(self) -> None:
         if self.contours < 1:
-            raise InputError(f"contours is {self.contours}; 1 or more is allowed")
+            raise InputError("out-of-range", f"contours is {self.contours}; it must be at least 1")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not 0 <= value < float("inf"):
-                raise InputError(f"{field.name} is {value}; a number from 0 is allowed")
+                raise InputError(
+                    "out-of-range",
+                    f"{field.name} is {value}; it must be a finite number of at least 0",
+                )
 
 
 PRESETS: dict[str, MotionParameters] = {
-    # There are few numbers, and none needs to be exact. Texture weights a motion boundary, because
-    # flow is a guess where there is no texture. The sum over 9 frames keeps the box steady where
-    # flow flickers. A threshold of 1.25 times the mean removes background noise that the mean
-    # itself lets through. A second contour that is much weaker than the first is noise more often
-    # than an object. benchmarks/results/boxes.md lists what else was tried.
+    # Few numbers differ from the defaults, and none of them needs to be exact. Motion boundaries
+    # are weighted by texture, because flow is a guess where there is no texture. The sum over 9
+    # frames keeps the box steady where flow flickers. A threshold of 1.25 times the mean removes
+    # background noise that the mean itself does not remove. A second contour that is much weaker
+    # than the first is more often noise than an object. benchmarks/results/boxes.md lists the
+    # other variants that were measured.
     "default": MotionParameters(
         texture=1.0, frames_before=4, frames_after=4, mean_factor=1.25, smallest_share=0.4
     ),
-    # The text of MOFO (section 3.1) states the steps and no numbers: smooth, threshold, the two
-    # largest contours. The mean is the threshold without a parameter.
+    # MOFO (section 3.1) names the steps but no numbers: smoothing, a threshold, the two largest
+    # contours. The mean serves as threshold, because it needs no number.
     "paper": MotionParameters(least_motion=0.0),
-    # The public code, on maps of its own (preprocess/flow/boundaries.py), which it rounds down to
-    # whole grey levels before the first and after the last step.
+    # MOFO's public code. It has maps of its own (preprocess/flow/boundaries.py), and rounds them
+    # down to whole grey levels before the first step and after the last.
     "mofo-code": MotionParameters(
         border=8.0,
         sigma_before=1.0,
@@ -95,24 +102,27 @@ PRESETS: dict[str, MotionParameters] = {
 
 
 OF_BOUNDARIES = ("mofo-code",)
-"""Presets for the maps of preprocess/flow/boundaries.py; the others are for those of equation 1."""
+"""Presets for the maps of preprocess/flow/boundaries.py. The others take the maps of equation 1."""
 
 
 def read_parameters(preset: str, changes: Sequence[str] = ()) -> MotionParameters:
-    """A preset with some of its numbers changed, each as text: ("sigma=4", "contours=1").
+    """Read a preset, with some of its numbers changed by text such as "sigma=4".
 
     Raises:
-        InputError: an unknown preset or name, or a value that is not allowed.
+        InputError: the preset or a name is unknown, or a value is not allowed.
     """
     if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; {', '.join(PRESETS)} are known")
+        raise InputError("unknown-name", f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
     numbers = dataclasses.asdict(PRESETS[preset])
     for change in changes:
         name, _, text = change.partition("=")
         if name not in numbers:
-            raise InputError(f"{change}: no number is called {name!r}; {', '.join(numbers)} are")
+            raise InputError(
+                "unknown-key", f"{change}: unknown number {name!r}; known: {', '.join(numbers)}"
+            )
         try:
             numbers[name] = type(numbers[name])(text)
         except ValueError:
-            raise InputError(f"{change}: {text!r} is not a number as {name} needs it") from None
+            kind = "a whole number" if isinstance(numbers[name], int) else "a number"
+            raise InputError("bad-setting", f"{change}: {text!r} is not {kind}") from None
     return MotionParameters(**numbers)

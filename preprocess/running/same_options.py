@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import InputError
-from shared.make_commands import make_anew
+from shared.make_commands import rebuild_advice
 
 # The command-line option for each key of a config.
 _OPTIONS = {"flow_source": "--source", "made_from": "the input"} | {
@@ -95,7 +95,7 @@ def refuse_other_manifest(folder: Path, found: str, wanted: str) -> None:
         raise InputError(
             "other-manifest",
             f"{folder} was made from manifest {found[:12]}, and the manifest is now {wanted[:12]}: "
-            f"clips were added or removed, or their times have changed; {make_anew(folder)}",
+            f"clips were added or removed, or their times have changed; {rebuild_advice(folder)}",
         )
 
 

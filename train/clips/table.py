@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
-from shared.make_commands import make_anew, make_around, make_boxes, make_flows
+from shared.make_commands import make_around, make_boxes, make_flows, rebuild_advice
 from shared.manifest import LABEL_KINDS, Clip, manifest_digest, read_manifest
 from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
@@ -247,7 +247,7 @@ def _read_index(folder: Path, kind: str, goal: str, digest: str) -> DatasetIndex
     if index.manifest_digest != digest:
         raise InputError(
             f"{folder} was made of manifest {index.manifest_digest[:12]}, and the manifest is now "
-            f"{digest[:12]}: clips were added, removed or cut anew; {make_anew(folder)}"
+            f"{digest[:12]}: clips were added, removed or cut anew; {rebuild_advice(folder)}"
         )
     return index
 

@@ -1,1 +1,1 @@
-"""What a trained model is worth: scores of clips, accuracies, classes, frozen features."""
+"""Evaluates models: scores of clips, accuracies, class maps, features of a frozen encoder."""

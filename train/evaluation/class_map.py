@@ -1,10 +1,10 @@
-"""Which class of one dataset stands for which of another: for testing a run on other clips.
+"""Maps the classes of a run to the classes of the clips that it is tested on.
 
-A run finetuned on one dataset can be tested on another where some classes mean the same (UCF101 to
-HMDB51), or on some classes of its own. Several classes of the run may stand for one that is tested:
-"Rock Climbing Indoor" and "Rope Climbing" for "climb"; their probabilities are added up. Classes
-that stand for none are out of the running, and clips of classes that nothing stands for are left
-out.
+A run that was finetuned on one dataset can be tested on another that shares some of its classes
+(UCF101 and HMDB51), or on some classes of its own dataset. Several classes of the run may stand for
+one tested class: "Rock Climbing Indoor" and "Rope Climbing" for "climb". Their probabilities are
+added up. Classes of the run that stand for no tested class are ignored. Clips whose class has no
+counterpart in the run are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import InputError
+from shared.wording import counted, listed
 from train.clips.table import ClipTable
 
 COLUMNS = ("class", "stands_for")
@@ -26,13 +27,13 @@ NOT_TESTED = -1
 
 @dataclass(frozen=True)
 class ClassMap:
-    """C classes of a run, K classes that are tested, Q classes of the dataset they are taken from.
+    """A map from C classes of a run, and from Q classes of a dataset, to K tested classes.
 
     Attributes:
-        names: of the K tested classes.
-        tested_of: int64 [C], 0 to K - 1 or NOT_TESTED, for each class of the run.
-        label_of: int64 [Q], the same for each label of the dataset.
-        digest: for the record of an evaluation.
+        names: names of the K tested classes.
+        tested_of: int64 [C], for each class of the run its tested class, 0 to K - 1, or NOT_TESTED.
+        label_of: int64 [Q], the same for each class of the dataset.
+        digest: identifies the map in the record of an evaluation.
     """
 
     names: tuple[str, ...]
@@ -41,10 +42,10 @@ class ClassMap:
     digest: str
 
     def take(self, table: ClipTable) -> ClipTable:
-        """The clips of tested classes, labelled 0 to K - 1.
+        """Return the clips of tested classes, with labels 0 to K - 1.
 
         Raises:
-            InputError: there is none.
+            InputError: no clip is of a tested class.
         """
         labels = table.labels["label"]
         known = (labels >= 0) & (labels < len(self.label_of))
@@ -52,13 +53,14 @@ class ClassMap:
         kept = np.flatnonzero(tested != NOT_TESTED)
         if not len(kept):
             raise InputError(
-                f"no clip is of a tested class ({', '.join(self.names)[:200]}); the class map, or "
-                "the dataset, is another one"
+                "no-match",
+                f"no clip is of a tested class ({listed(self.names)}); check that the class map "
+                "belongs to this dataset",
             )
         return replace(table.take(kept), labels={"label": tested[kept]})
 
     def regroup(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [n, C] of the run's classes -> [n, K] of those tested."""
+        """Turn probabilities float32 [n, C] of the run's classes into [n, K] of tested classes."""
         regrouped = np.zeros((len(scores), len(self.names)), np.float32)
         for column in np.flatnonzero(self.tested_of != NOT_TESTED):
             regrouped[:, self.tested_of[column]] += scores[:, column]
@@ -67,46 +69,57 @@ class ClassMap:
 
 
 def read_class_map(path: Path, classes: list[str], tested: list[str]) -> ClassMap:
-    """A map from a CSV file with the columns `class` (of the run) and `stands_for` (tested).
+    """Read a map from a CSV file with the columns `class` (of the run) and `stands_for` (tested).
+
+    Args:
+        classes: class names of the run.
+        tested: class names of the dataset that is tested on.
 
     Raises:
-        InputError: no such file or columns, a class that is not in its list, or one given twice.
+        InputError: the file or a column is missing, a class is unknown or is given twice, or fewer
+            than two classes would be tested.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"no class map at {path}") from None
+        raise InputError("missing-file", f"no class map at {path}; check the path") from None
     rows = csv.DictReader(content.decode("utf-8-sig", "replace").splitlines())
     if tuple(rows.fieldnames or ())[:2] != COLUMNS:
-        raise InputError(f"{path}: the header must be {','.join(COLUMNS)}")
+        raise InputError("missing-key", f"{path}: the header must be {','.join(COLUMNS)}")
     pairs: dict[str, str] = {}
     for row in rows:
         theirs, ours = (str(row[column] or "") for column in COLUMNS)
         for name, known in ((theirs, classes), (ours, tested)):
             if name not in known:
                 raise InputError(
+                    "unknown-name",
                     f"{path}, row {rows.line_num}: no class {name!r}; there are {len(known)}: "
-                    f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
+                    f"{listed(known)}",
                 )
         if theirs in pairs:
-            raise InputError(f"{path}, row {rows.line_num}: class {theirs!r} stands there twice")
+            raise InputError(
+                "duplicate",
+                f"{path}, row {rows.line_num}: class {theirs!r} has a row already; keep one row "
+                "for each class",
+            )
         pairs[theirs] = ours
     return _class_map(pairs, classes, tested, str(path))
 
 
 def match_names(classes: list[str], tested: list[str]) -> ClassMap:
-    """Every class stands for the one of the same name, whatever its case, spaces and signs.
+    """Map classes of the same name, ignoring case, spaces and punctuation.
 
     Raises:
-        InputError: fewer than two names are the same, or a name stands for two.
+        InputError: fewer than two names are the same, or a name fits two tested classes.
     """
     plain: dict[str, str] = {}
     for name in tested:
         if (other := plain.setdefault(_plain(name), name)) != name:
             raise InputError(
-                f"classes {other!r} and {name!r} differ in case, spaces and signs alone, so that "
-                f"names do not tell them apart; a CSV file with the columns {','.join(COLUMNS)} "
-                "says which class stands for which (--class-map)"
+                "duplicate",
+                f"classes {other!r} and {name!r} differ only in case, spaces and punctuation, so "
+                f"classes cannot be matched by name; give --class-map a CSV file with the columns "
+                f"{','.join(COLUMNS)}",
             )
     pairs = {name: plain[_plain(name)] for name in classes if _plain(name) in plain}
     return _class_map(pairs, classes, tested, "class names")
@@ -118,10 +131,12 @@ def _class_map(
     names = tuple(name for name in tested if name in set(pairs.values()))
     if len(names) < 2:
         raise InputError(
-            f"{source}: {len(names)} classes would be tested, and it takes two; a CSV file with "
-            f"the columns {','.join(COLUMNS)} says which class stands for which (--class-map)"
+            "too-few-clips",
+            f"{source}: {counted(len(names), 'tested class', 'tested classes')}; at least two are "
+            f"needed. Give --class-map a CSV file with the columns {','.join(COLUMNS)} that maps "
+            "more classes",
         )
-    number = {name: place for place, name in enumerate(names)}
+    number = {name: index for index, name in enumerate(names)}
     return ClassMap(
         names,
         np.array([number.get(pairs.get(name, ""), NOT_TESTED) for name in classes], np.int64),
@@ -131,6 +146,6 @@ def _class_map(
 
 
 def _plain(name: str) -> str:
-    """Its letters, marks and digits, those of every alphabet, without case."""
+    """Letters, marks and digits of a name, of every alphabet, in lower case."""
     folded = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(sign for sign in folded if unicodedata.category(sign)[0] in "LMN")
+    return "".join(each for each in folded if unicodedata.category(each)[0] in "LMN")

@@ -1,7 +1,7 @@
-"""EPIC-KITCHENS-100's further figures: on tail classes and on participants not seen in training.
+"""EPIC-KITCHENS-100's accuracies on tail classes and on participants not seen in training.
 
-The official annotations name them in three lists (Damen et al. 2022, sec. 5.1): tail verbs, tail
-nouns, and participants of whom split train has no video.
+The official annotations have three lists for them (Damen et al. 2022, sec. 5.1): tail verbs, tail
+nouns, and participants who have no video in split train.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ UNSEEN_FILES = {
 
 @dataclass(frozen=True)
 class EpicLists:
-    """The lists that a folder has; those it has not are empty.
+    """The lists that were found in a folder; a list that is missing is empty.
 
     Attributes:
-        tail: class numbers by "verb" and "noun".
+        tail: class numbers, by "verb" and "noun".
         unseen: participants, such as "P18".
-        digest: of the files' content, for the record of an evaluation.
+        digest: identifies the content of the files in the record of an evaluation.
     """
 
     tail: dict[str, frozenset[int]]
@@ -41,7 +41,7 @@ class EpicLists:
     def figures(
         self, scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], ids: np.ndarray
     ) -> dict[str, float]:
-        """Accuracy in percent on the clips of each list; without such clips no figure.
+        """Return the accuracy in percent on the clips of each list; nothing for an empty list.
 
         Args:
             scores: probabilities float [n, classes] of "verb" and "noun".
@@ -50,7 +50,7 @@ class EpicLists:
 
         Returns:
             "tail_verb_top1", "tail_noun_top1", "unseen_verb_top1" and so on, top5 likewise. An
-            action ("tail_top1", "unseen_top1") is of the tail where its verb or its noun is.
+            action ("tail_top1", "unseen_top1") belongs to the tail if its verb or its noun does.
         """
         found: dict[str, float] = {}
         of_tail = {kind: np.isin(labels[kind], sorted(self.tail[kind])) for kind in self.tail}
@@ -67,10 +67,10 @@ class EpicLists:
 
 
 def read_epic_lists(folder: Path, split: str) -> EpicLists:
-    """The lists of a folder of EPIC-KITCHENS-100's annotations, for one split.
+    """Read the lists for one split from a folder of EPIC-KITCHENS-100's annotations.
 
     Raises:
-        InputError: the folder has none of them, or one has not the column or values expected.
+        InputError: the folder has none of the lists, or a list lacks the expected column or values.
     """
     hashed = hashlib.sha256()
     tail: dict[str, frozenset[int]] = {}
@@ -78,7 +78,9 @@ def read_epic_lists(folder: Path, split: str) -> EpicLists:
         if (folder / name).is_file():
             values = _column(folder / name, kind, hashed)
             if not all(value.isdecimal() for value in values):
-                raise InputError(f"{folder / name}: column {kind} must hold class numbers")
+                raise InputError(
+                    "wrong-type", f"{folder / name}: column {kind} must hold class numbers"
+                )
             tail[kind] = frozenset(map(int, values))
     unseen = UNSEEN_FILES.get(split)
     participants: frozenset[str] = frozenset()
@@ -86,7 +88,11 @@ def read_epic_lists(folder: Path, split: str) -> EpicLists:
         participants = frozenset(_column(folder / unseen, "participant_id", hashed))
     if not tail and not participants:
         wanted = [*TAIL_FILES.values(), *([unseen] if unseen else [])]
-        raise InputError(f"{folder} has none of {', '.join(wanted)}")
+        raise InputError(
+            "missing-file",
+            f"{folder} has none of {', '.join(wanted)}; name the folder with the annotations of "
+            "EPIC-KITCHENS-100",
+        )
     return EpicLists(tail, participants, hashed.hexdigest()[:16])
 
 
@@ -97,7 +103,7 @@ def _figures(
     rows: np.ndarray,
     kind: str,
 ) -> dict[str, float]:
-    """top1 and top5 of `kind` ("verb_", "noun_", "" for actions) over some rows, bool [n]."""
+    """Top-1 and top-5 of `kind` ("verb_", "noun_", "" for actions) over the rows bool [n]."""
     if not rows.any():
         return {}
     chosen = [{name: each[rows] for name, each in part.items()} for part in (scores, labels)]
@@ -110,5 +116,7 @@ def _column(path: Path, column: str, hashed: hashlib._Hash) -> list[str]:
     hashed.update(content)
     rows = csv.DictReader(content.decode("utf-8-sig", "replace").splitlines())
     if column not in (rows.fieldnames or []):
-        raise InputError(f"{path}: no column {column}; found: {', '.join(rows.fieldnames or [])}")
+        raise InputError(
+            "missing-key", f"{path}: no column {column}; found: {', '.join(rows.fieldnames or [])}"
+        )
     return [(row[column] or "").strip() for row in rows]

@@ -1,8 +1,9 @@
-"""The features of a frozen encoder: one vector a clip, the mean over its tokens.
+"""Computes the features of a frozen encoder: one vector for each clip.
 
-Averaged over all tokens (pool `clip`) a clip looks the same played backwards, as far as tokens do
-not know of each other's time. Averaged over those of each time step, one after another (pool
-`steps`), the order stays: of use where classes are motions, for as many times more numbers.
+Pool `clip` averages all tokens of a clip. The order of the time steps is then lost, except for what
+each token holds about other times. Pool `steps` averages the tokens of each time step and puts
+these means one after another. This keeps the order, which matters where classes are motions, and
+makes the vector longer by the number of time steps.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from train.weights.exchange import ImportedWeights, adopt_norms, build_encoder
 def frozen_encoder(
     config: ModelConfig, imported: ImportedWeights | None, seed: int
 ) -> VideoEncoder:
-    """An encoder to read features from, with imported weights or with random ones.
+    """Build an encoder in evaluation mode, with imported weights or with random ones.
 
     A pretrained encoder keeps the norm after its last block.
 
     Raises:
-        InputError: the imported weights are of another model.
+        InputError: the imported weights belong to another model.
     """
     if imported is not None:
         return build_encoder(adopt_norms(config, imported), imported).eval()
@@ -55,15 +56,15 @@ def clip_features(
     processes: Processes,
     pool: str = "clip",
 ) -> np.ndarray:
-    """Features float32 [n, D] of the clips of a table, the mean over their views.
+    """Return features float32 [n, D] of the clips of a table, averaged over the views of each clip.
 
-    Of pool steps D is time steps * width.
+    D is the width of the encoder for pool `clip`, and time steps * width for pool `steps`.
 
-    They are kept in features-<split>.h5 of the folder, /clip/id S64 [n] and /feature float32
-    [n, D], and read from there where the run has them already. All processes call this.
+    The features are kept in features-<split>.h5 of the folder (/clip/id S64 [n], /feature float32
+    [n, D]). If the file exists, they are read from it. All processes must call this function.
 
     Raises:
-        InputError: that file is damaged.
+        InputError: the file is damaged, or holds other clips.
     """
     path = folder.path / f"features-{split}.h5"
     if processes.from_first(path.is_file()):
@@ -94,7 +95,13 @@ def _read(path: Path, table: ClipTable) -> np.ndarray:
         with h5py.File(path, "r") as file:
             ids, features = file["/clip/id"][:], file["/feature"][:]
     except (OSError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error!r}); delete it") from None
+        raise InputError(
+            "damaged-file", f"{path} cannot be read ({error!r}); delete it and run again"
+        ) from None
     if not np.array_equal(ids, table.ids):
-        raise InputError(f"{path} is of other clips than the dataset's now; give --overwrite")
+        raise InputError(
+            "other-clips",
+            f"{path} holds features of other clips than the dataset has now; give --overwrite to "
+            "compute them again",
+        )
     return features

@@ -1,7 +1,7 @@
-"""Classifiers on frozen features: a linear probe and nearest neighbours.
+"""Classifiers on frozen features: a linear probe and k nearest neighbours (k-NN).
 
-Letters: n clips to learn from, m clips to classify, D features, C classes. Both classifiers give
-scores float32 [m, C] whose rows add up to 1; a class that no clip to learn from has, gets 0.
+Letters: n training clips, m clips to classify, D features, C classes. Both classifiers return
+scores float32 [m, C] whose rows add up to 1. A class without a training clip has score 0.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from torch.nn import functional as F
 
 from shared.errors import InputError
 
-# Inverse strengths of the L2 penalty that are tried, weak to strong data term.
+# Inverse strengths of the L2 penalty that are tried, from the strongest penalty to the weakest.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FOLDS = 5
-CHUNK = 256  # clips whose similarities to all others are held at a time
+CHUNK = 256  # clips whose similarities to all training clips are in memory at a time
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Takes off the mean and divides by the deviation that each feature had in training.
+    """Subtracts the mean of each feature over the training clips and divides by its deviation.
 
-    What a BatchNorm without learned parameters does before MAE's linear probe (He et al. 2022,
-    appendix A.1): features of a masked autoencoder differ in scale by orders of magnitude.
+    MAE's linear probe does the same with a BatchNorm without learned parameters (He et al. 2022,
+    appendix A.1), because the features of a masked autoencoder differ in scale by orders of
+    magnitude.
     """
 
     mean: np.ndarray
@@ -66,19 +67,22 @@ def fit_linear_probe(
     num_classes: int,
     held_out: tuple[np.ndarray, np.ndarray] | None,
 ) -> LinearProbe:
-    """Multinomial logistic regression with an L2 penalty, chosen by accuracy on other clips.
+    """Fit a multinomial logistic regression with an L2 penalty, chosen by accuracy on other clips.
 
     Args:
         features: float [n, D].
         labels: int [n], 0 to num_classes - 1.
-        held_out: features and labels of the clips that choose the penalty; None: five parts of the
-            training clips in turn.
+        held_out: features and labels of the clips that choose the penalty. None chooses it by
+            cross-validation on five parts of the training clips.
 
     Raises:
-        InputError: fewer than two classes, or too few clips to part.
+        InputError: there are fewer than two classes, or too few clips for cross-validation.
     """
     if len(np.unique(labels)) < 2:
-        raise InputError(f"all {len(labels)} clips are of one class; a probe needs two at least")
+        raise InputError(
+            "too-few-clips",
+            f"all {len(labels)} training clips are of one class; a probe needs at least two",
+        )
     standardise = Standardiser.of(features)
     inputs = standardise(features)
     if held_out is not None:
@@ -87,13 +91,14 @@ def fit_linear_probe(
     else:
         if len(labels) < 2 * FOLDS:
             raise InputError(
-                f"{len(labels)} clips to learn from and none of split val; at least {2 * FOLDS} "
-                "are needed to choose a penalty"
+                "too-few-clips",
+                f"there are {len(labels)} training clips and none in split val; at least "
+                f"{2 * FOLDS} are needed to choose a penalty",
             )
         right = np.zeros(len(PENALTIES), np.int64)
         for fit, rest in KFold(FOLDS, shuffle=True, random_state=0).split(inputs):
             right += _right_by_penalty(inputs[fit], labels[fit], inputs[rest], labels[rest])
-    penalty = PENALTIES[int(np.argmax(right))]  # of equals the strongest penalty
+    penalty = PENALTIES[int(np.argmax(right))]  # the strongest one of those that are equally good
     model = _regression(penalty)
     _fit(model, inputs, labels)
     return LinearProbe(standardise, model, num_classes, penalty)
@@ -102,7 +107,7 @@ def fit_linear_probe(
 def _right_by_penalty(
     inputs: np.ndarray, labels: np.ndarray, others: np.ndarray, their_labels: np.ndarray
 ) -> np.ndarray:
-    """Of other clips, how many are classified rightly with each penalty."""
+    """Count how many of the other clips are classified correctly with each penalty."""
     if len(np.unique(labels)) < 2:
         return np.zeros(len(PENALTIES), np.int64)
     model = _regression(PENALTIES[0])
@@ -120,7 +125,7 @@ def _regression(penalty: float) -> LogisticRegression:
 
 def _fit(model: LogisticRegression, inputs: np.ndarray, labels: np.ndarray) -> None:
     with warnings.catch_warnings():
-        # With hardly any penalty and separable classes there is no optimum to converge to.
+        # With a weak penalty and separable classes there is no optimum to converge to.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(inputs, labels)
 
@@ -134,14 +139,14 @@ def nearest_neighbours(
     temperature: float,
     device: torch.device | None = None,
 ) -> np.ndarray:
-    """Weighted k-NN by cosine similarity s with weights exp(s / temperature).
+    """Classify by weighted k-NN on cosine similarity s, with weights exp(s / temperature).
 
-    Wu et al. 2018 (sec. 3.4); as DINO (Caron et al. 2021) has it: k = 20, temperature 0.07.
+    Wu et al. 2018, sec. 3.4. DINO (Caron et al. 2021) uses k = 20 and temperature 0.07.
 
     Args:
-        features: float [n, D] to learn from, labels int [n].
-        asked: float [m, D] to classify.
-        neighbours: k; at most n count.
+        features: float [n, D] of the training clips, with labels int [n].
+        asked: float [m, D] of the clips to classify.
+        neighbours: k; if it is above n, all n training clips vote.
 
     Returns:
         float32 [m, C].

@@ -13,16 +13,16 @@ TOP = (1, 5)
 def accuracy(
     scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Top-1, top-5 and mean class accuracy.
+    """Return top-1, top-5 and mean class accuracy.
 
     Args:
-        scores: by kind of label, float [n, classes], higher is likelier; probabilities where verb
-            and noun are combined.
-        labels: by kind of label, int [n].
+        scores: float [n, classes] by kind of label; higher is likelier. Verbs and nouns need
+            probabilities, because their scores are multiplied.
+        labels: int [n] by kind of label.
 
     Returns:
-        "top1", "top5", "mean_class_accuracy" in percent. With verb and noun these figures come for
-        each kind ("verb_top1"), and plain "top1", "top5" count actions: both right.
+        "top1", "top5", "mean_class_accuracy" in percent. A run with verbs and nouns has these for
+        each kind ("verb_top1"), and "top1", "top5" of actions: verb and noun are both right.
     """
     if len(scores) == 1:
         [kind] = scores
@@ -46,9 +46,9 @@ def _of_kind(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def _of_actions(
     scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """An action's score is the product of its verb's and noun's (EPIC-KITCHENS-100)."""
+    """Accuracy of actions, whose score is that of the verb times that of the noun (EPIC-100)."""
     most = max(TOP)
-    # The best pairs are made of the best verbs and the best nouns alone.
+    # The best pairs can only consist of the best verbs and the best nouns.
     best = {kind: np.argsort(-scores[kind], axis=1)[:, :most] for kind in ("verb", "noun")}
     verb, noun = (np.take_along_axis(scores[k], best[k], axis=1) for k in ("verb", "noun"))
     pairs = (verb[:, :, None] * noun[:, None, :]).reshape(len(verb), -1)
@@ -61,5 +61,5 @@ def _of_actions(
 
 
 def _percent(right: np.ndarray) -> float:
-    """Share of the rows of bool [n, k] with any True, in percent."""
+    """Share of the rows of bool [n, k] that have a True, in percent."""
     return 100 * float(right.any(axis=1).mean())

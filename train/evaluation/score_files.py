@@ -1,7 +1,7 @@
-"""Files of scores: what an evaluation writes of every clip, and what is read of it again.
+"""Reads and writes score files: the class probabilities of every clip in an evaluation.
 
-The file of a split is scores-<split>.h5 in the folder of the run. It holds every kind of label by
-itself: a run that learned verbs and nouns has numbers and names of classes for each.
+The file of a split is scores-<split>.h5 in the folder of the run. Each kind of label has a group of
+its own, because verbs and nouns have their own class numbers and names.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from train.clips.table import ClipTable
 
 
 def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) -> None:
-    """Write scores-<split>.h5: /clip/id S64 [n], and for each kind of label
-    /<kind>/probability float32 [n, classes] and /<kind>/label int64 [n] (-1 where unknown)."""
+    """Write a score file in one step.
+
+    It holds /clip/id S64 [n], and for each kind of label /<kind>/probability float32 [n, classes]
+    and /<kind>/label int64 [n] (-1 where unknown).
+    """
     with h5py.File("scores.h5", "w", driver="core", backing_store=False) as file:
         file.create_dataset("/clip/id", data=table.ids, track_times=False)
         for kind, values in scores.items():
@@ -33,15 +36,15 @@ def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) ->
 
 @dataclass(frozen=True)
 class Scores:
-    """One kind of label of scores-<split>.h5, for n clips.
+    """The scores of n clips for one kind of label.
 
     Attributes:
         kind: "label", "verb" or "noun".
-        num_classes: that were told apart.
+        num_classes: number of classes that have a probability.
         clip_id: texts [n].
         label: int [n], -1 where unknown.
-        predicted: int [n], the likeliest class.
-        probability: float32 [n], 0..1, given to it.
+        predicted: int [n], the class with the highest probability.
+        probability: float32 [n], 0..1, of that class.
     """
 
     kind: str
@@ -52,8 +55,8 @@ class Scores:
     probability: np.ndarray
 
     def confusion(self) -> np.ndarray:
-        """Counts int64 [true, predicted]; clips without a label do not count."""
-        # A manifest that has changed may number classes that the run does not know.
+        """Return counts int64 [true, predicted]; clips without a label are not counted."""
+        # If the manifest has changed, it may have class numbers that the run does not know.
         count = max(self.num_classes, 1 + int(self.label.max(initial=0)))
         matrix = np.zeros((count, count), dtype=np.int64)
         known = self.label >= 0
@@ -62,10 +65,13 @@ class Scores:
 
 
 def read_scores(path: Path) -> list[Scores]:
-    """The scores of an evaluation, one a kind of label; none where there is no such file.
+    """Read the scores of an evaluation, one item for each kind of label.
+
+    Returns:
+        An empty list if the file does not exist.
 
     Raises:
-        InputError: the file is not what the evaluation writes.
+        InputError: the file is damaged.
     """
     if not path.is_file():
         return []
@@ -74,16 +80,23 @@ def read_scores(path: Path) -> list[Scores]:
             clip_id = [clip_id.decode() for clip_id in file["/clip/id"][:]]
             found = [_scores_of(file, kind, clip_id) for kind in PLURAL if kind in file]
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error!r}") from None
+        raise _damaged(path, repr(error)) from None
     if not found:
-        raise InputError(f"{path} cannot be read: it has none of {', '.join(PLURAL)}")
+        raise _damaged(path, f"it has none of {', '.join(PLURAL)}")
     return found
+
+
+def _damaged(path: Path, problem: str) -> InputError:
+    return InputError(
+        "damaged-file",
+        f"{path} cannot be read: {problem}; `python -m train.evaluate --overwrite` writes it again",
+    )
 
 
 def _scores_of(file: h5py.File, kind: str, clip_id: list[str]) -> Scores:
     probability, label = file[kind]["probability"][:], file[kind]["label"][:]
     if probability.ndim != 2 or not len(clip_id) == len(probability) == len(label):
-        raise ValueError(f"/{kind} is not of {len(clip_id)} clips")
+        raise ValueError(f"/{kind} does not have {len(clip_id)} clips")
     return Scores(
         kind=kind,
         num_classes=probability.shape[1],

@@ -1,4 +1,4 @@
-"""Computes something of every clip of a split once, however many processes share the work."""
+"""Computes scores or features of every clip of a split, shared among all processes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ def score_clips(
     processes: Processes,
     name: str,
 ) -> dict[str, np.ndarray]:
-    """Class probabilities of each clip: the mean of the softmax over its views.
+    """Return the class probabilities of each clip: the mean of the softmax over its views.
 
     Args:
-        model: a VideoClassifier on the processes' device; its mode is put back afterwards.
-        name: of the progress bar.
+        model: a VideoClassifier on the device of the processes. Its training mode is restored
+            afterwards.
+        name: label of the progress bar.
 
     Returns:
-        float32 [n, classes] by kind of label, in the order of the dataset's table, complete in
-        every process.
+        float32 [n, classes] by kind of label, in the order of the dataset's table. Every process
+        gets all clips.
     """
 
     def probabilities(batch: Sample) -> dict[str, Tensor]:
@@ -51,21 +52,23 @@ def mean_over_views(
     processes: Processes,
     name: str,
 ) -> dict[str, np.ndarray]:
-    """What `compute` makes of each clip, the mean over its views.
+    """Return what `compute` gives for each clip, averaged over the views of the clip.
 
     Args:
-        compute: of a batch on the device (see `to_device`) float [B, K] by name; B views.
-        model: what it computes with, on the processes' device; its mode is put back afterwards.
-        name: of the progress bar.
+        compute: takes a batch of B views on the device (see `to_device`) and returns float [B, K]
+            by name.
+        model: the model that `compute` uses, on the device of the processes. Its training mode is
+            restored afterwards.
+        name: label of the progress bar.
 
     Returns:
-        float32 [n, K] by name, in the order of the dataset's table, complete in every process.
+        float32 [n, K] by name, in the order of the dataset's table. Every process gets all clips.
     """
     views = dataset.config.segments * dataset.config.crops
     indices = np.arange(processes.rank, len(dataset.table), processes.world_size).tolist()
     size = max(1, loader.micro_batch_size // views)
     batches = [indices[first : first + size] for first in range(0, len(indices), size)]
-    # Under DeepSpeed the weights are bf16 already; read from a file they are float32.
+    # Under DeepSpeed the weights are bf16 already. Weights that were read from a file are float32.
     casts = processes.uses_cuda and wants_bf16(loader.precision, uses_cuda=True)
     cast = torch.autocast("cuda", torch.bfloat16) if casts else nullcontext()
     was_training = model.training
@@ -108,5 +111,5 @@ def _together(
         counted[index] += 1
         for kind, values in means.items():
             together[kind][index] = values
-    assert np.all(counted == 1), "a clip was counted twice or not at all"
+    assert np.all(counted == 1), "a clip was computed twice or not at all"
     return together

@@ -1,4 +1,4 @@
-"""Looks at split val between the epochs of a finetuning, and keeps the best weights."""
+"""Validates a finetuning on split val between epochs, and keeps the best weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from train.weights.exchange import export_safetensors
 
 
 class Validation:
-    """Accuracy on held-out clips by one view of each; the weights with the highest top-1 so far go
-    to best.safetensors, and a run that has waited long enough for better ones stops early.
+    """Measures accuracy on held-out clips, with one view of each clip.
+
+    The weights with the highest top-1 so far are saved as best.safetensors. A run without a better
+    top-1 for `early_stop_epochs` stops early.
 
     Args:
-        setup: of the run.
-        config: of the finetuning.
-        held_out: the clips of split val with their labels; None: nothing is ever due.
-        num_classes: by kind of label.
+        setup: the run.
+        config: the configuration of the finetuning.
+        held_out: the labelled clips of split val. With None, no validation is ever due.
+        num_classes: number of classes by kind of label.
     """
 
     def __init__(
@@ -45,18 +47,18 @@ class Validation:
 
     @staticmethod
     def initial_progress() -> dict[str, Any]:
-        """What a run's progress holds before the first validation."""
+        """Return the entries of a run's progress before the first validation."""
         return {"best_top1": -1.0, "best_epoch": 0, "stopped_early": False}
 
     def is_due(self, step: int) -> bool:
-        """Whether to validate after a step: at the end of some epochs, and of the last."""
+        """Return whether to validate after a step: every `validate_epochs`, and at the end."""
         epoch, steps_left = divmod(step, self._setup.epoch_steps)
         last = step == self._setup.num_steps
         ends = steps_left == 0 and (epoch % self._config.validate_epochs == 0 or last)
         return bool(self._labels) and ends
 
     def run(self, training: Training) -> None:
-        """Score the clips, write the figures to the log and the outcome into the progress."""
+        """Score the clips, log the accuracies, and update the best result in the progress."""
         setup, progress = self._setup, training.progress
         epoch = training.step // setup.epoch_steps
         module = training.engine.module

@@ -1,7 +1,8 @@
-"""Encoder attention: what the token of one patch looks at. Reads shards and a run's weights.
+"""Attention maps of an encoder. Reads shards and the weights of a run.
 
-The weights of one block, mean of its heads, from a query token to all tokens of the clip. The
-encoder sees the whole clip here, also that of a pretraining run, which is trained on a part of it.
+A map holds the attention weights of one block from a query token to all tokens of the clip,
+averaged over the heads. The encoder gets the whole clip, although the encoder of a pretraining run
+was trained on visible tokens only.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ Query = tuple[int, int, int]  # time step, row, column of a token
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """One clip and where a token of it looks.
+    """The attention of one token of a clip.
 
     Attributes:
-        clip_id, split, label: which clip; label is its class number or None.
+        clip_id, split, label: the clip; label is its class number or None.
         frames: uint8 [T, S, S, 3].
-        query: the token that asks.
-        weights: float32 [T', rows, columns], mean over the heads; they sum to 1.
-        block: encoder block, from 1 on.
+        query: the query token.
+        weights: float32 [T', rows, columns], averaged over the heads; they sum to 1.
+        block: number of the encoder block, from 1.
     """
 
     clip_id: str
@@ -63,7 +64,7 @@ class AttentionMap:
     block: int
 
     def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
-        """(caption, frames uint8 [H, W, 3]) of the clip, its query marked, and of the weights."""
+        """(caption, frames uint8 [H, W, 3]) of the clip with its query, and of the weights."""
         times = spread_times(len(self.frames), num_times)
         depth, grid = len(self.frames) // len(self.weights), self.weights.shape[1]
         largest = float(self.weights.max())
@@ -74,10 +75,10 @@ class AttentionMap:
             for t, picture in zip(times, pictures, strict=True):
                 if t // depth == step:
                     mark_token(picture, row, column, grid)
-        times_even = largest * self.weights.size
+        times_uniform = largest * self.weights.size
         return [
             (f"query: step {step}, row {row}, column {column}", plain),
-            (f"attention of block {self.block}, at most {times_even:.1f} times even", drawn),
+            (f"attention of block {self.block}, at most {times_uniform:.1f} x uniform", drawn),
         ]
 
 
@@ -88,17 +89,18 @@ def attention_maps(
     block: int | None = None,
     query: Query | None = None,
 ) -> list[AttentionMap]:
-    """Attention of a run's encoder in held-out clips.
+    """Compute attention maps of a run's encoder for held-out clips.
 
     Args:
-        folder: of a pretraining or finetuned run.
-        num_clips: of classes spread over the list; the same ones again.
-        block: encoder block, from 1 on; None is the fifth, or the last of fewer.
-        query: the token that asks; None is the one in the middle of the clip's motion box half-way
-            through the clip (of the frame, where there is no box).
+        folder: a pretraining or finetuned run.
+        num_clips: number of clips, of classes spread over the list; each call takes the same clips.
+        block: number of the encoder block, from 1; None is the fifth, or the last if there are
+            fewer.
+        query: the query token; None is the token in the middle of the motion box, half-way through
+            the clip. Without a box it is the middle of the frame.
 
     Raises:
-        InputError: a run without weights, no such block or token, no clips.
+        InputError: the run has no weights, there is no such block or token, or there are no clips.
     """
     config: PretrainConfig | FinetuneConfig
     if folder.read_options().get("command") == "pretrain":
@@ -123,16 +125,16 @@ def attention_maps(
 
 @torch.inference_mode()
 def attention_from(encoder: VideoEncoder, clips: Tensor, block: int, query: Query) -> np.ndarray:
-    """Attention weights of one token of a clip in one block, mean over the heads.
+    """Compute the attention weights of one token of a clip in one block, averaged over the heads.
 
-    A divided block attends over time and then over space. Its token reaches token (t, p) with the
-    weight of p in space times that of t in time at p: how much of (t, p) arrives.
+    A divided block attends over time and then over space. The weight of token (t, p) is then the
+    weight of p in space times the weight of t in time at p.
 
     Args:
-        encoder: in evaluation mode.
+        encoder: the encoder, in evaluation mode.
         clips: standardised RGB [1, 3, T, S, S].
-        block: from 1 on.
-        query: the token that asks.
+        block: number of the block, from 1.
+        query: the query token.
 
     Returns:
         float32 [T', rows, columns], summing to 1.
@@ -186,6 +188,7 @@ def _check_query(query: Query, config: ModelConfig) -> None:
     sizes = (config.time_steps, config.grid, config.grid)
     if not all(0 <= number < size for number, size in zip(query, sizes, strict=True)):
         raise InputError(
+            "out-of-range",
             f"--query {' '.join(map(str, query))}: STEP ROW COLUMN go from 0 to "
-            f"{' '.join(str(size - 1) for size in sizes)}"
+            f"{' '.join(str(size - 1) for size in sizes)}",
         )

@@ -1,4 +1,4 @@
-"""Charts of the report: curves, histograms, heat maps, the confusion matrix."""
+"""Charts of the report: curves, histograms, heat maps and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.ticker import Formatter, MaxNLocator
 from shared.scene import masked_counts
 from train.pictures.style import PALETTE, SERIES, Chart, heat_rgba, printable
 
-MOST_NAMED_CLASSES = 16  # beyond, the axes of a confusion matrix show class numbers
-MOST_POINTS = 600  # of a curve: what a chart of this width can show
+MOST_NAMED_CLASSES = 16  # with more, the axes of a confusion matrix show class numbers
+MOST_POINTS = 600  # points of a curve that a chart of this width can show
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Curve:
     name: str
     x: Sequence[float]
     y: Sequence[float]
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it has two points or more; a single dot is no chart."""
+        return len(self.x) > 1
 
 
 def curves_chart(
@@ -36,7 +41,7 @@ def curves_chart(
     from_zero: bool = False,
     width: float = Chart.width,
 ) -> Chart:
-    """Lines over a common axis; `reference` is (value, name) of a dashed level to compare with."""
+    """Lines over a common axis; `reference` is the (value, name) of a dashed horizontal line."""
 
     def draw(axes: Axes) -> None:
         for number, curve in enumerate(curves):
@@ -79,7 +84,7 @@ def curves_chart(
 
 
 def shares_chart(title: str, shares_of: dict[str, np.ndarray], x_label: str, y_label: str) -> Chart:
-    """Histograms of shares f[n] in 0..1 (NaN is left out) over each other, each summing to 1."""
+    """Histograms of shares float [n] in 0..1 on common axes; each sums to 1, and NaN is ignored."""
     bins = np.linspace(0.0, 1.0, 26)
 
     def draw(axes: Axes) -> None:
@@ -102,7 +107,7 @@ def shares_chart(title: str, shares_of: dict[str, np.ndarray], x_label: str, y_l
 
 
 def coverage_chart(coverage: np.ndarray) -> Chart:
-    """Where motion is: share of frames [h, w] whose box covers each part of the frame."""
+    """Map of where motion is: share of frames [h, w] whose box covers each part of the frame."""
     most = float(coverage.max())
 
     def draw(axes: Axes) -> None:
@@ -119,7 +124,7 @@ def coverage_chart(coverage: np.ndarray) -> Chart:
 def inside_chart(
     num_inside: np.ndarray, num_positions: int, mask_ratio: float, inside_ratio: float
 ) -> Chart:
-    """Histogram of the positions inside the clips' boxes, and what share of them is masked then."""
+    """Histogram of the positions inside the clips' boxes, and the share of them that is masked."""
     counts = np.bincount(np.clip(num_inside, 0, num_positions), minlength=num_positions + 1)
     positions = np.arange(1, num_positions)
     masked = np.array(
@@ -157,9 +162,10 @@ def inside_chart(
 
 
 def confusion_chart(matrix: np.ndarray, names: list[str], title: str = "Confusion matrix") -> Chart:
-    """Confusion matrix [true, predicted] of counts; opacity is the share of the true class.
+    """Confusion matrix [true, predicted] of counts; opacity shows the share of the true class.
 
-    With many classes it is the share's square root, or single mistakes could not be seen.
+    With many classes, opacity shows the square root of the share, so that single mistakes can be
+    seen.
     """
     totals = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(totals, 1)
@@ -213,7 +219,7 @@ def _right_axis(axes: Axes, label: str) -> Axes:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MOST_POINTS points, each the mean of its neighbours; gaps (NaN) stay out."""
+    """Drop NaN, and reduce a curve to MOST_POINTS points that are means of their neighbours."""
     kept = np.isfinite(y) & np.isfinite(x)
     x, y = x[kept], y[kept]
     if len(x) <= MOST_POINTS:
@@ -225,9 +231,9 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class PlainTicks(Formatter):
-    """Numbers of an axis with as many decimals as the finest needs: 0.95, 1.00; 12k; 1.5e-4.
+    """Formats the numbers of an axis with equal decimals: 0.95, 1.00; 12k; 1.5e-4.
 
-    With `percent`, shares as 2.5 %, 5.0 %.
+    With `percent`, shares are written as 2.5 %, 5.0 %.
     """
 
     def __init__(self, percent: bool = False) -> None:

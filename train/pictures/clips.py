@@ -1,4 +1,4 @@
-"""Frames of clips with what was found in them drawn on: motion map, contours, box, mask."""
+"""Draws motion maps, contours, boxes and masks on frames of clips."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from shared.grid import View
 from shared.randomness import counter_generator
 from train.clips.stored_boxes import ClipData
 
-TILE_HEIGHT = 168  # pixels: twice what a column of four takes on a phone
-MOST_OPAQUE = 0.85  # of a map laid over a frame: the frame stays to be seen
+TILE_HEIGHT = 168  # pixels: twice the height in a row of four on a phone
+MOST_OPAQUE = 0.85  # opacity of a map over a frame; the frame stays visible
 OVERLAY_COLOURS = matplotlib.colormaps["inferno"](np.linspace(0.35, 0.95, 256))[:, :3] * 255
 MAP_RGB = (matplotlib.colormaps[MAP_COLOURS](np.arange(256))[:, :3] * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class ClipTiles:
-    """Pictures of one clip, uint8[H, W, 3] RGB each; one an asked frame in every list.
+    """Pictures of one clip, each uint8 [H, W, 3] RGB; every list has one for each frame.
 
     Attributes:
         boxed: frames with contours and motion box.
-        maps: motion maps with the box; empty where the dataset has none.
-        masked: what the encoder sees, at the model's size.
+        maps: motion maps with the box; empty if the dataset has no maps.
+        masked: the input of the encoder, at the size of the model.
     """
 
     boxed: list[np.ndarray]
@@ -45,18 +45,18 @@ class ClipTiles:
 
 
 def spread_over_classes(labels: np.ndarray, num_clips: int) -> np.ndarray:
-    """Numbers of clips int64 [n], one drawn from each of classes spread over the list.
+    """Choose numbers of clips int64 [n], one clip at random from each of several classes.
 
-    The draw depends on the labels alone, so that pictures made again show the same clips.
+    The choice depends only on the labels, so that new pictures show the same clips.
     """
     rng = counter_generator("spread over classes", len(labels))
     order = rng.permutation(len(labels))
-    rank = np.empty(len(labels), dtype=np.int64)  # of a clip among those of its class
+    rank = np.empty(len(labels), dtype=np.int64)  # of a clip within its class
     classes = np.unique(labels)
     for label in classes:
         of_class = order[labels[order] == label]
         rank[of_class] = np.arange(len(of_class))
-    by_turn = np.lexsort((labels, rank))  # one of each class, then a second of each
+    by_turn = np.lexsort((labels, rank))  # one clip of each class, then a second one of each
     if len(classes) > num_clips:
         return by_turn[np.linspace(0, len(classes) - 1, num_clips).round().astype(int)]
     return by_turn[:num_clips]
@@ -71,9 +71,9 @@ def draw_tiles(
     """Draw the frames of a clip.
 
     Args:
-        clip: frames, maps, boxes and contours, n each.
-        view, patch: what the model sees, and the side of its patches in pixels.
-        mask: bool [rows, columns] of the patch grid, True = hidden from the encoder.
+        clip: n frames, maps, boxes and lists of contours.
+        view, patch: the view of the model, and the side of its patches in pixels.
+        mask: bool [rows, columns] of the patch grid, True = masked.
     """
     boxed, maps, masked = [], [], []
     brightest = max((float(np.percentile(m, 99.7)) for m in clip.maps), default=0.0)
@@ -95,18 +95,18 @@ def draw_tiles(
 
 
 def draw_thumbnail(clip: ClipData) -> np.ndarray:
-    """The first frame asked for, with its motion box: uint8[168, W, 3]."""
+    """Draw the first frame with its motion box: uint8 [168, W, 3]."""
     picture, scale = _tile(clip.frames[0], clip.size)
     draw_box(picture, clip.boxes[0] * np.tile(scale, 2))
     return picture
 
 
 def see_view(frame: np.ndarray, size: tuple[int, int], view: View) -> np.ndarray:
-    """A stored frame as the model sees it: uint8[view height, view width, 3].
+    """Crop and resize a stored frame to the view of the model: uint8 [view height, view width, 3].
 
     Args:
-        frame: uint8[H, W, 3], stored, maybe smaller than the source.
-        size: (width, height) of the source, in whose pixels the view's crop is.
+        frame: uint8 [H, W, 3], as stored; it may be smaller than the source.
+        size: (width, height) of the source in pixels. The crop of the view is in these pixels.
     """
     scale = np.array(frame.shape[1::-1]) / np.array(size)
     x1, y1, x2, y2 = np.array(view.crop) * np.tile(scale, 2)
@@ -121,20 +121,19 @@ def see_view(frame: np.ndarray, size: tuple[int, int], view: View) -> np.ndarray
 
 
 def spread_times(num_frames: int, num_times: int) -> np.ndarray:
-    """int64 [n], the middles of `num_times` equal parts of a clip; fewer where it has fewer
-    frames."""
+    """Middles of `num_times` equal parts of a clip, int64 [n]; fewer if it has fewer frames."""
     num_times = min(num_times, num_frames)
     return ((np.arange(num_times) + 0.5) * num_frames / num_times).astype(np.int64)
 
 
 def overlay_tokens(frame: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """A frame in grey under one colour a token: uint8 [H, W, 3], enlarged to at least tile height.
+    """Draw one colour for each token over a grey frame: uint8 [H, W, 3], at least tile height.
 
-    Cells are not blurred: a model's map has no more detail than its tokens.
+    Cells are not blurred, because a map has no more detail than its tokens.
 
     Args:
-        frame: uint8 [S, S, 3], RGB, what the model sees.
-        cells: float32 [rows, columns], 0 (nothing laid over) to 1 (opaque).
+        frame: uint8 [S, S, 3] RGB, as the model sees it.
+        cells: float32 [rows, columns], from 0 (no colour) to 1 (strongest colour).
     """
     rows, columns = cells.shape
     picture = enlarge_for_tokens(frame, columns)
@@ -148,32 +147,32 @@ def overlay_tokens(frame: np.ndarray, cells: np.ndarray) -> np.ndarray:
 
 
 def enlarge_for_tokens(frame: np.ndarray, columns: int) -> np.ndarray:
-    """A square frame at least at tile height, of whole pixels for each of `columns` tokens."""
+    """Enlarge a square frame to at least tile height, with whole pixels for each token."""
     return np.ascontiguousarray(enlarge(frame, columns * max(1, -(-TILE_HEIGHT // columns))))
 
 
 def mark_token(picture: np.ndarray, row: int, column: int, grid: int) -> None:
-    """Outline one of grid x grid tokens in a square picture."""
+    """Draw the outline of one of grid x grid tokens in a square picture."""
     side = picture.shape[0] / grid
     box = np.array([column, row, column + 1, row + 1]) * side
     draw_box(picture, box, ANNOTATION_RGB)
 
 
 def enlarge(picture: np.ndarray, height: int) -> np.ndarray:
-    """Resize to a height in pixels, keeping the aspect."""
+    """Resize to a height in pixels and keep the aspect ratio."""
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
     method = cv2.INTER_AREA if picture.shape[0] >= height else cv2.INTER_CUBIC
     return cv2.resize(picture, (width, height), interpolation=method)
 
 
 def _tile(frame: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The frame at tile height, and (x, y) tile pixels per source pixel."""
+    """The frame at tile height, and the (x, y) tile pixels per source pixel."""
     picture = np.ascontiguousarray(enlarge(frame, TILE_HEIGHT))
     return picture, np.array(picture.shape[1::-1]) / np.array(size)
 
 
 def _hide(seen: np.ndarray, patch: int, mask: np.ndarray) -> np.ndarray:
-    """Masked patches as a flat grey with thin seams."""
+    """Paint masked patches grey with thin lines between them."""
     hidden = np.kron(mask, np.ones((patch, patch), bool))
     picture = seen.copy()
     picture[hidden] = HIDDEN_RGB

@@ -1,7 +1,4 @@
-"""Confusion matrices as charts: which class an evaluation takes for which.
-
-A run that learned verbs and nouns has a chart of each.
-"""
+"""Draws confusion matrices of an evaluation. A run with verbs and nouns has one for each."""
 
 from __future__ import annotations
 
@@ -17,21 +14,24 @@ from train.running.run_folder import RunFolder
 
 
 def confusion_picture(scores: Scores, names: Sequence[str]) -> Chart:
-    """The matrix of one kind of label as a chart, whose title names the kind where it is not the
-    only one; `names` of the classes are at least as many as the matrix has rows."""
+    """The matrix of one kind of label as a chart, with "of verbs" or "of nouns" in its title.
+
+    Args:
+        names: class names, at least as many as the matrix has rows.
+    """
     of_kind = "" if scores.kind == "label" else f" of {PLURAL[scores.kind]}"
     return confusion_chart(scores.confusion(), list(names), f"Confusion matrix{of_kind}")
 
 
 def write_confusion(folder: RunFolder, name: str, names: Mapping[str, Sequence[str]]) -> list[Path]:
-    """Draw the matrices of an evaluation beside its scores; returns the pictures.
+    """Write the matrices of an evaluation beside its scores; returns the paths of the pictures.
 
     Args:
-        name: of the evaluation: test, val-hmdb51-<map>.
-        names: of the classes, by kind of label.
+        name: name of the evaluation, such as test or val-hmdb51-<map>.
+        names: class names by kind of label.
 
     Raises:
-        InputError: the scores cannot be read.
+        InputError: the score file is damaged.
     """
     paths = []
     for scores in read_scores(folder.scores(name)):

@@ -1,9 +1,9 @@
-"""GradCAM: which tokens speak for a class. Reads shards and the weights of a finetuned run.
+"""GradCAM: which tokens support a class. Reads shards and the weights of a finetuned run.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-Localization", ICCV 2017, on the tokens of a video transformer, as MOFO's figure of GradCAM shows
-them for the fifth encoder block. A map has one value a token: 8 x 14 x 14 for ViT-B at tubelets of
-2 frames, 2 x 14 x 14 at tubelets of 8.
+Localization", ICCV 2017, on the tokens of a video transformer. MOFO's figure of GradCAM uses the
+fifth encoder block. A map has one value for each token: 8 x 14 x 14 for ViT-B with tubelets of 2
+frames, 2 x 14 x 14 with tubelets of 8.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from train.running.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ClassMaps:
-    """One clip and the GradCAM maps of some classes.
+    """GradCAM maps of some classes for one clip.
 
     Attributes:
-        clip_id, split: which clip.
+        clip_id, split: the clip.
         frames: uint8 [T, S, S, 3].
-        kind: of label: "label", "verb" or "noun".
-        label: its class of this kind, or None.
-        predicted: the class that the run takes it for.
+        kind: kind of label: "label", "verb" or "noun".
+        label: true class of the clip, or None.
+        predicted: predicted class.
         probability: float64 [classes], softmax of the scores.
-        maps: float32 [T', rows, columns] in 0..1 by class, each relative to its own largest value.
-        block: encoder block, from 1 on.
+        maps: float32 [T', rows, columns] in 0..1 by class, each relative to its largest value.
+        block: number of the encoder block, from 1.
     """
 
     clip_id: str
@@ -56,14 +56,14 @@ class ClassMaps:
     block: int
 
     def rows(self, names: list[str], num_times: int) -> list[tuple[str, list[np.ndarray]]]:
-        """(caption, frames uint8 [H, W, 3]) of the clip and of each class's map laid over it."""
+        """(caption, frames uint8 [H, W, 3]) of the clip, and of each class's map over it."""
         times = spread_times(len(self.frames), num_times)
         rows = [("input", [self.frames[t] for t in times])]
         for number, cells in self.maps.items():
             depth = len(self.frames) // len(cells)
             drawn = [overlay_tokens(self.frames[t], cells[t // depth]) for t in times]
             share = f"{100 * self.probability[number]:.0f} %"
-            rows.append((f"for {names[number]}, given {share}", drawn))
+            rows.append((f"for {names[number]}, probability {share}", drawn))
         return rows
 
 
@@ -75,17 +75,20 @@ def class_maps(
     clip_ids: list[str] | None = None,
     kind: str | None = None,
 ) -> list[ClassMaps]:
-    """GradCAM of a finetuned run: of the class each clip is taken for, and of its own if another.
+    """Compute GradCAM of a finetuned run for the predicted class and the true class of each clip.
 
     Args:
-        folder: of a finetuned run.
-        num_clips: held-out clips of classes spread over the list; the same ones again.
-        block: encoder block, from 1 on; None is the fifth, or the last of fewer.
-        clip_ids: these clips of the held-out split instead; those it does not have are left out.
-        kind: of label that the run learned; None is its first.
+        folder: a finetuned run.
+        num_clips: number of held-out clips, of classes spread over the list; each call takes the
+            same clips.
+        block: number of the encoder block, from 1; None is the fifth, or the last if there are
+            fewer.
+        clip_ids: take these clips of the held-out split instead; missing ones are left out.
+        kind: kind of label; None is the first one that the run learned.
 
     Raises:
-        InputError: a run without weights or of another kind, no such block, no clips.
+        InputError: the run has no weights or is of another kind, there is no such block, or there
+            are no clips.
     """
     config = read_finetuning(folder)
     model = read_classifier(folder)
@@ -115,19 +118,19 @@ def grad_cam(
     kind: str,
     choose: Callable[[Tensor], list[int]],
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """GradCAM maps of the encoder tokens of one clip (Selvaraju et al., eq. 1 and 2).
+    """Compute GradCAM maps of the encoder tokens of one clip (Selvaraju et al., eq. 1 and 2).
 
-    The activations are the tokens that leave a block: every path from there to the scores counts.
-    Each channel's weight is its gradient's mean over the tokens; a token's value is the weighted
-    sum of its channels, if above 0.
+    The activations are the output tokens of a block. The weight of a channel is the mean of its
+    gradient over the tokens. The value of a token is the weighted sum of its channels, or 0 if the
+    sum is negative.
 
     Args:
-        model: in evaluation mode.
+        model: the classifier, in evaluation mode.
         clips: standardised RGB [1, 3, T, S, S].
-        inside: bool [1, N], where the head needs it.
-        block: encoder block, from 1 on.
-        kind: of label.
-        choose: from the scores [classes], the numbers of the classes to explain.
+        inside: bool [1, N], for heads that need it.
+        block: number of the encoder block, from 1.
+        kind: kind of label.
+        choose: takes the scores [classes] and returns the numbers of the classes to explain.
 
     Returns:
         the scores before the softmax, float32 [classes], and by class float32
@@ -136,7 +139,7 @@ def grad_cam(
     kept: list[Tensor] = []
 
     def cut(module: nn.Module, arguments: tuple, tokens: Tensor) -> Tensor:
-        kept.append(tokens.detach().requires_grad_())  # nothing before is differentiated
+        kept.append(tokens.detach().requires_grad_())  # no gradient is needed before this block
         return kept[0]
 
     handle = model.encoder.blocks[block - 1].register_forward_hook(cut)
@@ -160,8 +163,9 @@ def _maps_of(
 ) -> ClassMaps:
     if label >= model.num_classes[kind]:
         raise InputError(
-            f"clip {clip.clip_id} is of class {label}, and the run knows "
-            f"{model.num_classes[kind]}; the manifest is not the one it was finetuned on"
+            "other-classes",
+            f"clip {clip.clip_id} has class {label}, and the run knows {model.num_classes[kind]} "
+            "classes; restore the manifest that the run was trained with",
         )
 
     def guess_and_truth(scores: Tensor) -> list[int]:
@@ -169,7 +173,7 @@ def _maps_of(
         return [predicted] if label in (-1, predicted) else [predicted, label]
 
     scores, maps = grad_cam(model, clip.clips, clip.inside, block, kind, guess_and_truth)
-    tiny = torch.finfo(torch.float32).tiny  # where no token speaks for a class
+    tiny = torch.finfo(torch.float32).tiny  # if no token supports a class
     return ClassMaps(
         clip_id=clip.clip_id,
         split=split,

@@ -1,4 +1,4 @@
-"""What figures of models are drawn from: held-out clips, cut as in evaluation, and run weights."""
+"""Reads held-out clips, viewed as in evaluation, and the weights of runs for pictures of models."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from train.samples.loading import to_device
 from train.weights.exchange import import_weights
 from train.weights.own_runs import import_run
 
-HELD_OUT_FIRST = ("test", "val", "train")  # nothing is chosen by these pictures
-SHOWN_BLOCK = 5  # MOFO's GradCAM figure shows the fifth block
+HELD_OUT_FIRST = ("test", "val", "train")  # test comes first: no choice depends on pictures
+SHOWN_BLOCK = 5  # MOFO's figure of GradCAM shows the fifth block
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class SeenClip:
     """One clip as a model sees it in evaluation.
 
     Attributes:
-        clip_id, label: which clip; label is its class number or None.
+        clip_id, label: the clip; label is its class number or None.
         clips: float32 [1, 3, T, S, S], standardised.
-        inside: bool [1, N], True where a token's patch lies in the motion box.
-        motion: float32 [T', rows, columns], or None where the table has no motion maps.
+        inside: bool [1, N], True if the patch of a token lies in the motion box.
+        motion: float32 [T', rows, columns], or None if the table has no motion maps.
     """
 
     clip_id: str
@@ -64,7 +64,8 @@ class ClipViews:
     def __init__(self, table: ClipTable, config: PretrainConfig | FinetuneConfig) -> None:
         self.table = table
         loader = LoaderConfig(workers=0)
-        box = config.head.box if isinstance(config, FinetuneConfig) else "clip"  # as masks see it
+        # Masks take the box of the whole clip.
+        box = config.head.box if isinstance(config, FinetuneConfig) else "clip"
         self._clips = EvaluateDataset(
             table, config.model, config.frames, EvaluateConfig(), loader, box
         )
@@ -81,7 +82,7 @@ class ClipViews:
         )
 
     def of(self, clip_id: str) -> SeenClip | None:
-        """The clip of an id; None where the table does not have it."""
+        """The clip with an id, or None if the table does not have it."""
         found = np.flatnonzero(self.table.ids == clip_id.encode())
         return self[found[0]] if len(found) else None
 
@@ -89,7 +90,7 @@ class ClipViews:
 def evaluated_frames(
     table: ClipTable, index: int, config: PretrainConfig | FinetuneConfig
 ) -> np.ndarray:
-    """Numbers int64 [T] of the frames of a clip that `ClipViews` shows."""
+    """Numbers int64 [T] of the frames of a clip that `ClipViews` returns."""
     first, last = table.frames[index]
     length, count = int(last - first), config.model.num_frames
     rule = config.frames
@@ -105,16 +106,19 @@ def read_held_out(
     preferred: str = "test",
     box_source: str = DEFAULT_BOXES,
 ) -> tuple[ClipTable, str]:
-    """The clips of the preferred split, else of test, val or train, and which of these it is.
+    """Read the clips of the first split that has any: the preferred one, test, val or train.
 
     Args:
-        boxes: whether motion boxes are needed; None: they are read where there are some.
-        motion: what of the flows shards is needed.
-        preferred: the split that a run is evaluated on.
-        box_source: which boxes, as for `read_clip_table`.
+        boxes: whether motion boxes are needed; None reads them if there are any.
+        motion: the data of the flows shards that is needed.
+        preferred: the split that the run is tested on.
+        box_source: name of the boxes, as for `read_clip_table`.
+
+    Returns:
+        the clips, and the name of their split.
 
     Raises:
-        InputError: none of these splits has clips, or shards are missing or do not fit.
+        InputError: none of these splits has clips, or shards are missing or do not match.
     """
     if boxes is None:
         boxes = read_index(layout.boxes) is not None
@@ -128,27 +132,27 @@ def read_held_out(
 
 
 def read_pretraining(folder: RunFolder) -> PretrainConfig:
-    """What a pretraining run was made with.
+    """Read the configuration of a pretraining run.
 
     Raises:
         InputError: there is no such run, or it is of another kind.
     """
-    refusal = "is no pretraining run; only those predict what is hidden"
+    refusal = "is not a pretraining run; only those predict masked patches"
     return recorded_pretrain_config(folder.options_of("pretrain", refusal)["config"])
 
 
 def read_finetuning(folder: RunFolder) -> FinetuneConfig:
-    """What a finetuned run was made with.
+    """Read the configuration of a finetuned run.
 
     Raises:
         InputError: there is no such run, or it is of another kind.
     """
-    refusal = "is no finetuned run; only those tell classes apart"
+    refusal = "is not a finetuned run; only those predict classes"
     return recorded_finetune_config(folder.options_of("finetune", refusal)["config"])
 
 
 def read_autoencoder(folder: RunFolder) -> MaskedAutoencoder:
-    """The model of a pretraining run, for evaluation.
+    """Read the model of a pretraining run, in evaluation mode.
 
     Raises:
         InputError: the run has no weights yet.
@@ -159,7 +163,7 @@ def read_autoencoder(folder: RunFolder) -> MaskedAutoencoder:
 
 
 def read_classifier(folder: RunFolder) -> VideoClassifier:
-    """The model of a finetuned run, for evaluation: its best weights where it has some.
+    """Read the model of a finetuned run in evaluation mode, with its best weights if it has any.
 
     Raises:
         InputError: the run has no weights yet.
@@ -170,9 +174,9 @@ def read_classifier(folder: RunFolder) -> VideoClassifier:
 
 
 def choose_block(encoder: VideoEncoder, asked: int | None) -> int:
-    """The number of an encoder block, from 1 on: the one asked for, or the fifth.
+    """Return the number of an encoder block, from 1: the one that was asked for, or the fifth.
 
-    The last one where there are fewer than five.
+    If there are fewer than five blocks, the last one takes the place of the fifth.
 
     Raises:
         InputError: the encoder has no such block.
@@ -181,24 +185,27 @@ def choose_block(encoder: VideoEncoder, asked: int | None) -> int:
     if asked is None:
         return min(SHOWN_BLOCK, depth)
     if not 1 <= asked <= depth:
-        raise InputError(f"--block {asked}: the encoder has blocks 1 to {depth}")
+        raise InputError("out-of-range", f"--block {asked}: the encoder has blocks 1 to {depth}")
     return asked
 
 
 def frames_of(pixels: Tensor) -> np.ndarray:
-    """Pixels [1, 3, T, S, S] in 0..1 -> uint8 [T, S, S, 3]."""
+    """Convert pixels [1, 3, T, S, S] in 0..1 to uint8 [T, S, S, 3]."""
     return (pixels[0].permute(1, 2, 3, 0) * 255).round().to(torch.uint8).numpy()
 
 
 def _read_model(folder: RunFolder) -> torch.nn.Module:
-    """Of a run that is not finished, the weights of its newest checkpoint."""
+    """Build the model of a run; an unfinished run has the weights of its newest checkpoint."""
     path = next((p for p in (folder.best_weights, folder.weights) if p.is_file()), None)
     if path is not None:
         weights = import_weights(path)
     elif complete_checkpoints(folder.checkpoints):
         weights = import_run(folder.path)
     else:
-        raise InputError(f"{folder.path} has no weights yet; its first checkpoint is not written")
-    # Without checkpointing: a recomputed block would call the hooks of the figures twice.
+        raise InputError(
+            "not-finished",
+            f"{folder.path} has no weights yet, because its first checkpoint is not written",
+        )
+    # With activation checkpointing, a recomputed block would call the hooks of figures twice.
     config = replace(weights.config, activation_checkpointing=False)
     return replace(weights, config=config).build().eval().requires_grad_(False)

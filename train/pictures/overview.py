@@ -1,4 +1,4 @@
-"""The whole way in one picture: a clip, the motion found in it, its mask, what is predicted."""
+"""Overview of one clip in one picture: motion box, motion map, visible patches, prediction."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ def overview_rows(
     """Rows of held-out clips: motion box and contours, motion map, visible patches, prediction.
 
     Args:
-        folder: of a pretraining run that predicts pixels.
-        num_times: frames of each clip.
+        folder: a pretraining run that predicts pixels.
+        num_times: number of frames of each clip.
 
     Raises:
-        InputError: no boxes, frames or weights.
+        InputError: there are no boxes, no frames or no weights.
     """
     config = read_pretraining(folder)
     boxes = read_box_table(layout)
     if boxes is None:
         made = layout.make("boxes")
-        raise InputError(f"no finished boxes at {layout.boxes}; make them with `{made}`")
+        raise InputError(
+            "not-finished", f"no finished boxes in {layout.boxes}; make them with `{made}`"
+        )
     row_of = {clip_id: row for row, clip_id in enumerate(boxes.clip_id)}
     table, _ = read_held_out(layout, config.needs_boxes, config.needed_motion)
     index_of = {clip_id.decode(): index for index, clip_id in enumerate(table.ids)}
@@ -44,7 +46,7 @@ def overview_rows(
         times = spread_times(len(clip.clip), num_times)
         numbers = evaluated_frames(table, index_of[clip.clip_id], config)[times]
         stored = read_clip(layout, boxes, row_of[clip.clip_id], numbers)
-        # Drawn on the whole frame, then cut to what the model sees of it.
+        # Boxes are drawn on the whole frame, which is then cropped to the view of the model.
         view = canonical_view(*stored.size, size=config.model.image_size)
         nothing = np.zeros((config.model.grid, config.model.grid), bool)
         tiles = draw_tiles(stored, view, config.model.patch_size, nothing)

@@ -1,4 +1,4 @@
-"""What a masked autoencoder makes of clips that it sees a tenth of. Reads shards and weights."""
+"""Reconstructions of masked clips by autoencoders. Reads shards and the weights of runs."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ from train.running.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One clip seen by one or more models under the same mask; T frames of S pixels a side.
+    """Predictions of one or more models for one clip under one mask; T frames of S x S pixels.
 
     Attributes:
-        clip_id, split, label: which clip; label is its class number or None.
-        clip: uint8 [T, S, S, 3], what goes in.
-        hidden: bool [T, S, S], True where the pixel is masked.
-        predicted: uint8 [T, S, S, 3] by run name: masked patches predicted, visible ones as they
-            are.
-        loss, mean_loss: of each run's prediction by its name, and of every patch's mean colour.
+        clip_id, split, label: the clip; label is its class number or None.
+        clip: uint8 [T, S, S, 3], the input.
+        hidden: bool [T, S, S], True if the pixel is masked.
+        predicted: uint8 [T, S, S, 3] by run name: predicted masked patches, and the visible
+            patches of the input.
+        loss: loss of each run by its name.
+        mean_loss: loss of predicting the mean colour of each patch.
     """
 
     clip_id: str
@@ -61,7 +62,7 @@ class Reconstruction:
         times = spread_times(len(self.clip), num_times)
         seen = np.where(self.hidden[..., None], np.array(HIDDEN_RGB, np.uint8), self.clip)
         share = self.hidden.mean()
-        rows = [("input", self.clip), (f"masked, {100 * share:.0f} % hidden", seen)]
+        rows = [("input", self.clip), (f"visible patches, {100 * (1 - share):.0f} %", seen)]
         rows += [
             (f"{run}, loss {self.loss[run]:.3f}", frames) for run, frames in self.predicted.items()
         ]
@@ -71,19 +72,20 @@ class Reconstruction:
 def reconstruct(
     layout: DatasetLayout, folders: list[RunFolder], num_clips: int
 ) -> list[Reconstruction]:
-    """Hide patches of a few held-out clips and have each run predict them.
+    """Mask patches of a few held-out clips and let each run predict them.
 
     Args:
-        folders: pretraining runs. The mask and the frames are those of the first.
+        folders: pretraining runs. The mask and the frame sampling are those of the first.
 
     Raises:
-        InputError: a run without weights or of another kind, or models that cut clips otherwise.
+        InputError: a run has no weights or is of another kind, or models need clips of different
+            shapes.
     """
     configs = [_read_config(folder) for folder in folders]
     models = [read_autoencoder(folder) for folder in folders]
     first = configs[0]
     for folder, model in zip(folders, models, strict=True):
-        _check_same_cut(folder, model, models[0])
+        _check_same_shape(folder, model, models[0])
     table, split = read_held_out(
         layout, first.needs_boxes, first.needed_motion, box_source=first.box_source
     )
@@ -130,21 +132,26 @@ def _reconstruct_one(
 def _read_config(folder: RunFolder) -> PretrainConfig:
     config = read_pretraining(folder)
     if config.target.picture != "pixels":
-        raise InputError(f"{folder.path} predicts {config.target.name}, which is no picture")
+        raise InputError(
+            "other-kind", f"{folder.path} predicts {config.target.name}, which is no picture"
+        )
     return config
 
 
-def _check_same_cut(folder: RunFolder, model: MaskedAutoencoder, first: MaskedAutoencoder) -> None:
+def _check_same_shape(
+    folder: RunFolder, model: MaskedAutoencoder, first: MaskedAutoencoder
+) -> None:
     for name in ("image_size", "num_frames", "patch_size", "tubelet_size"):
         here, there = getattr(model.config, name), getattr(first.config, name)
         if here != there:
             raise InputError(
-                f"{folder.path} has {name} {here} and the first run {there}; runs side by side "
-                "must cut clips alike"
+                "other-model",
+                f"{folder.path} has {name} {here}, and the first run has {there}; give --beside "
+                "runs with clips of the same shape",
             )
 
 
 def _pixels_hidden(mask: np.ndarray, cut: ModelConfig) -> np.ndarray:
-    """Mask bool [N] of tokens -> bool [T, S, S] of pixels."""
+    """Expand a mask bool [N] of tokens to bool [T, S, S] of pixels."""
     tokens = mask.reshape(cut.time_steps, cut.grid, cut.grid)
     return np.kron(tokens, np.ones((cut.tubelet_size, cut.patch_size, cut.patch_size), bool))

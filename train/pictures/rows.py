@@ -1,4 +1,4 @@
-"""Pictures of clips row by row, as one PNG: what the figures of models have in common."""
+"""Puts rows of pictures of clips into one PNG file: the layout of all figures of models."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from train.pictures.style import STYLE, printable
 Rows = list[tuple[str, list[np.ndarray]]]  # (caption, pictures uint8 [H, W, 3]) of one clip
 
 LABEL_INCHES = 2.1
-ROW_INCHES = 8.0  # of the pictures of a row, as far as each is from 1 to 2.4 wide
+ROW_INCHES = 8.0  # width of a row of pictures, if each is then 1 to 2.4 inches wide
 GAP = 0.35  # inches between clips
 
 
 def rows_png(blocks: list[tuple[str, Rows]], dots_per_inch: int = 120) -> bytes:
-    """Clips below each other on white paper, the captions of rows to their left.
+    """Draw clips below each other on white, with the captions of rows on the left.
 
     Args:
-        blocks: title and rows of each clip; pictures of one shape.
+        blocks: title and rows of each clip; all pictures have one shape.
     """
     num_columns = max(len(pictures) for _, rows in blocks for _, pictures in rows)
     wide = min(2.4, max(1.0, ROW_INCHES / num_columns))
@@ -43,7 +43,7 @@ def rows_png(blocks: list[tuple[str, Rows]], dots_per_inch: int = 120) -> bytes:
                 _draw_row(figure, caption, pictures, top, (wide, tall))
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-    opaque = np.asarray(canvas.buffer_rgba())[..., :3]  # smaller files than with opacity
+    opaque = np.asarray(canvas.buffer_rgba())[..., :3]  # without alpha the file is smaller
     stream = io.BytesIO()
     Image.fromarray(opaque).save(stream, format="png", optimize=True)
     return stream.getvalue()
@@ -56,8 +56,8 @@ def _draw_row(
     bottom: float,
     cell: tuple[float, float],
 ) -> None:
-    """One row of cells (width, height in inches) with its bottom so many inches up."""
-    edge = 0.02  # inches, left free around a picture
+    """Draw one row of cells of (width, height) inches, `bottom` inches above the lower edge."""
+    edge = 0.02  # inches of white around a picture
     width, height = figure.get_size_inches()
     for column, picture in enumerate(pictures):
         left = LABEL_INCHES + column * cell[0] + edge

@@ -1,7 +1,8 @@
-"""Pictures of how a pretraining comes along: what it predicts for the same clips as it learns.
+"""Pictures of the predictions of a pretraining run for the same clips as training proceeds.
 
-snapshots/input.png, masked.png and one step-00000123.png each time: a row a clip, a column a frame.
-The clips are of split train, in the view and under the mask of their first epoch.
+A run writes snapshots/input.png, masked.png, and a step-00000123.png each time. Each row is a clip
+and each column a frame. The clips belong to split train, and have the view and the mask of their
+first epoch.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from train.samples.datasets import PretrainDataset
 from train.samples.loading import to_device
 
 NUM_CLIPS = 2
-NUM_TIMES = 8  # frames of a clip
+NUM_TIMES = 8  # frames of a clip that are shown
 
 
 class Snapshots:
-    """Takes pictures after epochs 1, 2, 5, 10, 20, 50 and so on, and after the last.
+    """Takes pictures after epochs 1, 2, 5, 10, 20, 50 and so on, and after the last epoch.
+
+    Only runs that predict pixels have pictures.
 
     Args:
-        folder: for the pictures.
-        table, config, seed: of the run. Only runs whose target is pixels have pictures.
-        epoch_steps: optimiser steps of an epoch.
+        folder: where pictures are written.
+        table, config, seed: the clips, configuration and seed of the run.
+        epoch_steps: optimiser steps in an epoch.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Snapshots:
 
     @torch.inference_mode()
     def take(self, model: MaskedAutoencoder, step: int, device: torch.device) -> None:
-        """Write what the model predicts after `step`; the first time also the input."""
+        """Write the prediction of the model after `step`; the first time, also write the input."""
         batch = {name: values.to(device) for name, values in self._clips().items()}
         clips, mask = batch["clips"], batch["mask"]
         was_training = model.training
@@ -64,8 +67,8 @@ class Snapshots:
         self._write(f"step-{step:08d}.png", _frames(predicted))
 
     def _clips(self) -> dict[str, torch.Tensor]:
-        # Read anew each time, with files of its own: those of the loader's workers must not be
-        # open before they are forked, and this is a handful of times.
+        # The dataset is opened again each time, which happens rarely: the loader forks its workers,
+        # and files must not be open before that.
         dataset = PretrainDataset(self._table, self._config, LoaderConfig(workers=0), self._seed)
         chosen = sorted({0, len(self._table) // 2})[:NUM_CLIPS]
         samples = [dataset[(0, index)] for index in chosen]
@@ -86,7 +89,7 @@ class Snapshots:
         )
 
     def _write(self, name: str, frames: np.ndarray) -> None:
-        """Frames uint8 [B, T, S, S, 3] of as many times as are shown, clip below clip."""
+        """Write frames uint8 [B, T, S, S, 3] at NUM_TIMES times, one row for each clip."""
         num_frames = frames.shape[1]
         times = np.linspace(0, num_frames - 1, min(NUM_TIMES, num_frames)).round().astype(int)
         rows = [np.concatenate(list(clip[times]), axis=1) for clip in frames]
@@ -96,17 +99,18 @@ class Snapshots:
 
 
 def shown_epochs(epochs: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50 ... below `epochs`, and `epochs`."""
+    """Epochs with pictures: 1, 2, 5, 10, 20, 50 ... below `epochs`, and `epochs` itself."""
     series = [digit * 10**power for power in range(len(str(epochs))) for digit in (1, 2, 5)]
     return [epoch for epoch in series if epoch < epochs] + [epochs]
 
 
 def read_snapshots(folder: Path, side: int) -> dict[str, list[list[np.ndarray]]]:
-    """The pictures in a folder, in order: for each name of a file, of each clip, its frames
-    uint8 [side, side, 3] RGB; damaged files are left out.
+    """Read the pictures of a folder in order: for each file name, the frames of each clip.
+
+    Frames are uint8 [side, side, 3] RGB. Damaged files are left out.
 
     Args:
-        side: of a frame in pixels, the run's image_size.
+        side: side of a frame in pixels, the image_size of the run.
     """
     found = {}
     steps = sorted(path.name for path in folder.glob("step-*.png"))
@@ -121,5 +125,5 @@ def read_snapshots(folder: Path, side: int) -> dict[str, list[list[np.ndarray]]]
 
 
 def _frames(pixels: torch.Tensor) -> np.ndarray:
-    """Pixels [B, 3, T, S, S] in 0..1 -> uint8 [B, T, S, S, 3]."""
+    """Convert pixels [B, 3, T, S, S] in 0..1 to uint8 [B, T, S, S, 3]."""
     return (pixels.permute(0, 2, 3, 4, 1) * 255).round().to(torch.uint8).cpu().numpy()

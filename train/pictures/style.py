@@ -1,7 +1,8 @@
-"""How charts look: one palette, one type size, drawn as SVG that follows a page's light or dark.
+"""The style of charts: one palette and one type size, as SVG for light and dark pages.
 
-Charts are drawn in the light palette. In the SVG each of its colours becomes a CSS variable
-(`var(--ink)`), which the page sets for light, dark and print; text stays text in the page's font.
+Charts are drawn in the light palette. The SVG replaces each colour by a CSS variable
+(`var(--ink)`), which the page sets for light mode, dark mode and print. Text stays text in the font
+of the page.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ PALETTE = {
     "on-dark": "#fdfefe",
 }
 SERIES = ("blue", "orange", "green", "violet")
-# Of heat maps: one mid blue whose alpha is the value, so that it reads on light and on dark paper.
 TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # Unicode annex 9
+# Heat maps use one blue whose alpha is the value, which is readable on light and dark pages.
 HEAT_RGB = (38, 124, 168)
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mofo",
-    "text.parse_math": False,  # a class may be called "$\frac"
+    "text.parse_math": False,  # the name of a class may contain "$\frac"
     "font.size": 9,
     "text.color": PALETTE["ink"],
     "axes.edgecolor": PALETTE["muted"],
@@ -74,9 +75,9 @@ class Chart:
     """A chart that can be drawn into a page or a file.
 
     Attributes:
-        title: read out by screen readers; not drawn, the caption says it.
-        draw: draws on given axes.
-        width, height: inches at 72 px an inch; text keeps its size relative to these.
+        title: for screen readers; it is not drawn, because the caption says the same.
+        draw: draws the chart on given axes.
+        width, height: inches of 72 px; the size of text is relative to these.
     """
 
     title: str
@@ -85,18 +86,18 @@ class Chart:
     height: float = 2.5
 
     def svg(self) -> Markup:
-        """An element of an HTML page whose colours are the page's variables."""
+        """The chart as an element of an HTML page, with the colours of the page."""
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         text = self._save(format="svg", metadata=metadata).decode()
         return _inline_svg(text, self.title)
 
     def png(self, pixels_per_inch: int = 200) -> bytes:
-        """A PNG file on white paper."""
+        """The chart as a PNG file on white."""
         return self._save(format="png", dpi=pixels_per_inch, facecolor="white")
 
     def _save(self, **options: Any) -> bytes:
         with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-            # Names in scripts that the measuring font lacks are drawn by the page's own fonts.
+            # Some scripts are not in the font that measures text; the fonts of the page draw them.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure = Figure(figsize=(self.width, self.height), layout="constrained")
             self.draw(figure.subplots())
@@ -106,7 +107,7 @@ class Chart:
 
 
 def heat_rgba(shares: np.ndarray) -> np.ndarray:
-    """Shares f[...] of 0..1 as uint8[..., 4]: one hue, the share as opacity."""
+    """Convert shares float [...] in 0..1 to RGBA uint8 [..., 4]: one colour, the share as alpha."""
     rgba = np.empty((*np.shape(shares), 4), dtype=np.uint8)
     rgba[..., :3] = HEAT_RGB
     rgba[..., 3] = np.round(255 * np.clip(shares, 0.0, 1.0))
@@ -114,12 +115,12 @@ def heat_rgba(shares: np.ndarray) -> np.ndarray:
 
 
 def visible(text: str) -> str:
-    """Foreign text without control characters and without those that turn the direction of text."""
+    """Replace control characters and characters that change the direction of text."""
     return "".join("\ufffd" if _is_hidden(character) else character for character in text)
 
 
 def printable(text: str, most: int = 60) -> str:
-    """Foreign text fit for one line of a chart: visible, at most `most` characters long."""
+    """Make text fit for one line of a chart: visible, and at most `most` characters long."""
     kept = visible(text).replace("\n", " ").replace("\t", " ")
     return kept if len(kept) <= most else kept[: most - 1] + "\u2026"
 
@@ -132,14 +133,14 @@ def _is_hidden(character: str) -> bool:
 
 
 def png_uri(image: np.ndarray) -> str:
-    """An image uint8[H, W, 3] (RGB) as a data: address."""
+    """An image uint8 [H, W, 3] RGB as a data: address, in PNG format."""
     done, encoded = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done, image.shape
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def jpeg_uri(image: np.ndarray, quality: int = 85) -> str:
-    """An image uint8[H, W, 3] (RGB) as a data: address, for photographs."""
+    """An image uint8 [H, W, 3] RGB as a data: address, in JPEG format."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
     done, encoded = cv2.imencode(".jpg", image[..., ::-1], options)
     assert done, image.shape
@@ -147,10 +148,10 @@ def jpeg_uri(image: np.ndarray, quality: int = 85) -> str:
 
 
 def _inline_svg(text: str, title: str) -> Markup:
-    """What matplotlib wrote, as an element of an HTML page."""
+    """Turn the SVG of matplotlib into an element of an HTML page."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[a-z]+(?:2d)?_\d+(?:_\d+)?"', "", text)  # the same in every chart
+    text = re.sub(r' id="[a-z]+(?:2d)?_\d+(?:_\d+)?"', "", text)  # ids must be unique on a page
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None, "matplotlib's SVG has a viewBox"
     width = float(box[1].split()[2])

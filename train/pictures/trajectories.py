@@ -1,6 +1,6 @@
-"""Motion trajectories that a run predicts for hidden patches beside the true ones (MME).
+"""Predicted and true motion trajectories of masked patches (MME).
 
-Reads shards with tracks and the weights of a pretraining run whose target is trajectories (Sun et
+Reads shards with tracks and the weights of a pretraining run that predicts trajectories (Sun et
 al., "Masked Motion Encoding for Self-Supervised Video Representation Learning", CVPR 2023).
 """
 
@@ -31,16 +31,16 @@ from train.tables.typed import Choice
 
 @dataclass(frozen=True)
 class TrackedClip:
-    """One clip and the tracks of its hidden patches; K points of S steps a patch, N patches.
+    """The tracks of the masked patches of one clip; each patch has K points of S steps.
 
     Attributes:
-        clip_id, split, label: which clip; label is its class number or None.
-        frames: uint8 [T', S, S, 3], the first frame of each tubelet, which tracks start from.
-        hidden: bool [T', rows, columns], True where the patch is masked.
-        true, predicted: float32 [M, K, S, 2], displacement of each step in pixels of the frame, x
-            and y; of the M hidden patches in rising order.
-        counts: bool [M, K, S], steps that are known and so in the loss.
-        loss, zeros_loss: of the prediction, and of predicting zeros.
+        clip_id, split, label: the clip; label is its class number or None.
+        frames: uint8 [T', S, S, 3], the first frame of each tubelet, where tracks start.
+        hidden: bool [T', rows, columns], True if the patch is masked.
+        true, predicted: float32 [M, K, S, 2], displacement (x, y) of each step in pixels of the
+            frame, of the M masked patches in ascending order.
+        counts: bool [M, K, S], True for steps that are known and count in the loss.
+        loss, zeros_loss: loss of the prediction, and of predicting zeros.
         level: name of the latter, see `LossWords`.
     """
 
@@ -57,12 +57,11 @@ class TrackedClip:
     level: str
 
     def rows(self, num_times: int) -> list[tuple[str, list[np.ndarray]]]:
-        """(caption, frames uint8 [H, W, 3]): true tracks of the hidden patches, and predicted
-        ones."""
+        """(caption, frames uint8 [H, W, 3]) of true and of predicted tracks."""
         steps = spread_times(len(self.frames), num_times)
         return [
             (
-                "true tracks, of hidden patches",
+                "true tracks, of masked patches",
                 [self._drawn(t, self.true, ANNOTATION_RGB) for t in steps],
             ),
             (
@@ -72,11 +71,13 @@ class TrackedClip:
         ]
 
     def _drawn(self, step: int, moves: np.ndarray, rgb: tuple[int, int, int]) -> np.ndarray:
-        """The frame of a time step with the tracks that start there."""
+        """Draw the frame of a time step with the tracks that start there."""
         side = self.frames.shape[1]
-        picture = enlarge(self.frames[step] // 2, max(2 * TILE_HEIGHT, side))  # dark: tracks show
+        picture = enlarge(
+            self.frames[step] // 2, max(2 * TILE_HEIGHT, side)
+        )  # a dark frame makes tracks visible
         factor, grid = picture.shape[0] / side, self.hidden.shape[1]
-        tokens = np.flatnonzero(self.hidden)  # rising, as the tracks are
+        tokens = np.flatnonzero(self.hidden)  # in ascending order, as the tracks
         for which in np.flatnonzero(tokens // grid**2 == step):
             place = divmod(int(tokens[which]) % grid**2, grid)
             starts = starts_of(place, side / grid, moves.shape[1])
@@ -90,17 +91,19 @@ class TrackedClip:
 
 
 def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> list[TrackedClip]:
-    """Hide patches of held-out clips and have a run predict how their points move.
+    """Mask patches of held-out clips and let a run predict how their points move.
 
-    Frames, crop and mask are those of the run's recipe, but the crop is the middle of the frame and
-    nothing is mirrored.
+    Frame sampling and mask are those of the run. The crop is the middle of the frame, without
+    flips.
 
     Raises:
-        InputError: a run without weights, or that predicts no displacements; no tracks.
+        InputError: the run has no weights or predicts no displacements, or there are no tracks.
     """
     config = read_pretraining(folder)
     if not predicts_displacements(config):
-        raise InputError(f"{folder.path} predicts no displacements, so no tracks can be drawn")
+        raise InputError(
+            "other-kind", f"{folder.path} predicts no displacements, so no tracks can be drawn"
+        )
     model = read_autoencoder(folder)
     table, split = read_held_out(
         layout, config.needs_boxes, config.needed_motion, box_source=config.box_source
@@ -114,13 +117,17 @@ def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> l
 
 
 def predicts_displacements(config: PretrainConfig) -> bool:
-    """Whether a run predicts where points move, rather than what surrounds them, or pixels."""
+    """Whether a run predicts where points move, and not only histograms, flow or pixels."""
     return isinstance(config.target, Trajectories) and config.target.predicts_displacements
 
 
 def starts_of(place: tuple[int, int], side: float, points: int) -> np.ndarray:
-    """float32 [K, 2]: x, y of where the tracks of the patch (row, column) of `side` pixels
-    start."""
+    """Start points (x, y), float32 [K, 2], of the tracks of the patch (row, column).
+
+    Args:
+        side: side of a patch in pixels.
+        points: K, number of tracks.
+    """
     per_side = math.isqrt(points)
     parts = (np.arange(per_side) + 0.5) / per_side
     y, x = np.meshgrid(place[0] + parts, place[1] + parts, indexing="ij")
@@ -128,14 +135,17 @@ def starts_of(place: tuple[int, int], side: float, points: int) -> np.ndarray:
 
 
 def pixels_per_unit(target: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """What displacements of each patch were divided by to become its target, pixels, float32 [M].
+    """Recover the divisor that turned the displacements of each patch into its target, in pixels.
 
-    That is their root mean square R plus STILL_PIXELS, so the target's own root mean square is
-    r = R / (R + STILL_PIXELS), and the divisor STILL_PIXELS / (1 - r).
+    The divisor is the root mean square R of the displacements plus STILL_PIXELS. The root mean
+    square of the target is then r = R / (R + STILL_PIXELS), and the divisor STILL_PIXELS / (1 - r).
 
     Args:
         target: float32 [M, K, S, 2], 0 where not counted.
         counts: bool [M, K, S].
+
+    Returns:
+        float32 [M].
     """
     numbers = np.maximum(2 * counts.sum(axis=(1, 2)), 1)
     root = np.sqrt(np.square(target, dtype=np.float64).sum(axis=(1, 2, 3)) / numbers)
@@ -161,7 +171,7 @@ def _track_one(
     true, predicted = (
         values[0, :, :moves].float().numpy().reshape(shape) for values in (batch["target"], output)
     )
-    # Like the colour of reconstructed pixels, how far a patch moves is given, not predicted.
+    # The total motion of a patch comes from the input, as the colour of reconstructed patches does.
     scale = pixels_per_unit(true, counts)[:, None, None, None]
     pixels = frames_of(unstandardise(batch["clips"]).clamp(0, 1))
     label = int(dataset.table.labels["label"][index])
@@ -183,7 +193,7 @@ def _track_one(
 def _draw_track(
     picture: np.ndarray, path: np.ndarray, start: np.ndarray, rgb: tuple[int, int, int]
 ) -> None:
-    """A line through a start [2] and the points after it float32 [S, 2], a dot at its start."""
+    """Draw a line from a start [2] through points float32 [S, 2], with a dot at the start."""
     fixed = fixed_point(np.concatenate([start[None], path]))
     cv2.polylines(picture, [fixed[:, None]], False, rgb, 1, cv2.LINE_AA, FINE_BITS)
     first, radius = tuple(map(int, fixed[0])), 1 << FINE_BITS  # of a pixel

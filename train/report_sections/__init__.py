@@ -1,1 +1,1 @@
-"""The sections of the report, and what they are read from."""
+"""The sections of the report, and the readers of run folders that they use."""

@@ -1,4 +1,4 @@
-"""Pictures of clips for the report: samples of the classes, and the strangest clips."""
+"""Pictures of clips for the report: samples of the classes, and unusual clips."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from train.pictures.clips import (
 from train.pictures.style import jpeg_uri, png_uri
 
 NUM_SAMPLES = 4
-NUM_TIMES = 4  # frames shown of a sample clip
-NUM_STRANGEST = 12
+NUM_TIMES = 4  # frames that are shown of a sample clip
+NUM_UNUSUAL = 12
 INSIDE_RATIO = 0.75  # MOFO, sec. 4.1
 
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """What of the pretraining recipe decides the mask that samples are shown with.
+    """The settings of the mask that is drawn on sample clips.
 
     Attributes:
-        image_size, patch_size: of the model, pixels.
-        mask_ratio: share of all positions hidden, 0..1.
-        inside_ratio: share of those in the box; None for a mask that does not look at it.
-        source: where these come from, for the caption.
+        image_size, patch_size: of the model, in pixels.
+        mask_ratio: share of all positions that are masked, 0..1.
+        inside_ratio: share of the positions in the box that are masked, 0..1; None for a mask that
+            does not depend on the box.
+        source: where the settings come from, for the caption.
     """
 
     image_size: int = 224
@@ -45,7 +46,7 @@ class MaskSettings:
 
 
 def choose_samples(table: BoxTable, clips: list[Clip], num_samples: int = NUM_SAMPLES) -> list[int]:
-    """Rows of `table`: clips with motion, of classes spread over the list, drawn at random."""
+    """Choose rows of `table` at random: clips with motion, of classes spread over the list."""
     label_of = {clip.clip_id: clip.label for clip in clips}
     moving = np.flatnonzero(~np.isnan(table.clip_share))
     labels = [label_of.get(table.clip_id[row]) for row in moving]
@@ -60,7 +61,7 @@ def sample_pictures(
     classes: ClassList,
     mask: MaskSettings,
 ) -> list[dict]:
-    """Tiles of the sample clips as the template takes them."""
+    """Pictures of the sample clips, in the form that the template needs."""
     clip_of = {clip.clip_id: clip for clip in clips}
     pictures = []
     for row in choose_samples(table, clips):
@@ -80,8 +81,8 @@ def sample_pictures(
                 "label": classes.class_name(clip.label if clip else None),
                 "split": clip.split if clip else "not in the manifest",
                 "shown": [int(time) for time in times],
-                "visible": f"{int((~hidden).sum())} of {hidden.size} patches, {seen_inside} of "
-                f"the {int(inside.sum())} in the box",
+                "visible": f"{int((~hidden).sum())} of {hidden.size} patches, and {seen_inside} of "
+                f"the {int(inside.sum())} patches in the box",
                 "boxed": [jpeg_uri(tile) for tile in tiles.boxed],
                 "maps": [jpeg_uri(tile) for tile in tiles.maps],
                 "masked": [png_uri(tile) for tile in tiles.masked],
@@ -90,25 +91,25 @@ def sample_pictures(
     return pictures
 
 
-def strangest(table: BoxTable, most: int = NUM_STRANGEST) -> list[tuple[int, str, str]]:
-    """(row of `table`, why, value) of the clips at the ends of several measures, each clip once.
+def unusual(table: BoxTable, most: int = NUM_UNUSUAL) -> list[tuple[int, str, str]]:
+    """Clips with extreme values of several measures, each clip once: (row of `table`, why, value).
 
-    Only what lies beyond the median of a measure is strange: one that is the same for all clips
-    gives none.
+    A value must lie beyond the median of its measure. A measure that is equal for all clips gives
+    no clip.
     """
     measures = [
-        ("most frames without motion", table.still_share, -1, _percent),
-        ("largest box", table.clip_share, -1, lambda v: f"{_percent(v)} of the frame"),
-        ("smallest box", table.clip_share, 1, lambda v: f"{_percent(v)} of the frame"),
+        ("many frames without motion", table.still_share, -1, lambda v: f"{_percent(v)} of frames"),
+        ("large box", table.clip_share, -1, lambda v: f"{_percent(v)} of the frame"),
+        ("small box", table.clip_share, 1, lambda v: f"{_percent(v)} of the frame"),
         (
-            "most motion outside its box",
+            "much motion outside the box",
             table.score,
             1,
             lambda v: f"{_percent(1 - v)} of the energy",
         ),
-        ("box jumps most", table.jump, -1, lambda v: f"{100 * v:.1f} % of the diagonal a frame"),
-        ("longest", table.num_frames, -1, lambda v: f"{v:.0f} frames"),
-        ("shortest", table.num_frames, 1, lambda v: f"{v:.0f} frames"),
+        ("jumping box", table.jump, -1, lambda v: f"{100 * v:.1f} % of the diagonal per frame"),
+        ("long clip", table.num_frames, -1, lambda v: f"{v:.0f} frames"),
+        ("short clip", table.num_frames, 1, lambda v: f"{v:.0f} frames"),
     ]
     rankings = []
     for why, values, sign, text in measures:
@@ -126,11 +127,11 @@ def strangest(table: BoxTable, most: int = NUM_STRANGEST) -> list[tuple[int, str
     return sorted(found.values(), key=lambda item: names.index(item[1]))
 
 
-def strangest_pictures(layout: DatasetLayout, table: BoxTable) -> list[dict]:
-    """Thumbnails of the strangest clips as the template takes them, without frames if need be."""
+def unusual_pictures(layout: DatasetLayout, table: BoxTable) -> list[dict]:
+    """Thumbnails of unusual clips for the template; without pictures if there are no frames."""
     with_frames = (layout.frames / table.shard[0]).is_file()
     pictures = []
-    for row, why, value in strangest(table):
+    for row, why, value in unusual(table):
         image = None
         if with_frames and table.num_frames[row] > 0:
             middle = np.array([table.num_frames[row] // 2])
@@ -140,7 +141,7 @@ def strangest_pictures(layout: DatasetLayout, table: BoxTable) -> list[dict]:
 
 
 def _draw_mask(inside: np.ndarray, mask: MaskSettings, rng: np.random.Generator) -> np.ndarray:
-    """Hidden positions bool [P] of a tube mask; `inside` bool [P] are those in the box."""
+    """Draw a tube mask bool [P] (True is masked); `inside` bool [P] marks positions in the box."""
     if mask.inside_ratio is None:
         return tube_mask(np.zeros_like(inside), mask.mask_ratio, mask.mask_ratio, rng)
     return tube_mask(inside, mask.mask_ratio, mask.inside_ratio, rng)

@@ -1,4 +1,4 @@
-"""The report's sections about all runs: side by side, and how each was made."""
+"""The sections of the report about all runs: a comparison, and how each run was made."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ NOTHING = "\u2013"
 
 
 def comparison_section(runs: list[Run], unreadable: list[str]) -> dict:
-    """A table of all runs, and the curves of those of a kind over each other."""
+    """A table of all runs, and the curves of runs of one kind in one chart."""
     missing = list(unreadable)
     if not runs:
-        missing.append("No runs yet.")
+        missing.append("There are no runs yet.")
         return {"missing": missing}
     columns = [
         ("run", False),
-        ("begun from", False),
+        ("state", False),
+        ("started from", False),
         ("mask or head", False),
         ("epochs", True),
         ("minutes", True),
@@ -51,14 +52,14 @@ def comparison_section(runs: list[Run], unreadable: list[str]) -> dict:
 
 
 def _loss_charts(runs: list[Run]) -> list[tuple]:
-    """Losses of pretraining, a chart a target: of different ones they cannot be compared."""
+    """Pretraining losses, one chart for each target: losses of different targets do not compare."""
     by_target: dict[LossWords, list[Run]] = {}
     for run in runs:
         by_target.setdefault(run.loss_words, []).append(run)
     charts = []
-    for words, alike in by_target.items():
-        title = "Pretraining loss" + (f", {words.target}," if len(by_target) > 1 else "")
-        charts += _curves_of(title, alike, "loss", "train", "loss", predictor_level(alike))
+    for words, of_target in by_target.items():
+        title = "Pretraining loss" + (f" ({words.target})" if len(by_target) > 1 else "")
+        charts += _curves_of(title, of_target, "loss", "train", "loss", predictor_level(of_target))
     return charts
 
 
@@ -70,21 +71,21 @@ def _curves_of(
     y_label: str,
     reference: tuple[float, str] | None = None,
 ) -> list[tuple]:
-    """A chart with its caption, or none where there is nothing to compare."""
-    curves = [curve for curve in (run.curve(key, event) for run in runs) if curve.y]
+    """A chart with its caption, or nothing if fewer than two runs have a curve."""
+    curves = [curve for curve in (run.curve(key, event) for run in runs) if curve.is_line]
     if len(curves) < 2:
         return []
     text = f"{title} of {counted(len(curves), 'run')}"
     if len(curves) > MOST_CURVES:
-        text += f", the first {MOST_CURVES} by name"
+        text += f"; only the first {MOST_CURVES} by name are shown"
     shown = curves[:MOST_CURVES]
     return [(curves_chart(title, shown, "epoch", y_label, reference), text + ".")]
 
 
 def option_differences(runs: list[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Names of runs, and the options in which they are not all alike, with the value of each.
+    """Names of at most MOST_CURVES runs, and their values of the options that differ.
 
-    At most MOST_CURVES runs; an option that a run does not have is a dash.
+    An option that a run does not have is a dash.
     """
     runs = runs[:MOST_CURVES]
     flat = [flatten(run.options) for run in runs]
@@ -98,7 +99,7 @@ def option_differences(runs: list[Run]) -> tuple[list[str], list[tuple[str, list
 
 
 def runs_made(runs: list[Run]) -> list[dict]:
-    """Command, commit, versions and options of each run."""
+    """The command, commit, versions and options of each run."""
     made = []
     for run in runs:
         versions = run.record.get("versions") or {}
@@ -118,8 +119,7 @@ def runs_made(runs: list[Run]) -> list[dict]:
 
 
 def _comparison_row(run: Run) -> list[str]:
-    begun = run.options.get("from") or run.options.get("init") or "random weights"
-    begun = "random weights" if begun == "none" else begun
+    source = run.options.get("from") or run.options.get("init") or "none"
     mask, head = run.option("config", "mask"), run.option("config", "head", "kind")
     what = str(head or "")
     if isinstance(mask, dict):
@@ -127,7 +127,8 @@ def _comparison_row(run: Run) -> list[str]:
         what = f"{mask.get('kind')} {' / '.join(ratios)}"
     return [
         run.name,
-        str(begun),
+        _state(run),
+        "random weights" if source == "none" else str(source),
         what,
         _figure(run.last("epoch"), "{:g}"),
         _figure(run.minutes, "{:.1f}"),
@@ -135,6 +136,12 @@ def _comparison_row(run: Run) -> list[str]:
         _figure(run.best("top1", "validate"), "{:.1f} %"),
         _figure(run.test_top1, "{:.1f} %"),
     ]
+
+
+def _state(run: Run) -> str:
+    if run.outdated:
+        return "of another manifest"
+    return "finished" if run.folder.is_finished else "not finished"
 
 
 def _plain(value: object) -> str:

@@ -1,6 +1,6 @@
-"""The report's pictures of what models do: reconstructions, tracks, GradCAM of mistakes, attention.
+"""The report's pictures of models: reconstructions, tracks, GradCAM of mistakes, attention.
 
-They need the weights of runs, and torch, which is imported here alone of the report.
+They need the weights of runs, and torch. The other parts of the report do not import torch.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from train.report_sections.clips import NUM_TIMES
 from train.report_sections.runs import Run, scores_of
 from train.report_sections.sections import Dataset
 
-NUM_CLIPS = 4  # of a kind of picture
-MOST_BESIDE = 2  # further runs that predict the same clips
+NUM_CLIPS = 4  # clips for each kind of picture
+MOST_BESIDE = 2  # other runs that predict the same clips
 CLIP_PIXELS = ("image_size", "num_frames", "patch_size", "tubelet_size")
 
 
 def pretraining_pictures(dataset: Dataset, run: Run | None, runs: list[Run]) -> dict[str, Any]:
-    """What a run predicts for hidden patches of held-out clips, and beside it what others do.
+    """Predictions of a run for masked patches of held-out clips, with those of other runs.
 
     Args:
-        runs: of the dataset; those that cut clips as `run` does are put beside it, first those of
-            other methods.
+        runs: all runs of the dataset. Those that sample and crop clips as `run` does are compared
+            with it, those with another mask first.
     """
     if run is None:
         return {"missing": []}
     if run.picture == "tracks":
         return _or_say(lambda: _tracks(dataset, run))
     if run.picture != "pixels":
-        return {"missing": [f"Run {run.name} predicts no pixels, so nothing is reconstructed."]}
+        return {
+            "missing": [f"Run {run.name} does not predict pixels, so no clip is reconstructed."]
+        }
     return _or_say(lambda: _reconstructions(dataset, [run, *_comparable(run, runs)]))
 
 
 def snapshot_pictures(run: Run | None) -> dict[str, Any]:
-    """What a pretraining run predicted for the same clips of split train as it learned."""
+    """Predictions for the same clips of split train at several times of a pretraining run."""
     if run is None:
         return {}
     from train.pictures.snapshots import read_snapshots
@@ -64,27 +66,29 @@ def snapshot_pictures(run: Run | None) -> dict[str, Any]:
 
 
 def finetuning_pictures(dataset: Dataset, run: Run | None) -> dict[str, Any]:
-    """GradCAM of the surest mistakes of a finetuned run, and where its encoder looks."""
-    if run is None or run.last("loss") is None:
+    """GradCAM of the most confident mistakes of a finetuned run, and attention of its encoder."""
+    if run is None or run.last("loss") is None or run.outdated:
         return {"missing": []}
     mistakes = _or_say(lambda: _mistakes(dataset, run))
-    looks = _or_say(lambda: _attention(dataset, run))
-    missing = mistakes.pop("missing") + looks.pop("missing")
-    return {**mistakes, **looks, "missing": list(dict.fromkeys(missing))}
+    attention = _or_say(lambda: _attention(dataset, run))
+    missing = mistakes.pop("missing") + attention.pop("missing")
+    return {**mistakes, **attention, "missing": list(dict.fromkeys(missing))}
 
 
-def surest_mistakes(scores: Scores, most: int = NUM_CLIPS) -> list[str]:
-    """Ids of the wrongly classified clips with the highest probabilities, one of a pair of classes
-    before a second one of it."""
+def confident_mistakes(scores: Scores, most: int = NUM_CLIPS) -> list[str]:
+    """Ids of the misclassified clips with the highest probabilities.
+
+    Every pair of classes comes once before a pair comes twice.
+    """
     wrong = np.flatnonzero((scores.label >= 0) & (scores.predicted != scores.label))
-    by_surety = wrong[np.argsort(-scores.probability[wrong], kind="stable")]
+    by_confidence = wrong[np.argsort(-scores.probability[wrong], kind="stable")]
     seen: dict[tuple[int, int], int] = {}
     turns = []
-    for clip in by_surety:
+    for clip in by_confidence:
         pair = (int(scores.label[clip]), int(scores.predicted[clip]))
         turns.append(seen.get(pair, 0))
         seen[pair] = turns[-1] + 1
-    order = by_surety[np.argsort(turns, kind="stable")]
+    order = by_confidence[np.argsort(turns, kind="stable")]
     return [scores.clip_id[clip] for clip in order[:most]]
 
 
@@ -93,13 +97,14 @@ def _reconstructions(dataset: Dataset, runs: list[Run]) -> dict[str, Any]:
 
     clips = reconstruct(dataset.layout, [run.folder for run in runs], NUM_CLIPS)
     note = (
-        f"Clips of split {clips[0].split}: what goes in, what the encoder sees of it, and what "
-        "comes out. Mean colour and contrast of each hidden patch are given, as in VideoMAE's own "
-        "pictures; its content is predicted. The mean colour alone scores a loss of "
-        f"{np.mean([clip.mean_loss for clip in clips]):.3f} on these clips."
+        f"Clips of split {clips[0].split}: the input, the patches that the encoder sees, and the "
+        "prediction. The mean colour and the contrast of each masked patch come from the input, as "
+        "in the pictures of VideoMAE; the rest of its content is predicted. Predicting only the "
+        f"mean colour scores a loss of {np.mean([clip.mean_loss for clip in clips]):.3f} on these "
+        "clips."
     )
     if len(runs) > 1:
-        note += f" The mask is that of {runs[0].name}, also for the others."
+        note += f" All runs see the mask of {runs[0].name}."
     cards = [_card(dataset, clip, clip.rows(NUM_TIMES), png_uri) for clip in clips]
     return {"reconstructions": cards, "reconstruction_note": note, "missing": []}
 
@@ -109,9 +114,9 @@ def _tracks(dataset: Dataset, run: Run) -> dict[str, Any]:
 
     clips = tracked_clips(dataset.layout, run.folder, NUM_CLIPS)
     note = (
-        f"Clips of split {clips[0].split}: how points of hidden patches move in the frames after "
-        "the one shown (green), and how the run predicts it (orange). How far a patch moves in all "
-        "is given, as are colour and contrast where pixels are predicted."
+        f"Clips of split {clips[0].split}. Green lines show how points of masked patches move in "
+        "the frames after the one that is drawn. Orange lines show what the run predicts. The "
+        "total motion of each patch comes from the input; only its shape is predicted."
     )
     cards = [_card(dataset, clip, clip.rows(NUM_TIMES)) for clip in clips]
     return {"reconstructions": cards, "reconstruction_note": note, "missing": []}
@@ -124,26 +129,26 @@ def _mistakes(dataset: Dataset, run: Run) -> dict[str, Any]:
     mistakes: list[dict[str, Any]] = []
     missing: list[str] = []
     for of_kind in scores:
-        chosen = surest_mistakes(of_kind, NUM_CLIPS // len(scores))
+        chosen = confident_mistakes(of_kind, NUM_CLIPS // len(scores))
         if not chosen:
             continue
         found = class_maps(
             dataset.layout, run.folder, len(chosen), clip_ids=chosen, kind=of_kind.kind
         )
         if not found:
-            missing = [f"The clips of {run.name}'s scores are not in the shards any more."]
+            missing = [f"The clips that {run.name} was tested on are no longer in the shards."]
             continue
         classes = dataset.classes.class_names(of_kind.kind, len(found[0].probability))
         wrong = f"wrong {PLURAL[of_kind.kind]}" if len(scores) > 1 else "wrong answers"
         note = (
-            f"The {wrong} that the run is surest of. Colour is GradCAM of encoder block "
-            f"{found[0].block} on its tokens: what speaks for the answer that was given, and for "
-            "the true one, each relative to its own strongest token; nothing is laid over what "
-            "does not."
+            f"The {wrong} with the highest probability. The colour is GradCAM of encoder block "
+            f"{found[0].block}: it shows which tokens support the predicted class, and which ones "
+            "support the true class. Each map is relative to its strongest token. Tokens without "
+            "colour support neither."
         )
         cards = [
             _card(dataset, clip, clip.rows(classes, NUM_TIMES))
-            | {"label": f"{classes[clip.label]}, taken for {classes[clip.predicted]}"}
+            | {"label": f"true: {classes[clip.label]}, predicted: {classes[clip.predicted]}"}
             for clip in found
             if clip.label is not None
         ]
@@ -156,37 +161,37 @@ def _attention(dataset: Dataset, run: Run) -> dict[str, Any]:
 
     clips = attention_maps(dataset.layout, run.folder, 2)
     note = (
-        f"Attention of encoder block {clips[0].block}, mean of its heads, from the token in the "
-        "middle of the motion box (green) to all tokens of the clip."
+        f"Attention of encoder block {clips[0].block} from the token in the middle of the motion "
+        "box (green) to all tokens of the clip, averaged over the heads."
     )
     cards = [_card(dataset, clip, clip.rows(NUM_TIMES)) for clip in clips]
     return {"attention": cards, "attention_note": note, "missing": []}
 
 
 def _comparable(run: Run, runs: list[Run]) -> list[Run]:
-    """Other runs with weights that predict pixels of clips cut alike: other masks first."""
+    """Other runs with weights that predict pixels of clips of the same shape: other masks first."""
 
-    def cut(one: Run) -> list[Any]:
+    def shape(one: Run) -> list[Any]:
         return [one.option("config", "model", name) for name in CLIP_PIXELS]
 
-    alike = [
+    comparable = [
         other
         for other in runs
         if other.kind == "pretrain"
         and other.name != run.name
         and other.option("config", "target") == "normalised_pixels"
         and other.folder.weights.is_file()
-        and cut(other) == cut(run)
+        and shape(other) == shape(run)
     ]
     mask = run.option("config", "mask", "kind")
-    alike.sort(key=lambda other: (other.option("config", "mask", "kind") == mask, other.name))
-    return alike[:MOST_BESIDE]
+    comparable.sort(key=lambda other: (other.option("config", "mask", "kind") == mask, other.name))
+    return comparable[:MOST_BESIDE]
 
 
 def _card(
     dataset: Dataset, clip: Any, rows: list, as_uri: Callable[[np.ndarray], str] = jpeg_uri
 ) -> dict[str, Any]:
-    """Rows of pictures of one clip as the template takes them."""
+    """The rows of pictures of one clip, in the form that the template needs."""
     shown = [
         (caption, [as_uri(enlarge(picture, TILE_HEIGHT)) for picture in pictures])
         for caption, pictures in rows
@@ -196,7 +201,7 @@ def _card(
 
 
 def _when(run: Run, step: int) -> str:
-    """The epoch of a step and the training loss about then, as far as the log tells."""
+    """The epoch of a step, and the training loss that was logged next to it."""
     logged = [
         line
         for line in run.events

@@ -1,4 +1,4 @@
-"""The report of a dataset: its page put together from the sections and written to report.html."""
+"""Puts the sections of a report together and writes report.html."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from train.report_sections.models import (
     pretraining_pictures,
     snapshot_pictures,
 )
-from train.report_sections.runs import Run, mask_settings, newest, read_runs
+from train.report_sections.runs import (
+    Run,
+    mask_settings,
+    newest,
+    read_runs,
+    without_outdated_results,
+)
 from train.report_sections.sections import (
     Dataset,
     dataset_section,
@@ -39,18 +45,22 @@ SECTIONS = {
     "dataset": "Dataset",
     "pretraining": "Pretraining",
     "finetuning": "Finetuning",
-    "runs": "Runs side by side",
+    "runs": "All runs",
     "made": "How it was made",
 }
 
 
 def write_report(layout: DatasetLayout, run: str | None = None) -> None:
-    """Write the page of a dataset, and print the test top-1 that it shows and where it lies.
+    """Write the page of a dataset, and print its test top-1 and its path.
 
     Args:
         run: see `choose_runs`.
+
+    Raises:
+        InputError: there is no run of that name, or the dataset of the named run has changed.
     """
     runs, unreadable = read_runs(layout.runs)
+    runs = without_outdated_results(layout, runs, run)
     chosen = choose_runs(runs, run)
     page = build_page(layout, runs, unreadable, chosen)
     write_atomically(layout.report, render(page).encode())
@@ -61,37 +71,41 @@ def write_report(layout: DatasetLayout, run: str | None = None) -> None:
 
 @dataclass(frozen=True)
 class ChosenRuns:
-    """The runs that have a section of their own."""
+    """The runs that the page describes in detail."""
 
     pretrained: Run | None
     finetuned: Run | None
 
 
 def choose_runs(runs: list[Run], name: str | None) -> ChosenRuns:
-    """The named finetuned run or the newest, and the pretraining it began with or the newest; of a
-    named pretraining itself, and the newest run that began with it, if any.
+    """Choose a pretraining run and a finetuned run that belong together.
+
+    Args:
+        name: a finetuned run, which is shown with the pretraining run that it started from; or a
+            pretraining run, which is shown with the newest run that started from it, if any. None
+            chooses the newest finetuned run.
 
     Raises:
-        InputError: no pretraining and no finetuned run of that name.
+        InputError: there is no pretraining and no finetuned run of that name.
     """
     of_name = {run.name: run for run in runs if run.kind in ("pretrain", "finetune")}
     if name is not None and name not in of_name:
         known = ", ".join(sorted(of_name)) or "none"
-        raise InputError(f"--run {name}: no run of that name; there are: {known}")
+        raise InputError("unknown-name", f"--run {name}: no run of that name; there are: {known}")
     named = of_name.get(name or "")
     if named is not None and named.kind == "pretrain":
-        begun = [run for run in runs if run.options.get("from") == named.name]
-        return ChosenRuns(named, newest(begun, "finetune"))
+        followers = [run for run in runs if run.options.get("from") == named.name]
+        return ChosenRuns(named, newest(followers, "finetune"))
     finetuned = named or newest(runs, "finetune")
-    begun_from = finetuned.options.get("from") if finetuned else None
-    pretrained = next((run for run in runs if run.name == begun_from), newest(runs, "pretrain"))
+    source = finetuned.options.get("from") if finetuned else None
+    pretrained = next((run for run in runs if run.name == source), newest(runs, "pretrain"))
     return ChosenRuns(pretrained, finetuned)
 
 
 def build_page(
     layout: DatasetLayout, runs: list[Run], unreadable: list[str], chosen: ChosenRuns
 ) -> dict[str, Any]:
-    """Everything that the template shows."""
+    """Return all values that the template shows."""
     unavailable: list[str] = []
     clips = _or_say(unavailable, [], read_manifest, layout.manifest)
     classes = _or_say(unavailable, ClassList(), read_classes, layout.classes)
@@ -123,7 +137,7 @@ def build_page(
 
 
 def render(page: dict[str, Any]) -> str:
-    """The page as HTML; every value is escaped unless it is markup of our own charts."""
+    """Render the page as HTML. Every value is escaped, except the markup of charts."""
     environment = jinja2.Environment(
         autoescape=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
@@ -135,7 +149,7 @@ def render(page: dict[str, Any]) -> str:
 
 
 def _or_say(unavailable: list[str], otherwise: Any, read: Any, what: Any) -> Any:
-    """What `read` gives, or `otherwise` and a line that says why not."""
+    """Return the result of `read`; if it fails, `otherwise`, and add the reason to the list."""
     try:
         return read(what)
     except InputError as error:
@@ -144,7 +158,7 @@ def _or_say(unavailable: list[str], otherwise: Any, read: Any, what: Any) -> Any
 
 
 def _small(percentage: float) -> str:
-    """12.5, 0.6, and 0.003 of the many actions that verbs and nouns make."""
+    """A percentage as 12.5, 0.6 or 0.003; chance is that small for pairs of verbs and nouns."""
     return f"{percentage:.1f}" if percentage >= 0.1 else f"{percentage:.1g}"
 
 
@@ -152,23 +166,24 @@ def _lead(dataset: Dataset) -> str:
     named = len(dataset.classes.label)
     parts = [f"{len(dataset.clips):,} clips"] if dataset.clips else []
     parts += [f"{named:,} classes"] if named else []
-    return " · ".join(parts) or "nothing is known of the clips"
+    return " · ".join(parts) or "The manifest has no clips."
 
 
 def _numbers(dataset: Dataset, chosen: ChosenRuns) -> list[dict[str, str]]:
-    """The figures on top of the page."""
+    """The numbers at the top of the page."""
     numbers = []
     finetuned, pretrained, table = chosen.finetuned, chosen.pretrained, dataset.boxes
     if finetuned is not None and finetuned.test_top1 is not None:
         notes = [] if finetuned.chance is None else [f"chance {_small(finetuned.chance)} %"]
         kinds = list(finetuned.num_classes)
-        notes += [f"{' and '.join(kinds)} right"] if len(kinds) > 1 else []
+        notes += [f"{' and '.join(kinds)} both right"] if len(kinds) > 1 else []
         notes += [counted((finetuned.metrics or {}).get("clips", 0), "clip"), finetuned.name]
         numbers.append((f"{finetuned.tested_split} top-1", f"{finetuned.test_top1:.1f} %", notes))
     if pretrained is not None and pretrained.last("loss") is not None:
         level = predictor_level([pretrained])
         notes = [] if level is None else [f"{level[1]} {level[0]:.3f}"]
         notes.append(pretrained.name)
+        notes += [] if pretrained.folder.is_finished else ["not finished"]
         numbers.append(("pretraining loss", f"{pretrained.last('loss'):.3f}", notes))
     evaluation = read_box_evaluation(dataset.layout)
     if evaluation is not None:

@@ -1,4 +1,4 @@
-"""The run folders of a dataset as the report reads them: records, logs, metrics, scores."""
+"""Reads the run folders of a dataset for the report: records, logs, metrics and scores."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from shared.errors import InputError
-from shared.manifest import PLURAL, SPLITS
+from shared.layout import DatasetLayout
+from shared.manifest import PLURAL, SPLITS, manifest_digest, read_classes, read_manifest
 from shared.run_record import read_jsonl
+from train.evaluation.run_classes import check_same_dataset
 from train.evaluation.score_files import Scores, read_scores
 from train.objectives.registry import loss_words, recorded_target
 from train.objectives.target import LossWords
@@ -21,14 +23,15 @@ from train.running.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. What is not there is empty.
+    """One run folder. What the folder lacks is empty.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder.
         record: options.json: command, options, versions, git_commit.
         events: lines of log.jsonl.
-        metrics: of the evaluation on `tested_split`, or None.
-        modified: seconds since 1970 of the newest of its log and metrics.
+        metrics: results of the evaluation on `tested_split`, or None.
+        modified: time at which its log or metrics last changed, in seconds since 1970.
+        outdated: why its classes and clips are not those of the dataset, or "".
     """
 
     folder: RunFolder
@@ -36,6 +39,7 @@ class Run:
     events: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Any] | None = None
     modified: float = 0.0
+    outdated: str = ""
 
     @property
     def name(self) -> str:
@@ -47,18 +51,18 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """ "pretrain", "finetune", or what else wrote it."""
+        """The command that wrote the run: "pretrain", "finetune" or another one."""
         return str(self.options.get("command", "unknown"))
 
     def option(self, *path: str) -> Any:
-        """A value of the resolved options, None where there is none: option("config", "epochs")."""
+        """A value of the resolved options, such as option("config", "epochs"), or None."""
         value: Any = self.options
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
     def curve(self, key: str, event: str = "train", name: str = "") -> Curve:
-        """A number of the log over epochs. A step that was done again after a kill counts once."""
+        """A number of the log over epochs. A step that was repeated after a kill counts once."""
         points = {
             line["epoch"]: line[key]
             for line in self.events
@@ -78,7 +82,7 @@ class Run:
 
     @property
     def minutes(self) -> float | None:
-        """Time of the loop over all its starts; the log's `seconds` begin anew at each."""
+        """Minutes of training over all starts; `seconds` of the log count from the last start."""
         total = before = 0.0
         for line in self.events:
             seconds = line.get("seconds")
@@ -89,38 +93,38 @@ class Run:
 
     @property
     def tested_split(self) -> str:
-        """The split that its recipe evaluates on; of some datasets no labels of test are public."""
+        """The split that the recipe tests on. Some datasets do not publish labels of split test."""
         split = self.option("evaluate", "split")
         return split if split in SPLITS else "test"
 
     @property
     def picture(self) -> str:
-        """What shows what a pretraining predicts: "pixels", "tracks", or "" for nothing."""
+        """How predictions of a pretraining run are drawn: "pixels", "tracks", or "" for not."""
         target = recorded_target(self.option("config") or {})
         return target.picture if target else ""
 
     @property
     def loss_words(self) -> LossWords:
-        """Of a pretraining run: what its loss is of."""
+        """The words that name the target of a pretraining run."""
         config = self.option("config")
         return loss_words(config if isinstance(config, dict) else {})
 
     @property
     def num_classes(self) -> dict[str, int]:
-        """Classes that a finetuned run tells apart, by kind of label."""
+        """Number of classes of a finetuned run by kind of label."""
         kinds = self.option("classes")
         counts = kinds.items() if isinstance(kinds, dict) else ()
         return {kind: int(n) for kind, n in counts if kind in PLURAL and _is_number(n) and n > 0}
 
     @property
     def chance(self) -> float | None:
-        """Top-1 of guessing, percent: of verb and noun, that both are right."""
+        """Top-1 of guessing, in percent; with verbs and nouns, of guessing both."""
         counts = self.num_classes.values()
         return 100 / math.prod(counts) if counts else None
 
     @property
     def test_top1(self) -> float | None:
-        """Of `tested_split`, percent; None where it was not evaluated there."""
+        """Top-1 on `tested_split`, in percent; None if the run was not tested on it."""
         value = (self.metrics or {}).get("top1")
         return value if _is_number(value) else None
 
@@ -129,7 +133,7 @@ def read_run(path: Path) -> Run:
     """Read one run folder.
 
     Raises:
-        InputError: no run there, or its files are not what training writes.
+        InputError: there is no run, or its files are damaged.
     """
     folder = RunFolder(path)
     record = folder.read_record()
@@ -141,14 +145,16 @@ def read_run(path: Path) -> Run:
         if not isinstance(metrics, dict | None):
             raise ValueError(f"{path.name} must be an object")
     except ValueError as error:
-        raise InputError(f"run {folder.path.name} cannot be read: {error}") from None
+        raise InputError(
+            "damaged-file", f"run {folder.path.name} cannot be read: {error}"
+        ) from None
     files = [file for file in (folder.log, path) if file.is_file()]
     modified = max((file.stat().st_mtime for file in files), default=0.0)
     return replace(run, metrics=metrics, modified=modified)
 
 
 def read_runs(runs: Path) -> tuple[list[Run], list[str]]:
-    """All runs of a dataset by name, and a line for each that cannot be read."""
+    """Read all runs of a dataset in order of their names, and a line for each unreadable one."""
     found, unreadable = [], []
     for path in sorted(runs.glob("*/options.json")):
         try:
@@ -158,15 +164,44 @@ def read_runs(runs: Path) -> tuple[list[Run], list[str]]:
     return found, unreadable
 
 
+def without_outdated_results(
+    layout: DatasetLayout, runs: list[Run], named: str | None
+) -> list[Run]:
+    """Leave out the results of finetuned runs whose dataset has changed since.
+
+    Args:
+        named: the run that the user asked for.
+
+    Raises:
+        InputError: the named run is one of them; see `check_same_dataset`.
+    """
+    try:
+        classes, clips = read_classes(layout.classes), read_manifest(layout.manifest)
+    except InputError:
+        return runs  # without a manifest there is nothing to compare
+    digest = manifest_digest(clips)
+    checked = []
+    for run in runs:
+        try:
+            if run.kind == "finetune":
+                check_same_dataset(layout, run.folder, run.options, classes, digest)
+            checked.append(run)
+        except InputError as error:
+            if run.name == named:
+                raise
+            checked.append(replace(run, metrics=None, outdated=str(error)))
+    return checked
+
+
 def newest(runs: list[Run], kind: str) -> Run | None:
-    """The run of a kind whose log or metrics are newest; one tested goes before one not tested."""
+    """The run of a kind that changed last; runs that were tested come first."""
     of_kind = [run for run in runs if run.kind == kind]
     order = [(run.test_top1 is not None, run.modified, run.name) for run in of_kind]
     return of_kind[order.index(max(order))] if of_kind else None
 
 
 def mask_settings(run: Run | None) -> MaskSettings:
-    """The tube mask of a pretraining run; MOFO's where there is no run, or it has another mask."""
+    """The tube mask of a pretraining run, or that of MOFO if it has none or there is no run."""
     if run is None:
         return MaskSettings()
     sides = {name: run.option("config", "model", name) for name in ("image_size", "patch_size")}
@@ -184,10 +219,13 @@ def mask_settings(run: Run | None) -> MaskSettings:
 
 
 def scores_of(run: Run) -> list[Scores]:
-    """Its scores on `tested_split`, one a kind of label; none where it was not evaluated there.
+    """Read the scores of a run on `tested_split`, one item for each kind of label.
+
+    Returns:
+        An empty list if the run was not tested on it.
 
     Raises:
-        InputError: the file is not what the evaluation writes.
+        InputError: the file is damaged.
     """
     return read_scores(run.folder.scores(run.tested_split))
 

@@ -1,4 +1,4 @@
-"""The report's sections about the dataset: samples, statistics, failures, shards."""
+"""The sections of the report about the dataset: samples, statistics, failures and shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.report_sections.clips import (
     INSIDE_RATIO,
     MaskSettings,
     sample_pictures,
-    strangest_pictures,
+    unusual_pictures,
 )
 
 MOST_CLASSES_SHOWN = 40
@@ -30,14 +30,14 @@ MOST_FAILURES_SHOWN = 20
 BOX_EVALUATION = "box_evaluation.json"
 TRIVIAL_NAMES = {
     "iou_full_frame": "the full frame",
-    "iou_centre_half": "centred box of half the size",
-    "iou_centre_70": "centred box of 70 % of the size",
+    "iou_centre_half": "a centred box of half the size",
+    "iou_centre_70": "a centred box of 70 % of the size",
 }
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the sections read: the clips, their classes, and the boxes where there are some."""
+    """The input of the sections: the clips, their classes, and the boxes if there are any."""
 
     layout: DatasetLayout
     clips: list[Clip]
@@ -46,45 +46,49 @@ class Dataset:
 
 
 def samples_section(dataset: Dataset, mask: MaskSettings) -> dict:
-    """Sample clips with what was found drawn on."""
+    """Sample clips with their motion boxes, motion maps and masks."""
     section: dict = {"clips": [], "missing": [], "mask": _mask_sentence(mask)}
     layout, missing = dataset.layout, section["missing"]
     if dataset.boxes is None:
-        missing.append(f"No boxes in {layout.boxes}; make them with `{layout.make('boxes')}`.")
+        missing.append(
+            f"There are no boxes in {layout.boxes}. `{layout.make('boxes')}` makes them."
+        )
         return section
     try:
         if read_index(layout.frames) is None:
-            missing.append(f"No frames in {layout.frames}, so there is nothing to draw on.")
+            missing.append(f"There are no frames in {layout.frames}, so no clips are shown.")
             return section
         section["clips"] = sample_pictures(
             layout, dataset.boxes, dataset.clips, dataset.classes, mask
         )
         if not section["clips"]:
-            missing.append("No clip has a motion box.")
+            missing.append("No clip has a motion box, so no clips are shown.")
         if read_index(layout.flows) is None:
-            missing.append(f"No flows in {layout.flows}, so no motion maps are shown.")
+            missing.append(f"There are no flows in {layout.flows}, so no motion maps are shown.")
     except InputError as error:
         missing.append(str(error))
     return section
 
 
 def _mask_sentence(mask: MaskSettings) -> str:
-    text = f"a tube mask hides {percent(mask.mask_ratio)} of all patches"
+    text = f"The tube mask hides {percent(mask.mask_ratio)} of all patches"
     if mask.inside_ratio is not None:
-        text += f" and {percent(mask.inside_ratio)} of those in the box, as far as both can hold"
-    return f"{text} ({mask.source})"
+        text += (
+            f", and {percent(mask.inside_ratio)} of those in the box as far as both are possible"
+        )
+    return f"{text} (settings of {mask.source})."
 
 
 def dataset_section(dataset: Dataset, mask: MaskSettings) -> dict:
-    """Counts, histograms, classes, the strangest clips and those set aside."""
+    """Counts, histograms, classes, unusual clips, and clips that were set aside."""
     layout, table = dataset.layout, dataset.boxes
     section: dict = {"splits": split_rows(dataset.clips), "missing": []}
     shown, left_out = _classes_shown(dataset)
     section |= {"classes": shown, "more_classes": left_out}
     if table is None:
         section["missing"].append(
-            f"No boxes in {layout.boxes}, so nothing is known of the motion; make them with "
-            f"`{layout.make('boxes')}`."
+            f"There are no boxes in {layout.boxes}, so the motion of the clips is unknown. "
+            f"`{layout.make('boxes')}` makes them."
         )
     else:
         section["sentence"] = _boxes_sentence(table)
@@ -93,7 +97,7 @@ def dataset_section(dataset: Dataset, mask: MaskSettings) -> dict:
             section["evaluation"] = _evaluation(evaluation)
         section["charts"] = _dataset_charts(table, mask)
         try:
-            section["strangest"] = strangest_pictures(layout, table)
+            section["unusual"] = unusual_pictures(layout, table)
         except InputError as error:
             section["missing"].append(str(error))
     try:
@@ -104,9 +108,10 @@ def dataset_section(dataset: Dataset, mask: MaskSettings) -> dict:
 
 
 def read_box_evaluation(layout: DatasetLayout) -> dict[str, float] | None:
-    """The numbers of box_evaluation.json (what `preprocess.evaluate_boxes --json` prints).
+    """Read box_evaluation.json, the output of `preprocess.evaluate_boxes --json`.
 
-    None where there is no such file, or no IoU in it.
+    Returns:
+        None if there is no such file, or it has no IoU.
     """
     path = layout.root / BOX_EVALUATION
     try:
@@ -124,15 +129,16 @@ def _evaluation(numbers: dict[str, float]) -> dict:
         if name.startswith("iou_"):
             rows.append((TRIVIAL_NAMES.get(name, name.removeprefix("iou_")), value))
     return {
-        "sentence": f"{counted(int(numbers['frames']), 'annotated frame')} of "
-        f"{counted(int(numbers['clips']), 'clip')}; an annotated frame without a motion box "
-        "counts 0, frames are averaged per clip, then clips.",
+        "sentence": "The boxes are compared with "
+        f"{counted(int(numbers['frames']), 'annotated frame')} of "
+        f"{counted(int(numbers['clips']), 'clip')}. An annotated frame without a motion box "
+        "counts 0. The IoU is averaged over the frames of each clip, and then over the clips.",
         "rows": [(name, f"{value:.3f}") for name, value in rows],
     }
 
 
 def shards_made(layout: DatasetLayout) -> dict:
-    """One row a folder of shards: counts, size and digest; and a line for each that is damaged."""
+    """Counts, size and digest of each folder of shards, and a line for each damaged folder."""
     flows = sorted(path for path in layout.root.glob("flows*") if path.is_dir())
     rows, missing = [], []
     for folder in (layout.frames, *flows, *layout.boxes_folders()):
@@ -156,7 +162,7 @@ def shards_made(layout: DatasetLayout) -> dict:
 
 
 def human_size(num_bytes: float) -> str:
-    """Bytes in the unit that leaves up to three digits: 1234567 is `1.2 MB`."""
+    """Bytes in the unit that gives up to three digits: 1234567 is `1.2 MB`."""
     units = ("B", "kB", "MB", "GB", "TB")
     power = min(len(units) - 1, (len(str(int(num_bytes))) - 1) // 3)
     number = num_bytes / 1000**power
@@ -165,7 +171,7 @@ def human_size(num_bytes: float) -> str:
 
 
 def _classes_shown(dataset: Dataset) -> tuple[list[dict], str | None]:
-    """Rows of the class table, the largest where there are too many, and what is left out."""
+    """Rows of the class table: the largest classes, and a sentence on those that are left out."""
     rows: list[dict[str, Any]] = [
         {"name": name, "total": sum(counts.values()), **counts}
         for name, counts in class_rows(dataset.clips, dataset.classes)
@@ -180,7 +186,7 @@ def _classes_shown(dataset: Dataset) -> tuple[list[dict], str | None]:
     by_size = sorted(rows, key=lambda row: -row["total"])
     rest = by_size[MOST_CLASSES_SHOWN:]
     return by_size[:MOST_CLASSES_SHOWN], (
-        f"The {MOST_CLASSES_SHOWN} largest of {len(rows)} classes; the others have "
+        f"These are the {MOST_CLASSES_SHOWN} largest of {len(rows)} classes. The others have "
         f"{rest[-1]['total']:,} to {rest[0]['total']:,} clips each."
     )
 
@@ -190,17 +196,20 @@ def _boxes_sentence(table: BoxTable) -> str:
     num_frames = int(table.num_frames.sum())
     still_frames = float((np.nan_to_num(table.still_share) * table.num_frames).sum())
     without = table.num_without_motion
-    text = f"Motion boxes of {counted(num_clips, 'clip')} with {counted(num_frames, 'frame')}. "
+    text = (
+        f"There are motion boxes of {counted(num_clips, 'clip')} with "
+        f"{counted(num_frames, 'frame')}. "
+    )
     if still_frames == 0:
-        text += "Every frame has one."
+        text += "Every frame has a box."
     else:
         text += (
             f"{counted(without, 'clip')} ({percent(without / num_clips)}) and "
-            f"{percent(still_frames / max(1, num_frames))} of all frames are without any."
+            f"{percent(still_frames / max(1, num_frames))} of all frames have no box."
         )
     if without < num_clips:
         text += (
-            f" The median clip's box covers {percent(float(np.nanmedian(table.clip_share)))} of "
+            f" The median box of a clip covers {percent(float(np.nanmedian(table.clip_share)))} of "
             f"the frame and {np.median(table.num_inside):.0f} of {TUBE_POSITIONS} patch positions."
         )
     return text
@@ -210,10 +219,10 @@ def _dataset_charts(table: BoxTable, mask: MaskSettings) -> list[tuple]:
     inside_ratio = INSIDE_RATIO if mask.inside_ratio is None else mask.inside_ratio
     inside = (
         inside_chart(table.num_inside, TUBE_POSITIONS, mask.mask_ratio, inside_ratio),
-        "Patch positions inside the clips' boxes on the 14 x 14 grid (bars), and the shares that "
-        f"MOFO's mask really hides inside and outside when {percent(mask.mask_ratio)} of all and "
-        f"{percent(inside_ratio)} inside are asked for (lines): both cannot hold for large boxes, "
-        "and then the total wins.",
+        "Bars: how many of the 14 x 14 patch positions lie inside the box of a clip. Lines: the "
+        "shares that MOFO's mask hides inside and outside the box, with "
+        f"{percent(mask.mask_ratio)} of all positions and {percent(inside_ratio)} of those inside. "
+        "For large boxes both shares are not possible; the mask then keeps the total.",
     )
     if len(table.frame_shares) == 0:
         return [inside]
@@ -223,12 +232,12 @@ def _dataset_charts(table: BoxTable, mask: MaskSettings) -> list[tuple]:
             shares_chart(
                 "Area of the motion boxes", areas, "share of the frame", "share of clips or frames"
             ),
-            "Area of the motion boxes: of whole clips (the union over time) and of single frames.",
+            "Area of the motion boxes of whole clips (the union over time) and of single frames.",
         ),
         (
             coverage_chart(table.coverage),
-            "Where motion is: the stronger the colour, the more frames' boxes cover this part of "
-            f"the picture (at most {percent(float(table.coverage.max()))} of them).",
+            "Where the motion is. A stronger colour means that the boxes of more frames cover this "
+            f"part of the picture (at most {percent(float(table.coverage.max()))} of the frames).",
         ),
         (
             shares_chart(
@@ -237,10 +246,10 @@ def _dataset_charts(table: BoxTable, mask: MaskSettings) -> list[tuple]:
                     "from left to right": table.frame_centres[:, 0],
                     "from top to bottom": table.frame_centres[:, 1],
                 },
-                "middle of the box, share of the frame's width or height",
+                "centre of the box, share of the frame's width or height",
                 "share of frames",
             ),
-            "Where the middles of single frames' boxes lie, across and down the frame.",
+            "Where the centres of the boxes of single frames lie.",
         ),
         inside,
         (
@@ -250,8 +259,8 @@ def _dataset_charts(table: BoxTable, mask: MaskSettings) -> list[tuple]:
                 "share of the motion energy inside the box",
                 "share of clips",
             ),
-            "How much of a frame's motion lies inside its box, mean of each clip: low where the "
-            "camera moves or many things do.",
+            "Share of a frame's motion inside its box, averaged over each clip. It is low if the "
+            "camera or many objects move.",
         ),
     ]
 
@@ -260,9 +269,10 @@ def _failures(layout: DatasetLayout) -> dict:
     failures = [line for line in read_jsonl(layout.failures) if isinstance(line, dict)]
     stages = Counter(str(failure.get("stage", "unknown")) for failure in failures)
     by_stage = ", ".join(f"{count:,} in {stage}" for stage, count in stages.most_common())
-    sentence = f"{counted(len(failures), 'clip')} set aside: {by_stage}."
+    verb = "was" if len(failures) == 1 else "were"
+    sentence = f"{counted(len(failures), 'clip')} {verb} set aside: {by_stage}."
     if len(failures) > MOST_FAILURES_SHOWN:
-        sentence += f" The first {MOST_FAILURES_SHOWN}:"
+        sentence += f" These are the first {MOST_FAILURES_SHOWN}:"
     shown = [
         {name: str(failure.get(name, "")) for name in ("clip_id", "stage", "reason")}
         for failure in failures[:MOST_FAILURES_SHOWN]

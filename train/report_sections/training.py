@@ -1,4 +1,4 @@
-"""The report's sections about training: a pretraining run and a finetuned one."""
+"""The sections of the report about training: a pretraining run and a finetuned run."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from train.report_sections.sections import Dataset
 
 MOST_PAIRS = 8
 FRAMES_OF_PAIR = 4
-SAME_LEVEL = 0.01  # losses of zeros that one line of a chart may stand for
-THIRD_WIDTH = 3.0  # inches, of charts of which three lie beside each other
+SAME_LEVEL = 0.01  # largest difference between losses of zeros that one line of a chart shows
+THIRD_WIDTH = 3.0  # inches, for three charts beside each other
 
 
 def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
     """Curves of a pretraining run."""
     if run is None:
         made = layout.make("pretrain")
-        return {"missing": [f"No pretraining run; make one with `{made}`."]}
+        return {"missing": [f"There is no pretraining run yet. `{made}` makes one."]}
     loss = run.last("loss")
     if loss is None:
-        return {"missing": [f"Run {run.name} has not logged a loss yet."]}
+        return {"missing": [_no_loss_yet(run)]}
     words, reference = run.loss_words, predictor_level([run])
-    sentence = f"Run {run.name}: {_seen(run)}. The loss over the hidden patches ends at {loss:.3f}"
-    caption = f"Mean squared error of {words.target} over the hidden patches."
+    sentence = f"{_progress(run)} The loss over the masked patches is {loss:.3f} at the end."
+    caption = f"Mean squared error of {words.target} over the masked patches."
     if reference is not None:
-        sentence += f"; predicting {words.zeros} scores {reference[0]:.3f}"
+        sentence += f" Predicting {words.zeros} scores {reference[0]:.3f}."
         caption += (
-            f" {reference[0]:.3f} is what predicting {words.zeros} scores: only what lies below "
-            "has been learned."
+            f" Predicting {words.zeros} scores {reference[0]:.3f} (dashed line). The run has "
+            "learned something where its loss is lower."
         )
-    sentence += "." if run.folder.is_finished else ". It is not finished."
     curves = [run.curve("loss", name="loss")]
+    if not curves[0].is_line:
+        return {"sentence": sentence, "charts": [], "missing": [_one_point(run)]}
     charts = [
         (
             curves_chart("Pretraining loss", curves, "epoch", "loss", reference=reference),
@@ -53,9 +54,10 @@ def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
 
 
 def predictor_level(runs: list[Run]) -> tuple[float, str] | None:
-    """The loss of predicting zeros, and its name, of pretraining runs with one kind of target.
+    """The loss of predicting zeros and its name, for pretraining runs with one kind of target.
 
-    None where it was not logged, or differs: that of trajectories depends on how much moves.
+    None if it was not logged, or if it differs between the runs. The loss of predicting zero
+    trajectories depends on how much moves.
     """
     levels = [run.last("mean_predictor_loss") for run in runs]
     known = [level for level in levels if level is not None]
@@ -65,14 +67,16 @@ def predictor_level(runs: list[Run]) -> tuple[float, str] | None:
 
 
 def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
-    """Curves, and of each kind of label confusion matrix and most confused pairs."""
+    """Curves, and for each kind of label the confusion matrix and the most confused pairs."""
     if run is None:
         made = dataset.layout.make("finetune")
-        return {"missing": [f"No finetuned run; make one with `{made}`."]}
-    section: dict = {"missing": [], "sentence": f"Run {run.name}: {_seen(run)}.", "charts": []}
+        return {"missing": [f"There is no finetuned run yet. `{made}` makes one."]}
+    section: dict = {"missing": [], "sentence": _progress(run), "charts": []}
     counts = list(run.num_classes.values())
     if run.last("loss") is None:
-        section["missing"].append(f"Run {run.name} has not logged a loss yet.")
+        section["missing"].append(_no_loss_yet(run))
+    elif not run.curve("loss").is_line:
+        section["missing"].append(_one_point(run))
     else:
         section["charts"] = [
             (
@@ -89,13 +93,15 @@ def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
             *_accuracy_chart(run),
         ]
         section["pace"] = _pace_charts(run, THIRD_WIDTH)
+    if run.outdated:
+        section["missing"].append(f"There are no results: {run.outdated}.")
+        return section
     try:
         scores = scores_of(run)
         if not scores:
             command = dataset.layout.make("evaluate", f"--run {run.name}")
             section["missing"].append(
-                f"Run {run.name} was not evaluated on split {run.tested_split}; `{command}` does "
-                "that."
+                f"Run {run.name} was not tested on split {run.tested_split}. `{command}` tests it."
             )
         else:
             split = run.tested_split
@@ -106,7 +112,7 @@ def finetuning_section(dataset: Dataset, run: Run | None) -> dict:
 
 
 def confused_pairs(matrix: np.ndarray, most: int = MOST_PAIRS) -> list[tuple[int, int, int]]:
-    """(true, predicted, clips) of the largest counts off the diagonal."""
+    """The largest counts off the diagonal, as (true class, predicted class, clips)."""
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [np.unravel_index(place, matrix.shape) for place in order]
@@ -133,14 +139,14 @@ def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
     return {
         "of": "" if scores.kind == "label" else f" of {PLURAL[scores.kind]}",
         "chart": confusion_picture(scores, names),
-        "caption": f"Clips of split {split} by true and predicted {one}: {right:,} of "
-        f"{total:,} are right. Colour is the share of the true {one}.",
+        "caption": f"Clips of split {split} by true and predicted {one}. {right:,} of {total:,} "
+        f"are right. The colour shows the share among clips of the true {one}.",
         "pairs": pairs,
     }
 
 
 def _middle_frames(dataset: Dataset, clip_ids: list[str]) -> list[str]:
-    """Thumbnails of the first few clips; none where frames or boxes are missing."""
+    """Thumbnails of the first few clips; none if there are no frames or no boxes."""
     table = dataset.boxes
     if table is None or not dataset.layout.frames.is_dir():
         return []
@@ -155,16 +161,16 @@ def _middle_frames(dataset: Dataset, clip_ids: list[str]) -> list[str]:
 
 
 def _loss_caption(run: Run) -> str:
-    text = "Cross-entropy of the training clips, as augmented"
+    text = "Cross-entropy on the augmented training clips."
     kinds = list(run.num_classes)
-    return f"{text}: of {' and '.join(kinds)}, added up." if len(kinds) > 1 else f"{text}."
+    return f"{text} It is the sum over {' and '.join(kinds)}." if len(kinds) > 1 else text
 
 
 def _accuracy_chart(run: Run) -> list[tuple]:
     curves = [run.curve("top1", "validate", name="top-1")]
     if run.chance is not None and run.chance < 20:
         curves.append(run.curve("top5", "validate", name="top-5"))
-    curves = [curve for curve in curves if curve.y]
+    curves = [curve for curve in curves if curve.is_line]
     if not curves:
         return []
     reference = None if run.chance is None else (run.chance, "chance")
@@ -172,19 +178,23 @@ def _accuracy_chart(run: Run) -> list[tuple]:
         "Validation accuracy", curves, "epoch", "accuracy, %", reference, from_zero=True
     )
     kinds = list(run.num_classes)
-    what = f"Share of clips of which {' and '.join(kinds)} are right" if kinds[1:] else "Accuracy"
-    return [(chart, f"{what} on split val, by which the best weights are chosen.")]
+    what = f"Share of clips whose {' and '.join(kinds)} are right" if kinds[1:] else "Accuracy"
+    return [(chart, f"{what} on split val. The best weights are those with the highest top-1.")]
 
 
 def _pace_charts(run: Run, width: float) -> list[tuple]:
-    """Learning rate, throughput and data wait."""
+    """Charts of learning rate, throughput and time spent waiting for data."""
     rate = run.curve("learning_rate", name="learning rate")
     pace = run.curve("clips_per_second", name="clips/s")
     wait = run.curve("data_wait_share", name="data wait")
     title_of = {
-        "Learning rate": (rate, "learning rate", "Warm-up, then cosine; the last parameter group."),
-        "Throughput": (pace, "clips per second", "Clips trained on, all processes together."),
-        "Waiting for data": (wait, "share of the time", "Time in which the loop waited for data."),
+        "Learning rate": (rate, "learning rate", "The last parameter group: warm-up, then cosine."),
+        "Throughput": (pace, "clips per second", "Clips per second, of all processes together."),
+        "Waiting for data": (
+            wait,
+            "share of the time",
+            "Share of the time that training waits for data.",
+        ),
     }
     return [
         (
@@ -200,19 +210,34 @@ def _pace_charts(run: Run, width: float) -> list[tuple]:
             caption,
         )
         for title, (curve, y_label, caption) in title_of.items()
+        if curve.is_line
     ]
 
 
-def _seen(run: Run) -> str:
-    epochs = run.last("epoch")
-    parts = [f"{epochs:g} epoch{'' if epochs == 1 else 's'}" if epochs is not None else "not begun"]
+def _progress(run: Run) -> str:
+    """A sentence on how long a run has trained, and another one if it is not finished."""
+    epochs, planned = run.last("epoch"), run.option("config", "epochs")
+    if epochs is None:
+        return f"Run {run.name} has not trained a step yet."
+    parts = [f"Run {run.name} was trained for {epochs:g}"]
+    if not run.folder.is_finished and isinstance(planned, int):
+        parts.append(f"of {counted(planned, 'epoch')}")
+    else:
+        parts.append("epoch" if epochs == 1 else "epochs")
     clips, minutes = run.options.get("clips"), run.minutes
     if isinstance(clips, int):
-        parts.append(f"over {counted(clips, 'clip')}")
+        parts.append(f"on {counted(clips, 'clip')}")
     if minutes is not None:
         parts.append(f"in {minutes:.1f} minutes")
-    device = run.option("device", "kind")
+    device, processes = run.option("device", "kind"), run.option("device", "processes")
     if device is not None:
-        processes = run.option("device", "processes")
-        parts.append(f"on {device}" + (f" x {processes}" if processes and processes > 1 else ""))
-    return " ".join(parts)
+        parts.append(f"with {counted(processes or 1, 'process', 'processes')} on {device}")
+    return " ".join(parts) + "." + ("" if run.folder.is_finished else " It is not finished.")
+
+
+def _no_loss_yet(run: Run) -> str:
+    return f"Run {run.name} has not logged a loss yet."
+
+
+def _one_point(run: Run) -> str:
+    return f"Run {run.name} has logged only one step, so there are no curves."

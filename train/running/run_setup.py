@@ -139,7 +139,7 @@ def _print_resolved(setup: RunSetup, num_steps: int) -> None:
     """All options as the run will use them, one a line, and what follows from them."""
     plan, views = setup.plan, setup.effective_batch
     rows = {
-        **flatten(setup.options),
+        **{k: v for k, v in flatten(setup.options).items() if not k.startswith("class_names.")},
         "folder": setup.folder.path,
         "effective batch": f"{views} = {plan.micro_size} clips * {plan.world_size} processes"
         f" * {plan.accumulation} accumulated * {setup.config.repeats} repeats",

@@ -1,8 +1,8 @@
-"""Readers of annotation files, one module each, found by the `reader` that a dataset's TOML names.
+"""Readers of annotation files. The key `reader` in the TOML of a dataset names the module.
 
-A module here is a reader: its name is the reader's name. It holds
+Each module of this folder is one reader. It has
 
-    ROLES   the roles of files that it reads, as [files] of the TOML lists them
+    ROLES   the roles of the files that it reads, which are the keys of [files] in the TOML
     read    the function that reads them, Source -> Annotations
 """
 
@@ -17,27 +17,29 @@ from shared.errors import InputError
 
 
 def known_readers() -> list[str]:
-    """Names of the readers: the modules of this folder."""
+    """The names of all readers, which are the modules of this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def reader_of(spec: DatasetSpec) -> Reader:
-    """The reader that a dataset's TOML names.
+    """The reader of a dataset.
 
     Raises:
-        InputError: there is no such reader, or the TOML does not list the files that it reads.
+        InputError: there is no such reader, or [files] of the TOML has other roles than it reads.
     """
     where = f"data_manifests/{spec.name}.toml"
     if spec.reader not in known_readers():
         raise InputError(
-            f"{where}: reader {spec.reader!r} is none of {', '.join(known_readers())}; to add one, "
-            f"write preprocess/annotations/readers/{spec.reader}.py"
+            "unknown-name",
+            f"{where}: unknown reader {spec.reader!r}; known: {', '.join(known_readers())}. To add "
+            f"it, write preprocess/annotations/readers/{spec.reader}.py",
         )
     module = importlib.import_module(f"{__name__}.{spec.reader}")
     reader = Reader(module.ROLES, module.read)
     if set(spec.files) != set(reader.roles):
         raise InputError(
-            f"{where}: [files] lists {', '.join(spec.files)}; reader {spec.reader} wants "
-            f"{', '.join(reader.roles)}"
+            "missing-key",
+            f"{where}: [files] has {', '.join(spec.files)}, but the reader {spec.reader} needs "
+            f"{', '.join(reader.roles)}",
         )
     return reader

@@ -9,19 +9,20 @@ from preprocess.annotations.base import (
     check_count,
     require_clips,
 )
-from preprocess.annotations.reading import read_entries, read_json
+from preprocess.annotations.text_files import read_entries, read_json
 from shared.errors import InputError
 
 ROLES = ("train", "test", "labels")
 
 
 def read(source: Source) -> Annotations:
-    """A clip is frames start_frame:end_frame of its video (half-open), where they are given.
+    """Read the lists and the vocabulary.
 
-    A class is four words: take-off, somersaults, twists, position.
+    A clip is the frames start_frame:end_frame of its video (half-open), if these are given. A class
+    is four words: take-off, somersaults, twists, position.
 
     Raises:
-        InputError: a label outside the vocabulary, or an end that is not after its start.
+        InputError: a label is not in the vocabulary, or a clip does not end after its start.
     """
     notes: list[str] = []
     names = _class_names(source)
@@ -33,13 +34,16 @@ def read(source: Source) -> Annotations:
         for where, entry in read_entries(path, keys, optional=("start_frame", "end_frame")):
             name, label = entry["vid_name"], entry["label"]
             if not 0 <= label < len(names):
-                raise InputError(f"{where}: label is {label}; 0 to {len(names) - 1} are listed")
+                raise InputError(
+                    "bad-entry", f"{where}: label is {label}; 0 to {len(names) - 1} are listed"
+                )
             frames = None
             if "end_frame" in entry:
                 frames = (entry.get("start_frame", 0), entry["end_frame"])
                 if not 0 <= frames[0] < frames[1]:
                     raise InputError(
-                        f"{where}: end_frame {frames[1]} is not after start_frame {frames[0]}"
+                        "bad-entry",
+                        f"{where}: end_frame {frames[1]} is not after start_frame {frames[0]}",
                     )
             of_split.append(AnnotatedClip(where, name, name, split, label, frames=frames))
         require_clips(of_split, path)
@@ -52,6 +56,8 @@ def _class_names(source: Source) -> list[str]:
     names = []
     for number, words in enumerate(read_json(path, list)):
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise InputError(f"{path}, entry {number + 1}: a list of words is expected")
+            raise InputError(
+                "wrong-type", f"{path}, entry {number + 1}: a list of words is expected"
+            )
         names.append(" ".join(words))
     return names

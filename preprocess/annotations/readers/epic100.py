@@ -14,7 +14,7 @@ from preprocess.annotations.base import (
     check_count,
     require_clips,
 )
-from preprocess.annotations.reading import read_csv, whole_number
+from preprocess.annotations.text_files import read_csv, whole_number
 from shared.errors import InputError
 
 ROLES = ("train", "val", "test", "verbs", "nouns", "videos")
@@ -49,14 +49,17 @@ class _Segment:
 
 
 def read(source: Source) -> Annotations:
-    """A clip is the span between two timestamps of a video; frame numbers are not used.
+    """Read the lists of segments and of classes.
 
-    (They are on a 60 frames/s grid whatever the video's own rate.) The label is the action: the
-    pair of verb and noun, numbered in order of (verb, noun) over all pairs of the lists present.
-    Clips of a video stand together, by start, so that overlapping spans are decoded once.
+    A clip is the span between two timestamps of a video. Frame numbers are not used, because they
+    are on a grid of 60 frames per second even if the video has another rate. The label is the
+    action: the pair of verb and noun, numbered in the order of (verb, noun) over all pairs of the
+    lists that exist. Clips of a video follow each other in order of their start, so that
+    overlapping spans are decoded once.
 
     Raises:
-        InputError: a class outside the lists, a timestamp that is none, a stop before its start.
+        InputError: a class is not in the lists, a timestamp is not valid, or a segment does not
+            stop after its start.
     """
     notes: list[str] = []
     verbs, nouns = _class_names(source, "verbs"), _class_names(source, "nouns")
@@ -90,10 +93,10 @@ def read(source: Source) -> Annotations:
 
 
 def read_video_facts(path: Path) -> dict[str, VideoFacts]:
-    """video id -> length and frame rate, from a CSV with the columns video_id, duration, fps.
+    """Read length and frame rate by video id, from a CSV with the columns video_id,duration,fps.
 
     Raises:
-        InputError: with file and row.
+        InputError: a value is not a positive number.
     """
     facts = {}
     for where, row in read_csv(path, ("video_id", "duration", "fps")):
@@ -103,28 +106,36 @@ def read_video_facts(path: Path) -> dict[str, VideoFacts]:
             found = VideoFacts(math.nan, math.nan)
         if not (0 < found.seconds < math.inf and 0 < found.frames_per_second < math.inf):
             raise InputError(
-                f"{where}: duration {row['duration']!r:.40} and fps {row['fps']!r:.40}; numbers "
-                "above 0 are expected"
+                "bad-entry",
+                f"{where}: duration is {row['duration']!r:.40} and fps is {row['fps']!r:.40}; both "
+                "must be numbers above 0",
             )
         facts[row["video_id"]] = found
     return facts
 
 
 def seconds_of(timestamp: str, what: str, where: str) -> float:
-    """Seconds of `HH:MM:SS.ss`, rounded to the microsecond.
+    """Convert `HH:MM:SS.ss` to seconds, rounded to the microsecond.
+
+    Args:
+        timestamp: the text.
+        what: what the timestamp stands for, for messages.
+        where: file and row, for messages.
 
     Raises:
-        InputError: with `where` and what the timestamp stands for.
+        InputError: the text has another form.
     """
     parts = TIMESTAMP.fullmatch(timestamp.strip())
     if parts is None:
-        raise InputError(f"{where}: {what} is {timestamp[:40]!r}; HH:MM:SS.ss is expected")
+        raise InputError(
+            "bad-entry", f"{where}: {what} is {timestamp[:40]!r}; HH:MM:SS.ss is expected"
+        )
     hours, minutes, seconds = parts.groups()
     return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 6)
 
 
 def _beyond_the_end(source: Source, segments: list[_Segment]) -> list[str]:
-    """A note where segments end after their videos do; decoding stops at the video's end."""
+    """A note on segments that end after their video; decoding stops at the end of the video."""
     path = source.find("videos")
     facts = read_video_facts(path) if path is not None else {}
     beyond = [s for s in segments if s.video in facts and s.stop_seconds > facts[s.video].seconds]
@@ -145,8 +156,9 @@ def _segments(path: Path, split: str, num_verbs: int, num_nouns: int) -> list[_S
         stop = seconds_of(row["stop_timestamp"], "stop_timestamp", where)
         if stop <= start:
             raise InputError(
+                "bad-entry",
                 f"{where}: stop_timestamp {row['stop_timestamp']} is not after start_timestamp "
-                f"{row['start_timestamp']}"
+                f"{row['start_timestamp']}",
             )
         verb = noun = None
         if labelled:
@@ -159,10 +171,10 @@ def _segments(path: Path, split: str, num_verbs: int, num_nouns: int) -> list[_S
 
 
 def _class_names(source: Source, role: str) -> list[str]:
-    """The keys of a class list, whose ids must count up from 0."""
+    """The keys of a class list, whose ids must be 0, 1, 2, ... in this order."""
     names: list[str] = []
     for where, row in read_csv(source.require(role), ("id", "key")):
         if whole_number(row["id"], "id", where) != len(names):
-            raise InputError(f"{where}: id {row['id']} stands where {len(names)} is expected")
+            raise InputError("bad-entry", f"{where}: id is {row['id']}; {len(names)} is expected")
         names.append(row["key"])
     return names

@@ -9,7 +9,7 @@ from preprocess.annotations.base import (
     check_count,
     require_clips,
 )
-from preprocess.annotations.reading import read_csv, whole_number
+from preprocess.annotations.text_files import read_csv, whole_number
 from shared.errors import InputError
 
 ROLES = ("train", "val", "test")
@@ -18,12 +18,12 @@ SPLIT_OF = {"train": "train", "val": "val", "validate": "val", "validation": "va
 
 
 def read(source: Source) -> Annotations:
-    """Videos are trimmed files `{id}_{start:06d}_{end:06d}`; classes are the sorted label names.
+    """Read the lists. The videos are trimmed files `{id}_{start:06d}_{end:06d}`.
 
-    The test list may come without labels.
+    Classes are the label names in alphabetical order. The test list may have no labels.
 
     Raises:
-        InputError: an end that is not after its start, or an unknown split, with file and row.
+        InputError: a clip does not end after its start, has no label, or has an unknown split.
     """
     notes: list[str] = []
     rows: list[tuple[str, str, str, str]] = []  # where, video, split, label name
@@ -46,11 +46,16 @@ def _row(where: str, row: dict[str, str]) -> tuple[str, str, str, str]:
     start = whole_number(row["time_start"], "time_start", where)
     end = whole_number(row["time_end"], "time_end", where)
     if end <= start:
-        raise InputError(f"{where}: time_end {end} is not after time_start {start}")
+        raise InputError("bad-entry", f"{where}: time_end {end} is not after time_start {start}")
     if row["split"] not in SPLIT_OF:
-        raise InputError(f"{where}: split {row['split']!r} is none of {', '.join(SPLIT_OF)}")
+        raise InputError(
+            "unknown-name",
+            f"{where}: unknown split {row['split']!r}; known: {', '.join(SPLIT_OF)}",
+        )
     split = SPLIT_OF[row["split"]]
     label = row.get("label", "")
     if not label and split != "test":
-        raise InputError(f"{where}: no label; only the test split may go without")
+        raise InputError(
+            "missing-label", f"{where}: the row has no label; only test clips may have none"
+        )
     return where, f"{row['youtube_id']}_{start:06d}_{end:06d}", split, label

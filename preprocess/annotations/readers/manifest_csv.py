@@ -1,11 +1,11 @@
-"""A CSV with the columns of manifest.csv, with or without a classes.json beside it."""
+"""Reads a CSV with the columns of manifest.csv, and the classes.json beside it if there is one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from preprocess.annotations.base import AnnotatedClip, Annotations, Source, require_clips
-from preprocess.annotations.reading import read_text
+from preprocess.annotations.text_files import read_text
 from shared.errors import InputError
 from shared.manifest import LABEL_KINDS, ClassList, Clip, parse_manifest, read_classes
 
@@ -13,23 +13,26 @@ ROLES = ("manifest", "classes")
 
 
 def read(source: Source) -> Annotations:
-    """The manifest of the annotation folder, and its classes.json."""
+    """Read the manifest of the annotation folder, and its classes.json."""
     return read_manifest_csv(source.require("manifest"), source.find("classes"))
 
 
 def read_manifest_csv(path: Path, classes_path: Path | None = None) -> Annotations:
-    """Clips as a CSV with the manifest's columns lists them; videos are paths with suffix.
+    """Read the clips of a CSV. Its videos are paths with a suffix.
 
     Args:
         path: the CSV.
-        classes_path: class names; by default classes.json beside the CSV, and where that is not
-            there either, the class numbers serve as names.
+        classes_path: file of the class names; None = classes.json beside the CSV. If the file does
+            not exist, the class numbers serve as names.
 
     Raises:
-        InputError: what shared/manifest.py refuses, or a label outside the class list.
+        InputError: shared/manifest.py refuses a row, or a label is not in the class list.
     """
     if not path.is_file():
-        raise InputError(f"no file {path}; --manifest names a CSV with the manifest's columns")
+        raise InputError(
+            "missing-file",
+            f"no file {path}; give --manifest a CSV with the columns of manifest.csv",
+        )
     rows = parse_manifest(read_text(path), str(path))
     classes_path = classes_path or path.with_name("classes.json")
     classes = read_classes(classes_path) if classes_path.is_file() else _numbered(rows)
@@ -40,7 +43,8 @@ def read_manifest_csv(path: Path, classes_path: Path | None = None) -> Annotatio
             names, value = getattr(classes, kind), getattr(row, kind)
             if value is not None and value >= len(names):
                 raise InputError(
-                    f"{where}: {kind} is {value}, but {classes_path.name} lists {len(names)}"
+                    "bad-entry",
+                    f"{where}: {kind} is {value}, but {classes_path.name} has {len(names)} classes",
                 )
         clips.append(
             AnnotatedClip(
@@ -61,7 +65,7 @@ def read_manifest_csv(path: Path, classes_path: Path | None = None) -> Annotatio
 
 
 def _numbered(rows: list[Clip]) -> ClassList:
-    """Class lists for labels without names: as long as the largest number asks."""
+    """Class lists for labels without names. Their length is the largest label plus 1."""
     lists: dict[str, list[str]] = {}
     for kind in LABEL_KINDS:
         numbers = [value for row in rows if (value := getattr(row, kind)) is not None]

@@ -9,19 +9,20 @@ from preprocess.annotations.base import (
     check_count,
     require_clips,
 )
-from preprocess.annotations.reading import read_entries, read_json
+from preprocess.annotations.text_files import read_entries, read_json
 from shared.errors import InputError
 
 ROLES = ("train", "val", "test", "labels")
 
 
 def read(source: Source) -> Annotations:
-    """A clip's class is the labels file's number of its template without brackets.
+    """Read the lists. The class of a clip is the number of its template without brackets.
 
-    The test list has no templates, so its clips have no label. Ids are texts throughout.
+    The labels file has these numbers. The test list has no templates, so its clips have no label.
+    All ids are strings.
 
     Raises:
-        InputError: a template that the labels file does not list, with file and entry.
+        InputError: the labels file does not list a template.
     """
     notes: list[str] = []
     names = _class_names(source)
@@ -37,7 +38,9 @@ def read(source: Source) -> Annotations:
                 name = entry["template"].replace("[", "").replace("]", "")
                 if name not in number_of:
                     raise InputError(
-                        f"{where}: template {name[:80]!r} is not in {source.require('labels').name}"
+                        "unknown-name",
+                        f"{where}: template {name[:80]!r} is not in "
+                        f"{source.require('labels').name}",
                     )
                 label = number_of[name]
             of_split.append(AnnotatedClip(where, entry["id"], entry["id"], split, label))
@@ -47,7 +50,7 @@ def read(source: Source) -> Annotations:
 
 
 def _class_names(source: Source) -> list[str]:
-    """Names by number from {name: "number"}."""
+    """The class names in the order of their numbers, from {name: "number"}."""
     path = source.require("labels")
     numbers = read_json(path, dict)
     names: dict[int, str] = {}
@@ -55,8 +58,9 @@ def _class_names(source: Source) -> list[str]:
         number = int(text) if str(text).isascii() and str(text).isdigit() else -1
         if not 0 <= number < len(numbers) or number in names:
             raise InputError(
+                "bad-entry",
                 f"{path}: {name!r} has number {text!r}; each of 0 to {len(numbers) - 1} is allowed "
-                "once"
+                "once",
             )
         names[number] = name
     return [names[number] for number in range(len(names))]

@@ -9,19 +9,20 @@ from preprocess.annotations.base import (
     check_count,
     require_clips,
 )
-from preprocess.annotations.reading import read_lines, whole_number
+from preprocess.annotations.text_files import read_lines, whole_number
 from shared.errors import InputError
 
 ROLES = ("train", "test", "labels")
 
 
 def read(source: Source) -> Annotations:
-    """Lines `Class/v_Class_g01_c01.avi 1`; the test lists leave the number out.
+    """Read the lists, with lines such as `Class/v_Class_g01_c01.avi 1`.
 
-    Class numbers of the files begin at 1, ours at 0.
+    The test lists have no number. The class numbers of the files start at 1; those of the manifest
+    start at 0.
 
     Raises:
-        InputError: a class that classInd.txt does not list, or a number that is another class's.
+        InputError: classInd.txt does not list a class, or gives it another number.
     """
     notes: list[str] = []
     names = _class_names(source)
@@ -36,10 +37,12 @@ def read(source: Source) -> Annotations:
             name, _, stem = video.rpartition("/")
             if name not in number_of or not stem:
                 listed = source.require("labels").name
-                raise InputError(f"{where}: class {name[:60]!r} is not in {listed}")
+                raise InputError("unknown-name", f"{where}: class {name[:60]!r} is not in {listed}")
             label = number_of[name]
             if given and whole_number(given.strip(), "class number", where) != label + 1:
-                raise InputError(f"{where}: class {name} has number {label + 1}, not {given}")
+                raise InputError(
+                    "bad-entry", f"{where}: class {name} has number {label + 1}, not {given}"
+                )
             of_split.append(AnnotatedClip(where, stem, video, split, label))
         require_clips(of_split, path)
         clips += of_split
@@ -52,6 +55,8 @@ def _class_names(source: Source) -> list[str]:
     for where, line in read_lines(path):
         number, _, name = line.partition(" ")
         if whole_number(number, "class number", where) != len(names) + 1 or not name:
-            raise InputError(f"{where}: '{len(names) + 1} NameOfClass' is expected, not {line!r}")
+            raise InputError(
+                "bad-entry", f"{where}: '{len(names) + 1} NameOfClass' is expected, not {line!r}"
+            )
         names.append(name)
     return names
