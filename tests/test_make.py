@@ -230,5 +230,5 @@ def test_flat_folder_sets_bad_clips_aside(samples, tmp_path):
     done = make("manifest", "flows", "boxes", *flat)
     failures = (tmp_path / "mine" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["clip_id"] for line in failures] == ["corrupted"]
-    assert "1 clip set aside, see " in done.stderr
+    assert "1 clip set aside; see " in done.stderr
     make("flows", *flat, "STRICT=1", status=2)
