@@ -36,6 +36,7 @@ from shared.layout import DatasetLayout
 from shared.run_record import versions
 from train.options.config import PRECISIONS
 
+ALL_LABELS = ("--labels-per-class", "0")  # the recipe has few
 COLUMNS = ("finetuned", "probe")
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 TABLES = RESULTS.with_suffix(".md")
@@ -192,11 +193,13 @@ def train_row(trainer: Trainer, row: Row, seed: int, budget: Budget) -> dict[str
         seed,
         f"finetune-{row.run_name}-seed{seed}",
         *("--head", row.head, "--epochs", str(budget.finetune_epochs)),
+        *ALL_LABELS,
         *settings({**row.finetuning, **precision}),
     )
     top1 = {"finetuned": trainer.top1(finetuned)}
     if row.is_probed:
-        top1["probe"] = trainer.probed_top1(source, seed, f"probe-{row.pretrained_name}-seed{seed}")
+        probe = f"probe-{row.pretrained_name}-seed{seed}"
+        top1["probe"] = trainer.probed_top1(source, seed, probe, *ALL_LABELS)
     return top1
 
 

@@ -5,7 +5,8 @@
 
 The command prints the test top-1 of
 
-    the main figure           pretraining with motion boxes, then finetuning
+    the main figure           pretrained on velocities, then finetuned on 30 labels a class
+    ... by other methods      pretrained by MOFO and by VideoMAE instead
     from random weights       the same finetuning without pretraining
     cross attention           finetuning with the motion-focused head after the same pretraining
     ... and random boxes      the same, but each clip has the motion boxes of another clip
@@ -44,6 +45,7 @@ from shared.manifest import Clip, read_manifest
 from shared.run_record import versions
 from train.options.recipe import RECIPES
 
+METHODS = ("velocity", "mofo", "videomae")  # the first is the one of `make`
 RESULTS = Path(__file__).parent / "results" / "toy_baselines.json"
 NUM_CLASSES = len(CLASSES.label)
 BATCH = 64
@@ -99,16 +101,22 @@ def record(chosen: list[int], figures: dict[str, list[float]]) -> None:
 def trained(layout: DatasetLayout, seed: int) -> dict[str, float]:
     """Test top-1 of the trainings with one seed, in percent."""
     trainer = Trainer(layout)
-    end = f"-seed{seed}" if seed else ""  # `make` makes the runs of seed 0
-    pretrained = trainer.pretrain("mofo", seed, f"pretrain-mofo{end}")
-    main = trainer.finetune(pretrained, seed, f"finetune-mofo-mean{end}", "--head", "mean")
+    end = f"-seed{seed}" if seed else ""  # the runs of seed 0 are those of `make`
     scratch = trainer.finetune("none", seed, f"finetune-scratch-mean{end}", "--head", "mean")
-    cross = trainer.finetune(pretrained, seed, f"finetune-mofo-mca{end}", "--head", "mca")
+    pretrained, top1 = {}, {}
+    for method in METHODS:
+        pretrained[method] = trainer.pretrain(method, seed, f"pretrain-{method}{end}")
+        run = trainer.finetune(
+            pretrained[method], seed, f"finetune-{method}-mean{end}", "--head", "mean"
+        )
+        top1[f"pretrained by {method}"] = trainer.top1(run)
+    main = METHODS[0]
+    cross = trainer.finetune(pretrained[main], seed, f"finetune-{main}-mca{end}", "--head", "mca")
     elsewhere = Trainer(with_random_boxes(layout, seed), RECIPES / "toy.toml")
-    weights = str((layout.runs / pretrained).resolve())
-    random = elsewhere.finetune(weights, seed, f"finetune-mofo-mca{end}", "--head", "mca")
+    weights = str((layout.runs / pretrained[main]).resolve())
+    random = elsewhere.finetune(weights, seed, f"finetune-{main}-mca{end}", "--head", "mca")
     return {
-        "pretrained and finetuned": trainer.top1(main),
+        **top1,
         "from random weights": trainer.top1(scratch),
         "cross attention": trainer.top1(cross),
         "cross attention, random boxes": elsewhere.top1(random),

@@ -47,9 +47,9 @@ class Trainer:
         """Test top-1 of a finetuned run, in percent with one decimal."""
         return _figure(TOP1, self._run("evaluate", "--run", run))
 
-    def probed_top1(self, source: str, seed: int, name: str) -> float:
+    def probed_top1(self, source: str, seed: int, name: str, *arguments: str) -> float:
         """Test top-1 of a linear probe on the features of a run, or of "none"."""
-        asked = ["--from", source, "--run", name, "--probe", "linear"]
+        asked = ["--from", source, "--run", name, "--probe", "linear", *arguments]
         if source == "none":
             asked += ["--seed", str(seed)]
         return _figure(PROBED, self._run("probe", *asked))

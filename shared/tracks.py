@@ -45,6 +45,15 @@ class Tracks:
     num_steps: np.ndarray
     hog: np.ndarray
 
+    def take(self, firsts: np.ndarray) -> Tracks:
+        """The tracks that start at some of the T frames, int64 [T']."""
+        return Tracks(self.displacements[firsts], self.num_steps[firsts], self.hog[firsts])
+
+    @property
+    def num_bytes(self) -> int:
+        """In memory."""
+        return self.displacements.nbytes + self.num_steps.nbytes + self.hog.nbytes
+
 
 def grid_shape(size: tuple[int, int], points: int) -> tuple[int, int]:
     """Rows and columns of a grid with `points` along the short side of a (height, width) frame."""
@@ -107,18 +116,24 @@ def read_tracks(reader: ShardReader, frames: Sequence[int]) -> Tracks:
         raise InputError("missing-data", f"{reader.path} holds no tracks; run {made}")
     length = int(reader.attributes["track_length"])
     bins = NUM_BINS if "/track/hog" in reader else 0
-    parts = [_stored(reader, frame, length, bins) for frame in frames]
-    return restored(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
+    rows, places = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)  # neighbours are read in one go
+    parts = [part for run in runs for part in _stored(reader, run, length, bins)]
+    return restored(*(np.stack(arrays)[places] for arrays in zip(*parts, strict=True)))
 
 
 def _stored(
-    reader: ShardReader, frame: int, length: int, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    first, last = (int(offset) for offset in reader.rows("/track/offsets", frame, frame + 2))
+    reader: ShardReader, run: np.ndarray, length: int, bins: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Displacements [G, L, 2], steps [G] and HOG [G, L, bins] of each of the frames of a run,
+    which follow each other."""
+    offsets = reader.rows("/track/offsets", int(run[0]), int(run[-1]) + 2)
+    first, last = int(offsets[0]), int(offsets[-1])
     steps = reader.rows("/track/steps", first, last)
     moves = reader.rows("/track/displacements", first * length * 2, last * length * 2)
     hog = np.empty(0, np.uint8)
     if bins:
         hog = reader.rows("/track/hog", first * length * bins, last * length * bins)
-    shape = (last - first, length)
-    return moves.reshape(*shape, 2), steps, hog.reshape(*shape, bins)
+    shape, cuts = (last - first, length), offsets[1:-1] - first
+    arrays = (moves.reshape(*shape, 2), steps, hog.reshape(*shape, bins))
+    return list(zip(*(np.split(each, cuts) for each in arrays), strict=True))

@@ -48,6 +48,8 @@ SETTINGS = (
     *("model.width=48", "model.depth=2", "model.num_heads=3"),
     *("loader.log_steps=1", "loader.precision=fp32"),
 )
+ONLY = {"pretrain-velocity": ("target.points=4", "target.stabilised=false")}
+"""Further settings of one run: the stored tracks are few, and have the camera's motion."""
 DECODER = ("model.decoder_width=32", "model.decoder_depth=1", "model.decoder_heads=2")
 
 
@@ -124,7 +126,13 @@ def first_losses(layout: DatasetLayout, run: str, *settings: str, threads: int =
     common = Common(
         layout.dataset,
         layout.out,
-        settings=(*SETTINGS, *decoder, f"optim.base_learning_rate={RATE}", *settings),
+        settings=(
+            *SETTINGS,
+            *decoder,
+            f"optim.base_learning_rate={RATE}",
+            *ONLY.get(run, ()),
+            *settings,
+        ),
         epochs=STEPS * BATCH_SIZE // NUM_CLIPS["train"],
         batch_size=BATCH_SIZE,
         run=run,

@@ -75,15 +75,54 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
         lines = make("-n", *arguments, f"OUT={tmp_path}").stdout.splitlines()
         return next(line for line in lines if "-m preprocess.flows" in line)
 
-    assert "--trajectories" not in flows_command("pretrain")
+    assert "--trajectories" not in flows_command("pretrain", "METHOD=mofo")
     assert "--trajectories" in flows_command("pretrain", "METHOD=mme")
     vectors = "--source tvl1,motion-vectors --lengths"
-    assert vectors not in flows_command("pretrain")
+    assert vectors not in flows_command("pretrain", "METHOD=mofo")
     assert vectors in flows_command("pretrain", "METHOD=mgm")
     assert vectors not in flows_command("flows", "METHOD=mgm", "ARGS=--source dis")
     (tmp_path / "toy" / "flows").mkdir(parents=True)
     (tmp_path / "toy" / "flows" / "dataset.json").write_text('{"config": {"track_length": 6}}')
     assert "--trajectories" in flows_command("flows", "METHOD=mofo")
+    assert "--stabilise" not in flows_command("flows", "METHOD=mofo")
+
+
+def test_the_main_job_shows_what_pretraining_is_worth(tmp_path):
+    """On the toy dataset alone it finetunes twice, and prints both figures in one line."""
+
+    def ran(*arguments: str) -> list[str]:
+        lines = make("-n", *arguments, f"OUT={tmp_path}").stdout.splitlines()
+        return [
+            line.partition("-m ")[2].partition("||")[0] for line in lines if "-m train." in line
+        ]
+
+    chain = ran()
+    pretraining = [line for line in chain if line.startswith("train.pretrain")]
+    finetuned = [line for line in chain if line.startswith("train.finetune")]
+    evaluated = [line for line in chain if line.startswith("train.evaluate")]
+    assert pretraining and len(finetuned) == 2 and len(evaluated) == 2
+    assert "--from none --run finetune-scratch-mean" in finetuned[1]
+    assert "--run finetune-scratch-mean" in evaluated[0]
+    assert "--beside finetune-scratch-mean" in evaluated[1]
+    assert chain[-1].startswith("train.report") and chain[-2] == evaluated[1]
+    assert not any("--beside" in line for line in ran("evaluate"))
+    real = ran("DATASET=mine")
+    assert not any("none" in line or "--beside" in line for line in real)
+
+
+def test_the_flows_of_the_main_job_are_kept_by_other_methods(tmp_path):
+    def flows_command(*arguments: str) -> str:
+        lines = make("-n", "flows", *arguments, f"OUT={tmp_path}").stdout.splitlines()
+        return next(line for line in lines if "-m preprocess.flows" in line)
+
+    options = "--trajectories --stabilise subtract --track-length 1"
+    assert options in flows_command()
+    assert options not in flows_command("METHOD=mofo")
+    (tmp_path / "toy" / "flows").mkdir(parents=True)
+    (tmp_path / "toy" / "flows" / "dataset.json").write_text(
+        '{"config": {\n  "track_length": 1,\n  "track_points": 16}}'
+    )
+    assert options in flows_command("METHOD=mofo")
 
 
 def commands(tmp_path: Path, *arguments: str) -> dict[str, str]:

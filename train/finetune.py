@@ -2,11 +2,16 @@
 
     python -m train.finetune --dataset toy --out out --head mca
     python -m train.finetune --dataset toy --from none            from random weights
+    python -m train.finetune --dataset mine --labels-per-class 10 from few labels
 
 Reads OUT/<dataset>/frames (and boxes for --head mca) and the weights of a pretraining run, writes
 OUT/<dataset>/runs/finetune-<method>-<head>/: options.json, log.jsonl, checkpoints/,
 weights.safetensors, best.safetensors, finished. The best weights are those with the highest top-1
 on split val; split test is not looked at here. Minutes on two CPU cores for the toy recipe.
+
+Clips of split train without a label are left out, so that a dataset can be pretrained on whole and
+finetuned on the part that has labels. With --labels-per-class or --label-share only some labels are
+used: they are the same clips in every run, and the fewer are among the more.
 """
 
 from __future__ import annotations
@@ -24,11 +29,19 @@ from shared.wording import counted
 from train.clips.table import read_clip_table
 from train.network.head_config import KINDS
 from train.options.recipe import evaluate_config, finetune_config
-from train.running.command import Common, mca_options, mca_settings, read_common, training_options
+from train.running.command import (
+    Common,
+    label_options,
+    label_settings,
+    mca_options,
+    mca_settings,
+    read_common,
+    training_options,
+)
 from train.running.finetune_inputs import (
     count_classes,
     find_weights,
-    labelled,
+    labelled_part,
     read_held_out,
     refuse_lone_clips,
     refuse_validation,
@@ -44,6 +57,7 @@ from train.tables.typed import to_table
     "--head", type=click.Choice(KINDS), show_default="as the recipe has it", help="Pooling head."
 )
 @mca_options
+@label_options
 @click.option("--method", metavar="NAME", show_default="mofo", help="Begin with run pretrain-NAME.")
 @click.option(
     "--from",
@@ -55,7 +69,7 @@ from train.tables.typed import to_table
 @user_errors
 def main(head: str | None, method: str | None, source: str | None, **options: Any) -> None:
     """Finetune a classifier on the labelled clips of split train."""
-    options["settings"] += mca_settings(options)
+    options["settings"] += mca_settings(options) + label_settings(options)
     common = read_common("finetune", **options)
     if source and method:
         raise InputError(
@@ -85,7 +99,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     folder = RunFolder(layout.runs / (common.run or run_name(source, config.head.kind)))
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
-    table = labelled(
+    table, label_line = labelled_part(
         read_clip_table(layout, ["train"], config.needs_boxes, box_source=config.box_source),
         config,
         num_classes,
@@ -132,6 +146,8 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     )
     refuse_lone_clips(config, setup.plan.micro_size)
     processes = setup.processes
+    if label_line is not None:
+        processes.say(f"  {label_line}")
     if held_out is None:
         processes.say(
             "  no labelled clip of split val: the last weights count, not the best, and nothing "

@@ -17,7 +17,7 @@ lines are the results: `linear probe: test top-1 43.1 %`.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,26 @@ from shared.manifest import PLURAL, SPLITS, ClassList, read_classes
 from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.run_classes import check_same_dataset
 from train.options.config import POOLS, EvaluateConfig, FinetuneConfig, LoaderConfig
-from train.options.recipe import evaluate_config, finetune_config, loader_config, read_recipe
-from train.running.command import data_options, hold, run_option, with_workers
+from train.options.recipe import (
+    evaluate_config,
+    finetune_config,
+    loader_config,
+    parse_changes,
+    read_recipe,
+)
+from train.running.command import (
+    data_options,
+    hold,
+    label_options,
+    label_settings,
+    run_option,
+    with_workers,
+)
 from train.running.finetune_inputs import (
     count_classes,
     find_weights,
     labelled,
+    labelled_part,
     read_held_out,
     short_name,
 )
@@ -96,6 +110,7 @@ POSITIVE = click.IntRange(min=1)
     metavar="N",
     help="Number of crops of each view along the long side.",
 )
+@label_options
 @click.option(
     "--neighbours",
     type=POSITIVE,
@@ -131,6 +146,9 @@ def main(
     probes: str,
     split: str | None,
     pool: str,
+    labels_per_class: int | None,
+    label_share: float | None,
+    label_seed: int | None,
     segments: int,
     crops: int,
     neighbours: int | None,
@@ -161,10 +179,16 @@ def main(
             f"--{' and --'.join(given)} have an effect only on k-NN, and not on --probe linear; "
             "leave them out",
         )
+    limits = {
+        "labels_per_class": labels_per_class,
+        "label_share": label_share,
+        "label_seed": label_seed,
+    }
+    few = parse_changes(label_settings(limits))
     figures = probe(
         layout,
         RunFolder(layout.runs / (run or f"probe-{short_name(source)}")),
-        finetune_config(tables, "mean"),
+        finetune_config(tables, "mean", few),
         with_workers(loader_config(tables), workers),
         source,
         EvaluateConfig(split or evaluate_config(tables).split, segments, crops),
@@ -208,7 +232,13 @@ def probe(
     config = replace(config, flips=())  # a probe does not augment, so no labels are swapped
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
-    splits = {name: _table(layout, name, config, num_classes) for name in ("train", views.split)}
+    learned, label_line = labelled_part(
+        read_clip_table(layout, ["train"], boxes=False), config, num_classes
+    )
+    splits = {"train": learned}
+    if views.split != "train":
+        tested = read_clip_table(layout, [views.split], boxes=False)
+        splits[views.split] = labelled(tested, config, num_classes)
     held_out = read_held_out(layout, config, num_classes)
     if held_out is not None:
         splits["val"] = held_out  # it chooses the penalty, or it is the tested split
@@ -244,8 +274,12 @@ def probe(
             "labels": list(config.labels),
         },
     }
+    if not config.few_labels.are_all:
+        options["few_labels"] = asdict(config.few_labels)
     processes = start_processes(device)
     _print_summary(processes, folder, options, views, knn, probes)
+    if label_line is not None:
+        processes.say(f"  {label_line}")
 
     with hold(folder, processes):
         if processes.is_first:
@@ -332,12 +366,6 @@ def _print_summary(
         rows["k-NN"] = f"{knn['neighbours']} neighbours, temperature {knn['temperature']:g}"
     for name, value in rows.items():
         processes.say(f"  {name:<12}  {value}")
-
-
-def _table(
-    layout: DatasetLayout, split: str, config: FinetuneConfig, num_classes: dict[str, int]
-) -> ClipTable:
-    return labelled(read_clip_table(layout, [split], boxes=False), config, num_classes)
 
 
 def _scores(

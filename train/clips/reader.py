@@ -12,7 +12,7 @@ from shared.errors import InputError
 from shared.motion_maps import expand, read_maps
 from shared.shard_writer import CHUNK_BYTES
 from shared.shards import ShardReader
-from shared.tracks import read_tracks
+from shared.tracks import NUM_BINS, Tracks, read_tracks
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
 
@@ -45,6 +45,7 @@ class ClipReader:
         if table.motion_folder is not None:
             self._motion = OpenShards(table.motion_folder, table.shard_names, "flows", max_open)
         self._cache: dict[int, np.ndarray] = {}
+        self._tracks_cache: dict[int, Tracks] = {}
         self._cache_bytes_left = cache_bytes
 
     def frames(self, index: int, chosen: np.ndarray, reduction: int) -> dict[int, np.ndarray]:
@@ -101,12 +102,30 @@ class ClipReader:
         """Tracks that start at frames int64 [T'] of a clip."""
         shard, clip = self._flows_of(index)
         first, last = (int(row) for row in self._table.frames[index])
+        if index in self._tracks_cache:
+            tracks = self._tracks_cache[index].take(firsts)
+        elif self._tracks_fit(index, shard, clip):
+            whole = self._tracks_cache[index] = read_tracks(shard, range(first, last))
+            self._cache_bytes_left -= whole.num_bytes
+            tracks = whole.take(firsts)
+        else:
+            tracks = read_tracks(shard, [first + int(number) for number in firsts])
         return PlacedTracks(
-            tracks=read_tracks(shard, [first + int(number) for number in firsts]),
+            tracks=tracks,
             left_steps=last - first - 1 - firsts,
             grid=shard.pair("/clip/track_grid", clip),
             size=shard.pair("/clip/track_size", clip),
         )
+
+    def _tracks_fit(self, index: int, shard: ShardReader, clip: int) -> bool:
+        """Whether the tracks of a clip may go into the cache: where they are no larger than its
+        frames, which would take a cache of large tracks longer to decode than to read these."""
+        first, last = self._table.frames[index]
+        rows, columns = shard.pair("/clip/track_grid", clip)
+        length = int(shard.attributes.get("track_length", 0))
+        values = (last - first) * rows * columns * length
+        num_bytes = 4 * values * (2 + (NUM_BINS if "/track/hog" in shard else 0))
+        return num_bytes <= min(self._clip_bytes(index), self._cache_bytes_left)
 
     def _flows_of(self, index: int) -> tuple[ShardReader, int]:
         """The flows shard of a clip, and its row there."""

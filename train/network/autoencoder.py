@@ -175,14 +175,16 @@ class Decoder(nn.Module):
         self.head = nn.Linear(width, numbers)
         self.apply(initialise)
 
-    def forward(self, tokens: Tensor, num_masked: int) -> Tensor:
-        """Tokens [B, V + M, D], the masked ones last -> predictions [B, M, numbers]."""
+    def forward(self, tokens: Tensor, num_predicted: int) -> Tensor:
+        """Tokens [B, V + M, D], the masked ones last -> predictions [B, P, numbers] of the last P
+        = `num_predicted`."""
         tokens = _run(self.blocks, tokens, self.config.activation_checkpointing)
-        return self.head(self.norm(tokens[:, tokens.shape[1] - num_masked :]))
+        return self.head(self.norm(tokens[:, tokens.shape[1] - num_predicted :]))
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder on the visible tokens, decoder on all: predicts what the mask hides."""
+    """Encoder on the visible tokens, decoder on all: predicts what the mask hides, and with
+    `predict_visible` something of the visible tokens too."""
 
     decoder_positions: Tensor  # [1, N, decoder D]
 
@@ -210,7 +212,8 @@ class MaskedAutoencoder(nn.Module):
             num_masked: that number, so that a GPU is not waited for (see `split_mask`).
 
         Returns:
-            [B, M, output_dim] in rising position order.
+            [B, M, output_dim] of the masked tokens in rising position order; with
+            `predict_visible` [B, V + M, output_dim], the visible ones before them, rising too.
         """
         visible, masked = split_mask(mask, num_masked)
         tokens = self.encoder_to_decoder(self.encoder(clips, visible))
@@ -219,10 +222,11 @@ class MaskedAutoencoder(nn.Module):
         seen = tokens + take_tokens(positions, visible)
         hidden = self.mask_token.to(tokens.dtype) + take_tokens(positions, masked)
         tokens = torch.cat([seen, hidden], dim=1)
-        predicted = self.decoder(tokens, masked.shape[1])
+        num_predicted = self.config.num_predicted(masked.shape[1])
+        predicted = self.decoder(tokens, num_predicted)
         if self.second_decoder is None:
             return predicted
-        return torch.cat([predicted, self.second_decoder(tokens, masked.shape[1])], dim=2)
+        return torch.cat([predicted, self.second_decoder(tokens, num_predicted)], dim=2)
 
 
 def initialise(module: nn.Module) -> None:

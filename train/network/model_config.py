@@ -63,6 +63,8 @@ class ModelConfig(PlainValues):
     """Numbers predicted for a masked token; None is the tubelet's pixels (patch_dim)."""
     second_prediction_dim: int | None = None
     """Of these the last ones come from a second decoder of the same size; None: there is one."""
+    predict_visible: bool = False
+    """Whether the decoder predicts the visible tokens too, before the masked ones."""
     positions: str = "sincos-1d"
     """Fixed position table: sincos-1d (VideoMAE) or sincos-3d (time, row, column apart)."""
     layer_norm_eps: float = 1e-6
@@ -125,6 +127,10 @@ class ModelConfig(PlainValues):
     def patch_dim(self) -> int:
         """Numbers of a tubelet: tubelet_size * patch_size**2 * 3."""
         return self.tubelet_size * self.patch_size**2 * NUM_CHANNELS
+
+    def num_predicted(self, num_masked: int) -> int:
+        """Tokens of a clip that are predicted where so many are masked."""
+        return self.num_tokens if self.predict_visible else num_masked
 
     @property
     def output_dim(self) -> int:

@@ -8,12 +8,14 @@ from typing import Any
 from shared.errors import InputError
 from train.objectives.target import LossWords, NormalisedPixels, Target
 from train.objectives.trajectories import Trajectories
+from train.objectives.velocity import Velocity
 from train.tables.nested import check_name
 from train.tables.typed import build
 
 TARGETS: dict[str, type[Target]] = {
     NormalisedPixels.name: NormalisedPixels,
     Trajectories.name: Trajectories,
+    Velocity.name: Velocity,
 }
 
 OWN_TABLES = tuple(name for name, target in TARGETS.items() if target.has_own_table)

@@ -91,6 +91,8 @@ class Target(ABC):
     itself. Trajectories need one, as one of their options is called kind."""
     needs_flows: ClassVar[bool] = False
     """Whether flows shards are read; what of them is said by `needed_motion`."""
+    predicts_visible: ClassVar[bool] = False
+    """Whether visible tokens are predicted too. Of use where the target is not the input itself."""
     picture: ClassVar[str] = ""
     """What shows a prediction: pixels or tracks (train/pictures/); nothing by default."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import MASKS
+from train.clips.few_labels import FewLabels
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
@@ -246,11 +247,19 @@ class FinetuneConfig:
     box_source: str = DEFAULT_BOXES
     """Whose boxes the head mca looks at: default is OUT/<dataset>/boxes, another name
     boxes-<name>."""
+    labels_per_class: int = 0
+    """Labelled clips of each class of split train that are learned from; 0 is all. The clips of a
+    smaller number are among those of a larger one."""
+    label_share: float = 1.0
+    """The same as a share of the labelled clips of each class."""
+    label_seed: int = 0
+    """Which clips these are; another seed chooses others."""
 
     def __post_init__(self) -> None:
         _check_training(self)
         _at_least(self, 0, "early_stop_epochs", "init_scale")
         _at_least(self, 1, "validate_epochs")
+        assert self.few_labels  # refuses impossible numbers
         if self.labels not in LABELS:
             raise InputError(f"labels are {self.labels}; allowed: {', '.join(map(str, LABELS))}")
         if not 0.0 <= self.dropout < 1.0:
@@ -264,6 +273,11 @@ class FinetuneConfig:
     @property
     def needs_boxes(self) -> bool:
         return self.head.needs_boxes
+
+    @property
+    def few_labels(self) -> FewLabels:
+        """Which labelled clips are learned from."""
+        return FewLabels(self.labels_per_class, self.label_share, self.label_seed)
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,10 @@ def _with_decoder(config: PretrainConfig) -> PretrainConfig:
         raise InputError("[model] second_prediction_dim follows from the target; leave it out")
     if total != model.output_dim:
         model = replace(model, prediction_dim=total)
-    return replace(config, model=replace(model, second_prediction_dim=second))
+    visible = config.target.predicts_visible
+    return replace(
+        config, model=replace(model, second_prediction_dim=second, predict_visible=visible)
+    )
 
 
 def _check_mask(config: PretrainConfig) -> None:

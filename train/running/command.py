@@ -218,6 +218,37 @@ def mca_settings(options: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def label_options(command: Callable) -> Callable:
+    """Adds --labels-per-class and the like, for learning from few labels."""
+    return _add(
+        command,
+        click.option("--labels-per-class", type=click.IntRange(min=0), metavar="CLIPS",
+                     show_default=RECIPE,
+                     help="Learn from so many labelled clips of each class; 0: from all."),
+        click.option("--label-share", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE",
+                     show_default=RECIPE,
+                     help="Learn from this share of the labelled clips of each class."),
+        click.option("--label-seed", type=int, metavar="N", show_default=RECIPE,
+                     help="Seed that chooses these clips, whatever --seed is."),
+    )  # fmt: skip
+
+
+def label_settings(options: dict[str, Any]) -> tuple[str, ...]:
+    """Takes these options out of those of a command; what was given, as for --set.
+
+    One way to limit the labels takes the place of the other that a recipe may have.
+    """
+    per_class, share, seed = (
+        options.pop(name) for name in ("labels_per_class", "label_share", "label_seed")
+    )
+    if per_class is not None and share is None:
+        share = 1.0
+    elif share is not None and per_class is None:
+        per_class = 0
+    given = {"labels_per_class": per_class, "label_share": share, "label_seed": seed}
+    return tuple(f"{name}={value}" for name, value in given.items() if value is not None)
+
+
 def hold(folder: RunFolder, processes: Processes) -> contextlib.AbstractContextManager:
     """The lock on a run folder, taken by the first process for all."""
     return RunLock(folder.lock) if processes.is_first else contextlib.nullcontext()

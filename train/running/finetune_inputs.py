@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.make_commands import make_around
 from shared.manifest import ClassList, read_manifest
+from train.clips.few_labels import say_labels
 from train.clips.table import NO_LABEL, ClipTable, read_clip_table
 from train.options.config import FinetuneConfig
 from train.running.run_folder import RunFolder
@@ -143,6 +146,27 @@ def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, in
                 "classes.json together"
             )
     return table
+
+
+def labelled_part(
+    table: ClipTable, config: FinetuneConfig, num_classes: dict[str, int]
+) -> tuple[ClipTable, str | None]:
+    """The clips of split train that are learned from: those with a label, and of these as many as
+    the config asks for.
+
+    Returns:
+        their table, and a line on those that are left out (None: nothing is).
+
+    Raises:
+        InputError: no clip has a label, or one has a label of no known class.
+    """
+    labels = np.stack([table.labels[kind] for kind in config.labels], axis=1)
+    known = np.flatnonzero((labels != NO_LABEL).all(axis=1))
+    if not len(known):
+        return labelled(table, config, num_classes), None  # says which label is missing
+    chosen = known[config.few_labels.choose(table.ids[known], labels[known])]
+    line = say_labels(config.few_labels, len(chosen), len(known), len(table))
+    return labelled(table.take(chosen), config, num_classes), line
 
 
 def read_held_out(

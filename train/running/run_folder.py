@@ -17,9 +17,18 @@ from train.tables.nested import flatten
 
 # Options that may differ when a run goes on: they decide speed and memory, or what comes after it.
 FREE = ("loader", "device", "evaluate")
-# Options that runs of the first version did not record.
-LATER = ("manifest", "init_digest", "class_names")
-MAKE_METHOD = "mofo"  # the Makefile's, where none is given
+# Options that earlier versions did not record, and what they were then; None: whatever it is now.
+LATER: dict[str, Any] = {
+    "manifest": None,
+    "init_digest": None,
+    "class_names": None,
+    "config.labels_per_class": 0,
+    "config.label_share": 1.0,
+    "config.label_seed": 0,
+    "config.model.predict_visible": False,
+}
+# The Makefile's methods, where none is given: on the toy dataset, and on all others.
+MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"
 
 
 class RunFolder:
@@ -122,8 +131,7 @@ class RunFolder:
         differing = [
             f"{key} is {before.get(key)!r} there and {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-            and (key in before or key.partition(".")[0] not in LATER)
+            if before.get(key, _when_absent(key, now)) != now.get(key)
         ]
         if differing:
             raise InputError(
@@ -142,10 +150,18 @@ def _how_to_make(run: Path) -> str:
     if (goal == "finetune") != (head is not None):
         return ""
     arguments = "--from none" if method == "scratch" else ""
-    variables = {} if arguments or method == MAKE_METHOD else {"METHOD": method}
+    usual = MAKE_METHOD_OF_TOY if root.name == "toy" else MAKE_METHOD
+    variables = {} if arguments or method == usual else {"METHOD": method}
     variables |= {"HEAD": head.removeprefix("-")} if head else {}
     made = DatasetLayout(root.parent, root.name).make(goal, arguments, **variables)
     return f"; `{made}` makes it"
+
+
+def _when_absent(key: str, now: Mapping[str, Any]) -> Any:
+    """What an option was in a run that does not record it."""
+    name = key if key in LATER else key.partition(".")[0]  # a table stands for its keys
+    was = LATER.get(name)
+    return now.get(key) if name in LATER and was is None else was
 
 
 def _decisive(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def pretraining_flops(config: ModelConfig, num_masked: int) -> float:
         config.num_tokens, config.decoder_width, config.decoder_depth, config.decoder_mlp_ratio
     )
     decoder *= 1 if config.second_prediction_dim is None else 2
-    head = OPS * num_masked * config.decoder_width * config.output_dim
+    head = OPS * config.num_predicted(num_masked) * config.decoder_width * config.output_dim
     # The pixels ask for no gradient.
     return embed * BACKWARD + (encoder + between + decoder + head) * (1 + BACKWARD)
 

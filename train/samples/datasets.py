@@ -38,7 +38,7 @@ class PretrainDataset(Dataset):
     """Clips with masks. Key (epoch, index) -> {"pixels", "mask", "index"}.
 
     pixels uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R], and what the
-    target computes of a view (`Target.of_view`), of its masked tokens: [R, M, ...].
+    target computes of a view (`Target.of_view`), of the tokens that are predicted: [R, P, ...].
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class PretrainDataset(Dataset):
             rng = counter_generator(*view_key, "mask")
             mask = mask_entry.draw(scene, rng, **config.mask.options)
             of_tokens = config.target.of_view(clip.shown(view), cut)
-            targets.append({name: values[mask] for name, values in of_tokens.items()})
+            predicted = _predicted_tokens(mask, config.target.predicts_visible)
+            targets.append({name: values[predicted] for name, values in of_tokens.items()})
             views.append(view)
             masks.append(mask)
         return {
@@ -160,6 +161,12 @@ class EvaluateDataset(Dataset):
             motion = np.stack([clip.motion(view) for view in views])
             sample["motion"] = torch.from_numpy(motion)
         return sample
+
+
+def _predicted_tokens(mask: np.ndarray, visible_too: bool) -> np.ndarray:
+    """int64 [P], in the model's order: visible tokens before masked ones, each rising."""
+    masked = np.flatnonzero(mask)
+    return np.concatenate([np.flatnonzero(~mask), masked]) if visible_too else masked
 
 
 def _colour_augment(config: AugmentConfig) -> Callable[..., Any] | None:

@@ -1,0 +1,128 @@
+"""How fast each part of a patch moves, and where to: a target in pixels of the view a frame.
+
+Flow as MME compares it (train/objectives/fixed_places.py) is divided by what the patch itself does.
+Where a tenth of a clip moves, the noise of the flow in patches that rest then has most of the loss
+(docs/findings.md). This target is not divided; long vectors are shortened instead: of a vector w,
+in pixels a frame, g(w) = scale * w / (1 + |w| / softness). The length |g(w)| is predicted beside
+the two components: that something moves is learned long before where it goes. All tokens are
+predicted, visible ones too, since a single frame of them does not show the answer.
+
+Letters: N tokens of a clip, T' time steps, d frames of a tubelet, K points of a patch, S steps of a
+tubelet.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shared.errors import InputError
+from train.clips.table import MotionNeeds
+from train.clips.view_rules import least_side
+from train.objectives.target import ClipCut, LossWords, ShownView, Target
+from train.objectives.tracked_points import by_patch, nearest_starts, view_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VALUES = 3  # x, y, length
+
+
+@dataclass(frozen=True)
+class Velocity(Target):
+    """Read from the tracks of the flows shards by the processes that read clips."""
+
+    name = "velocity"
+    needs_flows = True
+    predicts_visible = True
+    words = LossWords("velocities", "that nothing moves", "rest")
+
+    points: int = 4
+    """Points of a patch (K), a square number: each nearest the middle of its K-th part."""
+    steps: int = 4
+    """Spans of a tubelet (S), over each of which velocities are averaged; of a shorter tubelet each
+    frame."""
+    softness: float = 2.0
+    """Pixels a frame at which a vector is halved."""
+    scale: float = 6.0
+    """Factor on all values, which brings the loss of rest near 1 in the toy dataset."""
+    stabilised: bool | None = True
+    """Whether tracks must be free of the camera's motion (flows made with --stabilise), or must
+    have it; without a value they are taken as they are."""
+
+    def __post_init__(self) -> None:
+        if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
+            raise InputError(
+                "out-of-range",
+                f"points is {self.points}; a square number is allowed (1, 4, 9, ...)",
+            )
+        if self.steps < 1:
+            raise InputError("out-of-range", f"steps is {self.steps}; at least 1 is allowed")
+        for name in ("softness", "scale"):
+            if not getattr(self, name) > 0.0:
+                raise InputError(
+                    "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
+                )
+
+    def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
+        if "time" in flips:
+            raise InputError(
+                "option-conflict", "flips has 'time', but points were tracked forward in time only"
+            )
+        depth = cut.model.tubelet_size
+        if depth % self.num_steps(cut):
+            raise InputError(
+                "out-of-range",
+                f"steps is {self.steps}; it must divide the {depth} frames of a tubelet",
+            )
+
+    def num_steps(self, cut: ClipCut) -> int:
+        """S."""
+        return min(self.steps, cut.model.tubelet_size)
+
+    def needed_motion(self, cut: ClipCut) -> MotionNeeds:
+        across = cut.model.grid * math.isqrt(self.points) / least_side(cut.crop)
+        return MotionNeeds(
+            track_length=1, track_points=math.floor(across), stabilised=self.stabilised
+        )
+
+    def num_values(self, cut: ClipCut) -> tuple[int, ...]:
+        return (self.points * self.num_steps(cut) * VALUES,)
+
+    def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
+        """target float32 [N, K * S * 3], by point, step and value; counts bool [N, K, S]: whether
+        the point lies in the frame and a frame follows."""
+        depth, stride, steps = cut.model.tubelet_size, cut.stride, self.num_steps(cut)
+        frames = shown.first_frames[:, None] + stride * np.arange(depth)
+        frames = np.minimum(frames, shown.num_frames - 1)  # where a track has no step
+        placed = shown.tracks(frames.ravel())
+        per_side, grid = math.isqrt(self.points), cut.model.grid
+        across = (grid * per_side, grid * per_side)
+        points, within = nearest_starts(placed.grid, shown.view, shown.source_size, across)
+        vectors = placed.tracks.displacements[:, points, 0]  # [T' * d, rows, columns, 2]
+        vectors = vectors * view_scale(placed.size, shown.source_size, shown.view)
+        known = (placed.tracks.num_steps[:, points] > 0) & within
+
+        def by_step(values: np.ndarray) -> np.ndarray:
+            # [T' * d, rows, columns, ...] -> sums over the frames of a step [N, K, S, ...]
+            shape = (len(frames), steps, depth // steps, *values.shape[1:])
+            summed = np.moveaxis(values.reshape(shape).sum(axis=2), 1, 3)
+            return by_patch(summed, (grid, grid), per_side)
+
+        number = by_step(known)
+        mean = by_step(vectors * known[..., None]) / np.maximum(number, 1)[..., None]
+        length = np.linalg.norm(mean, axis=-1, keepdims=True)
+        soft = np.concatenate([mean, length], axis=-1) * (
+            self.scale / (1.0 + length / self.softness)
+        )
+        target = soft.reshape(len(soft), -1).astype(np.float32)
+        return {"target": target, "counts": number > 0}
+
+    def of_batch(
+        self, batch: dict[str, Tensor], num_masked: int, cut: ClipCut
+    ) -> tuple[Tensor, Tensor | None]:
+        counts = batch["counts"].unsqueeze(-1)
+        return batch["target"], counts.expand(*counts.shape[:-1], VALUES).flatten(2).float()
