@@ -78,6 +78,10 @@ CODES: dict[str, str] = {
     "other-model": "Weights and the model that was asked for do not fit. Change the one or the "
     "other.",
     "other-processes": "The number of processes, or what a launcher says of them, does not fit.",
+    # Clips that are set aside, beside the codes above
+    "worker-lost": "A clip ended its worker process, or took too long, twice. Check the video, or "
+    "raise --clip-timeout.",
+    "program-fault": "A fault of this program, not of the video. Report it with its traceback.",
     # The machine
     "locked": "Another run is using the folder. Wait for it, stop it, or choose another folder.",
     "no-gpu": "There is no GPU, or there are fewer than were asked for. Ask for fewer, or use the "

@@ -291,7 +291,7 @@ def test_wrong_input_is_one_line(dataset, tmp_path):
     refused(stderr, "missing-file", tmp_path / "mine" / "manifest.csv")
     options = ["--dataset", "ssv2", "--out", tmp_path]
     status, _, stderr = run(*options, "--videos", tmp_path / "nowhere")
-    assert status == 1 and "error: no folder of videos at" in stderr
+    assert status == 1 and f"{tmp_path / 'nowhere'}" in stderr and "[missing-folder]" in stderr
     status, _, stderr = run(*options, "--video-info", tmp_path / "nowhere.csv")
     assert status == 1
     refused(stderr, "missing-file", tmp_path / "nowhere.csv", "--video-info")

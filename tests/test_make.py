@@ -106,7 +106,7 @@ def test_the_main_job_shows_what_pretraining_is_worth(tmp_path):
     assert "--beside finetune-scratch-mean" in evaluated[1]
     assert chain[-1].startswith("train.report") and chain[-2] == evaluated[1]
     assert not any("--beside" in line for line in ran("evaluate"))
-    real = ran("DATASET=mine")
+    real = ran("DATASET=mine", "VIDEOS=/data")
     assert not any("none" in line or "--beside" in line for line in real)
 
 
@@ -230,5 +230,5 @@ def test_flat_folder_sets_bad_clips_aside(samples, tmp_path):
     done = make("manifest", "flows", "boxes", *flat)
     failures = (tmp_path / "mine" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["clip_id"] for line in failures] == ["corrupted"]
-    assert "1 clip set aside, see " in done.stderr
+    assert "1 clip set aside; see " in done.stderr
     make("flows", *flat, "STRICT=1", status=2)

@@ -277,7 +277,7 @@ def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.nd
         maps = motion_map(flows)
     maps = reduce_maps(maps, (map_height, map_width)).cpu().numpy()
     if not np.isfinite(maps).all():
-        raise ClipError("flow", "the flow holds NaN or infinite values")
+        raise ClipError("not-finite", "the flow has NaN or infinite values", "flow")
     return compand(maps)
 
 
