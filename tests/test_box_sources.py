@@ -12,7 +12,6 @@ from errors import refused, refuses
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
-from shared.errors import InputError
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
@@ -124,7 +123,7 @@ def test_training_takes_the_boxes_that_are_named(layout):
     other = read_clip_table(layout, ["train"], boxes=True)
     assert other.boxes_folder == layout.boxes and other.data_digest != table.data_digest
     made = layout.make("boxes", "--name hand ...")
-    with pytest.raises(InputError, match=f"boxes-hand; make them with `{made}`"):
+    with refuses("not-finished", layout.boxes_of("hand"), f"`{made}`"):
         read_clip_table(layout, ["train"], boxes=True, box_source="hand")
 
 
