@@ -108,11 +108,10 @@ def test_annotated_boxes_lie_beside_the_others_and_are_reused(layout):
     assert checksums(layout.boxes) == before
     assert "reuse:" in from_annotations(layout, path, "--name", "annotated").output
     annotate(layout, {"square-000": [(0, [[4, 4, 21, 30]])]})
-    refused = from_annotations(layout, path, "--name", "annotated")
-    assert refused.exit_code == 1 and "was made of other annotations" in refused.output
-    refused = from_annotations(layout, path)
-    assert refused.exit_code == 1 and f"{layout.boxes} was made with other" in refused.output
-    assert "options: without --from-annotations there and with it now. Give" in refused.output
+    done = from_annotations(layout, path, "--name", "annotated")
+    refused(done, "other-inputs", layout.boxes_of("annotated"), "annotations")
+    given = "--from-annotations was not given and is now given"
+    refused(from_annotations(layout, path), "other-options", layout.boxes, given)
 
 
 def test_training_takes_the_boxes_that_are_named(layout):

@@ -33,13 +33,13 @@ def codes_of(argument: ast.expr) -> list[str]:
         return codes_of(argument.body) + codes_of(argument.orelse)
     if isinstance(argument, ast.Constant):
         return [argument.value]
-    assert isinstance(argument, ast.Attribute) and argument.attr == "code", ast.unparse(argument)
+    assert ast.unparse(argument).removesuffix("']").endswith("code"), ast.unparse(argument)
     return []
 
 
 def test_every_code_is_of_the_list():
-    for path, call in calls_of("InputError"):
-        if len(call.args) == 2:
+    for path, call in [*calls_of("InputError"), *calls_of("ClipError")]:
+        if len(call.args) >= 2:
             where = f"{path.relative_to(ROOT)}:{call.lineno}"
             assert set(codes_of(call.args[0])) <= set(CODES), where
 
@@ -56,9 +56,10 @@ def test_every_error_has_a_code():
 
 @pytest.mark.xfail(strict=False, reason="until every place has been given its code")
 def test_every_code_is_in_use():
-    calls = calls_of("InputError")
-    used = {code for _, call in calls if len(call.args) == 2 for code in codes_of(call.args[0])}
+    calls = [*calls_of("InputError"), *calls_of("ClipError")]
+    used = {code for _, call in calls if len(call.args) >= 2 for code in codes_of(call.args[0])}
     used |= {"no-space", "no-permission", "file-system"}  # of errors of the file system
+    used |= {"worker-lost", "program-fault"}  # of clips that are set aside without an error
     assert used == set(CODES)
 
 

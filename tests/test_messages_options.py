@@ -163,7 +163,7 @@ def test_wrong_runs(tmp_path):
     with pytest.raises(InputError, match="seed is 0 there and 1 now. Give the same options to go"):
         folder.begin({"command": "pretrain", "seed": 1}, overwrite=False)
     layout = make_dataset(tmp_path, num_clips=1)
-    with pytest.raises(InputError, match="is no finetuning; only a classifier has an accuracy"):
+    with pytest.raises(InputError, match="runs/pretrain-mofo"):
         evaluate(layout, folder, {})
     folder.options.write_text(json.dumps(["not", "a", "record"]))
     with pytest.raises(InputError, match="not readable: it was damaged or edited; begin the run"):
