@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from errors import refused
 from shard_fixtures import write_moving_squares
 from test_pretrain import launch
 from test_weights import CONFIG, autoencoder, classifier, same, videomae_names
@@ -39,14 +40,6 @@ def succeed(*arguments: object, settings: tuple[str, ...] = ()) -> str:
     return done.stdout
 
 
-def refuse(*arguments: object, settings: tuple[str, ...] = ()) -> str:
-    """The one line that says why."""
-    done = run(*arguments, settings=settings)
-    assert done.exit_code == 1, done.output
-    [line] = done.stderr.strip().splitlines()
-    return line.removeprefix("error: ")
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
@@ -71,7 +64,7 @@ def test_a_pth_comes_in_and_goes_out_as_a_folder(tmp_path):
     target = tmp_path / "ours.safetensors"
     printed = succeed("import", tmp_path / "theirs.pth", target, settings=TOLD)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert printed == f"pretraining, {num_parameters:,} parameters, 32 tokens a clip: {target}\n"
+    assert printed == f"pretraining, {num_parameters:,} parameters, 32 tokens per clip: {target}\n"
     succeed("export", tmp_path / "ours.safetensors", tmp_path / "folder")
     succeed("import", tmp_path / "folder", tmp_path / "again.safetensors")
     for name in ("ours", "again"):
@@ -86,8 +79,8 @@ def test_an_encoder_alone_stays_one(tmp_path):
     succeed("import", tmp_path / "vit.pth", tmp_path / "vit.safetensors", settings=told)
     imported = import_weights(tmp_path / "vit.safetensors")
     assert imported.kind == "encoder" and isinstance(imported.build(), VideoEncoder)
-    line = refuse("export", tmp_path / "vit.safetensors", tmp_path / "folder")
-    assert "holds an encoder alone" in line
+    source = tmp_path / "vit.safetensors"
+    refused(run("export", source, tmp_path / "folder"), "not-supported", source, "encoder")
 
 
 def test_a_classifier_goes_out_with_the_names_of_its_classes(tmp_path):
@@ -106,12 +99,13 @@ def test_nothing_is_replaced_unasked(tmp_path):
     export_safetensors(tmp_path / "b.safetensors", autoencoder())
     before = (tmp_path / "b.safetensors").read_bytes()
     for command in ("import", "export"):
-        line = refuse(command, tmp_path / "a.safetensors", tmp_path / "b.safetensors")
-        assert line.endswith("b.safetensors exists already; --overwrite replaces it")
+        done = run(command, tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+        refused(done, "existing-output", tmp_path / "b.safetensors", "--overwrite")
     assert (tmp_path / "b.safetensors").read_bytes() == before
     succeed("import", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--overwrite")
     export_huggingface(tmp_path / "folder", autoencoder())
-    assert "exists already" in refuse("export", tmp_path / "a.safetensors", tmp_path / "folder")
+    done = run("export", tmp_path / "a.safetensors", tmp_path / "folder")
+    refused(done, "existing-output", tmp_path / "folder", "--overwrite")
 
 
 def test_what_does_not_fit_is_listed(tmp_path):
@@ -120,16 +114,16 @@ def test_what_does_not_fit_is_listed(tmp_path):
     state["decoder.extra"] = torch.zeros(1)
     torch.save({"model": state}, tmp_path / "theirs.pth")
     target = tmp_path / "ours.safetensors"
-    line = refuse("import", tmp_path / "theirs.pth", target, settings=TOLD)
-    assert "missing: decoder.norm.bias; left over: decoder.extra" in line
-    assert "tell num_heads" in refuse("import", tmp_path / "theirs.pth", target)
-    line = refuse("import", tmp_path / "theirs.pth", target, settings=(*TOLD, "colour=3"))
-    assert "unknown model option colour" in line
+    theirs = tmp_path / "theirs.pth"
+    listed = "missing: decoder.norm.bias", "left over: decoder.extra"
+    refused(run("import", theirs, target, settings=TOLD), "other-model", theirs, *listed)
+    refused(run("import", theirs, target), "missing-option", "num_heads")
+    done = run("import", theirs, target, settings=(*TOLD, "colour=3"))
+    refused(done, "unknown-key", "colour", "image_size")
     export_safetensors(tmp_path / "whole.safetensors", autoencoder())
-    assert "must end in .safetensors" in refuse(
-        "import", tmp_path / "whole.safetensors", tmp_path / "ours.bin"
-    )
-    assert "does not exist" in refuse("import", tmp_path / "no.pth", target)
+    done = run("import", tmp_path / "whole.safetensors", tmp_path / "ours.bin")
+    refused(done, "bad-name", tmp_path / "ours.bin", ".safetensors")
+    refused(run("import", tmp_path / "no.pth", target), "missing-file", tmp_path / "no.pth")
     assert not target.exists()
 
 
@@ -138,13 +132,13 @@ def test_classes_are_refused_where_they_have_no_place(tmp_path):
     export_safetensors(tmp_path / "mca.safetensors", classifier(HeadConfig("mca")))
     classes = write_moving_squares(tmp_path / "out", num_clips=8).classes
     given = ("--classes", classes)
-    for name, target, words in (
-        ("a", "b.safetensors", "in a Hugging Face folder, not in a file"),
-        ("a", "folder", "is no classifier"),
-        ("mca", "folder", "has the head mca"),
+    for name, target, code, named in (
+        ("a", "b.safetensors", "option-unused", "--classes"),
+        ("a", "folder", "other-kind", tmp_path / "a.safetensors"),
+        ("mca", "folder", "not-supported", "mca"),
     ):
         source = tmp_path / f"{name}.safetensors"
-        assert words in refuse("export", source, tmp_path / target, *given)
+        refused(run("export", source, tmp_path / target, *given), code, named)
     assert not (tmp_path / "folder").exists()
 
 
@@ -167,9 +161,8 @@ def test_whatever_zero_shares_out_the_weights_are_the_same(whole, out, tmp_path,
     assert_same_weights(tmp_path / "run.safetensors", folder.weights)
     assert_same_weights(folder.weights, whole.weights)
     if stage == 0:
-        assert "goes on with any number of processes" in refuse(
-            "reshard", folder.path, "--processes", 2
-        )
+        done = run("reshard", folder.path, "--processes", 2)
+        refused(done, "other-processes", folder.checkpoints, "loader.zero_stage 0")
 
 
 def test_a_run_cut_short_gives_those_of_its_last_checkpoint(whole, out, tmp_path):
@@ -199,15 +192,14 @@ def test_runs_that_cannot_be_read(whole, tmp_path):
     target = tmp_path / "ours.safetensors"
     run_folder = tmp_path / "run"
     shutil.copytree(whole.path, run_folder)
-    assert "--set: a run of this project" in refuse(
-        "import", run_folder, target, settings=("num_frames=16",)
-    )
+    done = run("import", run_folder, target, settings=("num_frames=16",))
+    refused(done, "option-unused", "--set")
     tag = complete_checkpoints(run_folder / "checkpoints")[-1]
     (tag / "zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink()
-    assert "is no complete checkpoint" in refuse("import", tag, target)
+    refused(run("import", tag, target), "not-finished", tag)
     shutil.rmtree(run_folder / "checkpoints")
-    assert "has no complete checkpoint" in refuse("import", run_folder, target)
-    assert "is no run" in refuse("reshard", tmp_path, "--processes", 2)
+    refused(run("import", run_folder, target), "not-finished", run_folder)
+    refused(run("reshard", tmp_path, "--processes", 2), "other-kind", tmp_path, "options.json")
     assert not target.exists()
 
 
@@ -219,8 +211,8 @@ def test_a_checkpoint_that_would_run_code_is_refused(whole, tmp_path):
     record = json.loads((tag / "COMPLETE").read_text())
     record["files"][path.name] = path.stat().st_size
     (tag / "COMPLETE").write_text(json.dumps(record))
-    line = refuse("import", tmp_path / "run", tmp_path / "ours.safetensors")
-    assert "is refused: it is damaged, or would run code" in line
+    done = run("import", tmp_path / "run", tmp_path / "ours.safetensors")
+    refused(done, "unsafe-file", path)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -262,7 +254,8 @@ def test_to_three_processes_and_back_nothing_is_lost(stopped):
         assert parts[0][key] == parts[1][key]
     for group, means in parts[0]["base_optimizer_state"]["state"].items():
         assert same(parts[1]["base_optimizer_state"]["state"][group], means)
-    assert "for 1 processes already" in refuse("reshard", stopped.path, "--processes", 1)
+    done = run("reshard", stopped.path, "--processes", 1)
+    refused(done, "other-processes", complete_checkpoints(stopped.checkpoints)[-1], 1)
 
 
 def test_shares_are_what_the_processes_would_have_saved(stopped):

@@ -5,9 +5,9 @@ import inspect
 import json
 
 import pytest
+from errors import refuses
 from training_fixtures import TINY_RECIPE
 
-from shared.errors import InputError
 from train.options import config as options_config
 from train.options.config import (
     EvaluateConfig,
@@ -98,48 +98,60 @@ def test_loader_settings_do_not_reach_training():
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "code", "named"),
     [
-        ({"mask": {"kind": "tube", "mask_ratio": 0.9, "inside_ratio": 0.5}}, "inside_ratio"),
-        ({"mask": {"kind": "mosaic"}}, "allowed: .*motion_tube, .*tube"),
-        ({"mask": {"mask_ratio": 1.5}}, "mask_ratio is 1.5"),
-        ({"crop": {"kind": "centre", "pixels": 4}}, "pixels"),
-        ({"crop": {"scales": [2.0]}}, r"scales are \(2.0,\)"),
-        ({"frames": {"stride": 0}}, "stride is 0"),
-        ({"epoch": 3}, "does not use epoch"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"epochs": "three"}, "epochs is 'three'"),
-        ({"flips": ["z"]}, "flips is 'z'"),
-        ({"flips": "x"}, "a list is expected"),
-        ({"optim": {"betas": [0.9]}}, "2 are expected"),
-        ({"optim": {"layer_decay": 0.5}}, "layer_decay is not used in pretraining"),
-        ({"model": {"image_size": 33}}, "image_size 33"),
-        ({"model": {"size": "vit-xxl"}}, "vit-xxl"),
-        ({"target": "hog"}, "target is 'hog'"),
-        ({"model": "vit-s"}, r"model is 'vit-s'; it is a table of options, .*--set model.size="),
+        (
+            {"mask": {"kind": "tube", "mask_ratio": 0.9, "inside_ratio": 0.5}},
+            "unknown-key",
+            ["inside_ratio"],
+        ),
+        ({"mask": {"kind": "mosaic"}}, "unknown-name", ["mask.kind", "'mosaic'", "motion_tube"]),
+        ({"mask": {"mask_ratio": 1.5}}, "out-of-range", ["[mask]", "mask_ratio", 1.5]),
+        ({"crop": {"kind": "centre", "pixels": 4}}, "unknown-key", ["crop", "centre", "pixels"]),
+        ({"crop": {"scales": [2.0]}}, "out-of-range", ["[crop]", "scales", "(2.0,)"]),
+        ({"frames": {"stride": 0}}, "out-of-range", ["[frames]", "stride", 0]),
+        ({"epoch": 3}, "unknown-key", ["[pretrain]", "epoch", "epochs"]),
+        ({"epochs": 0}, "out-of-range", ["[pretrain]", "epochs", 0]),
+        ({"epochs": "three"}, "wrong-type", ["pretrain.epochs", "'three'", "int"]),
+        ({"flips": ["z"]}, "unknown-name", ["flips", "'z'", "x, y, time"]),
+        ({"flips": "x"}, "wrong-type", ["pretrain.flips", "'x'", "list"]),
+        ({"optim": {"betas": [0.9]}}, "wrong-type", ["pretrain.optim.betas", 1, 2]),
+        ({"optim": {"layer_decay": 0.5}}, "option-unused", ["optim.layer_decay"]),
+        ({"model": {"image_size": 33}}, "out-of-range", ["image_size 33", "patch_size"]),
+        ({"model": {"size": "vit-xxl"}}, "unknown-name", ["vit-xxl", "vit-s, vit-b, vit-l"]),
+        ({"target": "hog"}, "unknown-name", ["target", "'hog'", "normalised_pixels"]),
+        ({"model": "vit-s"}, "wrong-type", ["model", "'vit-s'", "--set model.size="]),
     ],
 )
-def test_wrong_values_are_named(tiny, change, named):
-    with pytest.raises(InputError, match=named):
+def test_wrong_values_are_named(tiny, change, code, named):
+    with refuses(code, *named):
         pretrain_config(tiny, "mofo", change)
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "code", "named"),
     [
-        ({"model": {"decoder_depth": 2}}, "no decoder: decoder_depth of model is not used"),
-        ({"augment": {"rand_layers": 0, "rand_magnitude": 9}}, "rand_magnitude is 9, but"),
-        ({"head": {"depth": 2}}, "--mca-depth is for --head mca, and the head is mean; give"),
-        ({"head": {"mlp_ratio": 2.0}}, "head.mlp_ratio is for --head mca"),
-        ({"head": {"deepth": 2}}, "does not use deepth; allowed: kind, num_heads, depth"),
-        ({"box_source": "annotated"}, "the head mean does not look at boxes"),
-        ({"mask": {"kind": "tube"}}, "does not use mask"),
-        ({"model": 5}, "model is 5; it is a table of options"),
-        ({"head": "mca"}, r"head is 'mca'; it is a table of options, .*--set head.kind="),
+        ({"model": {"decoder_depth": 2}}, "option-unused", ["decoder_depth"]),
+        (
+            {"augment": {"rand_layers": 0, "rand_magnitude": 9}},
+            "option-unused",
+            ["rand_magnitude", 9, "rand_layers"],
+        ),
+        ({"head": {"depth": 2}}, "option-unused", ["--mca-depth", "--head mca"]),
+        ({"head": {"mlp_ratio": 2.0}}, "option-unused", ["head.mlp_ratio", "--head mca"]),
+        (
+            {"head": {"deepth": 2}},
+            "unknown-key",
+            ["finetune.head", "deepth", "kind, num_heads, depth"],
+        ),
+        ({"box_source": "annotated"}, "option-unused", ["box_source", "annotated", "mean", "mca"]),
+        ({"mask": {"kind": "tube"}}, "unknown-key", ["finetune", "mask"]),
+        ({"model": 5}, "wrong-type", ["model", 5, "--set model.size="]),
+        ({"head": "mca"}, "wrong-type", ["head", "'mca'", "--set head.kind="]),
     ],
 )
-def test_what_finetuning_does_not_use_is_refused(tiny, change, named):
-    with pytest.raises(InputError, match=named):
+def test_what_finetuning_does_not_use_is_refused(tiny, change, code, named):
+    with refuses(code, *named):
         finetune_config(tiny, "mean", change)
 
 
@@ -208,19 +220,19 @@ def test_finetuning_with_cross_attention_has_mofos_numbers(dataset):
 
 def test_a_mask_without_its_ratio_is_refused(tiny):
     change = {"mask": {"kind": "motion_tube", "mask_ratio": 0.5}}
-    with pytest.raises(InputError, match="'motion_tube' needs inside_ratio"):
+    with refuses("missing-key", "motion_tube", "inside_ratio"):
         pretrain_config(tiny, "videomae", change)
 
 
 def test_unknown_methods_and_heads_list_the_known(tiny):
-    with pytest.raises(InputError, match="allowed: mofo, videomae"):
+    with refuses("unknown-name", "mae", "mofo, videomae"):
         pretrain_config(tiny, "mae")
-    with pytest.raises(InputError, match="allowed: mean, mca"):
+    with refuses("unknown-name", "max", "mean, mca"):
         finetune_config(tiny, "max")
 
 
 def test_the_mean_head_takes_no_options_of_the_other(tiny):
-    with pytest.raises(InputError, match="--mca-depth is for --head mca"):
+    with refuses("option-unused", "--mca-depth", "--head mca"):
         finetune_config(tiny, "mean", {"head": {"depth": 2}})
     assert finetune_config(tiny, "mca", {"head": {"depth": 2}}).head.depth == 2
     tiny["finetune"]["mca"] = {"head": {"depth": 3}}
@@ -247,19 +259,19 @@ def test_size_names_a_model_and_fields_change_it(tiny):
 def test_kinds_of_label_go_together(tiny):
     assert finetune_config(tiny, "mean", {"labels": ["verb", "noun"]}).labels == ("verb", "noun")
     for labels in ([], ["label", "verb"], ["noun", "verb"]):
-        with pytest.raises(InputError, match="labels are"):
+        with refuses("unknown-name", "labels", *labels):
             finetune_config(tiny, "mean", {"labels": labels})
 
 
 def test_a_recipe_that_is_no_toml_is_refused(tmp_path):
     path = tmp_path / "broken.toml"
     path.write_text("epochs = = 3")
-    with pytest.raises(InputError, match="not TOML"):
+    with refuses("wrong-format", path):
         read_recipe("toy", path)
     path.write_text("[pretraining]\nepochs = 3")
-    with pytest.raises(InputError, match="does not use pretraining"):
+    with refuses("unknown-key", path, "pretraining", "finetune"):
         read_recipe("toy", path)
-    with pytest.raises(InputError, match="no recipe at"):
+    with refuses("missing-file", tmp_path / "missing.toml"):
         read_recipe("toy", tmp_path / "missing.toml")
 
 
@@ -271,7 +283,7 @@ def test_a_recipe_extends_another(tmp_path):
     assert mine["pretrain"]["optim"] == base["pretrain"]["optim"]
     assert mine["evaluate"] == {**base["evaluate"], "crops": 1}
     path.write_text('extends = "nothing"')
-    with pytest.raises(InputError, match="extends is 'nothing'; allowed: default"):
+    with refuses("unknown-name", "extends", "nothing", "default"):
         read_recipe("ssv2", path)
 
 
@@ -290,5 +302,5 @@ def test_merging_replaces_a_choice_of_another_kind():
 def test_numbers_and_truth_are_not_mixed_up():
     assert convert(1, float, "x") == 1.0
     for value, kind in ((True, int), (True, float), (1.5, int), (1, bool), (1, str)):
-        with pytest.raises(InputError):
+        with refuses("wrong-type", repr(value), kind.__name__):
             convert(value, kind, "x")

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from errors import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
 import train.clips.reader
-from shared.errors import InputError
 from shared.grid import positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest, write_manifest
@@ -71,41 +71,41 @@ def own_squares(tmp_path) -> DatasetLayout:
     return write_moving_squares(tmp_path, num_clips=8, clips_per_shard=4)
 
 
-def refused(layout: DatasetLayout, match: str, splits=("train",)) -> None:
-    with pytest.raises(InputError, match=match):
+def assert_refused(layout: DatasetLayout, code: str, *named: object, splits=("train",)) -> None:
+    with refuses(code, *named):
         read_clip_table(layout, splits, boxes=True)
 
 
 def test_missing_shards_name_the_goal(own_squares):
     (own_squares.boxes / "dataset.json").unlink()
     assert len(read_clip_table(own_squares, ["train"], boxes=False)) > 0
-    refused(own_squares, f"make them with `{own_squares.make('boxes')}`")
+    assert_refused(own_squares, "not-finished", own_squares.boxes, own_squares.make("boxes"))
     (own_squares.frames / "dataset.json").unlink()
-    refused(own_squares, f"make them with `{own_squares.make('flows')}`")
+    assert_refused(own_squares, "not-finished", own_squares.frames, own_squares.make("flows"))
 
 
 def test_shards_of_another_manifest_are_refused(own_squares):
     write_manifest(own_squares.manifest, read_manifest(own_squares.manifest)[:-1])
-    refused(own_squares, "clips were added, removed or cut anew")
+    assert_refused(own_squares, "other-manifest", own_squares.frames)
 
 
 def test_frames_and_boxes_of_different_clips_are_refused(own_squares):
     index = json.loads((own_squares.boxes / "dataset.json").read_text())
     index["shards"] = index["shards"][:1]
     (own_squares.boxes / "dataset.json").write_text(json.dumps(index))
-    refused(own_squares, "do not hold the same clips")
+    assert_refused(own_squares, "other-clips", own_squares.boxes, own_squares.make("boxes"))
 
 
 def test_a_shard_of_another_size_than_its_index_is_refused(own_squares):
     with open(own_squares.frames / "00001.h5", "ab") as stream:
         stream.write(b"\0")
-    refused(own_squares, "dataset.json says")
+    assert_refused(own_squares, "damaged-file", own_squares.frames / "00001.h5")
 
 
 def test_a_split_without_clips_is_refused(own_squares):
     clips = read_manifest(own_squares.manifest)
     write_manifest(own_squares.manifest, [_with_split(clip, "train") for clip in clips])
-    refused(own_squares, "no clip of split test", ["test"])
+    assert_refused(own_squares, "empty", own_squares.manifest, "test", splits=["test"])
 
 
 def _with_split(clip, split):
@@ -176,7 +176,7 @@ def test_an_epoch_shows_no_clip_twice():
     for epoch in (0, 1):
         clips = [index for of, index in keys if of == epoch]
         assert len(clips) == len(set(clips)) == 40
-    with pytest.raises(InputError, match="--batch-size 40 or less"):
+    with refuses("too-few-clips", 40, 41, "--batch-size 40"):
         steps_per_epoch(40, 41)
 
 
@@ -326,9 +326,9 @@ def test_damage_found_by_a_worker_is_one_line(own_squares, recipe):
     config, loader = pretrain_config(recipe, "mofo"), LoaderConfig(workers=1)
     order = StepSampler(table.shard, BatchPlan(5, 1, 1), 0, 0, 1, 0, 2)
     batches = make_loader(PretrainDataset(table, config, loader, 0), order, loader, False)
-    with pytest.raises(InputError) as caught:
+    with refuses("damaged-file", path) as caught:
         list(read_batches(batches))
-    assert "is damaged" in str(caught.value) and "\n" not in str(caught.value)
+    assert "\n" not in caught.value.message
 
 
 def test_flipped_clips_have_the_other_label(squares, table, recipe):

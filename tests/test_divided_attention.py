@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from errors import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_model import TINY, attending, random_masks, tiny_clips
 from torch.nn import functional as F
 
-from shared.errors import InputError
 from train.network.autoencoder import (
     MaskedAutoencoder,
     ModelConfig,
@@ -145,5 +145,5 @@ def test_weights_go_out_and_back_and_not_into_the_other_kind(tmp_path) -> None:
             load_encoder(model, imported)
             assert model(tiny_clips(), None)["label"].shape == (2, 2)
         else:
-            with pytest.raises(InputError, match="attention divided in the weights, joint here"):
+            with refuses("other-model", "attention divided in the weights, joint here"):
                 load_encoder(model, imported)

@@ -3,11 +3,11 @@
 import sys
 
 import pytest
+from errors import refuses
 from shard_fixtures import write_moving_squares
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_fixtures import tiny_run
 
-from shared.errors import InputError
 from shared.run_record import read_jsonl
 from train.finetune import finetune
 from train.running.live_log import LiveLog
@@ -61,7 +61,7 @@ def test_curves_can_be_left_out_and_others_write_nothing(tmp_path):
 
 def test_wandb_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(InputError, match=r"not installed: .venv/bin/pip install wandb"):
+    with refuses("missing-package", "wandb", ".venv/bin/pip install wandb"):
         LiveLog(RunFolder(tmp_path), True, 0, False, "project", {})
 
 

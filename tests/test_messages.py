@@ -114,7 +114,7 @@ OLD = (
 
 
 def test_old_driver(monkeypatch, tmp_path):
-    with refuses("no-gpu", "--num-gpus 1", "too old (found version 11040); update the driver"):
+    with refuses("no-gpu", "--num-gpus 1", "too old (found version 11040)", "update the driver"):
         gpus.refuse_too_few(Cuda(0, OLD), 1, "--num-gpus")
     monkeypatch.setattr(gpus, "DRIVER", tmp_path)
     assert "computing on the CPU: The NVIDIA driver" in (gpus.unused_gpu(Cuda(0, OLD)) or "")

@@ -23,21 +23,21 @@ from train.running.run_folder import RunFolder
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--track-length", 3], "--track-length: give --trajectories too"),
+        (["--track-length", 3], "--track-length: no effect without --trajectories"),
         (
             ["--pool", "ray", "--num-gpus", 2, "--flow-workers", 3],
             "--flow-workers is 3 and --num-gpus is 2",
         ),
-        (["--keep-unstabilised"], "keeps what --stabilise changes; give both"),
-        (["--transcode"], "--transcode is for --source motion-vectors, which is not asked for"),
-        (["--source", "raft"], "--source raft and --raft-weights FILE need each other"),
+        (["--keep-unstabilised"], "--stabilise"),
+        (["--transcode"], "--transcode has an effect only with --source motion-vectors"),
+        (["--source", "raft"], "--source raft needs --raft-weights FILE"),
         (["--source", "raft", "--raft-weights", "no"], "--raft-weights no: No such file"),
-        (["--source", "lk"], "unknown flow source 'lk': choose among tvl1, dis, raft"),
+        (["--source", "lk"], "unknown flow source 'lk'; known: tvl1, dis, raft"),
         (["--source", "dis,dis"], "flow source dis is given twice"),
-        (["--dis-preset", "fast"], "--dis-preset is for --source dis, which is not asked for"),
+        (["--dis-preset", "fast"], "--dis-preset has an effect only with --source dis"),
         (
             ["--source", "motion-vectors", "--trajectories"],
-            "--trajectories needs flow of every pixel; add a source",
+            "such as --source motion-vectors,tvl1",
         ),
     ],
 )

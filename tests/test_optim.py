@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from errors import refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import InputError
 from train.clips.sampler import BatchPlan
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder
 from train.network.head import VideoClassifier, build_head
@@ -118,11 +118,11 @@ def test_a_batch_is_shared_evenly_with_few_accumulations(share, world_size, most
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(InputError, match="multiple of 3"):
+    with refuses("out-of-range", 8, 3):
         BatchPlan.fit(8, 3, 4)
 
 
 def test_settings_out_of_range_are_refused():
     for changes in ({"layer_decay": 0.0}, {"betas": (0.9, 1.0)}, {"weight_decay": -1.0}):
-        with pytest.raises(InputError):
+        with refuses("out-of-range", *changes):
             optim(**changes)

@@ -101,8 +101,10 @@ def test_all_commands_of_the_readme(dataset, data, tmp_path):
     run(manifest, data, tmp_path)
     run(flows, data, tmp_path, "--pool in-process")
     run(boxes, data, tmp_path)
-    assert "pretrained on" in run(pretrain, data, tmp_path, SMALL + BATCH[dataset] + DECODER)
-    assert "finetuned on" in run(finetune, data, tmp_path, SMALL + BATCH[dataset])
+    assert "pretrained weights are in" in run(
+        pretrain, data, tmp_path, SMALL + BATCH[dataset] + DECODER
+    )
+    assert "Finetuning ended" in run(finetune, data, tmp_path, SMALL + BATCH[dataset])
 
 
 def test_the_page_of_manifests_shows_clips_and_classes_that_are_read(tmp_path):

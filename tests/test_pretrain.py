@@ -6,16 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from errors import refused, refuses
 from shard_fixtures import write_moving_squares
 from training_fixtures import assert_same_weights, losses, tiny_run
 
 import train.objectives.pixels
-from shared.errors import InputError
 from shared.run_record import RunLock, read_jsonl
 from train.pretrain import main, pretrain
 from train.running.checkpoints import complete_checkpoints
@@ -76,7 +77,7 @@ def test_it_learns(out):
 def test_a_finished_run_is_used_as_it_is(whole, out, capsys):
     before = whole.log.read_bytes(), whole.weights.read_bytes()
     pretrain(tiny_run(out, run="whole"), "mofo")
-    assert "finished already" in capsys.readouterr().out
+    assert f"{whole.path} is finished" in capsys.readouterr().out
     assert (whole.log.read_bytes(), whole.weights.read_bytes()) == before
 
 
@@ -96,7 +97,7 @@ def test_accumulation_changes_nothing_but_rounding(whole, out):
 def test_init_takes_other_weights(whole, out):
     run = tiny_run(out, run="continued", epochs=1)
     assert losses(pretrain(run, "mofo", init=whole.weights).log)[1] < losses(whole.log)[1]
-    with pytest.raises(InputError, match="width 24 in the weights, 48 here"):
+    with refuses("other-model", "width 24 in the weights, 48 here"):
         pretrain(tiny_run(out, "model.width=48", run="wider"), "mofo", init=whole.weights)
 
 
@@ -170,7 +171,7 @@ def test_a_signal_saves_and_says_how_to_go_on(out, stop):
     os.killpg(process.pid, stop)  # as a terminal does, to the loader's workers too
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert f"stopped by {stop.name} at step" in output and "run the same command again" in errors
+    assert f"{stop.name} stopped the run" in output and "run the same command again" in errors
     assert "Traceback" not in errors
     [saved] = complete_checkpoints(folder.checkpoints)
     assert saved.name == f"step-{max(losses(folder.log)):08d}"
@@ -182,10 +183,9 @@ def test_a_signal_saves_and_says_how_to_go_on(out, stop):
 
 
 def test_a_run_with_other_options_is_refused_with_both_values(whole, out):
-    with pytest.raises(InputError) as caught:
+    with refuses("other-options", "config.mask.inside_ratio", 0.75, 0.25):
         pretrain(tiny_run(out, "mask.inside_ratio=0.25", run="whole"), "mofo")
-    assert "config.mask.inside_ratio is 0.75 there and 0.25 now" in str(caught.value)
-    with pytest.raises(InputError, match="method is 'mofo' there and 'videomae' now"):
+    with refuses("other-options", "method", "'mofo'", "'videomae'"):
         pretrain(tiny_run(out, run="whole"), "videomae")
 
 
@@ -198,14 +198,29 @@ def test_overwrite_begins_again(out):
 def test_a_run_in_use_is_refused(out):
     (out / "squares" / "runs" / "busy").mkdir(parents=True)
     with RunLock(out / "squares" / "runs" / "busy" / ".lock"):
-        with pytest.raises(InputError, match="in use by another run"):
+        with refuses("locked", out / "squares" / "runs" / "busy"):
             pretrain(tiny_run(out, run="busy"), "mofo")
+
+
+def test_what_a_run_prints_before_it_trains(out, capsys):
+    """At most 12 lines, one fact a line; --verbose adds all resolved options."""
+    run = tiny_run(out, run="printed", epochs=1)
+    folder = pretrain(run, "mofo")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 12 and all(line[0].isupper() and line.endswith(".") for line in lines)
+    printed, data = " ".join(lines), folder.read_options()["data"]
+    assert data not in printed and "inside_ratio" not in printed
+    for fact in (folder.path, "24 clips", "6 steps", "0.00156 = 0.1 * 4 / 256", "CPU in fp32"):
+        assert str(fact) in printed
+    pretrain(replace(run, verbose=True), "mofo")
+    verbose = capsys.readouterr().out
+    assert data in verbose and "config.mask.inside_ratio" in verbose
 
 
 def test_dry_run_prints_and_writes_nothing(out, capsys):
     folder = pretrain(tiny_run(out, run="dry", batch_size=8, dry_run=True), "mofo")
     printed = capsys.readouterr().out
-    assert "config.mask.inside_ratio" in printed and "0.00313 = base * 8 / 256" in printed
+    assert "config.mask.inside_ratio" in printed and "0.00313 = 0.1 * 8 / 256" in printed
     assert not folder.path.exists()
 
 
@@ -217,26 +232,22 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_clips(out, monkeypatch):
         return real(*tensors) * (float("nan") if len(calls) == 5 else 1.0)
 
     monkeypatch.setattr(train.objectives.pixels, "masked_loss", sometimes_nan)
-    with pytest.raises(InputError) as caught:
+    with refuses("not-finite", "loss nan", "step 3", 0.00104) as caught:
         pretrain(tiny_run(out, "loader.log_steps=5", run="diverged"), "mofo")
-    message = str(caught.value)
-    assert "loss nan at step 3, learning rate 0.00104" in message
-    assert message.count("square-") == 4
+    assert caught.value.message.count("square-") == 4
     assert not complete_checkpoints(out / "squares" / "runs" / "diverged" / "checkpoints")
 
 
 def test_users_see_one_line(out, tmp_path):
     tiny_run(out)  # writes the recipe
     arguments = ["--dataset", "squares", "--out", str(out), "--recipe", str(out / "tiny.toml")]
-    for more, named in (
-        (["--method", "mae"], "allowed: mofo, videomae"),
-        (["--batch-size", "99"], "--batch-size 24 or less"),
-        (["--init", str(tmp_path / "no.pth")], "no.pth"),
-        (["--out", str(tmp_path)], "make manifest"),
+    for more, code, *named in (
+        (["--method", "mae"], "unknown-name", "mae", "mofo, videomae"),
+        (["--batch-size", "99"], "too-few-clips", 24, 99, "--batch-size 24"),
+        (["--init", str(tmp_path / "no.pth")], "missing-file", "--init", tmp_path / "no.pth"),
+        (["--out", str(tmp_path)], "missing-file", tmp_path, "make manifest"),
     ):
-        done = CliRunner().invoke(main, [*arguments, *more])
-        assert done.exit_code == 1
-        assert done.stderr.strip().splitlines()[-1].startswith("error: ") and named in done.stderr
+        refused(CliRunner().invoke(main, [*arguments, *more]), code, *named)
     assert CliRunner().invoke(main, [*arguments, "--epochs", "0"]).exit_code == 2
 
 
@@ -288,14 +299,14 @@ def test_half_a_launch_is_refused(out, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(InputError, match="WORLD_SIZE.* is not"):
+    with refuses("other-processes", "RANK", "WORLD_SIZE"):
         pretrain(tiny_run(out, run="half"), "mofo")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(out):
     run = tiny_run(out, run="gpu")
-    with pytest.raises(InputError, match="--device cuda: no GPU can be used here"):
+    with refuses("no-gpu", "--device cuda", "--device cpu"):
         pretrain(type(run)(**{**vars(run), "device": "cuda"}), "mofo")
 
 

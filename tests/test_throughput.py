@@ -5,14 +5,13 @@ import time
 
 import pytest
 import torch
+from errors import refuses
 from safetensors.torch import load_file
 from shard_fixtures import write_moving_squares
-from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_fixtures import losses, tiny_run
 
-from shared.errors import InputError
 from shared.run_record import read_jsonl
 from train.clips.sampler import BatchPlan
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder, named_config
@@ -119,7 +118,7 @@ def test_bf16_learns_what_fp32_does_and_goes_on_only_as_bf16(out):
     expected = losses(whole.log)
     bf16 = "loader.precision=bf16"
     pretrain(tiny_run(out, bf16, run="stopped-bf16", stop_after=0), "mofo")
-    with pytest.raises(InputError, match="precision bf16, and it is fp32 now.*precision=bf16"):
+    with refuses("other-options", "--set loader.precision=bf16", "fp32"):
         pretrain(tiny_run(out, run="stopped-bf16"), "mofo")
     folder = pretrain(tiny_run(out, bf16, run="stopped-bf16"), "mofo")
     unbroken = pretrain(tiny_run(out, bf16, run="whole-bf16"), "mofo")
@@ -136,20 +135,20 @@ def test_other_zero_stages_learn_the_same_and_go_on(out, stage):
     stop = f"loader.zero_stage={stage}"
     name = f"stage-{stage}"
     pretrain(tiny_run(out, stop, run=name, stop_after=0), "mofo")
-    with pytest.raises(InputError, match=f"zero_stage {stage}, and it is 1 now"):
+    with refuses("other-options", f"--set loader.zero_stage={stage}", 1):
         pretrain(tiny_run(out, run=name), "mofo")
     folder = pretrain(tiny_run(out, stop, run=name), "mofo")
     assert losses(folder.log) == pytest.approx(losses(whole.log), abs=1e-5)
 
 
 def test_stage_0_is_refused_with_bf16():
-    with pytest.raises(InputError, match="1 or 2 is allowed"):
+    with refuses("option-conflict", "zero_stage", "1 or 2", "precision=fp32"):
         deepspeed_config(BatchPlan(4, 1, 1), 1, 1.0, bf16=True, zero_stage=0)
-    with pytest.raises(InputError, match="zero_stage is 3"):
+    with refuses("out-of-range", "zero_stage", 3):
         LoaderConfig(zero_stage=3)
-    with pytest.raises(InputError, match="auto, fp32, bf16"):
+    with refuses("unknown-name", "precision", "'fp16'", "auto, fp32, bf16"):
         LoaderConfig(precision="fp16")
-    with pytest.raises(InputError, match="gpu, always, never"):
+    with refuses("unknown-name", "compile", "'sometimes'", "gpu, always, never"):
         LoaderConfig(compile="sometimes")
 
 
@@ -157,14 +156,23 @@ def test_every_block_is_compiled_whatever_its_rate_of_drop_path():
     """Ten rates of drop path, in training and in testing."""
     config = ModelConfig(**{**SMALL.to_dict(), "depth": 10, "drop_path": 0.2})
     encoder = VideoEncoder(config, final_norm=False)
+    ran = 0  # compiled blocks: beyond PyTorch's limit a block runs as it is, and says nothing
+
+    def counting(graph, inputs):
+        def run(*values):
+            nonlocal ran
+            ran += 1
+            return graph(*values)
+
+        return run
+
     torch._dynamo.reset()
-    counters.clear()
-    compile_blocks(encoder, backend="eager")
+    compile_blocks(encoder, backend=counting)
     clips = torch.randn(2, 3, config.num_frames, config.image_size, config.image_size)
     for mode in (True, False):
+        ran = 0
         encoder.train(mode)(clips)
-    frames = counters["frames"]
-    assert frames["ok"] == frames["total"] >= 2 * 10 - 1, dict(frames)
+        assert ran == 10, mode
 
 
 def test_compiled_blocks_are_the_same_model():

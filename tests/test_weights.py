@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from errors import refuses
 from torch import nn
 
-from shared.errors import InputError
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder, split_mask
 from train.network.head import VideoClassifier, build_head
 from train.network.head_config import HeadConfig
@@ -247,18 +247,18 @@ def test_what_videomae_has_no_place_for_is_not_exported(tmp_path: Path) -> None:
     factorised = ModelConfig.from_dict({**CONFIG.to_dict(), "positions": "sincos-3d"})
     trajectories = ModelConfig.from_dict({**CONFIG.to_dict(), "prediction_dim": 60})
     divided = ModelConfig.from_dict({**CONFIG.to_dict(), "attention": "divided"})
-    for model, words in (
-        (classifier(HeadConfig("mca")), "has the head mca"),
-        (classifier(verb=3, noun=4), "verb, noun"),
-        (MaskedAutoencoder(factorised), "sincos-3d"),
-        (MaskedAutoencoder(trajectories), "60"),
-        (MaskedAutoencoder(divided), "no divided attention"),
+    for model, code, named in (
+        (classifier(HeadConfig("mca")), "not-supported", ["mca"]),
+        (classifier(verb=3, noun=4), "not-supported", ["verb, noun"]),
+        (MaskedAutoencoder(factorised), "not-supported", ["sincos-3d", "sincos-1d"]),
+        (MaskedAutoencoder(trajectories), "not-supported", [60, CONFIG.patch_dim]),
+        (MaskedAutoencoder(divided), "not-supported", ["divided", "joint"]),
     ):
-        with pytest.raises(InputError, match=words):
+        with refuses(code, *named):
             export_huggingface(tmp_path, model)
-    with pytest.raises(InputError, match="2 class names for a classifier of 7"):
+    with refuses("other-classes", 2, 7):
         export_huggingface(tmp_path, classifier(), class_names=["a", "b"])
-    with pytest.raises(InputError, match=r"must end in \.safetensors"):
+    with refuses("bad-name", tmp_path / "model.pth", ".safetensors"):
         export_safetensors(tmp_path / "model.pth", classifier())
     assert list(tmp_path.iterdir()) == []
 
@@ -317,7 +317,7 @@ def test_the_heads_of_videomae_are_known_and_others_must_be_told(tmp_path: Path)
     assert (config.num_heads, config.decoder_heads) == (6, 3)
     assert (config.num_frames, config.image_size) == (16, 224)
     torch.save({"model": autoencoder().state_dict()}, tmp_path / "odd.pth")
-    with pytest.raises(InputError, match="36 channels are none of VideoMAE's.*tell num_heads"):
+    with refuses("missing-option", 36, "num_heads"):
         import_weights(tmp_path / "odd.pth")
 
 
@@ -331,27 +331,27 @@ def test_a_pth_that_would_run_code_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {"mask_token": Malicious()}}, "bad.pth")
-    with pytest.raises(InputError, match="bad.pth is refused"):
+    with refuses("unsafe-file", "bad.pth"):
         import_weights(Path("bad.pth"))
     assert not Path("was-run").exists()
 
 
 def test_files_that_hold_no_weights(tmp_path: Path) -> None:
     path = tmp_path / "some.pth"
-    for content, words in (
-        ({"state": {}, "epoch": 3}, "found: state, epoch"),
-        ({"model": {"a": 3}}, "found: model"),
-        ([1, 2], "found: list"),
-        ({"model": {"conv.weight": torch.zeros(2)}}, "no VideoMAE encoder.*conv.weight"),
+    for content, named in (
+        ({"state": {}, "epoch": 3}, ["state, epoch"]),
+        ({"model": {"a": 3}}, ["'model'", "found: model"]),
+        ([1, 2], ["list"]),
+        ({"model": {"conv.weight": torch.zeros(2)}}, ["patch_embed.proj.weight", "conv.weight"]),
     ):
         torch.save(content, path)
-        with pytest.raises(InputError, match=words):
+        with refuses("wrong-format", *named):
             import_weights(path)
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="some.pth"):
+    with refuses("unsafe-file", path):
         import_weights(path)
     (tmp_path / "weights.npz").touch()
-    with pytest.raises(InputError, match=r"allowed: \.pth"):
+    with refuses("wrong-format", tmp_path / "weights.npz", ".pth", ".safetensors"):
         import_weights(tmp_path / "weights.npz")
 
 
@@ -359,7 +359,7 @@ def test_a_damaged_pth_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "cut.pth"
     torch.save({"model": autoencoder().state_dict()}, path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(InputError, match="cut.pth") as caught:
+    with refuses("damaged-file", path) as caught:
         import_weights(path)
     assert "\n" not in str(caught.value)
 
@@ -373,7 +373,7 @@ def test_missing_left_over_and_misshapen_tensors_are_listed(tmp_path: Path) -> N
     state["encoder.pos_embed"] = torch.zeros(1)
     state["encoder.norm.bias"] = torch.zeros(5)
     torch.save({"model": state}, tmp_path / "odd.pth")
-    with pytest.raises(InputError) as caught:
+    with refuses("other-model", tmp_path / "odd.pth") as caught:
         import_weights(tmp_path / "odd.pth", **TOLD)
     message = str(caught.value)
     assert "missing: encoder.blocks.1.attn.q_bias, decoder.norm.bias;" in message
@@ -387,7 +387,7 @@ def test_a_huggingface_folder_is_read_strictly(tmp_path: Path) -> None:
     tensors = safetensors.torch.load_file(path)
     del tensors["videomae.encoder.layer.0.attention.attention.key.weight"]
     safetensors.torch.save_file(tensors, path)
-    with pytest.raises(InputError, match="missing: encoder.blocks.0.attn.qkv.weight"):
+    with refuses("other-model", tmp_path, "missing: encoder.blocks.0.attn.qkv.weight"):
         import_weights(tmp_path)
 
 
@@ -406,34 +406,36 @@ def test_a_huggingface_folder_in_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "code", "named"),
     [
-        ({"model_type": "vit"}, "model_type is 'vit'; allowed: 'videomae'"),
-        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ({"qv_bias": False}, "qv_bias is False"),
-        ({"image_size": [32, 64]}, "only squares"),
-        ({"num_attention_heads": 5}, "width 36 is not a multiple of num_heads 5"),
+        ({"model_type": "vit"}, "not-supported", ["model_type", "'vit'", "'videomae'"]),
+        ({"hidden_act": "relu"}, "not-supported", ["hidden_act", "'relu'", "'gelu'"]),
+        ({"qv_bias": False}, "not-supported", ["qv_bias", False]),
+        ({"image_size": [32, 64]}, "not-supported", ["image_size", "[32, 64]"]),
+        ({"num_attention_heads": 5}, "out-of-range", ["width 36", "num_heads 5"]),
     ],
 )
-def test_other_huggingface_models_are_refused(fields: dict, words: str, tmp_path: Path) -> None:
+def test_other_huggingface_models_are_refused(
+    fields: dict, code: str, named: list, tmp_path: Path
+) -> None:
     export_huggingface(tmp_path, classifier())
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-    with pytest.raises(InputError, match=words):
+    with refuses(code, *named):
         import_weights(tmp_path)
 
 
 def test_incomplete_folders_and_foreign_safetensors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"config\.json does not exist"):
+    with refuses("missing-file", tmp_path / "config.json"):
         import_weights(tmp_path)
     export_huggingface(tmp_path, classifier())
-    with pytest.raises(InputError, match="give the folder"):
+    with refuses("wrong-format", tmp_path / "model.safetensors", "config.json"):
         import_weights(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 64)
-    with pytest.raises(InputError, match="no intact safetensors"):
+    with refuses("damaged-file", tmp_path / "model.safetensors"):
         import_weights(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"no file .*model\.safetensors"):
+    with refuses("missing-file", tmp_path / "model.safetensors"):
         import_weights(tmp_path)
 
 
@@ -442,10 +444,10 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     metadata = {"format": "mofo", "format_version": "2", "kind": "encoder"}
     metadata |= {"config": "{}", "head": "{}", "num_classes": "{}"}
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata)
-    with pytest.raises(InputError, match="format version 2, this program reads up to 1"):
+    with refuses("other-version", path, 2, 1):
         import_weights(path)
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"format": "mofo"})
-    with pytest.raises(InputError, match="damaged metadata"):
+    with refuses("damaged-file", path, "format_version"):
         import_weights(path)
 
 
@@ -482,8 +484,11 @@ def test_another_encoder_is_refused_even_where_shapes_agree(tmp_path: Path) -> N
     other = ModelConfig.from_dict({**CONFIG.to_dict(), "num_heads": 4, "positions": "sincos-3d"})
     encoder = VideoEncoder(other, final_norm=False)
     model = VideoClassifier(encoder, build_head(HeadConfig(), 36), {"label": 2})
-    words = "num_heads 3 in the weights, 4 here; positions sincos-1d in the weights, sincos-3d here"
-    with pytest.raises(InputError, match=words):
+    named = (
+        "num_heads 3 in the weights, 4 here",
+        "positions sincos-1d in the weights, sincos-3d here",
+    )
+    with refuses("other-model", imported.source, *named):
         load_encoder(model, imported)
 
 
@@ -491,7 +496,7 @@ def test_norms_are_adopted_from_the_weights(tmp_path: Path) -> None:
     theirs = ModelConfig.from_dict({**CONFIG.to_dict(), "layer_norm_eps": 1e-12, "num_frames": 8})
     export_huggingface(tmp_path, MaskedAutoencoder(theirs))
     imported = import_weights(tmp_path)
-    with pytest.raises(InputError, match=r"layer_norm_eps 1e-12 in the weights, 1e-06 here; set"):
+    with refuses("other-model", "layer_norm_eps", "1e-12", "1e-06"):
         load_encoder(classifier(), imported)
     adopted = adopt_norms(CONFIG, imported)
     assert adopted == ModelConfig.from_dict({**CONFIG.to_dict(), "layer_norm_eps": 1e-12})
@@ -505,10 +510,10 @@ def test_pretraining_goes_on_from_a_pretraining_of_the_same_model(tmp_path: Path
     load_autoencoder(model, import_weights(tmp_path / "a.safetensors"))
     assert same(model.state_dict(), source.state_dict())
     other = ModelConfig.from_dict({**CONFIG.to_dict(), "decoder_heads": 5})
-    with pytest.raises(InputError, match="decoder_heads 2 in the weights, 5 here"):
+    with refuses("other-model", "decoder_heads", 2, 5):
         load_autoencoder(MaskedAutoencoder(other), import_weights(tmp_path / "a.safetensors"))
     export_safetensors(tmp_path / "b.safetensors", classifier())
-    with pytest.raises(InputError, match="a model for classification, without a decoder"):
+    with refuses("other-kind", tmp_path / "b.safetensors", "classification"):
         load_autoencoder(model, import_weights(tmp_path / "b.safetensors"))
 
 
@@ -516,9 +521,7 @@ def test_load_strictly_changes_nothing_on_error() -> None:
     model, state = classifier(), dict(shaken(classifier(), seed=1).state_dict())
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     del state["head.norm.bias"]
-    with pytest.raises(
-        InputError, match=r"the weights of here do not fit.*missing: head\.norm\.bias"
-    ):
+    with refuses("other-model", "here", "missing: head.norm.bias"):
         load_strictly(model, state, "here")
     assert same(model.state_dict(), before)
 

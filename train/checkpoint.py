@@ -5,8 +5,9 @@
     python -m train.checkpoint reshard RUN --processes 8
 
 A SOURCE is a .pth file of VideoMAE or VideoMAE V2, a Hugging Face VideoMAE folder, a .safetensors
-file of this project, or a run folder (or one of its checkpoints) of this project. Seconds for a
-ViT-B. What does not fit exactly is refused, with the tensors that are missing or left over.
+file of this project, or a run folder of this project or one of its checkpoints. A ViT-B takes
+seconds. Weights that do not fit exactly are refused; the message lists the tensors that are missing
+or left over.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ SETTINGS = click.option(
     "settings",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="What a .pth file does not tell of its model, such as num_frames=32 or num_heads=8.",
+    help="Set a value of the model that a .pth file does not contain, such as num_frames=32 or "
+    "num_heads=8. May be repeated.",
 )
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is at the target.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
 
 
 CONTEXT: dict[str, Any] = {"show_default": True, "max_content_width": 100}
@@ -42,10 +44,10 @@ CONTEXT: dict[str, Any] = {"show_default": True, "max_content_width": 100}
 
 @click.group(context_settings=CONTEXT)
 def main() -> None:
-    """Read and write weights, and make checkpoints fit other numbers of processes.
+    """Convert weights, and convert checkpoints for another number of processes.
 
     SOURCE is a .pth file of VideoMAE or VideoMAE V2, a Hugging Face VideoMAE folder, a .safetensors
-    file of this project, or the folder of a run.
+    file of this project, or a run folder of this project.
     """
 
 
@@ -56,7 +58,7 @@ def main() -> None:
 @OVERWRITE
 @user_errors
 def import_command(source: Path, target: Path, settings: tuple[str, ...], overwrite: bool) -> None:
-    """Read the weights of SOURCE and write TARGET, a .safetensors file of this project."""
+    """Convert the weights of SOURCE to TARGET, a .safetensors file of this project."""
     imported = read_any(source, parse_changes(settings))
     _refuse_existing(target, target, overwrite)
     write_safetensors(target, imported)
@@ -67,7 +69,10 @@ def import_command(source: Path, target: Path, settings: tuple[str, ...], overwr
 @SOURCE
 @click.argument("target", type=PATH)
 @click.option(
-    "--classes", type=PATH, metavar="FILE", help="classes.json, for the names in a folder's config."
+    "--classes",
+    type=PATH,
+    metavar="FILE",
+    help="Write the class names of this classes.json to config.json of a Hugging Face folder.",
 )
 @SETTINGS
 @OVERWRITE
@@ -79,24 +84,30 @@ def export_command(
     settings: tuple[str, ...],
     overwrite: bool,
 ) -> None:
-    """Write the weights of SOURCE as TARGET: a Hugging Face folder, or a file FILE.safetensors."""
+    """Convert the weights of SOURCE to TARGET, a Hugging Face folder or FILE.safetensors."""
     imported = read_any(source, parse_changes(settings))
     if target.suffix == ".safetensors":
         if classes is not None:
-            raise InputError("--classes names classes in a Hugging Face folder, not in a file")
+            raise InputError(
+                "option-unused",
+                "--classes is for a Hugging Face folder, and TARGET is a file; leave --classes out",
+            )
         _refuse_existing(target, target, overwrite)
         write_safetensors(target, imported)
     else:
         model = imported.build()
         if isinstance(model, VideoEncoder):
             raise InputError(
-                f"{source} holds an encoder alone, which Hugging Face's folders of pretraining "
-                "and classification have no form for; export to FILE.safetensors"
+                "not-supported",
+                f"{source} holds only an encoder, and a Hugging Face folder of VideoMAE holds a "
+                "whole model; export it to FILE.safetensors",
             )
         names = None
         if classes is not None:
             if imported.kind != "classification":
-                raise InputError(f"--classes: {source} is no classifier")
+                raise InputError(
+                    "other-kind", f"--classes: {source} holds no classifier; leave --classes out"
+                )
             names = read_classes(classes).label
         _refuse_existing(target, target / "config.json", overwrite)
         export_huggingface(target, model, names)
@@ -110,38 +121,44 @@ def export_command(
     required=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes that will continue the run.",
+    help="Number of processes that will continue the run.",
 )
 @user_errors
 def reshard_command(run: Path, processes: int) -> None:
-    """Make the newest checkpoint of the folder RUN fit another number of processes."""
+    """Convert the newest checkpoint of the run folder RUN for another number of processes."""
     if not is_run(run):
-        raise InputError(f"{run} is no run: it has no options.json")
+        raise InputError("other-kind", f"{run} is not a run folder: it has no options.json")
     tag = reshard(find_checkpoint(run)[1], processes)
-    print(f"{tag}: start {processes} processes to go on")
+    print(f"{tag} is for {processes} processes; start that many to continue the run.")
 
 
-def read_any(source: Path, told: dict[str, Any]) -> ImportedWeights:
-    """The weights of whatever the commands take."""
+def read_any(source: Path, overrides: dict[str, Any]) -> ImportedWeights:
+    """Read the weights of any SOURCE, with values of --set."""
     if source.is_dir() and is_run(source):
-        if told:
-            raise InputError("--set: a run of this project records its model itself")
+        if overrides:
+            raise InputError(
+                "option-unused",
+                "--set: a run of this project records all values of its model; leave --set out",
+            )
         return import_run(source)
-    return import_weights(source, **told)
+    return import_weights(source, **overrides)
 
 
 def described(imported: ImportedWeights, target: Path) -> str:
-    """One line about weights that were written."""
+    """One line that describes the weights that were written."""
     tensors = imported.state_dict.values()
     return (
         f"{imported.kind}, {sum(tensor.numel() for tensor in tensors):,} parameters, "
-        f"{imported.config.num_tokens} tokens a clip: {target}"
+        f"{imported.config.num_tokens} tokens per clip: {target}"
     )
 
 
 def _refuse_existing(target: Path, file: Path, overwrite: bool) -> None:
     if file.exists() and not overwrite:
-        raise InputError(f"{target} exists already; --overwrite replaces it")
+        raise InputError(
+            "existing-output",
+            f"{target} exists; give another TARGET, or replace it with --overwrite",
+        )
 
 
 if __name__ == "__main__":

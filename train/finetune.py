@@ -4,14 +4,15 @@
     python -m train.finetune --dataset toy --from none            from random weights
     python -m train.finetune --dataset mine --labels-per-class 10 from few labels
 
-Reads OUT/<dataset>/frames (and boxes for --head mca) and the weights of a pretraining run, writes
-OUT/<dataset>/runs/finetune-<method>-<head>/: options.json, log.jsonl, checkpoints/,
-weights.safetensors, best.safetensors, finished. The best weights are those with the highest top-1
-on split val; split test is not looked at here. Minutes on two CPU cores for the toy recipe.
+The command reads OUT/<dataset>/frames, the boxes for --head mca, and the weights of a pretraining
+run. It writes the folder OUT/<dataset>/runs/finetune-<method>-<head>/ with options.json, log.jsonl,
+checkpoints/, weights.safetensors, best.safetensors and finished. The best weights are those with
+the highest top-1 on split val. Split test is not used. The toy recipe takes minutes on two CPU
+cores.
 
-Clips of split train without a label are left out, so that a dataset can be pretrained on whole and
-finetuned on the part that has labels. With --labels-per-class or --label-share only some labels are
-used: they are the same clips in every run, and the fewer are among the more.
+Clips of split train without a label are left out, so that a pretraining can use the whole dataset
+and a finetuning the labelled part. With --labels-per-class or --label-share only some labels are
+used. They are the same clips in every run, and a smaller set is part of each larger one.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from train.running.finetune_inputs import (
     find_weights,
     labelled_part,
     read_held_out,
-    refuse_lone_clips,
+    refuse_single_clips,
     refuse_validation,
     run_name,
 )
@@ -54,17 +55,22 @@ from train.tables.typed import to_table
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
 @training_options
 @click.option(
-    "--head", type=click.Choice(KINDS), show_default="as the recipe has it", help="Pooling head."
+    "--head",
+    type=click.Choice(KINDS),
+    show_default="from the recipe",
+    help="Pooling head: mean, or mca (motion-focused multi cross attention).",
 )
 @mca_options
 @label_options
-@click.option("--method", metavar="NAME", show_default="mofo", help="Begin with run pretrain-NAME.")
+@click.option(
+    "--method", metavar="NAME", show_default="mofo", help="Start from the run pretrain-NAME."
+)
 @click.option(
     "--from",
     "source",
     metavar="RUN|WEIGHTS|none",
-    help="Begin with another run, a file of weights (.safetensors, .pth, Hugging Face folder), or "
-    "random weights (none).",
+    help="Start from another run, from a file of weights (.safetensors, .pth or Hugging Face "
+    "folder), or from random weights (none).",
 )
 @user_errors
 def main(head: str | None, method: str | None, source: str | None, **options: Any) -> None:
@@ -73,7 +79,9 @@ def main(head: str | None, method: str | None, source: str | None, **options: An
     common = read_common("finetune", **options)
     if source and method:
         raise InputError(
-            f"--from {source} and --method {method} both name what to begin with; give one"
+            "option-conflict",
+            f"--from {source} and --method {method} both name the weights to start from; give one "
+            "of them",
         )
     source = source or (method and f"pretrain-{method}")
     if earlier := common.earlier:
@@ -83,10 +91,10 @@ def main(head: str | None, method: str | None, source: str | None, **options: An
 
 
 def finetune(common: Common, head: str | None, source: str) -> RunFolder:
-    """Run one finetuning to its end, or to where it is told to stop; returns its folder.
+    """Run a finetuning to its end, or until a stop is requested; returns its run folder.
 
     Args:
-        source: name of a pretraining run, path of weights, or "none".
+        source: name of a pretraining run, path of weights, or "none" for random weights.
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
@@ -107,7 +115,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     held_out = read_held_out(layout, config, num_classes)
     if held_out is None:
         refuse_validation(common.settings)
-    # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    # These imports take seconds. They come after the checks, so that mistakes are reported at once.
     import torch
     from torch.nn import functional as F
 
@@ -144,14 +152,13 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         class_names={kind: getattr(classes, kind) for kind in num_classes},
         evaluate=to_table(evaluate_config(tables)),
     )
-    refuse_lone_clips(config, setup.plan.micro_size)
+    refuse_single_clips(config, setup.plan.micro_size)
     processes = setup.processes
     if label_line is not None:
         processes.say(f"  {label_line}")
     if held_out is None:
         processes.say(
-            "  no labelled clip of split val: the last weights count, not the best, and nothing "
-            "stops early"
+            "Split val has no labelled clip, so that the last weights are used, and not the best."
         )
     if common.dry_run:
         return folder
@@ -210,7 +217,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             return folder
 
         # -------------------------------------------------------------------------------------
-        # Weights that leave
+        # Export weights
         # -------------------------------------------------------------------------------------
         final = whole_model(training.engine, build_classifier(config, num_classes))
         if processes.is_first:
@@ -218,9 +225,9 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
             folder.finish({**progress, "step": training.step})
             if held_out is not None:
                 top1, epoch = progress["best_top1"], progress["best_epoch"]
-                print(f"best val top-1 {top1:.1f} % in epoch {epoch}")
+                print(f"The best val top-1 is {top1:.1f} %, in epoch {epoch}.")
             epochs = counted(training.step // setup.epoch_steps, "epoch")
-            print(f"finetuned on {counted(len(table), 'clip')}, {epochs}: {folder.path}")
+            print(f"Finetuning ended after {epochs}. The weights are in {folder.path}.")
         processes.wait()
     return folder
 

@@ -1,8 +1,9 @@
-"""Whether so many GPUs can be used, asked before several processes are started: `make NUM_GPUS=8`.
+"""Check that COUNT GPUs can be used, before `make NUM_GPUS=COUNT` starts several processes.
 
     python -m train.gpus 8
 
-Prints nothing and exits 0 where they can; otherwise says why not, once, and exits 1.
+Prints nothing and exits with status 0 if they can be used. Otherwise it prints the reason once and
+exits with status 1.
 """
 
 from __future__ import annotations

@@ -3,17 +3,17 @@
     python -m train.pretrain --dataset toy --out out --method mofo
     torchrun --nproc-per-node 8 -m train.pretrain --dataset ssv2 --method mofo
 
-Reads OUT/<dataset>/frames and what the mask looks at (boxes or flows), writes
-OUT/<dataset>/runs/pretrain-<method>/: options.json, log.jsonl, snapshots/ (pictures of what it
-predicts as it learns), checkpoints/, weights.safetensors, finished. Killed at any point it goes on
-from its last checkpoint at the exact sample. The toy recipe takes minutes on two CPU cores; ViT-B
-on Something-Something V2 for 800 epochs is estimated at 19 hours of one H200, which was not
-measured (benchmarks/README.md).
+The command reads OUT/<dataset>/frames and the boxes or flows that the mask uses. It writes the
+folder OUT/<dataset>/runs/pretrain-<method>/ with options.json, log.jsonl, snapshots/ (pictures of
+the predictions during training), checkpoints/, weights.safetensors and finished. If it is killed,
+the same command continues from the last checkpoint at the exact sample. The toy recipe takes
+minutes on two CPU cores. ViT-B on Something-Something V2 for 800 epochs is estimated at 19 hours on
+one H200; this was not measured (benchmarks/README.md).
 
-The loss is the mean squared error of normalised pixels; predicting every patch's mean colour would
-score about 1.0, and that figure is printed beside it. 0.9 after some epochs means that it learns.
-Of trajectories (--method mme) the figure beside it is that of predicting that nothing moves and
-that histograms are even (train/objectives/trajectories.py).
+The loss is the mean squared error of normalised pixels. The loss of predicting each patch's mean
+colour is about 1.0 and is printed beside it. A loss of 0.9 after some epochs means that the model
+learns. For trajectories (--method mme) the loss beside it is the loss of predicting that nothing
+moves and that all bins of a histogram are equal (train/objectives/trajectories.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import click
 
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
-from shared.wording import counted
 from train.clips.table import read_clip_table
 from train.options.recipe import pretrain_config
 from train.running.command import Common, read_common, training_options
@@ -36,13 +35,17 @@ from train.running.run_folder import RunFolder
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
 @training_options
 @click.option(
-    "--method", metavar="NAME", show_default="mofo", help="A [pretrain.NAME] of the recipe."
+    "--method",
+    metavar="NAME",
+    show_default="mofo",
+    help="Pretraining method: a table [pretrain.NAME] of the recipe.",
 )
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
     metavar="WEIGHTS",
-    help="Begin with weights, not at random (.safetensors, .pth, Hugging Face folder).",
+    help="Start from these weights (.safetensors, .pth or Hugging Face folder) instead of random "
+    "weights.",
 )
 @user_errors
 def main(method: str | None, init: Path | None, **options: Any) -> None:
@@ -56,7 +59,7 @@ def main(method: str | None, init: Path | None, **options: Any) -> None:
 
 
 def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder:
-    """Run one pretraining to its end, or to where it is told to stop; returns its folder."""
+    """Run a pretraining to its end, or until a stop is requested; returns its run folder."""
     # -----------------------------------------------------------------------------------------
     # Resolve
     # -----------------------------------------------------------------------------------------
@@ -65,12 +68,12 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     config = pretrain_config(tables, method, common.training_changes())
     loader = common.loader(tables)
     if init is not None and not init.exists():
-        raise InputError(f"--init {init}: no such file or folder")
+        raise InputError("missing-file", f"--init {init}: there is no such file or folder")
     folder = RunFolder(layout.runs / (common.run or f"pretrain-{method}"))
     table = read_clip_table(
         layout, ["train"], config.needs_boxes, config.needed_motion, config.box_source
     )
-    # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    # These imports take seconds. They come after the checks, so that mistakes are reported at once.
     import torch
 
     from train.network.autoencoder import MaskedAutoencoder
@@ -130,7 +133,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         with Training(setup, model, dataset, stop) as training:
             while training.has_steps_left:
                 for _, batch in training.micro_batches():
-                    num_masked = int(batch["mask"][0].sum())  # still on the CPU: nothing waits
+                    num_masked = int(batch["mask"][0].sum())  # on the CPU: no wait
                     batch = to_device(batch, processes.device)
                     target, weight = config.target.of_batch(batch, num_masked, config.cut)
                     predicted = training.engine(batch["clips"], batch["mask"], num_masked)
@@ -152,7 +155,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             return folder
 
         # -------------------------------------------------------------------------------------
-        # Weights that leave
+        # Export weights
         # -------------------------------------------------------------------------------------
         final = whole_model(training.engine, MaskedAutoencoder(config.model))
         if processes.is_first:
@@ -163,10 +166,12 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
             }
             if mean is not None:
                 summary |= {"loss": mean[0], "mean_predictor_loss": mean[1]}
-                print(f"pretraining loss {mean[0]:.3f} (predicting {words.zeros}: {mean[1]:.3f})")
+                print(
+                    f"The pretraining loss is {mean[0]:.3f}; predicting {words.zeros} has the loss "
+                    f"{mean[1]:.3f}."
+                )
             folder.finish(summary)
-            learned = f"{counted(len(table), 'clip')}, {counted(config.epochs, 'epoch')}"
-            print(f"pretrained on {learned}: {folder.weights}")
+            print(f"The pretrained weights are in {folder.weights}.")
         processes.wait()
     return folder
 

@@ -24,7 +24,7 @@ class Spill:
     def __init__(self, folder: Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         # Unbuffered, so that a full disk is an error of the write that meets it.
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (until `close`)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
         self._end = 0
 
     def append(self, data: np.ndarray) -> Extent:

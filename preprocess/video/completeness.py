@@ -242,10 +242,11 @@ class Completeness:
     def _announced_frames(self) -> int:
         """The number of frames by the header, 0 where it has none.
 
-        FFmpeg drops groups of pictures that the edit list of an MP4 hides whole from its index.
+        FFmpeg drops groups of pictures that the edit list of an MP4 hides whole from its index. The
+        index is trusted where the duration, which must agree with it, can be read.
         """
         num_frames = self._stream.frames
-        if num_frames and self._traits.has_edit_lists:
+        if num_frames and self._traits.has_edit_lists and self.duration is not None:
             return len(self._stream.index_entries) or num_frames
         return num_frames
 

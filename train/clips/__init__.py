@@ -1,1 +1,1 @@
-"""Stored clips: which there are, what is read of them, in which order, and the rules for views."""
+"""Stored clips: the table of clips, the reader, the order of clips, and the rules for views."""

@@ -1,7 +1,7 @@
-"""Colours and erasing in finetuning, the same for all frames of a clip.
+"""Augmentation of colours and random erasing, the same for all frames of a clip.
 
-RandAugment's rotations, shears and shifts are left out: motion boxes would have to follow, and timm
-does not tell which of them it has drawn.
+The rotations, shears and shifts of RandAugment are not used: they would move the motion boxes, and
+timm does not return which operations it drew.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ COLOUR_OPERATIONS = [
 
 
 class ColourAugment:
-    """RandAugment's colour operations (Cubuk et al. 2020; "inc1" set of timm) on a whole clip.
+    """Colour operations of RandAugment (Cubuk et al. 2020; timm's "inc1") for a whole clip.
 
     Args:
-        magnitude: of 10.
-        layers: operations one after another.
-        magnitude_std: normal spread of the magnitude.
+        magnitude: strength of an operation, 0 to 10.
+        layers: number of operations that are applied one after another.
+        magnitude_std: standard deviation of the magnitude.
     """
 
     def __init__(self, magnitude: int, layers: int, magnitude_std: float) -> None:
@@ -38,10 +38,10 @@ class ColourAugment:
         self._augment = RandAugment(operations, num_layers=layers)
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Frames uint8 [T, H, W, 3] -> the same shape.
+        """Augment frames uint8 [T, H, W, 3]; the result has the same shape.
 
-        The frames are stacked into one tall picture, so that operations which look at a histogram
-        treat all alike and the clip does not flicker.
+        The frames are stacked into one tall picture, so that operations that use a histogram change
+        all frames in the same way, and the clip does not flicker.
         """
         with seeded_globals(rng):
             tall = self._augment(Image.fromarray(frames.reshape(-1, *frames.shape[2:])))
@@ -49,9 +49,13 @@ class ColourAugment:
 
 
 def erase(frames: np.ndarray, probability: float, rng: np.random.Generator) -> None:
-    """Random erasing (Zhong et al. 2020): one rectangle of all frames becomes noise, in place.
+    """Random erasing (Zhong et al. 2020): fill the same rectangle of all frames with noise, in
+    place.
 
-    frames uint8 [T, H, W, 3]; with `probability`, an area of 2% to a third of the picture.
+    Args:
+        frames: uint8 [T, H, W, 3].
+        probability: of erasing. The rectangle covers 2% to a third of the picture.
+        rng: draws the rectangle and the noise.
     """
     if rng.random() >= probability:
         return
@@ -64,7 +68,7 @@ def erase(frames: np.ndarray, probability: float, rng: np.random.Generator) -> N
 
 @contextlib.contextmanager
 def seeded_globals(rng: np.random.Generator) -> Iterator[None]:
-    """Libraries that draw from global generators draw from `rng` inside, and leave no trace."""
+    """Seed the global random generators from `rng` inside, and restore their states at the end."""
     seed = int(rng.integers(2**32))
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

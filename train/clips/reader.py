@@ -1,4 +1,4 @@
-"""Reads frames, motion boxes, motion maps and tracks of single clips, with few files open."""
+"""Reads frames, motion boxes, motion maps and tracks of single clips, with few open files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.tracks import NUM_BINS, Tracks, read_tracks
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
 
-# OpenCV writes RGB by itself at full size only.
+# OpenCV can decode to RGB only at full size.
 _READ_FLAGS = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -26,13 +26,13 @@ _READ_FLAGS = {
 
 
 class ClipReader:
-    """One worker's way into the shards.
+    """Reads clips from the shards, in one worker.
 
     Args:
-        table: of the clips.
-        max_open: shards kept open at a time; the one unused for longest is closed first.
-        cache_bytes: decoded whole clips to keep in memory, so that a small dataset is decoded
-            once. Of clips that do not fit any more, the frames asked for are decoded each time.
+        table: the clips.
+        max_open: number of shards that stay open; the least recently used one is closed first.
+        cache_bytes: memory for whole decoded clips, so that a small dataset is decoded only once.
+            For clips that do not fit, the requested frames are decoded each time.
     """
 
     def __init__(self, table: ClipTable, max_open: int, cache_bytes: int = 0) -> None:
@@ -49,11 +49,11 @@ class ClipReader:
         self._cache_bytes_left = cache_bytes
 
     def frames(self, index: int, chosen: np.ndarray, reduction: int) -> dict[int, np.ndarray]:
-        """Frames of a clip: {frame number: RGB uint8 [H, W, 3]}.
+        """Read frames of a clip: {frame number: RGB uint8 [H, W, 3]}.
 
         Args:
             index: row of the table.
-            chosen: int64 [K] frame numbers of the clip, rising, each once.
+            chosen: int64 [K] frame numbers of the clip, increasing, without repetition.
             reduction: 1, 2, 4 or 8, see `jpeg_reduction` in samples/views.py.
         """
         if reduction == 1 and (index in self._cache or self._fits(index)):
@@ -66,7 +66,7 @@ class ClipReader:
         }
 
     def _fits(self, index: int) -> bool:
-        """Whether a clip that is not in the cache may still go there."""
+        """Whether a clip that is not in the cache fits into it."""
         return self._clip_bytes(index) <= self._cache_bytes_left
 
     def _clip_bytes(self, index: int) -> int:
@@ -75,7 +75,7 @@ class ClipReader:
         return (last - first) * width * height * 3
 
     def _whole(self, index: int) -> np.ndarray:
-        """All frames of a clip, from the cache or into it."""
+        """All frames of a clip, from the cache; decoded into the cache if necessary."""
         if index not in self._cache:
             first, last = (int(row) for row in self._table.frames[index])
             jpegs = self._jpegs(index, np.arange(last - first))
@@ -91,15 +91,15 @@ class ClipReader:
         return shard.rows("/box/xyxy", first, last)[chosen]
 
     def motion(self, index: int, chosen: np.ndarray) -> np.ndarray:
-        """Motion maps float32 [K, h, w] of the chosen frames, of the whole source frame."""
+        """Motion maps float32 [K, h, w] of the chosen frames; each covers the whole frame."""
         shard, clip = self._flows_of(index)
         first, last = int(chosen.min()), int(chosen.max()) + 1
-        place = int(self._table.frames[index][0])
-        values, scale = read_maps(shard, clip, place + first, place + last)
+        start = int(self._table.frames[index][0])
+        values, scale = read_maps(shard, clip, start + first, start + last)
         return expand(values[chosen - first], scale[chosen - first])
 
     def tracks(self, index: int, firsts: np.ndarray) -> PlacedTracks:
-        """Tracks that start at frames int64 [T'] of a clip."""
+        """Read the tracks that start at frames int64 [T'] of a clip."""
         shard, clip = self._flows_of(index)
         first, last = (int(row) for row in self._table.frames[index])
         if index in self._tracks_cache:
@@ -128,20 +128,23 @@ class ClipReader:
         return num_bytes <= min(self._clip_bytes(index), self._cache_bytes_left)
 
     def _flows_of(self, index: int) -> tuple[ShardReader, int]:
-        """The flows shard of a clip, and its row there."""
+        """The flows shard of a clip, and the row of the clip in it."""
         assert self._motion is not None, "the table was read without flows"
         shard = self._motion[int(self._table.shard[index])]
         return shard, int(self._table.row[index])
 
     def _jpegs(self, index: int, chosen: np.ndarray) -> list[np.ndarray]:
-        """The bytes of the chosen frames. Neighbours in the file are read in one go."""
+        """The JPEG bytes of the chosen frames. Neighbours in the file are read together."""
         shard = self._frames[int(self._table.shard[index])]
         first, last = (int(row) for row in self._table.frames[index])
         offsets = shard.rows("/jpeg/offsets", first, last + 1)
         if np.any(np.diff(offsets) < 0):
-            raise InputError(f"{shard.path}/jpeg/offsets: offsets are out of order")
+            raise InputError(
+                "damaged-file",
+                f"{shard.path}/jpeg/offsets: the offsets decrease; run `make verify`",
+            )
         begins, ends = offsets[chosen], offsets[chosen + 1]
-        # A gap of less than a chunk costs nothing: that chunk is read and checked anyway.
+        # Reading a gap of less than a chunk costs nothing: HDF5 reads the chunk anyway.
         breaks = np.flatnonzero(begins[1:] - ends[:-1] > CHUNK_BYTES) + 1
         jpegs: list[np.ndarray] = []
         for group in np.split(np.arange(len(chosen)), breaks):
@@ -152,7 +155,7 @@ class ClipReader:
 
 
 class OpenShards:
-    """Open shards by number, at most `most` at a time."""
+    """Opens shards by number and keeps at most `most` of them open."""
 
     def __init__(self, folder: Path, names: tuple[str, ...], kind: str, most: int) -> None:
         self._folder = folder
@@ -172,10 +175,11 @@ class OpenShards:
 
 
 def decode_jpeg(jpeg: np.ndarray, reduction: int) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of JPEG bytes, shrunk by `reduction` (sizes round up)."""
+    """Decode JPEG bytes to RGB uint8 [H, W, 3], reduced by the factor `reduction` (rounded up)."""
     frame = cv2.imdecode(jpeg, _READ_FLAGS[reduction])
     if frame is None:
         raise InputError(
-            "a frame is not a readable JPEG; `make verify` of this dataset lists damaged shards"
+            "damaged-file",
+            "a frame is not a readable JPEG; `make verify` lists damaged shards",
         )
     return frame if reduction == 1 else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)

@@ -1,4 +1,4 @@
-"""Which clips make up which batch: a function of seed and step, whoever computes it."""
+"""Which clips are in which batch: a function of seed and step, the same in every process."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from shared.randomness import counter_generator
 def epoch_order(shard: np.ndarray, seed: int, epoch: int, window_shards: int) -> np.ndarray:
     """A random order of all clips that reads few shards at a time.
 
-    Shards are put into random order and taken in windows of `window_shards`; the clips of a window
-    are shuffled together. A clip's neighbours in a batch thus come from the window's shards only,
-    newly drawn each epoch; a window of all shards is a uniform shuffle.
+    The shards are shuffled and divided into windows of `window_shards` shards. The clips of a
+    window are shuffled together, so that the clips of a batch come from few shards. Each epoch
+    draws other windows. One window of all shards is a uniform shuffle.
 
     Args:
-        shard: int [n] shard number of each clip.
+        shard: int [n], the number of the shard of each clip.
 
     Returns:
         int64 [n], a permutation.
     """
     numbers = np.unique(shard)
     order = counter_generator(seed, epoch, "shards").permutation(numbers)
-    place = np.empty(int(numbers.max()) + 1, dtype=np.int64)
-    place[order] = np.arange(len(order)) // window_shards
-    windows = place[shard]
+    window_of_shard = np.empty(int(numbers.max()) + 1, dtype=np.int64)
+    window_of_shard[order] = np.arange(len(order)) // window_shards
+    windows = window_of_shard[shard]
     ties = counter_generator(seed, epoch, "clips").random(len(shard))
     return np.lexsort((ties, windows))
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one optimiser step's clips are shared out.
+    """How the clips of an optimiser step are divided over processes and micro-batches.
 
-    A step takes `batch_size` clips. They are cut into `accumulation * world_size` equal parts of
-    `micro_size` clips; in turn each process runs one part forward and backward. So the clips of a
-    step do not depend on how many processes share the work.
+    A step has `batch_size` clips in `accumulation * world_size` micro-batches of `micro_size`
+    clips. Each process computes `accumulation` of them, one after another. The clips of a step do
+    not depend on the number of processes.
     """
 
     batch_size: int
@@ -53,34 +53,35 @@ class BatchPlan:
 
     @classmethod
     def fit(cls, batch_size: int, world_size: int, most_per_process: int) -> BatchPlan:
-        """The fewest accumulation steps such that no process holds over `most_per_process` clips.
+        """The plan with the fewest micro-batches of at most `most_per_process` clips.
 
         Raises:
-            InputError: the batch cannot be shared evenly.
+            InputError: the batch cannot be divided evenly.
         """
         if batch_size % world_size:
             raise InputError(
-                f"batch size {batch_size} cannot be shared by {world_size} processes; give a "
-                f"multiple of {world_size}"
+                "out-of-range",
+                f"the batch size {batch_size} cannot be divided over {world_size} processes; give "
+                f"a multiple of {world_size}",
             )
         share = batch_size // world_size
         divisors = (n for n in range(1, share + 1) if share % n == 0)
-        parts = next(n for n in divisors if share // n <= most_per_process)
-        return cls(batch_size, world_size, parts)
+        accumulation = next(n for n in divisors if share // n <= most_per_process)
+        return cls(batch_size, world_size, accumulation)
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """For a DataLoader: the (epoch, clip) keys of one process, a list per micro-batch.
+    """A sampler for a DataLoader: the (epoch, clip) keys of one process, a list per micro-batch.
+
+    If n is not a multiple of the batch size, the remaining clips are left out of the epoch. Each
+    epoch leaves out other clips.
 
     Args:
-        shard: int [n] shard number of each clip.
-        plan: of the batches.
-        rank: of this process.
-        first_step, last_step: optimiser steps first:last; a resumed run begins in the middle.
+        shard: int [n], the number of the shard of each clip.
+        plan: how batches are divided.
+        rank: rank of this process.
+        first_step, last_step: optimiser steps first:last; a resumed run starts in the middle.
         seed, window_shards: see `epoch_order`.
-
-    The clips left over when n is no multiple of the batch size are left out of that epoch, others
-    in each.
     """
 
     def __init__(
@@ -105,27 +106,28 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         return len(self._steps) * self._plan.accumulation
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        plan, order, of_epoch = self._plan, np.empty(0, np.int64), -1
+        plan, order, order_epoch = self._plan, np.empty(0, np.int64), -1
         for step in self._steps:
-            epoch, place = divmod(step, self.steps_per_epoch)
-            if epoch != of_epoch:
+            epoch, number = divmod(step, self.steps_per_epoch)
+            if epoch != order_epoch:
                 order = epoch_order(self._shard, self._seed, epoch, self._window_shards)
-                of_epoch = epoch
-            batch = order[place * plan.batch_size : (place + 1) * plan.batch_size]
-            parts = batch.reshape(plan.accumulation, plan.world_size, plan.micro_size)
-            for part in parts[:, self._rank]:
-                yield [(epoch, int(index)) for index in part]
+                order_epoch = epoch
+            batch = order[number * plan.batch_size : (number + 1) * plan.batch_size]
+            micro_batches = batch.reshape(plan.accumulation, plan.world_size, plan.micro_size)
+            for micro_batch in micro_batches[:, self._rank]:
+                yield [(epoch, int(index)) for index in micro_batch]
 
 
 def steps_per_epoch(num_clips: int, batch_size: int) -> int:
-    """Whole batches in an epoch.
+    """The number of whole batches in an epoch.
 
     Raises:
-        InputError: fewer clips than a batch.
+        InputError: there are fewer clips than a batch has.
     """
     if num_clips < batch_size:
         raise InputError(
+            "too-few-clips",
             f"{num_clips} clips are fewer than a batch of {batch_size}; give --batch-size "
-            f"{num_clips} or less"
+            f"{num_clips} or less",
         )
     return num_clips // batch_size

@@ -1,4 +1,4 @@
-"""What the report says of a dataset, read from its manifest and its shards."""
+"""Statistics and single clips of a dataset for the report, from its manifest and its shards."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from shared.motion_maps import expand, read_maps
 from shared.shard_index import read_index
 from shared.shards import ShardReader
 
-COVERAGE_CELLS = 32  # along each side of the map of where motion is
+COVERAGE_CELLS = 32  # cells along each side of the map of motion
 
 
 @dataclass(frozen=True)
 class BoxTable:
-    """One row a clip of the boxes shards; N clips, in the order of the shards.
+    """One row per clip of the boxes shards; N clips in the order of the shards.
 
     Attributes:
         clip_id: texts [N].
-        shard, row: file name [N], int64[N]: where the clip lies, in every kind of shard.
-        num_frames: int64[N].
+        shard, row: file name [N] and int64[N]: the position of the clip in every kind of shard.
+        num_frames: int64[N], frames of the clip.
         clip_share: float64[N], area of the clip's box as a share of the frame; NaN without motion.
         still_share: float64[N], share of the clip's frames without a motion box.
         score: float64[N], mean share of motion energy inside the box over frames that have one.
-        jump: float64[N], mean way of the box centre from frame to frame, in frame diagonals.
+        jump: float64[N], mean movement of the box centre per frame, in frame diagonals.
         num_inside: int64[N], positions of the 14x14 grid inside the clip's box.
         frame_shares: float32[F'], area of every frame's box as a share of its frame.
-        frame_centres: float32[F', 2], x and y of its middle as shares of width and height.
-        coverage: float64[32, 32], share of the frames with a box whose box covers this part.
+        frame_centres: float32[F', 2], x and y of its centre as shares of width and height.
+        coverage: float64[32, 32], share of the boxes that cover this cell of the frame.
     """
 
     clip_id: list[str]
@@ -58,15 +58,15 @@ class BoxTable:
 
 @dataclass(frozen=True)
 class ClipData:
-    """One clip as stored. T frames of the clip; which ones were asked for is up to the caller.
+    """One stored clip of T frames, with the data of n of its frames.
 
     Attributes:
-        clip_id: text.
+        clip_id: id of the clip.
         frames: list of uint8[H, W, 3], RGB.
         maps: list of float32[h, w], motion maps; empty where the dataset has none.
-        boxes: float32[n, 4], x1 y1 x2 y2 in pixels of the source; NaN where nothing moves.
-        contours: what each of the boxes was put around: lists of int16[k, 2], x y in source pixels.
-        all_boxes: float32[T, 4], of every frame of the clip.
+        boxes: float32[n, 4], x1 y1 x2 y2 in source pixels; NaN if nothing moves.
+        contours: the contours inside each box: lists of int16[k, 2], x y in source pixels.
+        all_boxes: float32[T, 4], boxes of all frames of the clip.
         size: (width, height) of the source in pixels.
     """
 
@@ -97,7 +97,7 @@ def class_rows(clips: list[Clip], classes: ClassList) -> list[tuple[str, dict[st
 
 
 def read_box_table(layout: DatasetLayout) -> BoxTable | None:
-    """Measure every clip of the boxes shards; None where there are none yet.
+    """Measure every clip of the boxes shards; None if there are no boxes.
 
     Raises:
         InputError: a shard is damaged.
@@ -126,14 +126,14 @@ def read_box_table(layout: DatasetLayout) -> BoxTable | None:
 def read_clip(
     layout: DatasetLayout, table: BoxTable, number: int, wanted: np.ndarray | None = None
 ) -> ClipData:
-    """Frames, maps and boxes of one clip.
+    """Read frames, maps and boxes of one clip.
 
     Args:
         number: row of the clip in `table`.
         wanted: int64[n], frames of the clip in order; None for all.
 
     Raises:
-        InputError: no frames shards, or they do not hold this clip in this place.
+        InputError: there are no frames shards, or they hold another clip at this position.
     """
     shard, row, clip_id = table.shard[number], int(table.row[number]), table.clip_id[number]
     with ShardReader(layout.boxes / shard, "boxes") as reader:
@@ -157,7 +157,7 @@ def read_clip(
 
 
 def _polygons(vertices: np.ndarray) -> list[np.ndarray]:
-    """Contour number, x, y of the vertices of a frame, int16[n, 3] -> one int16[k, 2] a contour."""
+    """Split the vertices of a frame, int16[n, 3] (contour, x, y), into contours int16[k, 2]."""
     ends = np.flatnonzero(np.diff(vertices[:, 0])) + 1
     return np.split(vertices[:, 1:], ends) if len(vertices) else []
 
@@ -167,7 +167,10 @@ def _measure(reader: ShardReader, name: str) -> dict:
     frames, sizes = reader["/clip/frames"], reader["/clip/size"].astype(np.float64)
     first, last = frames[:, 0], frames[:, 1]
     if np.any(first < 0) or np.any(last < first) or np.any(last > reader.num_frames):
-        raise InputError(f"{reader.path}/clip/frames: rows out of range; rebuild the boxes")
+        raise InputError(
+            "damaged-file",
+            f"{reader.path}/clip/frames: rows are out of range; make the boxes again",
+        )
     num_frames = last - first
     clip_of = np.repeat(np.arange(reader.num_clips), num_frames)
     frame_rows = np.concatenate([np.arange(a, b) for a, b in frames] or [np.empty(0, np.int64)])
@@ -204,7 +207,7 @@ def _measure(reader: ShardReader, name: str) -> dict:
 
 
 def _coverage(corners: np.ndarray) -> np.ndarray:
-    """How many boxes [n, 2, 2] (shares of the frame) cover each cell, by a prefix sum."""
+    """The number of boxes [n, 2, 2] (shares of the frame) that cover each cell, by a prefix sum."""
     cells = COVERAGE_CELLS
     edges = np.clip(np.round(corners * cells), 0, cells).astype(np.int64)
     change = np.zeros((cells + 1, cells + 1))
@@ -218,8 +221,9 @@ def _rows_of(reader: ShardReader, row: int, clip_id: str) -> tuple[int, int]:
     found = reader.rows("/clip/id", row, row + 1)[0].decode()
     if found != clip_id:
         raise InputError(
-            f"{reader.path} holds clip {found!r} where the boxes have {clip_id!r}; "
-            "frames, flows and boxes are not of the same manifest, rebuild them"
+            "other-clips",
+            f"{reader.path} holds clip {found!r} and the boxes hold {clip_id!r} at the same "
+            "position; they were made from different manifests, make them again",
         )
     return reader.pair("/clip/frames", row)
 
@@ -236,5 +240,8 @@ def _decode(layout: DatasetLayout, file: np.ndarray, clip_id: str) -> np.ndarray
     image = cv2.imdecode(file, cv2.IMREAD_COLOR)
     if image is None:
         checked = layout.make("verify")
-        raise InputError(f"a frame of clip {clip_id!r} is no JPEG; `{checked}` lists damage")
+        raise InputError(
+            "damaged-file",
+            f"a frame of clip {clip_id!r} is not a JPEG; `{checked}` lists damaged shards",
+        )
     return image[..., ::-1]

@@ -1,4 +1,4 @@
-"""Which clips of a dataset can be trained on, and where in the shards each lies."""
+"""The table of the clips of a split, with the position of each clip in the shards."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from shared.shards import ShardReader
 from shared.tracks import USUAL_LENGTH, USUAL_POINTS
 
 NO_LABEL = -1
-DEFAULT_BOXES = "default"  # the boxes that lie in boxes/; others are in boxes-<name>/
-FLOW = "flow"  # the motion source that lies in flows/; another one is in flows-<name>/
+DEFAULT_BOXES = "default"  # the boxes in the folder boxes/; others are in boxes-<name>/
+FLOW = "flow"  # the flow source in the folder flows/; others are in flows-<name>/
 
 
 @dataclass(frozen=True)
 class MotionNeeds:
-    """What of the flows shards is needed.
+    """The data that is needed from the flows shards.
 
     Attributes:
-        source: whose; "flow" for flows/, another name for flows-<name>/.
-        track_length: steps that tracks must have; 0 where no tracks are needed.
-        track_points: along the short side of a frame, from which tracks must start.
+        source: the flow source: "flow" for flows/, another name for flows-<name>/.
+        track_length: number of steps that tracks must have; 0 if no tracks are needed.
+        track_points: number of points along the short side of a frame that tracks must start from.
         hog: whether tracks must have HOG.
-        stabilised: whether they must be free of the camera's motion, or must have it; None: no
-            matter.
+        stabilised: whether camera motion must be removed (True) or kept (False); None accepts both.
     """
 
     source: str = FLOW
@@ -45,24 +44,24 @@ class MotionNeeds:
 
 @dataclass(frozen=True)
 class ClipTable:
-    """The clips of a split that are present in the shards; n clips, one array row each.
+    """The clips of a split that are in the shards: n clips, one row per clip in each array.
 
-    Clips that preprocessing set aside are absent from the shards, and so from here.
+    Clips that preprocessing set aside are not in the shards, and so not in the table.
 
     Attributes:
-        frames_folder: of the frames shards.
-        boxes_folder: of the boxes shards, or None where no method needs them.
-        motion_folder: of the flows shards, or None where no method needs them.
-        shard_names: file names, the same in all folders.
-        data_digest: names the very shards, for the record of a run.
-        manifest_digest: sha256 of the list of clips that they were made from.
-        ids: S64 [n] clip ids.
-        shard: int32 [n] number in shard_names.
-        row: int32 [n] of the shard's per-clip datasets.
-        frames: int64 [n, 2] rows first:last of the shard's per-frame datasets.
-        source_size, stored_size: int32 [n, 2] width, height of the source (in which boxes are)
-            and of the stored frames, pixels.
-        labels: by kind of label ("label", "verb", "noun") int64 [n]; -1 where there is none.
+        frames_folder: folder of the frames shards.
+        boxes_folder: folder of the boxes shards; None if no boxes are needed.
+        motion_folder: folder of the flows shards; None if no motion is needed.
+        shard_names: file names of the shards, the same in all folders.
+        data_digest: identifies the content of the shards, for the record of a run.
+        manifest_digest: sha256 of the manifest that the shards were made from.
+        ids: S64 [n], ids of the clips.
+        shard: int32 [n], position of the shard in shard_names.
+        row: int32 [n], row in the per-clip datasets of the shard.
+        frames: int64 [n, 2], rows first:last in the per-frame datasets of the shard.
+        source_size, stored_size: int32 [n, 2], width and height in pixels of the source (boxes are
+            in source pixels) and of the stored frames.
+        labels: for each kind of label ("label", "verb", "noun") int64 [n]; -1 without a label.
     """
 
     frames_folder: Path
@@ -86,7 +85,7 @@ class ClipTable:
         return self.ids[index].decode()
 
     def take(self, chosen: np.ndarray) -> ClipTable:
-        """The same table with only the clips of an index array or bool [n]."""
+        """The table with only the chosen clips; `chosen` is an index array or bool [n]."""
         labels = {kind: values[chosen] for kind, values in self.labels.items()}
         rows = {
             name: getattr(self, name)[chosen]
@@ -105,31 +104,33 @@ def read_clip_table(
     """Find the clips of `splits` in the shards of a dataset.
 
     Args:
-        boxes: whether motion boxes are needed; they are then checked to fit the frames.
-        motion: what of the flows shards is needed, and then checked likewise; None for nothing.
-        box_source: which boxes; "default" for boxes/, another name for boxes-<name>/.
+        boxes: whether motion boxes are needed. They must hold the same clips as the frames.
+        motion: the data that is needed from the flows shards; None for none. They must hold the
+            same clips as the frames.
+        box_source: the boxes: "default" for boxes/, another name for boxes-<name>/.
 
     Raises:
-        InputError: no shards, shards of another manifest, shards that do not hold the same clips
-            as the frames or not the tracks that are needed, or no clip of these splits.
+        InputError: there are no shards; they were made from another manifest; they do not hold the
+            same clips as the frames, or not the necessary tracks; or there is no clip of these
+            splits.
     """
     clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
     digest = manifest_digest(list(clips.values()))
     index = _read_index(layout.frames, "frames", layout.make("flows"), digest)
-    beside = []
+    companions: list[_Companion] = []
     if boxes:
         folder = layout.boxes if box_source == DEFAULT_BOXES else layout.boxes_of(box_source)
-        beside.append(_Beside(folder, "boxes", make_boxes(layout, folder), digest, index))
+        companions.append(_Companion(folder, "boxes", make_boxes(layout, folder), digest, index))
     if motion is not None:
         folder = layout.flows if motion.source == FLOW else layout.flows_of(motion.source)
-        beside.append(_Beside(folder, "flows", make_flows(layout, folder), digest, index))
-        _check_tracks(layout, beside[-1], motion)
-        _check_stabilised(layout, beside[-1], motion)
+        companions.append(_Companion(folder, "flows", make_flows(layout, folder), digest, index))
+        _check_tracks(layout, companions[-1], motion)
+        _check_stabilised(layout, companions[-1], motion)
     parts, found = [], []
     shards = tqdm(index.shards, "finding clips", unit="shard", leave=False, **bar_options(delay=1))
     for number, entry in enumerate(shards):
         arrays = _read_head(layout.frames, entry.name, entry.bytes, "frames")
-        for other in beside:
+        for other in companions:
             other.check_clips(number, arrays)
         rows, chosen = _rows_of_splits(arrays["/clip/id"], clips, splits, layout, entry.name)
         places = np.full(len(rows), number, np.int32), np.array(rows, dtype=np.int32)
@@ -137,8 +138,9 @@ def read_clip_table(
         found.extend(chosen)
     if not found:
         raise InputError(
-            f"{layout.manifest} has no clip of split {' or '.join(splits)} whose frames are in "
-            f"{layout.frames}; `{layout.make('report')}` shows the clips of each split"
+            "empty",
+            f"{layout.manifest} has no clip of split {' or '.join(splits)} with frames in "
+            f"{layout.frames}; `{layout.make('report')}` shows the clips of each split",
         )
     shard, row, ids, frames, source_size, stored_size = (
         np.concatenate(column) for column in zip(*parts, strict=True)
@@ -149,10 +151,10 @@ def read_clip_table(
     }
     return ClipTable(
         frames_folder=layout.frames,
-        boxes_folder=beside[0].folder if boxes else None,
-        motion_folder=None if motion is None else beside[-1].folder,
+        boxes_folder=companions[0].folder if boxes else None,
+        motion_folder=None if motion is None else companions[-1].folder,
         shard_names=tuple(entry.name for entry in index.shards),
-        data_digest="+".join(each.digest[:16] for each in (index, *(o.index for o in beside))),
+        data_digest="+".join(each.digest[:16] for each in (index, *(o.index for o in companions))),
         manifest_digest=digest,
         ids=ids,
         shard=shard,
@@ -164,13 +166,13 @@ def read_clip_table(
     )
 
 
-class _Beside:
-    """Shards that must hold the clips of the frames shards, in the same places.
+class _Companion:
+    """Boxes or flows shards, which must hold the same clips as the frames shards.
 
     Args:
-        folder, kind: which.
+        folder, kind: folder and kind of the shards.
         goal: the command that makes them, for messages.
-        digest: of the manifest.
+        digest: digest of the manifest.
         frames: index of the frames shards.
     """
 
@@ -179,41 +181,43 @@ class _Beside:
     ) -> None:
         self.folder, self.kind, self.goal = folder, kind, goal
         self.index = _read_index(folder, kind, goal, digest)
-        places = [
+        expected, found = (
             [(entry.name, entry.clips) for entry in each.shards] for each in (frames, self.index)
-        ]
-        if places[0] != places[1]:
+        )
+        if found != expected:
             raise InputError(
+                "other-clips",
                 f"{folder} ({self.index.num_clips} clips) and the frames ({frames.num_clips} "
-                f"clips) do not hold the same clips; run `{goal}` again"
+                f"clips) do not hold the same clips; run `{goal}` again",
             )
 
     def check_clips(self, number: int, frames: dict[str, np.ndarray]) -> None:
-        """Compare shard `number` with the arrays of the frames shard."""
+        """Refuse shard `number` if it does not hold the clips of the frames shard."""
         entry = self.index.shards[number]
         head = _read_head(self.folder, entry.name, entry.bytes, self.kind)
         for path in ("/clip/id", "/clip/frames"):
             if not np.array_equal(frames[path], head[path]):
                 raise InputError(
+                    "other-clips",
                     f"{self.folder / entry.name} and the frames do not hold the same clips "
-                    f"({path}); run `{self.goal}` again"
+                    f"({path}); run `{self.goal}` again",
                 )
 
 
-def _check_tracks(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) -> None:
+def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds) -> None:
     length, points, cell = (
         flows.index.config.get(f"track_{name}", 0) for name in ("length", "points", "cell")
     )
     few = points < motion.track_points
     if length < motion.track_length or few or (motion.hog and not cell):
         if not length:
-            found = "no tracks of points"
+            found = "no tracks"
         elif length < motion.track_length:
             found = f"tracks of {length} steps, and {motion.track_length} are needed"
         elif few:
             found = (
                 f"tracks from {points} points along the short side, and {motion.track_points} are "
-                "needed so that each point of a patch has its own in the smallest crop"
+                "needed so that each point of a patch has its own track in the smallest crop"
             )
         else:
             found = "tracks without HOG"
@@ -223,31 +227,37 @@ def _check_tracks(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) ->
         if motion.track_points > USUAL_POINTS:
             wanted += f" --track-points {motion.track_points}"
         made = layout.make("flows", f"{wanted} --overwrite")
-        raise InputError(f"{flows.folder} holds {found}; make them with `{made}`")
+        raise InputError("missing-data", f"{flows.folder} holds {found}; make them with `{made}`")
 
 
-def _check_stabilised(layout: DatasetLayout, flows: _Beside, motion: MotionNeeds) -> None:
+def _check_stabilised(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds) -> None:
     made = flows.index.config.get("stabilise", "off")
     if motion.stabilised not in (None, made != "off"):
         wanted = "subtract" if motion.stabilised else "off"
         command = layout.make("flows", f"--trajectories --stabilise {wanted} --overwrite")
         raise InputError(
-            f"{flows.folder} was made with --stabilise {made}, and stabilised is "
+            "missing-data",
+            f"{flows.folder} was made with --stabilise {made}, and the recipe has stabilised = "
             f"{str(motion.stabilised).lower()}; make it with `{command}`, in another OUT to keep "
-            "both"
+            "both",
         )
 
 
 def _read_index(folder: Path, kind: str, goal: str, digest: str) -> DatasetIndex:
     index = read_index(folder)
     if index is None:
-        raise InputError(f"no {kind} in {folder}; make them with `{goal}`")
+        raise InputError(
+            "not-finished", f"there are no {kind} in {folder}; make them with `{goal}`"
+        )
     if index.kind != kind:
-        raise InputError(f"{folder} holds {index.kind}, not {kind}; make them with `{goal}`")
+        raise InputError(
+            "other-kind", f"{folder} holds {index.kind}, not {kind}; make them with `{goal}`"
+        )
     if index.manifest_digest != digest:
         raise InputError(
+            "other-manifest",
             f"{folder} was made of manifest {index.manifest_digest[:12]}, and the manifest is now "
-            f"{digest[:12]}: clips were added, removed or cut anew; {rebuild_advice(folder)}"
+            f"{digest[:12]}: clips were added, removed or cut anew; {rebuild_advice(folder)}",
         )
     return index
 
@@ -256,8 +266,9 @@ def _read_head(folder: Path, name: str, num_bytes: int, kind: str) -> dict[str, 
     path = folder / name
     if path.is_file() and path.stat().st_size != num_bytes:
         raise InputError(
+            "damaged-file",
             f"{path} has {path.stat().st_size} bytes, and dataset.json says {num_bytes}; "
-            f"{make_around(folder, 'verify')} lists damaged shards"
+            f"{make_around(folder, 'verify')} lists damaged shards",
         )
     paths = ["/clip/id", "/clip/frames", "/clip/size"]
     with ShardReader(path, kind) as reader:
@@ -266,7 +277,10 @@ def _read_head(folder: Path, name: str, num_bytes: int, kind: str) -> dict[str, 
         arrays = {each: reader[each] for each in paths}
         first, last = arrays["/clip/frames"].T
         if np.any(first < 0) or np.any(last <= first) or np.any(last > reader.num_frames):
-            raise InputError(f"{path}: a clip's frames lie outside the shard's frames")
+            raise InputError(
+                "damaged-file",
+                f"{path}: the rows of a clip are outside of the shard; make the shards again",
+            )
     return arrays
 
 
@@ -282,7 +296,8 @@ def _rows_of_splits(
         clip = clips.get(clip_id.decode())
         if clip is None:
             raise InputError(
-                f"{layout.frames / shard_name}: clip {clip_id.decode()!r} is not in the manifest"
+                "other-manifest",
+                f"{layout.frames / shard_name}: clip {clip_id.decode()!r} is not in the manifest",
             )
         if clip.split in splits:
             rows.append(row)

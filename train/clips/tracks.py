@@ -1,4 +1,4 @@
-"""Stored tracks of one clip, and where on the frame they start."""
+"""Stored tracks of one clip, and the positions where they start."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class PlacedTracks:
     """Tracks that start at the first frame of each tubelet.
 
     Attributes:
-        tracks: from T' frames and G points, each in the middle of one of equal cells of the frame.
-        left_steps: int64 [T'], frames of the clip after each first frame.
-        grid: rows, columns of the points; G = rows * columns.
-        size: width, height of the frames that points were tracked on, pixels.
+        tracks: tracks from T' frames and G points. The points are the centres of equal cells.
+        left_steps: int64 [T'], number of frames of the clip after each first frame.
+        grid: rows and columns of the points; G = rows * columns.
+        size: width and height of the frames that points were tracked on, pixels.
     """
 
     tracks: Tracks

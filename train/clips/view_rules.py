@@ -1,11 +1,11 @@
-"""Which frames of a clip and which part of them the model sees: functions chosen by a recipe.
+"""Rules for sampling and cropping the frames of a clip. A recipe chooses them by name.
 
-A rule for frames is a function `(length, num_frames, places, *, options) -> int64 [num_frames]`,
-rising frame numbers of a clip of `length` frames. `places` float [num_frames] in 0..1 decides
-where: random numbers in training, one constant per view in evaluation.
+A frame rule is a function `(length, num_frames, places, *, options) -> int64 [num_frames]`. It
+returns increasing frame numbers of a clip of `length` frames. `places`, float [num_frames] in 0..1,
+decides where they lie: random numbers in training, one constant per view in evaluation.
 
 A crop is a function `(width, height, rng, *, options) -> (x1, y1, x2, y2)` in whole pixels of the
-stored frame. Keyword-only parameters are the options of a recipe's `frames` or `crop` table.
+stored frame. Keyword-only parameters are the options of a recipe's table `frames` or `crop`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Box = tuple[int, int, int, int]
 
 
 def dense(length: int, num_frames: int, places: np.ndarray, *, stride: int) -> np.ndarray:
-    """A window of frames `stride` apart, begun at places[0] of where it may begin.
+    """A window of frames at distances of `stride`; places[0] decides where the window starts.
 
-    A clip shorter than the window gives `num_frames` frames spread evenly over all of it, some
-    twice, rather than a still tail of its last frame.
+    If a clip is shorter than the window, the frames are spread evenly over the whole clip and some
+    are repeated. This avoids a still end that repeats only the last frame.
     """
     if stride < 1:
-        raise InputError(f"stride is {stride} frames; at least 1 is allowed")
+        raise InputError("out-of-range", f"stride is {stride} frames; it must be at least 1")
     span = (num_frames - 1) * stride + 1
     if length < span:
         return np.rint(np.linspace(0, length - 1, num_frames)).astype(np.int64)
@@ -51,9 +51,11 @@ FRAME_RULES: dict[str, Callable[..., np.ndarray]] = {"dense": dense, "segments":
 
 
 def view_places(kind: str, segment: int, num_segments: int, num_frames: int) -> np.ndarray:
-    """The places of one of `num_segments` views in evaluation, as VideoMAE's code has them: dense
-    windows from the clip's first to its last, segments a share of a segment apart. A single view is
-    in the middle."""
+    """The `places` of one of `num_segments` views in evaluation, as in VideoMAE's code.
+
+    Dense windows go from the first window of the clip to the last. Segment views are shifted by a
+    share of a segment. A single view is in the middle.
+    """
     if num_segments == 1:
         return np.full(num_frames, 0.5)
     return np.full(num_frames, segment / (num_segments - (kind == "dense")))
@@ -69,11 +71,11 @@ def multi_scale(
 ) -> Box:
     """A crop whose sides are a scale times the short side (Wang et al. 2016, "scale jittering").
 
-    The two sides' scales are at most one step of `scales` apart. The place is uniform, where the
-    code of TSN and VideoMAE picks one of 13 fixed places.
+    The scales of the two sides are at most one step of `scales` apart. The position is uniform; the
+    code of TSN and VideoMAE chooses one of 13 fixed positions.
     """
     if not scales or not all(0.0 < scale <= 1.0 for scale in scales):
-        raise InputError(f"scales are {scales}; shares above 0 up to 1 are allowed")
+        raise InputError("out-of-range", f"scales are {scales}; each must be above 0 and at most 1")
     across = int(rng.integers(len(scales)))
     down = int(rng.integers(max(0, across - 1), min(len(scales), across + 2)))
     short = min(width, height)
@@ -88,14 +90,18 @@ def random_resized(
     area: tuple[float, float],
     aspect: tuple[float, float],
 ) -> Box:
-    """A crop of a random share of the picture and a random aspect (Szegedy et al. 2015).
+    """A crop with a random share of the area and a random aspect ratio (Szegedy et al. 2015).
 
     Args:
-        area: least and most share of the picture's area.
-        aspect: least and most width / height.
+        area: smallest and largest share of the area of the frame.
+        aspect: smallest and largest ratio width / height.
     """
     if not (0.0 < area[0] <= area[1] <= 1.0 and 0.0 < aspect[0] <= aspect[1]):
-        raise InputError(f"area {area} and aspect {aspect}: rising pairs above 0, area up to 1")
+        raise InputError(
+            "out-of-range",
+            f"area is {area} and aspect is {aspect}; both must be increasing "
+            "pairs above 0, and area at most 1",
+        )
     for _ in range(10):
         pixels = width * height * rng.uniform(*area)
         ratio = np.exp(rng.uniform(*np.log(aspect)))
@@ -106,19 +112,19 @@ def random_resized(
 
 
 def shift(width: int, height: int, rng: np.random.Generator, *, pixels: int) -> Box:
-    """The centred square moved by up to `pixels` of the stored frame each way.
+    """The centred square, shifted by up to `pixels` of the stored frame in each direction.
 
-    What comes into view beyond the border repeats the border.
+    Outside of the frame the border is repeated.
     """
     if pixels < 0:
-        raise InputError(f"pixels is {pixels}; a number from 0 is allowed")
+        raise InputError("out-of-range", f"pixels is {pixels}; it must be at least 0")
     x1, y1, x2, y2 = centre(width, height, rng)
     dx, dy = (int(value) for value in rng.integers(-pixels, pixels + 1, size=2))
     return x1 + dx, y1 + dy, x2 + dx, y2 + dy
 
 
 def centre(width: int, height: int, rng: np.random.Generator) -> Box:
-    """The largest square in the middle."""
+    """The largest centred square."""
     return square_along(width, height, 0, 1)
 
 
@@ -131,7 +137,7 @@ CROPS: dict[str, Callable[..., Box]] = {
 
 
 def least_side(crop: Choice) -> float:
-    """The shortest that a side of a crop can be, as a share of the frame's short side."""
+    """The shortest possible side of a crop, as a share of the short side of the frame."""
     options = crop.options
     if crop.kind == "multi_scale":
         return min(options["scales"])
@@ -142,9 +148,10 @@ def least_side(crop: Choice) -> float:
 
 
 def square_along(width: int, height: int, number: int, count: int) -> Box:
-    """Square `number` of `count` of the short side's length, spread along the long side.
+    """Square `number` of `count` squares at even distances along the long side.
 
-    One is the centre; three are both ends and the centre.
+    The sides of a square are the short side of the frame. One square is the centre; three are both
+    ends and the centre.
     """
     short = min(width, height)
     share = 0.5 if count == 1 else number / (count - 1)

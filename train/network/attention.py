@@ -1,8 +1,8 @@
-"""Attention of the joint blocks: PyTorch's fused kernels, and one of its own for bfloat16 on CPUs.
+"""Attention of the joint blocks: PyTorch's fused kernels, and own code for bfloat16 on CPUs.
 
-There PyTorch's fused kernel takes twice as long as the matrix products that it is made of, which
-oneDNN multiplies in bfloat16. Scores of N x N are kept for the backward pass instead of being
-computed again: 2 * N**2 bytes a head, 5 MB at N = 1568. Activation checkpointing keeps none.
+In bfloat16 on a CPU, PyTorch's fused kernel takes twice as long as its matrix products take with
+oneDNN. The own code keeps the N x N scores for the backward pass instead of computing them again:
+2 * N**2 bytes per head, 5 MB for N = 1568. Activation checkpointing keeps none of them.
 
 Letters: B clips, H heads, N tokens, D channels of a head.
 """
@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-SCORES_AT_A_TIME = 1 << 20  # of as many heads as stay in the cache between the passes over them
+SCORES_AT_A_TIME = 1 << 20  # scores of several heads, few enough to stay in the cache
 
 
 class JointAttention(Attention):
-    """timm's multi-head attention, with `attend` inside."""
+    """timm's multi-head attention, computed by `attend`."""
 
     def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
-        """Tokens [B, N, H * D] -> the same shape. No position bias: positions are added before."""
+        """Tokens [B, N, H * D] -> the same shape. Positions were added before, so there is no
+        bias."""
         assert shared_rel_pos_bias is None and self.attn_drop.p == 0
         assert self.k_bias is not None  # zeros that are not learned
         bias = torch.cat((self.q_bias, self.k_bias, self.v_bias))
@@ -34,24 +35,24 @@ class JointAttention(Attention):
 
 
 class JointBlock(Block):
-    """A block of timm's BEiT, whose parameters it has, with `JointAttention`."""
+    """A block of timm's BEiT with `JointAttention`. The parameters are the same."""
 
     def __init__(self, width: int, num_heads: int, **options: Any) -> None:
         super().__init__(width, num_heads, **options)
-        # Not a second module: its first weights would be drawn too, and move all later ones.
+        # A second module would draw initial weights too, and so change all later ones.
         self.attn.__class__ = JointAttention
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query key^T / sqrt(D)) value, each [B, H, N, D] -> [B, H, N, D]."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        with torch.autocast("cpu", enabled=False):  # it would make scores float32
+        with torch.autocast("cpu", enabled=False):  # autocast would compute scores in float32
             return PlainAttention.apply(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
 
 
 class PlainAttention(torch.autograd.Function):
-    """The same by matrix products and softmax, a few heads at a time; any float type."""
+    """Attention by matrix products and softmax, a few heads at a time, for any float type."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -86,6 +87,6 @@ class PlainAttention(torch.autograd.Function):
 
 
 def _heads_at_a_time(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Tensors [B * H, N, D], each in as many parts of whole heads."""
+    """Split each of the tensors [B * H, N, D] into the same groups of heads."""
     count = max(1, SCORES_AT_A_TIME // tensors[0].shape[1] ** 2)
     return [tensor.split(count) for tensor in tensors]

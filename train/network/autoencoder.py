@@ -3,7 +3,7 @@
 Letters in shapes: B clips of a batch, C = 3 colour channels, T frames, H and W pixels,
 N tokens of a clip (V visible + M masked), D channels of a token, P numbers of a tubelet.
 Mask polarity everywhere: True is masked (hidden from the encoder), False is visible.
-Parameter names are VideoMAE's own, so that its checkpoints need no renaming.
+Parameter names are those of VideoMAE, so that its checkpoints need no renaming.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ __all__ = [
 def split_tubelets(clips: Tensor, config: ModelConfig) -> Tensor:
     """Cut clips [B, C, T, H, W] into tubelets [B, N, C, tubelet_size * patch_size**2].
 
-    Within a tubelet: frame, then row, then column, as Conv3d reads its kernel.
+    The order in a tubelet is frame, row, column, as in the kernel of Conv3d.
     """
     expected = (NUM_CHANNELS, config.num_frames, config.image_size, config.image_size)
     assert clips.shape[1:] == expected, f"clips {tuple(clips.shape)}, expected [B, *{expected}]"
     depth, side, grid = config.tubelet_size, config.patch_size, config.grid
-    parts = clips.reshape(-1, NUM_CHANNELS, config.time_steps, depth, grid, side, grid, side)
-    parts = parts.permute(0, 2, 4, 6, 1, 3, 5, 7)  # B, t, row, column, C, frame, y, x
-    return parts.reshape(-1, config.num_tokens, NUM_CHANNELS, depth * side * side)
+    axes = clips.reshape(-1, NUM_CHANNELS, config.time_steps, depth, grid, side, grid, side)
+    axes = axes.permute(0, 2, 4, 6, 1, 3, 5, 7)  # B, t, row, column, C, frame, y, x
+    return axes.reshape(-1, config.num_tokens, NUM_CHANNELS, depth * side * side)
 
 
 def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Tensor]:
-    """Positions of the visible and of the masked tokens, each in rising order.
+    """Positions of the visible and of the masked tokens, both in increasing order.
 
     Args:
         mask: bool [B, N], True = masked, the same number in every row.
-        num_masked: that number. Given, the device is not waited for; it is then trusted for masks
-            that are not on the CPU. None counts the first row.
+        num_masked: this number. If it is given, there is no wait for the device; it is checked only
+            for masks on the CPU. None counts the first row.
 
     Returns:
         Indices int64 [B, V] and [B, M].
@@ -98,8 +98,8 @@ class TubeletEmbedding(nn.Module):
     def forward(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:
         """Embed clips [B, C, T, H, W] -> [B, N, D], or only the tubelets visible [B, V].
 
-        A convolution whose stride is its kernel is a matrix product over tubelets. Written so,
-        the masked 90% are dropped before they cost anything.
+        A convolution with a stride equal to its kernel is a matrix product over tubelets. As such,
+        it is computed only for visible tubelets.
         """
         tubelets = split_tubelets(clips.to(self.proj.weight.dtype), self.config)
         if visible is not None:
@@ -111,9 +111,9 @@ class VideoEncoder(nn.Module):
     """A ViT over the visible tokens of a clip.
 
     Args:
-        config: shape of the model.
-        final_norm: LayerNorm after the last block. True in pretraining; False under a classifier,
-            which normalises after pooling (VideoMAE's fc_norm).
+        config: the model.
+        final_norm: whether there is a LayerNorm after the last block. True in pretraining; False in
+            a classifier, which normalises after pooling (VideoMAE's fc_norm).
     """
 
     positions: Tensor  # [1, N, D]
@@ -133,11 +133,11 @@ class VideoEncoder(nn.Module):
         self.apply(initialise)
 
     def forward(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Tokens of clips [B, C, T, H, W]: all [B, N, D], or the visible ones [B, V, D].
+        """Compute all tokens [B, N, D] of clips [B, C, T, H, W], or the visible ones [B, V, D].
 
         Args:
             clips: standardised RGB (`train.objectives.pixels.standardise`), any float type.
-            visible: int64 [B, V] positions to keep, from `split_mask`; order is kept.
+            visible: int64 [B, V], positions from `split_mask`; None for all tokens.
         """
         tokens = self.patch_embed(clips, visible)
         positions = self.positions.to(tokens.dtype)
@@ -147,7 +147,7 @@ class VideoEncoder(nn.Module):
         return self.norm(tokens)
 
     def _groups(self, visible: Tensor | None, dtype: torch.dtype) -> tuple[Any, ...]:
-        """What a block must know besides the tokens: nothing, or which of them meet."""
+        """Further inputs of a block: none, or the groups of tokens that attend to each other."""
         if self.config.attention == "joint":
             return ()
         if visible is None:
@@ -159,8 +159,8 @@ class Decoder(nn.Module):
     """A small ViT that predicts the masked tokens from the visible ones and mask tokens.
 
     Args:
-        config: of the model.
-        numbers: predicted for a token.
+        config: the model.
+        numbers: how many numbers are predicted for a token.
     """
 
     def __init__(self, config: ModelConfig, numbers: int) -> None:
@@ -176,15 +176,17 @@ class Decoder(nn.Module):
         self.apply(initialise)
 
     def forward(self, tokens: Tensor, num_predicted: int) -> Tensor:
-        """Tokens [B, V + M, D], the masked ones last -> predictions [B, P, numbers] of the last P
-        = `num_predicted`."""
+        """Tokens [B, V + M, D] with the masked tokens last -> predictions [B, P, numbers] for the
+        last P = `num_predicted` tokens."""
         tokens = _run(self.blocks, tokens, self.config.activation_checkpointing)
         return self.head(self.norm(tokens[:, tokens.shape[1] - num_predicted :]))
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder on the visible tokens, decoder on all: predicts what the mask hides, and with
-    `predict_visible` something of the visible tokens too."""
+    """An encoder of the visible tokens, and a decoder that predicts the masked tokens.
+
+    With `predict_visible` the decoder predicts the visible tokens too.
+    """
 
     decoder_positions: Tensor  # [1, N, decoder D]
 
@@ -209,16 +211,17 @@ class MaskedAutoencoder(nn.Module):
         Args:
             clips: standardised RGB, any float type.
             mask: bool [B, N], True = masked, the same number in every row.
-            num_masked: that number, so that a GPU is not waited for (see `split_mask`).
+            num_masked: this number, which avoids a wait for the GPU (see `split_mask`).
 
         Returns:
-            [B, M, output_dim] of the masked tokens in rising position order; with
-            `predict_visible` [B, V + M, output_dim], the visible ones before them, rising too.
+            [B, M, output_dim] of the masked tokens in increasing order of position. With
+            `predict_visible` [B, V + M, output_dim], with the visible tokens first, in increasing
+            order too.
         """
         visible, masked = split_mask(mask, num_masked)
         tokens = self.encoder_to_decoder(self.encoder(clips, visible))
         positions = self.decoder_positions.to(tokens.dtype)
-        # Tokens are not put back into place: the position table is taken apart like them instead.
+        # Tokens stay in the order visible, masked; the position table is put into the same order.
         seen = tokens + take_tokens(positions, visible)
         hidden = self.mask_token.to(tokens.dtype) + take_tokens(positions, masked)
         tokens = torch.cat([seen, hidden], dim=1)
@@ -232,8 +235,8 @@ class MaskedAutoencoder(nn.Module):
 def initialise(module: nn.Module) -> None:
     """Weights as in VideoMAE: Xavier-uniform linear maps, zero biases, unit norms.
 
-    The tubelet embedding and the map between encoder and decoder keep PyTorch's own start, as
-    there.
+    The tubelet embedding and the map between encoder and decoder keep PyTorch's initial weights, as
+    in VideoMAE.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

@@ -1,8 +1,8 @@
-"""torch.compile on the blocks of a model: fused norms, GELUs and sums between the matrix products.
+"""Compiles the blocks of a model with torch.compile, which fuses norms, GELUs and sums.
 
-Blocks alone, because all of an encoder have one shape: it is compiled once, in seconds, and what
-lies around them (masks, gathers) stays plain. Where compiling fails, for want of a compiler for
-example, the blocks run as they are, which is said once.
+Only the blocks are compiled. All blocks of an encoder have the same shapes, so that compiling takes
+seconds; masks and gathers around them stay as they are. If compiling fails, for example without a
+compiler, the blocks run uncompiled and a warning is printed once.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import nn
 
 
 def wants_compiling(where: str, uses_cuda: bool) -> bool:
-    """What loader.compile means here: always, never, or on a GPU."""
+    """Whether loader.compile means compiling on this device."""
     return where == "always" or (where == "gpu" and uses_cuda)
 
 
 def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile every transformer block of a model in place; names of parameters stay."""
+    """Compile every transformer block of a model in place. Parameter names do not change."""
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     stacks = [module for name, module in model.named_modules() if name.endswith("blocks")]
     blocks = [block for stack in stacks for block in stack]
-    # Blocks have rates of drop path of their own, and each is compiled for training, testing and a
-    # last, smaller batch; beyond PyTorch's limit of 8 they would silently run as they are.
+    # Each block has its own drop path rate and is compiled for training, for testing and for a
+    # smaller last batch. Beyond PyTorch's limit of 8 compilations, blocks silently run uncompiled.
     limit = max(torch._dynamo.config.recompile_limit, 8 * len(blocks))
     torch._dynamo.config.recompile_limit = limit
     eager = {block: block.forward for block in blocks}
@@ -37,11 +37,12 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
             block.forward = forward
         reason = " ".join(str(error).split("\n")[:2]).strip()
         warnings.warn(
-            f"torch.compile failed ({reason}); blocks run without it, more slowly", stacklevel=2
+            f"torch.compile failed ({reason}); the blocks run uncompiled and more slowly",
+            stacklevel=2,
         )
 
     for block, forward in eager.items():
-        # Shapes are few and stay: one per stack, and one more for a last, smaller batch.
+        # There are few shapes: one per stack, and one for a smaller last batch.
         compiled = torch.compile(forward, backend=backend, dynamic=False)
         block.forward = _with_fallback(compiled, forward, give_up)
 

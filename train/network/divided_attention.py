@@ -1,10 +1,11 @@
 """Divided space-time attention (TimeSformer, Bertasius et al. 2021, sec. 3 and fig. 2).
 
-A block attends over time, among tokens of one position, then over space, among tokens of one time
-step, then has its MLP; each part has its norm and adds to its input. Heads, biases and MLP are
-those of the joint blocks of train/network/autoencoder.py, so `norm1`, `attn`, `norm2`, `mlp` mean
-the same there. The zero-initialised map that TimeSformer's code has after its temporal attention is
-left out: it keeps weights of pictures intact, and here nothing begins with those.
+A block has attention over time between tokens of the same position, attention over space between
+tokens of the same time step, and an MLP. Each of them has its own norm and is added to its input.
+Heads, biases and MLP are those of the joint blocks, so that `norm1`, `attn`, `norm2` and `mlp` have
+the same meaning in both. TimeSformer's code has a zero-initialised map after the temporal
+attention, which preserves weights that were trained on images. It is left out here, because no run
+starts from such weights.
 
 Letters: B clips, T' time steps, P positions of the patch grid, N = T' * P tokens (t-major), V
 visible tokens, D channels.
@@ -23,7 +24,7 @@ Attend = Callable[..., Tensor]  # (tokens [B, K, D], additive mask or None) -> [
 
 
 class WholeClip:
-    """All N tokens in order: both attentions are batches of short sequences."""
+    """All N tokens in order. Both attentions are batches of short sequences."""
 
     def __init__(self, time_steps: int) -> None:
         self.time_steps = time_steps
@@ -39,16 +40,16 @@ class WholeClip:
 
 
 class VisibleTokens:
-    """Any V of the N tokens: both attentions are over all of them, with the others masked out.
+    """Any V of the N tokens. Both attentions compute all V**2 scores and mask those between groups.
 
-    So every mask can be used, also those that hide other positions at each time step, where groups
-    differ in length. That costs V**2 scores; V is a tenth to a quarter of N in pretraining, where
-    that is little beside the MLP.
+    This works for every mask, also for masks that hide different positions at each time step, where
+    groups have different lengths. V is a tenth to a quarter of N in pretraining, so that V**2
+    scores are cheap beside the MLP.
 
     Args:
-        visible: int64 [B, V] positions of the tokens.
+        visible: int64 [B, V], positions of the tokens.
         num_positions: P.
-        dtype: of the tokens.
+        dtype: type of the tokens.
     """
 
     def __init__(self, visible: Tensor, num_positions: int, dtype: torch.dtype) -> None:
@@ -63,18 +64,19 @@ class VisibleTokens:
 
 
 class DividedBlock(Block):
-    """A block of timm's BEiT with attention over time before its own, which is over space."""
+    """A block of timm's BEiT with an attention over time before its attention over space."""
 
     def __init__(self, width: int, num_heads: int, drop_path: float = 0.0, **options: Any) -> None:
         super().__init__(width, num_heads, drop_path=drop_path, **options)
         self.temporal_norm = options["norm_layer"](width)
         self.temporal_attn = Attention(width, num_heads, qkv_bias=options["qkv_bias"])
 
-    # timm's forward takes a bias of relative positions where this one takes the groups.
+    # The second parameter of timm's forward is a bias of relative positions; here it is the groups.
     def forward(  # type: ignore[override]
         self, tokens: Tensor, groups: WholeClip | VisibleTokens
     ) -> Tensor:
-        """Tokens [B, K, D] -> the same shape; groups tell which of them meet."""
+        """Tokens [B, K, D] -> the same shape; `groups` decides which tokens attend to each
+        other."""
         mixed = groups.over_time(self.temporal_attn, self.temporal_norm(tokens))
         tokens = tokens + self.drop_path1(mixed)
         mixed = groups.over_space(self.attn, self.norm1(tokens))
@@ -83,8 +85,8 @@ class DividedBlock(Block):
 
 
 def _barrier(group: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, 1, V, V] to add to scores: 0 where two tokens are of one group [B, V], else -inf."""
-    apart = group[:, None, :, None] != group[:, None, None, :]
-    return torch.zeros(apart.shape, dtype=dtype, device=group.device).masked_fill_(
-        apart, float("-inf")
+    """An additive mask [B, 1, V, V]: 0 if two tokens have the same group [B, V], else -inf."""
+    differ = group[:, None, :, None] != group[:, None, None, :]
+    return torch.zeros(differ.shape, dtype=dtype, device=group.device).masked_fill_(
+        differ, float("-inf")
     )

@@ -1,7 +1,7 @@
-"""What turns the tokens of a clip into class scores: pooling heads and the classifier.
+"""Pooling heads and the classifier, which compute class scores from the tokens of a clip.
 
 Letters in shapes: B clips, N tokens of a clip, D channels of a token, h attention heads. `inside`
-is bool [B, N], True where a token's patch lies in the motion box: inner tokens; the rest is outer.
+is bool [B, N], True for inner tokens, whose patch lies in the motion box; other tokens are outer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class MeanHead(nn.Module):
 
     Args:
         width: D.
-        eps: of the LayerNorm.
+        eps: eps of the LayerNorm.
     """
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
@@ -35,27 +35,27 @@ class MeanHead(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, tokens: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Pool tokens [B, N, D] -> [B, D]; `inside` makes no difference here."""
+        """Pool tokens [B, N, D] -> [B, D]; `inside` is not used."""
         return self.norm(tokens.mean(dim=1))
 
 
 class CrossAttentionHead(nn.Module):
     """MOFO's motion-focused finetuning head (Ahmadian et al. 2023, sec. 3.3).
 
-    Inner tokens ask, outer tokens answer: queries come from the inside of the motion box, keys and
-    values from its outside. In deeper layers the queries go on as updated, keys and values stay
-    the outer tokens. The inner tokens are then averaged and normalised.
+    Queries are the inner tokens of the motion box; keys and values are the outer tokens. Each layer
+    updates the queries; keys and values are the same in all layers. The updated inner tokens are
+    averaged and normalised.
 
-    A clip with no inner or no outer token uses all its tokens for both.
+    A clip without inner tokens, or without outer tokens, uses all its tokens for both.
 
-    Every clip of a batch has its own number of inner tokens. All tokens are sent through as
-    queries, outer ones are masked as keys, and the outer queries are left out of the mean: that
-    needs neither a loop nor a wait for the device, at the price of queries nobody reads.
+    The clips of a batch have different numbers of inner tokens. Therefore all tokens are computed
+    as queries, inner tokens are masked as keys, and outer queries are left out of the mean. This
+    needs no loop and no wait for the device, but computes queries that are not used.
 
     Args:
         width: D.
-        config: of kind mca.
-        eps: of the LayerNorms.
+        config: a configuration of kind mca.
+        eps: eps of the LayerNorms.
 
     Raises:
         InputError: head_width is split and num_heads does not divide width.
@@ -75,12 +75,13 @@ class CrossAttentionHead(nn.Module):
         """Pool tokens [B, N, D] with inside bool [B, N] -> [B, D].
 
         Raises:
-            InputError: no `inside`, that is, clips without motion boxes.
+            InputError: `inside` is None, because the clips have no motion boxes.
         """
         if inside is None:
             raise InputError(
-                "the cross-attention head (mca) needs the motion boxes of the clips; "
-                "make them (make boxes) or use the head mean"
+                "missing-data",
+                "the head mca needs the motion boxes of the clips; make them with `make boxes`, "
+                "or use the head mean",
             )
         num_inside = inside.sum(dim=1, keepdim=True)
         whole = (num_inside == 0) | (num_inside == inside.shape[1])
@@ -93,14 +94,15 @@ class CrossAttentionHead(nn.Module):
 
 
 class CrossAttentionLayer(nn.Module):
-    """Norms, cross attention, optional residual, then an MLP with a residual of its own."""
+    """Norms, cross attention with an optional residual, and an MLP with a residual."""
 
     def __init__(self, width: int, config: HeadConfig, eps: float) -> None:
         super().__init__()
         if config.head_width == "split" and width % config.num_heads:
             raise InputError(
-                f"head_width split needs a number of heads that divides the width: "
-                f"{config.num_heads} heads, width {width}"
+                "out-of-range",
+                f"head_width is split, and {config.num_heads} heads do not divide the width "
+                f"{width}; give another number of heads, or head_width model",
             )
         inner_width = width * config.num_heads if config.head_width == "model" else width
         self.num_heads = config.num_heads
@@ -108,7 +110,7 @@ class CrossAttentionLayer(nn.Module):
         self.query_norm = nn.LayerNorm(width, eps=eps)
         self.key_norm = nn.LayerNorm(width, eps=eps)
         self.query = nn.Linear(width, inner_width)
-        self.key = nn.Linear(width, inner_width, bias=False)  # softmax would cancel a bias
+        self.key = nn.Linear(width, inner_width, bias=False)  # softmax cancels a bias
         self.value = nn.Linear(width, inner_width)
         self.proj = nn.Linear(inner_width, width)
         hidden = round(width * config.mlp_ratio)
@@ -136,7 +138,7 @@ class CrossAttentionLayer(nn.Module):
 
 
 def build_head(config: HeadConfig, width: int, eps: float = 1e-6) -> MeanHead | CrossAttentionHead:
-    """The pooling head of a configuration, over tokens of `width` channels."""
+    """Build the pooling head of a configuration, for tokens of `width` channels."""
     if config.kind == "mean":
         return MeanHead(width, eps)
     return CrossAttentionHead(width, config, eps)
@@ -151,13 +153,13 @@ class VideoClassifier(nn.Module):
     """Encoder, pooling head, and one linear classifier for each kind of label.
 
     Args:
-        encoder: with final_norm=False, since the head normalises.
-        head: pools the encoder's tokens.
-        num_classes: classes by kind of label, for example {"label": 174} or
-            {"verb": 97, "noun": 300}; the scores come under the same names.
-        dropout: of the pooled vector, 0..1.
-        init_scale: factor on the initial weights of the classifiers; small, so that the first
-            scores are nearly even (VideoMAE: 0.001).
+        encoder: an encoder with final_norm=False, because the head normalises.
+        head: pools the tokens of the encoder.
+        num_classes: number of classes of each kind of label, such as {"label": 174} or
+            {"verb": 97, "noun": 300}. The scores have the same names.
+        dropout: dropout probability of the pooled vector, 0..1.
+        init_scale: factor on the initial weights of the classifiers. A small factor gives nearly
+            equal scores at the start (VideoMAE: 0.001).
     """
 
     def __init__(
@@ -170,7 +172,10 @@ class VideoClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if not num_classes or min(num_classes.values()) < 1:
-            raise InputError(f"a classifier needs at least one class a label: {dict(num_classes)}")
+            raise InputError(
+                "too-few-clips",
+                f"each kind of label needs at least one class; found: {dict(num_classes)}",
+            )
         self.encoder = encoder
         self.head = head
         self.num_classes = dict(num_classes)
@@ -183,24 +188,24 @@ class VideoClassifier(nn.Module):
             self.classifiers[name] = classifier
 
     def features(self, clips: Tensor, inside: Tensor | None = None) -> Tensor:
-        """The pooled vector of each clip [B, D]: what a linear probe and k-NN see."""
+        """The pooled vector of each clip, [B, D]: the input of a linear probe and of k-NN."""
         return self.head(self.encoder(clips), inside)
 
     def forward(self, clips: Tensor, inside: Tensor | None = None) -> dict[str, Tensor]:
-        """Scores before the softmax, by kind of label: [B, number of classes] each.
+        """Scores before the softmax, [B, number of classes] for each kind of label.
 
         Args:
             clips: standardised RGB [B, C, T, H, W], any float type.
-            inside: bool [B, N], needed where `head.config.needs_boxes`.
+            inside: bool [B, N]; needed if `head.config.needs_boxes`.
         """
         pooled = self.dropout(self.features(clips, inside))
         return {name: classifier(pooled) for name, classifier in self.classifiers.items()}
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Parameters of each direct part of a model, and their `total`.
+    """The number of parameters of each direct submodule of a model, and their `total`.
 
-    A parameter of the model itself counts as a part.
+    A parameter of the model itself has an entry of its own.
     """
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():

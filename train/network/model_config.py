@@ -1,4 +1,4 @@
-"""The configuration of a video transformer: named sizes, checks, and what follows from it."""
+"""The configuration of a video transformer: named sizes, checks, and derived numbers."""
 
 from __future__ import annotations
 
@@ -27,52 +27,56 @@ _COUNTS = (
 
 @dataclass(frozen=True)
 class ModelConfig(PlainValues):
-    """Everything that fixes the shape of a model and what it computes. Default: VideoMAE ViT-B."""
+    """The options that define a model and its computation. The defaults are VideoMAE's ViT-B."""
 
     what = "model"
 
     image_size: int = 224
-    """Height and width of a clip, pixels; a multiple of patch_size."""
+    """Height and width of a clip in pixels; a multiple of patch_size."""
     num_frames: int = 16
-    """Frames of a clip; a multiple of tubelet_size."""
+    """Number of frames of a clip; a multiple of tubelet_size."""
     patch_size: int = 16
-    """Height and width of a patch, pixels."""
+    """Height and width of a patch in pixels."""
     tubelet_size: int = 2
-    """Frames of a tubelet: 2 as VideoMAE (1,568 tokens), 8 as MOFO's text (392 tokens)."""
+    """Frames of a tubelet: 2 in VideoMAE (1,568 tokens), 8 in MOFO's text (392 tokens)."""
     width: int = 768
-    """Channels of an encoder token; even, a multiple of num_heads."""
+    """Channels of an encoder token; an even multiple of num_heads."""
     depth: int = 12
-    """Encoder blocks."""
+    """Number of encoder blocks."""
     num_heads: int = 12
-    """Attention heads of an encoder block."""
+    """Number of attention heads in an encoder block."""
     mlp_ratio: float = 4.0
-    """Hidden width of an encoder block's MLP, as a multiple of width (rounded)."""
+    """Hidden width of the MLP of an encoder block, as a multiple of width (rounded)."""
     drop_path: float = 0.0
-    """Stochastic depth of the last encoder block, 0..1; falls linearly to 0 at the first."""
+    """Stochastic depth of the last encoder block, 0..1; it falls linearly to 0 at the first
+    block."""
     attention: str = "joint"
-    """Of the encoder: joint over all tokens, or divided into time and space (TimeSformer)."""
+    """Attention of the encoder: joint over all tokens, or divided into time and space
+    (TimeSformer)."""
     decoder_width: int = 384
-    """Channels of a decoder token; even, a multiple of decoder_heads."""
+    """Channels of a decoder token; an even multiple of decoder_heads."""
     decoder_depth: int = 4
-    """Decoder blocks."""
+    """Number of decoder blocks."""
     decoder_heads: int = 6
-    """Attention heads of a decoder block."""
+    """Number of attention heads in a decoder block."""
     decoder_mlp_ratio: float = 4.0
-    """Hidden width of a decoder block's MLP, as a multiple of decoder_width (rounded)."""
+    """Hidden width of the MLP of a decoder block, as a multiple of decoder_width (rounded)."""
     prediction_dim: int | None = None
-    """Numbers predicted for a masked token; None is the tubelet's pixels (patch_dim)."""
+    """How many numbers are predicted for a masked token. None: the pixels of a tubelet
+    (patch_dim)."""
     second_prediction_dim: int | None = None
-    """Of these the last ones come from a second decoder of the same size; None: there is one."""
+    """How many of these numbers a second decoder of the same size predicts, the last ones. None:
+    there is one decoder."""
     predict_visible: bool = False
-    """Whether the decoder predicts the visible tokens too, before the masked ones."""
+    """Whether the decoder predicts the visible tokens too, before the masked tokens."""
     positions: str = "sincos-1d"
-    """Fixed position table: sincos-1d (VideoMAE) or sincos-3d (time, row, column apart)."""
+    """Fixed position table: sincos-1d (VideoMAE) or sincos-3d (separate time, row and column)."""
     layer_norm_eps: float = 1e-6
-    """Added to the variance in the blocks and the encoder's norm (Hugging Face: 1e-12)."""
+    """Added to the variance in the norms of the blocks and of the encoder (Hugging Face: 1e-12)."""
     head_norm_eps: float = 1e-6
-    """The same in the decoder's last norm and the classifier's (Hugging Face: 1e-5)."""
+    """Added to the variance in the last norms of decoder and classifier (Hugging Face: 1e-5)."""
     activation_checkpointing: bool = False
-    """Recompute each block in the backward pass: less memory for one more forward pass."""
+    """Whether the backward pass computes each block again: less memory, one more forward pass."""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -83,8 +87,9 @@ class ModelConfig(PlainValues):
             _require_positive_int("second_prediction_dim", self.second_prediction_dim)
             if self.second_prediction_dim >= self.output_dim:
                 raise InputError(
+                    "out-of-range",
                     f"second_prediction_dim is {self.second_prediction_dim} of {self.output_dim} "
-                    "numbers; the first decoder needs some of them"
+                    "numbers; it must be smaller, because the first decoder needs some of them",
                 )
         _require_multiple(self, "image_size", "patch_size")
         _require_multiple(self, "num_frames", "tubelet_size")
@@ -93,20 +98,27 @@ class ModelConfig(PlainValues):
         for name, allowed in (("positions", POSITIONS), ("attention", ATTENTION)):
             if getattr(self, name) not in allowed:
                 found = getattr(self, name)
-                raise InputError(f"{name} is {found!r}; allowed: {', '.join(allowed)}")
+                raise InputError(
+                    "unknown-name", f"{name} is {found!r}; allowed: {', '.join(allowed)}"
+                )
         narrowest = 6 if self.positions == "sincos-3d" else 2
         for name in ("width", "decoder_width"):
             value = getattr(self, name)
             if value % 2 or value < narrowest:
                 raise InputError(
+                    "out-of-range",
                     f"{name} is {value}; {self.positions} positions need an even number of at "
-                    f"least {narrowest} (sine and cosine)"
+                    f"least {narrowest} (sine and cosine)",
                 )
         if not 0.0 <= self.drop_path < 1.0:
-            raise InputError(f"drop_path is {self.drop_path}; allowed: 0 up to, not with, 1")
+            raise InputError(
+                "out-of-range", f"drop_path is {self.drop_path}; it must be at least 0 and below 1"
+            )
         for name in ("mlp_ratio", "decoder_mlp_ratio", "layer_norm_eps", "head_norm_eps"):
             if not getattr(self, name) > 0.0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+                raise InputError(
+                    "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
+                )
 
     @property
     def grid(self) -> int:
@@ -115,12 +127,12 @@ class ModelConfig(PlainValues):
 
     @property
     def time_steps(self) -> int:
-        """Tubelets along time."""
+        """Number of tubelets along time."""
         return self.num_frames // self.tubelet_size
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of a clip, t-major: index = t * grid**2 + row * grid + column."""
+        """Number of tokens of a clip, t-major: index = t * grid**2 + row * grid + column."""
         return self.time_steps * self.grid**2
 
     @property
@@ -134,27 +146,33 @@ class ModelConfig(PlainValues):
 
     @property
     def output_dim(self) -> int:
-        """Numbers that the decoder predicts for a masked token."""
+        """How many numbers the decoder predicts for a masked token."""
         return self.patch_dim if self.prediction_dim is None else self.prediction_dim
 
 
 def named_config(name: str, **overrides: Any) -> ModelConfig:
-    """The configuration of `vit-s`, `vit-b` or `vit-l`, with single fields replaced.
+    """The configuration of `vit-s`, `vit-b` or `vit-l`, with overrides for single fields.
 
-    The decoder is 4 blocks of 384 channels for every size; VideoMAE's own code pairs ViT-S with
-    192 (3 heads) and ViT-L with 512 (8 heads).
+    The decoder has 4 blocks of 384 channels for every size. VideoMAE's code uses 192 channels (3
+    heads) with ViT-S and 512 channels (8 heads) with ViT-L.
     """
     if name not in SIZES:
-        raise InputError(f"unknown model size {name!r}; allowed: {', '.join(SIZES)}")
+        raise InputError(
+            "unknown-name", f"there is no model size {name!r}; allowed: {', '.join(SIZES)}"
+        )
     return ModelConfig.from_dict({**SIZES[name], **overrides})
 
 
 def _require_positive_int(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        raise InputError(
+            "out-of-range", f"{name} is {value!r}; it must be a whole number of at least 1"
+        )
 
 
 def _require_multiple(config: ModelConfig, name: str, divisor_name: str) -> None:
     value, divisor = getattr(config, name), getattr(config, divisor_name)
     if value % divisor:
-        raise InputError(f"{name} {value} is not a multiple of {divisor_name} {divisor}")
+        raise InputError(
+            "out-of-range", f"{name} {value} is not a multiple of {divisor_name} {divisor}"
+        )

@@ -1,4 +1,4 @@
-"""Fixed sine-cosine tables that tell the transformer where in the clip a token lies."""
+"""Fixed sine-cosine tables of the positions of tokens in a clip."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ def position_table(kind: str, time_steps: int, grid: int, width: int) -> torch.T
     Tokens are ordered t-major: index = t * grid * grid + row * grid + column.
 
     Args:
-        kind: `sincos-1d` counts through all tokens (VideoMAE: neighbours below and in the next
-            time step are as far as their index says); `sincos-3d` gives time, row and column
-            channels of their own, so that moving by one row looks the same everywhere.
-        time_steps: tubelets along time.
+        kind: `sincos-1d` encodes the index of the token (VideoMAE). `sincos-3d` has separate
+            channels for time, row and column, so that a step of one row is the same everywhere.
+        time_steps: number of tubelets along time.
         grid: patches along each side of the frame.
-        width: channels; even.
+        width: number of channels; even.
     """
     if kind == "sincos-1d":
         table = _interleaved(np.arange(time_steps * grid * grid), width)
@@ -31,9 +30,10 @@ def position_table(kind: str, time_steps: int, grid: int, width: int) -> torch.T
 
 
 def _interleaved(index: np.ndarray, width: int) -> np.ndarray:
-    """Channels 2i and 2i+1 are sine and cosine of index / BASE ** (2i / width); float64.
+    """Channels 2i and 2i+1 are sine and cosine of index / BASE ** (2i / width), in float64.
 
-    Computed in float64 and rounded once, as VideoMAE does: imported weights saw these values.
+    They are computed in float64 and rounded once, as in VideoMAE: imported weights were trained
+    with these values.
     """
     exponent = 2 * (np.arange(width) // 2) / width
     angle = index[:, None] / np.power(BASE, exponent)[None, :]
@@ -43,7 +43,7 @@ def _interleaved(index: np.ndarray, width: int) -> np.ndarray:
 
 
 def _factorised(time_steps: int, grid: int, width: int) -> np.ndarray:
-    """Channels of time, then row, then column; time takes what the division by three leaves."""
+    """Channels of time, then row, then column. Time gets the remainder of the division by three."""
     space_width = 2 * (width // 6)
     time_width = width - 2 * space_width
     t, row, column = np.meshgrid(

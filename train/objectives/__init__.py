@@ -1,1 +1,1 @@
-"""What the decoder predicts: one class a target, and the losses."""
+"""What the decoder predicts: one class per target, and the losses."""

@@ -1,19 +1,20 @@
-"""Motion and shape at places that stay: flow, HOG, HOF and MBH, beside MME's tracks.
+"""Targets at fixed positions: flow, HOG, HOF and MBH, as alternatives to MME's tracks.
 
-Sun et al. 2023 compare their trajectories with what one finds without following a point: at the K
-points of a patch where tracks start, on each of S frames from the first of the tubelet,
+Sun et al. 2023 compare trajectories with targets that do not follow points. These are computed at
+the K points of a patch where tracks start, in S frames from the first frame of the tubelet on:
 
-- flow: how the point moves to the next frame;
-- hog: the histogram of oriented gradients there, 9 bins;
-- hof: the histogram of the flow of all K points over 8 directions, and still points as a ninth bin;
-- mbh: motion boundary histograms (Dalal et al. 2006), how flow changes along x and y: 8 directions
-  each for its x and its y component, of all K points.
+- flow: the movement of the point to the next frame;
+- hog: the histogram of oriented gradients at the point, 9 bins;
+- hof: the histogram of the flow of all K points over 8 directions; a ninth bin counts still
+  points;
+- mbh: motion boundary histograms (Dalal et al. 2006), the change of flow along x and y: 8
+  directions for each of the two components, over all K points.
 
-HOF and MBH are those of dense trajectories (Wang et al. 2013, sec. 3.2): longer vectors have more
-weight, shared between the two directions next to their own. The flow at a place is the first step
-of the track that starts there, so that no further shards are needed.
+HOF and MBH are those of dense trajectories (Wang et al. 2013, sec. 3.2): vectors are weighted by
+their length, and each weight is divided between the two nearest directions. The flow at a position
+is the first step of the track that starts there, so that no other shards are needed.
 
-Letters as in train/objectives/tracked_points.py; U frames of the clip that are looked at.
+Letters as in train/objectives/tracked_points.py; U frames of the clip are read.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ from train.objectives.tracked_points import (
 from train.objectives.trajectory_config import TrajectoryConfig
 
 DIRECTIONS = 8
-STILL_FLOW = 0.4  # pixels; flow below is still to HOF (Wang et al.: 0.4 px too)
+STILL_FLOW = 0.4  # pixels; HOF counts smaller flow as still (Wang et al.: 0.4 pixels too)
 
 
 def frames_to_read(
     firsts: np.ndarray, num_frames: int, config: TrajectoryConfig, stride: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The frames whose tracks a target needs, each once.
+    """The frames whose tracks a target needs, without repetition.
 
     Args:
         firsts: int64 [T'], the first frame of each tubelet.
-        num_frames: of the clip.
+        num_frames: number of frames of the clip.
 
     Returns:
-        int64 [U] rising, and places int64 [T', S] in them. A frame beyond the clip's end stands as
-        the last, where no track has a step.
+        int64 [U], increasing; and int64 [T', S], the positions of the frames of the target in it. A
+        frame after the end of the clip is replaced by the last frame, where no track has a step.
     """
     steps = config.step_frames(stride) * np.arange(config.num_steps(stride))
     asked = np.minimum(firsts[:, None] + steps, num_frames - 1)
@@ -66,17 +67,17 @@ def fixed_target(
     config: TrajectoryConfig,
     stride: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is predicted for all tokens of a view.
+    """The target of all tokens of a view.
 
     Args:
-        placed: tracks that start at U frames; of each its first `config.step_frames` steps count.
-        places: int64 [T', S] of those frames, see `frames_to_read`.
-        view, source_size, grid, stride: as `trajectory_target` has them.
+        placed: tracks that start at U frames; only their first `config.step_frames` steps are used.
+        places: int64 [T', S], positions in these frames, see `frames_to_read`.
+        view, source_size, grid, stride: see `trajectory_target`.
 
     Returns:
-        target float32 [N, D]: by point (flow, hog), step and number, normalised over a patch.
+        target float32 [N, D]: numbers by point (flow, hog) and step, normalised over a patch.
         counts bool [N, K, S] (flow, hog) or [N, 1, S] (hof, mbh): whether a step is in the loss.
-        Left out are points beyond the frame, and frames at or beyond the end of the clip.
+        Points outside the frame and steps at or after the end of the clip are left out.
     """
     tracks, every = placed.tracks, config.step_frames(stride)
     per_side = math.isqrt(config.points)
@@ -116,15 +117,15 @@ def fixed_target(
 def _boundaries(
     moves: np.ndarray, known: np.ndarray, placed: PlacedTracks, scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How flow changes from point to point of the grid.
+    """The change of flow from one point of the grid to the next.
 
     Args:
         moves: [U, G, 2] pixels of the tracked frames, known bool [U, G].
-        scale: [2], pixels of the view for one of the tracked frames, with the sign of a flip.
+        scale: [2], pixels of the view per pixel of the tracked frames, negative for a flip.
 
     Returns:
-        float32 [U, G, 2, 2]: of the x and the y component, along x and along y, per pixel of the
-        view; and whether the point and its four neighbours are known, bool [U, G].
+        float32 [U, G, 2, 2]: the change of the x and the y component, along x and along y, per
+        pixel of the view; and bool [U, G], whether the point and its four neighbours are known.
     """
     (rows, columns), (width, height) = placed.grid, placed.size
     field = moves.reshape(-1, rows, columns, 2)
@@ -132,20 +133,21 @@ def _boundaries(
     along_y = _differences(field, 1) / (height / rows)
     changes = np.stack([along_x, along_y], axis=-1)  # component, then axis
     changes = changes * scale[:, None] / scale[None, :]
-    alone = known.reshape(-1, rows, columns)
-    padded = np.pad(alone, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    own_known = known.reshape(-1, rows, columns)
+    padded = np.pad(own_known, ((0, 0), (1, 1), (1, 1)), mode="edge")
     neighbours = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2])
-    whole = np.logical_and.reduce((alone, *neighbours, padded[:, 1:-1, 2:]))
+    whole = np.logical_and.reduce((own_known, *neighbours, padded[:, 1:-1, 2:]))
     return changes.reshape(*moves.shape, 2).astype(np.float32), whole.reshape(known.shape)
 
 
 def _differences(field: np.ndarray, axis: int) -> np.ndarray:
-    """Central differences for one step of the grid, one-sided at its ends; 0 of a single point."""
+    """Central differences per grid step, one-sided at the ends; 0 for a single point."""
     return np.zeros_like(field) if field.shape[axis] == 1 else np.gradient(field, axis=axis)
 
 
 def _direction_votes(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [..., 2] -> [..., 8]: their lengths, shared between the two nearest directions."""
+    """The lengths of vectors [..., 2], divided between the two nearest of 8 directions: [...,
+    8]."""
     length = np.hypot(vectors[..., 0], vectors[..., 1])
     turn = np.arctan2(vectors[..., 1], vectors[..., 0]) * (DIRECTIONS / (2 * math.pi)) % DIRECTIONS
     lower = np.floor(turn).astype(np.int64) % DIRECTIONS
@@ -158,12 +160,13 @@ def _direction_votes(vectors: np.ndarray) -> np.ndarray:
 
 
 def _hof_votes(flow: np.ndarray) -> np.ndarray:
-    """Flow [N, K, S, 2] in pixels of the view -> [N, K, S, 9], the ninth 1 where it is still."""
+    """Flow [N, K, S, 2] in pixels of the view -> [N, K, S, 9]; the ninth bin is 1 if it is
+    still."""
     still = np.hypot(flow[..., 0], flow[..., 1]) < STILL_FLOW
     votes = _direction_votes(flow) * ~still[..., None]
     return np.concatenate([votes, still[..., None]], axis=-1)
 
 
 def _mbh_votes(changes: np.ndarray) -> np.ndarray:
-    """Changes [N, K, S, 2, 2] of each component -> [N, K, S, 16]."""
+    """Changes [N, K, S, 2, 2] of the components -> [N, K, S, 16]."""
     return _direction_votes(changes).reshape(*changes.shape[:-2], 2 * DIRECTIONS)

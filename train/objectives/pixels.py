@@ -1,7 +1,7 @@
-"""What the masked autoencoder predicts: the normalised pixels of each tubelet, and the loss.
+"""The target of normalised pixels, and the loss of the masked autoencoder.
 
 Shapes: B clips, C = 3 channels, T frames, H and W pixels, N tokens, P = pixels of a tubelet and
-channel. A clip is either `pixels` (RGB, 0..1) or `standardised` (what the model sees).
+channel. A clip is either `pixels` (RGB, 0..1) or `standardised` (the input of the model).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STD_OFFSET = 1e-6  # added to the standard deviation, VideoMAE's value
 
 
 def standardise(pixels: Tensor) -> Tensor:
-    """Pixels [..., C, T, H, W] in 0..1 -> what the model sees, by ImageNet's mean and deviation."""
+    """Standardise pixels [..., C, T, H, W] in 0..1 with ImageNet's mean and standard deviation."""
     mean, std = _channel_statistics(pixels.device, pixels.dtype)
     return (pixels - mean) / std
 
@@ -34,32 +34,33 @@ def unstandardise(clips: Tensor) -> Tensor:
 def normalised_pixels(clips: Tensor, config: ModelConfig) -> Tensor:
     """The target of every token (VideoMAE, sec. 3; He et al. 2022, sec. 4.1, "normalised").
 
-    Each tubelet and channel by itself has its mean taken off and is divided by its standard
-    deviation (unbiased, plus 1e-6) over its tubelet_size * patch_size**2 pixels in 0..1. An even
-    tubelet becomes zeros.
+    For each tubelet and channel, the mean is subtracted, and the result is divided by the standard
+    deviation (unbiased, plus 1e-6). Both are over tubelet_size * patch_size**2 pixels in 0..1. A
+    tubelet of one colour becomes zeros.
 
     Args:
         clips: standardised RGB [B, C, T, H, W], any float type.
-        config: cuts the tubelets.
+        config: defines the tubelets.
 
     Returns:
-        float32 [B, N, patch_dim], a pixel's three channels side by side, pixels by frame, row,
-        column: VideoMAE's layout, so that imported decoders predict the same numbers.
+        float32 [B, N, patch_dim], pixels in the order frame, row, column, with the three channels
+        of a pixel side by side. This is VideoMAE's layout, so that imported decoders predict the
+        same numbers.
     """
     tubelets, mean, std = _tubelet_statistics(clips, config)
     return _channels_last((tubelets - mean) / (std + STD_OFFSET))
 
 
 def masked_targets(target: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
-    """Of target [B, N, D], the masked tokens of mask bool [B, N] in rising order: [B, M, D]."""
+    """The masked tokens of target [B, N, D] in increasing order, [B, M, D]; mask is bool [B, N]."""
     return take_tokens(target, split_mask(mask, num_masked)[1])
 
 
 def masked_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared error over masked tokens, all [B, M, D]; computed in float32.
 
-    Errors are multiplied by `weight`, and averaged over all numbers whatever their weight, so that
-    accumulated parts of a batch add up to what the batch would have given.
+    Errors are multiplied by `weight` and averaged over all numbers, not over the weights, so that
+    accumulated micro-batches give the same loss as the whole batch.
     """
     if weight is None:
         return F.mse_loss(predicted.float(), target.float())
@@ -67,11 +68,11 @@ def masked_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None)
 
 
 def mean_predictor_loss(target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The loss of predicting zeros, each tubelet's mean colour: what learning must fall below.
+    """The loss of predicting zeros, the mean colour of each tubelet. Learning must get below it.
 
-    For tubelets of P pixels none of which is even it is (P - 1) / P, 0.998 at 2 x 16 x 16; even
-    tubelets, black bars for example, lower it. What zeros say of other targets:
-    `LossWords.zeros` of each.
+    For tubelets of P pixels it is (P - 1) / P, which is 0.998 for 2 x 16 x 16. Tubelets of one
+    colour, such as black bars, lower it. For other targets `LossWords.zeros` has the meaning of
+    zeros.
     """
     return masked_loss(torch.zeros_like(target), target, weight)
 
@@ -79,17 +80,17 @@ def mean_predictor_loss(target: Tensor, weight: Tensor | None = None) -> Tensor:
 def pixels_from_prediction(
     predicted: Tensor, clips: Tensor, mask: Tensor, config: ModelConfig
 ) -> Tensor:
-    """The clip as the decoder sees it: masked tubelets predicted, visible ones as they are.
+    """The clip with predictions for the masked tubelets; visible tubelets are unchanged.
 
-    Predictions are in units of each tubelet's own mean and deviation, which the model is never
-    asked for; they are taken from the clip, as VideoMAE's pictures do. So colour and contrast of
-    a reconstruction are given, its content is predicted.
+    Predictions are relative to the mean and standard deviation of each tubelet, which the model
+    does not predict. They are taken from the clip, as in VideoMAE's pictures. So colour and
+    contrast of a reconstruction are given, and its content is predicted.
 
     Args:
-        predicted: [B, M, patch_dim] of the masked tokens in rising position order.
+        predicted: [B, M, patch_dim], the masked tokens in increasing order of position.
         clips: standardised RGB [B, C, T, H, W].
         mask: bool [B, N], True = masked.
-        config: of the model.
+        config: the model.
 
     Returns:
         pixels float32 [B, C, T, H, W] in 0..1.
@@ -110,18 +111,18 @@ def join_tubelets(tubelets: Tensor, config: ModelConfig) -> Tensor:
         config.grid,
         config.time_steps,
     )
-    parts = tubelets.reshape(-1, steps, grid, grid, NUM_CHANNELS, depth, side, side)
-    parts = parts.permute(0, 4, 1, 5, 2, 6, 3, 7)  # B, C, t, frame, row, y, column, x
+    axes = tubelets.reshape(-1, steps, grid, grid, NUM_CHANNELS, depth, side, side)
+    axes = axes.permute(0, 4, 1, 5, 2, 6, 3, 7)  # B, C, t, frame, row, y, column, x
     size = config.image_size
-    return parts.reshape(-1, NUM_CHANNELS, config.num_frames, size, size)
+    return axes.reshape(-1, NUM_CHANNELS, config.num_frames, size, size)
 
 
 def _tubelet_statistics(clips: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Tubelets [B, N, C, P] in 0..1, their means and deviations [B, N, C, 1]; float32."""
+    """Tubelets [B, N, C, P] in 0..1, their means and standard deviations [B, N, C, 1]; float32."""
     tubelets = split_tubelets(unstandardise(clips.float()), config)
-    # torch.var_mean takes one number at a time on a CPU, several times as long as these passes.
-    # Relative to its first pixel an even tubelet is exactly zero, with no rounding to be divided by
-    # a deviation of nearly nothing.
+    # On a CPU torch.var_mean processes one number at a time and takes several times as long.
+    # Relative to its first pixel, a tubelet of one colour is exactly zero, so that no rounding
+    # error is divided by a standard deviation near zero.
     first = tubelets[..., :1]
     centred = tubelets - first
     offset = centred.mean(dim=-1, keepdim=True)
@@ -137,9 +138,9 @@ def _channels_last(tubelets: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _channel_statistics(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and deviation of R, G, B, shaped to broadcast over [..., C, T, H, W].
+    """ImageNet's mean and standard deviation of R, G, B, for broadcasting over [..., C, T, H, W].
 
-    Kept, because copying even three numbers to a GPU waits for it.
+    Cached, because copying even three numbers to a GPU waits for the GPU.
     """
     mean, std = (
         torch.tensor(values, device=device, dtype=dtype).view(NUM_CHANNELS, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""The targets that a recipe may name, and how one is read from a recipe or from a run's record."""
+"""The registry of targets, and how a target is read from a recipe or from the record of a run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ TARGETS: dict[str, type[Target]] = {
 }
 
 OWN_TABLES = tuple(name for name, target in TARGETS.items() if target.has_own_table)
-"""Tables of [pretrain] that hold the options of the target of their name."""
+"""Tables of [pretrain] that hold the options of the target with the same name."""
 
 
 def build_target(table: Mapping[str, Any]) -> Target:
-    """The target of a [pretrain] table: `target = "name"`, or `target = {kind = "name", ...}` with
-    its options; of trajectories their own table holds these.
+    """The target of a [pretrain] table.
+
+    It is `target = "name"`, or `target = {kind = "name", ...}` with options. The options of
+    trajectories are in a table of their own.
 
     Raises:
-        InputError: no such target, an option that it does not have, or a table of another target.
+        InputError: there is no such target, it has no such option, or there is a table of another
+            target.
     """
     given = table.get("target", NormalisedPixels.name)
     name = target_name(table)
@@ -35,15 +38,19 @@ def build_target(table: Mapping[str, Any]) -> Target:
         check_name("target", name, tuple(TARGETS))
         for other in OWN_TABLES:
             if other != name and table.get(other) is not None:
-                raise InputError(f"{other} is not used with target {name}; leave it out")
+                raise InputError(
+                    "option-unused",
+                    f"the target {name} does not use the table {other}; leave it out",
+                )
     except InputError as error:
-        raise InputError(f"[pretrain] {error}") from None
+        raise error.at("[pretrain]") from None
     options = {key: value for key, value in given.items() if key != "kind"} if name != given else {}
     if TARGETS[name].has_own_table:
         if options:
             raise InputError(
-                f"[pretrain.target] does not use {', '.join(options)}; options of {name} are in "
-                f"the table {name}"
+                "unknown-key",
+                f"[pretrain.target] has no option {', '.join(options)}; write the options of "
+                f"{name} in the table {name}",
             )
         own = table.get(name)
         return build(TARGETS[name], options if own is None else own, f"pretrain.{name}")
@@ -51,7 +58,7 @@ def build_target(table: Mapping[str, Any]) -> Target:
 
 
 def target_name(table: Mapping[str, Any]) -> str:
-    """The name of the target of a [pretrain] table, known or not."""
+    """The name of the target of a [pretrain] table; it may be unknown."""
     given = table.get("target", NormalisedPixels.name)
     return str(given.get("kind") if isinstance(given, Mapping) else given)
 
@@ -60,10 +67,10 @@ def recorded_target(config: Mapping[str, Any]) -> Target | None:
     """The target of a run.
 
     Args:
-        config: of the run, as options.json has it.
+        config: `config` in the options.json of the run.
 
     Returns:
-        None where it is no target of this version.
+        None if this version has no such target.
     """
     try:
         return build_target(config)
@@ -72,7 +79,7 @@ def recorded_target(config: Mapping[str, Any]) -> Target | None:
 
 
 def loss_words(config: Mapping[str, Any]) -> LossWords:
-    """The loss of a run in words; see `recorded_target`."""
+    """The loss of a run in words, see `recorded_target`."""
     target = recorded_target(config)
     if target is None:
         return LossWords(target_name(config).replace("_", " "), "zeros", "zeros")

@@ -1,10 +1,11 @@
-"""What a target is: what the decoder predicts of each hidden token, as one object.
+"""The base class of targets. A target is what the decoder predicts for each masked token.
 
-A target is a frozen dataclass; its fields are its options in a recipe. To add one, write a class in
-a file of its own and name it in `TARGETS` (train/objectives/registry.py). Functions that compute
-with torch import it themselves, so that a mistake in a recipe is reported without waiting for it.
+A target is a frozen dataclass; its fields are its options in a recipe. To add a target, write a
+class in a new file and add it to `TARGETS` (train/objectives/registry.py). Functions that use torch
+import it themselves, so that a mistake in a recipe is reported without the seconds that torch
+needs.
 
-Letters: B clips, N tokens of a clip, M hidden tokens, D numbers of a token, T' time steps.
+Letters: B clips, N tokens of a clip, M masked tokens, D numbers of a token, T' time steps.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 class LossWords:
     """The loss of a target in words.
 
-    The loss is a mean squared error. Beside it the loss of predicting zeros is logged
-    (`mean_predictor_loss`): learning must fall below that.
+    The loss is a mean squared error. The loss of predicting zeros is logged beside it
+    (`mean_predictor_loss`). A model that learns has a lower loss.
 
     Attributes:
-        target: what is predicted: "normalised pixels".
-        zeros: what a prediction of zeros means: "every patch's mean colour".
+        target: what is predicted, such as "normalised pixels".
+        zeros: the meaning of a prediction of zeros, such as "every patch's mean colour".
         level: a short name for the loss of zeros, for charts and the progress bar.
     """
 
@@ -50,9 +51,9 @@ class ClipCut:
     """How a recipe cuts clips into tokens.
 
     Attributes:
-        model: whose grid it is.
-        stride: frames of the video between two given ones, 1 where that is not fixed.
-        crop: which part of the frames is shown.
+        model: defines the patch grid and the tubelets.
+        stride: distance in frames of the video between two input frames; 1 if it is not fixed.
+        crop: the crop rule.
     """
 
     model: ModelConfig
@@ -62,11 +63,11 @@ class ClipCut:
 
 @dataclass(frozen=True)
 class ShownView:
-    """A view of a clip, as a target may look at it.
+    """A view of a clip in the form that a target gets.
 
     Attributes:
-        first_frames: int64 [T'], frame of the clip that each tubelet begins with.
-        num_frames: of the clip.
+        first_frames: int64 [T'], the first frame of each tubelet, as a frame of the clip.
+        num_frames: number of frames of the clip.
         view: crop and flips, in source pixels.
         source_size: (width, height) of the source in pixels.
         tracks: reads the tracks that start at frames int64 [K] of the clip.
@@ -85,16 +86,16 @@ class Target(ABC):
     """What the decoder predicts."""
 
     name: ClassVar[str]
-    """As a recipe's `target` has it."""
+    """The name in a recipe: `target = "name"`."""
     has_own_table: ClassVar[bool] = False
-    """Whether options are in a table of the target's name, beside `target`, and not in `target`
-    itself. Trajectories need one, as one of their options is called kind."""
+    """Whether the options have a table with the name of the target, beside `target`, instead of
+    being part of `target`. Trajectories need it because they have an option `kind`."""
     needs_flows: ClassVar[bool] = False
-    """Whether flows shards are read; what of them is said by `needed_motion`."""
+    """Whether the target reads flows shards; `needed_motion` has the details."""
     predicts_visible: ClassVar[bool] = False
-    """Whether visible tokens are predicted too. Of use where the target is not the input itself."""
+    """Whether visible tokens are predicted too. This is useful if the target is not the input."""
     picture: ClassVar[str] = ""
-    """What shows a prediction: pixels or tracks (train/pictures/); nothing by default."""
+    """How train/pictures/ draws a prediction: pixels, tracks, or "" for no picture."""
 
     @property
     @abstractmethod
@@ -103,40 +104,40 @@ class Target(ABC):
 
     @abstractmethod
     def num_values(self, cut: ClipCut) -> tuple[int, ...]:
-        """Numbers that are predicted for a token, by decoder; there are one or two decoders."""
+        """How many numbers each decoder predicts for a token. There are one or two decoders."""
 
     @abstractmethod
     def of_batch(
         self, batch: dict[str, Tensor], num_masked: int, cut: ClipCut
     ) -> tuple[Tensor, Tensor | None]:
-        """What is to be predicted of the hidden tokens of a batch on the device.
+        """The target of the masked tokens of a batch, computed on the device.
 
         Args:
-            batch: "clips" float32 [B, 3, T, H, W] standardised, "mask" bool [B, N] (True = hidden),
-                and what `of_view` gave of the hidden tokens, [B, M, ...].
-            num_masked: M; asking the mask itself would make a GPU wait.
+            batch: "clips" float32 [B, 3, T, H, W], standardised; "mask" bool [B, N] (True =
+                masked); and the results of `of_view` for the masked tokens, [B, M, ...].
+            num_masked: M. Counting the mask would wait for the GPU.
 
         Returns:
-            target float32 [B, M, D], and weights of its numbers in the loss, alike (None: all 1).
+            target float32 [B, M, D], and weights in the loss of the same shape (None: all 1).
         """
 
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
-        """What a reading process computes of a view, by name; arrays [N, ...], of all tokens."""
+        """Arrays [N, ...] by name that a worker computes for all tokens of a view."""
         return {}
 
     def needed_motion(self, cut: ClipCut) -> MotionNeeds | None:
-        """What of the flows shards is read; None for nothing."""
+        """The data that the target needs from the flows shards; None for none."""
         return None
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:  # noqa: B027 - may stay empty
-        """Refuse a recipe that this target cannot be computed with.
+        """Refuse a recipe that this target does not work with.
 
         Raises:
-            InputError: naming the option.
+            InputError: the recipe has such an option; the message names it.
         """
 
     def to_tables(self) -> dict[str, Any]:
-        """`target`, and the table of its name where it has its own, as a recipe has them."""
+        """The target in the form of a recipe: `target`, and its own table if it has one."""
         assert dataclasses.is_dataclass(self)
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.has_own_table:
@@ -145,13 +146,11 @@ class Target(ABC):
 
 
 class ClipTarget(Target):
-    """A target that the model's own input gives. A target that is better predicted by 0 than by
-    what is learned is of no use: `mean_predictor_loss` is the loss of zeros."""
+    """A target that is computed from the input clips alone."""
 
     @abstractmethod
     def of_clips(self, clips: Tensor, model: ModelConfig) -> Tensor:
-        """Standardised clips [B, 3, T, H, W] -> what is predicted of all tokens, float32
-        [B, N, D]."""
+        """The target of all tokens, float32 [B, N, D], of standardised clips [B, 3, T, H, W]."""
 
     def num_values(self, cut: ClipCut) -> tuple[int, ...]:
         import torch
@@ -171,7 +170,7 @@ class ClipTarget(Target):
 
 @dataclass(frozen=True)
 class NormalisedPixels(ClipTarget):
-    """The pixels of each tubelet, normalised by itself: what VideoMAE and MOFO predict.
+    """The pixels of each tubelet, normalised per tubelet: the target of VideoMAE and MOFO.
 
     See `train.objectives.pixels.normalised_pixels`.
     """

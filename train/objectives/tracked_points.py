@@ -1,16 +1,17 @@
-"""Motion trajectories as what the decoder predicts (MME, Sun et al. 2023, sec. 3.3).
+"""The target of motion trajectories (MME, Sun et al. 2023, sec. 3.3).
 
-For each token, K tracks of L steps that start at the first frame of its tubelet: how a point moves
-from frame to frame (its displacements) and what surrounds it on the way (a histogram of oriented
-gradients, HOG, of 9 bins). Preprocessing tracked points through every frame of the video, so a
-target tells of motion between the frames that the model is given.
+Each token has K tracks of L steps that start at the first frame of its tubelet. A track has the
+displacements of a point from frame to frame, and the histogram of oriented gradients (HOG, 9 bins)
+around the point. Preprocessing tracked points through every frame of the video, so that a target
+contains the motion between the input frames of the model.
 
-Each part is normalised over all numbers of a patch. HOG has its mean taken off and is divided by
-its standard deviation, as pixels are. Displacements are only divided, by their root mean square:
-with the mean taken off, an object that moves as a whole would not differ from one that rests.
+Displacements and HOG are each normalised over all numbers of a patch. The mean is subtracted from
+HOG, and the result is divided by the standard deviation, as for pixels. Displacements are only
+divided by their root mean square: without their mean, a moving object would equal an object at
+rest.
 
-Letters: T' time steps, R x Q patches, N = T' * R * Q tokens, G grid points that tracks start from,
-K points of a patch, L stored steps, S steps of a target.
+Letters: T' time steps, R x Q patches, N = T' * R * Q tokens, G grid points where tracks start, K
+points of a patch, L stored steps, S steps of a target.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from shared.tracks import MIRRORED_BINS, NUM_BINS
 from train.clips.tracks import PlacedTracks
 from train.objectives.trajectory_config import TrajectoryConfig
 
-STILL_PIXELS = 0.1  # of the view; added to a patch's root mean square displacement
-FLAT_GREY = 0.1  # grey values a pixel; added to the standard deviation of a patch's HOG
+STILL_PIXELS = 0.1  # pixels of the view, added to the root mean square displacement of a patch
+FLAT_GREY = 0.1  # grey values per pixel, added to the standard deviation of the HOG of a patch
 
 
 def trajectory_target(
@@ -36,19 +37,20 @@ def trajectory_target(
     config: TrajectoryConfig,
     stride: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is predicted for all tokens of a view.
+    """The target of all tokens of a view.
 
     Args:
-        placed: with at least `config.length` steps.
+        placed: tracks with at least `config.length` steps.
         view: crop and flips, in source pixels.
         source_size: (width, height) of the source in pixels.
         grid: (R, Q), patches.
-        stride: frames of the video between two given ones.
+        stride: distance of input frames in frames of the video.
 
     Returns:
-        target float32 [N, D]: displacements by point, step and x, y, then HOG by point, step and
-        bin. counts bool [N, K, S]: whether a step is in the loss. Left out are tracks that leave
-        the frame or start beyond it, and steps beyond the end of the clip; their targets are 0.
+        target float32 [N, D]: displacements by point, step and x, y; then HOG by point, step and
+        bin. counts bool [N, K, S]: whether a step is in the loss. Tracks that leave the frame or
+        start outside of it are left out, and so are steps after the end of the clip; their targets
+        are 0.
     """
     tracks, length = placed.tracks, config.length
     per_side = math.isqrt(config.points)
@@ -77,26 +79,27 @@ def trajectory_target(
     displacements, hog, counts = (
         by_patch(values, grid, per_side) for values in (displacements, hog, counts)
     )
-    parts = []
+    values = []
     if config.positions:
-        parts.append(scaled(displacements, counts))
+        values.append(scaled(displacements, counts))
     if config.shape:
-        parts.append(standardised(hog, counts))
-    flat = [part.reshape(len(part), -1) for part in parts]
+        values.append(standardised(hog, counts))
+    flat = [each.reshape(len(each), -1) for each in values]
     return np.concatenate(flat, axis=1), counts
 
 
 def nearest_starts(
-    grid: tuple[int, int], view: View, source_size: tuple[int, int], parts: tuple[int, int]
+    grid: tuple[int, int], view: View, source_size: tuple[int, int], cells: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The grid point nearest the middle of each of `parts` (rows, columns) of what is shown.
+    """The grid point nearest to the centre of each of `cells` (rows, columns) of a view.
 
     Returns:
-        index int64 [rows, columns] of the point, and whether that middle lies in the frame, bool.
+        int64 [rows, columns], the index of the point; and bool [rows, columns], whether the centre
+        lies in the frame.
     """
     x1, y1, x2, y2 = view.crop
-    x = (np.arange(parts[1]) + 0.5) / parts[1]
-    y = (np.arange(parts[0]) + 0.5) / parts[0]
+    x = (np.arange(cells[1]) + 0.5) / cells[1]
+    y = (np.arange(cells[0]) + 0.5) / cells[0]
     x = (x1 + (1 - x if view.flip_x else x) * (x2 - x1)) / source_size[0]
     y = (y1 + (1 - y if view.flip_y else y) * (y2 - y1)) / source_size[1]
     column = np.floor(x * grid[1]).astype(np.int64).clip(0, grid[1] - 1)
@@ -106,7 +109,7 @@ def nearest_starts(
 
 
 def view_scale(size: tuple[int, int], source_size: tuple[int, int], view: View) -> np.ndarray:
-    """float32 [2]: pixels of the view, along x and y, for a pixel of the tracked frames."""
+    """float32 [2]: pixels of the view per pixel of the tracked frames, along x and y."""
     x1, y1, x2, y2 = view.crop
     height, width = view.size
     along_x = source_size[0] / size[0] * width / (x2 - x1)
@@ -116,7 +119,7 @@ def view_scale(size: tuple[int, int], source_size: tuple[int, int], view: View) 
 
 
 def by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.ndarray:
-    """[T', R * m, Q * m, S, ...] -> [N, m * m, S, ...], points of a patch row by row."""
+    """[T', R * m, Q * m, S, ...] -> [N, m * m, S, ...]; the points of a patch are in row order."""
     rest = values.shape[3:]
     cut = values.reshape(len(values), grid[0], per_side, grid[1], per_side, *rest)
     num_tokens = len(values) * grid[0] * grid[1]
@@ -124,22 +127,23 @@ def by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.nda
 
 
 def scaled(displacements: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Displacements [N, K, S, 2] over the root mean square of a patch's; 0 where not counted."""
+    """Displacements [N, K, S, 2], divided by the root mean square of their patch; 0 if not
+    counted."""
     kept = displacements * counts[..., None]
     mean_square = np.square(kept).sum(axis=(1, 2, 3), keepdims=True) / _numbers(counts, 2)
     return kept / (np.sqrt(mean_square) + np.float32(STILL_PIXELS))
 
 
 def standardised(hog: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Histograms [N, K, S, bins] less a patch's mean, over its deviation; 0 where not counted."""
+    """Histograms [N, K, S, bins], standardised over each patch; 0 if not counted."""
     kept, number = counts[..., None], _numbers(counts, hog.shape[-1])
     mean = (hog * kept).sum(axis=(1, 2, 3), keepdims=True) / number
-    apart = (hog - mean) * kept
-    variance = np.square(apart).sum(axis=(1, 2, 3), keepdims=True) / number
-    return apart / (np.sqrt(variance) + np.float32(FLAT_GREY))
+    centred = (hog - mean) * kept
+    variance = np.square(centred).sum(axis=(1, 2, 3), keepdims=True) / number
+    return centred / (np.sqrt(variance) + np.float32(FLAT_GREY))
 
 
 def _numbers(counts: np.ndarray, each: int) -> np.ndarray:
-    """float32 [N, 1, 1, 1]: how many numbers of a patch count, at least 1."""
+    """float32 [N, 1, 1, 1]: how many numbers of a patch are counted, at least 1."""
     steps = counts.sum(axis=(1, 2)).reshape(-1, 1, 1, 1)
     return np.maximum(steps * each, 1).astype(np.float32)

@@ -1,7 +1,6 @@
-"""Motion as what the decoder predicts: where points go and what surrounds them (MME), or what is
-found at places that stay.
+"""The target of motion: trajectories of tracked points (MME), or motion at fixed positions.
 
-How targets are computed: train/objectives/tracked_points.py and train/objectives/fixed_places.py.
+train/objectives/tracked_points.py and train/objectives/fixed_places.py compute the targets.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Trajectories(TrajectoryConfig, Target):
-    """Read from the tracks of the flows shards by the processes that read clips.
+    """Displacements and histograms that the workers compute from the tracks of the flows shards.
 
-    Displacements are normalised such that zeros mean that nothing moves. Histograms have the mean
-    over a patch taken off, so that zeros mean that all bins are alike.
+    Displacements are scaled, so that zeros mean that nothing moves. The mean over a patch is
+    subtracted from histograms, so that zeros mean that all bins are equal.
     """
 
     name = "trajectories"
@@ -56,20 +55,24 @@ class Trajectories(TrajectoryConfig, Target):
 
     @property
     def predicts_displacements(self) -> bool:
-        """Whether it is predicted where points go."""
+        """Whether displacements of points are predicted."""
         return self.kind == TRACKS and self.positions
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
         if "time" in flips:
-            raise InputError("flips has 'time', but points were tracked forward in time only")
+            raise InputError(
+                "option-conflict",
+                "flips has 'time', but points are tracked only forward in time; leave 'time' out",
+            )
         if not self.interpolate and cut.stride < 2:
             raise InputError(
-                "trajectories.interpolate is off: frames must be of kind dense and a stride of 2 "
-                "or more apart, or there is nothing between them"
+                "option-needs-another",
+                "trajectories.interpolate is false, which needs frames of kind dense with a "
+                "stride of 2 or more; otherwise there are no frames between the input frames",
             )
 
     def needed_motion(self, cut: ClipCut) -> MotionNeeds:
-        # Down to whole numbers: one start of forty that two points share is no matter.
+        # Rounded down: it does not matter if two of forty points share a start.
         across = cut.model.grid * math.isqrt(self.points) / least_side(cut.crop)
         return MotionNeeds(
             track_length=self.track_length(cut.stride),
@@ -83,7 +86,7 @@ class Trajectories(TrajectoryConfig, Target):
         return sizes if self.decoders == 2 else (sum(sizes),)
 
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
-        """target float32 [N, D] and counts bool [N, K, S]: whether a step is in the loss."""
+        """target float32 [N, D], and counts bool [N, K, S]: whether a step is in the loss."""
         grid = (cut.model.grid, cut.model.grid)
         geometry = (shown.view, shown.source_size, grid)
         if self.kind == TRACKS:
@@ -102,13 +105,13 @@ class Trajectories(TrajectoryConfig, Target):
 
 
 def loss_weights(counts: Tensor, config: TrajectoryConfig, stride: int) -> Tensor:
-    """The weight in the loss of every number of targets.
+    """The weight of each number of the target in the loss.
 
-    Of tracks displacements and HOG count alike, whatever their numbers; where all steps count the
-    mean is 1.
+    For tracks, displacements and HOG have the same total weight, although their numbers differ. If
+    all steps count, the mean weight is 1.
 
     Args:
-        counts: bool [B, M, K, S]; of histograms [B, M, 1, S].
+        counts: bool [B, M, K, S]; [B, M, 1, S] for histograms.
 
     Returns:
         float32 [B, M, D].

@@ -1,4 +1,4 @@
-"""Which trajectories are predicted (MME): the options of a recipe, and what follows from them.
+"""The options of trajectories (MME) in a recipe, and numbers that follow from them.
 
 Letters: K points of a patch, L stored steps of a track, S steps of a target.
 """
@@ -12,80 +12,100 @@ from shared.errors import InputError
 from shared.tracks import NUM_BINS
 from train.tables.nested import check_name
 
-# What is predicted, and how many numbers of each point and step: displacements, HOG; of the others
-# see train/objectives/fixed_places.py.
+# The numbers per point and step of each kind. Tracks have displacements and HOG; for the others see
+# train/objectives/fixed_places.py.
 TRACKS = "tracks"
 KINDS = {TRACKS: (2, NUM_BINS), "flow": (2,), "hog": (NUM_BINS,), "hof": (9,), "mbh": (16,)}
-HISTOGRAMS = ("hof", "mbh")  # one of all points of a patch, not one a point
+HISTOGRAMS = ("hof", "mbh")  # one histogram per patch, not one per point
 
 
 @dataclass(frozen=True)
 class TrajectoryConfig:
-    """Which tracks are predicted, and what of them. Default: MME."""
+    """Which parts of tracks are predicted. The defaults are those of MME."""
 
     kind: str = TRACKS
-    """tracks: points are followed. flow, hog, hof, mbh: what is found at places that stay."""
+    """tracks follows points. flow, hog, hof and mbh describe motion or shape at fixed positions."""
     length: int = 6
-    """Frames of the video that a track goes on for (L)."""
+    """Length of a track in frames of the video (L)."""
     points: int = 4
-    """Tracks of a patch (K), a square number: each starts nearest the middle of its K-th part."""
+    """Tracks of a patch (K), a square number. The patch is divided into K cells; each track starts
+    nearest to the centre of its cell."""
     positions: bool = True
-    """Whether displacements are predicted; of kind tracks."""
+    """Whether displacements are predicted. Only for kind tracks."""
     shape: bool = True
-    """Whether HOG is predicted; of kind tracks."""
+    """Whether HOG is predicted. Only for kind tracks."""
     decoders: int = 1
-    """1: displacements and HOG leave one decoder. 2: each has its own, of the same size."""
+    """With 1, one decoder predicts displacements and HOG. With 2, each has a decoder of the same
+    size."""
     stabilised: bool | None = None
-    """Whether tracks must be free of the camera's motion (flows made with --stabilise), or must
-    have it; without a value they are taken as they are."""
+    """Whether tracks must be without camera motion (flows made with --stabilise) or with it.
+    Without a value both are accepted."""
     interpolate: bool = True
-    """Steps from frame to frame of the video; without, from one given frame to the next."""
+    """Whether a step is from one frame of the video to the next (true), or from one input frame to
+    the next (false)."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise InputError(f"length is {self.length}; at least 1 is allowed")
+            raise InputError("out-of-range", f"length is {self.length}; it must be at least 1")
         if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
-            raise InputError(f"points is {self.points}; a square number is allowed (1, 4, 9, ...)")
+            raise InputError(
+                "out-of-range",
+                f"points is {self.points}; it must be a square number (1, 4, 9, ...)",
+            )
         check_name("kind", self.kind, tuple(KINDS))
         if self.kind != TRACKS and not (self.positions and self.shape):
-            raise InputError(f"positions and shape are options of kind tracks, not {self.kind}")
+            raise InputError(
+                "option-unused",
+                "positions and shape are options of kind tracks, and kind is "
+                f"{self.kind}; leave them out",
+            )
         if not (self.positions or self.shape):
-            raise InputError("positions and shape are both off: nothing is left to predict")
+            raise InputError(
+                "option-conflict",
+                "positions and shape are both false, so that there is nothing "
+                "to predict; leave one out",
+            )
         if self.decoders not in (1, 2):
-            raise InputError(f"decoders is {self.decoders}; 1 and 2 are allowed")
+            raise InputError("out-of-range", f"decoders is {self.decoders}; it must be 1 or 2")
         if self.decoders == 2 and not (self.kind == TRACKS and self.positions and self.shape):
-            raise InputError("decoders is 2, but there are not both displacements and HOG to share")
+            raise InputError(
+                "option-conflict",
+                "decoders is 2, but only displacements and HOG together have two decoders; leave "
+                "decoders at 1",
+            )
 
     @property
     def needs_hog(self) -> bool:
         return self.shape if self.kind == TRACKS else self.kind == "hog"
 
     def step_frames(self, stride: int) -> int:
-        """Frames of the video from one step of a target to the next."""
+        """Number of frames of the video in a step of the target."""
         return 1 if self.interpolate else stride
 
     def track_length(self, stride: int) -> int:
-        """Steps that tracks must have: of places that stay one step is read at each frame."""
+        """Number of steps that stored tracks must have. At fixed positions each frame needs one
+        step."""
         return self.length if self.kind == TRACKS else self.step_frames(stride)
 
     def num_steps(self, stride: int) -> int:
-        """S, steps of a target where given frames are `stride` apart.
+        """S, the steps of a target for input frames with distance `stride`.
 
         Raises:
-            InputError: without interpolation, no track reaches the next given frame.
+            InputError: interpolate is false, and no track reaches the next input frame.
         """
         steps = self.length if self.interpolate else self.length // stride
         if steps < 1:
             raise InputError(
-                f"length is {self.length}, and without interpolation frames are {stride} apart; "
-                f"at least {stride} is allowed"
+                "out-of-range",
+                f"length is {self.length}, and interpolate is false with a stride of {stride}; "
+                f"length must be at least {stride}",
             )
         return steps
 
     def part_sizes(self, stride: int) -> tuple[int, ...]:
-        """Numbers that are predicted for a token: of tracks displacements and HOG, 0 where off."""
-        places = 1 if self.kind in HISTOGRAMS else self.points
-        number = places * self.num_steps(stride)
+        """How many numbers each part of a token has: displacements and HOG for tracks, 0 if off."""
+        per_patch = 1 if self.kind in HISTOGRAMS else self.points
+        number = per_patch * self.num_steps(stride)
         channels = KINDS[self.kind]
         if self.kind == TRACKS:
             channels = (channels[0] * self.positions, channels[1] * self.shape)

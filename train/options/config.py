@@ -1,4 +1,7 @@
-"""What a run is made of: frozen dataclasses, checked where they are built (see recipe.py)."""
+"""The options of a training run: frozen dataclasses that check their values.
+
+train/options/recipe.py builds them from a recipe.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,10 @@ from train.objectives.target import ClipCut, NormalisedPixels, Target
 from train.tables.nested import check_name
 from train.tables.typed import Choice
 
-NEEDS_BOXES = {name for name, mask in MASKS.items() if mask.needs_boxes}
-NEEDS_MOTION = {name for name, mask in MASKS.items() if mask.needs_motion}
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
-POOLS = ("clip", "steps")  # over which tokens a probe averages
+POOLS = ("clip", "steps")  # the tokens that a probe averages over
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -31,67 +32,82 @@ class OptimConfig:
     """AdamW, warm-up and cosine decay."""
 
     base_learning_rate: float
-    """Per 256 clips: the learning rate is this times the effective batch over 256."""
+    """Learning rate for an effective batch of 256 clips: the learning rate of a run is
+    base_learning_rate * effective batch / 256."""
     betas: tuple[float, float]
-    """Decay of the running mean and variance of the gradient."""
+    """Decay of the running mean and the running variance of the gradient."""
     weight_decay: float
-    """Decoupled; not on biases, norms and other 1-D parameters."""
+    """Decoupled weight decay. Biases, norms and other 1-D parameters are not decayed."""
     warmup_epochs: float
-    """The learning rate rises linearly from 0 over so many epochs, at most over half of the run."""
+    """Epochs in which the learning rate rises linearly from 0; at most half of the run."""
     min_learning_rate: float = 0.0
-    """Where the cosine ends; per 256 clips too."""
+    """Learning rate at the end of the cosine, for an effective batch of 256 clips."""
     eps: float = 1e-8
-    """Added to the root of the variance."""
+    """Added to the square root of the variance."""
     gradient_clipping: float = 0.0
-    """Largest norm of the gradient; 0 clips nothing."""
+    """Largest norm of the gradient. 0 switches clipping off."""
     layer_decay: float = 1.0
-    """Learning rate of a block, relative to the block after it; 1 is the same for all."""
+    """Learning rate of a block, relative to the block after it. With 1 all blocks have the same."""
 
     def __post_init__(self) -> None:
         _at_least(self, 0.0, "base_learning_rate", "weight_decay", "warmup_epochs")
         _at_least(self, 0.0, "min_learning_rate", "gradient_clipping")
         if not 0.0 < self.layer_decay <= 1.0:
-            raise InputError(f"layer_decay is {self.layer_decay}; above 0 up to 1 is allowed")
+            raise InputError(
+                "out-of-range",
+                f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1",
+            )
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise InputError(f"betas are {self.betas}; from 0 to below 1 is allowed")
+            raise InputError(
+                "out-of-range", f"betas are {self.betas}; each must be at least 0 and below 1"
+            )
 
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How clips are read and work is shared. Decides speed and memory, never a result beyond
-    rounding, but for what is drawn for each forward pass: drop path and dropout, and which of its
-    clips mixup and cutmix mix."""
+    """How clips are read and how the work is divided. These options decide speed and memory.
+
+    Results change only by rounding, and by what is drawn at random for each forward pass: drop
+    path, dropout, and the clips that mixup and cutmix combine.
+    """
 
     workers: int = 2
-    """Processes that read and decode for each training process; 0: the training process does."""
+    """Worker processes that read and decode clips, for each training process. With 0 the training
+    process reads them itself."""
     prefetch: int = 4
-    """Batches that each worker prepares ahead."""
+    """Batches that each worker prepares in advance."""
     open_shards: int = 16
-    """Shard files that a worker keeps open; below shuffle_shards it reopens them all the time."""
+    """Shard files that a worker keeps open. With fewer than shuffle_shards it reopens files all the
+    time."""
     cache_megabytes: int = 0
-    """Decoded frames kept in memory, all workers of a process together: with several workers each
-    keeps its own part. Useful where the whole dataset fits."""
+    """Memory for decoded frames, divided among the workers of a training process. This saves time
+    if the whole dataset fits."""
     micro_batch_size: int = 32
-    """Most clips of one forward pass of one process; beyond it gradients are accumulated. With
-    `repeats` a clip counts once."""
+    """Most clips in one forward pass of one process. For a larger batch, gradients are accumulated.
+    With `repeats` a clip counts once."""
     zero_stage: int = 1
-    """What DeepSpeed shares out over the processes (ZeRO, Rajbhandari et al. 2020): 0 nothing, 1
-    the optimizer's state, 2 its gradients too."""
+    """What DeepSpeed partitions over the processes (ZeRO, Rajbhandari et al. 2020): 0 nothing, 1
+    the state of the optimizer, 2 also the gradients."""
     precision: str = "auto"
-    """Of what a step computes in: bf16 (the optimizer's weights stay fp32), fp32, or auto, which is
-    bf16 on a GPU and fp32 on a CPU. A CPU is faster in bf16 where it has instructions for it."""
+    """Number format of the computation: bf16 (the weights of the optimizer stay fp32), fp32, or
+    auto, which is bf16 on a GPU and fp32 on a CPU. Some CPUs have instructions for bf16 and are
+    faster with it."""
     compile: str = "gpu"
-    """Where encoder and decoder blocks are compiled (torch.compile): gpu, always or never."""
+    """When the blocks of encoder and decoder are compiled (torch.compile): gpu (only on a GPU),
+    always or never."""
     log_steps: int = 10
-    """Optimiser steps between two lines of the log."""
+    """Optimiser steps between two lines of log.jsonl."""
     checkpoint_minutes: float = 10.0
-    """A checkpoint at least so often; what a kill can cost. 0 saves at each line of the log."""
+    """Maximum minutes between checkpoints, and so the most work that a kill can cost. With 0 each
+    line of the log has a checkpoint."""
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "workers", "cache_megabytes", "checkpoint_minutes")
         _at_least(self, 1, "prefetch", "open_shards", "micro_batch_size", "log_steps")
         if self.zero_stage not in ZERO_STAGES:
-            raise InputError(f"zero_stage is {self.zero_stage}; 0, 1 and 2 are allowed")
+            raise InputError(
+                "out-of-range", f"zero_stage is {self.zero_stage}; it must be 0, 1 or 2"
+            )
         check_name("precision", self.precision, PRECISIONS)
         check_name("compile", self.compile, COMPILE)
 
@@ -105,58 +121,67 @@ class PretrainConfig:
     epochs: int
     """Passes over the clips of split train."""
     batch_size: int
-    """Clips of one optimiser step, over all processes and accumulation."""
+    """Clips of one optimiser step, over all processes and accumulated micro-batches."""
     frames: Choice
-    """Which frames: kind dense (stride) or segments."""
+    """How frames are sampled: kind dense (with a stride) or segments."""
     crop: Choice
-    """Which part of them: kind multi_scale, random_resized, shift or centre."""
+    """How frames are cropped: kind multi_scale, random_resized, shift or centre."""
     mask: Choice
-    """What is hidden from the encoder: a function of shared/masks.py and its ratios."""
+    """How tokens are masked: the name of a mask of shared/masks.py, with its options."""
     optim: OptimConfig
     """AdamW."""
     flips: tuple[str, ...] = ()
-    """Of x, y, time: each mirrors half of the clips."""
+    """Any of x, y, time. Each flips half of the clips."""
     target: Target = field(default_factory=NormalisedPixels)
     """What the decoder predicts: a name in TARGETS (train/objectives/registry.py), or a table with
-    its kind and options; the options of trajectories are in the table trajectories."""
+    kind and options. The options of trajectories have a table of their own, `trajectories`."""
     repeats: int = 1
-    """Views of one read of a clip, each with its own crop and mask."""
+    """Views of a clip that are made from one read. Each has its own crop and mask."""
     shuffle_shards: int = 16
-    """Shards whose clips are shuffled together; more is more random and reads more files."""
+    """Shards whose clips are shuffled together. More shards are more random, and more files are
+    read."""
     motion_source: str = FLOW
-    """Whose motion maps a mask looks at, or whose tracks are predicted: flow is
-    OUT/<dataset>/flows, another name flows-<name>."""
+    """Flow source of the motion maps that a mask uses, or of the tracks that are predicted. flow is
+    the folder OUT/<dataset>/flows; any other name is the folder flows-<name>."""
     box_source: str = DEFAULT_BOXES
-    """Whose boxes a mask looks at: default is OUT/<dataset>/boxes, another name boxes-<name>."""
+    """Source of the motion boxes that a mask uses. default is the folder OUT/<dataset>/boxes; any
+    other name is the folder boxes-<name>."""
 
     def __post_init__(self) -> None:
         _check_training(self)
+        check_name("mask.kind", self.mask.kind, tuple(MASKS))
         self.target.check(self.cut, self.flips)
-        looks = self.mask.kind in NEEDS_MOTION or self.target.needs_flows
-        if self.motion_source != FLOW and not looks:
+        reads_flows = MASKS[self.mask.kind].needs_motion or self.target.needs_flows
+        if self.motion_source != FLOW and not reads_flows:
+            masks = ", ".join(sorted(name for name, mask in MASKS.items() if mask.needs_motion))
             targets = ", ".join(name for name, target in TARGETS.items() if target.needs_flows)
             raise InputError(
+                "option-unused",
                 f"motion_source is {self.motion_source!r}, but neither the mask {self.mask.kind} "
-                f"nor the target {self.target.name} looks at motion; of use with the masks "
-                f"{', '.join(sorted(NEEDS_MOTION))} and the target {targets}"
+                f"nor the target {self.target.name} uses motion; leave it out, or choose one of "
+                f"the masks {masks} or the target {targets}",
             )
         if self.box_source != DEFAULT_BOXES and not self.needs_boxes:
+            masks = ", ".join(sorted(name for name, mask in MASKS.items() if mask.needs_boxes))
             raise InputError(
-                f"box_source is {self.box_source!r}, but the mask {self.mask.kind} does not look "
-                f"at boxes; of use with {', '.join(sorted(NEEDS_BOXES))}"
+                "option-unused",
+                f"box_source is {self.box_source!r}, but the mask {self.mask.kind} does not use "
+                f"boxes; leave it out, or choose one of the masks {masks}",
             )
         if self.optim.layer_decay != 1.0:
-            raise InputError("optim.layer_decay is not used in pretraining; it must be 1")
+            raise InputError(
+                "option-unused", "optim.layer_decay is not used in pretraining; leave it at 1"
+            )
 
     @property
     def needs_boxes(self) -> bool:
-        return self.mask.kind in NEEDS_BOXES
+        return MASKS[self.mask.kind].needs_boxes
 
     @property
     def needed_motion(self) -> MotionNeeds | None:
-        """What to read of the flows shards, None where neither mask nor target needs them."""
+        """What must be read from the flows shards; None if neither mask nor target needs them."""
         needs = self.target.needed_motion(self.cut)
-        if needs is None and self.mask.kind in NEEDS_MOTION:
+        if needs is None and MASKS[self.mask.kind].needs_motion:
             needs = MotionNeeds()
         return needs and replace(needs, source=self.motion_source)
 
@@ -166,44 +191,51 @@ class PretrainConfig:
         return ClipCut(self.model, self.frames.options.get("stride", 1), self.crop)
 
     def to_table(self) -> dict[str, Any]:
-        """The fields as a recipe has them."""
+        """The fields in the form that a recipe has."""
         table = {each.name: getattr(self, each.name) for each in fields(self)}
         return table | self.target.to_tables()
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Colours, erasing and mixing in finetuning. Default: none."""
+    """Augmentation in finetuning: colours, erasing and mixing. The default is none."""
 
     rand_layers: int = 0
-    """RandAugment operations one after another, colours only (see train/clips/augment.py); 0 is
-    off."""
+    """RandAugment operations that are applied one after another; only colour operations, see
+    train/clips/augment.py. 0 switches RandAugment off."""
     rand_magnitude: int = 7
-    """Of RandAugment, 0 to 10."""
+    """Magnitude of RandAugment, 0 to 10."""
     rand_magnitude_std: float = 0.5
-    """Spread of the magnitude."""
+    """Standard deviation of the magnitude."""
     erase_probability: float = 0.0
-    """Random erasing: share of clips with a rectangle of noise."""
+    """Random erasing: share of the clips that get a rectangle of noise."""
     mixup_alpha: float = 0.0
-    """Beta parameter of mixup; 0 is off."""
+    """Parameter of the beta distribution of mixup. 0 switches mixup off."""
     cutmix_alpha: float = 0.0
-    """Beta parameter of cutmix; 0 is off. With both, each batch takes one by coin flip."""
+    """Parameter of the beta distribution of cutmix. 0 switches cutmix off. If both are on, each
+    batch uses one of them, by coin flip."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
+    """Share of the target that is spread over all classes."""
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "rand_layers", "rand_magnitude_std", "mixup_alpha", "cutmix_alpha")
         if not 0 <= self.rand_magnitude <= 10:
-            raise InputError(f"rand_magnitude is {self.rand_magnitude}; 0 to 10 is allowed")
+            raise InputError(
+                "out-of-range", f"rand_magnitude is {self.rand_magnitude}; it must be from 0 to 10"
+            )
         for name in ("erase_probability", "label_smoothing"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise InputError(f"{name} is {getattr(self, name)}; 0 to below 1 is allowed")
+                raise InputError(
+                    "out-of-range",
+                    f"{name} is {getattr(self, name)}; it must be at least 0 and below 1",
+                )
         for name in ("rand_magnitude", "rand_magnitude_std"):
             found, default = getattr(self, name), getattr(AugmentConfig, name)
             if self.rand_layers == 0 and found != default:
                 raise InputError(
-                    f"{name} is {found}, but rand_layers is 0, which draws no operation; set "
-                    f"rand_layers, or leave {name} at {default}"
+                    "option-unused",
+                    f"{name} is {found}, but rand_layers is 0, so that no operation is applied; "
+                    f"set rand_layers, or leave {name} at {default}",
                 )
 
 
@@ -212,48 +244,49 @@ class FinetuneConfig:
     """Supervised finetuning."""
 
     model: ModelConfig
-    """Encoder; decoder fields are of no use here and stay at the pretrained model's."""
+    """The encoder. Finetuning does not use the fields of the decoder."""
     head: HeadConfig
-    """How tokens are pooled."""
+    """The pooling head."""
     epochs: int
     """Passes over the clips of split train."""
     batch_size: int
-    """Clips of one optimiser step, over all processes and accumulation."""
+    """Clips of one optimiser step, over all processes and accumulated micro-batches."""
     frames: Choice
-    """Which frames: kind dense (stride) or segments; the same rule in evaluation."""
+    """How frames are sampled: kind dense (with a stride) or segments. Evaluation uses the same
+    rule."""
     crop: Choice
-    """Which part of them: kind multi_scale, random_resized, shift or centre."""
+    """How frames are cropped: kind multi_scale, random_resized, shift or centre."""
     optim: OptimConfig
-    """AdamW, with layer_decay."""
+    """AdamW, with layer decay."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Colours, erasing, mixing."""
+    """Colours, erasing and mixing."""
     flips: tuple[str, ...] = ()
-    """Of x, y, time: each mirrors half of the clips, and the label with them by classes.json, which
-    must allow it. Verbs and nouns stay."""
+    """Any of x, y, time. Each flips half of the clips. classes.json must say which label a flipped
+    clip has. Verbs and nouns do not change."""
     labels: tuple[str, ...] = ("label",)
-    """Kinds of label learned: ["label"], or ["verb", "noun"]."""
+    """The kinds of label that are learned: ["label"], or ["verb", "noun"]."""
     dropout: float = 0.0
-    """Of the pooled vector."""
+    """Dropout probability of the pooled vector."""
     init_scale: float = 0.001
-    """Factor on the classifier's initial weights."""
+    """Factor on the initial weights of the classifier."""
     repeats: int = 1
-    """Views of one read of a clip (repeated augmentation)."""
+    """Views of a clip that are made from one read (repeated augmentation)."""
     shuffle_shards: int = 16
     """Shards whose clips are shuffled together."""
     early_stop_epochs: int = 0
-    """Stop after so many epochs without a better top-1 on split val; 0 never stops early."""
+    """Stop after this many epochs without a better top-1 on split val. 0 never stops early."""
     validate_epochs: int = 1
     """Epochs between two evaluations on split val."""
     box_source: str = DEFAULT_BOXES
-    """Whose boxes the head mca looks at: default is OUT/<dataset>/boxes, another name
-    boxes-<name>."""
+    """Source of the motion boxes that the head mca uses. default is the folder OUT/<dataset>/boxes;
+    any other name is the folder boxes-<name>."""
     labels_per_class: int = 0
-    """Labelled clips of each class of split train that are learned from; 0 is all. The clips of a
-    smaller number are among those of a larger one."""
+    """Number of labelled clips of each class of split train that are used. 0 uses all. The clips of
+    a smaller number are among those of a larger number."""
     label_share: float = 1.0
-    """The same as a share of the labelled clips of each class."""
+    """Share of the labelled clips of each class of split train that are used."""
     label_seed: int = 0
-    """Which clips these are; another seed chooses others."""
+    """Seed that chooses these clips."""
 
     def __post_init__(self) -> None:
         _check_training(self)
@@ -261,13 +294,20 @@ class FinetuneConfig:
         _at_least(self, 1, "validate_epochs")
         assert self.few_labels  # refuses impossible numbers
         if self.labels not in LABELS:
-            raise InputError(f"labels are {self.labels}; allowed: {', '.join(map(str, LABELS))}")
+            raise InputError(
+                "unknown-name",
+                f"labels are {list(self.labels)}; allowed: "
+                f"{', '.join(str(list(each)) for each in LABELS)}",
+            )
         if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout is {self.dropout}; 0 to below 1 is allowed")
+            raise InputError(
+                "out-of-range", f"dropout is {self.dropout}; it must be at least 0 and below 1"
+            )
         if self.box_source != DEFAULT_BOXES and not self.needs_boxes:
             raise InputError(
-                f"box_source is {self.box_source!r}, but the head {self.head.kind} does not look "
-                "at boxes; of use with mca"
+                "option-unused",
+                f"box_source is {self.box_source!r}, but the head {self.head.kind} does not use "
+                "boxes; leave it out, or choose the head mca",
             )
 
     @property
@@ -282,14 +322,14 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Test views of a clip, whose softmax scores are averaged."""
+    """Test views of a clip. Their softmax scores are averaged."""
 
     split: str = "test"
-    """Which clips: the split that the papers on a dataset report."""
+    """The split that is evaluated: the one that the papers on a dataset report."""
     segments: int = 1
-    """Views along time, evenly spread."""
+    """Views along time, at even distances."""
     crops: int = 1
-    """Squares along the long side: 1 is the centre, 3 are both ends and the centre."""
+    """Square crops along the long side. 1 is the centre; 3 are both ends and the centre."""
 
     def __post_init__(self) -> None:
         check_name("split", self.split, SPLITS)
@@ -306,4 +346,4 @@ def _at_least(config: Any, least: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not value >= least:
-            raise InputError(f"{name} is {value}; at least {least} is allowed")
+            raise InputError("out-of-range", f"{name} is {value}; it must be at least {least}")

@@ -1,4 +1,4 @@
-"""How one part of a recipe is laid over another."""
+"""How the changes of one table replace values of another."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SIZED_FIELDS = SIZES["vit-b"].keys()
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` on top, table by table.
+    """The table `base` with the values of `changes`; nested tables are merged in the same way.
 
-    A table that names another `kind` replaces the old one: the options of one mask mean nothing to
-    another. A model that names a `size` loses the old one's width, depth and heads, which the size
-    is to say.
+    A table with another `kind` replaces the old table, because the options of one mask have no
+    meaning for another mask. A model with a `size` drops the old width, depth and heads, because
+    the size defines them.
     """
     merged = dict(base)
     for key, value in changes.items():

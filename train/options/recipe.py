@@ -1,9 +1,9 @@
 """Reads recipes (TOML) into the dataclasses of train/options/config.py.
 
 A recipe has the tables [model], [loader], [pretrain], [finetune] and [evaluate]. A table
-[pretrain.<method>] or [finetune.<head>] holds what that method or head changes; the tables of the
-other methods are not looked at. Unknown keys, and options that the chosen mask, crop or head does
-not take, are refused.
+[pretrain.<method>] or [finetune.<head>] holds the values that this method or head changes. The
+tables of other methods and heads are not read. Unknown keys are refused, and so are options that
+the chosen mask, crop or head does not have.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ MCA_FIELDS = {
     "mca_residual": "residual",
     "mca_box": "box",
 }
-"""By name of an option of the command line: the field of HeadConfig that it sets."""
+"""The field of HeadConfig that each option of the command line sets."""
 
 DECODER_FIELDS = (
     *("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio"),
     *("prediction_dim", "second_prediction_dim"),
 )
-"""Of ModelConfig, what only pretraining uses."""
+"""Fields of ModelConfig that only pretraining uses."""
 
 
 def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
-    """The tables of `file`, or of the dataset's own recipe, or of default.toml where it has none.
+    """Read the tables of a recipe: `file`, or the recipe of the dataset, or default.toml.
 
-    A recipe that says `extends = "default"` begins with the tables of that one in train/recipes and
-    holds what differs.
+    With `extends = "default"` a recipe takes the tables of train/recipes/default.toml and holds
+    only what differs from them.
 
     Raises:
-        InputError: no such file, not TOML, or unknown tables.
+        InputError: the file does not exist, is not TOML, or has unknown tables.
     """
     path = file or RECIPES / f"{dataset}.toml"
     if file is None and not path.is_file():
@@ -67,14 +67,16 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
         with open(path, "rb") as stream:
             tables = tomllib.load(stream)
     except FileNotFoundError:
-        raise InputError(f"no recipe at {path}") from None
+        raise InputError("missing-file", f"the recipe {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
+        raise InputError("wrong-format", f"{path} is not TOML: {error}") from None
     sections = ("extends", "model", "loader", "pretrain", "finetune", "evaluate")
     refuse_unknown(tables, dict.fromkeys(sections), str(path))
     for name, table in tables.items():
         if name != "extends" and not isinstance(table, Mapping):
-            raise InputError(f"{path}: {name} is {table!r:.60}; a table [{name}] is expected")
+            raise InputError(
+                "wrong-type", f"{path}: {name} is {table!r:.60}; it must be a table, [{name}]"
+            )
     base = tables.pop("extends", None)
     if base is None:
         return tables
@@ -84,16 +86,16 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
 
 
 def parse_changes(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`--set optim.weight_decay=0.1` and the like as nested tables; values are TOML."""
+    """Nested tables of settings such as `optim.weight_decay=0.1`; the values are TOML."""
     changes: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise InputError(f"--set {setting}: KEY=VALUE is expected")
+            raise InputError("bad-setting", f"--set {setting} has no value; write --set KEY=VALUE")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            value = text  # a bare word is a text: --set mask.kind=tube
+            value = text  # a bare word is a string: --set mask.kind=tube
         for part in reversed(key.strip().split(".")):
             value = {part: value}
         changes = merge(changes, value)
@@ -103,7 +105,7 @@ def parse_changes(settings: tuple[str, ...]) -> dict[str, Any]:
 def pretrain_config(
     tables: Mapping[str, Any], method: str, changes: Mapping[str, Any] | None = None
 ) -> PretrainConfig:
-    """The pretraining of a recipe by one method, with `changes` on top."""
+    """The options of pretraining by one method of a recipe, with `changes` applied."""
     table, methods = _split_variants(tables, "pretrain")
     check_name("method", method, tuple(methods))
     table = merge(merge(table, methods[method]), changes or {})
@@ -114,11 +116,16 @@ def pretrain_config(
 def finetune_config(
     tables: Mapping[str, Any], head: str | None, changes: Mapping[str, Any] | None = None
 ) -> FinetuneConfig:
-    """The finetuning of a recipe with one head (None: the recipe's), with `changes` on top."""
+    """The options of finetuning with one head, with `changes` applied. None is the recipe's
+    head."""
     table, heads = _split_variants(tables, "finetune")
     unused = [name for name in _table(changes or {}, "model") if name in DECODER_FIELDS]
     if unused:
-        raise InputError(f"finetuning has no decoder: {', '.join(unused)} of model is not used")
+        raise InputError(
+            "option-unused",
+            f"finetuning has no decoder and does not use {', '.join(unused)} of model; leave it "
+            "out",
+        )
     kind = head or _table(table, "head").get("kind", "mean")
     check_name("head", kind, HEAD_KINDS)
     table = merge(merge(table, {"head": {"kind": kind}, **heads.get(kind, {})}), changes or {})
@@ -134,15 +141,15 @@ def _refuse_options_of_mca(head: Mapping[str, Any]) -> None:
     options = {field: f"--{option.replace('_', '-')}" for option, field in MCA_FIELDS.items()}
     unused = [options.get(field, f"head.{field}") for field in sorted(head) if field != "kind"]
     if unused:
-        verb = "is" if len(unused) == 1 else "are"
         raise InputError(
-            f"{', '.join(unused)} {verb} for --head mca, and the head is mean; give --head mca, or "
-            f"leave {'it' if len(unused) == 1 else 'them'} out"
+            "option-unused",
+            f"the head is mean, and only the head mca has {', '.join(unused)}; give --head mca, or "
+            f"leave {'it' if len(unused) == 1 else 'them'} out",
         )
 
 
 def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
-    """The config of a complete table, such as `config` in a run's options.json."""
+    """The options of a complete table, such as `config` in the options.json of a run."""
     rest = {key: value for key, value in table.items() if key not in OWN_TABLES}
     config = build(PretrainConfig, rest | {"target": build_target(table)}, "pretrain")
     masks = {name: mask.draw for name, mask in MASKS.items()}
@@ -152,7 +159,7 @@ def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
 
 
 def recorded_finetune_config(table: Mapping[str, Any]) -> FinetuneConfig:
-    """The config of a complete table, such as `config` in a run's options.json."""
+    """The options of a complete table, such as `config` in the options.json of a run."""
     config = build(FinetuneConfig, table, "finetune")
     return _with_choices(config, frames=FRAME_RULES, crop=CROPS)
 
@@ -160,14 +167,14 @@ def recorded_finetune_config(table: Mapping[str, Any]) -> FinetuneConfig:
 def loader_config(
     tables: Mapping[str, Any], changes: Mapping[str, Any] | None = None
 ) -> LoaderConfig:
-    """How clips are read."""
+    """The loader options of a recipe, with `changes` applied."""
     return build(LoaderConfig, merge(tables.get("loader", {}), changes or {}), "loader")
 
 
 def evaluate_config(
     tables: Mapping[str, Any], changes: Mapping[str, Any] | None = None
 ) -> EvaluateConfig:
-    """The test views of a recipe."""
+    """The test views of a recipe, with `changes` applied."""
     return build(EvaluateConfig, merge(tables.get("evaluate", {}), changes or {}), "evaluate")
 
 
@@ -176,7 +183,7 @@ def _split_variants(
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The common options of [pretrain] or [finetune], and its [section.<variant>] tables."""
     if section not in tables:
-        raise InputError(f"the recipe has no table [{section}]")
+        raise InputError("missing-key", f"the recipe has no table [{section}]")
     cls = PretrainConfig if section == "pretrain" else FinetuneConfig
     known = {*fields_by_name(cls), *(OWN_TABLES if section == "pretrain" else ())}
     variants = {
@@ -189,26 +196,28 @@ def _split_variants(
 
 
 def _model(tables: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the model: [model], then the section's own; `size` names a known one."""
-    parts = ({"model": _table(each, "model")} for each in (tables, table))
-    fields = merge(*parts)["model"]
+    """The fields of the model: those of [model], then those of the section. `size` is a named
+    size."""
+    common, own = ({"model": _table(each, "model")} for each in (tables, table))
+    fields = merge(common, own)["model"]
     size = fields.pop("size", None)
     return fields if size is None else {**named_config(size).to_dict(), **fields}
 
 
 def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The table of that name, empty where there is none."""
+    """The table `name` of `tables`; empty if there is none."""
     table = tables.get(name, {})
     if not isinstance(table, Mapping):
         first = {"model": "size", "head": "kind"}[name]
         raise InputError(
-            f"{name} is {table!r}; it is a table of options, such as --set {name}.{first}=..."
+            "wrong-type",
+            f"{name} is {table!r}; it must be a table of options, such as --set {name}.{first}=...",
         )
     return table
 
 
 def _with_choices(config: Any, **registries: Mapping[str, Any]) -> Any:
-    """The config with every Choice checked against its registry, completed, and tried once."""
+    """The config after each Choice was checked against its registry, completed and tried once."""
     chosen = {
         name: choose(registry, getattr(config, name), name) for name, registry in registries.items()
     }
@@ -216,12 +225,12 @@ def _with_choices(config: Any, **registries: Mapping[str, Any]) -> Any:
         try:
             registries[name][choice.kind](*_trial_arguments(name), **choice.options)
         except InputError as error:
-            raise InputError(f"[{name}] {error}") from None
+            raise error.at(f"[{name}]") from None
     return replace(config, **chosen)
 
 
 def _trial_arguments(name: str) -> tuple[Any, ...]:
-    """Arguments on which a function of a registry checks the values of its options."""
+    """Arguments for a trial call, in which a function checks the values of its options."""
     rng = np.random.default_rng(0)
     return {
         "frames": (8, 2, np.zeros(2)),
@@ -235,16 +244,20 @@ def _still_scene(time_steps: int, grid: int) -> Scene:
 
 
 def _with_decoder(config: PretrainConfig) -> PretrainConfig:
-    """The config with decoders that predict as many numbers as the target has."""
+    """The config with as many predicted numbers per token as the target has."""
     model, sizes = config.model, config.target.num_values(config.cut)
     total, second = sum(sizes), sizes[1] if len(sizes) > 1 else None
     if model.prediction_dim not in (None, total):
         raise InputError(
-            f"[model] prediction_dim is {model.prediction_dim}, but target {config.target.name} "
-            f"has {total} numbers a token; leave it out"
+            "option-conflict",
+            f"[model] prediction_dim is {model.prediction_dim}, but the target "
+            f"{config.target.name} has {total} numbers per token; leave prediction_dim out",
         )
     if model.second_prediction_dim not in (None, second):
-        raise InputError("[model] second_prediction_dim follows from the target; leave it out")
+        raise InputError(
+            "option-conflict",
+            "[model] second_prediction_dim is computed from the target; leave it out",
+        )
     if total != model.output_dim:
         model = replace(model, prediction_dim=total)
     visible = config.target.predicts_visible
@@ -254,11 +267,13 @@ def _with_decoder(config: PretrainConfig) -> PretrainConfig:
 
 
 def _check_mask(config: PretrainConfig) -> None:
-    """Refuse a mask that leaves the encoder or the decoder nothing to do on the model's grid."""
+    """Refuse a mask that hides all tokens of the model's grid, or none."""
     scene = _still_scene(config.model.time_steps, config.model.grid)
     mask = MASKS[config.mask.kind].draw(scene, np.random.default_rng(0), **config.mask.options)
     if mask.all() or not mask.any():
         raise InputError(
-            f"[mask] {config.mask.kind} hides {mask.sum()} of {mask.size} tokens, of a grid of "
-            f"{config.model.grid} x {config.model.grid}; some must be hidden and some visible"
+            "out-of-range",
+            f"[mask] {config.mask.kind} masks {mask.sum()} of {mask.size} tokens of a grid of "
+            f"{config.model.grid} x {config.model.grid} patches; some must be masked and some "
+            "visible",
         )

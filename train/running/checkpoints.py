@@ -1,8 +1,8 @@
-"""Checkpoints to go on from after a stop or a kill, in DeepSpeed's layout.
+"""Checkpoints from which a run continues after a stop or a kill, in DeepSpeed's layout.
 
-checkpoints/step-00001234/ holds DeepSpeed's files and, written last, COMPLETE. A folder without it,
-or with a file of another size than COMPLETE says, is as good as none. Tensors and plain values
-only: what would need unpickling of code is refused, see `SafeFiles`.
+The folder checkpoints/step-00001234/ holds DeepSpeed's files and COMPLETE, which is written last. A
+folder is not used if it has no COMPLETE, or a file of another size than COMPLETE says. Files hold
+only tensors and plain values: a file is refused if reading it could run code, see `SafeFiles`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ KEPT = 3
 def save_checkpoint(
     engine: Any, folder: Path, step: int, progress: dict[str, Any], processes: Processes
 ) -> Path:
-    """Save the state after `step` optimiser steps. All processes call this.
+    """Save the state after `step` optimiser steps. All processes must call this.
 
     Args:
-        folder: of all checkpoints of the run; the three newest complete ones are kept.
-        progress: plain values to come back from `load_checkpoint`.
+        folder: holds all checkpoints of the run; the three newest complete ones are kept.
+        progress: plain values that `load_checkpoint` returns.
     """
     tag = folder / f"step-{step:08d}"
     if processes.is_first:
-        shutil.rmtree(tag, ignore_errors=True)  # left half-written by a kill
+        shutil.rmtree(tag, ignore_errors=True)  # a kill may have left it incomplete
     processes.wait()
     engine.checkpoint_engine = safe_files()
     state = {"progress": {**progress, "step": step}}
@@ -46,16 +46,16 @@ def save_checkpoint(
     if processes.is_first:
         mark_complete(tag, step, _state_options(engine))
         for old in complete_checkpoints(folder)[:-KEPT]:
-            (old / COMPLETE).unlink()  # first: half a checkpoint must not look whole
+            (old / COMPLETE).unlink()  # first, so that a half-deleted checkpoint is not complete
             shutil.rmtree(old)
     return tag
 
 
 def mark_complete(tag: Path, step: int, options: dict[str, Any]) -> None:
-    """Write COMPLETE: from now on the folder is a checkpoint.
+    """Write COMPLETE, which makes the folder a checkpoint.
 
     Args:
-        options: [loader] options that its files depend on.
+        options: the [loader] options that the files depend on.
     """
     sync_folder(tag)
     files = {path.name: path.stat().st_size for path in sorted(tag.iterdir())}
@@ -64,20 +64,23 @@ def mark_complete(tag: Path, step: int, options: dict[str, Any]) -> None:
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that can be loaded, oldest first."""
+    """The checkpoints that can be loaded, oldest first."""
     return [tag for tag in sorted(Path(folder).glob("step-*")) if _is_complete(tag)]
 
 
 def load_checkpoint(engine: Any, tag: Path) -> dict[str, Any]:
-    """Put the engine into the state that `save_checkpoint` saved; returns its progress and "step".
+    """Load the state that `save_checkpoint` saved into the engine.
+
+    Returns:
+        The progress that was saved, with "step".
 
     Raises:
-        InputError: the files hold something else than tensors and plain values, or the state of
+        InputError: the files hold other things than tensors and plain values, or were saved with
             another number of processes, ZeRO stage or precision.
     """
     engine.checkpoint_engine = safe_files()
-    _check_shares(engine, tag)
-    with contextlib.redirect_stdout(io.StringIO()):  # of the bf16 optimizer, a line a process
+    _check_partition(engine, tag)
+    with contextlib.redirect_stdout(io.StringIO()):  # the bf16 optimizer prints a line
         _, state = engine.load_checkpoint(str(tag.parent), tag=tag.name)
     return state["progress"]
 
@@ -91,7 +94,7 @@ def _is_complete(tag: Path) -> bool:
 
 
 def saved_options(tag: Path) -> dict[str, Any]:
-    """[loader] options that a complete checkpoint's files depend on."""
+    """The [loader] options that the files of a complete checkpoint depend on."""
     return json.loads((tag / COMPLETE).read_text()).get("options", {})
 
 
@@ -100,26 +103,28 @@ def _state_options(engine: Any) -> dict[str, Any]:
     return {"zero_stage": stage, "precision": "bf16" if engine.bfloat16_enabled() else "fp32"}
 
 
-def _check_shares(engine: Any, tag: Path) -> None:
+def _check_partition(engine: Any, tag: Path) -> None:
     now = _state_options(engine)
     for name, saved in saved_options(tag).items():
         if saved != now[name]:
             raise InputError(
-                f"{tag} was saved with loader.{name} {saved}, and it is {now[name]} now; give "
-                f"--set loader.{name}={saved} to go on"
+                "other-options",
+                f"{tag} was saved with loader.{name} {saved}, and now it is {now[name]}; continue "
+                f"with --set loader.{name}={saved}",
             )
     stage = now["zero_stage"]
     found = len(list(tag.glob("*zero_pp_rank_*_optim_states.pt")))
     if stage > 0 and found != engine.world_size:
         raise InputError(
-            f"{tag} was saved by {found} processes, and these are {engine.world_size}; start "
-            f"{found}, or run `python -m train.checkpoint reshard {tag.parent.parent} --processes "
-            f"{engine.world_size}`"
+            "other-processes",
+            f"{tag} was saved by {found} processes, and now there are {engine.world_size}; start "
+            f"{found} processes, or run `python -m train.checkpoint reshard {tag.parent.parent} "
+            f"--processes {engine.world_size}`",
         )
 
 
 def safe_files() -> Any:
-    """DeepSpeed's way to files, such that writes last and reads run no code."""
+    """DeepSpeed's file interface, with durable writes and with reads that run no code."""
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -135,7 +140,7 @@ def safe_files() -> Any:
                 os.fsync(stream.fileno())
 
         def load(self, path: str, map_location: Any = None) -> dict:
-            # Records without behaviour that DeepSpeed keeps beside its tensors.
+            # Plain records that DeepSpeed saves with its tensors.
             known = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
             try:
                 with torch.serialization.safe_globals(known):
@@ -143,7 +148,9 @@ def safe_files() -> Any:
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
                 reason = str(error).splitlines()[0]
                 raise InputError(
-                    f"{path} is refused: it is damaged, or would run code when read ({reason})"
+                    "unsafe-file",
+                    f"{path} is refused: it is damaged, or it could run code when it is read "
+                    f"({reason})",
                 ) from None
 
     return SafeFiles()

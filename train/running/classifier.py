@@ -1,4 +1,4 @@
-"""The network of a finetuning, with its first weights."""
+"""The network of finetuning, with random weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from train.options.config import FinetuneConfig
 
 
 def build_classifier(config: FinetuneConfig, num_classes: dict[str, int]) -> VideoClassifier:
-    """Encoder, pooling head and classifier of a config; classes by kind of label."""
+    """Build encoder, pooling head and classifiers; `num_classes` has a number for each kind of
+    label."""
     encoder = VideoEncoder(config.model, final_norm=False)
     head = build_head(config.head, config.model.width, config.model.head_norm_eps)
     return VideoClassifier(encoder, head, num_classes, config.dropout, config.init_scale)

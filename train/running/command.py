@@ -1,4 +1,4 @@
-"""What the training commands have in common: options, what they mean, and the folder's lock."""
+"""Command-line options that pretrain and finetune share, and how they are read."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
-RECIPE = "as the recipe has it"
+RECIPE = "from the recipe"
 
 
 @dataclass(frozen=True)
 class Common:
-    """Options of both training commands, as given."""
+    """Options of both training commands, as they were given."""
 
     dataset: str
     out: Path
@@ -50,33 +50,38 @@ class Common:
     profile: bool = False
     overwrite: bool = False
     dry_run: bool = False
+    verbose: bool = False
 
     def read_recipe(self) -> dict[str, Any]:
-        """The tables of the recipe, or of the run that this one is to be like."""
+        """The tables of the recipe, or of the earlier run that --like names."""
         if self.earlier is not None:
             return self.earlier.tables()
         return read_recipe(self.dataset, self.recipe)
 
     def training_changes(self) -> dict[str, Any]:
-        """What the command line changes of [pretrain] or [finetune]."""
+        """The values of [pretrain] or [finetune] that the command line changes."""
         changes = parse_changes(tuple(s for s in self.settings if not s.startswith("loader.")))
         given = {"epochs": self.epochs, "batch_size": self.batch_size}
         return merge(changes, {name: value for name, value in given.items() if value is not None})
 
     def loader(self, tables: Mapping[str, Any]) -> LoaderConfig:
-        """How clips are read: the recipe's [loader] with what the command line changes of it."""
+        """The [loader] options of the recipe, with the changes of the command line."""
         changes = parse_changes(tuple(s for s in self.settings if s.startswith("loader.")))
         config = loader_config(tables, changes.get("loader"))
         return with_workers(config, self.workers)
 
 
 def read_common(command: str, like: str | None, **given: Any) -> Common:
-    """The options as given, after looking up the run that `--like` names."""
+    """Read the options of a command line, and the record of the run that `--like` names."""
     seed = given.pop("seed")
     if like is None:
         return Common(**given, seed=seed or 0)
     if given["recipe"] is not None:
-        raise InputError("--recipe and --like both say what is trained; give one, --set changes it")
+        raise InputError(
+            "option-conflict",
+            "--recipe and --like both name the options of the run; give one of them, and change "
+            "single options with --set",
+        )
     earlier = read_earlier(DatasetLayout(given["out"], given["dataset"]), like, command)
     given["run"] = given["run"] or f"{earlier.name}-again"
     seed = earlier.options["seed"] if seed is None else seed
@@ -84,126 +89,140 @@ def read_common(command: str, like: str | None, **given: Any) -> Common:
 
 
 def with_workers(config: LoaderConfig, workers: int | None) -> LoaderConfig:
-    """The config with the workers asked for; without that, as many as this machine has cores."""
+    """The config with the given number of workers.
+
+    Without a number, the recipe's, but no more than there are cores for this process.
+    """
     if workers is None:
         workers = min(config.workers, len(os.sched_getaffinity(0)))
     return replace(config, workers=workers)
 
 
 def run_option(text: str) -> Callable:
-    # torchrun takes --run, wherever it stands, for an abbreviation of its own --run-path.
+    # torchrun reads --run, at any position, as an abbreviation of its own option --run-path.
     return click.option(
-        "--run", "--run-name", "run", metavar="NAME", help=f"{text} (--run-name under torchrun)"
+        "--run", "--run-name", "run", metavar="NAME", help=f"{text} With torchrun write --run-name."
     )
 
 
 def data_options(command: Callable) -> Callable:
-    """Options of every command that reads a dataset."""
+    """Add the options of every command that reads a dataset."""
     return _add(
         command,
-        click.option("--dataset", default="toy", metavar="NAME", help="Folder below OUT."),
+        click.option("--dataset", default="toy", metavar="NAME", help="Name of the dataset."),
         click.option(
-            "--out", default="out", type=FOLDER, metavar="FOLDER", help="Where all datasets lie."
+            "--out",
+            default="out",
+            type=FOLDER,
+            metavar="FOLDER",
+            help="Folder that holds all datasets.",
         ),
         click.option(
             "--workers",
             type=click.IntRange(min=0),
             metavar="PROCESSES",
-            help="Readers of each training process; 0 reads in the process itself.",
+            help="Number of processes that read clips, for each training process. With 0 the "
+            "training process reads them itself.",
             show_default=RECIPE,
         ),
         click.option(
             "--device",
             default="auto",
             type=click.Choice(["auto", "cpu", "cuda"]),
-            help="Where to compute.",
+            help="Device to compute on. auto is a GPU if there is one, else the CPU.",
         ),
     )
 
 
 def training_options(command: Callable) -> Callable:
-    """Options of pretraining and finetuning, for `Common`."""
+    """Add the options of pretraining and finetuning, which become a `Common`."""
     command = _add(
         command,
         # What is trained
-        click.option("--recipe", type=FOLDER, metavar="FILE", help="A recipe (TOML) of your own."),
+        click.option("--recipe", type=FOLDER, metavar="FILE", help="Use this recipe, a TOML file."),
         click.option(
             "--set",
             "settings",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change a value of the recipe, such as optim.weight_decay=0.1 or mask.kind=tube.",
+            help="Change a value of the recipe, such as optim.weight_decay=0.1 or mask.kind=tube. "
+            "May be repeated.",
         ),
         click.option(
             "--epochs",
             type=POSITIVE,
             metavar="N",
             show_default=RECIPE,
-            help="Passes over split train.",
+            help="Number of passes over split train.",
         ),
         click.option(
             "--batch-size",
             type=POSITIVE,
             metavar="CLIPS",
             show_default=RECIPE,
-            help="Clips of one optimiser step, over all processes.",
+            help="Number of clips in one optimiser step, over all processes.",
         ),
         click.option(
             "--seed",
             type=int,
             metavar="N",
             show_default="0",
-            help="Of weights, order, views and masks.",
+            help="Seed for weight initialisation, data order, augmentation and masks.",
         ),
         click.option(
             "--like",
             metavar="RUN",
-            help="Begin again with the options and seed that a run recorded, as RUN-again; --set "
-            "and its like change some.",
+            help="Repeat an earlier run with its recorded options and seed, as RUN-again. Options "
+            "such as --set change single values.",
         ),
         # How the run goes
-        run_option("Name of the run folder."),
+        run_option("Name of the run and its folder."),
         click.option(
             "--stop-after",
             type=click.FloatRange(min=0),
             metavar="MINUTES",
-            help="Save and stop then; the same command goes on.",
+            help="Save a checkpoint and stop after this time. The same command continues the run.",
         ),
         click.option(
             "--tensorboard/--no-tensorboard",
             default=True,
-            help="Live curves in the run's folder tensorboard/.",
+            help="Write live curves to the folder tensorboard/ of the run.",
         ),
         click.option(
             "--wandb",
             metavar="PROJECT",
-            help="Curves to Weights & Biases too; WANDB_MODE=offline keeps them in the folder.",
+            help="Send curves to this project of Weights & Biases, too. WANDB_MODE=offline keeps "
+            "them in the run folder.",
         ),
         click.option(
             "--profile",
             is_flag=True,
-            help="Trace 5 steps (torch profiler) in the run's trace.json.",
+            help="Write a trace of 5 steps to trace.json of the run (torch profiler).",
         ),
-        click.option("--overwrite", is_flag=True, help="Begin again, whatever the folder holds."),
-        click.option("--dry-run", is_flag=True, help="Print the resolved options and stop."),
+        click.option(
+            "--overwrite", is_flag=True, help="Delete the run if it exists, and start it again."
+        ),
+        click.option("--verbose", is_flag=True, help="Print all resolved options before training."),
+        click.option("--dry-run", is_flag=True, help="Print all resolved options and stop."),
     )
     return data_options(command)
 
 
 def mca_options(command: Callable) -> Callable:
-    """Adds --mca-heads and the like, which the head mean refuses."""
+    """Add --mca-heads and the other options of the head mca, which the head mean refuses."""
     count = click.IntRange(min=1)
     options = (
         click.option("--mca-heads", type=count, metavar="HEADS", show_default=RECIPE,
-                     help="Attention heads of a layer of the head mca."),
+                     help="Number of attention heads in a layer of the head mca."),
         click.option("--mca-depth", type=count, metavar="LAYERS", show_default=RECIPE,
-                     help="Its cross-attention layers."),
+                     help="Number of cross-attention layers of the head mca."),
         click.option("--mca-width", type=click.Choice(HEAD_WIDTHS), show_default=RECIPE,
-                     help="Of one attention head: the token's width, or shared out."),
+                     help="Channels of one attention head: all channels of a token (model), or its "
+                     "channels divided by the number of heads (split)."),
         click.option("--mca-residual/--no-mca-residual", default=None, show_default=RECIPE,
-                     help="Whether queries are added to what attention brings."),
+                     help="Whether the head mca adds queries to the result of attention."),
         click.option("--mca-box", type=click.Choice(BOXES), show_default=RECIPE,
-                     help="Which motion box inner tokens lie in."),
+                     help="Motion box of the head mca: one per clip, or one per tubelet."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -211,7 +230,7 @@ def mca_options(command: Callable) -> Callable:
 
 
 def mca_settings(options: dict[str, Any]) -> tuple[str, ...]:
-    """Takes these options out of those of a command; what was given, as for --set."""
+    """Remove the --mca options from `options`; returns those that were given as --set settings."""
     given = {field: options.pop(name) for name, field in MCA_FIELDS.items()}
     return tuple(
         f"head.{field}={str(value).lower()}" for field, value in given.items() if value is not None
@@ -250,7 +269,7 @@ def label_settings(options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def hold(folder: RunFolder, processes: Processes) -> contextlib.AbstractContextManager:
-    """The lock on a run folder, taken by the first process for all."""
+    """The lock of a run folder, which the first process takes for all."""
     return RunLock(folder.lock) if processes.is_first else contextlib.nullcontext()
 
 

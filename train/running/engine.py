@@ -1,7 +1,7 @@
-"""Starts processes and DeepSpeed: ZeRO, NCCL on GPUs and gloo on CPUs; no network, quiet.
+"""Starts the training processes and DeepSpeed, with NCCL on GPUs and gloo on CPUs.
 
-DeepSpeed is imported here alone and only when an engine is started: it picks its accelerator at
-import.
+Nothing leaves the machine, and DeepSpeed prints nothing. DeepSpeed is imported only in this module
+and only when an engine is started, because it chooses its accelerator at import.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """This process among the processes that train together.
 
     Attributes:
-        rank: of this process, 0 is the one that writes.
-        world_size: how many there are.
-        device: where this one computes.
+        rank: number of this process. The process with rank 0 writes files.
+        world_size: number of processes.
+        device: the device that this process computes on.
     """
 
     rank: int
@@ -53,24 +53,24 @@ class Processes:
         return self.device.type == "cuda"
 
     def say(self, line: str) -> None:
-        """Print a line once, not once a process."""
+        """Print a line in the first process only."""
         if self.is_first:
             print(line, flush=True)
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes have called this."""
         if self.world_size > 1:
             dist.barrier()
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over all processes, the same everywhere."""
+        """The mean over all processes; all processes get the same value."""
         if self.world_size > 1:
             dist.all_reduce(values)
             values = values / self.world_size
         return values
 
     def from_first(self, value: Any) -> Any:
-        """What the first process says."""
+        """The value of the first process."""
         if self.world_size > 1:
             box = [value]
             dist.broadcast_object_list(box, src=0, device=self.device)
@@ -78,7 +78,7 @@ class Processes:
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process says, by rank."""
+        """The values of all processes, in the order of their ranks."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -87,13 +87,13 @@ class Processes:
 
 
 def start_processes(device: str) -> Processes:
-    """Join the processes that a launcher started, or be the only one.
+    """Join the processes that a launcher started; without a launcher, be the only process.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
 
     Raises:
-        InputError: a GPU is asked for and there is none, or the launcher set only some variables.
+        InputError: a GPU is requested and there is none, or the launcher set only some variables.
     """
     kind = device
     if device == "auto":
@@ -101,14 +101,17 @@ def start_processes(device: str) -> Processes:
         if kind == "cpu" and (line := unused_gpu(torch.cuda)):
             print(line, file=sys.stderr)
     if kind == "cuda" and (reason := why_no_gpu(torch.cuda)):
-        raise InputError(f"--device cuda: no GPU can be used here: {reason}; give --device cpu")
+        raise InputError(
+            "no-gpu", f"--device cuda: no GPU can be used here: {reason}; give --device cpu"
+        )
     with _launched():
         rank, world_size, local_rank = (int(os.environ[name]) for name in LAUNCHER_VARIABLES[:3])
         if kind == "cuda":
             if local_rank >= torch.cuda.device_count():
                 raise InputError(
+                    "no-gpu",
                     f"process {local_rank} of this machine has no GPU: there are "
-                    f"{torch.cuda.device_count()}; start that many processes"
+                    f"{torch.cuda.device_count()}; start that many processes",
                 )
             torch.cuda.set_device(local_rank)
         deepspeed = import_deepspeed(kind)
@@ -120,37 +123,38 @@ def start_processes(device: str) -> Processes:
 
 
 def wants_bf16(precision: str, uses_cuda: bool) -> bool:
-    """What loader.precision means here: bf16, fp32, or bf16 on a GPU."""
+    """Whether loader.precision means bf16 on this device."""
     return precision == "bf16" or (precision == "auto" and uses_cuda)
 
 
 def deepspeed_config(
     plan: BatchPlan, repeats: int, gradient_clipping: float, bf16: bool, zero_stage: int = 1
 ) -> dict[str, Any]:
-    """What DeepSpeed is told; sizes count views, of which each clip has `repeats`.
+    """The configuration of DeepSpeed. Sizes count views; each clip has `repeats` views.
 
     Raises:
-        InputError: stage 0 with bf16, which would add up gradients in bf16.
+        InputError: stage 0 with bf16, which would sum gradients in bf16.
     """
     if bf16 and zero_stage == 0:
         raise InputError(
-            "loader.zero_stage is 0; in bf16, which GPUs train in, 1 or 2 is allowed; give one of "
-            "them, or --set loader.precision=fp32"
+            "option-conflict",
+            "loader.zero_stage is 0, and training in bf16 (the default on a GPU) needs 1 or 2; "
+            "give one of them, or --set loader.precision=fp32",
         )
     return {
         "train_batch_size": plan.batch_size * repeats,
         "train_micro_batch_size_per_gpu": plan.micro_size * repeats,
         "gradient_accumulation_steps": plan.accumulation,
-        # Stated always: DeepSpeed's own default has changed from 0 to 1.
+        # Always given, because DeepSpeed's default has changed from 0 to 1.
         "gradient_clipping": gradient_clipping,
-        # Copying gradients together saves memory on a GPU; on a CPU it is a copy more, 5% of a
-        # small model's step.
+        # Copying gradients into one buffer saves memory on a GPU. On a CPU it is an additional
+        # copy, 5% of a small model's step.
         "zero_optimization": {"stage": zero_stage, "contiguous_gradients": bf16},
         "bf16": {"enabled": bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
-        # Else what was added up in fp32 is rounded to bf16 on its way to the optimizer.
+        # Otherwise sums in fp32 are rounded to bf16 before they reach the optimizer.
         "communication_data_type": "fp32",
-        # Its clock waits for the device before and after each part of a step.
+        # DeepSpeed's clock waits for the device before and after each part of a step.
         "timers": {"throughput": {"enabled": False}},
         "steps_per_print": 10**12,
         "wall_clock_breakdown": False,
@@ -162,9 +166,9 @@ def start_engine(
 ) -> Any:
     """A DeepSpeed engine: `engine(...)`, `engine.backward(loss)`, `engine.step()`."""
     deepspeed = import_deepspeed(device.type)
-    # Buffers too, which DeepSpeed would leave: timm's key biases are added to bf16 ones.
+    # Converts buffers too, which DeepSpeed would not: timm adds its key biases to bf16 biases.
     dtype = torch.bfloat16 if config["bf16"]["enabled"] else torch.float32
-    # Its bf16 optimizer prints its memory, six lines for each group of parameters.
+    # DeepSpeed's bf16 optimizer prints its memory use, six lines for each group of parameters.
     with _launched(), contextlib.redirect_stdout(io.StringIO()):
         engine, _, _, _ = deepspeed.initialize(
             model=model.to(device, dtype),
@@ -176,10 +180,10 @@ def start_engine(
 
 
 def whole_model(engine: Any, model: Model) -> Model:
-    """The engine's weights in full precision, put into `model` on the CPU. All processes call it.
+    """Copy the float32 weights of the engine into `model` on the CPU. All processes must call this.
 
-    Under bf16 the engine's module holds rounded weights; the float32 ones that the optimizer works
-    on are shared out over the processes.
+    With bf16 the engine's module holds rounded weights. The float32 weights that the optimizer
+    updates are partitioned over the processes.
     """
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -193,10 +197,10 @@ def whole_model(engine: Any, model: Model) -> Model:
 
 @contextlib.contextmanager
 def _launched() -> Iterator[None]:
-    """Inside, the environment holds what a launcher sets; without one, a single process.
+    """Set the environment variables of a launcher; without a launcher, those of a single process.
 
-    A single process meets itself at a free port of this machine's loopback. Outside nothing of
-    that is left, so that programs started from here do not take themselves for its peers.
+    A single process uses a free port of the loopback interface. The variables are removed at the
+    end, so that programs that are started from here do not join this process.
     """
     given = [name for name in LAUNCHER_VARIABLES if name in os.environ]
     if len(given) == len(LAUNCHER_VARIABLES):
@@ -205,8 +209,9 @@ def _launched() -> Iterator[None]:
     if given:
         missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
         raise InputError(
-            f"{', '.join(given)} is set but {', '.join(missing)} is not; unset all, or start with "
-            "torchrun or deepspeed"
+            "other-processes",
+            f"the environment has {', '.join(given)} but not {', '.join(missing)}; unset all of "
+            "them, or start the command with torchrun or deepspeed",
         )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -214,7 +219,9 @@ def _launched() -> Iterator[None]:
     values = ("0", "1", "0", "127.0.0.1", str(port))
     own = dict(zip(LAUNCHER_VARIABLES, values, strict=True))
     if "GLOO_SOCKET_IFNAME" not in os.environ:
-        own["GLOO_SOCKET_IFNAME"] = "lo"  # a host name may not resolve; nothing leaves the machine
+        own["GLOO_SOCKET_IFNAME"] = (
+            "lo"  # a host name might not resolve, and nothing leaves the machine
+        )
     os.environ.update(own)
     try:
         yield
@@ -224,17 +231,17 @@ def _launched() -> Iterator[None]:
 
 
 def import_deepspeed(kind: str) -> Any:
-    """The package, quiet and for an accelerator "cpu" or "cuda"; the first call decides which."""
-    os.environ.setdefault("DS_ACCELERATOR", kind)  # otherwise it probes, and warns
+    """Import DeepSpeed without its messages, for "cpu" or "cuda". The first call decides which."""
+    os.environ.setdefault("DS_ACCELERATOR", kind)  # otherwise DeepSpeed tries them all and warns
     for name in ("DeepSpeed", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import deepspeed
     import deepspeed.ops
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    # On CPU DeepSpeed would compile an all-reduce of its own, a minute with g++ at first use, to
-    # spare gloo a copy. Training here sends gradients once a step: gloo does, and no compiler is
-    # needed.
+    # On a CPU DeepSpeed would compile its own all-reduce at first use, which takes g++ a minute and
+    # saves one copy. Training sends gradients only once a step, so that gloo is fast enough and no
+    # compiler is needed.
     if kind == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -1,4 +1,4 @@
-"""What a finetuning begins with: weights, classes and labelled clips, each checked."""
+"""The inputs of finetuning, checked: pretrained weights, classes and labelled clips."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from train.running.run_folder import RunFolder
 
 
 def run_name(source: str, head: str) -> str:
-    """finetune-mofo-mca from run pretrain-mofo, finetune-scratch-mca from random weights."""
+    """The name of a run: finetune-mofo-mca if it starts from the run pretrain-mofo,
+    finetune-scratch-mca if it starts from random weights."""
     return f"finetune-{short_name(source)}-{head}"
 
 
 def short_name(source: str) -> str:
-    """mofo of run pretrain-mofo, vit_b of file vit_b.pth, ucf101-mofo of another dataset's run
-    out/ucf101/runs/pretrain-mofo, scratch of random weights."""
+    """A short name of weights: mofo for the run pretrain-mofo, vit_b for the file vit_b.pth,
+    ucf101-mofo for out/ucf101/runs/pretrain-mofo of another dataset, scratch for random weights."""
     if source == "none":
         return "scratch"
     path = Path(source)
@@ -37,10 +38,10 @@ def _without_command(run: str) -> str:
 
 
 def find_weights(layout: DatasetLayout, source: str) -> Path | None:
-    """The file that `--from` names; None for random weights.
+    """Find the file of weights that `--from` names; None for random weights.
 
     Raises:
-        InputError: no such run or file, or the run is not finished.
+        InputError: there is no such run or file, or the run is not finished.
     """
     if source == "none":
         return None
@@ -48,102 +49,112 @@ def find_weights(layout: DatasetLayout, source: str) -> Path | None:
     if run.options.is_file():
         return _finished(run)
     elsewhere = RunFolder(Path(source))
-    if elsewhere.options.is_file():  # a run of another dataset, by its folder
+    if elsewhere.options.is_file():  # the folder of a run of another dataset
         return _finished(elsewhere)
     if Path(source).exists():
         return Path(source)
     known = sorted(path.parent.name for path in layout.runs.glob("*/weights.safetensors"))
     raise InputError(
-        f"--from {source}: no run of that name in {layout.runs} (there are: "
-        f"{', '.join(known) or 'none'}) and no such file; `{layout.make('pretrain')}` makes one, "
-        "--from none begins with random weights"
+        "unknown-name",
+        f"--from {source}: there is no such file and no such run in {layout.runs}, which has: "
+        f"{', '.join(known) or 'none'}; `{layout.make('pretrain')}` makes a run, and --from none "
+        "starts from random weights",
     )
 
 
 def _finished(run: RunFolder) -> Path:
-    """The weights of a finished run; of a finetuning those that were best on split val."""
+    """The weights of a finished run; for finetuning the best weights on split val."""
     if not run.is_finished:
         raise InputError(
-            f"run {run.path.name} is not finished; run the command that began it again to finish it"
+            "not-finished",
+            f"run {run.path.name} is not finished; run its command again to finish it",
         )
     return run.best_weights if run.best_weights.is_file() else run.weights
 
 
-def refuse_lone_clips(config: FinetuneConfig, micro_size: int) -> None:
-    """Clips are mixed with others of the same forward pass.
+def refuse_single_clips(config: FinetuneConfig, micro_size: int) -> None:
+    """Refuse mixup and cutmix for forward passes of a single clip, because they mix two clips.
 
     Raises:
-        InputError: there is no other.
+        InputError: a forward pass has a single clip, and clips are mixed.
     """
     mixes = config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0
-    if mixes and micro_size < 2:  # further views of the clip itself are no others
+    if mixes and micro_size < 2:  # further views of the same clip do not count
         raise InputError(
-            "mixup and cutmix mix clips of one forward pass of one process, which has a single one "
-            "here; give a larger loader.micro_batch_size or batch, fewer processes, or --set "
-            "augment.mixup_alpha=0 --set augment.cutmix_alpha=0"
+            "out-of-range",
+            "mixup and cutmix mix the clips of one forward pass of one process, and here it has "
+            "only one clip; give a larger loader.micro_batch_size, a larger batch or fewer "
+            "processes, or --set augment.mixup_alpha=0 --set augment.cutmix_alpha=0",
         )
 
 
 def refuse_validation(settings: tuple[str, ...]) -> None:
-    """Options that look at split val, where it has no labelled clip.
+    """Refuse options about split val if it has no labelled clip.
 
     Raises:
-        InputError: one was given by --set.
+        InputError: --set gives such an option.
     """
     for setting in settings:
         key = setting.partition("=")[0].strip()
         if key in ("early_stop_epochs", "validate_epochs"):
             raise InputError(
-                f"--set {setting}: no labelled clip of split val, so that nothing is validated; "
-                f"leave {key} out, or put clips into split val of the manifest"
+                "option-unused",
+                f"--set {setting}: split val has no labelled clip, so that there is no validation; "
+                f"leave {key} out, or add clips to split val of the manifest",
             )
 
 
 def count_classes(
     classes: ClassList, config: FinetuneConfig, layout: DatasetLayout
 ) -> dict[str, int]:
-    """Classes by kind of label.
+    """The number of classes of each kind of label.
 
     Raises:
-        InputError: the dataset names none of a kind, or a flip has no map of its labels.
+        InputError: the dataset has no class of a kind, or classes.json does not say which label a
+            flipped clip has.
     """
     counts = {kind: len(getattr(classes, kind)) for kind in config.labels}
     for kind, count in counts.items():
         if count == 0:
             raise InputError(
-                f"{layout.classes} names no class of kind {kind}, so there is nothing to learn; "
-                "sort the videos into folders by class, or give labels in a CSV (MANIFEST=file)"
+                "missing-label",
+                f"{layout.classes} has no class of kind {kind}, so that there is nothing to learn; "
+                "sort the videos into folders by class, or give labels in a CSV (MANIFEST=file)",
             )
     for flip in config.flips:
         labels = getattr(classes, f"flip_{flip}")
         if labels is None:
             raise InputError(
-                f"flips has {flip!r}, but {layout.classes} does not say what label a clip has "
-                f"after it (flip_{flip}); leave it out of the recipe's flips"
+                "missing-key",
+                f"flips has {flip!r}, but {layout.classes} has no flip_{flip}, the labels of "
+                f"flipped clips; leave {flip!r} out of the recipe's flips",
             )
         if config.labels != ("label",) and labels != list(range(len(labels))):
             raise InputError(
-                f"flips has {flip!r}, which swaps classes of kind label, and what is learned is "
-                f"{', '.join(config.labels)}; leave it out of the recipe's flips"
+                "option-conflict",
+                f"flips has {flip!r}, which swaps classes of kind label, and this run learns "
+                f"{', '.join(config.labels)}; leave {flip!r} out of the recipe's flips",
             )
     return counts
 
 
 def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, int]) -> ClipTable:
-    """The table, after a check that every clip has labels of known classes."""
+    """The same table, after a check that each clip has labels, and that classes.json has these."""
     for kind in config.labels:
         labels = table.labels[kind]
-        without = int((labels == NO_LABEL).sum())
-        if without:
+        num_unlabelled = int((labels == NO_LABEL).sum())
+        if num_unlabelled:
             raise InputError(
-                f"{without} of {len(table)} clips have no {kind}; each clip of manifest.csv that "
-                "is learned from needs one"
+                "missing-label",
+                f"{num_unlabelled} of {len(table)} clips have no {kind}; add it to manifest.csv, "
+                "because finetuning needs it for each clip",
             )
         if labels.max() >= num_classes[kind]:
             raise InputError(
-                f"a clip has {kind} {labels.max()}, and classes.json names {num_classes[kind]}; "
-                f"{make_around(table.frames_folder, 'manifest')} writes manifest.csv and "
-                "classes.json together"
+                "other-classes",
+                f"a clip has {kind} {labels.max()}, and classes.json has {num_classes[kind]} "
+                f"classes; {make_around(table.frames_folder, 'manifest')} writes manifest.csv and "
+                "classes.json together",
             )
     return table
 
@@ -172,7 +183,7 @@ def labelled_part(
 def read_held_out(
     layout: DatasetLayout, config: FinetuneConfig, num_classes: dict[str, int]
 ) -> ClipTable | None:
-    """The clips of split val; None where there are none, or none has labels."""
+    """The clips of split val; None if there are none, or if none of them has labels."""
     if not any(clip.split == "val" for clip in read_manifest(layout.manifest)):
         return None
     table = read_clip_table(layout, ["val"], config.needs_boxes, box_source=config.box_source)

@@ -1,8 +1,9 @@
-"""The figures of a run while it goes: log.jsonl, TensorBoard, and Weights & Biases on request.
+"""Writes the figures of a run as it trains: log.jsonl, TensorBoard and, on request, Weights &
+Biases.
 
-All three have the same figures under the same names. log.jsonl is what the report reads; of an
-event {"event": "train", "step": 10, "loss": 0.9} TensorBoard and Weights & Biases get
-train/loss = 0.9 at step 10.
+All three have the same figures under the same names. The report reads log.jsonl. For an event
+{"event": "train", "step": 10, "loss": 0.9} TensorBoard and Weights & Biases get train/loss = 0.9 at
+step 10.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from train.running.run_folder import RunFolder
 
 
 class LiveLog:
-    """Where the first process writes the figures of a run; the others write nothing.
+    """The log of a run. The first process writes it; the others write nothing.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         is_first: whether this process writes.
-        first_step: what was already done when this run began or went on.
-        tensorboard: whether event files are written, into the run's folder tensorboard/.
-        project: of Weights & Biases; None uses none.
-        options: of the run, for Weights & Biases.
+        first_step: steps that were done before this start of the run.
+        tensorboard: whether event files are written to the folder tensorboard/ of the run.
+        project: project of Weights & Biases; None for no project.
+        options: options of the run, for Weights & Biases.
 
     Raises:
-        InputError: Weights & Biases is asked for and cannot be used.
+        InputError: Weights & Biases is requested and cannot be used.
     """
 
     def __init__(
@@ -49,14 +50,15 @@ class LiveLog:
         if project is not None:
             self._remote = _start_wandb(project, folder, options)
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # half a second
+            from torch.utils.tensorboard import SummaryWriter  # importing it takes half a second
 
-            # What a killed run wrote after its last checkpoint is hidden: those steps come again.
+            # Hides what a killed run wrote after its last checkpoint: those steps are computed
+            # again.
             self._curves = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1)
         self._log = JsonlLog(folder.log)
 
     def write(self, event: dict[str, Any]) -> None:
-        """An event with its "event", "step" and figures."""
+        """Write an event: its "event", "step" and figures."""
         if self._log is None:
             return
         self._log.write(event)
@@ -82,16 +84,17 @@ class LiveLog:
 
 
 def _start_wandb(project: str, folder: RunFolder, options: Mapping[str, Any]) -> Any:
-    """A run of Weights & Biases that goes on when this one does.
+    """Start a run of Weights & Biases, or continue it if this run continues.
 
-    WANDB_MODE=offline keeps everything in the run's folder, for `wandb sync` later.
+    WANDB_MODE=offline keeps everything in the run folder, for `wandb sync` later.
     """
     try:
         import wandb
     except ImportError:
         raise InputError(
-            "--wandb needs the package wandb, which is not installed: .venv/bin/pip install wandb; "
-            "TensorBoard's curves are written without it"
+            "missing-package",
+            "--wandb needs the package wandb, which is not installed; run `.venv/bin/pip install "
+            "wandb`, or use the TensorBoard curves, which do not need it",
         ) from None
     identity = folder.path / "wandb-id"
     if not identity.exists():
@@ -109,6 +112,7 @@ def _start_wandb(project: str, folder: RunFolder, options: Mapping[str, Any]) ->
         )
     except wandb.Error as error:
         raise InputError(
-            f"--wandb {project}: {str(error).splitlines()[0]}. `wandb login` once, or set "
-            "WANDB_MODE=offline to keep the figures in the run's folder"
+            "service-refused",
+            f"--wandb {project}: {str(error).splitlines()[0]}. Run `wandb login` once, or set "
+            "WANDB_MODE=offline to keep the figures in the run folder",
         ) from None

@@ -1,4 +1,4 @@
-"""AdamW with one parameter group per layer and kind, and the learning rate of every step."""
+"""AdamW with one parameter group per layer and kind, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 
 
 def effective_batch(batch_size: int, repeats: int) -> int:
-    """Views that a step averages over: per-GPU batch * GPUs * accumulation * repeats."""
+    """Number of views in a step: per-GPU batch * GPUs * accumulation * repeats."""
     return batch_size * repeats
 
 
 def scaled_learning_rate(base: float, effective_batch_size: int) -> float:
-    """The linear rule (Goyal et al. 2017) with VideoMAE's unit of 256 clips."""
+    """Scale a base learning rate by the linear rule (Goyal et al. 2017), per 256 clips as
+    VideoMAE."""
     return base * effective_batch_size / 256
 
 
 def make_optimizer(
     model: nn.Module, config: OptimConfig, learning_rate: float
 ) -> torch.optim.AdamW:
-    """AdamW over all parameters that ask for gradients.
+    """AdamW over all parameters that require gradients.
 
-    Biases, norms and other 1-D parameters are not decayed. With layer_decay d and an encoder of L
-    blocks, block i learns at d**(L - i) of the rate and the tubelet embedding at d**(L + 1), as in
-    BEiT (Bao et al. 2022); what lies outside the encoder learns at the full rate. Each group holds
-    its factor as `lr_scale`, which the schedule multiplies in.
+    Biases, norms and other 1-D parameters have no weight decay. With layer_decay d and an encoder
+    of L blocks, the factor of the learning rate is d**(L - i) for block i, d**(L + 1) for the
+    tubelet embedding, and 1 outside the encoder, as in BEiT (Bao et al. 2022). Each group holds its
+    factor as `lr_scale`, by which the schedule multiplies.
     """
     depth = len(list(model.get_submodule("encoder.blocks").children()))
     groups: dict[tuple[float, bool], dict] = {}
@@ -54,12 +55,13 @@ def make_optimizer(
         lr=learning_rate,
         betas=config.betas,
         eps=config.eps,
-        fused=True,  # one pass over weights, gradients and means: a quarter of the time on a CPU
+        fused=True,  # one pass over weights, gradients and means; on a CPU a quarter of the time
     )
 
 
 def layer_of(name: str, depth: int) -> int:
-    """0 for the tubelet embedding, i + 1 for encoder block i, depth + 1 for all that follows."""
+    """0 for the tubelet embedding, i + 1 for encoder block i, depth + 1 for all later
+    parameters."""
     if name.startswith("encoder.patch_embed."):
         return 0
     block = _BLOCK.match(name)
@@ -67,8 +69,8 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def warmup_steps(config: OptimConfig, steps_per_epoch: int, num_steps: int) -> int:
-    """Steps over which the learning rate rises: those of warmup_epochs, at most half of all, since
-    a run cut short (--epochs) must not be all warm-up."""
+    """Number of steps in which the learning rate rises: those of warmup_epochs, but at most half of
+    all steps, so that a short run (--epochs) is not all warm-up."""
     return min(round(config.warmup_epochs * steps_per_epoch), num_steps // 2)
 
 
@@ -81,8 +83,8 @@ def make_schedule(
 ) -> CosineLRScheduler:
     """Linear warm-up from 0, then half a cosine down over the rest of `num_steps`.
 
-    Call `step_update(step)` before optimiser step `step`, from 0: the rate is a function of the
-    step alone, so a resumed run goes on with the same one.
+    Call `step_update(step)` before optimiser step `step`, counted from 0. The rate depends only on
+    the step, so that a resumed run has the same rates.
     """
     rising = warmup_steps(config, steps_per_epoch, num_steps)
     return CosineLRScheduler(

@@ -1,4 +1,4 @@
-"""A torch profiler's trace of a few training steps, for `--profile`."""
+"""Traces a few training steps with the torch profiler, for `--profile`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from train.running.engine import Processes
 
-SKIPPED = 3  # steps in which things are compiled and caches fill
+SKIPPED = 3  # steps that compile code and fill caches
 TRACED = 5
 
 
 class StepProfiler:
-    """Traces steps SKIPPED to SKIPPED + TRACED of this start of a run; a context manager.
+    """A context manager that traces steps SKIPPED to SKIPPED + TRACED after the start of a run.
 
-    Only the first process traces. The file is for chrome://tracing or ui.perfetto.dev.
+    Only the first process traces. chrome://tracing and ui.perfetto.dev show the file.
 
     Args:
-        path: of the trace; None for no trace.
-        processes: that train.
+        path: file of the trace; None for no trace.
+        processes: the training processes.
     """
 
     def __init__(self, path: Path | None, processes: Processes) -> None:
@@ -46,7 +46,7 @@ class StepProfiler:
         self._stop()
 
     def step(self) -> None:
-        """Note that an optimiser step has ended."""
+        """Count an optimiser step."""
         if self._profile is not None:
             self._profile.step()
 
@@ -59,4 +59,4 @@ class StepProfiler:
         assert self._path is not None
         self._path.parent.mkdir(parents=True, exist_ok=True)
         finished.export_chrome_trace(str(self._path))
-        print(f"trace of {TRACED} steps: {self._path}", flush=True)
+        print(f"The trace of {TRACED} steps is in {self._path}.", flush=True)

@@ -1,4 +1,4 @@
-"""What a loop keeps an eye on: losses, time, and when to save or stop."""
+"""What a training loop watches: losses, time, and when to save or stop."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 class LossWatch:
-    """Collects losses on the device and looks at them once in a while.
+    """Collects losses on the device and reads them once per line of the log.
 
-    Reading a loss makes a GPU wait, so it is done once per line of the log. A loss that is not
-    finite then stops the run, and names the very step that had it.
+    Reading a loss waits for the GPU. A loss that is not finite stops the run at the next line of
+    the log, and the error names the step that had it.
     """
 
     def __init__(self, processes: Processes, clip_id: Callable[[int], str]) -> None:
@@ -34,7 +34,7 @@ class LossWatch:
         self._steps: list[tuple[int, float, list[Tensor]]] = []
 
     def add(self, step: int, learning_rate: float, losses: Tensor, clips: list[Tensor]) -> None:
-        """Losses float [K] of one optimiser step, the first of which is trained on."""
+        """Add the losses float [K] of one optimiser step. The first one is the training loss."""
         self._losses.append(losses.detach())
         self._steps.append((step, learning_rate, clips))
 
@@ -61,14 +61,15 @@ class LossWatch:
                 break
         reports = [report for report in self._processes.gather(found) if report]
         raise InputError(
+            "not-finite",
             "; ".join(reports or ["a loss is not finite"])
-            + ". The last checkpoint is from before; a lower base_learning_rate or "
-            "gradient_clipping may help, and `make show` shows these clips"
+            + ". The last checkpoint is older than this step. Try a lower base_learning_rate or a "
+            "lower gradient_clipping, and look at these clips with `make show`",
         )
 
 
 class Stopwatch:
-    """How fast training is, from one line of the log to the next, and what it waits for."""
+    """Measures the speed of training from one line of the log to the next."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
@@ -76,33 +77,34 @@ class Stopwatch:
         self.reset()
 
     def reset(self) -> None:
-        """Begin the next interval."""
+        """Start the next interval."""
         self._since = time.monotonic()
         self._waited = 0.0
         self._steps = self._clips = 0
 
     def count(self, clips: int) -> None:
-        """An optimiser step has ended, which saw so many clips over all processes."""
+        """Count an optimiser step with this number of clips over all processes."""
         self._steps += 1
         self._clips += clips
 
     def next(self, batches: Iterator[T]) -> T:
-        """The next batch; the time until it is there counts as waiting."""
+        """Get the next batch, and count the time as waiting for data."""
         began = time.monotonic()
         batch = next(batches)
         self._waited += time.monotonic() - began
         return batch
 
     def read(self, clip_flops: float) -> dict[str, float]:
-        """Figures of the interval.
+        """The figures of the interval.
 
         Args:
-            clip_flops: operations of a clip's forward and backward pass (running/throughput.py).
+            clip_flops: operations of the forward and backward pass of a clip
+            (running/throughput.py).
 
         Returns:
-            clips_per_second over all processes, step_seconds, data_wait_share 0..1 of this process,
-            tflops_per_process (of its GPU), peak_memory_gb of this process since it began, and
-            seconds since the start.
+            clips_per_second over all processes; step_seconds; data_wait_share of this process,
+            0..1; tflops_per_process (of its GPU); peak_memory_gb of this process since its start;
+            and seconds since the start.
         """
         now = time.monotonic()
         passed = max(now - self._since, 1e-9)
@@ -119,9 +121,9 @@ class Stopwatch:
 
 
 class Interruption:
-    """Ctrl-C, SIGTERM and --stop-after ask for a stop at the next step; a context manager.
+    """A context manager that turns Ctrl-C, SIGTERM and --stop-after into a request to stop.
 
-    The run then saves and ends. A second Ctrl-C ends it at once.
+    At the next step the run saves a checkpoint and ends. A second Ctrl-C ends it immediately.
     """
 
     def __init__(self, processes: Processes, stop_after_minutes: float | None) -> None:
@@ -141,7 +143,7 @@ class Interruption:
 
     @property
     def reason(self) -> str | None:
-        """Why this process wants to stop, or None."""
+        """Why this process should stop, or None."""
         if self._signal is not None:
             return signal.Signals(self._signal).name
         return "--stop-after" if time.monotonic() >= self._deadline else None
@@ -156,7 +158,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SaveClock:
-    """Says when the next checkpoint is due."""
+    """Knows when the next checkpoint is due."""
 
     def __init__(self, minutes: float) -> None:
         self._seconds = 60 * minutes
@@ -169,6 +171,7 @@ class SaveClock:
         self._last = time.monotonic()
 
 
-def seed_step(seed: int, step: int, part: int, rank: int) -> None:
+def seed_step(seed: int, step: int, micro_batch: int, rank: int) -> None:
     """Seed dropout and drop path of one forward pass, so that a resumed run draws the same."""
-    torch.manual_seed(int(counter_generator(seed, "step", step, part, rank).integers(2**63)))
+    rng = counter_generator(seed, "step", step, micro_batch, rank)
+    torch.manual_seed(int(rng.integers(2**63)))

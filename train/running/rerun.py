@@ -1,4 +1,4 @@
-"""`--like RUN`: begin a run with the options that an earlier one recorded, on the same data."""
+"""`--like RUN`: repeat an earlier run with its recorded options, on the same data."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from shared.layout import DatasetLayout
 from shared.run_record import git_commit, versions
 from train.running.run_folder import RunFolder
 
-SAME = ("data", "manifest", "init_digest", "from_digest", "classes")
-"""Of options.json, what names the input of a run: where it differs, so would the result."""
+INPUTS = ("data", "manifest", "init_digest", "from_digest", "classes")
+"""Entries of options.json that identify the input of a run. If one differs, so does the result."""
 
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """What options.json of an earlier run says.
+    """The content of options.json of an earlier run.
 
     Attributes:
-        name: of its folder.
+        name: name of the run folder.
         command: "pretrain" or "finetune".
-        options: resolved, as they were recorded.
-        versions, git_commit: of the programs that it was made with.
+        options: the resolved options that were recorded.
+        versions, git_commit: versions of the packages and of this project that made the run.
     """
 
     name: str
@@ -34,74 +34,77 @@ class EarlierRun:
     git_commit: str | None
 
     def tables(self) -> dict[str, Any]:
-        """Its options as the tables of a recipe, complete but for what follows from the rest."""
+        """The options as tables of a recipe, without those that are computed from the others."""
         config = dict(self.options["config"])
-        follow = ("prediction_dim", "second_prediction_dim")
-        config["model"] = {k: v for k, v in config["model"].items() if k not in follow}
+        computed = ("prediction_dim", "second_prediction_dim")
+        config["model"] = {k: v for k, v in config["model"].items() if k not in computed}
         if self.command == "pretrain":
             config[self.options["method"]] = {}
         recipe = {"loader": self.options["loader"], self.command: config}
         return recipe | {k: self.options[k] for k in ("evaluate",) if k in self.options}
 
     def recorded(self, option: str, recorded: Any, given: Any) -> Any:
-        """The recorded value of an option that an earlier run decides.
+        """The recorded value of an option that the earlier run decides.
 
         Raises:
-            InputError: another one is given beside it.
+            InputError: the command line gives another value.
         """
         if given is not None and given != recorded:
             raise InputError(
-                f"{option} {given}: run {self.name} was made with {recorded}; leave it out, or "
-                "leave out --like"
+                "option-conflict",
+                f"{option} is {given}, and run {self.name} was made with {recorded}; leave out "
+                f"{option} or --like",
             )
         return recorded
 
     def check_input(self, options: Mapping[str, Any]) -> None:
-        """Refuse other data or weights than the earlier run began with.
+        """Refuse data or weights that differ from those of the earlier run.
 
         Raises:
-            InputError: naming both digests.
+            InputError: one differs; the message names both digests.
         """
-        for name in SAME:
+        for name in INPUTS:
             before, now = self.options.get(name), options.get(name, "none")
             if before is None:
                 continue
             if name == "data" and before.count("+") != now.count("+"):
-                # A change of mask or target reads other shards; the frames are still compared.
+                # Another mask or target reads other shards; only the frames can be compared.
                 before, now = before.split("+")[0], now.split("+")[0]
             if before != now:
                 raise InputError(
-                    f"{name} is {now}, but run {self.name} had {before}: the same options would "
-                    "give something else. Restore what it had, or begin a run of its own with "
-                    "--recipe"
+                    "other-inputs",
+                    f"{name} is {now}, but run {self.name} had {before}, so that the same options "
+                    "would give another result; restore the earlier input, or start a new run "
+                    "with --recipe",
                 )
 
     def differences(self) -> list[str]:
-        """Lines on programs that are not those of the earlier run."""
+        """Versions that differ from those of the earlier run: "torch 1.0 (now 2.0)"."""
         now = versions()
         changed = [
-            f"{name} {before} there, {now.get(name, 'absent')} now"
+            f"{name} {before} (now {now.get(name, 'none')})"
             for name, before in self.versions.items()
             if now.get(name) != before
         ]
         if (commit := git_commit()) != self.git_commit:
-            changed.append(f"commit {self.git_commit} there, {commit} now")
+            changed.append(f"commit {self.git_commit} (now {commit})")
         return changed
 
 
 def read_earlier(layout: DatasetLayout, run: str, command: str) -> EarlierRun:
-    """The run of a name below OUT/<dataset>/runs, or in a folder of any place.
+    """Read the record of a run: a name below OUT/<dataset>/runs, or any run folder.
 
     Raises:
-        InputError: there is none, or it is one of another command.
+        InputError: there is no such run, or another command made it.
     """
     folder = RunFolder(Path(run) if (Path(run) / "options.json").is_file() else layout.runs / run)
     record = folder.read_record()
     options = record["options"]
     if options.get("command") != command:
         raise InputError(
+            "other-kind",
             f"--like {run}: {folder.path} is a run of train.{options.get('command')}, not of "
-            f"train.{command}"
+            f"train.{command}; give a run of train.{command}",
         )
     return EarlierRun(
         folder.path.name, command, options, record.get("versions", {}), record.get("git_commit")

@@ -1,4 +1,4 @@
-"""The folder of one run: what it was made with, what it has done, whether it is finished."""
+"""The folder of a run: its options, its files, and whether it is finished."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from shared.layout import DATASET_NAME, DatasetLayout
 from shared.run_record import write_options
 from train.tables.nested import flatten
 
-# Options that may differ when a run goes on: they decide speed and memory, or what comes after it.
-FREE = ("loader", "device", "evaluate")
-# Options that earlier versions did not record, and what they were then; None: whatever it is now.
-LATER: dict[str, Any] = {
+# These options may differ when a run continues: they decide speed and memory, or the evaluation.
+MAY_DIFFER = ("loader", "device", "evaluate")
+# Earlier versions did not record these options, and used these values. None: the present value.
+ADDED_LATER: dict[str, Any] = {
     "manifest": None,
     "init_digest": None,
     "class_names": None,
@@ -29,16 +29,16 @@ LATER: dict[str, Any] = {
     "config.label_seed": 0,
     "config.model.predict_visible": False,
 }
-# The Makefile's methods, where none is given: on the toy dataset, and on all others.
+# Defaults of METHOD in the Makefile: for the toy dataset, and for all others.
 MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"
 
 
 class RunFolder:
-    """OUT/<dataset>/runs/<name>/.
+    """The folder OUT/<dataset>/runs/<name>/ and the paths of its files.
 
-    Files: options.json, log.jsonl, tensorboard/, checkpoints/, weights.safetensors, finished; of
-    pretraining snapshots/; of finetuning best.safetensors; of evaluation metrics-<split>.json,
-    scores-<split>.h5 and confusion-<split>.png.
+    Every run has options.json, log.jsonl, tensorboard/, checkpoints/, weights.safetensors and
+    finished. Pretraining adds snapshots/; finetuning adds best.safetensors; evaluation adds
+    metrics-<split>.json, scores-<split>.h5 and confusion-<split>.png.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,15 +57,15 @@ class RunFolder:
         self._moving = self.path / ".replaced.part"
 
     def metrics(self, split: str) -> Path:
-        """Figures of an evaluation, one file a split."""
+        """File of the figures of an evaluation, one per split."""
         return self.path / f"metrics-{split}.json"
 
     def scores(self, split: str) -> Path:
-        """Class probabilities of every clip of an evaluation."""
+        """File of the class probabilities of every clip of an evaluation."""
         return self.path / f"scores-{split}.h5"
 
     def confusion(self, split: str, kind: str = "label") -> Path:
-        """The confusion matrix of an evaluation as a picture, one file a kind of label."""
+        """Picture of the confusion matrix of an evaluation, one per kind of label."""
         of_kind = "" if kind == "label" else f"-{kind}"
         return self.path / f"confusion-{split}{of_kind}.png"
 
@@ -74,11 +74,11 @@ class RunFolder:
         return self.finished.is_file()
 
     def read_options(self) -> dict[str, Any]:
-        """The resolved options of the run; raises as `read_record` does."""
+        """The resolved options of the run. Raises the errors of `read_record`."""
         return self.read_record()["options"]
 
     def read_record(self) -> dict[str, Any]:
-        """All of options.json: options, command line, versions, git commit.
+        """Read options.json: options, command line, versions, git commit.
 
         Raises:
             InputError: there is no such run, or its record is not readable.
@@ -91,31 +91,34 @@ class RunFolder:
         except FileNotFoundError:
             known = sorted(path.parent.name for path in self.path.parent.glob("*/options.json"))
             raise InputError(
-                f"no run {self.path.name} in {self.path.parent}; there are: "
-                f"{', '.join(known) or 'none'}{_how_to_make(self.path)}"
+                "unknown-name",
+                f"there is no run {self.path.name} in {self.path.parent}, which has: "
+                f"{', '.join(known) or 'none'}{_how_to_make(self.path)}",
             ) from None
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                f"{self.options} is not readable: it was damaged or edited; begin the run again, "
-                "by its command with --overwrite"
+                "damaged-file",
+                f"{self.options} is not readable: it was damaged or edited; start the run again "
+                "with --overwrite",
             ) from None
 
     def options_of(self, command: str, refusal: str) -> dict[str, Any]:
-        """The resolved options of a run of `command`.
+        """The resolved options of a run that `command` made.
 
         Raises:
-            InputError: as `read_options`, or the run is of another command: its path and `refusal`.
+            InputError: as `read_options`; or another command made the run. The message is then the
+                path of the run and `refusal`.
         """
         options = self.read_options()
         if options.get("command") != command:
-            raise InputError(f"{self.path} {refusal}")
+            raise InputError("other-kind", f"{self.path} {refusal}")
         return options
 
     def begin(self, options: Mapping[str, Any], overwrite: bool) -> None:
-        """Make the folder, or check that the run in it was begun with the same options.
+        """Make the folder, or check that the run in it was started with the same options.
 
         Raises:
-            InputError: it was begun with others; both values are named.
+            InputError: it was started with other options; the message names both values.
         """
         if self._moving.exists():  # a run that was killed while it moved files
             self._move_back()
@@ -126,7 +129,7 @@ class RunFolder:
         write_options(self.options, dict(options))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Mark the run as done."""
+        """Mark the run as finished."""
         write_atomically(self.finished, json.dumps(summary, indent=1).encode() + b"\n")
         self.drop_replaced()
 
@@ -181,21 +184,23 @@ class RunFolder:
 
     def _refuse_other_options(self, options: Mapping[str, Any]) -> None:
         plain = json.loads(json.dumps(options, default=str))
-        before, now = (_decisive(each) for each in (self.read_options(), plain))
+        before, now = (_compared(each) for each in (self.read_options(), plain))
         differing = [
-            f"{key} is {before.get(key)!r} there and {now.get(key)!r} now"
+            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
             if before.get(key, _when_absent(key, now)) != now.get(key)
         ]
         if differing:
             raise InputError(
-                f"{self.path} was begun with other options: {'; '.join(differing)}. Give the same "
-                "options to go on, --run NAME for a new run, or --overwrite to begin again"
+                "other-options",
+                f"{self.path} was started with other options: {'; '.join(differing)}. Give the "
+                "same options to continue it, --run NAME for a new run, or --overwrite to start "
+                "it again",
             )
 
 
 def _how_to_make(run: Path) -> str:
-    """For a run that is not there: the command whose own name for a run this is, if any."""
+    """The make command that makes a run of this name, for the message; empty if there is none."""
     named = re.fullmatch(r"(pretrain|finetune)-([a-z_]+?)(-mean|-mca)?", run.name)
     root = run.parent.parent
     if named is None or run.parent.name != "runs" or not DATASET_NAME.fullmatch(root.name):
@@ -212,11 +217,12 @@ def _how_to_make(run: Path) -> str:
 
 
 def _when_absent(key: str, now: Mapping[str, Any]) -> Any:
-    """What an option was in a run that does not record it."""
-    name = key if key in LATER else key.partition(".")[0]  # a table stands for its keys
-    was = LATER.get(name)
-    return now.get(key) if name in LATER and was is None else was
+    """The value of an option in a run that does not record it."""
+    name = key if key in ADDED_LATER else key.partition(".")[0]  # a table stands for its keys
+    was = ADDED_LATER.get(name)
+    return now.get(key) if name in ADDED_LATER and was is None else was
 
 
-def _decisive(options: Mapping[str, Any]) -> dict[str, Any]:
-    return flatten({key: value for key, value in options.items() if key not in FREE})
+def _compared(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that must be the same when a run continues."""
+    return flatten({key: value for key, value in options.items() if key not in MAY_DIFFER})

@@ -1,4 +1,4 @@
-"""A training run as it was asked for, resolved and printed, before a model is made."""
+"""A training run with all options resolved and printed, before the model is made."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from shared.wording import counted
 from train.clips.sampler import BatchPlan, steps_per_epoch
 from train.clips.table import ClipTable
 from train.network.head import parameter_counts
 from train.options.config import FinetuneConfig, LoaderConfig, PretrainConfig
 from train.running.command import Common, hold
-from train.running.engine import Processes, start_processes
+from train.running.engine import Processes, start_processes, wants_bf16
 from train.running.optim import effective_batch, scaled_learning_rate, warmup_steps
 from train.running.progress import Interruption
 from train.running.run_folder import RunFolder
@@ -24,17 +25,17 @@ from train.tables.typed import to_table
 
 @dataclass(frozen=True)
 class RunSetup:
-    """What a run is made of, and what follows from it.
+    """The resolved options and the parts of a run, and numbers that follow from them.
 
     Attributes:
-        common: options of the command line.
-        folder: of the run.
-        config: what is trained.
+        common: the options of the command line.
+        folder: the run folder.
+        config: the options of pretraining or finetuning.
         loader: how clips are read.
         table: the clips of split train.
-        processes: that train together.
-        plan: how a batch is shared out.
-        options: resolved, for options.json.
+        processes: the processes that train together.
+        plan: how a batch is divided over processes and micro-batches.
+        options: the resolved options, for options.json.
     """
 
     common: Common
@@ -48,35 +49,37 @@ class RunSetup:
 
     @property
     def epoch_steps(self) -> int:
-        """Optimiser steps of an epoch."""
+        """Number of optimiser steps in an epoch."""
         return steps_per_epoch(len(self.table), self.config.batch_size)
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Number of optimiser steps in the whole run."""
         return self.config.epochs * self.epoch_steps
 
     @property
     def effective_batch(self) -> int:
-        """Views that a step averages over."""
+        """Number of views in a step."""
         return effective_batch(self.config.batch_size, self.config.repeats)
 
     @property
     def learning_rate(self) -> float:
-        """At its highest."""
+        """The highest learning rate of the run."""
         return scaled_learning_rate(self.config.optim.base_learning_rate, self.effective_batch)
 
     def print_parameters(self, model: nn.Module) -> None:
-        """Print how many parameters each part of the model has."""
-        counts = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(model).items())
-        self.processes.say(f"  parameters: {counts}")
+        """Print the number of parameters of the model and of its parts."""
+        counts = parameter_counts(model)
+        total = counts.pop("total")
+        parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+        self.processes.say(f"The model has {total:,} parameters: {parts}.")
 
     @contextlib.contextmanager
     def open_folder(self) -> Iterator[Interruption | None]:
-        """Lock the folder of the run and write its options.
+        """Lock the run folder and write options.json.
 
         Yields:
-            What asks the run to stop; None if the run is finished already, which is printed.
+            The requests to stop the run; None if the run is finished, which is printed.
         """
         processes, folder = self.processes, self.folder
         with (
@@ -88,7 +91,7 @@ class RunSetup:
                 folder.begin(self.options, self.common.overwrite)
             processes.wait()
             if folder.is_finished:
-                processes.say(f"{folder.path} is finished already and is used as it is")
+                processes.say(f"Run {folder.path} is finished; nothing is trained.")
             yield None if folder.is_finished else stop
 
 
@@ -101,14 +104,14 @@ def set_up(
     table: ClipTable,
     **further: Any,
 ) -> RunSetup:
-    """Start the processes, share out the work, and print all that was resolved.
+    """Start the processes, divide the work, and print what the run will do.
 
     Args:
         command: "pretrain" or "finetune".
-        further: options of that command, for options.json.
+        further: options of this command alone, for options.json.
 
     Raises:
-        InputError: the batch cannot be shared out; with --like, the input is another.
+        InputError: the batch cannot be divided; or with --like, the input has changed.
     """
     processes = start_processes(common.device)
     options = {
@@ -125,28 +128,48 @@ def set_up(
     }
     plan = BatchPlan.fit(config.batch_size, processes.world_size, loader.micro_batch_size)
     setup = RunSetup(common, folder, config, loader, table, processes, plan, options)
-    num_steps = setup.num_steps  # refuses a batch larger than the dataset
-    if processes.is_first:
-        _print_resolved(setup, num_steps)
+    num_steps = setup.num_steps  # refuses a batch that is larger than the dataset
+    if common.verbose or common.dry_run:
+        for line in _option_lines(options):
+            processes.say(line)
+    for line in _summary_lines(setup, num_steps):
+        processes.say(line)
     if earlier := common.earlier:
-        for line in earlier.differences():
-            processes.say(f"  unlike {earlier.name}: {line}")
+        if changed := earlier.differences():
+            processes.say(f"Versions differ from run {earlier.name}: {', '.join(changed)}.")
         earlier.check_input(options)
     return setup
 
 
-def _print_resolved(setup: RunSetup, num_steps: int) -> None:
-    """All options as the run will use them, one a line, and what follows from them."""
-    plan, views = setup.plan, setup.effective_batch
-    rows = {
-        **{k: v for k, v in flatten(setup.options).items() if not k.startswith("class_names.")},
-        "folder": setup.folder.path,
-        "effective batch": f"{views} = {plan.micro_size} clips * {plan.world_size} processes"
-        f" * {plan.accumulation} accumulated * {setup.config.repeats} repeats",
-        "learning rate": f"{setup.learning_rate:.3g} = base * {views} / 256",
-        "steps": f"{num_steps}, the learning rate rises in the first "
-        f"{warmup_steps(setup.config.optim, setup.epoch_steps, num_steps)}",
-    }
+def _option_lines(options: dict[str, Any]) -> list[str]:
+    """All resolved options except the names of classes, one a line."""
+    rows = {k: v for k, v in flatten(options).items() if not k.startswith("class_names.")}
     width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"  {name:<{width}}  {value}")
+    return [f"  {name:<{width}}  {value}" for name, value in rows.items()]
+
+
+def _summary_lines(setup: RunSetup, num_steps: int) -> list[str]:
+    """What the run will do, one fact a line."""
+    config, plan, processes = setup.config, setup.plan, setup.processes
+    if setup.options["command"] == "pretrain":
+        what = f"Pretraining by method {setup.options['method']}"
+    else:
+        source = setup.options["from"]
+        what = f"Finetuning from {'random weights' if source == 'none' else source}"
+    clips = counted(len(setup.table), "clip")
+    warmup = counted(warmup_steps(config.optim, setup.epoch_steps, num_steps), "step")
+    precision = "bf16" if wants_bf16(setup.loader.precision, processes.uses_cuda) else "fp32"
+    device = "GPU" if processes.uses_cuda else "CPU"
+    workers = counted(setup.loader.workers, "worker")
+    return [
+        f"{what} uses {clips} of split train and seed {setup.common.seed}.",
+        f"The run folder is {setup.folder.path}.",
+        f"The run takes {counted(num_steps, 'step')} in {counted(config.epochs, 'epoch')}.",
+        f"The effective batch is {setup.effective_batch} = {plan.micro_size} clips * "
+        f"{plan.world_size} processes * {plan.accumulation} accumulated * {config.repeats} "
+        "repeats.",
+        f"The learning rate rises to {setup.learning_rate:.3g} = "
+        f"{config.optim.base_learning_rate:g} * {setup.effective_batch} / 256 in {warmup}.",
+        f"Each process computes on a {device} in {precision} and reads clips with {workers}.",
+        f"All options are in {setup.folder.options.name}; --verbose prints them.",
+    ]

@@ -1,9 +1,9 @@
-"""How much arithmetic a training step is, and how much memory it takes: for logs and benchmarks.
+"""Floating-point operations and memory of a training step, for logs and benchmarks.
 
-Operations are those of the model as it is defined, forward and twice that backward: matrix products
-and attention, a multiply-add being two. What is computed again in the backward pass (attention,
-activation checkpointing) is not counted, as usual for "model FLOPs" (PaLM, Chowdhery et al. 2022,
-app. B); norms, GELUs and sums are left out, a percent or two.
+Counted are the matrix products and attentions of the model, once for the forward pass and twice for
+the backward pass. A multiply-add is two operations. What the backward pass computes again
+(attention, activation checkpointing) is not counted, as usual for "model FLOPs" (PaLM, Chowdhery et
+al. 2022, app. B). Norms, GELUs and sums are not counted either; they are one or two percent.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from train.network.model_config import NUM_CHANNELS, ModelConfig
 
 MEAN = HeadConfig("mean")
 
-BACKWARD = 2  # times the forward pass: gradients of inputs and of weights
-OPS = 2  # of a multiply-add
+BACKWARD = 2  # the backward pass in forward passes: gradients of inputs and of weights
+OPS = 2  # operations of a multiply-add
 
 
 def pretraining_flops(config: ModelConfig, num_masked: int) -> float:
-    """Operations of one clip's forward and backward pass with `num_masked` tokens hidden."""
+    """Operations of the forward and backward pass of a clip with `num_masked` masked tokens."""
     visible = config.num_tokens - num_masked
     tubelet = NUM_CHANNELS * config.tubelet_size * config.patch_size**2
     embed = OPS * visible * tubelet * config.width
@@ -33,13 +33,15 @@ def pretraining_flops(config: ModelConfig, num_masked: int) -> float:
     )
     decoder *= 1 if config.second_prediction_dim is None else 2
     head = OPS * config.num_predicted(num_masked) * config.decoder_width * config.output_dim
-    # The pixels ask for no gradient.
+    # Pixels need no gradient.
     return embed * BACKWARD + (encoder + between + decoder + head) * (1 + BACKWARD)
 
 
 def finetuning_flops(config: ModelConfig, head: HeadConfig = MEAN) -> float:
-    """Operations of one clip's forward and backward pass with a pooling head; the classifier's and
-    those of the mean head, under a percent, are left out."""
+    """Operations of the forward and backward pass of a clip with a pooling head.
+
+    The classifier and the head mean are left out; they are less than a percent.
+    """
     tubelet = NUM_CHANNELS * config.tubelet_size * config.patch_size**2
     embed = OPS * config.num_tokens * tubelet * config.width
     encoder = _blocks(config.num_tokens, config.width, config.depth, config.mlp_ratio, config)
@@ -47,7 +49,8 @@ def finetuning_flops(config: ModelConfig, head: HeadConfig = MEAN) -> float:
 
 
 def _cross_attention(config: ModelConfig, head: HeadConfig) -> float:
-    """Operations of the cross-attention head's forward pass: all tokens ask, all are keys."""
+    """Operations of the forward pass of the cross-attention head: all tokens are queries and
+    keys."""
     if head.kind != "mca":
         return 0.0
     tokens, width = config.num_tokens, config.width
@@ -59,11 +62,12 @@ def _cross_attention(config: ModelConfig, head: HeadConfig) -> float:
 def _blocks(
     tokens: int, width: int, depth: int, mlp_ratio: float, divided: ModelConfig | None = None
 ) -> float:
-    """Operations of a stack's forward pass: maps q, k, v, out and MLP; scores and their use."""
+    """Operations of the forward pass of blocks: the maps q, k, v, out and MLP, and the
+    attention."""
     maps = OPS * tokens * width**2 * (4 + 2 * mlp_ratio)
     attention: float = 2 * OPS * tokens**2 * width
     if divided is not None and divided.attention == "divided":
-        # Two attentions of groups of tokens, each with its maps.
+        # Two attentions over groups of tokens, each with its own maps.
         share = 1 / divided.time_steps + 1 / divided.grid**2
         maps += OPS * tokens * width**2 * 4
         attention *= share
@@ -71,7 +75,7 @@ def _blocks(
 
 
 def peak_gigabytes(device: torch.device) -> float:
-    """The most memory this process has held: of the GPU it trains on, of the machine on a CPU."""
+    """Peak memory of this process in GB: memory of its GPU, or of the machine if it uses a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The parts of a training loop that pretraining and finetuning share: all but the forward pass."""
+"""The training loop of pretraining and finetuning, except the forward pass."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from train.samples.loading import make_loader, read_batches
 
 
 class Training:
-    """A run from its last checkpoint to its end, or until it is asked to stop.
+    """A run from its last checkpoint to its end, or until a stop is requested.
 
     It is a context manager around this loop:
 
@@ -40,19 +40,19 @@ class Training:
                 training.save_or_stop()
 
     Args:
-        setup: of the run.
-        model: with its first weights, on the CPU.
-        dataset: of the clips, whose keys are (epoch, index).
-        stop: asks the run to stop.
-        progress: what is to be kept beside weights and step, as it is at step 0. A run whose
-            progress comes to say `stopped_early` ends there.
+        setup: the resolved run.
+        model: the model with its initial weights, on the CPU.
+        dataset: the clips; its keys are (epoch, index).
+        stop: requests to stop the run.
+        progress: values at step 0 that checkpoints keep beside weights and step. The run ends when
+            `stopped_early` among them becomes true.
 
     Attributes:
-        engine: DeepSpeed's, which the model is called through.
+        engine: the DeepSpeed engine, which calls the model.
         progress: plain values that are saved with each checkpoint.
-        step: optimiser steps done.
-        learning_rate: of the step in work, without layer decay.
-        stopped_by: why the run stopped before its end; None until then.
+        step: number of optimiser steps that are done.
+        learning_rate: learning rate of the current step, without layer decay.
+        stopped_by: why the run stopped before its end; None if it did not.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Training:
         if saved := complete_checkpoints(setup.folder.checkpoints):
             self.progress |= load_checkpoint(self.engine, saved[-1])
             self.step = self.progress.pop("step")
-            processes.say(f"goes on from step {self.step} of {setup.num_steps} ({saved[-1]})")
+            processes.say(f"Training continues from step {self.step}, saved in {saved[-1]}.")
 
     def __enter__(self) -> Training:
         setup, common, processes = self._setup, self._setup.common, self._setup.processes
@@ -144,12 +144,12 @@ class Training:
 
     @property
     def has_steps_left(self) -> bool:
-        """Whether there is another step."""
+        """Whether the run has another step."""
         ended = self.step == self._setup.num_steps or self.progress.get("stopped_early", False)
         return not ended and self.stopped_by is None
 
     def micro_batches(self) -> Iterator[tuple[int, Sample]]:
-        """The micro-batches of a step that this process computes, with their numbers, on the CPU.
+        """The numbered micro-batches of a step that this process computes, on the CPU.
 
         Gradients are accumulated over them. Dropout and drop path are seeded for each.
         """
@@ -165,13 +165,13 @@ class Training:
             yield number, batch
 
     def backward(self, loss: Tensor, *further: Tensor) -> None:
-        """Compute gradients of the loss of a micro-batch. Further losses are logged alone."""
+        """Compute gradients of the loss of a micro-batch. Further losses are only logged."""
         self.engine.backward(loss)
         self.engine.step()
         self._step_losses.append(torch.stack([loss.detach(), *further]))
 
     def end_step(self) -> None:
-        """Count a step whose micro-batches are all done."""
+        """Count a step after all of its micro-batches."""
         self.step += 1
         self._watch.count(self._setup.effective_batch)
         self._bar.update(self._setup.effective_batch)
@@ -180,22 +180,22 @@ class Training:
         self._losses.add(self.step, self.learning_rate, losses, self._step_clips)
 
     # -----------------------------------------------------------------------------------------
-    # Once in a while. Here alone the device is waited for, and the processes agree on what to do.
+    # Once in a while. Only these methods wait for the device and for other processes.
     # -----------------------------------------------------------------------------------------
 
     def should_log(self, asked: bool = False) -> bool:
-        """Whether losses are read after this step: every `log_steps`, at the end, on a request to
-        stop, and when the loop asks for it."""
+        """Whether losses are read after this step: after each `log_steps` steps, at the end, when a
+        stop was requested, and if the loop `asked` for it."""
         setup = self._setup
         due = self.step % setup.loader.log_steps == 0 or self.step == setup.num_steps or asked
         return due or (setup.processes.world_size == 1 and self._stop.reason is not None)
 
     def mean_losses(self) -> list[float]:
-        """The mean losses given to `backward` since the last call; see `LossWatch.mean`."""
+        """The mean losses given to `backward` since the last call, see `LossWatch.mean`."""
         return self._losses.mean()
 
     def log(self, figures: dict[str, float], clip_flops: float, **shown: Any) -> None:
-        """Write a line of the log with `figures`, and put `shown` on the progress bar."""
+        """Write a line of the log with `figures`, and show `shown` beside the progress bar."""
         self.log_event(
             "train",
             epoch=round(self.step / self._setup.epoch_steps, 4),
@@ -208,11 +208,12 @@ class Training:
         self._bar.set_postfix({"epoch": epoch, **shown}, refresh=False)
 
     def _skipped(self) -> dict[str, int]:
-        """Steps that DeepSpeed left out in bf16, because a gradient was infinite, if any."""
+        """Number of steps that DeepSpeed skipped in bf16 because a gradient was infinite, if
+        any."""
         return {"skipped_steps": skipped} if (skipped := self.engine.skipped_steps) else {}
 
     def log_event(self, event: str, **figures: float) -> None:
-        """Write a line of the log about something else than a step, such as a validation."""
+        """Write a line of the log about another event than a step, such as a validation."""
         self._log.write({"event": event, "step": self.step, **figures})
 
     def save_or_stop(self) -> None:
@@ -231,10 +232,11 @@ class Training:
             self.stopped_by = stop
 
     def report_stop(self) -> None:
-        """Print where the run stopped; after a signal, end as the shell expects."""
+        """Print where the run stopped. After a signal, end with the exit status of Ctrl-C."""
         folder, num_steps = self._setup.folder.path, self._setup.num_steps
         self._setup.processes.say(
-            f"stopped by {self.stopped_by} at step {self.step} of {num_steps}, saved in {folder}"
+            f"{self.stopped_by} stopped the run at step {self.step} of {num_steps}. It is saved "
+            f"in {folder}."
         )
         if self.stopped_by != "--stop-after":
             raise KeyboardInterrupt

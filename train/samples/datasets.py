@@ -1,8 +1,10 @@
-"""Clips as samples: datasets for pretraining, finetuning and evaluation.
+"""Datasets for pretraining, finetuning and evaluation.
 
-What a clip looks like depends on (seed, epoch, clip id, view) alone, never on the worker that reads
-it. Each kind of draw has a generator of its own: the mask is the same whatever the augmentation
-draws. Letters: R views of one read, T frames, S output pixels a side, N tokens, M masked tokens.
+A sample depends only on (seed, epoch, clip id, view), not on the worker that reads it. Views, masks
+and augmentation have separate random generators, so that the mask does not depend on what the
+augmentation draws.
+
+Letters: R views of one read, T frames, S output pixels a side, N tokens, M masked tokens.
 """
 
 from __future__ import annotations
@@ -35,10 +37,10 @@ Sample = dict[str, Tensor]
 
 
 class PretrainDataset(Dataset):
-    """Clips with masks. Key (epoch, index) -> {"pixels", "mask", "index"}.
+    """Clips with masks. The key (epoch, index) gives {"pixels", "mask", "index"}.
 
-    pixels uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R], and what the
-    target computes of a view (`Target.of_view`), of the tokens that are predicted: [R, P, ...].
+    pixels is uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R]. A sample
+    also has the arrays of `Target.of_view` for the tokens that are predicted, [R, P, ...].
     """
 
     def __init__(
@@ -77,10 +79,10 @@ class PretrainDataset(Dataset):
 
 
 class FinetuneDataset(Dataset):
-    """Augmented clips with labels. Key (epoch, index) -> pixels, inside, index, and each label.
+    """Augmented clips with labels. The key (epoch, index) gives pixels, inside, index and labels.
 
-    pixels uint8 [R, T, S, S, 3], inside bool [R, N] (True = in the motion box), index int64 [R],
-    and int64 [R] under the name of each kind of label.
+    pixels is uint8 [R, T, S, S, 3], inside bool [R, N] (True = in the motion box), index int64 [R].
+    Each kind of label is int64 [R] under its own name.
     """
 
     def __init__(
@@ -126,13 +128,13 @@ class FinetuneDataset(Dataset):
 
 
 class EvaluateDataset(Dataset):
-    """Every view of a clip, nothing random. Key index -> {"pixels", "inside", "index"}.
+    """All test views of a clip, without randomness. The key index gives pixels, inside and index.
 
-    pixels uint8 [R, T, S, S, 3] and inside bool [R, N] with R = segments * crops; index int64 [1].
-    With a table that has motion maps also "motion" float32 [R, T', rows, columns].
+    pixels is uint8 [R, T, S, S, 3] and inside bool [R, N] with R = segments * crops; index is int64
+    [1]. If the table has motion maps, a sample also has "motion", float32 [R, T', rows, columns].
 
     Args:
-        frames: which frames, as in training.
+        frames: the frame rule of training.
         box: clip or tubelet, see `HeadConfig.box`.
     """
 

@@ -1,4 +1,4 @@
-"""Mixup and cutmix of clips, their labels and their motion boxes."""
+"""Mixup and cutmix of clips with their labels and motion boxes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from train.options.config import AugmentConfig
 
 @dataclass(frozen=True)
 class ClipMixer:
-    """Mixes each clip of a batch with its mirror image in the batch's order, all by one share.
+    """Mixes clip i of a batch with clip B - 1 - i. All clips have the same share.
 
-    Motion boxes are mixed as the pixels are, so that the cross-attention head can be trained with
-    the same augmentation as the mean head. Cutmix pastes a rectangle through all frames: the tokens
-    whose patch centre lies in it are inside where the pasted clip's are. Mixup shows both clips
-    everywhere: a token is inside where either's is, since both motions are there to be seen.
+    Motion boxes are mixed like the pixels, so that the cross-attention head is trained with the
+    same augmentation as the mean head. Cutmix pastes a rectangle of the other clip into all frames:
+    a token with its patch centre in the rectangle is inside if it is inside in the other clip.
+    Mixup blends both clips: a token is inside if it is inside in one of them, because both motions
+    are visible.
 
     Attributes:
-        config: alphas and label smoothing; without alphas labels are smoothed and nothing is mixed.
-        model: whose patch grid it is.
-        num_classes: by kind of label.
+        config: alphas and label smoothing. Without alphas, labels are smoothed and nothing is
+        mixed. model: defines the patch grid. num_classes: number of classes of each kind of label.
     """
 
     config: AugmentConfig
@@ -47,11 +47,11 @@ class ClipMixer:
         Args:
             clips: float [B, 3, T, H, W].
             inside: bool [B, N].
-            labels: int64 [B] by kind.
-            rng: decides method, share and place.
+            labels: int64 [B] for each kind.
+            rng: draws the method, the share and the rectangle.
 
         Returns:
-            clips, inside, and targets float [B, classes] by kind, whose rows add up to 1.
+            clips, inside, and for each kind targets float [B, classes]; each row sums to 1.
         """
         share, cuts = self._draw(rng)
         if cuts:
@@ -66,7 +66,7 @@ class ClipMixer:
         return clips, inside, targets
 
     def _draw(self, rng: np.random.Generator) -> tuple[float, bool]:
-        """The share that stays of each clip, and whether the rest is pasted in (cutmix)."""
+        """Draw the share of the own clip, and whether the other clip is pasted in (cutmix)."""
         mixup, cutmix = self.config.mixup_alpha, self.config.cutmix_alpha
         cuts = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
         alpha = cutmix if cuts else mixup

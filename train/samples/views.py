@@ -1,4 +1,4 @@
-"""Views of stored clips: which frames, which part of them, and what of it moves.
+"""Views of stored clips: their frames, crops and flips, and the motion in them.
 
 Letters: R views of one read, T frames, S output pixels a side, N tokens, T' time steps.
 """
@@ -21,17 +21,17 @@ from train.objectives.target import ShownView
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig, PretrainConfig
 from train.tables.typed import Choice
 
-SHRINK_LINEAR = 1.5  # factor up to which a resize interpolates; beyond it, it averages
+SHRINK_LINEAR = 1.5  # a resize interpolates up to this factor; for larger factors it averages
 
 
 @dataclass(frozen=True)
 class ClipView:
-    """One view of a clip: which frames, which part of them, mirrored how.
+    """One view of a clip: its frames, crop and flips.
 
     Attributes:
-        frames: int64 [T] frame numbers in the order shown (falling when played backwards).
+        frames: int64 [T], frame numbers in the order of the view (decreasing if reversed in time).
         crop: x1, y1, x2, y2 in pixels of the stored frame.
-        flip_x, flip_y: mirrored left to right, top to bottom.
+        flip_x, flip_y: whether the view is flipped left to right and top to bottom.
     """
 
     frames: np.ndarray
@@ -42,12 +42,12 @@ class ClipView:
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip of a table, which views are cut out of for a model.
+    """A clip of a table, and the views of it that a model gets.
 
     Attributes:
-        table, index: which clip.
-        reader: of the table's shards.
-        model: whose frames, sides and tokens they are.
+        table, index: the table and the row of the clip.
+        reader: reads the shards of the table.
+        model: defines number of frames, image size and tokens.
     """
 
     table: ClipTable
@@ -66,29 +66,31 @@ class StoredClip:
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Width and height of the stored frames, pixels."""
+        """Width and height of the stored frames in pixels."""
         width, height = self.table.stored_size[self.index]
         return int(width), int(height)
 
     @property
     def source_size(self) -> tuple[int, int]:
-        """Width and height of the source, in which boxes are, pixels."""
+        """Width and height of the source in pixels; boxes are in source pixels."""
         width, height = self.table.source_size[self.index]
         return int(width), int(height)
 
     # -----------------------------------------------------------------------------------------
-    # Which views
+    # Choosing views
     # -----------------------------------------------------------------------------------------
 
     def choose_frames(self, rule: Choice, places: np.ndarray) -> np.ndarray:
-        """Frame numbers int64 [T] by a rule of clips/view_rules.py; `places` float [T] in 0..1."""
+        """Frame numbers int64 [T] by a rule of clips/view_rules.py; `places` is float [T] in
+        0..1."""
         rule_function = FRAME_RULES[rule.kind]
         return rule_function(self.num_frames, self.model.num_frames, places, **rule.options)
 
     def random_view(
         self, config: PretrainConfig | FinetuneConfig, rng: np.random.Generator
     ) -> tuple[ClipView, list[str]]:
-        """A view by the recipe's frames, crop and flips, and which of the flips it has."""
+        """A random view by the frame rule, crop and flips of a recipe, and the flips that it
+        has."""
         frames = self.choose_frames(config.frames, rng.random(self.model.num_frames))
         crop = CROPS[config.crop.kind](*self.stored_size, rng, **config.crop.options)
         flips = [flip for flip in config.flips if rng.random() < 0.5]
@@ -97,7 +99,8 @@ class StoredClip:
         return ClipView(frames, crop, "x" in flips, "y" in flips), flips
 
     def test_views(self, rule: Choice, config: EvaluateConfig) -> list[ClipView]:
-        """Every view of an evaluation, crop by crop of one segment after another."""
+        """All views of an evaluation: all crops of the first segment, then of the second, and so
+        on."""
         views = []
         for segment in range(config.segments):
             places = view_places(rule.kind, segment, config.segments, self.model.num_frames)
@@ -108,26 +111,29 @@ class StoredClip:
         return views
 
     # -----------------------------------------------------------------------------------------
-    # What they show
+    # The content of views
     # -----------------------------------------------------------------------------------------
 
     def pixels(self, views: list[ClipView]) -> np.ndarray:
-        """RGB uint8 [R, T, S, S, 3] of the views; every frame is read and decoded once."""
+        """RGB pixels of views, uint8 [R, T, S, S, 3]. Each frame is read and decoded once."""
         size = self.model.image_size
         reduction = min(jpeg_reduction(view.crop, size) for view in views)
         chosen = np.unique(np.concatenate([view.frames for view in views]))
         frames = self.reader.frames(self.index, chosen, reduction)
         pixels = np.empty((len(views), self.model.num_frames, size, size, 3), np.uint8)
         for out, view in zip(pixels, views, strict=True):
-            # A reduced JPEG is smaller by exactly that factor, up to rounding of its border.
+            # A reduced JPEG is smaller by exactly this factor, except for rounding at its border.
             x1, y1, x2, y2 = (side // reduction for side in view.crop)
             for t, number in enumerate(view.frames):
                 cut(frames[int(number)], (x1, y1, x2, y2), out[t], view.flip_x, view.flip_y)
         return pixels
 
     def inside(self, view: ClipView, frames: np.ndarray | None = None) -> np.ndarray:
-        """Patch positions bool [rows, columns] inside the union of motion boxes, those of `frames`
-        int64 [K] or of all that the view shows; none where the table has no boxes."""
+        """Patch positions inside the union of motion boxes, bool [rows, columns].
+
+        The boxes are those of `frames`, int64 [K], or of all frames of the view. All False if the
+        table has no boxes.
+        """
         if self.table.boxes_folder is None:
             return np.zeros((self.model.grid, self.model.grid), dtype=np.bool_)
         boxes = self.reader.boxes(self.index, view.frames if frames is None else frames)
@@ -137,8 +143,8 @@ class StoredClip:
         """Tokens bool [R, N] inside a motion box.
 
         Args:
-            box: "clip": the box of all frames shown, so the same positions at every time step;
-                "tubelet": the box of the tubelet's own frames. See `HeadConfig.box`.
+            box: "clip": the box of all frames of the view, so that all time steps have the same
+                positions; "tubelet": the box of the frames of the tubelet. See `HeadConfig.box`.
         """
         steps = self.model.time_steps
         if box == "clip":
@@ -151,18 +157,18 @@ class StoredClip:
         return np.stack(of_tubelets).reshape(len(views), -1)
 
     def motion(self, view: ClipView) -> np.ndarray:
-        """Mean motion float32 [T', rows, columns] of each tubelet's patches."""
+        """Mean motion of each patch of each tubelet, float32 [T', rows, columns]."""
         maps = self.reader.motion(self.index, view.frames)
         grid = self.model.grid
         cells = cell_means(maps, self.source_view(view), self.source_size, (grid, grid))
         return cells.reshape(self.model.time_steps, -1, grid, grid).mean(axis=1)
 
     def tracks(self, first_frames: np.ndarray) -> PlacedTracks:
-        """Tracks that start at frames int64 [K]."""
+        """Tracks that start at the given frames, int64 [K]."""
         return self.reader.tracks(self.index, first_frames)
 
     def source_view(self, view: ClipView) -> View:
-        """The crop and flips in source pixels."""
+        """The crop and flips of a view in source pixels."""
         return source_view(
             view.crop,
             self.stored_size,
@@ -173,7 +179,7 @@ class StoredClip:
         )
 
     def shown(self, view: ClipView) -> ShownView:
-        """The view as targets look at it."""
+        """The view in the form that targets get."""
         return ShownView(
             first_frames=view.frames[:: self.model.tubelet_size],
             num_frames=self.num_frames,
@@ -185,24 +191,25 @@ class StoredClip:
 
 
 def open_reader(table: ClipTable, loader: LoaderConfig) -> ClipReader:
-    """A reader for each of the loader's workers, which share the memory for decoded frames."""
+    """A reader for one worker, with its part of the memory for decoded frames."""
     cache_bytes = loader.cache_megabytes * 1_000_000 // max(1, loader.workers)
     return ClipReader(table, loader.open_shards, cache_bytes)
 
 
 def jpeg_reduction(crop: Box, size: int) -> int:
-    """1, 2, 4 or 8: by how much a JPEG may be shrunk while decoding and the crop still fill `size`.
+    """The largest factor of 1, 2, 4, 8 by which decoding may reduce a JPEG so that the crop still
+    has at least `size` pixels a side.
 
-    libjpeg then computes fewer coefficients, which is several times faster than a resize later.
+    libjpeg then computes fewer coefficients, which is several times faster than a later resize.
     """
     side = min(crop[2] - crop[0], crop[3] - crop[1])
     return next(factor for factor in (8, 4, 2, 1) if side >= factor * size or factor == 1)
 
 
 def cut(frame: np.ndarray, crop: Box, out: np.ndarray, flip_x: bool, flip_y: bool) -> None:
-    """Write the crop of an RGB frame, resized once and mirrored, into out uint8 [S, S, 3].
+    """Crop, resize and flip an RGB frame into `out`, uint8 [S, S, 3].
 
-    The crop is in pixels of `frame` and may reach beyond it: the border is repeated.
+    The crop is in pixels of `frame`. Outside of the frame the border is repeated.
     """
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = crop
@@ -215,9 +222,9 @@ def cut(frame: np.ndarray, crop: Box, out: np.ndarray, flip_x: bool, flip_y: boo
     if part.shape == out.shape:
         out[:] = part
     else:
-        # Averaging keeps fine texture from flickering where the crop is much larger than the
-        # output. Up to SHRINK_LINEAR, interpolation still looks at every pixel, in a fifth of the
-        # time: 256 lines to 224 are a factor of 1.14.
+        # If the crop is much larger than the output, averaging avoids flicker of fine texture. Up
+        # to SHRINK_LINEAR, interpolation still uses every pixel and takes a fifth of the time. 256
+        # lines to 224 are a factor of 1.14.
         shrinks = min(part.shape[0] / out.shape[0], part.shape[1] / out.shape[1]) > SHRINK_LINEAR
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         cv2.resize(part, (out.shape[1], out.shape[0]), dst=out, interpolation=how)
@@ -233,7 +240,7 @@ def source_view(
     flip_x: bool = False,
     flip_y: bool = False,
 ) -> View:
-    """The same crop in source pixels, in which the motion boxes are; sizes are width, height."""
+    """Convert a crop to source pixels, the unit of motion boxes. Sizes are (width, height)."""
     scale_x = source_size[0] / stored_size[0]
     scale_y = source_size[1] / stored_size[1]
     x1, y1, x2, y2 = crop

@@ -1,4 +1,4 @@
-"""Nested tables of plain values: flattened for printing, and their keys and names checked."""
+"""Nested tables of plain values: flattening, and checks of keys and names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.errors import InputError
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one table with dotted keys, for printing and comparing."""
+    """One flat table with dotted keys, for printing and for comparing."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -20,14 +20,16 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    """InputError for a key of `table` that is not in `known`."""
+    """Raise InputError if `table` has a key that is not in `known`."""
     unknown = sorted(set(table) - set(known))
     if unknown:
         allowed = ", ".join(known) or "none"
-        raise InputError(f"[{where}] does not use {', '.join(unknown)}; allowed: {allowed}")
+        raise InputError(
+            "unknown-key", f"[{where}] has no option {', '.join(unknown)}; allowed: {allowed}"
+        )
 
 
 def check_name(what: str, name: str, allowed: tuple[str, ...]) -> None:
-    """InputError for a name that is not allowed."""
+    """Raise InputError if `name` is not one of the allowed names."""
     if name not in allowed:
-        raise InputError(f"{what} is {name!r}; allowed: {', '.join(allowed)}")
+        raise InputError("unknown-name", f"{what} is {name!r}; allowed: {', '.join(allowed)}")

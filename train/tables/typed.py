@@ -1,8 +1,9 @@
-"""Builds frozen dataclasses from plain tables and back: every key known, every value of its type.
+"""Builds frozen dataclasses from plain tables, and plain tables from dataclasses.
 
-A part of a recipe that is chosen by name (a mask, a crop) is a `Choice`: the name of a function in
-a registry, and values for its keyword-only parameters. What the function does not take is refused,
-so that an option is never ignored.
+Every key must be known, and every value must have the type of its field. A part of a recipe that is
+chosen by name, such as a mask or a crop, is a `Choice`: the name of a function in a registry, and
+values for its keyword-only parameters. Options that the function does not have are refused, so that
+no option is silently ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Choice:
-    """One function of a registry with its options, such as a mask with its ratios."""
+    """The name of a function in a registry with its options, such as a mask with its ratios."""
 
     kind: str
     options: dict[str, Any]
@@ -36,38 +37,40 @@ def build(cls: type[T], table: Any, where: str) -> T:
     """An instance of the dataclass `cls` from a TOML table.
 
     Args:
-        where: the table's name, for messages.
+        where: name of the table, for messages.
 
     Raises:
-        InputError: an unknown or missing key, or a value of another type than the field's.
+        InputError: a key is unknown or missing, or a value has another type than its field.
     """
     if not isinstance(table, Mapping):
-        raise InputError(f"[{where}] is {table!r}; a table is expected")
+        raise InputError("wrong-type", f"[{where}] is {table!r}; it must be a table")
     assert dataclasses.is_dataclass(cls)
     known = fields_by_name(cls)
     refuse_unknown(table, known, where)
     missing = [name for name, field in known.items() if name not in table and _is_required(field)]
     if missing:
-        raise InputError(f"[{where}] lacks {', '.join(missing)}")
+        raise InputError("missing-key", f"[{where}] lacks {', '.join(missing)}")
     hints = typing.get_type_hints(cls)
     values = {name: convert(table[name], hints[name], f"{where}.{name}") for name in table}
     try:
         return cls(**values)
     except InputError as error:
-        raise InputError(f"[{where}] {error}") from None
+        raise error.at(f"[{where}]") from None
 
 
 def choose(registry: Mapping[str, Callable[..., Any]], choice: Choice, where: str) -> Choice:
-    """The choice with its options checked against the function's keyword-only parameters.
+    """Check the options of a choice against the keyword-only parameters of its function.
 
-    Options that the function has a default for are filled in, so that a run records them.
+    Returns:
+        The choice with the defaults of the function filled in, so that a run records them.
 
     Raises:
-        InputError: no such function, or an option that it lacks, needs or has of another type.
+        InputError: the function does not exist; or an option is unknown, missing or of another
+            type.
     """
     if choice.kind not in registry:
         allowed = ", ".join(sorted(registry))
-        raise InputError(f"{where}.kind is {choice.kind!r}; allowed: {allowed}")
+        raise InputError("unknown-name", f"{where}.kind is {choice.kind!r}; allowed: {allowed}")
     function = registry[choice.kind]
     hints = typing.get_type_hints(function)
     parameters = {
@@ -83,19 +86,24 @@ def choose(registry: Mapping[str, Callable[..., Any]], choice: Choice, where: st
         elif parameter.default is not inspect.Parameter.empty:
             options[name] = parameter.default
         else:
-            raise InputError(f"[{where}] kind {choice.kind!r} needs {name}")
+            raise InputError(
+                "missing-key", f"[{where}] lacks {name}, which kind {choice.kind!r} needs"
+            )
     return Choice(choice.kind, options)
 
 
 def convert(value: Any, kind: Any, where: str) -> Any:
-    """A TOML value as a value of type `kind`: numbers, texts, tuples, tables, unions with None."""
+    """Convert a TOML value to the type `kind`: a number, string, tuple, table, or union with
+    None."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Choice:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-            raise InputError(f'{where} is {value!r}; a table with kind = "..." is expected')
+            raise InputError(
+                "wrong-type", f'{where} is {value!r}; it must be a table with kind = "..."'
+            )
         return Choice(value["kind"], {k: v for k, v in value.items() if k != "kind"})
     if isinstance(kind, type) and dataclasses.is_dataclass(value) and isinstance(value, kind):
-        return value  # built already
+        return value  # was built before
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return build(kind, value, where)
     if origin in (types.UnionType, typing.Union):
@@ -104,20 +112,24 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         return convert(value, next(a for a in arguments if a is not types.NoneType), where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"{where} is {value!r}; a list is expected")
+            raise InputError("wrong-type", f"{where} is {value!r}; it must be a list")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise InputError(f"{where} has {len(value)} values; {len(arguments)} are expected")
+            raise InputError(
+                "wrong-type", f"{where} has {len(value)} values; it must have {len(arguments)}"
+            )
         return tuple(convert(item, arguments[0], where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise InputError(f"{where} is {value!r}; a value of type {kind.__name__} is expected")
+        raise InputError("wrong-type", f"{where} is {value!r}; it must be of type {kind.__name__}")
     return value
 
 
 def to_table(value: Any) -> Any:
-    """A dataclass as plain values, for options.json; the inverse of `build`. A value that has a
-    method `to_table` says itself how a recipe writes it."""
+    """Convert a dataclass to plain values, for options.json; the inverse of `build`.
+
+    A value with a method `to_table` decides itself how a recipe writes it.
+    """
     if hasattr(value, "to_table"):
         value = value.to_table()
     if isinstance(value, Mapping):
@@ -129,7 +141,7 @@ def to_table(value: Any) -> Any:
 
 
 def fields_by_name(cls: type) -> dict[str, dataclasses.Field]:
-    """The fields of a dataclass, in its order."""
+    """The fields of a dataclass by name, in their order."""
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
@@ -139,10 +151,10 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 @dataclass(frozen=True)
 class PlainValues:
-    """Base of the dataclasses whose fields are recorded.
+    """Base class of dataclasses whose fields are recorded as plain values.
 
     Attributes:
-        what: it configures, for messages.
+        what: the thing that the dataclass configures, for messages.
     """
 
     what: ClassVar[str]
@@ -153,11 +165,12 @@ class PlainValues:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A configuration from plain values; InputError names a field that does not exist."""
+        """Build a configuration from plain values; InputError names a field that does not exist."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:
             raise InputError(
-                f"unknown {cls.what} option {', '.join(unknown)}; allowed: {', '.join(known)}"
+                "unknown-key",
+                f"the {cls.what} has no option {', '.join(unknown)}; allowed: {', '.join(known)}",
             )
         return cls(**fields)

@@ -1,1 +1,1 @@
-"""Weights that come in and go out: ours, VideoMAE's, Hugging Face's, shares of ZeRO."""
+"""Import and export of weights: of this project, VideoMAE, Hugging Face and ZeRO checkpoints."""

@@ -1,8 +1,8 @@
-"""Weights that enter and leave the project.
+"""Imports and exports weights.
 
-In: VideoMAE and VideoMAE V2 (.pth), Hugging Face VideoMAE (a folder), and safetensors of ours.
-Out: safetensors of ours, and Hugging Face folders. Every import is strict: a tensor that is
-missing, left over or of another shape is an error that lists it.
+Import: VideoMAE and VideoMAE V2 (.pth), Hugging Face VideoMAE (a folder), and safetensors files of
+this project. Export: safetensors files of this project, and Hugging Face folders. Imports are
+strict: if a tensor is missing, left over or of another shape, the error lists it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from train.weights import huggingface, videomae
 
 Kind = Literal["pretraining", "classification", "encoder"]
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
-FORMAT, FORMAT_VERSION = "mofo", 1  # in the metadata of our safetensors
+FORMAT, FORMAT_VERSION = "mofo", 1  # in the metadata of safetensors files
 
-# What must agree for an encoder to compute the same under other weights. Clip length and image
-# size need not: the position tables are fixed and made for any.
+# These fields must be equal, or an encoder computes something else with the weights. Clip length
+# and image size may differ: position tables are computed for each size.
 _ENCODER_FIELDS = (
     *("patch_size", "tubelet_size", "width", "depth", "num_heads"),
     *("positions", "attention", "layer_norm_eps"),
@@ -39,28 +39,28 @@ _DECODER_FIELDS = ("decoder_width", "decoder_depth", "decoder_heads", "head_norm
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """A model read from a file, under our names."""
+    """The weights of a model, with the parameter names of this project."""
 
     kind: Kind
-    """pretraining: a MaskedAutoencoder. classification: a VideoClassifier. encoder: the encoder
-    alone, names with `encoder.`."""
+    """pretraining: a MaskedAutoencoder. classification: a VideoClassifier. encoder: only an
+    encoder, with the prefix `encoder.`."""
     config: ModelConfig
     state_dict: dict[str, Tensor]
     source: str
     """The file or folder, for messages."""
     num_classes: dict[str, int] = field(default_factory=dict)
-    """Classes by kind of label; empty unless kind is classification."""
+    """Number of classes of each kind of label; empty unless kind is classification."""
     head: HeadConfig = field(default_factory=HeadConfig)
-    """The pooling head; of meaning where kind is classification."""
+    """The pooling head; used only if kind is classification."""
 
     def build(self) -> MaskedAutoencoder | VideoClassifier | VideoEncoder:
-        """The model with its weights in place."""
+        """Build the model with these weights."""
         model = self._empty()
         load_strictly(model, self.state_dict, self.source)
         return model.encoder if isinstance(model, _EncoderAlone) else model
 
     def check(self) -> None:
-        """Raise InputError unless the weights are exactly those of the model."""
+        """Raise InputError unless the weights are exactly the tensors of the model."""
         with torch.device("meta"):
             model = self._empty()
         _require_same_tensors(model.state_dict(), self.state_dict, self.source)
@@ -77,7 +77,7 @@ class ImportedWeights:
 
 
 class _EncoderAlone(nn.Module):
-    """Gives the names of an encoder's parameters their `encoder.`."""
+    """Adds the prefix `encoder.` to the names of an encoder's parameters."""
 
     def __init__(self, encoder: VideoEncoder) -> None:
         super().__init__()
@@ -85,66 +85,69 @@ class _EncoderAlone(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------
-# In
+# Import
 # ---------------------------------------------------------------------------------------------
 
 
-def import_weights(path: Path, **told: Any) -> ImportedWeights:
+def import_weights(path: Path, **overrides: Any) -> ImportedWeights:
     """Read the weights of a model.
 
     Args:
         path: a .pth file of VideoMAE, a folder of Hugging Face VideoMAE (config.json and
             safetensors), or a .safetensors file of ours.
-        told: fields of ModelConfig that go before what the file says. A .pth file says nothing of
-            num_frames (16 is assumed), image_size (224), or the heads of unusual widths.
+        overrides: fields of ModelConfig that replace those of the file. A .pth file does not
+        contain
+            num_frames (default 16), image_size (default 224) or the number of heads.
 
     Raises:
-        InputError: the file is of no known kind, refused, or does not hold exactly one model.
+        InputError: the file has an unknown format, is refused, or does not hold exactly one model.
     """
     path = Path(path)
     if path.is_dir():
-        imported = _import_huggingface(path, told)
+        imported = _import_huggingface(path, overrides)
     elif path.suffix == ".safetensors":
-        imported = _import_safetensors(path, told)
+        imported = _import_safetensors(path, overrides)
     elif path.suffix in (".pth", ".pt", ".bin"):
-        imported = _import_pth(path, told)
+        imported = _import_pth(path, overrides)
     else:
         raise InputError(
-            f"{path} is no file of weights; allowed: .pth (VideoMAE), .safetensors (of this "
-            "project), a Hugging Face folder"
+            "wrong-format",
+            f"{path} is not a file of weights; allowed: .pth (VideoMAE), .safetensors (of this "
+            "project), a Hugging Face folder",
         )
     imported.check()
     return imported
 
 
 def adopt_norms(config: ModelConfig, imported: ImportedWeights) -> ModelConfig:
-    """A configuration with the layer_norm_eps that the imported encoder was made with.
+    """The configuration with the layer_norm_eps of the imported encoder.
 
-    A recipe names sizes and leaves this to the weights: files of the same ViT-B say 1e-6
-    (VideoMAE) or 1e-12 (Hugging Face).
+    Recipes do not set it, because files of the same ViT-B have 1e-6 (VideoMAE) or 1e-12 (Hugging
+    Face).
     """
     return dataclasses.replace(config, layer_norm_eps=imported.config.layer_norm_eps)
 
 
 def load_autoencoder(model: MaskedAutoencoder, imported: ImportedWeights) -> None:
-    """Put all weights of a pretraining into a masked autoencoder.
+    """Load the weights of a pretraining into a masked autoencoder.
 
     Raises:
-        InputError: the weights are of another kind or model; tensors are missing or left over.
+        InputError: the weights are of another kind or model; or tensors are missing or left over.
     """
     if imported.kind != "pretraining":
         raise InputError(
-            f"{imported.source} holds a model for {imported.kind}, without a decoder; pretraining "
-            "goes on from weights of a pretraining"
+            "other-kind",
+            f"{imported.source} holds a model for {imported.kind}, without a decoder; give "
+            "weights of a pretraining",
         )
     _require_same_fields(model.config, imported, _ENCODER_FIELDS + _DECODER_FIELDS)
     load_strictly(model, imported.state_dict, imported.source)
 
 
 def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> None:
-    """Put the encoder of other weights into a classifier; its head and classifiers stay fresh.
+    """Load an encoder into a classifier; its head and classifiers keep their initial weights.
 
-    The norm after a pretraining encoder is left behind: a classifier normalises after pooling.
+    The norm after a pretraining encoder is not used: a classifier normalises after pooling.
 
     Raises:
         InputError: the encoders differ; tensors are missing or left over.
@@ -159,7 +162,7 @@ def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> None
 
 
 def build_encoder(config: ModelConfig, imported: ImportedWeights) -> VideoEncoder:
-    """An encoder with imported weights, and with the norm after it where they have one.
+    """Build an encoder with imported weights, with a final norm if the weights have one.
 
     Raises:
         InputError: the encoders differ; tensors are missing or left over.
@@ -172,28 +175,30 @@ def build_encoder(config: ModelConfig, imported: ImportedWeights) -> VideoEncode
 
 
 def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load weights; InputError lists every tensor that is missing, left over or misshapen."""
+    """Load weights; InputError lists tensors that are missing, left over or of another shape."""
     _require_same_tensors(model.state_dict(), state_dict, source)
     model.load_state_dict(state_dict)
 
 
-def _import_pth(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
+def _import_pth(path: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
     state = videomae.from_videomae(videomae.read_pth(path))
-    return _recognise(state, videomae.infer_config(state, told), path)
+    return _recognise(state, videomae.infer_config(state, overrides), path)
 
 
-def _import_huggingface(folder: Path, told: Mapping[str, Any]) -> ImportedWeights:
+def _import_huggingface(folder: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
     fields, theirs = huggingface.read_folder(folder)
-    config = ModelConfig.from_dict({**huggingface.model_config(fields).to_dict(), **told})
+    config = ModelConfig.from_dict({**huggingface.model_config(fields).to_dict(), **overrides})
     return _recognise(huggingface.from_huggingface(theirs), config, folder)
 
 
-def _import_safetensors(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
+def _import_safetensors(path: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
     state, metadata = huggingface.read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise InputError(
-            f"{path} is not of this project (format {metadata.get('format')!r} in its metadata); "
-            "for Hugging Face weights give the folder that holds config.json"
+            "wrong-format",
+            f"{path} is not a file of this project (its metadata has format "
+            f"{metadata.get('format')!r}); for Hugging Face weights give the folder with "
+            "config.json",
         )
     try:
         version, kind = int(metadata["format_version"]), _KINDS[metadata["kind"]]
@@ -201,15 +206,16 @@ def _import_safetensors(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
             json.loads(metadata[name]) for name in ("config", "head", "num_classes")
         )
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path} has damaged metadata: {error!r}") from error
+        raise InputError("damaged-file", f"{path} has damaged metadata: {error!r}") from error
     if version > FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {version}, this program reads up to {FORMAT_VERSION}; "
-            "use a newer one"
+            "other-version",
+            f"{path} has format version {version}, and this program reads up to {FORMAT_VERSION}; "
+            "use a newer version of the program",
         )
     return ImportedWeights(
         kind=kind,
-        config=ModelConfig.from_dict({**config, **told}),
+        config=ModelConfig.from_dict({**config, **overrides}),
         state_dict=state,
         source=str(path),
         num_classes=num_classes,
@@ -218,7 +224,7 @@ def _import_safetensors(path: Path, told: Mapping[str, Any]) -> ImportedWeights:
 
 
 def _recognise(state: dict[str, Tensor], config: ModelConfig, path: Path) -> ImportedWeights:
-    """What the names of a foreign state dict say it is."""
+    """Recognise the kind of imported weights by the names of their tensors."""
     kind: Kind = "encoder"
     num_classes: dict[str, int] = {}
     if "mask_token" in state or any(key.startswith("decoder.") for key in state):
@@ -239,8 +245,9 @@ def _require_same_fields(
     ]
     if differing:
         raise InputError(
-            f"{imported.source} holds another model: {'; '.join(differing)}; "
-            "set the recipe's [model] to what the weights have"
+            "other-model",
+            f"{imported.source} holds another model: {'; '.join(differing)}; change [model] of the "
+            "recipe to the values of the weights",
         )
 
 
@@ -257,16 +264,18 @@ def _require_same_tensors(
     parts = (("missing", missing), ("left over", left_over), ("of another shape", misshapen))
     problems = [f"{title}: {', '.join(keys)}" for title, keys in parts if keys]
     if problems:
-        raise InputError(f"the weights of {source} do not fit the model; {'; '.join(problems)}")
+        raise InputError(
+            "other-model", f"the weights of {source} do not fit the model; {'; '.join(problems)}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------
-# Out
+# Export
 # ---------------------------------------------------------------------------------------------
 
 
 def export_safetensors(path: Path, model: MaskedAutoencoder | VideoClassifier) -> None:
-    """Write a model of ours with all that `import_weights` needs, in one step."""
+    """Write a model as a safetensors file that `import_weights` reads, atomically."""
     if isinstance(model, VideoClassifier):
         weights = ImportedWeights(
             kind="classification",
@@ -282,14 +291,14 @@ def export_safetensors(path: Path, model: MaskedAutoencoder | VideoClassifier) -
 
 
 def write_safetensors(path: Path, weights: ImportedWeights) -> None:
-    """Write imported weights as a file of ours, in one step.
+    """Write weights as a safetensors file of this project, atomically.
 
     Raises:
         InputError: the name does not end in .safetensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise InputError(f"{path} must end in .safetensors")
+        raise InputError("bad-name", f"{path}: the name must end in .safetensors")
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),

@@ -1,4 +1,4 @@
-"""Hugging Face's VideoMAE: its folders, and its names and configuration both ways."""
+"""Hugging Face VideoMAE: reads and writes its folders, parameter names and configuration."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from train.network.autoencoder import MaskedAutoencoder
 from train.network.head import VideoClassifier
 from train.network.model_config import NUM_CHANNELS, ModelConfig
 
-# transformers fixes the decoder's last norm and fc_norm at PyTorch's default, whatever
-# layer_norm_eps of the configuration says.
+# transformers always uses PyTorch's default for the decoder's last norm and for fc_norm, and not
+# layer_norm_eps of the configuration.
 FIXED_NORM_EPS = 1e-5
 
-# Ours to theirs. Query, key and value are one matrix here and three there.
+# Names of this project -> names of transformers, which has separate query, key and value matrices.
 _OUTSIDE_BLOCKS = {
     "encoder.patch_embed.proj": "videomae.embeddings.patch_embeddings.projection",
     "encoder.norm": "videomae.layernorm",
@@ -42,7 +42,7 @@ _INSIDE_BLOCK = {
     "attn.proj": "attention.output.dense",
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
-    # the names that transformers 4 has, and that 5 still reads
+    # names of transformers 4, which transformers 5 reads too
     "attn.q_bias": "attention.attention.q_bias",
     "attn.v_bias": "attention.attention.v_bias",
 }
@@ -51,10 +51,10 @@ _NEWER_NAMES = {".query.bias": ".q_bias", ".value.bias": ".v_bias"}  # transform
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The fields of config.json, and the tensors of the safetensors files, of a folder.
+    """Read config.json and the tensors of the safetensors files of a folder.
 
     Raises:
-        InputError: one of the files is not there or not intact.
+        InputError: a file is missing or damaged.
     """
     config, *parts = files_of(folder)
     fields = _read_json(config)
@@ -65,22 +65,21 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """What of a folder is read: config.json, and the safetensors files.
+    """The files of a folder that are read: config.json and the safetensors files.
 
     Raises:
-        InputError: the file that names these is not intact.
+        InputError: the index of the safetensors files is damaged.
     """
     index = folder / "model.safetensors.index.json"
     names = {"model.safetensors"}
     if index.is_file():
-        # names only: an index must not lead out of its folder
+        # only the file names: an index must not refer to files outside of its folder
         names = {Path(name).name for name in _read_json(index).get("weight_map", {}).values()}
     return [folder / name for name in ("config.json", *sorted(names))]
 
 
 def digest_of(weights: Path | None) -> str | None:
-    """sha256 of the weights' file, or of what is read of their folder; tells apart runs begun
-    anew."""
+    """sha256 of the file of weights, or of the files of a folder; None for random weights."""
     if weights is None:
         return None
     hashed = hashlib.sha256()
@@ -91,33 +90,39 @@ def digest_of(weights: Path | None) -> str | None:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file; InputError unless it is intact."""
+    """Read tensors and metadata of a safetensors file; InputError if it is missing or damaged."""
     if not path.is_file():
-        is_part = (path.parent / "config.json").is_file()
-        only = "; of a Hugging Face folder safetensors files alone are read" if is_part else ""
-        raise InputError(f"no file {path}{only}")
+        in_folder = (path.parent / "config.json").is_file()
+        only = "; only safetensors files of a Hugging Face folder are read" if in_folder else ""
+        raise InputError("missing-file", f"{path} does not exist{only}")
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
-        raise InputError(f"{path} is no intact safetensors file: {error}") from error
+        raise InputError(
+            "damaged-file", f"{path} is not an intact safetensors file: {error}"
+        ) from error
 
 
 def safetensors_image(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file in memory, so that it can be written in one step."""
+    """The bytes of a safetensors file, so that it can be written atomically."""
     on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     return safetensors.torch.save(on_cpu, dict(metadata))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path} does not exist; a Hugging Face folder has it")
+        raise InputError(
+            "missing-file", f"{path} does not exist; a Hugging Face folder has this file"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}; download the folder again") from None
+        raise InputError(
+            "damaged-file", f"{path} is not JSON: {error}; download the folder again"
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object, as a Hugging Face folder has it")
+        raise InputError("wrong-format", f"{path} is not a JSON object; download the folder again")
     return content
 
 
@@ -126,24 +131,25 @@ def export_huggingface(
     model: MaskedAutoencoder | VideoClassifier,
     class_names: Iterable[str] | None = None,
 ) -> None:
-    """Write a folder that transformers' `from_pretrained` reads.
+    """Write a folder that `from_pretrained` of transformers reads.
 
     Args:
         folder: config.json and model.safetensors are written into it.
         model: a masked autoencoder (VideoMAEForPreTraining), or a classifier with the mean head
             and one kind of label (VideoMAEForVideoClassification).
-        class_names: of the classifier's classes, for id2label; None names them LABEL_0, ...
+        class_names: names of the classes for id2label; None gives LABEL_0, LABEL_1, ...
 
     Raises:
-        InputError: VideoMAE has no place for what the model has.
+        InputError: Hugging Face's VideoMAE does not support the model.
     """
     folder = Path(folder)
     if isinstance(model, VideoClassifier):
         if model.head.config.kind != "mean" or list(model.num_classes) != ["label"]:
             raise InputError(
-                "Hugging Face's VideoMAE has only the mean head and one kind of label, this model "
-                f"has the head {model.head.config.kind} and {', '.join(model.num_classes)}; "
-                "export plain safetensors instead"
+                "not-supported",
+                "Hugging Face's VideoMAE has only the head mean and one kind of label, and this "
+                f"model has the head {model.head.config.kind} and {', '.join(model.num_classes)}; "
+                "export to FILE.safetensors instead",
             )
         names = _names(class_names, model.num_classes["label"])
         architecture, config = "VideoMAEForVideoClassification", model.encoder.config
@@ -159,12 +165,16 @@ def export_huggingface(
 def _names(class_names: Iterable[str] | None, count: int) -> list[str]:
     names = [f"LABEL_{i}" for i in range(count)] if class_names is None else list(class_names)
     if len(names) != count:
-        raise InputError(f"{len(names)} class names for a classifier of {count} classes")
+        raise InputError(
+            "other-classes",
+            f"there are {len(names)} class names, and the classifier has "
+            f"{count} classes; give the classes.json of its dataset",
+        )
     return names
 
 
 def from_huggingface(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a state dict of transformers' VideoMAE models; what is unknown keeps its name."""
+    """Rename a state dict of transformers' VideoMAE models; unknown names do not change."""
     theirs = {_older_name(key): tensor for key, tensor in theirs.items()}
     if not any(key.startswith("videomae.") for key in theirs):  # a bare VideoMAEModel
         theirs = {f"videomae.{key}": tensor for key, tensor in theirs.items()}
@@ -182,7 +192,7 @@ def from_huggingface(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             ours[f"{block}.{_rename(within, inside)}"] = tensor
     for block, parts in matrices.items():
-        if len(parts) == len(_QKV):  # otherwise it is left out, and named as missing
+        if len(parts) == len(_QKV):  # otherwise it is reported as missing
             ours[f"{block}.attn.qkv.weight"] = torch.cat([parts[name] for name in _QKV])
     return ours
 
@@ -203,10 +213,10 @@ def to_huggingface(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def model_config(theirs: Mapping[str, Any]) -> ModelConfig:
-    """Our configuration from a config.json of VideoMAE.
+    """The configuration of this project from a config.json of VideoMAE.
 
     Raises:
-        InputError: it is of another model, or asks for what our model does not have.
+        InputError: it is of another model, or needs something that this project does not have.
     """
     for name, allowed in (
         ("model_type", "videomae"),
@@ -216,7 +226,9 @@ def model_config(theirs: Mapping[str, Any]) -> ModelConfig:
         ("qv_bias", True),
     ):
         if theirs.get(name, allowed) != allowed:
-            raise InputError(f"config.json: {name} is {theirs[name]!r}; allowed: {allowed!r}")
+            raise InputError(
+                "not-supported", f"config.json: {name} is {theirs[name]!r}; allowed: {allowed!r}"
+            )
     width, decoder_width = theirs.get("hidden_size", 768), theirs.get("decoder_hidden_size", 384)
     return ModelConfig(
         image_size=_square(theirs, "image_size", 224),
@@ -239,24 +251,27 @@ def model_config(theirs: Mapping[str, Any]) -> ModelConfig:
 def huggingface_config(
     config: ModelConfig, architecture: str, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
-    """The config.json of our model as VideoMAE; class_names where it is a classifier.
+    """The config.json of a model for transformers; class_names only for a classifier.
 
-    `head_norm_eps` is ours: transformers keeps it but computes with 1e-5, so a model trained with
-    1e-6 gives slightly other scores there. Read back here, nothing is lost.
+    `head_norm_eps` is an addition of this project. transformers keeps it but computes with 1e-5, so
+    that a model trained with 1e-6 has slightly different scores there. An import restores the
+    value.
 
     Raises:
-        InputError: the model has what VideoMAE has not.
+        InputError: Hugging Face's VideoMAE does not support the model.
     """
     for name, value in (("positions", "sincos-1d"), ("attention", "joint")):
         if getattr(config, name) != value:
             raise InputError(
-                f"Hugging Face's VideoMAE has no {getattr(config, name)} {name} (only {value}); "
-                "export plain safetensors instead"
+                "not-supported",
+                f"Hugging Face's VideoMAE has no {getattr(config, name)} {name}, only {value}; "
+                "export to FILE.safetensors instead",
             )
     if class_names is None and config.output_dim != config.patch_dim:
         raise InputError(
-            f"Hugging Face's VideoMAE predicts {config.patch_dim} pixels a tubelet, this decoder "
-            f"{config.output_dim} numbers; export plain safetensors instead"
+            "not-supported",
+            f"Hugging Face's VideoMAE predicts {config.patch_dim} numbers per tubelet, and this "
+            f"decoder {config.output_dim}; export to FILE.safetensors instead",
         )
     labels = {} if class_names is None else _label_tables(class_names)
     return {
@@ -319,5 +334,5 @@ def _square(theirs: Mapping[str, Any], name: str, default: int) -> int:
     value = theirs.get(name, default)
     sides = set(value) if isinstance(value, (list, tuple)) else {value}
     if len(sides) != 1:
-        raise InputError(f"config.json: {name} is {value}; only squares are supported")
+        raise InputError("not-supported", f"config.json: {name} is {value}; it must be square")
     return sides.pop()

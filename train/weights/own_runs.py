@@ -1,4 +1,4 @@
-"""The weights of a run of ours, finished or not, out of its checkpoints."""
+"""Reads the weights of a run from its checkpoints; the run need not be finished."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from train.weights.zero_partitions import read_whole_weights
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run, or one of its checkpoints."""
+    """Whether a folder is a run folder or one of its checkpoints."""
     return (path / "options.json").is_file() or (path.parent.parent / "options.json").is_file()
 
 
 def find_checkpoint(path: Path) -> tuple[RunFolder, Path]:
-    """The run of a folder, and the checkpoint meant: itself, or the newest of the run.
+    """The run of a folder, and a checkpoint: the folder itself, or the newest one of the run.
 
     Raises:
         InputError: the run has no complete checkpoint.
@@ -27,20 +27,26 @@ def find_checkpoint(path: Path) -> tuple[RunFolder, Path]:
     if not (path / "options.json").is_file():
         run, tag = RunFolder(path.parent.parent), path
         if tag not in complete_checkpoints(run.checkpoints):
-            raise InputError(f"{tag} is no complete checkpoint")
+            raise InputError(
+                "not-finished",
+                f"{tag} is not a complete checkpoint; give another one, or the run folder",
+            )
         return run, tag
     run = RunFolder(path)
     saved = complete_checkpoints(run.checkpoints)
     if not saved:
-        raise InputError(f"{path} has no complete checkpoint")
+        raise InputError(
+            "not-finished",
+            f"{path} has no complete checkpoint; run its command to the first checkpoint",
+        )
     return run, saved[-1]
 
 
 def import_run(path: Path) -> ImportedWeights:
-    """The float32 weights of a run's newest checkpoint, or of a given one of its checkpoints.
+    """The float32 weights of the newest checkpoint of a run, or of a given checkpoint.
 
     Raises:
-        InputError: there is none, it is damaged, or it does not hold exactly the run's model.
+        InputError: there is no checkpoint, or it is damaged or holds another model.
     """
     run, tag = find_checkpoint(path)
     options = run.read_options()

@@ -1,10 +1,10 @@
-"""What ZeRO shares out over processes, put together: whole weights, and other numbers of shares.
+"""Joins the partitions of ZeRO: reads whole weights, and converts to another number of processes.
 
-DeepSpeed (0.19) lays the parameters of each parameter group end to end in one flat vector, pads it
-to a multiple of 2 * processes and gives each process an equal part. A process saves its part of the
-float32 weights (on CPUs without the padding) and of AdamW's two means (with it). DeepSpeed's own
-converters unpickle whatever a file holds; here files are read as everywhere, by `safe_files`.
-Without ZeRO (stage 0) there are no parts: the file of the model holds everything.
+DeepSpeed (0.19) puts the parameters of each parameter group into one flat vector, pads it to a
+multiple of 2 * processes and gives each process an equal partition. A process saves its partition
+of the float32 weights (on CPUs without the padding) and of AdamW's two means (with the padding).
+DeepSpeed's own converters unpickle anything in a file. Here `safe_files` reads the files, as
+elsewhere. Without ZeRO (stage 0) there are no partitions: the model file holds everything.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read_whole_weights(tag: Path) -> dict[str, Tensor]:
     """The float32 weights of a checkpoint by name, on the CPU.
 
     Raises:
-        InputError: a file is missing, damaged, or not of a run.
+        InputError: a file is missing, damaged, or not from a run.
     """
     model, parts = _read(tag)
     weights = {name: tensor.float() for name, tensor in model["module"].items()}
@@ -52,25 +52,30 @@ def read_whole_weights(tag: Path) -> dict[str, Tensor]:
 
 
 def reshard(tag: Path, num_processes: int) -> Path:
-    """Write the same state for another number of processes, beside the checkpoint.
+    """Write the state of a checkpoint for another number of processes, beside the checkpoint.
 
     Returns:
-        The new checkpoint, from now on the newest of its run. Killed, it is not there.
+        The new checkpoint, which is now the newest of the run. It is written last, so that a kill
+        leaves no incomplete checkpoint.
 
     Raises:
-        InputError: it is for that number already or for any, or cannot be read.
+        InputError: the checkpoint fits this number of processes, or cannot be read.
     """
     model, parts = _read(tag)
     if not parts:
         raise InputError(
-            f"{tag} was saved with loader.zero_stage 0, which shares nothing out: it goes on with "
-            "any number of processes as it is"
+            "other-processes",
+            f"{tag} was saved with loader.zero_stage 0, which partitions nothing; continue with "
+            "any number of processes",
         )
     if len(parts) == num_processes:
-        raise InputError(f"{tag} is for {num_processes} processes already")
+        raise InputError(
+            "other-processes",
+            f"{tag} is already for {num_processes} processes; start that many to continue the run",
+        )
     lengths = [_length(shapes) for shapes in model["param_shapes"]]
     target = tag.with_name(f"{tag.name}-of-{num_processes}")  # names sort by step, then by age
-    shutil.rmtree(target, ignore_errors=True)  # left half-written by a kill
+    shutil.rmtree(target, ignore_errors=True)  # a kill may have left it incomplete
     target.mkdir()
     files, names = safe_files(), _part_names(tag)
     files.save({**model, "dp_world_size": num_processes}, str(target / MODEL_FILE))
@@ -85,7 +90,7 @@ def reshard(tag: Path, num_processes: int) -> Path:
 def _share(
     parts: list[dict[str, Any]], lengths: list[int], rank: int, num_processes: int
 ) -> dict[str, Any]:
-    """What process `rank` of `num_processes` would have saved."""
+    """The partition that process `rank` of `num_processes` would have saved."""
     states = [part[STATE] for part in parts]
     weights, paddings = [], []
     adam: dict[int, dict[str, Any]] = {}
@@ -109,22 +114,27 @@ def _share(
         "group_paddings": paddings,
         "partition_count": [num_processes] * len(lengths),
     }
-    share.pop("param_slice_mappings", None)  # of the old parts; nothing that goes on reads it
+    share.pop("param_slice_mappings", None)  # for the old partitions; loading does not need it
     return share
 
 
 def _read(tag: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The state of the model, and the part of each process, by rank; no parts without ZeRO."""
+    """The state of the model, and the partitions by rank; no partitions without ZeRO."""
     import_deepspeed("cpu")
     files = safe_files()
     names = _part_names(tag)
     if not (tag / MODEL_FILE).is_file():
-        raise InputError(f"{tag} is no checkpoint of a run: {MODEL_FILE} is missing")
+        raise InputError(
+            "missing-file", f"{tag} is not a checkpoint of a run: {MODEL_FILE} is missing"
+        )
     model = files.load(str(tag / MODEL_FILE), map_location="cpu")
     if not names and model.get("optimizer") is not None and "module" in model:
         return model, []
     if not names:
-        raise InputError(f"{tag} is no checkpoint of a run: the parts of its processes are missing")
+        raise InputError(
+            "missing-file",
+            f"{tag} is not a checkpoint of a run: the partitions of its processes are missing",
+        )
     parts = [files.load(str(tag / name), map_location="cpu") for name in names]
     try:
         num_processes = model["dp_world_size"]
@@ -132,14 +142,19 @@ def _read(tag: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     except (KeyError, TypeError, AttributeError):
         complete = False
     if not complete or not {"module", "param_shapes", "progress"} <= model.keys():
-        raise InputError(f"{tag} does not hold the state of a run")
+        raise InputError(
+            "wrong-format", f"{tag} does not hold the state of a run; give another checkpoint"
+        )
     if num_processes != len(parts):
-        raise InputError(f"{tag} holds {len(parts)} of {num_processes} parts")
+        raise InputError(
+            "damaged-file",
+            f"{tag} holds {len(parts)} of {num_processes} partitions; give another checkpoint",
+        )
     return model, parts
 
 
 def _part_names(tag: Path) -> list[str]:
-    """Files of the parts, by rank."""
+    """File names of the partitions, by rank."""
     found = [match for path in tag.glob("*") if (match := PART_FILE.fullmatch(path.name))]
     return [match[0] for match in sorted(found, key=lambda match: int(match[2]))]
 
@@ -149,8 +164,12 @@ def _length(shapes: dict[str, torch.Size]) -> int:
 
 
 def _joined(parts: list[Tensor], length: int) -> Tensor:
-    """The flat vector [length] of which each process has a part, with or without the padding."""
+    """Join the partitions of a flat vector [length], with or without the padding."""
     flat = torch.cat([part.detach().flatten() for part in parts])
     if len(flat) < length:
-        raise InputError(f"the parts of a checkpoint hold {len(flat)} of {length} numbers")
+        raise InputError(
+            "damaged-file",
+            f"the partitions of a checkpoint hold {len(flat)} of {length} "
+            "numbers; give another one",
+        )
     return flat[:length]
