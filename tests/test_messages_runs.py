@@ -18,7 +18,6 @@ import train.evaluate
 import train.figures
 import train.finetune
 import train.probe
-from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, write_classes
 from shared.run_record import write_options
