@@ -166,7 +166,7 @@ def _names(class_names: Iterable[str] | None, count: int) -> list[str]:
     names = [f"LABEL_{i}" for i in range(count)] if class_names is None else list(class_names)
     if len(names) != count:
         raise InputError(
-            f"other-classes",
+            "other-classes",
             f"there are {len(names)} class names, and the classifier has "
             f"{count} classes; give the classes.json of its dataset",
         )

@@ -46,7 +46,7 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged pickle can raise any error
         reason = str(error).split("\n")[0]
         raise InputError(
-            f"damaged-file",
+            "damaged-file",
             f"{path} is not an intact PyTorch file ({type(error).__name__}: {reason})",
         ) from error
     found = content if isinstance(content, Mapping) else {}

@@ -168,7 +168,7 @@ def _joined(parts: list[Tensor], length: int) -> Tensor:
     flat = torch.cat([part.detach().flatten() for part in parts])
     if len(flat) < length:
         raise InputError(
-            f"damaged-file",
+            "damaged-file",
             f"the partitions of a checkpoint hold {len(flat)} of {length} "
             "numbers; give another one",
         )
