@@ -158,7 +158,6 @@ scratch: $(STAMP) | $(ROOT)/boxes/dataset.json  ## Finetune from random weights,
 
 evaluate: $(STAMP)  ## Measure the test accuracy of the finetuned model.
 	$(call run,train.evaluate,$(dataset) $(call method,evaluate,--run --run-name) $${HEAD:+--head "$$HEAD"} \
-	  $(if $(filter all,$(or $(MAKECMDGOALS),all)),$(if $(toy_scratch),--beside $(scratch_run))) \
 	  $(call goal_args,evaluate),$(launch))
 
 report: $(STAMP)  ## Write OUT/DATASET/report.html with pictures and numbers.

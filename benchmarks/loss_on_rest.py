@@ -1,13 +1,14 @@
-"""How much of a loss on motion is spent on patches in which hardly anything moves.
+"""Measures the share of a motion loss that falls on patches with hardly any motion.
 
     make flows METHOD=velocity
     python -m benchmarks.loss_on_rest --dataset toy
 
-Reads the stored flow of clips of split train, free of the camera's motion, by patches. Prints for
-patches that move so much (root mean square, pixels a frame): their share of all patches, their
-share of the motion's energy, and their share of the loss of predicting rest for two targets: flow
-divided by the motion of its patch plus 0.1 px, as MME compares it
-(train/objectives/fixed_places.py), and shortened velocities (train/objectives/velocity.py).
+The command reads the stored flow of clips of split train, without the motion of the camera, and
+groups patches by their motion (root mean square, pixels per frame). For each group it prints the
+share of all patches, the share of the energy of the motion, and the share of the loss of predicting
+rest. The loss is computed for two targets: flow divided by the motion of its patch plus 0.1 px, as
+MME does (train/objectives/fixed_places.py), and shortened velocities
+(train/objectives/velocity.py).
 """
 
 from __future__ import annotations
@@ -25,21 +26,22 @@ from train.clips.table import MotionNeeds, read_clip_table
 from train.objectives.tracked_points import STILL_PIXELS
 from train.objectives.velocity import Velocity
 
-EDGES = (0.0, 0.1, 0.3, 1.0, np.inf)  # pixels a frame
+EDGES = (0.0, 0.1, 0.3, 1.0, np.inf)  # pixels per frame
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option("--dataset", default="toy", metavar="NAME")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER")
+@click.option("--dataset", default="toy", metavar="NAME", help="Dataset to read.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
+              help="Folder of all datasets.")  # fmt: skip
 @click.option("--clips", type=click.IntRange(1), default=400, metavar="CLIPS",
-              help="of split train, at most")  # fmt: skip
+              help="Largest number of clips of split train.")  # fmt: skip
 @click.option("--patches", type=click.IntRange(1), default=4, metavar="COUNT",
-              help="patches along each side of a frame")  # fmt: skip
+              help="Number of patches along each side of a frame.")  # fmt: skip
 @user_errors
 def main(dataset: str, out: Path, clips: int, patches: int) -> None:
     motion = stored_motion(DatasetLayout(out, dataset), clips, patches)
     moves = np.sqrt(np.square(motion).mean(axis=(1, 2)))
-    print(f"{len(moves):,} patches; moves px a frame, then percent of")
+    print(f"{len(moves):,} patches; motion in pixels per frame, then percent of")
     print(f"{'':>12} {'patches':>9} {'energy':>9} {'flow':>9} {'velocity':>9}")
     for least, most in itertools.pairwise(EDGES):
         chosen = (moves >= least) & (moves < most)
@@ -49,7 +51,7 @@ def main(dataset: str, out: Path, clips: int, patches: int) -> None:
 
 
 def stored_motion(layout: DatasetLayout, clips: int, patches: int) -> np.ndarray:
-    """float32 [patches of all frames, points of a patch, 2], pixels a frame."""
+    """Motion in pixels per frame, float32 [patches of all frames, points of a patch, 2]."""
     table = read_clip_table(
         layout, ["train"], False, MotionNeeds(track_length=1, track_points=patches, stabilised=True)
     )
@@ -67,7 +69,7 @@ def stored_motion(layout: DatasetLayout, clips: int, patches: int) -> np.ndarray
 
 
 def losses_of_rest(motion: np.ndarray) -> dict[str, np.ndarray]:
-    """By target: the squared values of each patch, which are its loss where rest is predicted."""
+    """The loss of each patch by target if rest is predicted: its squared values."""
     energy = np.square(motion).mean(axis=(1, 2))
     softness = Velocity().softness
     length = np.linalg.norm(motion, axis=2, keepdims=True)

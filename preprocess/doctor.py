@@ -1,18 +1,18 @@
-"""Examine the videos of a dataset before decoding: list what is wrong and count what remains.
+"""Check the videos of a dataset before decoding: list problems, and count the usable clips.
 
     python -m preprocess.doctor --dataset ssv2 --videos 20bn-something-something-v2/
 
-reads the manifest and the header of every video (thousands of files a second from a local disk, no
-frame is decoded) and lists, with counts and the first names, clips that are
+The command reads the manifest and the header of every video. It decodes no frame, so it reads
+thousands of files a second from a local disk. It counts and lists clips with these problems:
 
-    missing       annotated, but no video was found (missing.csv)
-    unreadable    not a video, no video stream, or a codec that is not allowed
-    empty         fewer than two frames in the clip's span
-    shorter       the video ends before the clip does; the frames that are there are used
-    frame rate    not one that the dataset comes in
-    double        several files of one name, or the span of another clip
+    missing       the clip is annotated, but its video does not exist (missing.csv)
+    unreadable    the file is not a video, has no video stream, or has a codec that is not allowed
+    empty         the span of the clip has fewer than two frames
+    shorter       the video ends before the clip; its frames up to there are used
+    frame rate    the video has a frame rate that the dataset does not have
+    double        several files have this name, or another clip has the same span
 
-Missing, unreadable and empty clips are lost; the others remain.
+Missing, unreadable and empty clips cannot be used. The others remain.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ RATE_TOLERANCE = 0.005  # share: 29.97 passes for 30
 
 @dataclass
 class Diagnosis:
-    """What was found.
+    """The result of the check.
 
     Attributes:
-        num_clips: annotated clips, with and without a video.
-        findings: kind -> [(clip_id, what exactly)], in the order of the manifest.
-        frame_rates: frames per second, rounded to two digits -> videos.
-        codecs: name -> videos.
-        hours: of all videos that tell their length.
-        remarks: on the videos.
-        headers_per_second: files opened and closed again, on the clock.
+        num_clips: number of annotated clips, with and without a video.
+        findings: kind of problem -> [(clip_id, details)], in the order of the manifest.
+        frame_rates: frames per second, rounded to two digits -> number of videos.
+        codecs: name -> number of videos.
+        hours: total length of all videos whose header has a length.
+        remarks: notes on the videos.
+        headers_per_second: number of files read per second of wall-clock time.
     """
 
     num_clips: int
@@ -73,6 +73,7 @@ class Diagnosis:
 
     @property
     def num_remaining(self) -> int:
+        """Number of clips that can be used."""
         lost = {clip_id for kind in LOST for clip_id, _ in self.findings[kind]}
         return self.num_clips - len(lost)
 
@@ -81,19 +82,19 @@ class Diagnosis:
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--dataset", required=True, metavar="NAME",
-              help="Dataset: the folder below OUT that has the manifest.")  # fmt: skip
+              help="Name of the dataset, which is its folder below OUT.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               help="Folder of all datasets.")  # fmt: skip
 @click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Folder of the videos.  [default: OUT/NAME/videos]")  # fmt: skip
 @click.option("--video-info", type=click.Path(path_type=Path), metavar="FILE",
-              help="CSV with the columns video_id,duration,fps, such as EPIC_100_video_info.csv. "
-              "It gives the expected frame rate of each video.")  # fmt: skip
+              help="CSV with the expected frame rate of each video, with the columns "
+              "video_id,duration,fps, such as EPIC_100_video_info.csv.")  # fmt: skip
 @click.option("--first", type=click.IntRange(min=0), default=5, metavar="COUNT",
-              help="Number of clips to list for each finding.")  # fmt: skip
+              help="Number of clips to list for each problem.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=0), metavar="PROCESSES",
-              help="Number of processes that read headers. With 0 this process reads them, and a "
-              "file that crashes the reader ends the command.  [default: one a core]")  # fmt: skip
+              help="Number of processes that read headers. With 0 the command reads them itself, "
+              "and a file that crashes the reader ends it.  [default: one a core]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @user_errors
 def main(
@@ -118,10 +119,16 @@ def main(
 def diagnose(
     layout: DatasetLayout, videos: Path, video_info: Path | None, workers: int
 ) -> Diagnosis:
-    """Examine every clip of the manifest.
+    """Check every clip of the manifest.
+
+    Args:
+        layout: folders of the dataset.
+        videos: the video root.
+        video_info: CSV with the expected frame rates; None = those of the dataset's TOML.
+        workers: number of processes that read headers; 0 = this one.
 
     Raises:
-        InputError: no manifest, no video root, or a video_info that speaks of other videos.
+        InputError: there is no manifest or no video root, or video_info lists none of the videos.
     """
     clips = read_manifest(layout.manifest)
     missing = []
@@ -134,10 +141,8 @@ def diagnose(
     diagnosis = Diagnosis(len(clips) + len(missing))
     headers: dict[str, VideoHeader | str] = {}
     began = time.perf_counter()
-    progress = tqdm(
-        read_headers(videos, paths, workers), "headers", len(paths), unit="video", **bar_options()
-    )
-    for path, header in progress:
+    found = read_headers(videos, paths, workers)
+    for path, header in tqdm(found, "headers", len(paths), unit="video", **bar_options()):
         headers[path] = header
     diagnosis.headers_per_second = len(paths) / max(time.perf_counter() - began, 1e-9)
     for path in paths:
@@ -161,7 +166,7 @@ def diagnose(
 def examine(
     clip: Clip, header: VideoHeader | str, expected_rates: tuple[float, ...]
 ) -> Iterator[tuple[str, str]]:
-    """(kind, what exactly) of each thing that is wrong with a clip by its video's header."""
+    """Yield (kind, details) for each problem of a clip that the header of its video shows."""
     if isinstance(header, str):
         yield "unreadable", header
         return
@@ -178,21 +183,21 @@ def examine(
     elif stop - start <= frame_seconds:
         yield "empty", f"lasts {stop - start:.3f} s, and a frame {frame_seconds:.3f} s"
     elif (
-        # The decoder asks for nothing behind the video's end, and takes what is there.
+        # The decoder uses the frames up to the end of the video.
         end is not None
         and clip.stop_seconds is not None
         and stop > end + END_TOLERANCE_FRAMES * frame_seconds
     ):
         yield "shorter", f"ends at {stop:.2f} s, its video at {end:.2f} s"
     if rate is None:
-        yield "frame_rate", "the header tells no frame rate"
+        yield "frame_rate", "the header has no frame rate"
     elif expected_rates and not any(_close(rate, one) for one in expected_rates):
         wanted = " or ".join(f"{one:g}" for one in expected_rates)
         yield "frame_rate", f"{rate:.3f} frames/s, expected {wanted}"
 
 
 def summary(diagnosis: Diagnosis, first: int) -> dict:
-    """What `--json` prints."""
+    """The content of the output of `--json`."""
     return {
         "clips": diagnosis.num_clips,
         "remaining": diagnosis.num_remaining,
@@ -211,7 +216,7 @@ def summary(diagnosis: Diagnosis, first: int) -> dict:
 
 
 def table(diagnosis: Diagnosis, first: int) -> str:
-    """The findings for people."""
+    """The findings as text."""
     rates = ", ".join(f"{rate:g} ({n})" for rate, n in diagnosis.frame_rates.most_common(6))
     codecs = ", ".join(f"{codec} ({n})" for codec, n in diagnosis.codecs.most_common())
     num_videos = sum(diagnosis.codecs.values())
@@ -240,21 +245,24 @@ def table(diagnosis: Diagnosis, first: int) -> str:
 def _expected_rates(
     dataset: str, videos: list[str], video_info: Path | None
 ) -> dict[str, tuple[float, ...]]:
-    """Frame rates to expect, by video; none where any will do."""
+    """The frame rates that each video may have; none means any."""
     spec = read_spec(dataset)
     general = spec.frame_rates if spec is not None else ()
     if video_info is None:
         return dict.fromkeys(videos, general)
     if not video_info.is_file():
-        raise InputError(f"no file {video_info}; --video-info names a CSV of videos")
+        raise InputError(
+            "missing-file", f"no file {video_info}; give --video-info a CSV with a row a video"
+        )
     facts = read_video_facts(video_info)
     known = {v: (facts[stem_of(v)].frames_per_second,) for v in videos if stem_of(v) in facts}
     if not known:
-        raise InputError(f"{video_info} lists none of the videos, such as {videos[0]}")
+        raise InputError("no-match", f"{video_info} lists none of the videos, such as {videos[0]}")
     return dict.fromkeys(videos, general) | known
 
 
 def _doubles(clips: list[Clip], index: VideoIndex) -> Iterator[tuple[str, str]]:
+    """Yield (clip_id, details) for clips with the same span, and for videos with several files."""
     first_with: dict[tuple, str] = {}
     for clip in clips:
         span = (clip.video, clip.start_seconds, clip.stop_seconds)

@@ -1,11 +1,12 @@
-"""Measure motion boxes against annotated ones, beside three trivial boxes.
+"""Measure how well motion boxes agree with annotated boxes, and compare them with trivial boxes.
 
     python -m preprocess.evaluate_boxes --boxes OUT/ssv2/boxes --format something-else \\
         --annotations something_else_boxes.json
 
-Every annotated frame counts: one without a motion box as 0. Frames are averaged per clip, then
-clips. IoU is taken with the smallest box around all annotated boxes of the frame (hands and
-objects), as MOFO does; recall and centre hit look at the annotated boxes themselves.
+Every annotated frame counts; a frame without a motion box counts as 0. The mean is taken over the
+frames of each clip, then over the clips. IoU is measured against the smallest box around all
+annotated boxes of the frame (hands and objects), as in MOFO. Recall and centre hit are measured
+against the annotated boxes themselves.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class StoredClip:
 
     Attributes:
         frames: id, size and times.
-        boxes: float32[T,4], motion boxes in source pixels, NaN where nothing moves.
-        maps: uint8[T,h,w], stored motion maps: motion is their square times a factor of the frame;
-            None without flows.
+        boxes: float32 [T, 4], motion boxes in source pixels, NaN where nothing moves.
+        maps: uint8 [T, h, w], stored motion maps; None without flows. Motion is the square of a
+            value, times a factor of the frame.
     """
 
     frames: ClipFrames
@@ -57,8 +58,14 @@ class StoredClip:
 
 @dataclass(frozen=True)
 class ClipFigures:
-    """Means over the annotated frames of a clip: `motion` of the motion box, and of each trivial
-    box by its name; `saliency` is None where it is not defined for any frame."""
+    """Means over the annotated frames of a clip.
+
+    Attributes:
+        num_frames: number of annotated frames.
+        motion: figures of the motion box, by name.
+        trivial: figures of each trivial box, by name of the box, then of the figure.
+        saliency: None if it is not defined for any frame.
+    """
 
     num_frames: int
     motion: dict[str, float]
@@ -78,18 +85,20 @@ then over the clips.
 @click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="Folder of boxes shards, such as out/ssv2/boxes.")  # fmt: skip
 @click.option("--format", "box_format", required=True, type=click.Choice(list(FORMATS)),
-              help="Format of the annotations.")  # fmt: skip
+              help="Format of the annotation files.")  # fmt: skip
 @click.option("--annotations", required=True, type=click.Path(path_type=Path), metavar="PATH",
-              help="Annotation file, or folder of such files (csv: <clip_id>.boxes.csv)."
-              )  # fmt: skip
+              help="Annotation file, or folder of such files. Files of the format csv are called "
+              "<clip_id>.boxes.csv.")  # fmt: skip
 @click.option("--flows", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Folder of flows shards, for saliency.  [default: flows/ beside the boxes]"
-              )  # fmt: skip
+              help="Folder of flows shards, for the saliency score.  [default: flows/ beside the "
+              "boxes]")  # fmt: skip
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="SCORE",
-              help="Lowest score of a detection of epic-hand-objects.  [default: 0.5]")  # fmt: skip
+              help="Ignore detections of epic-hand-objects with a lower score.  [default: 0.5]"
+              )  # fmt: skip
 @click.option("--annotation-fps", type=click.FloatRange(0, min_open=True), metavar="RATE",
-              help="Frames per second of the frame numbers of epic-*.  [default: hand-objects 60, "
-              "or 50 for videos like P01_101; epic55 the rate of the video]")  # fmt: skip
+              help="Frame rate of the frame numbers in the epic-* formats.  [default: 60 for "
+              "epic-hand-objects, or 50 for videos such as P01_101; that of the video for epic55]"
+              )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @user_errors
 def main(
@@ -109,10 +118,17 @@ def main(
 def evaluate(
     boxes: Path, box_format: str, annotations: Path, flows: Path | None, options: ReadOptions
 ) -> dict[str, ClipFigures]:
-    """Figures of every clip that has shards and annotations.
+    """Compute the figures of every clip that has boxes and annotations.
+
+    Args:
+        boxes: folder of boxes shards.
+        box_format: a key of FORMATS.
+        annotations: file, or folder of files.
+        flows: folder of flows shards; None = flows/ beside the boxes, if it is finished.
+        options: options for reading the annotations.
 
     Raises:
-        InputError: no shards, no annotations, or none in common.
+        InputError: there are no boxes or no annotations, or no clip has both.
     """
     clip_ids = _clip_ids(boxes)
     annotated = open_annotations(box_format, annotations, frozenset(clip_ids), options)
@@ -125,16 +141,17 @@ def evaluate(
                 figures[clip.frames.clip_id] = found
     if not figures:
         raise InputError(
-            f"no frame of {boxes} is annotated in {annotations}: clips here {clip_ids[0]}, ..., "
-            f"annotated there {annotated.examples}"
+            "no-match",
+            f"no frame of {boxes} is annotated in {annotations}: the clips here are "
+            f"{clip_ids[0]}, ..., and the annotated ones are {annotated.examples}",
         )
     return figures
 
 
 def clip_figures(clip: StoredClip, annotated: Frames) -> ClipFigures | None:
-    """Figures of one clip; None where no frame has an annotated box inside the frame.
+    """Compute the figures of one clip; None if no annotated box lies inside its frame.
 
-    Annotated frames beyond the clip's last count as frames without a motion box.
+    Annotated frames after the last frame of the clip count as frames without a motion box.
     """
     size = clip.frames.size
     stacked = _stack(annotated)
@@ -163,13 +180,13 @@ def clip_figures(clip: StoredClip, annotated: Frames) -> ClipFigures | None:
 
 
 def summary(figures: dict[str, ClipFigures]) -> dict:
-    """What `--json` prints: means over clips, and the same of each clip under `per_clip`."""
+    """The content of the output of `--json`: means over clips, and each clip in `per_clip`."""
     per_clip = {clip_id: _row(1, one) for clip_id, one in figures.items()}
     return _row(len(figures), mean_figures(figures)) | {"per_clip": per_clip}
 
 
 def mean_figures(figures: dict[str, ClipFigures]) -> ClipFigures:
-    """Mean over clips; the number of frames is their sum."""
+    """The mean over clips, with the total number of frames."""
     clips = list(figures.values())
     scores = [clip.saliency for clip in clips if clip.saliency is not None]
     return ClipFigures(
@@ -184,7 +201,7 @@ def mean_figures(figures: dict[str, ClipFigures]) -> ClipFigures:
 
 
 def table(figures: dict[str, ClipFigures]) -> str:
-    """The figures for people."""
+    """The figures as text."""
     mean = mean_figures(figures)
     rows = {"motion box": mean.motion} | {
         name.replace("_", " "): values for name, values in mean.trivial.items()
@@ -215,7 +232,7 @@ def _clip_ids(boxes: Path) -> list[str]:
     index = read_index(boxes)
     if index is None or not index.num_clips:
         made = make_around(boxes, "boxes")
-        raise InputError(f"no finished boxes at {boxes}; make them with {made}")
+        raise InputError("not-finished", f"no finished boxes at {boxes}; make them with {made}")
     clip_ids = []
     for shard in index.shards:
         with ShardReader(boxes / shard.name, "boxes") as reader:
@@ -224,11 +241,11 @@ def _clip_ids(boxes: Path) -> list[str]:
 
 
 def _flows_folder(boxes: Path, flows: Path | None) -> Path | None:
-    """The flows to read; those beside the boxes only where they are finished."""
+    """The folder of flows to read; that beside the boxes only if it is finished."""
     if flows is not None:
         if read_index(flows) is None:
             made = make_around(flows, "flows")
-            raise InputError(f"no finished flows at {flows}; make them with {made}")
+            raise InputError("not-finished", f"no finished flows at {flows}; make them with {made}")
         return flows
     beside = boxes.parent / "flows"
     return beside if read_index(beside) is not None else None
@@ -237,7 +254,7 @@ def _flows_folder(boxes: Path, flows: Path | None) -> Path | None:
 def _stored_clips(
     boxes: Path, flows: Path | None, annotated: BoxAnnotations
 ) -> Iterator[StoredClip]:
-    """Clips in the order of the shards; maps are read for annotated ones only."""
+    """Yield the clips in the order of the shards; maps are read only for annotated clips."""
     index = read_index(boxes)
     assert index is not None, boxes
     for shard in index.shards:
@@ -247,7 +264,9 @@ def _stored_clips(
             if flows is not None:
                 maps = stack.enter_context(ShardReader(flows / shard.name, "flows"))
                 if maps.clip_ids() != reader.clip_ids():
-                    raise InputError(f"{maps.path} holds other clips than {reader.path}")
+                    raise InputError(
+                        "other-clips", f"{maps.path} does not hold the same clips as {reader.path}"
+                    )
             for number, clip_id in enumerate(reader.clip_ids()):
                 wanted = annotated.name_of(clip_id) is not None
                 yield _stored_clip(reader, maps if wanted else None, number, clip_id)
@@ -275,7 +294,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _stack(annotated: Frames) -> np.ndarray:
-    """float64[F,K,4] of the annotated frames in order, filled up with NaN to the largest K."""
+    """float64 [F, K, 4]: the boxes of annotated frames, padded with NaN to the largest K."""
     most = max((len(boxes) for boxes in annotated.values()), default=0)
     stacked = np.full((len(annotated), most, 4), np.nan)
     for row, index in enumerate(sorted(annotated)):

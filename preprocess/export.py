@@ -1,13 +1,12 @@
-"""Write the boxes of a dataset as COCO JSON, Something-Else JSON and CSV, for other tools.
+"""Export the boxes of a dataset as COCO JSON, Something-Else JSON and CSV, for other tools.
 
     python -m preprocess.export --boxes out/toy/boxes
     python -m preprocess.export --boxes out/ssv2/boxes --formats coco --to /data/ssv2-boxes
 
-Reads boxes/ alone (a copy on another machine will do) and writes, in export/ beside it, what
---formats names: boxes.coco.json, boxes.something-else.json, and boxes-csv/ with
-<clip_id>.boxes.csv. Each is there whole or not at all, and replaces what an earlier export of the
-same name wrote. Numbers are written in full: `preprocess.boxes --from-annotations` makes the very
-same boxes of any of them.
+The command reads only boxes/, which may be a copy on another machine. It writes to export/ beside
+it: boxes.coco.json, boxes.something-else.json, and boxes-csv/ with <clip_id>.boxes.csv. Each output
+is written completely or not at all, and replaces an earlier one of the same name. Numbers have all
+their decimals, so `preprocess.boxes --from-annotations` makes exactly the same boxes from them.
 """
 
 from __future__ import annotations
@@ -41,24 +40,28 @@ def main(boxes: Path, formats: str, to: Path | None) -> None:
     names = [name.strip() for name in formats.split(",")]
     for name in names:
         if name not in WRITERS:
-            raise InputError(f"--formats {formats}: {name!r} is none of {', '.join(WRITERS)}")
+            raise InputError(
+                "unknown-name",
+                f"--formats {formats}: unknown format {name!r}; known: {', '.join(WRITERS)}",
+            )
     index = read_index(boxes)
     if index is None:
         made = make_around(boxes, "boxes")
-        raise InputError(f"no finished boxes at {boxes}; make them with {made}")
+        raise InputError("not-finished", f"no finished boxes at {boxes}; make them with {made}")
     if index.kind != "boxes":
-        raise InputError(f"{boxes} holds {index.kind}, not boxes")
+        raise InputError("other-kind", f"{boxes} holds {index.kind}, not boxes")
     folder = boxes.parent / "export" if to is None else to
     for name in dict.fromkeys(names):
         written = WRITERS[name](folder, boxes.name, partial(_clips, boxes, index, name))
         print(f"{written}: {counted(index.num_clips, 'clip')}")
-        print(f"  back: {_command_back(boxes, index, name, written)}")
+        print(f"  import: {_import_command(boxes, index, name, written)}")
 
 
-def _command_back(boxes: Path, index: DatasetIndex, name: str, written: Path) -> str:
-    """The command that makes boxes of an export, beside the others of the dataset.
+def _import_command(boxes: Path, index: DatasetIndex, name: str, written: Path) -> str:
+    """The command that makes boxes from an export, beside the other boxes of the dataset.
 
-    It needs the frames; a folder of boxes that was copied has none beside it: OUT is what lacks.
+    The command needs the frames of the dataset. If the folder of boxes is a copy outside of its
+    dataset, `OUT` stands for the folder that is not known.
     """
     out = str(boxes.parent.parent) if boxes.parent.name == index.dataset else "OUT"
     return (
@@ -68,8 +71,8 @@ def _command_back(boxes: Path, index: DatasetIndex, name: str, written: Path) ->
 
 
 def _clips(boxes: Path, index: DatasetIndex, what: str) -> Iterator[ExportedClip]:
-    """Every clip in the order of the shards."""
-    with tqdm(total=index.num_clips, desc=what, unit="clip", **bar_options(delay=1)) as progress:
+    """Yield every clip in the order of the shards."""
+    with tqdm(total=index.num_clips, desc=what, unit="clip", **bar_options(1)) as progress:
         for shard in index.shards:
             with ShardReader(boxes / shard.name, "boxes") as reader:
                 rows, sizes = reader["/clip/frames"], reader["/clip/size"]

@@ -3,17 +3,18 @@
     python -m preprocess.flows --dataset toy --out out
     python -m preprocess.flows --dataset ssv2 --out out --videos /data/ssv2/videos
 
-Reads OUT/DATASET/manifest.csv and writes
+The command reads OUT/DATASET/manifest.csv and writes
 
     OUT/DATASET/frames/NNNNN.h5    JPEG frames
-    OUT/DATASET/flows/NNNNN.h5     motion maps of the same clips in the same order; on request the
-                                   camera's motion and tracks of points
-    OUT/DATASET/flows-SOURCE/      the same of a further --source
-    OUT/DATASET/failures.jsonl     clips set aside; the exit status is 3 then
+    OUT/DATASET/flows/NNNNN.h5     motion maps of the same clips in the same order; on request also
+                                   the motion of the camera and tracks of points
+    OUT/DATASET/flows-SOURCE/      the same for a further --source
+    OUT/DATASET/failures.jsonl     clips that were set aside; the exit status is then 3
 
-and dataset.json in each folder last. A run that was stopped continues where it was; one that is
-complete says so and ends. Folders that are complete stay as they are when others are asked for
-later. Flow is nearly all of the work on CPU: see what is printed at the end.
+It writes dataset.json in each folder last. A run that was stopped continues where it stopped. If
+everything is complete, the command says so and ends. Complete folders stay as they are when further
+outputs are requested later. On CPU, nearly all of the time is spent on optical flow; the last lines
+of the output say how much.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ from preprocess.flow_run.config import FlowsConfig, with_workers
 from preprocess.flow_run.options import shared_option, source_options
 from preprocess.flow_run.plan import Plan, make_plan
 from preprocess.running.failures import read_failures, report_failures, write_failures
-from preprocess.running.journal import Journal, forget
+from preprocess.running.journal import Journal
 from preprocess.running.options import dataset_options, help_all_option, rare_option
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
 from shared.manifest import read_manifest
 from shared.progress import bar_options
-from shared.run_record import JsonlLog, RunLock, write_options
+from shared.run_record import RunLock, write_options
 from shared.wording import counted
 
-if TYPE_CHECKING:  # a run that finds everything complete must not wait for OpenCV and torch
+if TYPE_CHECKING:  # a run that finds everything complete does not wait for OpenCV and torch
     from preprocess.flow_run.messages import StageTimes
 
 
@@ -56,11 +57,11 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
 @dataset_options("manifest.csv")
 @shared_option("videos")
 @click.option("--clips-per-shard", type=click.IntRange(1), default=FlowsConfig.clips_per_shard,
-              metavar="CLIPS", help="Number of clips in a shard; 512 of Something-Something V2 "
-              "are about 440 MB of frames.")  # fmt: skip
+              metavar="CLIPS", help="Number of clips in a shard. 512 clips of Something-Something "
+              "V2 are about 440 MB of frames.")  # fmt: skip
 # What is stored
 @click.option("--frame-short-side", type=click.IntRange(16), default=FlowsConfig.frame_short_side,
-              metavar="PIXELS", help="Short side of the stored frames; smaller videos are not "
+              metavar="PIXELS", help="Short side of the stored frames. Smaller videos are not "
               "enlarged.")  # fmt: skip
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), default=FlowsConfig.jpeg_quality,
               metavar="1..100", help="JPEG quality of the stored frames.")  # fmt: skip
@@ -71,34 +72,36 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
               metavar="PIXELS", help="Short side of the stored motion maps.")  # fmt: skip
 # Flow
 @click.option("--source", default=",".join(FlowOptions.sources), metavar="NAMES",
-              help=f"Flow source: {', '.join(SOURCES)}; or several with commas, of which the "
-              "first goes to flows/, from which boxes are made.")  # fmt: skip
+              help=f"Flow source: {', '.join(SOURCES)}. Separate several with commas; boxes are "
+              "made from the first one, in flows/.")  # fmt: skip
 @source_options
 @click.option("--stabilise", type=click.Choice(STABILISE), default=FlowOptions.stabilise,
-              help="Take out the camera's motion: warp the second frame back and compute flow "
+              help="Remove the motion of the camera: warp the second frame back and compute flow "
               "again, or subtract a fit from the flow.")  # fmt: skip
 @rare_option("--keep-unstabilised", is_flag=True,
-             help="Store the first source also as it is, in flows-SOURCE-unstabilised/."
+             help="Store maps of the first source also with the motion of the camera, in "
+             "flows-SOURCE-unstabilised/."
              )  # fmt: skip
 @rare_option("--lengths", is_flag=True,
-             help="Store also how far things move, in flows-SOURCE-length/ (for the mask mgm)."
+             help="Store also the length of the flow, in flows-SOURCE-length/ (for METHOD=mgm)."
              )  # fmt: skip
 @rare_option("--boundaries", is_flag=True,
-             help="Store also maps as MOFO's public code makes them, in "
+             help="Store also maps that are computed as in MOFO's public code, in "
              "flows-SOURCE-boundaries/ (for boxes --preset mofo-code).")  # fmt: skip
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
-              help="Track points from every frame, with their HOG: megabytes a clip.")  # fmt: skip
+              help="Store tracks of points from every frame, with HOG: megabytes a clip."
+              )  # fmt: skip
 @rare_option("--track-length", type=int, show_default=str(TrackOptions.length), metavar="FLOWS",
-             help="Length of a track.")  # fmt: skip
+             help="Number of flows that a track follows.")  # fmt: skip
 @rare_option("--track-points", type=int, show_default=str(TrackOptions.points), metavar="COUNT",
              help="Number of tracked points along the short side of the frame.")  # fmt: skip
 @rare_option("--track-max-flow", type=float, show_default=f"{TrackOptions.max_flow:g}",
-             metavar="PIXELS", help="Clip components of flow to this for tracks; 0 clips nothing."
-             )  # fmt: skip
+             metavar="PIXELS", help="Largest flow component for tracks; larger ones are cut to it. "
+             "0 sets no limit.")  # fmt: skip
 @rare_option("--track-cell", type=int, show_default=str(TrackOptions.cell), metavar="PIXELS",
-             help="Side of the HOG cell; 0 stores no HOG.")  # fmt: skip
-# What is refused
+             help="Side of a HOG cell. 0 stores no HOG.")  # fmt: skip
+# Which clips are set aside
 @shared_option("max_pixels")
 @shared_option("max_frames")
 @shared_option("max_seconds")
@@ -109,13 +112,14 @@ if TYPE_CHECKING:  # a run that finds everything complete must not wait for Open
 @shared_option("num_gpus")
 @shared_option("clip_timeout")
 @rare_option("--dashboard", is_flag=True,
-             help="Show Ray's dashboard on 127.0.0.1; its token is that of RAY_AUTH_TOKEN."
+             help="Show Ray's dashboard on 127.0.0.1. Its token is the value of RAY_AUTH_TOKEN."
              )  # fmt: skip
 # The run
 @click.option("--strict", is_flag=True, help="Stop with an error at the first clip that fails.")
 @click.option("--overwrite", is_flag=True,
               help="Make all shards again, also with other options.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print what would be done and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the plan of the run and stop.")
+@click.option("--verbose", is_flag=True, help="Print all options and digests.")
 @help_all_option
 @user_errors
 def main(**given: Any) -> None:
@@ -124,36 +128,27 @@ def main(**given: Any) -> None:
     layout = config.layout
     plan = make_plan(layout, read_manifest(layout.manifest), config)
     if config.dashboard and (config.pool != "ray" or os.environ.get("RAY_ADDRESS")):
-        raise InputError("--dashboard is of a Ray started here; leave out --pool and RAY_ADDRESS")
+        raise InputError(
+            "option-conflict",
+            "--dashboard shows the Ray that this command starts. Leave out --pool and RAY_ADDRESS",
+        )
 
-    clips, shards = counted(len(plan.clips), "clip"), counted(plan.num_shards, "shard")
-    print(f"flows: {clips} in {shards}, videos in {config.videos}")
-    used = {name: value for name, value in config.options().items() if value not in (None, False)}
-    print("  " + ", ".join(f"{name} {value}" for name, value in used.items()))
-    for name, of_folder in plan.configs.items():
-        print(f"  {name}/: " + ", ".join(f"{key} {value}" for key, value in of_folder.items()))
+    print_plan(plan)
     if config.dry_run:
         return
     with RunLock(layout.lock):
-        if config.overwrite:
-            for folder in plan.folders.values():
-                forget(folder)
-        elif plan.complete_indexes().keys() == plan.folders.keys():
-            with suppress(InputError):  # one of other folders, or killed just before this
+        if not config.overwrite and plan.complete_indexes().keys() == plan.folders.keys():
+            with suppress(InputError):  # a journal of other folders, or of a run killed here
                 plan.journal().remove()
-            print(f"reuse: {' and '.join(map(str, plan.folders.values()))} are complete")
+            print(f"reuse: {' and '.join(map(str, plan.folders.values()))} are complete.")
             report_failures(layout.failures, read_failures(layout.failures))
             return
-        if not config.video_root.is_dir():
-            raise InputError(
-                f"no folder of videos at {config.videos}; give it with --videos (VIDEOS=)"
-            )
         failures = compute(plan)
         report_failures(layout.failures, failures)
 
 
 def compute(plan: Plan) -> list[dict[str, Any]]:
-    """Make the shards that are missing; returns the failures, one record a clip."""
+    """Make the shards that are missing; returns the failures, one record for each clip."""
     from preprocess.flow_run.decode_groups import decode_groups
     from preprocess.flow_run.further_outputs import (
         clips_set_aside,
@@ -163,24 +158,23 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     )
     from preprocess.flow_run.pool import running_pool
     from preprocess.flow_run.publishing import failed_record, settled_clips
+    from preprocess.flow_run.run_start import RunStart, require_videos
 
     # ----- What an earlier run finished
     layout = plan.layout
-    plan = skip_complete(plan)
+    plan = plan if plan.config.overwrite else skip_complete(plan)
     journal = find_finished(plan)
-    plan.remove_indexes()
-    if not plan.complete:  # beside complete folders, the record that `retry` reads stays to the end
-        write_failures(layout.failures, journal.failures())
-        write_options(layout.flows / "options.json", plan.config.options())
     todo = [shard for shard in range(plan.num_shards) if shard not in journal.finished]
     set_aside = clips_set_aside(plan, todo)
     missing = [clip for shard in todo for clip in plan.clip_indexes(shard) if clip not in set_aside]
     groups = decode_groups(plan, missing)
+    if groups:
+        require_videos(plan)
 
     # ----- Decode and flow at once; clips end in any order, shards as their last clip does
     of_lost_shards, known_failures = split_by_shard(plan, set_aside)
     with (
-        closing(JsonlLog(layout.failures)) as ledger,
+        closing(RunStart(plan, journal)) as run,
         running_pool(plan, is_needed=bool(groups)) as pool,
         tqdm(
             total=len(plan.clips),
@@ -193,7 +187,12 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
         began = time.perf_counter()
         events = chain(of_lost_shards, pool.run(groups) if pool else ())
         for event in settled_clips(
-            plan, events, journal, plan.folders, lambda shard: known_failures.get(shard, ())
+            plan,
+            events,
+            journal,
+            plan.folders,
+            lambda shard: known_failures.get(shard, ()),
+            run.publish,
         ):
             if event.clip_index in set_aside:
                 continue
@@ -202,12 +201,14 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
             if failed is not None:
                 refuse_loss(plan, failed)
                 if plan.config.strict:
-                    raise InputError("{clip_id}: {stage}: {reason}".format_map(failed))
-                ledger.write(failed)
+                    raise InputError(
+                        failed["code"], "{clip_id}: {stage}: {reason}".format_map(failed)
+                    )
+                run.add_failure(failed)
         seconds = time.perf_counter() - began
     assert len(journal.finished) == plan.num_shards, "every shard must have been published"
 
-    # ----- Everything is there: declare the folders complete, once
+    # ----- Every shard exists: declare the folders complete, once
     failures = journal.failures()
     write_failures(layout.failures, failures)
     if plan.complete:
@@ -223,7 +224,7 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
 
 
 def find_finished(plan: Plan) -> Journal:
-    """The journal with those shards of an earlier run that are still what was published."""
+    """The journal with those shards of an earlier run that are still as they were published."""
     for folder in plan.folders.values():
         remove_leftovers(folder)
     journal = plan.journal()
@@ -234,47 +235,88 @@ def find_finished(plan: Plan) -> Journal:
         ) as progress:
             damaged = journal.keep_intact(plan.folders, lambda _: progress.update())
         for shard in damaged:
-            print(f"shard {shard:05d} is not what was written; it is made again", file=sys.stderr)
-        print(f"going on: {len(journal.finished)} of {plan.num_shards} shards are finished")
-    journal.start()
+            print(
+                f"Shard {shard:05d} differs from what was written and is made again.",
+                file=sys.stderr,
+            )
+        print(f"continuing: {len(journal.finished)} of {plan.num_shards} shards are finished.")
     return journal
 
 
 # --------------------------------------------------------------------------------------------------
-# What is printed at the end
+# What is printed before the run
+
+
+def print_plan(plan: Plan) -> None:
+    """One fact a line; with --verbose also every option, and what decides each folder's content."""
+    config, flow = plan.config, plan.flow
+    clips, shards = counted(len(plan.clips), "clip"), counted(plan.num_shards, "shard")
+    print(f"flows: {clips} in {shards} of up to {counted(plan.clips_per_shard, 'clip')}.")
+    print(f"The videos are in {config.video_root}.")
+    print(f"The shards go to {', '.join(plan.folders)} in {plan.layout.root}.")
+    print(
+        f"Frames are stored with short side {config.frame_short_side} pixels and JPEG quality "
+        f"{config.jpeg_quality}."
+    )
+    print(
+        f"Flow comes from {', '.join(flow.sources)}, on frames of short side "
+        f"{config.flow_short_side} pixels."
+    )
+    print(f"Motion maps are stored with short side {config.map_short_side} pixels.")
+    if flow.stabilise != FlowOptions.stabilise:
+        print(f"The motion of the camera is removed (--stabilise {flow.stabilise}).")
+    if flow.tracks is not None:
+        print(
+            f"Tracks over {counted(flow.tracks.length, 'flow')} are stored, with "
+            f"{flow.tracks.points} points along the short side."
+        )
+    device = counted(config.num_gpus, "GPU") if config.num_gpus else "the CPU"
+    print(
+        f"Decoder processes: {config.decoders}. Flow processes: {config.flow_workers}, on {device}."
+    )
+    if config.verbose:
+        for name, value in config.options().items():
+            print(f"  option {name}: {value}")
+        for name, index in plan.indexes.items():
+            print(f"  {name}/ manifest: {index.manifest_digest}")
+            for key, value in index.config.items():
+                print(f"  {name}/ {key}: {value}")
+
+
+# --------------------------------------------------------------------------------------------------
+# What is printed after the run
 
 
 def print_times(times: StageTimes, seconds: float, num_clips: int) -> None:
-    """How well the stages overlapped."""
+    """How long each stage took, and how well the stages overlapped."""
     efficiency = max(times.decode_seconds, times.flow_seconds) / seconds
-    print(
-        f"decode {times.decode_seconds:.1f} s ({counted(times.num_decoders, 'worker')}), "
-        f"flow {times.flow_seconds:.1f} s ({counted(times.num_flow_workers, 'worker')}), "
-        f"whole {seconds:.1f} s: overlap efficiency {efficiency:.2f}, "
-        f"{num_clips / seconds:.1f} clips/s, {times.num_frames} frames decoded"
-    )
+    decoders, flow_workers = times.num_decoders, times.num_flow_workers
+    print(f"Decoding took {times.decode_seconds:.1f} s on {counted(decoders, 'worker')}.")
+    print(f"Flow took {times.flow_seconds:.1f} s on {counted(flow_workers, 'worker')}.")
+    print(f"The whole took {seconds:.1f} s, with an overlap efficiency of {efficiency:.2f}.")
+    print(f"{num_clips / seconds:.1f} clips/s were made of {times.num_frames} decoded frames.")
 
 
 def print_sizes(plan: Plan, num_clips: int) -> None:
-    """Bytes of each folder, those of tracks apart, because they are many."""
+    """Size of each folder; tracks have a line of their own, because they are large."""
     for name, index in plan.indexes.items():
         folder = plan.folders[name]
         total = sum(entry.bytes for entry in index.shards)
         tracks = sum(track_bytes(folder / entry.name) for entry in index.shards)
-        print(f"{folder}: {counted(num_clips, 'clip')}, {_size(total - tracks, num_clips)}")
+        print(f"{folder} has {counted(num_clips, 'clip')} in {_size(total - tracks, num_clips)}.")
         if tracks:
-            print(f"  and tracks, {_size(tracks, num_clips)}")
+            print(f"  The tracks are {_size(tracks, num_clips)} more.")
 
 
 def track_bytes(shard: Path) -> int:
-    """How many bytes of a shard hold tracks."""
+    """Number of bytes of a shard that hold tracks."""
     with h5py.File(shard, "r") as file:
         tracks = file.get("track", {})
         return sum(dataset.id.get_storage_size() for dataset in tracks.values())
 
 
 def _size(num_bytes: int, num_clips: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB, {num_bytes / max(1, num_clips):.0f} bytes a clip"
+    return f"{num_bytes / 1e6:.1f} MB ({num_bytes / max(1, num_clips):.0f} bytes a clip)"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Try again the clips that were set aside: exactly those of failures.jsonl.
+"""Try the clips again that were set aside, as failures.jsonl lists them.
 
     python -m preprocess.retry --dataset ssv2 --out out --videos /data/ssv2/videos
     python -m preprocess.retry --dataset ssv2 --out out --max-seconds 7200 --clip-timeout 900
 
-For when a video was damaged, absent or above a cap. The options of the `flows` run hold except
-those given here. Shards that gain a clip are written anew, with their other clips copied, and
-replace the old files whole; flows/, flows-SOURCE/ and boxes/ follow. The exit status is 3 where
-clips fail again; failures.jsonl then lists those, with the new reason.
+Use it after a damaged or missing video was replaced, or to raise a limit. The options of the
+`flows` run hold; options that are given here replace them. A shard that gains a clip is written
+again, with its other clips copied, and replaces the old file. This includes flows/, flows-SOURCE/
+and boxes/. If clips fail again, the exit status is 3, and failures.jsonl lists them with the new
+reason.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def main(dataset: str, out: Path, **given: Any) -> None:
         failed = {record["clip_id"] for record in read_failures(layout.failures)}
         chosen = [index for index, clip in enumerate(plan.clips) if clip.clip_id in failed]
         clips = counted(len(chosen), "clip")
-        print(f"retry: {clips} of {layout.failures}, videos in {plan.config.video_root}")
+        print(f"retry: {clips} of {layout.failures}, with videos in {plan.config.video_root}.")
         failures = rebuild(plan, chosen, "retry") if chosen else []
-        # Also where there was nothing to try: an earlier run may have been killed before this.
+        # Also without clips to try: an earlier run may have been killed before this.
         renew_boxes(layout, {})
     report_failures(layout.failures, failures)
 

@@ -1,10 +1,10 @@
-"""Look before you run: from a video straight to an annotated video and a contact sheet.
+"""Draw the motion of videos: an annotated video and a contact sheet of each.
 
     python -m preprocess.show video.mp4 other.webm --out out/show
 
-writes out/show/video-motion.mp4 and out/show/video-motion.png: the frames with contours and motion
-box, flow in colours, motion map, and what the mask of each method leaves visible. Nothing is needed
-but the videos. Some seconds for a clip of four.
+writes out/show/video-motion.mp4 and out/show/video-motion.png. They show the frames with contours
+and motion box, the flow in colours, the motion map, and the patches that the mask of each method
+leaves visible. The command needs only the videos. It takes some seconds for a clip of four seconds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from shared.motion_maps import compand, expand
 from shared.progress import bar_options
 
 FOLDER = click.Path(path_type=Path)
-FLOW_BATCH = 8  # pairs of a piece of work
+FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -57,14 +57,14 @@ FLOW_BATCH = 8  # pairs of a piece of work
     default="out/show",
     metavar="FOLDER",
     type=FOLDER,
-    help="Folder to write VIDEO-motion.mp4 and VIDEO-motion.png to.",
+    help="Folder for VIDEO-motion.mp4 and VIDEO-motion.png.",
 )
 @click.option(
     "--seconds",
     default=20.0,
     metavar="SECONDS",
     type=click.FloatRange(min=0.1),
-    help="Show this much of a video, from its beginning.",
+    help="Length of the shown part of a video, from its start.",
 )
 # How motion is found
 @click.option(
@@ -79,45 +79,45 @@ FLOW_BATCH = 8  # pairs of a piece of work
     "motion_preset",
     default="default",
     type=click.Choice(list(PRESETS)),
-    help="Parameter preset of the boxes.",
+    help="Parameter preset of the motion boxes.",
 )
 # What masks hide
 @click.option(
     "--mask-ratio",
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of all patches to hide, in every method.",
-    show_default="of each method's recipe",
+    help="Share of all patches that every method hides.",
+    show_default="the recipe of each method",
 )
 @click.option(
     "--inside-ratio",
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of the patches in the motion box to hide (mofo).",
-    show_default="of its recipe",
+    help="Share of the patches in the motion box that mofo hides.",
+    show_default="the recipe of mofo",
 )
 @click.option(
     "--stride",
     default=2,
     metavar="FRAMES",
     type=click.IntRange(min=1),
-    help="Frames of the video from one frame of a 16-frame clip to the next.",
+    help="Distance between two frames of a 16-frame clip, in frames of the video.",
 )
 # What is drawn beside it
 @click.option(
     "--boxes",
     metavar="FOLDER",
     type=FOLDER,
-    help="Draw the boxes of these shards too (OUT/DATASET/boxes), in pink.",
+    help="Also draw the boxes of these shards (OUT/DATASET/boxes), in pink.",
 )
 @click.option(
-    "--annotations", metavar="PATH", type=FOLDER, help="Draw annotated boxes too, in green."
+    "--annotations", metavar="PATH", type=FOLDER, help="Also draw annotated boxes, in green."
 )
 @click.option(
     "--format",
     "box_format",
     type=click.Choice(list(FORMATS)),
-    help="Format of the annotations.",
+    help="Format of the annotation files.",
     show_default="something-else for .json, else csv",
 )
 @user_errors
@@ -137,17 +137,19 @@ def main(
     """Draw the motion of each VIDEO: an annotated mp4 and a contact sheet.
 
     \b
-    In the pictures: contours (blue) and motion box (orange) on the frame; flow in colours (the
-    wheel below is the key); the motion map; and what the encoder sees under the mask of each
-    method, drawn anew for every 16 frames of a stride, around all motion in them (orange).
+    The panels show: the frame with contours (blue) and motion box (orange); the flow in colours,
+    with a colour wheel as key; the motion map; and for each method the patches that its mask leaves
+    visible. There is a new mask for every 16 frames of a stride, with the box of their motion.
     """
     if box_format is not None and annotations is None:
-        raise InputError("--format is of --annotations, which is not given")
+        raise InputError(
+            "option-needs-another", "--format has an effect only with --annotations; give both"
+        )
     ratios = Ratios(mask_ratio, inside_ratio)
     names = output_names(videos, out)
     missing = [str(video) for video in videos if not video.exists()]
     if missing:
-        raise InputError(f"no file {', '.join(missing)}")
+        raise InputError("missing-file", f"no file {', '.join(missing)}")
     set_aside = 0
     for video, name in zip(videos, names, strict=True):
         try:
@@ -162,14 +164,8 @@ def main(
             print(f"{video}: {error}", file=sys.stderr)
             set_aside += 1
             continue
-        frames = tqdm(
-            video_frames(found),
-            name,
-            total=len(found.frames),
-            unit="frame",
-            leave=False,
-            **bar_options(),
-        )
+        bar = bar_options() | {"total": len(found.frames), "unit": "frame", "leave": False}
+        frames = tqdm(video_frames(found), name, **bar)
         write_atomically(out / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
         sheet = cv2.imencode(".png", contact_sheet(found)[..., ::-1])[1]
         write_atomically(out / f"{name}.png", sheet.tobytes())
@@ -179,10 +175,10 @@ def main(
 
 
 def output_names(videos: tuple[Path, ...], out: Path) -> list[str]:
-    """`clip-motion` for clip.mp4; numbered where two videos are called alike.
+    """The names of the outputs: `clip-motion` for clip.mp4, numbered if two videos share a name.
 
     Raises:
-        InputError: a picture would take the place of one of the videos.
+        InputError: an output would replace one of the videos.
     """
     names: list[str] = []
     for video in videos:
@@ -190,7 +186,10 @@ def output_names(videos: tuple[Path, ...], out: Path) -> list[str]:
         while name in names:
             name, number = f"{video.stem}-motion-{number}", number + 1
         if (out / f"{name}.mp4").resolve() in [each.resolve() for each in videos]:
-            raise InputError(f"{out / name}.mp4 is one of the videos; give another --out")
+            raise InputError(
+                "existing-output",
+                f"{out / name}.mp4 would replace one of the videos; give another --out",
+            )
         names.append(name)
     return names
 
@@ -203,8 +202,15 @@ def find_motion(
     ratios: Ratios,
     stride: int = 2,
 ) -> FoundMotion:
-    """Decode the beginning of a video and find its motion, as `flows` and `boxes` would with the
-    options that they have by default.
+    """Decode the start of a video, and find its motion as `flows` and `boxes` do by default.
+
+    Args:
+        video: the video.
+        seconds: length of the part that is decoded.
+        flow_preset: preset of TV-L1.
+        motion_preset: preset of the motion boxes.
+        ratios: shares of patches that masks hide.
+        stride: frames of the video between two frames of a clip.
 
     Raises:
         ClipError: the video cannot be used.
@@ -216,7 +222,7 @@ def find_motion(
     source_size = chunks[0].source_size
     flow, maps = _flow_and_maps(frames, flow_preset, motion_preset in OF_BOUNDARIES, options)
     size = (maps.shape[1], maps.shape[2])
-    # The texture of stored frames, as `boxes` sees it.
+    # Texture is computed from JPEG frames, as `boxes` does.
     jpegs = jpeg_frames(frames, options.jpeg_quality)
     grey = [cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in jpegs]
     textures = texture_maps(np.stack([picture for picture in grey if picture is not None]), size)
@@ -249,7 +255,7 @@ def _flow_and_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow float32 [T, 2, h, w] and motion maps float32 [T, m, n] of frames uint8 [T, H, W, 3].
 
-    The maps are companded and expanded, so that the boxes equal those made from shards.
+    The maps are companded and expanded, so that boxes are the same as those made from shards.
     """
     grey = grey_frames(frames, options.flow_short_side)
     map_width, map_height = scaled_size(grey.shape[2], grey.shape[1], options.map_short_side)
@@ -267,12 +273,9 @@ def _flow_and_maps(
             maps = motion_map(flows[some.start : some.stop])
         return reduce_maps(maps, (map_height, map_width))
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # the solver leaves Python while it works
-        flows = torch.cat(
-            list(
-                tqdm(threads.map(solve, firsts), "flow", len(firsts), leave=False, **bar_options())
-            )
-        )
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # the solver releases Python's lock
+        bar = bar_options() | {"total": len(firsts), "leave": False}
+        flows = torch.cat(list(tqdm(threads.map(solve, firsts), "flow", **bar)))
         maps = torch.cat(list(threads.map(maps_of, firsts))).numpy()
     flow, maps = flows.numpy(), expand(*compand(maps))
     return np.concatenate([flow, flow[-1:]]), np.concatenate([maps, maps[-1:]])

@@ -2,17 +2,17 @@
 
     python -m preprocess.toy --out out
 
-takes about half a minute on two cores for the default 3200 clips (40 MB) and makes
+takes about half a minute on two cores for the default 3200 clips (40 MB) and writes
 
     OUT/toy/videos/<clip_id>.mp4               H.264, 64 px, 16 frames at 12 a second
     OUT/toy/annotations/manifest.csv           labels and splits: input of preprocess.manifest
     OUT/toy/annotations/classes.json           class names, and what flips do to labels
-    OUT/toy/truth/boxes/<clip_id>.boxes.csv    frame,x1,y1,x2,y2 of what moves by itself (pixels,
-                                               half-open; empty where it is out of view)
-    OUT/toy/truth/flow/<clip_id>.npz           some pairs: first, second, flow, valid
-    OUT/toy/toy.json                           the options, and whether all of it is there
+    OUT/toy/truth/boxes/<clip_id>.boxes.csv    frame,x1,y1,x2,y2 of the moving objects (pixels,
+                                               half-open; empty if they are out of view)
+    OUT/toy/truth/flow/<clip_id>.npz           first, second, flow, valid of some pairs of frames
+    OUT/toy/toy.json                           the options, and whether the dataset is complete
 
-A clip depends on the seed and its number alone. Run again, it reuses what is there.
+A clip depends only on the seed and on its number. Another run keeps the clips that exist.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from shared.progress import bar_options
 from shared.run_record import RunLock
 from shared.wording import counted
 
-VERSION = 2  # of the pictures: raise it when a clip of the same seed comes out different
+VERSION = 2  # increase it when clips of the same seed change
 NUM_CLASSES = len(CLASSES.label)
 NUM_FLOW_PAIRS = 24
 FLOW_FRAME = NUM_FRAMES // 2  # the pair is this frame and the next
@@ -53,7 +53,11 @@ QUALITY = "16"  # x264's constant rate factor: 0 is lossless, 51 worst
 
 @dataclass(frozen=True)
 class ToyOptions:
-    """What decides the content of the dataset."""
+    """The options that decide the content of the dataset.
+
+    Raises:
+        InputError: the number of clips is not allowed.
+    """
 
     clips: int
     seed: int
@@ -62,8 +66,9 @@ class ToyOptions:
     def __post_init__(self) -> None:
         if self.clips < 3 * NUM_CLASSES or self.clips % NUM_CLASSES:
             raise InputError(
-                f"--clips {self.clips}: a multiple of {NUM_CLASSES} from {3 * NUM_CLASSES} is "
-                f"allowed, so that train, val and test each hold every class equally often"
+                "out-of-range",
+                f"--clips is {self.clips}; it must be a multiple of {NUM_CLASSES} and at least "
+                f"{3 * NUM_CLASSES}, so that train, val and test have every class equally often",
             )
 
 
@@ -71,22 +76,23 @@ class ToyOptions:
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="Folder of all datasets; this one is written to FOLDER/toy.")  # fmt: skip
+              help="Folder of all datasets. This one is written to FOLDER/toy.")  # fmt: skip
 @click.option("--clips", type=int, default=3200, metavar="COUNT",
-              help="Number of clips: 10 % of them are val, 15 % test, the others train."
+              help="Number of clips. 10 % of them become val, 15 % test, and the others train."
               )  # fmt: skip
-@click.option("--seed", type=int, default=0, metavar="NUMBER", help="Seed of the clips.")
+@click.option("--seed", type=int, default=0, metavar="NUMBER",
+              help="Seed for the content of the clips.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="PROCESSES",
-              help="Number of processes that render.  [default: one a core]")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Render all clips again, also with other options.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done and stop.")
+              help="Number of processes that render clips.  [default: one a core]")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Render all clips again, even with other options.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
 @user_errors
 def main(
     out: Path, clips: int, seed: int, workers: int | None, overwrite: bool, dry_run: bool
 ) -> None:
     options = ToyOptions(clips, seed)
     layout = DatasetLayout(out, "toy")
-    print(f"toy dataset: {counted(clips, 'clip')}, seed {seed}, in {layout.root}")
+    print(f"toy: {counted(clips, 'clip')}, seed {seed}, to {layout.root}")
     if dry_run:
         return
     with RunLock(layout.lock):
@@ -94,27 +100,30 @@ def main(
 
 
 def make_dataset(layout: DatasetLayout, options: ToyOptions, workers: int, overwrite: bool) -> int:
-    """Render what is not there yet; returns how many clips that was.
+    """Render the clips that do not exist yet.
+
+    Returns:
+        the number of rendered clips.
 
     Raises:
-        InputError: the folder holds clips made with other options, and `overwrite` is not set.
+        InputError: the folder has clips that were made with other options, and `overwrite` is not
+            set.
     """
     record = layout.root / "toy.json"
     clips = list_clips(options)
-    # ------------------------------------------------------------------ what is there already
+    # ------------------------------------------------------------------ keep existing clips
     kept = _kept_clips(layout, record, options, overwrite)
     todo = [index for index, clip in enumerate(clips) if clip.clip_id not in kept]
     if len(todo) < len(clips):
-        print(f"reusing {len(clips) - len(todo)} of {len(clips)} clips")
-    # ------------------------------------------------------------------ render the rest
+        print(f"reuse: {len(clips) - len(todo)} of {len(clips)} clips exist")
+    # ------------------------------------------------------------------ render the others
     write_atomically(record, _record_text(options, complete=False))
     write_one = partial(write_clip, layout, options.seed, flow_clips=flow_clips(clips))
-    with tqdm(
-        total=len(todo), desc="render", unit="clip", disable=not todo, **bar_options()
-    ) as progress:
+    bar = bar_options() | {"disable": not todo}
+    with tqdm(total=len(todo), desc="render", unit="clip", **bar) as progress:
         for _ in _in_processes(write_one, todo, min(workers, len(todo))):
             progress.update()
-    # ------------------------------------------------------------------ lists, and the mark
+    # ------------------------------------------------------------------ write the lists
     os.sync()
     write_manifest(layout.root / "annotations" / "manifest.csv", clips)
     write_classes(layout.root / "annotations" / "classes.json", CLASSES)
@@ -123,7 +132,7 @@ def make_dataset(layout: DatasetLayout, options: ToyOptions, workers: int, overw
 
 
 def list_clips(options: ToyOptions) -> list[Clip]:
-    """The manifest: labels go round, so that each split is balanced."""
+    """The manifest. Labels repeat in turn, so that each split is balanced."""
     groups = options.clips // NUM_CLASSES  # one clip of each class
     num_test, num_val = max(1, round(0.15 * groups)), max(1, round(0.1 * groups))
     splits = ["train"] * (groups - num_val - num_test) + ["val"] * num_val + ["test"] * num_test
@@ -139,12 +148,12 @@ def list_clips(options: ToyOptions) -> list[Clip]:
 
 
 def flow_clips(clips: list[Clip]) -> frozenset[str]:
-    """Clips with flow truth: the first of val, which is there to make choices on."""
+    """The clips with true flow: the first of val, the split for choosing parameters."""
     return frozenset([clip.clip_id for clip in clips if clip.split == "val"][:NUM_FLOW_PAIRS])
 
 
 def write_clip(layout: DatasetLayout, seed: int, index: int, flow_clips: frozenset[str]) -> None:
-    """Render one clip with its truth; the video comes last and stands for all."""
+    """Render one clip with its truth. The video is written last, so it shows that all exists."""
     clip_id = f"toy{index:05d}"
     scene = make_scene(seed, index)
     looks = make_looks(seed, index, scene)
@@ -162,9 +171,9 @@ def write_clip(layout: DatasetLayout, seed: int, index: int, flow_clips: frozens
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, but without the two fsync of `write_atomically`.
+    """Write a file completely or not at all, but without the two fsync of `write_atomically`.
 
-    Thousands of them can take longer than the rendering; one sync before the mark does as well.
+    Thousands of fsync can take longer than rendering. One sync before toy.json is enough.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -173,12 +182,12 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def encode(frames: np.ndarray) -> bytes:
-    """An H.264 mp4 of uint8[T,H,W,3] RGB frames; the same frames give the same bytes."""
+    """Encode RGB frames uint8 [T, H, W, 3] as H.264 mp4. The same frames give the same bytes."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
         video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        # B-frames and weights are left out: with them x264 165 encodes frames as small as these
+        # Without B-frames and weighted prediction: with them, x264 165 encodes such small frames
         # differently from run to run, even in one thread.
         video.options = {
             "crf": QUALITY,
@@ -193,7 +202,7 @@ def encode(frames: np.ndarray) -> bytes:
 
 
 def _in_processes(write_one: partial, todo: list[int], workers: int) -> Iterator[None]:
-    """Write each clip, in any order; in this process where one is enough."""
+    """Write each clip, in any order; in this process if there is one worker."""
     if workers <= 1:
         yield from map(write_one, todo)
         return
@@ -203,13 +212,13 @@ def _in_processes(write_one: partial, todo: list[int], workers: int) -> Iterator
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops its workers
 
 
 def _kept_clips(
     layout: DatasetLayout, record: Path, options: ToyOptions, overwrite: bool
 ) -> set[str]:
-    """Clip ids that need no rendering; with `overwrite`, what was there is removed."""
+    """The ids of clips that need no rendering; with `overwrite`, existing clips are removed."""
     made_with = None if overwrite else _read_record(record)
     videos = list(layout.videos.glob("*.mp4")) if layout.videos.is_dir() else []
     if overwrite:
@@ -217,8 +226,9 @@ def _kept_clips(
             path.unlink()
     elif made_with != asdict(options) and (made_with or videos):
         raise InputError(
-            f"{layout.root} holds a dataset made with {_words(made_with)}, asked for is "
-            f"{_words(asdict(options))}; give another --out, or --overwrite to replace it"
+            "other-options",
+            f"{layout.root} was made with {_listed(made_with)}, and the options are now "
+            f"{_listed(asdict(options))}; give another --out, or --overwrite to replace it",
         )
     for folder in (layout.videos, *layout.root.glob("truth/*")):
         remove_leftovers(folder)
@@ -234,14 +244,16 @@ def _read_record(record: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{record} is damaged; remove {record.parent} and run again") from None
+        raise InputError(
+            "damaged-file", f"{record} is damaged; remove {record.parent}, and run again"
+        ) from None
 
 
 def _record_text(options: ToyOptions, complete: bool) -> bytes:
     return json.dumps({"options": asdict(options), "complete": complete}).encode() + b"\n"
 
 
-def _words(options: dict | None) -> str:
+def _listed(options: dict | None) -> str:
     if options is None:
         return "unknown options"
     return ", ".join(f"{name} {value}" for name, value in options.items())

@@ -1,18 +1,18 @@
-"""Check every shard of a dataset; with --repair, make the bad ones again.
+"""Check every shard of a dataset; with --repair, make bad shards again.
 
     python -m preprocess.verify --dataset ssv2 --out out
     python -m preprocess.verify --dataset ssv2 --out out --videos /data/ssv2/videos --repair
     python -m preprocess.verify --dataset ssv2 --out out --repair --num-gpus 0
 
-Holds each file of frames/, flows/, flows-SOURCE/ and boxes/ against dataset.json (bytes, sha256),
-its chunks against their checksums, its content against the schema, the manifest and the shards of
-the same number. Exit status 0: all is well; 1: something is bad, and named. Some hundred MB/s a
-core.
+The command compares each file of frames/, flows/, flows-SOURCE/ and boxes/ with dataset.json
+(bytes, sha256), its chunks with their checksums, and its content with the schema, the manifest and
+the shards of the same number. It prints every problem. The exit status is 0 if there is none, and 1
+otherwise. Each core checks some hundred MB/s.
 
 --repair makes bad shards again from the videos (bad boxes from flows/), as `preprocess.flows` does,
-and puts whole shards in their place; good ones are not touched. The options of that run hold but
-for those given here, such as --num-gpus 0 on a machine without GPU. A clip that was good and can no
-longer be made stops it before anything is replaced.
+and replaces whole shards; good shards are not touched. It uses the options of the run that made the
+dataset. Options that are given here, such as --num-gpus 0 on a machine without GPU, replace them.
+If a clip that was good cannot be made again, the repair stops before it replaces anything.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ BadShards = dict[str, set[int]]  # numbers by name of the folder
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @dataset_options("shards")
-@click.option("--repair", is_flag=True, help="Make the bad shards again.")
+@click.option("--repair", is_flag=True, help="Make bad shards again.")
 @click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
-              help="Number of processes that check shards.  [default: one a core]")  # fmt: skip
+              help="Number of processes that check shards.  [default: one for each core]"
+              )  # fmt: skip
 @replacing_options("With --repair")
 @user_errors
 def main(dataset: str, out: Path, repair: bool, workers: int | None, **given: Any) -> None:
@@ -55,19 +56,21 @@ def main(dataset: str, out: Path, repair: bool, workers: int | None, **given: An
         for name, value in given.items():
             if value is not None:
                 flag = name.replace("_", "-")
-                raise InputError(f"--{flag} is for --repair, which is not asked for")
+                raise InputError(
+                    "option-needs-another", f"--{flag} has an effect only with --repair"
+                )
         sys.exit(EXIT_ERROR if verify(layout, workers) is not None else 0)
     with RunLock(layout.lock):
         bad = verify(layout, workers)
         if bad is None:
             return
         make_again(layout, bad, given)
-        print("after the repair:")
+        print("After the repair:")
         sys.exit(EXIT_ERROR if verify(layout, workers) is not None else 0)
 
 
 def verify(layout: DatasetLayout, workers: int) -> BadShards | None:
-    """Print what is wrong with a dataset and return its bad shards; None where all is well."""
+    """Print the problems of a dataset and return its bad shards; None if it has no problem."""
     began = time.perf_counter()
     found = find_dataset(layout)
     for path, problem in found.problems:
@@ -87,40 +90,43 @@ def verify(layout: DatasetLayout, workers: int) -> BadShards | None:
                     tqdm.write(f"bad: {shards.files[name].path}: {'; '.join(of_shard)}", sys.stdout)
             progress.update(sum(file.entry.bytes for file in shards.files.values()))
 
-    # ----- What it comes to
+    # ----- Summary
     seconds = time.perf_counter() - began
     num_bad = sum(len(numbers) for numbers in bad.values())
     print(
         f"{layout.root}: {counted(num_shards, 'shard')} in {', '.join(found.indexes)}, "
-        f"{found.num_bytes / 1e6:.1f} MB in {seconds:.1f} s"
+        f"{found.num_bytes / 1e6:.1f} MB, checked in {seconds:.1f} s."
     )
     if not bad and not found.problems:
-        print("all are what was written")
+        print("No problem was found.")
         return None
     print(counted(num_bad, "bad shard") + advice(found, bad))
     return bad
 
 
 def advice(found: FoundDataset, bad: BadShards) -> str:
-    """What to do about it."""
+    """What the user can do about the problems."""
     if found.problems and not bad:
-        return ", but the folders do not fit together"
-    return f"; `{found.layout.make('verify', '--repair')}` makes them again"
+        return ", but the folders do not fit together."
+    return f". `{found.layout.make('verify', '--repair')}` makes them again."
 
 
 # --------------------------------------------------------------------------------------------------
-# The repair
+# Repair
 
 
 def make_again(layout: DatasetLayout, bad: BadShards, given: dict[str, Any]) -> None:
-    """Make bad shards again; the caller holds the dataset's lock.
+    """Make bad shards again; the caller holds the lock of the dataset.
 
     Args:
-        given: options of `flows` that replace those of its run; None for those not given.
+        layout: paths of the dataset.
+        bad: numbers of bad shards, by name of the folder.
+        given: options of `flows` that replace options of its run; None for an option that was not
+            given.
 
     Raises:
-        InputError: a clip that was good can no longer be made, or what decided the shards (options,
-            manifest) is no longer known.
+        InputError: a clip that was good cannot be made again, or the options or the manifest of the
+            shards are no longer known.
     """
     from preprocess.flow_run.messages import Event
     from preprocess.flow_run.publishing import failed_record
@@ -139,8 +145,10 @@ def make_again(layout: DatasetLayout, bad: BadShards, given: dict[str, Any]) -> 
             failed = failed_record(plan, event)
             if failed is not None and failed["clip_id"] not in failed_before:
                 raise InputError(
-                    "{clip_id} was good and cannot be made again ({stage}: {reason}); nothing was "
-                    "replaced, give its video with --videos (VIDEOS=)".format_map(failed)
+                    "other-inputs",
+                    "{clip_id} was good before and cannot be made again ({stage}: {reason}). "
+                    "Nothing was replaced. Give the folder of its video with --videos "
+                    "(VIDEOS=)".format_map(failed),
                 )
 
         chosen = [index for number in sorted(numbers) for index in plan.clip_indexes(number)]

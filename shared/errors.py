@@ -21,8 +21,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-UNSORTED = "unsorted"  # has not been given a code yet
-
 CODES: dict[str, str] = {
     # Files and folders
     "missing-file": "A file that was named, or that is needed, does not exist. Check the path.",
@@ -78,6 +76,10 @@ CODES: dict[str, str] = {
     "other-model": "Weights and the model that was asked for do not fit. Change the one or the "
     "other.",
     "other-processes": "The number of processes, or what a launcher says of them, does not fit.",
+    # Clips that are set aside, beside the codes above
+    "worker-lost": "A clip ended its worker process, or took too long, twice. Check the video, or "
+    "raise --clip-timeout.",
+    "program-fault": "A fault of this program, not of the video. Report it with its traceback.",
     # The machine
     "locked": "Another run is using the folder. Wait for it, stop it, or choose another folder.",
     "no-gpu": "There is no GPU, or there are fewer than were asked for. Ask for fewer, or use the "
@@ -104,10 +106,8 @@ class InputError(ValueError):
         message: what was found, what is allowed and what to do, with the values.
     """
 
-    def __init__(self, code: str, message: str | None = None) -> None:
-        if message is None:
-            code, message = UNSORTED, code
-        assert code in CODES or code == UNSORTED, f"{code!r} is no code of shared/errors.py"
+    def __init__(self, code: str, message: str) -> None:
+        assert code in CODES, f"{code!r} is no code of shared/errors.py"
         super().__init__(code, message)  # both, so that it survives pickling
         self.code = code
         self.message = message
@@ -135,7 +135,7 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
         except InputError as error:
             fail(error.code, error.message)
         except KeyboardInterrupt:
-            print("\nstopped; run the same command again to go on", file=sys.stderr)
+            print("\nstopped; run the same command again to continue", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
         except OSError as error:
             if error.errno is None:
@@ -153,7 +153,7 @@ def _print_any_path() -> None:
 
 def fail(code: str, message: str) -> NoReturn:
     """Print one line, `error: MESSAGE [code]`, on stderr and exit with status 1."""
-    print(f"error: {message}" + (f" [{code}]" if code != UNSORTED else ""), file=sys.stderr)
+    print(f"error: {message} [{code}]", file=sys.stderr)
     sys.exit(EXIT_ERROR)
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from preprocess.video.errors import ClipError
 from shared.errors import CODES, InputError
 
 
@@ -21,6 +22,16 @@ def refuses(code: str, *named: object) -> Iterator[pytest.ExceptionInfo[InputErr
         yield caught
     assert caught.value.code == code, f"[{caught.value.code}] {caught.value.message}"
     _assert_named(caught.value.message, named)
+
+
+@contextmanager
+def sets_aside(code: str, *named: object) -> Iterator[pytest.ExceptionInfo[ClipError]]:
+    """The block raises a ClipError of this code whose reason has each of the named values."""
+    assert code in CODES, f"{code!r} is no code of shared/errors.py"
+    with pytest.raises(ClipError) as caught:
+        yield caught
+    assert caught.value.code == code, f"[{caught.value.code}] {caught.value.reason}"
+    _assert_named(caught.value.reason, named)
 
 
 def refused(output: object, code: str, *named: object) -> str:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from errors import refused
 from markdown_blocks import Block, read_blocks
 from video_fixtures import render_video
 
@@ -135,8 +136,8 @@ def test_an_option_of_a_new_source_is_found_everywhere(project):
     assert "flow_source farneback, farneback_window 9" in said()
     assert "farneback_window 15" in said("--farneback-window", "15")
     assert "5<=x<=99" in said("--farneback-window", "4")
-    refused = said("--source", "dis")
-    assert "--farneback-window is for --source farneback, which is not asked for" in refused
+    named = ("--farneback-window", "--source farneback")
+    refused(said("--source", "dis"), "option-needs-another", *named)
     assert "--farneback-window PIXELS" in said("--help-all")
 
 

@@ -182,6 +182,19 @@ def test_empty_entries_of_an_avi_are_no_frames(tmp_path, codec, empty_before, wi
         )
 
 
+def test_empty_entries_of_a_damaged_avi_excuse_nothing(tmp_path):
+    """Bytes that are no entries may look like empty ones."""
+    path = render_video(tmp_path / "a.avi", 60, codec="mpeg4")
+    rewrite_avi(path, {20: 5, 60: 3})
+    assert count_empty_entries(path, 0) == EmptyEntries(8, 3)
+    data = path.read_bytes()
+    path.write_bytes(data + bytes(100))  # padding behind the end
+    assert count_empty_entries(path, 0) == EmptyEntries(8, 3)
+    place = data.index(b"00dc", len(data) * 3 // 4)
+    path.write_bytes(data[:place] + bytes(4) + data[place + 4 :])
+    assert count_empty_entries(path, 0) == EmptyEntries(0, 0)
+
+
 # --------------------------------------------------------------------------------------------------
 # Several pictures
 

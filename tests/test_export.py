@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from dataset_fixtures import run_boxes
+from errors import refused, refuses
 from shard_fixtures import write_moving_squares
 
 from preprocess.annotated_boxes.writers import WRITERS
@@ -72,8 +73,8 @@ def exported(layout) -> dict:
 def test_boxes_come_back_bit_for_bit(layout, name):
     done = export(layout, "--formats", name)
     assert done.exit_code == 0, done.output
-    (command,) = [line for line in done.output.splitlines() if "back: " in line]
-    python, _, module, *words = shlex.split(command.partition("back: ")[2])
+    (command,) = [line for line in done.output.splitlines() if "import: " in line]
+    python, _, module, *words = shlex.split(command.partition("import: ")[2])
     assert (python, module) == ("python", "preprocess.boxes")
     back = CliRunner().invoke(make_boxes, words)  # as it was printed
     assert back.exit_code == 0, back.output
@@ -132,55 +133,64 @@ def test_coco_is_as_its_tools_read_it(layout):
 
 def test_what_cannot_be_exported_is_named(layout, tmp_path):
     done = export(layout, "--formats", "coco,voc")
-    assert done.exit_code == 1 and "'voc' is none of coco, something-else, csv" in done.output
+    refused(done, "unknown-name", "'voc'", "coco, something-else, csv")
     done = CliRunner().invoke(main, ["--boxes", str(tmp_path / "none")])
-    assert done.exit_code == 1 and "`make boxes` of its dataset" in done.output
+    refused(done, "not-finished", tmp_path / "none", "`make boxes` of its dataset")
     done = CliRunner().invoke(main, ["--boxes", str(layout.flows)])
-    assert done.exit_code == 1 and "holds flows, not boxes" in done.output
+    refused(done, "other-kind", layout.flows, "flows, not boxes")
 
 
 COCO_WITHOUT = {
-    "images": ({"annotations": []}, "no list 'images'"),
-    "clip": ({"images": [{"id": 1}], "annotations": []}, "image 1: id, clip_id and frame_index"),
+    "images": ({"annotations": []}, "wrong-format", ("'images'",)),
+    "clip": (
+        {"images": [{"id": 1}], "annotations": []},
+        "missing-key",
+        ("image 1: ", "clip_id", "frame_index"),
+    ),
     "number": (
         {"images": [{"id": 1, "clip_id": "a", "frame_index": "0"}], "annotations": []},
-        "image 1: clip_id 'a' and frame_index '0'",
+        "wrong-type",
+        ("image 1: ", "clip_id is 'a'", "frame_index is '0'"),
     ),
     "own id": (
         {
             "images": [{"id": 1, "clip_id": "a", "frame_index": i} for i in (0, 1)],
             "annotations": [],
         },
-        "image 2: id 1; each image needs an id of its own",
+        "duplicate",
+        ("image 2: ", "id is 1"),
     ),
     "image": (
         {"images": [], "annotations": [{"image_id": 3, "bbox": [0, 0, 1, 1]}]},
-        "annotation 1: 3 is missing, or is no image's id",
+        "bad-entry",
+        ("annotation 1: 3 ",),
     ),
     "bbox": (
         {
             "images": [{"id": 1, "clip_id": "a", "frame_index": 0}],
             "annotations": [{"image_id": 1, "bbox": [0, 1]}],
         },
-        "annotation 1: {'image_id': 1, 'bbox': [0, 1]}; a bbox",
+        "bad-entry",
+        ("annotation 1: {'image_id': 1, 'bbox': [0, 1]}",),
     ),
     "measure": (
         {
             "images": [{"id": 1, "clip_id": "a", "frame_index": 0}],
             "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 10**400]}],
         },
-        "annotation 1: {'image_id': 1, 'bbox': [0, 0, 1, 1000",
+        "bad-entry",
+        ("annotation 1: {'image_id': 1, 'bbox': [0, 0, 1, 1000",),
     ),
 }
 
 
 @pytest.mark.parametrize("lacking", list(COCO_WITHOUT))
 def test_bad_coco_is_named(layout, tmp_path, lacking):
-    content, message = COCO_WITHOUT[lacking]
+    content, code, named = COCO_WITHOUT[lacking]
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(content))
     done = run_boxes(layout, "--from-annotations", path, "--format", "coco", "--name", "bad")
-    assert done.exit_code == 1 and f"error: {path}" in done.output and message in done.output
+    assert refused(done, code, *named).startswith(str(path))
     assert not (layout.root / "boxes-bad" / "dataset.json").exists()
 
 
@@ -189,6 +199,6 @@ def test_a_clip_id_that_is_no_file_name(tmp_path):
 
     empty = np.empty((0, 4), np.float32)
     clip = ExportedClip("../elsewhere", (64, 64), empty[:, 0], empty, empty[:, 0])
-    with pytest.raises(ValueError, match="cannot be the name of a file"):
+    with refuses("bad-name", "'../elsewhere'", "--formats"):
         write_csv(tmp_path / "export", "boxes", lambda: iter([clip]))
     assert not list((tmp_path / "export").iterdir())

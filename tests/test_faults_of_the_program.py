@@ -42,11 +42,15 @@ def test_a_fault_is_reported_as_one_and_no_clip_is_blamed(faulty, monkeypatch):
     assert "Traceback (most recent call last)" in done.stderr
     assert "no_such_attribute" in done.stderr and "test_faults" in done.stderr
     assert "1 clip set aside" in done.stderr
-    assert "1 clip left out by a fault of this program" in done.stderr
+    assert "1 clip left out because of a fault of this program" in done.stderr
     records = {record["clip_id"]: record for record in read_jsonl(faulty.failures)}
     assert {name: record["stage"] for name, record in records.items()} == {
         "clip-1": "internal",
         "clip-3": "decode",
+    }
+    assert {name: record["code"] for name, record in records.items()} == {
+        "clip-1": "program-fault",
+        "clip-3": "damaged-file",
     }
     assert "Traceback" in records["clip-1"]["traceback"]
     assert "traceback" not in records["clip-3"]

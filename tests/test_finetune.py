@@ -412,21 +412,6 @@ def test_the_command_ends_with_the_figure(out, metrics, finetuned):
     assert done.stdout.splitlines()[-1] == f"test top-1 {metrics['top1']:.1f} %"
 
 
-def test_another_run_is_printed_beside_the_figure(out, layout, metrics, finetuned):
-    scratch = finetune(tiny_run(out, run="scratch", epochs=1), "mean", "none")
-    arguments = [
-        *("--dataset", "squares", "--out", str(out), "--run", finetuned.path.name),
-        *("--workers", "0", "--device", "cpu", "--beside", "scratch"),
-    ]
-    refused = CliRunner().invoke(train.evaluate.main, arguments)
-    assert refused.exit_code == 1 and "scratch" in refused.output  # it was not evaluated yet
-    other = evaluate(layout, scratch, {}, 0, "cpu")
-    done = CliRunner().invoke(train.evaluate.main, arguments)
-    assert done.exit_code == 0, done.output
-    both = f"test top-1 {metrics['top1']:.1f} % (random weights {other['top1']:.1f} %)"
-    assert done.stdout.splitlines()[-1] == both
-
-
 def test_only_finished_classifiers_are_evaluated(layout, pretrained, out):
     with pytest.raises(InputError, match="is no finetuning"):
         evaluate(layout, pretrained, {})

@@ -11,6 +11,7 @@ import pytest
 import torch
 from camera_fixtures import camera_flow
 from dataset_fixtures import checksums, run_boxes, run_flows
+from errors import refused
 
 from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.flow.motion_maps import reduce_maps
@@ -20,7 +21,7 @@ from preprocess.flow.tracks import make_tracks
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
-from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, InputError
+from shared.errors import EXIT_SET_ASIDE, InputError
 from shared.layout import BOUNDARIES, LENGTHS, DatasetLayout
 from shared.manifest import Clip, write_manifest
 from shared.motion_maps import compand, expand
@@ -85,7 +86,7 @@ def everything(tmp_path_factory) -> DatasetLayout:
         "--trajectories", "--track-points", 8,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "and tracks, " in done.output, "their size stands apart"
+    assert "The tracks are " in done.output, "their size stands apart"
     return layout
 
 
@@ -235,8 +236,8 @@ def test_videos_without_vectors_need_copies(tmp_path):
     assert [failure["clip_id"] for failure in failures] == ["ffv1", "span"]
     assert "ffv1" in failures[0]["reason"] and "--transcode" in failures[0]["reason"]
 
-    refused = run_flows(layout, "--source", "motion-vectors", "--transcode")
-    assert refused.exit_code == EXIT_ERROR and "transcode" in refused.output
+    other = run_flows(layout, "--source", "motion-vectors", "--transcode")
+    refused(other, "other-options", "--transcode was not given and is now given")
     done = run_flows(layout, "--source", "motion-vectors", "--transcode", "--overwrite")
     assert done.exit_code == 0, done.output
     assert not layout.failures.exists()
@@ -321,31 +322,31 @@ def test_a_further_source_leaves_the_first_as_it_was(tmp_path):
     assert (checksums(layout.flows), checksums(layout.frames)) == before
     assert "reuse" in run_flows(layout, "--source", "tvl1,dis").output
     other = run_flows(layout, "--source", "dis,tvl1")
-    assert other.exit_code == EXIT_ERROR and "flow_source" in other.output
+    refused(other, "other-options", "--source was tvl1 and is now dis")
 
 
 @pytest.mark.parametrize(
-    "arguments, match",
+    "arguments, code, named",
     [
-        (["--source", "farneback"], "tvl1, dis, raft, motion-vectors"),
-        (["--source", "tvl1,tvl1"], "twice"),
-        (["--source", "raft"], "need each other"),
-        (["--raft-weights", "weights.pth"], "--source raft"),
-        (["--source", "raft", "--raft-weights", "/nowhere.pth"], "No such file"),
-        (["--dis-preset", "fast"], "--source dis"),
-        (["--source", "dis", "--preset", "exact"], "--source tvl1"),
-        (["--transcode"], "motion-vectors"),
-        (["--boundaries", "--source", "motion-vectors"], "--boundaries needs flow of every pixel"),
-        (["--keep-unstabilised"], "--stabilise"),
-        (["--track-length", "4"], "--trajectories"),
-        (["--trajectories", "--track-cell", "3"], "even"),
-        (["--source", "motion-vectors", "--trajectories"], "flow of every pixel"),
+        (["--source", "farneback"], "unknown-name", "tvl1, dis, raft, motion-vectors"),
+        (["--source", "tvl1,tvl1"], "duplicate", "tvl1"),
+        (["--source", "raft"], "missing-option", "--raft-weights FILE"),
+        (["--raft-weights", "weights.pth"], "option-needs-another", "--source raft"),
+        (["--source", "raft", "--raft-weights", "/nowhere.pth"], "missing-file", "/nowhere.pth"),
+        (["--dis-preset", "fast"], "option-needs-another", "--source dis"),
+        (["--source", "dis", "--preset", "exact"], "option-needs-another", "--source tvl1"),
+        (["--transcode"], "option-needs-another", "motion-vectors"),
+        (["--boundaries", "--source", "motion-vectors"], "option-conflict", "--boundaries"),
+        (["--keep-unstabilised"], "option-needs-another", "--stabilise"),
+        (["--track-length", "4"], "option-needs-another", "--trajectories"),
+        (["--trajectories", "--track-cell", "3"], "out-of-range", "--track-cell is 3"),
+        (["--source", "motion-vectors", "--trajectories"], "option-conflict", "--trajectories"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(tmp_path, arguments, match):
+def test_options_that_do_not_fit_are_refused(tmp_path, arguments, code, named):
     layout = DatasetLayout(tmp_path, "empty")
     write_manifest(layout.manifest, [Clip("clip", "clip.mp4")])
-    refused = run_flows(layout, *arguments)
-    assert refused.exit_code == EXIT_ERROR and match in refused.output
-    assert refused.output.startswith("error: ") and len(refused.output.splitlines()) == 1
+    done = run_flows(layout, *arguments)
+    refused(done, code, named)
+    assert len(done.output.splitlines()) == 1
     assert not layout.flows.exists()

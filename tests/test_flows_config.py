@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from errors import refuses
 
 from preprocess.flow.options import FlowOptions, TrackOptions
 from preprocess.flow.source_options import (
@@ -19,7 +20,6 @@ from preprocess.flow.source_options import (
 from preprocess.flow.sources import SOURCES, DisOptions, RaftOptions, VectorOptions, option_names
 from preprocess.flow_run.config import FlowsConfig, recorded_config, with_workers
 from preprocess.running.same_options import refuse_other_options
-from shared.errors import InputError
 from shared.layout import DatasetLayout
 
 # As a run wrote it before there was a FlowsConfig.
@@ -133,7 +133,8 @@ def test_records_that_are_no_options(text, tmp_path):
     layout = DatasetLayout(tmp_path, "a")
     layout.flows.mkdir(parents=True)
     (layout.flows / "options.json").write_text(text)
-    with pytest.raises(InputError, match="options.json is not what `preprocess.flows` writes"):
+    remedy = layout.make("flows", "--overwrite")
+    with refuses("damaged-file", layout.flows / "options.json", remedy):
         recorded_config(layout, {})
 
 
@@ -162,12 +163,12 @@ def test_an_option_is_declared_once():
     assert (side.flag, side.value_type, side.config_key) == ("--block-side", int, "block_side")
     assert (search.flag, search.value_type, search.config_key) == ("--block-search", str, "search")
     assert BlockOptions(4).config() == {"block_side": 4, "search": "full"}
-    for wrong, said in (
-        ({"block_side": 1}, "--block-side is 1; at least 2 and at most 64 is allowed"),
-        ({"block_side": 65}, "--block-side is 65; "),
-        ({"block_search": "half"}, "--block-search is 'half': choose among full, diamond"),
+    for wrong, code, *named in (
+        ({"block_side": 1}, "out-of-range", "--block-side is 1", "2", "64"),
+        ({"block_side": 65}, "out-of-range", "--block-side is 65"),
+        ({"block_search": "half"}, "unknown-name", "--block-search", "'half'", "full, diamond"),
     ):
-        with pytest.raises(InputError, match=said):
+        with refuses(code, *named):
             BlockOptions(**wrong)
     assert read_source_options(BlockOptions, {"block_side": 4, "block_search": None}) == (
         BlockOptions(4),
@@ -182,28 +183,35 @@ def test_options_of_sources_have_names_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted", "said"),
+    ("found", "wanted", "code", "named"),
     [
-        ({"flow_preset": "fast"}, {"flow_preset": "ipol"}, "--preset is fast there and ipol now"),
+        (
+            {"flow_preset": "fast"},
+            {"flow_preset": "ipol"},
+            "other-options",
+            "--preset was fast and is now ipol",
+        ),
         (
             {"flow_source": "dis", "flow_preset": "fast"},
             {"flow_source": "dis", "flow_preset": "medium"},
-            "--dis-preset is fast there and medium now",
+            "other-options",
+            "--dis-preset was fast and is now medium",
         ),
         (
             {"flow_source": "raft", "raft_weights": "1"},
             {"flow_source": "raft", "raft_weights": "2"},
-            "was made of other raft weights than are there now",
+            "other-inputs",
+            "raft weights",
         ),
         (
             {"x: flow_source": "dis", "x: flow_preset": "fast"},
             {"x: flow_source": "dis", "x: flow_preset": "medium"},
-            "x: --dis-preset is fast there and medium now",
+            "other-options",
+            "x: --dis-preset was fast and is now medium",
         ),
     ],
 )
-def test_messages_call_options_as_the_command_line_does(found, wanted, said):
+def test_messages_call_options_as_the_command_line_does(found, wanted, code, named):
     common = {"flow_source": "tvl1", "manifest": "0"}
-    with pytest.raises(InputError) as error:
+    with refuses(code, "flows", named, "--overwrite"):
         refuse_other_options(Path("flows"), common | found, common | wanted, option_names())
-    assert said in str(error.value)

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 from dataset_fixtures import arguments, checksums, copy_of, make_dataset, run_flows
+from errors import refused
 from video_fixtures import render_video
 
 from preprocess.flow_run import publishing
@@ -77,7 +78,7 @@ def test_killed_the_finished_folders_are_as_they_were_and_it_goes_on(layout, mon
 
     done = run_flows(layout, *FURTHER)
     assert done.exit_code == EXIT_SET_ASIDE, done.output
-    assert ("going on: 2 of 3" in done.output) == (nth == 2)
+    assert ("2 of 3 shards are finished" in done.output) == (nth == 2)
     assert state(layout)[:3] == before[:3]
     assert [entry.clips for entry in read_index(layout.root / FOLDER).shards] == [1, 2, 0]
     assert verify(layout).exit_code == 0, verify(layout).output
@@ -90,8 +91,7 @@ def test_a_clip_that_was_good_is_not_traded_for_a_failure(layout):
     video = (layout.videos / "2.mp4").read_bytes()
     (layout.videos / "2.mp4").unlink()
     done = run_flows(layout, *FURTHER)
-    assert done.exit_code == 1
-    assert "clip-2 was good and cannot be made again (decode: no file 2.mp4" in done.output
+    refused(done, "other-inputs", "clip-2", "decode", "2.mp4", "frames/", "flows/", "--videos")
     assert state(layout) == before
     (layout.videos / "2.mp4").write_bytes(video)
     assert run_flows(layout, *FURTHER).exit_code == EXIT_SET_ASIDE
@@ -102,7 +102,8 @@ def test_clips_of_another_video_do_not_come_beside_the_first(layout):
     before = state(layout)
     render_video(layout.videos / "2.mp4", 5, size=(48, 32))
     done = run_flows(layout, *FURTHER)
-    assert done.exit_code == 1 and "the videos are not those that frames/ and" in done.output
+    old, new = layout.frames / "00001.h5", layout.root / FOLDER / "00001.h5"
+    refused(done, "other-inputs", old, new, "--videos", "--overwrite")
     assert state(layout) == before
 
 
@@ -119,7 +120,7 @@ def test_clips_set_aside_stay_so_until_they_are_retried(layout, monkeypatch):
     again = arguments(layout, "--videos", layout.videos)
     assert CliRunner().invoke(retry, again).exit_code == EXIT_SET_ASIDE
     done = run_flows(layout, *FURTHER)
-    assert done.exit_code == EXIT_SET_ASIDE and "going on" not in done.output, done.output
+    assert done.exit_code == EXIT_SET_ASIDE and "continuing" not in done.output, done.output
     assert [record["clip_id"] for record in read_jsonl(layout.failures)] == ["clip-4", "clip-5"]
     assert verify(layout).exit_code == 0, verify(layout).output
 
@@ -163,7 +164,7 @@ def test_killed_between_two_indexes_the_run_of_all_folders_ends(finished, layout
     assert read_index(layout.frames) is not None and read_index(layout.flows) is None
     (layout.videos / "2.mp4").unlink()  # not needed any more
     done = run_flows(layout, *PLAIN)
-    assert done.exit_code == EXIT_SET_ASIDE and "going on: 3 of 3" in done.output
+    assert done.exit_code == EXIT_SET_ASIDE and "continuing: 3 of 3" in done.output
     assert checksums(layout.flows) == checksums(finished.flows)
 
 

@@ -10,7 +10,12 @@ import pytest
 from shared.shard_index import read_index
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = {"toy": "--clips 96", "pretrain": "--epochs 1", "finetune": "--epochs 1"}
+SMALL = {
+    "toy": "--clips 96",
+    "pretrain": "--epochs 1",
+    "finetune": "--epochs 1",
+    "scratch": "--epochs 1",
+}
 
 
 def make(*arguments: str, status: int = 0) -> subprocess.CompletedProcess:
@@ -32,7 +37,8 @@ def toy(tmp_path_factory) -> Path:
     """OUT with a small toy dataset that went through the whole chain."""
     out = tmp_path_factory.mktemp("out")
     make("toy", f"OUT={out}", f"ARGS={SMALL['toy']}")
-    for goal in ("pretrain", "finetune"):  # pretrain makes the manifest, flows and boxes it lacks
+    # pretrain makes the manifest, flows and boxes it lacks
+    for goal in ("pretrain", "finetune", "scratch"):
         make(goal, f"OUT={out}", f"ARGS={SMALL[goal]}")
     return out
 
@@ -40,13 +46,14 @@ def toy(tmp_path_factory) -> Path:
 def test_the_chain_ends_with_top1_and_report(toy):
     done = make("evaluate", "report", f"OUT={toy}")
     top1, report = done.stdout.strip().splitlines()[-2:]
-    assert re.fullmatch(r"test top-1 \d+\.\d %", top1)
+    shown = re.fullmatch(r"(test top-1 \d+\.\d %) \(random weights (\d+\.\d) %\)", top1)
+    assert shown, top1
     assert report == f"report {toy}/toy/report.html"
     text = (toy / "toy" / "report.html").read_text()
     assert "data:image/png;base64," in text
-    [path] = (toy / "toy" / "runs").glob("finetune-*/metrics-test.json")
-    metrics = json.loads(path.read_text())
-    assert f"test top-1 {metrics['top1']:.1f} %" == top1
+    for run, figure in (("velocity", shown[1]), ("scratch", f"test top-1 {shown[2]} %")):
+        path = toy / "toy" / "runs" / f"finetune-{run}-mean" / "metrics-test.json"
+        assert f"test top-1 {json.loads(path.read_text())['top1']:.1f} %" == figure
 
 
 def test_shards_of_one_run_agree(toy):
@@ -88,7 +95,7 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
 
 
 def test_the_main_job_shows_what_pretraining_is_worth(tmp_path):
-    """On the toy dataset alone it finetunes twice, and prints both figures in one line."""
+    """On the toy dataset alone it finetunes and evaluates twice; the report prints both figures."""
 
     def ran(*arguments: str) -> list[str]:
         lines = make("-n", *arguments, f"OUT={tmp_path}").stdout.splitlines()
@@ -103,11 +110,10 @@ def test_the_main_job_shows_what_pretraining_is_worth(tmp_path):
     assert pretraining and len(finetuned) == 2 and len(evaluated) == 2
     assert "--from none --run finetune-scratch-mean" in finetuned[1]
     assert "--run finetune-scratch-mean" in evaluated[0]
-    assert "--beside finetune-scratch-mean" in evaluated[1]
+    assert "--method" in evaluated[1]  # the newest: that of the report's figure
     assert chain[-1].startswith("train.report") and chain[-2] == evaluated[1]
-    assert not any("--beside" in line for line in ran("evaluate"))
-    real = ran("DATASET=mine")
-    assert not any("none" in line or "--beside" in line for line in real)
+    real = ran("DATASET=mine", "VIDEOS=/data")
+    assert not any("none" in line for line in real)
 
 
 def test_the_flows_of_the_main_job_are_kept_by_other_methods(tmp_path):
@@ -230,5 +236,5 @@ def test_flat_folder_sets_bad_clips_aside(samples, tmp_path):
     done = make("manifest", "flows", "boxes", *flat)
     failures = (tmp_path / "mine" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["clip_id"] for line in failures] == ["corrupted"]
-    assert "1 clip set aside, see " in done.stderr
+    assert "1 clip set aside; see " in done.stderr
     make("flows", *flat, "STRICT=1", status=2)

@@ -12,12 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 from dataset_fixtures import ROOT, make_dataset, run_flows
-from errors import refused
+from errors import refused, refuses
 
 import preprocess.manifest
 import train.gpus
 from shared import gpus
-from shared.errors import InputError
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
@@ -47,9 +46,7 @@ def test_missing_videos(tmp_path):
     assert f"{tmp_path / 'nowhere'}" in said
     layout = make_dataset(tmp_path, num_clips=1)
     layout.videos.rename(tmp_path / "elsewhere")
-    result = run_flows(layout)
-    assert result.exit_code == 1
-    assert f"no folder of videos at {layout.videos}" in one_line(result.output)
+    refused(run_flows(layout), "missing-folder", layout.videos, "--videos")
 
 
 def test_missing_annotations(tmp_path):
@@ -67,9 +64,7 @@ def test_no_space(tmp_path):
         capture_output=True,
         text=True,
     )
-    said = one_line(done.stderr)
-    assert done.returncode == 1 and "no space left to write" in said
-    assert "free some space and run the same command again" in said
+    refused(done, "no-space")
 
 
 def test_a_file_where_a_folder_is_expected(tmp_path):
@@ -93,7 +88,7 @@ def test_no_gpu(tmp_path):
     said = one_line(result.output)
     assert "NUM_GPUS 2: no GPU can be used here: " in said and "compute on the CPU" in said
     result = run_flows(make_dataset(tmp_path, num_clips=1), "--num-gpus", 2)
-    assert "--num-gpus 2: no GPU can be used here: " in one_line(result.output)
+    refused(result, "no-gpu", "--num-gpus 2")
 
 
 class Cuda:
@@ -119,9 +114,8 @@ OLD = (
 
 
 def test_old_driver(monkeypatch, tmp_path):
-    with pytest.raises(InputError) as error:
+    with refuses("no-gpu", "--num-gpus 1", "too old (found version 11040)", "update the driver"):
         gpus.refuse_too_few(Cuda(0, OLD), 1, "--num-gpus")
-    assert "too old (found version 11040); update the driver, or install a" in str(error.value)
     monkeypatch.setattr(gpus, "DRIVER", tmp_path)
     assert "computing on the CPU: The NVIDIA driver" in (gpus.unused_gpu(Cuda(0, OLD)) or "")
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "none")
@@ -130,7 +124,7 @@ def test_old_driver(monkeypatch, tmp_path):
 
 def test_too_few_gpus():
     gpus.refuse_too_few(Cuda(2), 2, "NUM_GPUS")
-    with pytest.raises(InputError, match="NUM_GPUS 4: this machine has 2 GPUs; ask for no more"):
+    with refuses("no-gpu", "NUM_GPUS 4", "2 GPUs"):
         gpus.refuse_too_few(Cuda(2), 4, "NUM_GPUS")
 
 

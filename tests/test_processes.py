@@ -49,7 +49,7 @@ def end_at_once() -> None:
 
 def test_processes_that_cannot_start_are_laid_to_no_task(monkeypatch):
     monkeypatch.setattr("preprocess.running.processes.start_worker", end_at_once)
-    with pytest.raises(RuntimeError, match="end by themselves"):
+    with pytest.raises(RuntimeError, match="worker processes"):
         list(results_of(deadly, [1], 1))
 
 

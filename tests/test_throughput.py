@@ -8,7 +8,6 @@ import torch
 from errors import refuses
 from safetensors.torch import load_file
 from shard_fixtures import write_moving_squares
-from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_fixtures import losses, tiny_run
@@ -157,14 +156,23 @@ def test_every_block_is_compiled_whatever_its_rate_of_drop_path():
     """Ten rates of drop path, in training and in testing."""
     config = ModelConfig(**{**SMALL.to_dict(), "depth": 10, "drop_path": 0.2})
     encoder = VideoEncoder(config, final_norm=False)
+    ran = 0  # compiled blocks: beyond PyTorch's limit a block runs as it is, and says nothing
+
+    def counting(graph, inputs):
+        def run(*values):
+            nonlocal ran
+            ran += 1
+            return graph(*values)
+
+        return run
+
     torch._dynamo.reset()
-    counters.clear()
-    compile_blocks(encoder, backend="eager")
+    compile_blocks(encoder, backend=counting)
     clips = torch.randn(2, 3, config.num_frames, config.image_size, config.image_size)
     for mode in (True, False):
+        ran = 0
         encoder.train(mode)(clips)
-    frames = counters["frames"]
-    assert frames["ok"] == frames["total"] >= 2 * 10 - 1, dict(frames)
+        assert ran == 10, mode
 
 
 def test_compiled_blocks_are_the_same_model():

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from errors import refused, refuses
 
 from preprocess.toy import ToyOptions, encode, flow_clips, list_clips, main
 from preprocess.toy_clips.render import CANVAS, make_looks, render, true_flow
 from preprocess.toy_clips.scene import CLASSES, NUM_FRAMES, SIZE, TRAVEL, make_scene, object_motion
-from shared.errors import InputError
 from shared.manifest import read_classes, read_manifest
 
 FEW = range(8)  # one clip of each class
@@ -71,7 +71,7 @@ def test_flow_truth_is_of_val_clips_of_all_classes():
 
 @pytest.mark.parametrize("count", [0, 8, 23, 25])
 def test_counts_that_cannot_be_balanced_are_refused(count):
-    with pytest.raises(InputError, match=f"--clips {count}: a multiple of 8 from 24"):
+    with refuses("out-of-range", f"--clips is {count};", "8", "24"):
         ToyOptions(clips=count, seed=0)
 
 
@@ -221,16 +221,15 @@ def test_second_run_renders_only_what_is_lacking(dataset, tmp_path):
     (out / "toy" / "videos" / "toy00003.mp4").unlink()
     (out / "toy" / "truth" / "boxes" / "toy00005.boxes.csv").unlink()
     second = run(out, "--clips", "24")
-    assert second.exit_code == 0 and "reusing 22 of 24 clips" in second.output
+    assert second.exit_code == 0 and "22 of 24 clips exist" in second.output
     assert contents(out) == contents(dataset)
-    assert "reusing 24 of 24 clips" in run(out, "--clips", "24").output
+    assert "24 of 24 clips exist" in run(out, "--clips", "24").output
 
 
 def test_other_options_are_refused_naming_both_until_overwrite(dataset, tmp_path):
     out = shutil.copytree(dataset, tmp_path / "out")
-    refused = run(out, "--clips", "32", "--seed", "1")
-    assert refused.exit_code == 1
-    assert "clips 24, seed 0" in refused.output and "clips 32, seed 1" in refused.output
+    other = run(out, "--clips", "32", "--seed", "1")
+    refused(other, "other-options", out / "toy", "clips 24, seed 0", "clips 32, seed 1")
     assert contents(out) == contents(dataset)
     assert run(out, "--clips", "24", "--seed", "1", "--overwrite").exit_code == 0
     assert contents(out).keys() == contents(dataset).keys()

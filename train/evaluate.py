@@ -11,12 +11,7 @@ metrics-<split>.json, scores-<split>.h5 and the confusion matrix confusion-<spli
 verbs and nouns has two matrices: confusion-<split>-verb.png and confusion-<split>-noun.png. File
 names include the dataset and the class map where these are not the run's own:
 metrics-test-hmdb51-<map>.json. It takes seconds for the toy dataset. The last line is the result:
-`test top-1 93.1 %`, or with --beside a run that was trained from random weights
-`test top-1 93.1 % (random weights 71.4 %)`.
-
-A run belongs to the manifest and the classes that it was trained with. If its dataset has others
-now, the run is refused. `--on DATASET` with the name of its own dataset tests it on the present
-clips, with classes matched by name.
+`test top-1 93.1 %`.
 """
 
 from __future__ import annotations
@@ -99,11 +94,6 @@ if TYPE_CHECKING:
     help="Also report accuracy on EPIC-KITCHENS-100's tail classes and unseen participants, whose "
     "lists are in this folder.",
 )
-@click.option(
-    "--beside",
-    metavar="RUN",
-    help="Another run that was evaluated in the same way; its top-1 is printed beside this one's.",
-)
 @click.option("--overwrite", is_flag=True, help="Test again, even if there are results already.")
 @user_errors
 def main(
@@ -120,7 +110,6 @@ def main(
     on: str | None,
     class_map: Path | None,
     epic_lists: Path | None,
-    beside: str | None,
     overwrite: bool,
 ) -> None:
     """Test a finetuned run on a split."""
@@ -138,9 +127,6 @@ def main(
     tested = DatasetLayout(out, on) if on else layout
     clips = Clips(tested, class_map, epic_lists, by_name=on is not None)
     evaluate(layout, folder, changes, workers, device, overwrite, clips)
-    clips = Clips(DatasetLayout(out, on) if on else layout, class_map, epic_lists)
-    other = RunFolder(layout.runs / beside) if beside else None
-    evaluate(layout, folder, changes, workers, device, overwrite, clips, other)
 
 
 @dataclass(frozen=True)
@@ -169,7 +155,6 @@ def evaluate(
     device: str = "auto",
     overwrite: bool = False,
     clips: Clips | None = None,
-    beside: RunFolder | None = None,
 ) -> dict[str, Any]:
     """Score a split with a run's weights; returns the content of metrics-<split>.json.
 
@@ -203,7 +188,6 @@ def evaluate(
     lists = _epic_lists(clips, config, views.split)
     name = _name(layout, clips, views.split)
     names = {"label": list(classes.names)} if classes else learned
-    compared = "" if beside is None else f" ({_top1_beside(beside, name, len(table))})"
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
@@ -243,7 +227,7 @@ def evaluate(
     if not overwrite and {key: before.get(key) for key in asked} == asked:
         if processes.is_first and not all(folder.confusion(name, kind).is_file() for kind in names):
             _draw_confusion(folder, name, names)
-        processes.say(f"{path} has these results already\n{_top1(before)}{compared}")
+        processes.say(f"{path} has these results already\n{_top1(before)}")
         return before
 
     # -----------------------------------------------------------------------------------------
@@ -267,30 +251,12 @@ def evaluate(
             if key not in asked:
                 print(f"  {key:<24}  {value:.2f} %")
         _draw_confusion(folder, name, names)
-        print(f"{_top1(metrics)}{compared}")
+        print(_top1(metrics))
     return metrics
 
 
 def _top1(metrics: dict[str, Any]) -> str:
     return f"{metrics['split']} top-1 {metrics['top1']:.1f} %"
-
-
-def _top1_beside(run: RunFolder, name: str, num_clips: int) -> str:
-    """`random weights 20.3 %`: of another run, or its name in place of what it began with.
-
-    Raises:
-        InputError: it was not evaluated, or on other clips.
-    """
-    began_with = run.options_of("finetune", "is no finetuning; only a classifier has an accuracy")
-    metrics = _read_metrics(run.metrics(name))
-    if metrics.get("clips") != num_clips:
-        raise InputError(
-            "not-finished",
-            f"--beside {run.path.name}: the run has no figures of these {num_clips} clips; run "
-            f"train.evaluate --run {run.path.name} with the same options first",
-        )
-    words = "random weights" if began_with["from"] == "none" else run.path.name
-    return f"{words} {metrics['top1']:.1f} %"
 
 
 def _class_map(layout: DatasetLayout, clips: Clips, options: dict[str, Any]) -> ClassMap | None:

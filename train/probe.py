@@ -281,7 +281,7 @@ def probe(
     if label_line is not None:
         processes.say(f"  {label_line}")
 
-    with hold(folder, processes):
+    with hold(folder, processes), folder.restored_on_failure(processes.is_first):
         if processes.is_first:
             folder.begin(options, overwrite)
         processes.wait()

@@ -1,6 +1,6 @@
-"""Boxes of EPIC-KITCHENS: hand-object detections of the 2020 release, object labels of 2018's.
+"""Reads boxes of EPIC-KITCHENS: hand-object detections of 2020, and object labels of 2018.
 
-Both are annotated by frame of a whole video; a clip finds its frames by their times.
+Both number the frames of whole videos. The frames of a clip are matched by their times.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from preprocess.annotated_boxes.matching import BoxAnnotations, ReadOptions, box
 from preprocess.annotations.text_files import read_csv, whole_number
 from shared.errors import InputError
 
-# Frames of EPIC-KITCHENS-100 were extracted at 60 a second from the videos of 2018 (P01_01) and at
-# 50 from those of 2020 (P01_101): official frame counts over durations give 60.004 and 50.002.
+# Frames of EPIC-KITCHENS-100 were extracted at 60 per second from the videos of 2018 (P01_01) and
+# at 50 from those of 2020 (P01_101): official frame counts over durations give 60.004 and 50.002.
 RATE_2018, RATE_2020 = 60.0, 50.0
 # EPIC-KITCHENS-55 object labels are in pixels of the original videos; all others are 1920x1080.
 EPIC55_SIZE = (1920, 1080)
@@ -29,12 +29,12 @@ EPIC55_SIZES = {f"P12_0{n}": (1280, 720) for n in range(1, 5)} | {
 def open_epic_hand_objects(
     files: Sequence[Path], wanted: Collection[str], options: ReadOptions
 ) -> BoxAnnotations:
-    """Hand and object detections of EPIC-KITCHENS-100: one `<video_id>.pkl` a video."""
+    """Hand and object detections of EPIC-KITCHENS-100: one `<video_id>.pkl` for each video."""
     of_video = {file.stem: file for file in files}
-    min_score = 0.5 if options.min_score is None else options.min_score  # as their authors advise
+    min_score = 0.5 if options.min_score is None else options.min_score  # their authors' advice
     return BoxAnnotations(
         names=of_video.keys(),
-        # Clips of a video stand together, so one video is read once.
+        # Clips of a video follow each other, so each video is read once.
         load=lru_cache(maxsize=1)(lambda name: read_detections(of_video[name], min_score)),
         of_videos=True,
         rate=partial(_epic_rate, options.rate),
@@ -47,7 +47,8 @@ def open_epic55(
 ) -> BoxAnnotations:
     """EPIC_train_object_labels.csv: video_id,frame,bounding_boxes "[(top, left, height, width)]".
 
-    Frame numbers count from 1 at the video's own rate; boxes are in pixels of the original video.
+    Frames are numbered from 1 at the frame rate of the video. Boxes are in pixels of the original
+    video.
     """
     videos = {clip_id.rpartition("_")[0] for clip_id in wanted} | set(wanted)
     boxes: dict[str, dict[int, list]] = defaultdict(lambda: defaultdict(list))
@@ -81,7 +82,9 @@ def _epic55_boxes(text: str, where: str) -> list[list[float]]:
         return [[left, top, left + width, top + height] for top, left, height, width in boxes]
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise InputError(
-            f"{where}: bounding_boxes is {text[:60]!r}; [(top, left, height, width), ...] is wanted"
+            "bad-entry",
+            f"{where}: bounding_boxes is {text[:60]!r}; [(top, left, height, width), ...] is "
+            "expected",
         ) from None
 
 

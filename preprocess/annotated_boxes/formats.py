@@ -1,7 +1,7 @@
-"""Formats of annotated boxes: Something-Else JSON, COCO JSON, plain CSV, two of EPIC-KITCHENS.
+"""Reads annotated boxes: Something-Else JSON, COCO JSON, CSV, and two formats of EPIC-KITCHENS.
 
-All give boxes x1 y1 x2 y2 in pixels, half-open, float32[K,4], by frame of a clip or video. What
-preprocess/export.py writes is read by the same code.
+All formats give boxes x1 y1 x2 y2 in pixels, half-open, float32 [K, 4], by frame of a clip or
+video. The same code reads the files of preprocess/export.py.
 """
 
 from __future__ import annotations
@@ -29,31 +29,39 @@ from shared.errors import InputError
 def open_annotations(
     box_format: str, path: Path, wanted: Collection[str], options: ReadOptions
 ) -> BoxAnnotations:
-    """Read annotations, or list them where they can be read clip by clip.
+    """Read annotations, or only list them if the format can be read clip by clip.
 
     Args:
         box_format: a key of FORMATS.
         path: file, or folder of files.
-        wanted: clip ids; others are not kept.
-        options: what does not apply to the format is refused.
+        wanted: ids of the clips whose boxes are kept.
+        options: options of the format.
 
     Raises:
-        InputError: nothing there, or not in that format, with file and row.
+        InputError: there is no such file, a file has another format, or an option has no effect on
+            the format.
     """
     of_epic = box_format.startswith("epic")
     if options.rate is not None and not of_epic:
-        raise InputError(f"--annotation-fps does not apply to {box_format}: its frames are counted")
+        raise InputError(
+            "option-unused",
+            f"--annotation-fps has no effect on {box_format}, whose frames are numbered by clip; "
+            "leave it out",
+        )
     if options.min_score is not None and box_format != "epic-hand-objects":
-        raise InputError(f"--min-score does not apply to {box_format}: its boxes have no scores")
+        raise InputError(
+            "option-unused",
+            f"--min-score has no effect on {box_format}, whose boxes have no scores; leave it out",
+        )
     files = annotation_files(box_format, path)
     return FORMATS[box_format].open(files, wanted, options)
 
 
 def annotation_files(box_format: str, path: Path) -> list[Path]:
-    """The file itself, or the files of a folder that the format reads, in order.
+    """The file itself, or the files of a folder that have the format, in the order of their names.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     if not path.exists():
         raise InputError("missing-file", f"no annotations at {path}")
@@ -65,8 +73,8 @@ def open_something_else(
 ) -> BoxAnnotations:
     """Something-Else: `{id: [{name: "3201/0001.jpg", labels: [{box2d: {x1,y1,x2,y2}}]}]}`.
 
-    The file name of a frame counts from 0001 = the first frame. All boxes of a frame count, hands
-    and objects. A folder is read as its `*box*.json` (the dataset comes in four parts).
+    File names number the frames from 0001. All boxes of a frame are read, hands and objects. In a
+    folder the files `*box*.json` are read, because the dataset comes in four parts.
     """
     frames: dict[str, Frames] = {}
     others: list[str] = []
@@ -84,8 +92,8 @@ def open_csv(
 ) -> BoxAnnotations:
     """`<clip_id>.boxes.csv` with the columns frame,x1,y1,x2,y2; other columns are ignored.
 
-    Frames count from 0. A row is a box; several rows may speak of one frame; a row with four empty
-    coordinates says that the frame has no box.
+    Frames are numbered from 0. Each row is one box, and a frame may have several rows. A row with
+    four empty coordinates means that the frame has no box.
     """
     of_clip = {file.name.removesuffix(".boxes.csv"): file for file in files}
     return BoxAnnotations(of_clip.keys(), lambda clip_id: read_boxes_csv(of_clip[clip_id]))
@@ -93,7 +101,12 @@ def open_csv(
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """A format: which files of a folder it is in, and what opens them."""
+    """A format of annotated boxes.
+
+    Attributes:
+        pattern: the files of a folder that have the format.
+        open: reads the files.
+    """
 
     pattern: str
     open: Callable[[Sequence[Path], Collection[str], ReadOptions], BoxAnnotations]
@@ -109,7 +122,11 @@ FORMATS: dict[str, BoxFormat] = {
 
 
 def read_boxes_csv(path: Path) -> Frames:
-    """Boxes by frame of one `.boxes.csv`."""
+    """Read the boxes of one `.boxes.csv`, by frame.
+
+    Raises:
+        InputError: a row is not valid.
+    """
     found: dict[int, list] = defaultdict(list)
     for where, row in read_csv(path, ("frame", "x1", "y1", "x2", "y2")):
         values = [row[name].strip() for name in ("x1", "y1", "x2", "y2")]
@@ -118,12 +135,14 @@ def read_boxes_csv(path: Path) -> Frames:
             try:
                 frame.append([float(value) for value in values])
             except ValueError:
-                raise InputError(f"{where}: x1,y1,x2,y2 are {values}; numbers are wanted") from None
+                raise InputError(
+                    "bad-entry", f"{where}: x1,y1,x2,y2 are {values}; numbers are expected"
+                ) from None
     return {frame: box_array(boxes, str(path)) for frame, boxes in found.items()}
 
 
 def _top_level_items(path: Path) -> Iterator[tuple[str, Any]]:
-    """Items of a JSON object one by one: a part of Something-Else is a gigabyte of text."""
+    """Yield the items of a JSON object one by one, because a file can have a gigabyte."""
     text, decoder = read_text(path), json.JSONDecoder()
 
     def skip(position: int, expected: str) -> int:
@@ -131,7 +150,10 @@ def _top_level_items(path: Path) -> Iterator[tuple[str, Any]]:
             position += 1
         if position >= len(text) or text[position] not in expected:
             found = text[position : position + 1] or "the end"
-            raise InputError(f"{path}: character {position} is {found!r}; {expected!r} is expected")
+            raise InputError(
+                "wrong-format",
+                f"{path}: character {position} is {found!r}; {expected!r} is expected",
+            )
         return position + 1
 
     with json_errors(path):
@@ -162,7 +184,9 @@ def _something_else_frames(where: str, entries: Any) -> Frames:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{where}: not as Something-Else has it ({error!r})") from None
+        raise InputError(
+            "wrong-format", f"{where}: not in the format of Something-Else ({error!r})"
+        ) from None
     if frames and min(frames) < 0:
-        raise InputError(f"{where}: frame 0000; frames count from 0001")
+        raise InputError("bad-entry", f"{where}: frame 0000; the first frame is 0001")
     return frames

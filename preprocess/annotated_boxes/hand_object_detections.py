@@ -1,8 +1,8 @@
-"""EPIC-KITCHENS hand-object detections (Shan et al. 2020), read without running anything in them.
+"""Reads EPIC-KITCHENS hand-object detections (Shan et al. 2020) without running their code.
 
-A file is a pickled list of bytes, one protobuf message a frame. The unpickler allows no class and
-no memory that the file does not fill, and the few message types are read straight from the wire
-format, so neither the pickle nor a protobuf library has to be trusted:
+A file is a pickled list of bytes, with one protobuf message for each frame. The unpickler refuses
+classes, and memory beyond the size of the file. The few message types are read directly from the
+wire format. So neither the pickle nor a protobuf library must be trusted:
 
     Detections      2 frame_number (from 1), 3 repeated HandDetection, 4 repeated ObjectDetection
     Hand-, ObjectDetection      1 BBox, 2 score
@@ -28,20 +28,20 @@ BOX, SCORE = 1, 2  # fields of both kinds of detection
 
 
 class _NoClasses(pickle.Unpickler):
-    """Loads numbers, texts, bytes and lists of them; a class or function is refused."""
+    """Loads numbers, strings, bytes and lists of them; it refuses classes and functions."""
 
     def find_class(self, module: str, name: str) -> type:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def _load(content: bytes) -> object:
-    """What a pickle without classes holds.
+    """Load a pickle without classes.
 
-    The unpickler makes a table as long as the largest memo index: ten bytes can ask for 32 GB.
-    Pickles number their objects one after another, so an index is below the number of bytes.
+    The unpickler makes a table as long as the largest memo index, so ten bytes can ask for 32 GB.
+    Pickles number their objects consecutively, so an index is below the number of bytes.
 
     Raises:
-        Exception: of any kind; a damaged pickle can raise what it likes.
+        Exception: of any kind, because a damaged pickle can raise anything.
     """
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name.endswith("PUT") and argument is not None and argument >= len(content):
@@ -50,40 +50,44 @@ def _load(content: bytes) -> object:
 
 
 def read_detections(path: Path, min_score: float) -> dict[int, np.ndarray]:
-    """Boxes of hands and objects by frame number (from 1), as shares of the frame.
+    """Read boxes of hands and objects by frame number (from 1), as shares of the frame.
 
     Args:
         path: `<video_id>.pkl`.
-        min_score: detections with a lower score are left out.
+        min_score: detections with a lower score are ignored.
 
     Returns:
-        frame number -> float32[K,4], x1 y1 x2 y2 in 0..1.
+        frame number -> float32 [K, 4], x1 y1 x2 y2 in 0..1.
 
     Raises:
-        InputError: not a pickled list of bytes, a pickle that asks for a class, or a message that
-            is not in the format.
+        InputError: the file is not a pickled list of bytes, asks for a class, or has a message in
+            another format.
     """
     try:
         messages = _load(path.read_bytes())
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"{path}: refused, not a plain pickled list of bytes ({error})") from None
+        raise InputError(
+            "unsafe-file", f"{path}: this is not a plain pickled list of bytes ({error})"
+        ) from None
     if not isinstance(messages, list) or not all(isinstance(item, bytes) for item in messages):
-        raise InputError(f"{path}: a pickled list of bytes is expected")
+        raise InputError("wrong-format", f"{path}: a pickled list of bytes is expected")
     frames = {}
     for index, message in enumerate(messages):
         try:
             number, boxes = parse_frame(message, min_score)
         except (ValueError, struct.error) as error:
-            raise InputError(f"{path}, message {index}: not a detection ({error})") from None
+            raise InputError(
+                "wrong-format", f"{path}, message {index}: this is not a detection ({error})"
+            ) from None
         frames[number] = boxes
     return frames
 
 
 def parse_frame(message: bytes, min_score: float) -> tuple[int, np.ndarray]:
-    """Frame number and float32[K,4] boxes with at least `min_score` of one message.
+    """Read one message: the frame number, and boxes float32 [K, 4] of at least `min_score`.
 
     Raises:
-        ValueError: not the wire format, or a box outside 0..1.
+        ValueError: the message has another format, or a box is outside 0..1.
     """
     number = 0
     boxes = []
@@ -95,7 +99,7 @@ def parse_frame(message: bytes, min_score: float) -> tuple[int, np.ndarray]:
             if score >= min_score:
                 boxes.append(box)
     found = np.array(boxes, np.float32).reshape(-1, 4)
-    if not (np.all(found >= 0) and np.all(found <= 1)):  # also refuses what is not a number
+    if not (np.all(found >= 0) and np.all(found <= 1)):  # also refuses NaN
         raise ValueError("a box leaves the frame")
     return number, found[(found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])]
 
@@ -113,9 +117,9 @@ def _detection(message: bytes) -> tuple[list[float], float]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """(field number, wire type, whole number, content) of each field of a message.
+    """Yield (field number, wire type, whole number, content) for each field of a message.
 
-    A VARINT has a whole number and no content; the other types have content, and 0.
+    A VARINT has a whole number and no content. The other types have content, and 0 as number.
     """
     position = 0
     while position < len(message):
@@ -138,7 +142,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, least first, and the position after it."""
+    """A number with 7 bits in each byte, lowest first, and the position after it."""
     number = 0
     for shift in range(0, 64, 7):
         if position >= len(message):

@@ -1,4 +1,4 @@
-"""Annotated boxes, and how they meet the frames of a clip."""
+"""Annotated boxes, and how they are matched with the frames of a clip."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Frames = dict[int, np.ndarray]  # frame number -> float32[K,4]
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """A clip as the shards have it.
+    """The frames of a clip.
 
     Attributes:
-        clip_id: of the manifest.
-        size: width, height of the source in pixels.
-        pts_seconds: float64[T], presentation times in the source video.
+        clip_id: id in the manifest.
+        size: width and height of the source in pixels.
+        pts_seconds: float64 [T], presentation times in the source video.
     """
 
     clip_id: str
@@ -33,13 +33,13 @@ class BoxAnnotations:
     """Annotated boxes of a dataset.
 
     Attributes:
-        names: what is annotated: clip ids, or ids of whole videos.
+        names: ids of the annotated clips, or of the annotated videos.
         load: name -> boxes by frame number.
-        of_videos: the names are videos, frame numbers are frame times (number - 1) / rate, and a
-            clip belongs to the video whose id is its own without the last `_N`.
-        rate: frames per second of the numbering, by video; None = the video's own rate.
-        annotated_size: width, height that the boxes refer to, by name; None = the clip's pixels.
-        others: some names of what is annotated but was not wanted, for messages.
+        of_videos: whether the names are videos. Frame numbers are then times, (number - 1) / rate,
+            and a clip belongs to the video whose id is the clip id without its last `_N`.
+        rate: frames per second of the frame numbers, by video; None = frame rate of the video.
+        annotated_size: width and height that the boxes refer to, by name; None = those of the clip.
+        others: some annotated names that were not wanted, for messages.
     """
 
     names: Collection[str]
@@ -51,11 +51,11 @@ class BoxAnnotations:
 
     @property
     def examples(self) -> str:
-        """Up to three names of what is annotated, for messages."""
-        return ", ".join([*sorted(self.names), *sorted(self.others)][:3]) or "none at all"
+        """Up to three annotated names, for messages."""
+        return ", ".join([*sorted(self.names), *sorted(self.others)][:3]) or "none"
 
     def name_of(self, clip_id: str) -> str | None:
-        """The annotated name that a clip belongs to; None where it is not annotated."""
+        """The annotated name that a clip belongs to; None if the clip is not annotated."""
         video = clip_id.rpartition("_")[0]
         for name in (clip_id, video) if self.of_videos else (clip_id,):
             if name in self.names:
@@ -63,9 +63,9 @@ class BoxAnnotations:
         return None
 
     def of(self, clip: ClipFrames) -> Frames:
-        """Frame index of the clip -> boxes in source pixels; frames without a box are left out.
+        """The boxes of a clip in source pixels, by frame index; frames without a box are left out.
 
-        Frames numbered beyond the clip's end are kept where the numbers are the clip's own.
+        If frames are numbered by clip, frames after the end of the clip are kept.
         """
         name = self.name_of(clip.clip_id)
         if name is None:
@@ -87,10 +87,10 @@ class BoxAnnotations:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the user may say about an annotation; None = not given.
+    """Options of the command for reading annotations; None = not given.
 
     Attributes:
-        min_score: detections with a lower score are left out, 0..1.
+        min_score: detections with a lower score are ignored, 0..1.
         rate: frames per second of the frame numbers.
     """
 
@@ -99,14 +99,16 @@ class ReadOptions:
 
 
 def box_array(boxes: list, where: str) -> np.ndarray:
-    """float32[K,4] of x1 y1 x2 y2; boxes without area are left out.
+    """float32 [K, 4], x1 y1 x2 y2; boxes without area are left out.
 
     Raises:
-        InputError: a coordinate is infinite or not a number.
+        InputError: a coordinate is infinite or NaN.
     """
     array = np.array(boxes, np.float32).reshape(-1, 4)
     if not np.isfinite(array).all():
-        raise InputError(f"{where}: a box has a coordinate that is not a finite number")
+        raise InputError(
+            "not-finite", f"{where}: a box has a coordinate that is not a finite number"
+        )
     return array[(array[:, 2] > array[:, 0]) & (array[:, 3] > array[:, 1])]
 
 
@@ -114,25 +116,26 @@ def find_files(path: Path, pattern: str) -> list[Path]:
     """The file itself, or the files of a folder that match.
 
     Raises:
-        InputError: there is none.
+        InputError: no file matches.
     """
     if path.is_file():
         return [path]
     found = sorted(file for file in path.glob(pattern) if file.is_file())
     if not found:
-        raise InputError(f"no {pattern} in {path}")
+        raise InputError("missing-file", f"no {pattern} in {path}")
     return found
 
 
 def _frame_seconds(pts_seconds: np.ndarray) -> float:
+    """The duration of a frame."""
     return float(np.median(np.diff(pts_seconds)))
 
 
 def _nearest_frames(frames: Frames, rate: float, pts_seconds: np.ndarray) -> Frames:
-    """Frame numbers of a video, counted from 1, to indices of a clip's frames.
+    """Match the annotated frames of a video, numbered from 1, with the frames of a clip.
 
-    A number goes to the frame nearest in time, at most half a frame away; of several numbers that
-    go to one frame, the nearest stays.
+    An annotated frame belongs to the frame nearest in time, at most half a frame away. If several
+    belong to one frame, the nearest is kept.
     """
     if not frames or len(pts_seconds) < 2:
         return {}

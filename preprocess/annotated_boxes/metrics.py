@@ -1,31 +1,31 @@
-"""How well a box per frame agrees with annotated boxes. F frames, K boxes a frame.
+"""Measures how well one box per frame agrees with annotated boxes. F frames, K boxes a frame.
 
-Boxes are x1 y1 x2 y2 in pixels, half-open. A row of NaN is a box that is not there.
+Boxes are x1 y1 x2 y2 in pixels, half-open. A row of NaN means that there is no box.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# Trivial boxes that any motion box has to beat: share of each side, centred.
+# Trivial boxes that motion boxes have to beat: centred, with this share of each side.
 TRIVIAL_BOXES = {"full_frame": 1.0, "centre_half": 0.5, "centre_70": 0.7}
 
 
 def box_figures(
     boxes: np.ndarray, annotated: np.ndarray, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Figures of each frame; a frame without a box counts 0 in all of them.
+    """Compute the figures of each frame. All figures of a frame without a box are 0.
 
     Args:
-        boxes: float64[F,4], the box to judge, NaN where there is none.
-        annotated: float64[F,K,4], NaN where there are fewer than K; at least one box a frame.
-        size: width, height of the frame.
+        boxes: float64 [F, 4], the boxes to measure, NaN where there is none.
+        annotated: float64 [F, K, 4], NaN where there are fewer than K; at least one box a frame.
+        size: width and height of the frame.
 
     Returns:
-        float64[F] each. "iou": intersection over union of the box with the smallest box around all
-        annotated ones (MOFO calls that the union box). "centre_hit": 1 where the centre lies in an
-        annotated box. "recall": share of the annotated area (of the region that the annotated boxes
-        cover) inside the box. "area": share of the frame that the box covers.
+        float64 [F] for each figure. "iou": intersection over union of the box with the smallest box
+        around all annotated boxes (which MOFO calls the union box). "centre_hit": 1 if the centre
+        of the box lies in an annotated box. "recall": share of the annotated area (the region that
+        the annotated boxes cover) inside the box. "area": share of the frame that the box covers.
     """
     annotated = clip_to_frame(annotated, size)
     around = bounding_boxes(annotated)
@@ -43,23 +43,23 @@ def box_figures(
 
 
 def trivial_box(share: float, size: tuple[int, int]) -> np.ndarray:
-    """float64[4], the centred box of `share` of each side."""
+    """float64 [4], the centred box with this share of each side."""
     width, height = size
     margin = (1 - share) / 2
     return np.array([width, height, width, height]) * [margin, margin, 1 - margin, 1 - margin]
 
 
 def saliency(maps: np.ndarray, annotated: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """MGM's saliency score of each frame: mean motion inside the annotated boxes over outside.
+    """Compute MGM's saliency score: mean motion inside the annotated boxes, divided by outside.
 
     Args:
-        maps: float64[F,h,w], motion; its unit cancels.
-        annotated: float64[F,K,4] in pixels of the source.
-        size: width, height of the source.
+        maps: float64 [F, h, w], motion in any unit.
+        annotated: float64 [F, K, 4], source pixels.
+        size: width and height of the source.
 
     Returns:
-        float64[F]; NaN where the boxes hold no position of the map or all of them, or where nothing
-        moves outside. A position is inside where its centre is in any of the boxes.
+        float64 [F]; NaN if the boxes contain no position of the map or all of them, or if nothing
+        moves outside. A position is inside if its centre is in any of the boxes.
     """
     height, width = maps.shape[1:]
     x1, y1, x2, y2 = np.moveaxis(clip_to_frame(annotated, size), -1, 0)[..., None]
@@ -75,11 +75,11 @@ def saliency(maps: np.ndarray, annotated: np.ndarray, size: tuple[int, int]) -> 
 
 
 def union_area(boxes: np.ndarray) -> np.ndarray:
-    """float64[F], area that the boxes float64[F,K,4] of a frame cover together.
+    """float64 [F], the area that the boxes float64 [F, K, 4] of each frame cover together.
 
-    All edges of a frame cut the plane into a grid; a cell is covered or not as a whole.
+    The edges of all boxes of a frame form a grid. Each of its cells is covered fully or not at all.
     """
-    boxes = np.nan_to_num(boxes)  # a box that is not there becomes one without area
+    boxes = np.nan_to_num(boxes)  # NaN becomes a box without area
     xs, ys = (np.sort(boxes[..., [i, i + 2]].reshape(len(boxes), -1)) for i in (0, 1))
     columns = (boxes[..., :1] <= xs[:, None, :-1]) & (xs[:, None, 1:] <= boxes[..., 2:3])
     rows = (boxes[..., 1:2] <= ys[:, None, :-1]) & (ys[:, None, 1:] <= boxes[..., 3:4])
@@ -88,14 +88,16 @@ def union_area(boxes: np.ndarray) -> np.ndarray:
 
 
 def bounding_boxes(boxes: np.ndarray) -> np.ndarray:
-    """float64[F,4], the smallest box around the boxes float64[F,K,4]; at least one a frame must be
-    there."""
+    """float64 [F, 4], the smallest box around the boxes float64 [F, K, 4] of each frame.
+
+    Each frame must have at least one box.
+    """
     low, high = np.nanmin(boxes[..., :2], axis=1), np.nanmax(boxes[..., 2:], axis=1)
     return np.concatenate([low, high], axis=-1)
 
 
 def intersect(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """What two arrays of boxes share; NaN where that is nothing."""
+    """The intersections of two arrays of boxes [..., 4]; NaN where they do not overlap."""
     low = np.maximum(boxes[..., :2], others[..., :2])
     high = np.minimum(boxes[..., 2:], others[..., 2:])
     shared = np.concatenate([low, high], axis=-1)
@@ -103,10 +105,10 @@ def intersect(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def clip_to_frame(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The part of each box inside the frame; NaN where nothing is."""
+    """The part of each box inside the frame; NaN if no part is inside."""
     return intersect(boxes, np.array([0, 0, *size], np.float64))
 
 
 def box_area(boxes: np.ndarray) -> np.ndarray:
-    """Area of boxes [...,4]; NaN for a box that is not there."""
+    """The area of boxes [..., 4]; NaN for a row of NaN."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

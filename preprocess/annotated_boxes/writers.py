@@ -1,7 +1,7 @@
-"""Writers of exported boxes, one a format; annotated_boxes/formats.py reads what they write.
+"""Writes boxes in three formats, which annotated_boxes/formats.py reads again.
 
-Coordinates are float32 in the shards and written as the decimals of the very same number, so that
-reading them back as float32 gives the same bits.
+Coordinates are float32 in the shards. They are written with all decimals, so reading them as
+float32 gives the same bits.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class ExportedClip:
     """A clip of a boxes shard.
 
     Attributes:
-        clip_id: of the manifest.
-        size: width, height of the source in pixels.
-        pts_seconds: float64[T].
-        boxes: float32[T,4], x1 y1 x2 y2 in pixels of the source, NaN where there is none.
-        scores: float32[T], NaN where they were not measured.
+        clip_id: id in the manifest.
+        size: width and height of the source in pixels.
+        pts_seconds: float64 [T].
+        boxes: float32 [T, 4], x1 y1 x2 y2 in source pixels, NaN where there is none.
+        scores: float32 [T], NaN where they were not measured.
     """
 
     clip_id: str
@@ -43,7 +43,7 @@ class ExportedClip:
     scores: np.ndarray
 
     def rows(self) -> Iterator[tuple[int, float, list[float] | None, float | None]]:
-        """(frame from 0, seconds, box or None, score or None) of every frame."""
+        """Yield (frame from 0, seconds, box or None, score or None) for every frame."""
         found = ~np.isnan(self.boxes).any(axis=1)
         columns = (self.pts_seconds.tolist(), self.boxes.tolist(), self.scores.tolist())
         for frame, (seconds, box, score) in enumerate(zip(*columns, strict=True)):
@@ -55,7 +55,7 @@ Clips: TypeAlias = "Callable[[], Iterator[ExportedClip]]"
 
 
 def write_coco(folder: Path, name: str, clips: Clips) -> Path:
-    """One JSON of COCO's instance format: an image a frame, at most one annotation each."""
+    """Write one JSON in COCO's instance format: frames are images, boxes are annotations."""
     path = folder / f"{name}.coco.json"
     with atomic_file(path) as stream:
         stream.write(b'{"info": {"description": "motion boxes"},\n"categories": ')
@@ -93,7 +93,7 @@ def _coco_annotations(clips: Iterator[ExportedClip]) -> Iterator[dict[str, Any]]
                 continue
             number += 1
             x1, y1, x2, y2 = box
-            # The difference is taken in double precision: x + width rounds to the same float32.
+            # The difference is computed in double precision, so x + width gives the same float32.
             yield {
                 "id": number,
                 "image_id": image,
@@ -105,7 +105,7 @@ def _coco_annotations(clips: Iterator[ExportedClip]) -> Iterator[dict[str, Any]]
 
 
 def write_something_else(folder: Path, name: str, clips: Clips) -> Path:
-    """One JSON as Something-Else has it: clip -> frames, `<clip_id>/0001.jpg` the first."""
+    """Write one JSON in the format of Something-Else: clip -> frames, from `<clip_id>/0001.jpg`."""
     path = folder / f"{name}.something-else.json"
     with atomic_file(path) as stream:
         between = b"{\n"
@@ -128,10 +128,10 @@ def _something_else_labels(box: list[float] | None) -> list[dict[str, Any]]:
 
 
 def write_csv(folder: Path, name: str, clips: Clips) -> Path:
-    """A folder with `<clip_id>.boxes.csv`; a frame without a box has empty coordinates.
+    """Write a folder with `<clip_id>.boxes.csv`. A frame without a box has empty coordinates.
 
     Raises:
-        InputError: a clip id that cannot be the name of a file.
+        InputError: a clip id cannot be the name of a file.
     """
     path = folder / f"{name}-csv"
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,8 +141,9 @@ def write_csv(folder: Path, name: str, clips: Clips) -> Path:
         for clip in clips():
             if "/" in clip.clip_id:
                 raise InputError(
-                    f"clip id {clip.clip_id!r} cannot be the name of a file; export it as coco or "
-                    "something-else (--formats)"
+                    "bad-name",
+                    f"clip id {clip.clip_id!r} cannot be the name of a file; export coco or "
+                    "something-else instead (--formats)",
                 )
             _write_clip_csv(temporary / f"{clip.clip_id}.boxes.csv", clip)
         if path.exists():

@@ -1,4 +1,4 @@
-"""What of a dataset is there to be verified, and whether its folders fit together."""
+"""Find the shards of a dataset that are to be verified, and check that its folders fit together."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from shared.layout import DatasetLayout
 from shared.make_commands import make_boxes, make_flows
 from shared.manifest import Clip, manifest_digest, read_manifest
 from shared.shard_index import DatasetIndex, read_index, shard_name
+from shared.wording import counted
 
 
 @dataclass
 class FoundDataset:
-    """The folders of a dataset as their dataset.json have them.
+    """The folders of a dataset, as their dataset.json describes them.
 
     Attributes:
-        indexes: by name of the folder, frames first; those that cannot be read are left out.
-        problems: of folders, as (path, what is wrong).
-        shards: what is to be checked, in order of the numbers; of folders that have other clips in
-            a shard than the first one, which is among the problems, nothing.
+        layout: paths of the dataset.
+        clips: clips of the manifest.
+        indexes: dataset.json by name of the folder, frames first; unreadable ones are left out.
+        problems: problems of folders, as (path, problem).
+        shards: the shards to check, in order of their numbers. A folder with another number of
+            clips per shard than the first folder is left out here; it has an entry in `problems`.
     """
 
     layout: DatasetLayout
@@ -36,6 +39,7 @@ class FoundDataset:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of all shards to check, as dataset.json states them."""
         return sum(file.entry.bytes for each in self.shards for file in each.files.values())
 
 
@@ -43,7 +47,7 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
     """Read the manifest, every dataset.json and failures.jsonl.
 
     Raises:
-        InputError: no manifest, or no frames or flows that a run has finished.
+        InputError: there is no manifest, or frames/ or flows/ is not complete.
     """
     found = FoundDataset(layout, read_manifest(layout.manifest))
     for name in folder_names(layout):
@@ -56,22 +60,23 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
             found.indexes[name] = index
         elif name in ("frames", "flows"):
             raise InputError(
-                f"{layout.root / name} is not complete (no dataset.json); run "
-                f"`{layout.make('flows')}` to finish it"
+                "not-finished",
+                f"{layout.root / name} is not complete (no dataset.json). Run "
+                f"`{layout.make('flows')}` to finish it",
             )
         else:
             folder = layout.root / name
             command = make_boxes if name.startswith("boxes") else make_flows
-            said = f"is not complete; run `{command(layout, folder)}` to finish it"
-            found.problems.append((folder, said))
+            problem = f"is not complete; run `{command(layout, folder)}` to finish it"
+            found.problems.append((folder, problem))
     for name in found.indexes:
-        found.problems += ((layout.root / name, said) for said in _index_problems(found, name))
+        found.problems += ((layout.root / name, text) for text in _index_problems(found, name))
     found.shards = list(_shards(found))
     return found
 
 
 def folder_names(layout: DatasetLayout) -> list[str]:
-    """frames, flows, those of further flows, and all folders of boxes, complete or not."""
+    """frames, flows, folders of further flows, and all folders of boxes, complete or not."""
     others = sorted(path.name for path in layout.root.glob("flows-*") if path.is_dir())
     return ["frames", "flows", *others, *(folder.name for folder in layout.boxes_folders())]
 
@@ -80,22 +85,25 @@ def _index_problems(found: FoundDataset, name: str) -> Iterator[str]:
     index, folder = found.indexes[name], found.layout.root / name
     kind = "boxes" if name.startswith("boxes") else shard_kind(name)
     if index.kind != kind:
-        yield f"dataset.json says that it holds {index.kind}"
+        yield f"dataset.json describes {index.kind}, not {kind}"
     if index.manifest_digest != manifest_digest(found.clips):
         yield "was made from another manifest.csv"
     if index.clips_per_shard < 1:
-        yield f"dataset.json says {index.clips_per_shard} clips per shard"
+        yield f"dataset.json has {index.clips_per_shard} clips per shard; 1 is the least"
         return
     expected = [shard_name(n) for n in range(-(-len(found.clips) // index.clips_per_shard))]
     names = [entry.name for entry in index.shards]
     if names != expected:
-        yield f"dataset.json lists {len(names)} shards, and {len(expected)} are needed in order"
+        yield f"dataset.json lists {len(names)} shards; the manifest needs {len(expected)} in order"
     unknown = sorted({path.name for path in folder.glob("[!.]*.h5")} - set(names))
     if unknown:
-        yield f"{', '.join(unknown[:3])} (of {len(unknown)}) are not in dataset.json"
+        yield (
+            f"{counted(len(unknown), 'file')} not listed in dataset.json, such as "
+            f"{', '.join(unknown[:3])}"
+        )
     first = next(iter(found.indexes.values()))
     if index.clips_per_shard != first.clips_per_shard:
-        yield f"{index.clips_per_shard} clips per shard, and frames {first.clips_per_shard}"
+        yield f"has {index.clips_per_shard} clips per shard, and frames {first.clips_per_shard}"
     if index.kind == "boxes":
         source, kind = source_of(index.config)
         if source in found.indexes and index.config.get(kind) != found.indexes[source].digest:

@@ -1,7 +1,7 @@
-"""Is a shard what dataset.json says, whole, and in agreement with its siblings?
+"""Check that a shard is as dataset.json states, undamaged, and fits the shards of the same number.
 
 The shards of one number in frames/, flows/, flows-SOURCE/ and boxes/ hold the same clips in the
-same order, so they are checked together. Every problem is described in words, with its location.
+same order, so they are checked together. Every problem is a text with its location.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from shared.schema import CLIP_PATHS
 from shared.shard_index import ShardEntry
 from shared.shards import ShardReader
 
-MAX_CHUNKS_NAMED = 3  # of a shard; a damaged disk would else fill the screen
+MAX_CHUNKS_NAMED = 3  # for each shard; a damaged disk would otherwise fill the screen
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One shard, and what its dataset.json says of it; `config` is that of its folder."""
+    """One shard with its entry in dataset.json; `config` has the options of its folder."""
 
     path: Path
     kind: str
@@ -41,8 +41,10 @@ class ShardsOfNumber:
     """The shards of one number, by name of the folder.
 
     Attributes:
-        clip_ids: the manifest's clips that belong to this number, in order.
-        set_aside: clip ids of failures.jsonl.
+        number: number of the shards.
+        files: the shards, by name of the folder.
+        clip_ids: clips of the manifest that belong to this number, in order.
+        set_aside: those of these clips that failures.jsonl lists.
     """
 
     number: int
@@ -52,7 +54,7 @@ class ShardsOfNumber:
 
 
 def check_shards(shards: ShardsOfNumber) -> dict[str, list[str]]:
-    """Problems by name of the folder; an empty list says that the shard is good."""
+    """Problems by name of the folder; the list of a good shard is empty."""
     problems: dict[str, list[str]] = {}
     with ExitStack() as stack:
         readers: dict[str, ShardReader] = {}
@@ -63,13 +65,13 @@ def check_shards(shards: ShardsOfNumber) -> dict[str, list[str]]:
                 problems[name] += _named(reader.damaged_chunks())
                 if reader.num_clips != file.entry.clips:
                     problems[name].append(
-                        f"{reader.num_clips} clips, and dataset.json says {file.entry.clips}"
+                        f"has {reader.num_clips} clips; dataset.json states {file.entry.clips}"
                     )
                 readers[name] = reader
             except InputError as error:
                 problems[name].append(str(error).removeprefix(str(file.path)).lstrip(": "))
         for name, reader in readers.items():
-            if not problems[name]:  # the content of a damaged file says nothing
+            if not problems[name]:  # the content of a damaged file is not checked
                 try:
                     problems[name] += content_problems(reader, shards, name)
                 except InputError as error:
@@ -81,24 +83,25 @@ def check_shards(shards: ShardsOfNumber) -> dict[str, list[str]]:
 
 
 def kills_its_reader(shards: ShardsOfNumber) -> dict[str, list[str]]:
-    """The problems of shards that end the process that reads them."""
+    """Problems of shards that kill the process that reads them."""
     found = {name: list(_file_problems(file)) for name, file in shards.files.items()}
     if not any(found.values()):
-        found = {name: ["one of this number ends the process that reads it"] for name in found}
+        text = "a shard of this number kills the process that reads it"
+        found = {name: [text] for name in found}
     return found
 
 
 def _file_problems(file: ShardFile) -> Iterator[str]:
-    """Size and sha256, without HDF5."""
+    """Problems of size and sha256; HDF5 is not used."""
     try:
         num_bytes = file.path.stat().st_size
         with open(file.path, "rb") as stream:
             if num_bytes != file.entry.bytes:
-                yield f"{num_bytes} bytes, and dataset.json says {file.entry.bytes}"
+                yield f"has {num_bytes} bytes; dataset.json states {file.entry.bytes}"
             elif hashlib.file_digest(stream, "sha256").hexdigest() != file.entry.sha256:
-                yield "its sha256 is not that of dataset.json"
+                yield "its sha256 differs from dataset.json"
     except FileNotFoundError:
-        yield "is not there"
+        yield "does not exist"
     except OSError as error:
         yield f"cannot be read: {error.strerror}"
 
@@ -115,16 +118,17 @@ def _named(problems: Iterator[str]) -> Iterator[str]:
 
 
 def content_problems(reader: ShardReader, shards: ShardsOfNumber, name: str) -> Iterator[str]:
-    """What contradicts itself, the manifest or the options, in a shard whose chunks are whole."""
+    """Contradictions in an undamaged shard: with itself, the manifest or the options."""
     file = shards.files[name]
     for option, value in file.config.items():
         if option not in ("flows", "frames") and reader.attributes.get(option) != value:
-            yield f"made with {option} {reader.attributes.get(option)}, dataset.json says {value}"
+            found = reader.attributes.get(option)
+            yield f"was made with {option} {found}; dataset.json states {value}"
     if reader.kind == "boxes":
         folder, kind = source_of(file.config)
         source = shards.files.get(folder)
         if source and reader.attributes.get(kind) != source.entry.sha256:
-            yield f"made from another {folder} shard"
+            yield f"was made from another {folder} shard"
     yield from _clip_problems(reader, shards)
     of_kind = {"frames": _frames_problems, "flows": _flows_problems, "boxes": _boxes_problems}
     yield from of_kind[reader.kind](reader)
@@ -139,12 +143,14 @@ def _clip_problems(reader: ShardReader, shards: ShardsOfNumber) -> Iterator[str]
     kept = [clip_id for clip_id in shards.clip_ids if clip_id not in shards.set_aside]
     if ids != kept:
         lacking, extra = sorted(set(kept) - set(ids)), sorted(set(ids) - set(kept))
-        what = f"lacks {lacking[:3]}, " * bool(lacking) + f"has {extra[:3]}, " * bool(extra)
-        yield f"{what or 'another order, '}against manifest.csv and failures.jsonl"
+        parts = [f"lacks clips {lacking[:3]}"] * bool(lacking)
+        parts += [f"has further clips {extra[:3]}"] * bool(extra)
+        what = " and ".join(parts) or "has its clips in another order"
+        yield f"{what}, compared with manifest.csv and failures.jsonl"
     ends = reader["/clip/frames"]
     borders = np.concatenate([[0], ends[:, 1]])
     if not np.array_equal(ends[:, 0], borders[:-1]) or borders[-1] != reader.num_frames:
-        yield "/clip/frames do not follow one another to the last frame"
+        yield "/clip/frames has gaps or overlaps, or does not end at the last frame"
         return
     if np.any(np.diff(borders) < 2):
         yield "/clip/frames has a clip of fewer than two frames"
@@ -154,7 +160,7 @@ def _clip_problems(reader: ShardReader, shards: ShardsOfNumber) -> Iterator[str]
     is_first = np.zeros(len(times), bool)
     is_first[ends[:, 0]] = True
     if not np.all(np.isfinite(times)) or np.any((np.diff(times) < 0) & ~is_first[1:]):
-        yield "/frame/pts_seconds go back within a clip"
+        yield "/frame/pts_seconds decreases within a clip, or is not finite"
 
 
 def _frames_problems(reader: ShardReader) -> Iterator[str]:
@@ -168,10 +174,10 @@ def _flows_problems(reader: ShardReader) -> Iterator[str]:
     lengths = np.diff(reader["/clip/frames"], axis=1)[:, 0]
     sizes = reader["/clip/map_size"].astype(np.int64).prod(axis=1)
     if not np.array_equal(np.diff(reader["/motion/offsets"]), np.repeat(sizes, lengths)):
-        yield "/motion/offsets do not fit /clip/map_size"
+        yield "/motion/offsets does not fit /clip/map_size"
     scale = reader["/motion/scale"]
     if not np.all(np.isfinite(scale) & (scale >= 0)):
-        yield "/motion/scale is not a number from 0"
+        yield "/motion/scale has a value that is negative or not finite"
     if "/track/offsets" in reader:
         yield from _offset_problems(reader, "/track/offsets", reader.length("/track/steps"))
 
@@ -185,10 +191,10 @@ def _boxes_problems(reader: ShardReader) -> Iterator[str]:
         inside = (0 <= x1) & (x1 < x2) & (x2 <= sizes[:, 0])
         inside &= (0 <= y1) & (y1 < y2) & (y2 <= sizes[:, 1])
         if not np.all(inside | np.isnan(boxes).all(axis=1)):
-            yield f"{path} has a box outside its frame, or turned over"
+            yield f"{path} has a box outside its frame, or with edges in the wrong order"
     score = reader["/box/score"]
     if not np.isnan(score).all() and not np.all((score >= 0) & (score <= 1.001)):
-        yield "/box/score is not a share"
+        yield "/box/score has a value that is not in 0..1"
     yield from _offset_problems(reader, "/contour/offsets", reader.length("/contour/vertices"))
     yield from _offset_problems(reader, "/tube/offsets", reader.length("/tube/index"))
     positions = reader["/tube/index"]
@@ -201,11 +207,11 @@ def _offset_problems(
 ) -> Iterator[str]:
     offsets = reader[path]
     if offsets[0] != 0 or offsets[-1] != num_values or np.any(np.diff(offsets) < least):
-        yield f"{path} do not lead through all {num_values} values in order"
+        yield f"{path} does not cover all {num_values} values in order"
 
 
 def _disagreements(readers: dict[str, ShardReader]) -> Iterator[tuple[str, str]]:
-    """(folder, problem) where one that is good by itself differs from the first."""
+    """Yield (folder, problem) of each good shard that differs from the first one."""
     if not readers:
         return
     first, *others = readers
@@ -213,4 +219,4 @@ def _disagreements(readers: dict[str, ShardReader]) -> Iterator[tuple[str, str]]
         expected = readers[first][path]
         for name in others:
             if not np.array_equal(readers[name][path], expected):
-                yield name, f"{path} is not that of {first}/"
+                yield name, f"{path} differs from {first}/"

@@ -1,1 +1,1 @@
-"""Pictures of what was found in a video, for `preprocess.show`."""
+"""Draws the motion that was found in a video, for `preprocess.show`."""

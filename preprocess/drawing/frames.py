@@ -39,13 +39,14 @@ MAP_RGB = (matplotlib.colormaps[MAP_COLOURS](np.arange(256))[:, :3] * 255).astyp
 
 
 def flow_colours(flow: np.ndarray, longest: float) -> np.ndarray:
-    """Flow as colours: the hue is the direction, the strength the length.
+    """Show flow in colours: the hue is its direction, the saturation its length.
 
     Right is red, down is yellow, left is cyan-blue, up is violet; no motion is white.
 
     Args:
         flow: float32 [2, H, W], u then v, pixels per frame.
-        longest: length that has the full colour; longer vectors are darker, as in the original.
+        longest: length with full colour, pixels per frame. Longer vectors are darker, as in the
+            original.
 
     Returns:
         uint8 [H, W, 3].
@@ -58,39 +59,42 @@ def flow_colours(flow: np.ndarray, longest: float) -> np.ndarray:
 
 
 def flow_wheel(diameter: int) -> np.ndarray:
-    """The key to `flow_colours`: a disc on dark paper."""
+    """Draw the key to `flow_colours`: a disc on a dark background, uint8 [D, D, 3]."""
     axis = (np.arange(diameter) + 0.5) / diameter * 2 - 1
     flow = np.stack(np.meshgrid(axis, axis)).astype(np.float32)
     wheel = flow_colours(flow, 1.0)
-    edge = np.clip((1 - np.hypot(*flow)) * diameter / 2, 0, 1)[..., None]  # smooth by one pixel
+    edge = np.clip((1 - np.hypot(*flow)) * diameter / 2, 0, 1)[..., None]  # one pixel wide
     return np.round(edge * wheel + (1 - edge) * np.array(PAPER_RGB)).astype(np.uint8)
 
 
 def map_colours(motion_map: np.ndarray, brightest: float) -> np.ndarray:
-    """A motion map float32 [H, W] as colours by its square root; `brightest` and above is
-    lightest."""
+    """Show the square root of a motion map float32 [H, W] in colours, uint8 [H, W, 3].
+
+    Values of `brightest` and above have the lightest colour.
+    """
     return MAP_RGB[map_levels(motion_map, brightest)]
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture at (width, height), averaged where it shrinks."""
+    """Resize an image to (width, height); a smaller size averages pixels."""
     shrinks = size[0] < picture.shape[1]
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def draw_contours(picture: np.ndarray, contours: list[np.ndarray]) -> None:
-    """Outline contours, each float32 [k, 2] of x, y in pixels of the picture."""
+    """Draw the outlines of contours, each float32 [k, 2] of x, y in pixels of the image."""
     for contour in contours:
         points = fixed_point(contour)[:, None]
         cv2.polylines(picture, [points], True, CONTOUR_RGB, 1, cv2.LINE_AA, FINE_BITS)
 
 
 def draw_mask(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray) -> None:
-    """Hide the masked patches of the part of the frame that a model sees; the rest is darkened.
+    """Cover the masked patches of the crop that a model sees, and darken the rest of the frame.
 
     Args:
+        picture: uint8 [H, W, 3], changed in place.
         mask: bool [rows, columns], True = hidden from the encoder.
-        crop: x1 y1 x2 y2 of what the model sees, in pixels of the picture.
+        crop: x1 y1 x2 y2 of the crop, in pixels of the image.
     """
     rows, columns = mask.shape
     x = np.round(np.linspace(crop[0], crop[2], columns + 1)).astype(int)
@@ -99,21 +103,23 @@ def draw_mask(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray) -> None:
     picture //= 4
     hidden = np.repeat(np.repeat(mask, np.diff(y), axis=0), np.diff(x), axis=1)
     seen[hidden] = HIDDEN_RGB
-    seams = np.zeros_like(hidden)  # so that patches can be counted
+    seams = np.zeros_like(hidden)  # lines between patches, so that they can be counted
     seams[y[:-1] - y[0]] = seams[:, x[:-1] - x[0]] = True
     seen[seams & hidden] = SEAM_RGB
     picture[y[0] : y[-1], x[0] : x[-1]] = seen
 
 
 def captioned(picture: np.ndarray, text: str, height: int = 22) -> np.ndarray:
-    """The picture with a line of text above it."""
+    """Add a line of text above an image."""
     return np.concatenate([caption(text, picture.shape[1], height), picture])
 
 
 @functools.lru_cache(maxsize=256)
 def caption(text: str, width: int, height: int = 22, strong: bool = False) -> np.ndarray:
-    """A line of text on dark paper, uint8 [height, width, 3]; cut off with an ellipsis if too
-    long."""
+    """Draw a line of text on a dark background, uint8 [height, width, 3].
+
+    Text that is too long ends with an ellipsis.
+    """
     image = Image.new("RGB", (width, height), PAPER_RGB)
     draw = ImageDraw.Draw(image)
     font = _font(round(height * 0.6))
@@ -124,7 +130,7 @@ def caption(text: str, width: int, height: int = 22, strong: bool = False) -> np
 
 
 def in_grid(pictures: list[np.ndarray], columns: int, gap: int = 6) -> np.ndarray:
-    """Pictures of one size beside and below each other on dark paper."""
+    """Arrange images of one size in a grid on a dark background."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     grid = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)

@@ -1,9 +1,9 @@
-"""The masks of each method over a whole video, for `preprocess.show`.
+"""Draws the masks of each method for a whole video, for `preprocess.show`.
 
-What a method masks is read from the recipe that trains it, train/recipes/default.toml, as a file.
+The recipe in train/recipes/default.toml, which is read as a file, says what each method masks.
 
-A clip of the trainer is 16 frames, `stride` apart. A longer video is cut into consecutive windows
-of that length. Each window has masks of its own, drawn from the motion in it, as in training.
+A training clip has 16 frames, `stride` apart. A longer video is split into consecutive windows of
+that length. Each window has its own masks, which depend on its motion, as in training.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ RECIPE = Path(__file__).resolve().parents[2] / "train" / "recipes" / "default.to
 
 @dataclass(frozen=True)
 class Ratios:
-    """Shares of 0..1 for the masks of all methods; None keeps what the recipe of a method has.
+    """Shares of patches that masks hide, 0..1; None takes the value of the recipe.
 
     Attributes:
-        mask_ratio: of all patches.
-        inside_ratio: of the patches in the motion box, for masks that look at it.
+        mask_ratio: share of all patches, for all methods.
+        inside_ratio: share of the patches in the motion box, for masks that use the box.
     """
 
     mask_ratio: float | None = None
@@ -45,9 +45,9 @@ class ShownMasks:
     """Masks of a video of T frames.
 
     Attributes:
-        by_caption: bool [T, rows, columns] of each method, True = hidden from the encoder.
-        boxes: float32 [T, 4], around all motion boxes of the window of each frame, source pixels:
-            what masks go by; NaN without motion.
+        by_caption: for each method bool [T, rows, columns], True = hidden from the encoder.
+        boxes: float32 [T, 4], source pixels, the box around all motion boxes of the window of each
+            frame, which the masks use; NaN without motion.
     """
 
     by_caption: dict[str, np.ndarray]
@@ -63,18 +63,19 @@ def draw_masks(
     ratios: Ratios,
     stride: int = 2,
 ) -> ShownMasks:
-    """One mask of each method for each window of a video.
+    """Draw one mask of each method for each window of a video.
 
     Args:
-        name: of the video; the same name gives the same masks.
+        name: name of the video. The same name gives the same masks.
         boxes: float32 [T, 4], motion boxes in source pixels, NaN without motion.
         maps: float32 [T, h, w], motion maps of the whole frame.
-        view: what a model sees of the source.
-        source_size: width, height in pixels.
-        stride: frames of the video between two of a clip.
+        view: the crop that a model sees.
+        source_size: width and height in pixels.
+        ratios: shares of patches that masks hide.
+        stride: frames of the video between two frames of a clip.
 
     Raises:
-        InputError: a ratio that hides all or nothing.
+        InputError: a ratio hides all tokens or none.
     """
     grid = (view.size[0] // PATCH, view.size[1] // PATCH)
     steps = CLIP_FRAMES // TUBELET
@@ -92,7 +93,7 @@ def draw_masks(
         motion = np.stack(
             [cells[of_step[part] == t].mean(axis=0) for t in np.unique(of_step[part])]
         )
-        # A video that ends within a window stands still from there on.
+        # A window that is cut short by the end of the video repeats its last motion.
         motion = np.concatenate([motion, np.repeat(motion[-1:], steps - len(motion), axis=0)])
         scene = Scene(steps, inside[first], motion)
         for method, table in methods.items():
@@ -107,7 +108,7 @@ def draw_masks(
 
 
 def method_masks(recipe: Path = RECIPE) -> dict[str, dict[str, Any]]:
-    """The `mask` table of each method of a recipe: `kind`, a name in MASKS, and its options."""
+    """The `mask` table of each method in a recipe: `kind`, a name in MASKS, and its options."""
     methods = tomllib.loads(recipe.read_text(encoding="utf-8"))["pretrain"]
     return {
         name: table["mask"]
@@ -117,7 +118,7 @@ def method_masks(recipe: Path = RECIPE) -> dict[str, dict[str, Any]]:
 
 
 def _options(table: dict[str, Any], ratios: Ratios) -> dict[str, Any]:
-    """The options of a mask, with the ratios that were given in place of the recipe's."""
+    """The options of a mask. Given ratios replace those of the recipe."""
     given = {"mask_ratio": ratios.mask_ratio, "inside_ratio": ratios.inside_ratio}
     options = {name: value for name, value in table.items() if name != "kind"}
     return options | {k: v for k, v in given.items() if k in options and v is not None}

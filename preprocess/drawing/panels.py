@@ -1,4 +1,4 @@
-"""What `preprocess.show` writes: every frame as panels, in a video and on a contact sheet."""
+"""Builds the output of `preprocess.show`: frames as panels, in a video and on a contact sheet."""
 
 from __future__ import annotations
 
@@ -35,21 +35,22 @@ NARROWEST_PANEL = 200  # pixels: captions need that
 
 @dataclass(frozen=True)
 class FoundMotion:
-    """What was found in a clip of T frames; all boxes in pixels of the source.
+    """The motion that was found in a clip of T frames. All boxes are in source pixels.
 
     Attributes:
-        name: of the video.
-        source_size: width, height of the source in pixels.
+        name: name of the video.
+        source_size: width and height of the source in pixels.
         pts_seconds: float64 [T].
-        frames: uint8 [T, H, W, 3], RGB of the kept size.
-        flow: float32 [T, 2, h, w], pixels per frame at its own size; the last repeats the one
-            before.
+        frames: uint8 [T, H, W, 3], RGB, at the size at which frames are stored.
+        flow: float32 [T, 2, h, w], pixels per frame at the size of the flow. The last flow repeats
+            the one before it.
         maps: float32 [T, m, n], motion maps.
-        contours: of each frame, each float32 [k, 2] of x, y in pixels of the maps.
-        boxes, score: float32 [T, 4] (NaN = no motion), float32 [T].
-        view: what a model sees of the source.
-        masks: of each method, for every frame.
-        stored, annotated: boxes float32 [K, 4] of each frame to compare with; None = not asked for.
+        contours: for each frame its contours, each float32 [k, 2] of x, y in pixels of the maps.
+        boxes: float32 [T, 4], NaN = no motion.
+        score: float32 [T], 0..1, share of the motion inside the box.
+        view: the crop that a model sees.
+        masks: masks of each method for every frame.
+        stored, annotated: boxes to compare with, float32 [K, 4] for each frame; None = not given.
     """
 
     name: str
@@ -69,20 +70,20 @@ class FoundMotion:
     brightest: float = field(init=False)
 
     def __post_init__(self) -> None:
-        # Of the whole clip, so that colours can be compared between frames.
+        # Computed over the whole clip, so that colours can be compared between frames.
         length = np.hypot(self.flow[:, 0, ::2, ::2], self.flow[:, 1, ::2, ::2])
         object.__setattr__(self, "longest_flow", max(0.5, float(np.percentile(length, 98))))
         object.__setattr__(self, "brightest", float(np.percentile(self.maps, 99.7)))
 
     @property
     def frames_per_second(self) -> Fraction:
-        """Of the clip, by the median time between frames."""
+        """Frame rate of the clip, from the median time between frames."""
         step = float(np.median(np.diff(self.pts_seconds)))
         return Fraction(1 / step if step > 0 else 25).limit_denominator(1001)
 
 
 def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
-    """The pictures of frame t by caption, all uint8 [height, width, 3] of one size."""
+    """Draw the panels of frame t: caption -> uint8 [height, width, 3]."""
     width = round(height * found.source_size[0] / found.source_size[1])
     size = (max(2, width), height)
     frame = resized(found.frames[t], size)
@@ -111,7 +112,7 @@ def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
 
 
 def video_frames(found: FoundMotion) -> Iterator[np.ndarray]:
-    """Every frame as a grid of panels, uint8 [H, W, 3] with even sides."""
+    """Yield every frame as a grid of panels, uint8 [H, W, 3] with even sides."""
     key = None
     for t in range(len(found.frames)):
         drawn = panels(found, t, VIDEO_PANEL_HEIGHT)
@@ -127,7 +128,7 @@ def video_frames(found: FoundMotion) -> Iterator[np.ndarray]:
 
 
 def encode_mp4(pictures: Iterator[np.ndarray], frames_per_second: Fraction) -> bytes:
-    """An H.264 video that plays everywhere."""
+    """Encode frames as an H.264 video with 4:2:0 colour, which all players support."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as container:
         video = None
@@ -144,7 +145,7 @@ def encode_mp4(pictures: Iterator[np.ndarray], frames_per_second: Fraction) -> b
 
 
 def contact_sheet(found: FoundMotion) -> np.ndarray:
-    """Six frames of the clip, a column each, and what was found in them, uint8 [H, W, 3]."""
+    """Draw six frames of the clip with their motion, one column each, uint8 [H, W, 3]."""
     times = np.unique(np.linspace(0, len(found.frames) - 1, SHEET_COLUMNS + 2).round().astype(int))
     times = times[1:-1] if len(times) > 2 else times
     drawn = [panels(found, int(t), SHEET_PANEL_HEIGHT) for t in times]
@@ -178,7 +179,7 @@ def _box_text(found: FoundMotion, t: int) -> str:
 
 
 def _key(found: FoundMotion, shape: tuple[int, ...]) -> np.ndarray:
-    """Colour wheel of the flow and colours of the boxes, at the bottom of a panel."""
+    """Draw the key: the colour wheel of the flow and the colours of the boxes."""
     panel = np.zeros((shape[0], shape[1], 3), np.uint8)
     panel[:] = (20, 24, 28)
     side = 84
@@ -204,7 +205,7 @@ def _key(found: FoundMotion, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _widened(picture: np.ndarray) -> np.ndarray:
-    """Portrait pictures with dark margins, so that captions fit above."""
+    """Add dark margins to narrow images, so that captions fit above them."""
     missing = max(0, NARROWEST_PANEL - picture.shape[1])
     left = missing // 2
     return np.pad(picture, ((0, 0), (left, missing - left), (0, 0)), constant_values=24)

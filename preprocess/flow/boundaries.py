@@ -1,10 +1,10 @@
-"""Motion maps as the public code of MOFO makes them: boundaries of motion over eight flows.
+"""Computes motion maps as the public code of MOFO does: boundaries of motion over eight flows.
 
     flows (T,2,H,W) --window_sums--> (n,2,H,W) --boundary_map--> (n,H,W)
 
 Unlike equation 1 (preprocess/flow/motion_maps.py), derivatives keep their sign while they are
-summed over time, so that flicker cancels. A window reaches past the chunk of frames that flow is
-computed on; `decided` and OVERLAP say how chunks are put together.
+summed over time, so flicker cancels. A window reaches beyond the chunk of frames that flow is
+computed on. `decided` and OVERLAP define how chunks fit together.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
     import torch
 
 WINDOW = 8  # flows
-BEFORE = 3  # of them lie before the one that the map is of, the others after it
-OVERLAP = WINDOW  # frames of a chunk that the next one needs again
-LARGEST_FLOW = 20.0  # pixels either way; the code stores flow in 8 bits, from -20 to 20
-GREY_LEVEL = 2 * LARGEST_FLOW / 255  # what the code calls 1, in pixels
+BEFORE = 3  # flows of the window that lie before the flow that the map belongs to
+OVERLAP = WINDOW  # frames of a chunk that the next chunk needs again
+LARGEST_FLOW = 20.0  # pixels; the public code stores flow from -20 to 20 in 8 bits
+GREY_LEVEL = 2 * LARGEST_FLOW / 255  # pixels; one of these 8-bit levels
 
 
 def decided(num_flows: int, is_last: bool) -> int:
-    """Of how many flows, from the clip's first, the window is known.
+    """The number of flows, counted from the first of the clip, whose window is complete.
 
     Args:
-        num_flows: known so far.
-        is_last: whether the clip has no more; its last windows are moved back to be whole.
+        num_flows: number of flows that are known.
+        is_last: whether the clip has no more flows. The last windows of a clip are moved back, so
+            that they are complete.
     """
     if is_last:
         return num_flows
@@ -36,15 +37,15 @@ def decided(num_flows: int, is_last: bool) -> int:
 
 
 def window_sums(flows: torch.Tensor, first_flow: int, which: range) -> torch.Tensor:
-    """The sum of the clipped flows in the window of each of `which`.
+    """Sum the clipped flows in the window of each flow in `which`.
 
     Args:
-        flows: [T, 2, H, W] float, u then v, pixels per frame, up to the last that is known.
-        first_flow: number of the first of them in the clip.
-        which: numbers in the clip.
+        flows: float [T, 2, H, W], u then v, pixels per frame, up to the last one that is known.
+        first_flow: number of flows[0] in the clip.
+        which: numbers in the clip of the flows whose windows are summed.
 
     Returns:
-        [n, 2, H, W]. A clip of fewer than 8 flows is one window.
+        float [n, 2, H, W], pixels. A clip with fewer than 8 flows is one window.
     """
     clipped = flows.clamp(-LARGEST_FLOW, LARGEST_FLOW)
     latest = max(0, first_flow + len(flows) - WINDOW)
@@ -57,14 +58,16 @@ def window_sums(flows: torch.Tensor, first_flow: int, which: range) -> torch.Ten
 
 
 def boundary_map(flow: torch.Tensor) -> torch.Tensor:
-    """The mean of |grad u| and |grad v|, by 3x3 kernels: differences over two pixels, summed over
-    three rows or columns. The border repeats.
+    """Compute the mean of |grad u| and |grad v| with 3x3 kernels.
+
+    A derivative is a difference over two pixels, summed over three rows or columns. Beyond the
+    border its values are repeated.
 
     Args:
-        flow: [B, 2, H, W] float, pixels.
+        flow: float [B, 2, H, W], u then v, pixels.
 
     Returns:
-        [B, H, W], pixels, at least 0. A step of s pixels along an edge gives 3 s beside it.
+        float [B, H, W], pixels, 0 or more. A step of s pixels along an edge gives 3 s beside it.
     """
     height, width = flow.shape[2:]
     padded = flow.new_empty(*flow.shape[:2], height + 2, width + 2)

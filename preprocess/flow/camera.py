@@ -1,17 +1,18 @@
-"""The camera's part of the motion between two frames, as in improved dense trajectories.
+"""Estimates and removes camera motion between two frames, as improved dense trajectories do.
 
-Wang and Schmid (ICCV 2013, section 2.1): features matched between the frames, a homography by
-RANSAC, the second frame warped back by it, and flow computed again:
+Wang and Schmid (ICCV 2013, section 2.1) match features between the frames, fit a homography by
+RANSAC, warp the second frame back by it, and compute flow again:
 
     camera = camera_motion(first, second)
     flow = source(first, warp_back(second, camera.homography, first))
 
-What is left is the motion of the scene itself, at the positions of the first frame. `residual_flow`
-is the cheap way: it fits the homography to existing flow, and takes it out by arithmetic.
+The result is the motion of the scene itself, at the positions of the first frame. `residual_flow`
+is cheaper: it fits the homography to existing flow, and removes camera motion by arithmetic.
 
-A homography is 3x3, float64, and takes (x, y, 1) of the first frame to the second; pixel centres
-are at whole numbers. As in the paper, what covers most of the frame passes for the background: a
-hand that fills it is taken for the camera (the paper masks people with a detector for that).
+A homography is a float64 3x3 matrix that maps (x, y, 1) of the first frame to the second. Pixel
+centres are at whole numbers. The largest part of the frame counts as background: the motion of a
+hand that fills the frame is mistaken for camera motion. The paper masks people with a detector to
+avoid this; this module does not.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-MIN_INLIERS = 25  # fewer do not determine eight unknowns; the paper's public code asks for 50
+MIN_INLIERS = 25  # fewer do not determine eight unknowns well; the paper's public code has 50
 MAX_CORNERS = 600
 CORNER_QUALITY = 0.001  # of the best corner's eigenvalue, as in the paper
 INLIER_PX = 1.0  # distance at which a match agrees with the homography
 TRACKING_WINDOW = 15  # pixels, side of the window of Lucas-Kanade
-TRACKING_HALVINGS = 3  # of the picture
-ROUND_TRIP_PX = 0.5  # tracked there and back, a corner must be this near to where it was
+TRACKING_HALVINGS = 3  # levels of the image pyramid below the full size
+ROUND_TRIP_PX = 0.5  # a corner tracked forth and back must return this close to its position
 FLOW_SAMPLES = 1500
 FLOW_INLIER_PX = 0.5
 
 
 @dataclass(frozen=True)
 class CameraMotion:
-    """How the camera moved from the first frame to the second.
+    """Camera motion from the first frame to the second.
 
     Attributes:
-        homography: float64 [3, 3], first frame -> second frame, last value 1; the identity where
-            too few matches agree (num_inliers below MIN_INLIERS) or where it would fold the
-            picture.
-        num_inliers: how many matches agree on a homography, also where that was refused.
+        homography: float64 [3, 3], first frame -> second frame, last value 1. It is the identity if
+            too few matches agree (num_inliers below MIN_INLIERS), or if the homography would fold
+            the image.
+        num_inliers: number of matches that agree on a homography, even if that was rejected.
     """
 
     homography: np.ndarray
@@ -48,11 +49,11 @@ class CameraMotion:
 
 
 def camera_motion(first: np.ndarray, second: np.ndarray) -> CameraMotion:
-    """Estimate the camera's motion between two grey frames, uint8 [H, W].
+    """Estimate the camera motion between two grey frames, uint8 [H, W].
 
-    Matches come from corners (Shi and Tomasi) that are tracked by pyramidal Lucas-Kanade and back.
-    Where fewer than half of the corners agree, ORB descriptors are matched too: they find what
-    moved far. The same frames give the same result in any order of calls: RANSAC starts from a
+    Corners (Shi and Tomasi) are tracked forth and back by pyramidal Lucas-Kanade. If fewer than
+    half of the corners agree, ORB descriptors are matched too, because they find points that moved
+    far. The same frames give the same result in any order of calls, because RANSAC starts from a
     fixed seed.
     """
     assert first.shape == second.shape and first.dtype == second.dtype == np.uint8
@@ -70,13 +71,19 @@ def camera_motion(first: np.ndarray, second: np.ndarray) -> CameraMotion:
 def warp_back(
     second: np.ndarray, homography: np.ndarray, first: np.ndarray | None = None
 ) -> np.ndarray:
-    """The second frame as the first camera would have seen it: [H, W] of the same dtype.
+    """Warp the second frame to the camera position of the first.
 
-    What the second frame does not show is taken from `first` where given, so that no motion appears
-    there, else from the second frame's edge.
+    Args:
+        second: uint8 [H, W].
+        homography: float64 [3, 3], first frame -> second frame.
+        first: uint8 [H, W]. Pixels that the second frame does not show are copied from it, so that
+            no motion appears there. None repeats the edge of the second frame instead.
+
+    Returns:
+        uint8 [H, W].
     """
     height, width = second.shape
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP  # the homography says where to look
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP  # the homography maps output to input
     warped = cv2.warpPerspective(
         second, homography, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
@@ -87,9 +94,16 @@ def warp_back(
 
 
 def total_flow(residual: np.ndarray, homography: np.ndarray) -> np.ndarray:
-    """Flow between the frames as they are, from flow to the frame warped back: float32 [2, H, W].
+    """Compute flow between the original frames from flow to the warped frame: H(x + w) - x.
 
-    The inverse of what `residual_flow` takes out: x -> H(x + w) - x.
+    This is the inverse of `residual_flow`.
+
+    Args:
+        residual: float32 [2, H, W], w, pixels per frame.
+        homography: float64 [3, 3], first frame -> second frame.
+
+    Returns:
+        float32 [2, H, W], pixels per frame.
     """
     positions = _pixel_positions(residual.shape[1:])
     return (_apply(homography, positions + residual) - positions).astype(np.float32)
@@ -98,19 +112,21 @@ def total_flow(residual: np.ndarray, homography: np.ndarray) -> np.ndarray:
 def residual_flow(
     flow: np.ndarray, inlier_px: float = FLOW_INLIER_PX
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Take the camera's motion out of a flow field, without the frames.
+    """Remove camera motion from a flow field, without the frames.
 
-    The homography is fitted by RANSAC to flow sampled on a grid. The result is what flow to the
-    warped frame would be, w = H^-1(x + flow) - x: motion of the scene's own in the first frame's
-    position and size, 0 where the scene is still.
+    A homography H is fitted by RANSAC to flow sampled on a grid. The result is the flow to the
+    warped frame, w = H^-1(x + flow) - x: the motion of the scene itself, at the positions of the
+    first frame. It is 0 where the scene is still.
 
     Args:
         flow: float32 [2, H, W], u then v, pixels per frame.
-        inlier_px: distance at which a sample agrees, in pixels of the field.
+        inlier_px: distance up to which a sample agrees with the homography, pixels of the field.
 
     Returns:
-        flow float32 [2, H, W], homography float64 [3, 3], and the number of samples that agree on
-        it; where those are fewer than MIN_INLIERS, the flow as it is and the identity.
+        residual: float32 [2, H, W], pixels per frame.
+        homography: float64 [3, 3], first frame -> second frame.
+        num_inliers: number of samples that agree with it. If there are fewer than MIN_INLIERS, the
+            flow is returned unchanged, with the identity.
     """
     positions = _pixel_positions(flow.shape[1:])
     step = max(1, round(np.sqrt(flow[0].size / FLOW_SAMPLES)))
@@ -123,14 +139,14 @@ def residual_flow(
 
 
 def _corners(picture: np.ndarray) -> np.ndarray:
-    """float32 [N, 2]: x, y of corners, spread over the picture."""
+    """float32 [N, 2]: x, y of corners, spread over the image."""
     apart = max(4, min(picture.shape) // 40)
     corners = cv2.goodFeaturesToTrack(picture, MAX_CORNERS, CORNER_QUALITY, apart)
     return np.empty((0, 2), np.float32) if corners is None else corners.reshape(-1, 2)
 
 
 def _tracked(first: np.ndarray, second: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """float32 [2, M, 2]: corners that come back to where they were, and where they went."""
+    """float32 [2, M, 2]: corners that return to their position, and their positions in `second`."""
     if len(corners) == 0:
         return np.empty((2, 0, 2), np.float32)
     moved, found = _track(first, second, corners)
@@ -143,7 +159,7 @@ def _tracked(first: np.ndarray, second: np.ndarray, corners: np.ndarray) -> np.n
 def _track(
     first: np.ndarray, second: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where points float32 [N, 2] go by pyramidal Lucas-Kanade, and bool [N]: which were found."""
+    """New positions of points, float32 [N, 2], by pyramidal Lucas-Kanade, and bool [N]: found."""
     moved, found, _ = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]  # None: a new array
         first,
         second,
@@ -157,7 +173,7 @@ def _track(
 
 
 def _descriptor_matches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """float32 [2, M, 2]: points of the frames whose ORB descriptors choose each other."""
+    """float32 [2, M, 2]: points of both frames whose ORB descriptors are mutual best matches."""
     orb = cv2.ORB.create(nfeatures=MAX_CORNERS, fastThreshold=10)
     (here, words), (there, other_words) = (
         orb.detectAndCompute(picture, None) for picture in (first, second)
@@ -170,12 +186,12 @@ def _descriptor_matches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _fit(matches: np.ndarray, size: tuple[int, int], inlier_px: float) -> CameraMotion:
-    """The homography that most matches agree on.
+    """Fit the homography that most matches agree on.
 
     Args:
-        matches: [2, N, 2], x, y of points in the first frame, and in the second.
+        matches: float [2, N, 2], x, y of points in the first frame, and in the second.
         size: height, width of the frames.
-        inlier_px: distance at which a match agrees.
+        inlier_px: distance up to which a match agrees, pixels.
     """
     points, moved = matches
     num_inliers = 0
@@ -204,10 +220,10 @@ def _ransac(inlier_px: float) -> cv2.UsacParams:
 
 
 def _folds(homography: np.ndarray, size: tuple[int, int]) -> bool:
-    """Whether it does what no camera does between two frames of a shot.
+    """Whether a homography cannot be camera motion between two frames of a shot.
 
-    The frame's corners must stay a convex quadrilateral, in the same sense of rotation, of between
-    half and twice the area.
+    The corners of the frame must stay a convex quadrilateral with the same sense of rotation, and
+    with between half and twice the area.
     """
     height, width = size
     corners = np.array([[0, width, width, 0], [0, 0, height, height]], dtype=np.float64)
@@ -223,7 +239,7 @@ def _folds(homography: np.ndarray, size: tuple[int, int]) -> bool:
 
 
 def _visible(homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """bool [H, W]: pixels of the first frame that the second one shows too."""
+    """bool [H, W]: pixels of the first frame that the second frame shows too."""
     height, width = size
     x, y = _apply(homography, _pixel_positions(size))
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
@@ -235,7 +251,7 @@ def _pixel_positions(size: tuple[int, int]) -> np.ndarray:
 
 
 def _apply(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Where points [2, ...] of x, y go."""
+    """Map points [2, ...], x and y, by a homography."""
     (a, b, c), (d, e, f), (g, h, i) = homography
     x, y = points
     depth = g * x + h * y + i

@@ -1,6 +1,6 @@
-"""What goes into flow and what comes out of it, chunk by chunk: plain data, small enough to send.
+"""Input and output of flow for one chunk of a clip: plain data that processes send to each other.
 
-Letters: T frames or pairs of a chunk, h and w the size of a picture or map.
+Letters: T frames or pairs of a chunk, h and w the size of a frame or map.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class GreyFrames:
-    """The frames of one chunk of a clip, on which flow is computed.
+    """The frames of one chunk of a clip, from which flow is computed.
 
     Attributes:
         clip_index: row of the clip in the manifest, from 0.
-        attempt: how often the clip was started before.
-        first_index: number of the first of the frames in the clip.
-        frames: uint8 [T, h, w].
-        num_before: how many of the frames belong to the chunk before: see `frames_before` of
+        attempt: number of times that the clip was started before.
+        first_index: number of frames[0] in the clip.
+        frames: uint8 [T, h, w], grey.
+        num_before: number of frames that belong to the previous chunk; see `frames_before` of
             FlowOptions.
         is_last: whether the clip ends with this chunk.
     """
@@ -39,11 +39,11 @@ class Maps:
     Attributes:
         clip_index, attempt: as in GreyFrames.
         first_index: number of the first pair in the clip.
-        values: uint8 [T, h, w], as `shared.motion_maps.compand` gives them.
-        scale: float32 [T].
-        output: which of the outputs of FlowOptions.
-        homography: float64 [T, 9], the camera's motion; None without `--stabilise`.
-        inliers: int32 [T], matches or vectors that fit the homography; None with it.
+        values: uint8 [T, h, w], see `shared.motion_maps.compand`.
+        scale: float32 [T], likewise.
+        output: name of the output, one of `FlowOptions.outputs`.
+        homography: float64 [T, 9], camera motion; None without `--stabilise`.
+        inliers: int32 [T], number of matches or vectors that fit the homography; None without it.
     """
 
     clip_index: int
@@ -58,14 +58,14 @@ class Maps:
 
 @dataclass(frozen=True)
 class TracksOfFrames:
-    """Tracks that start at T consecutive frames, on each from the points of a grid.
+    """Tracks that start at T consecutive frames, from the points of a grid in each.
 
     Attributes:
         clip_index, attempt: as in GreyFrames.
         first_index: number of the first of the T frames in the clip.
-        grid: rows, columns.
-        size: width, height of the frames in pixels.
-        displacements, steps, hog: as `shared.tracks.quantised` gives them.
+        grid: rows and columns of the grid.
+        size: width and height of the frames in pixels.
+        displacements, steps, hog: see `shared.tracks.quantised`.
     """
 
     clip_index: int

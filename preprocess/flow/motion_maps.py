@@ -1,4 +1,4 @@
-"""From flow to motion maps, and to the size that maps are stored at.
+"""Computes motion maps from flow, and reduces them to the size at which they are stored.
 
 flow (B,2,H,W) --motion_map--> (B,H,W) --reduce_maps--> (B,h,w) --> shared/motion_maps.py
 """
@@ -10,22 +10,25 @@ import torch
 
 
 def motion_map(flow: torch.Tensor) -> torch.Tensor:
-    """MOFO, equation 1: m = sqrt(u_x^2 + u_y^2 + v_x^2 + v_y^2), large at motion boundaries.
+    """Compute equation 1 of MOFO: m = sqrt(u_x^2 + u_y^2 + v_x^2 + v_y^2).
 
-    Derivatives are central differences, (f[i+1] - f[i-1]) / 2, one-sided at the borders. The same
-    motion everywhere (a panning camera) gives 0.
+    The map is large at motion boundaries.
+
+    Derivatives are central differences, (f[i+1] - f[i-1]) / 2, and one-sided at the borders. The
+    same motion everywhere, as of a panning camera, gives 0.
 
     Args:
-        flow: [B, 2, H, W] float, u then v, pixels per frame; H and W at least 2.
+        flow: float [B, 2, H, W], u then v, pixels per frame; H and W at least 2.
 
     Returns:
-        [B, H, W] of the dtype of `flow`, pixels per frame per pixel, at least 0.
+        [B, H, W] of the dtype of `flow`, pixels per frame per pixel, 0 or more.
     """
     assert flow.ndim == 4 and flow.shape[1] == 2 and min(flow.shape[2:]) >= 2, flow.shape
     return (_derivative(flow, 3).square() + _derivative(flow, 2).square()).sum(1).sqrt()
 
 
 def _derivative(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """The derivative along one dimension, of the shape of `values`."""
     length = values.shape[dim]
     result = values.new_empty(values.shape)
     result.narrow(dim, 1, length - 2).copy_(
@@ -38,10 +41,14 @@ def _derivative(values: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def reduce_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Maps [B, H, W] -> [B, h, w], each value the mean over the area it covers; size = (h, w).
+    """Reduce maps [B, H, W] to [B, h, w]: each value is the mean over the area that it covers.
 
-    Exact for any ratio of sizes, unlike pooling over whole pixels, so that a box scales by
-    width / map width alone.
+    The result is exact for any ratio of sizes, unlike pooling over whole pixels. A box therefore
+    scales by the ratio of the widths and heights.
+
+    Args:
+        maps: float [B, H, W].
+        size: (h, w), at most (H, W).
     """
     rows = maps.new_tensor(_area_weights(maps.shape[1], size[0]))
     columns = maps.new_tensor(_area_weights(maps.shape[2], size[1]))
@@ -49,7 +56,10 @@ def reduce_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _area_weights(length: int, reduced: int) -> np.ndarray:
-    """[reduced, length]: which share of output cell i lies in input cell j; rows sum to 1."""
+    """float64 [reduced, length]: the share of output cell i that lies in input cell j.
+
+    Each row sums to 1.
+    """
     assert 1 <= reduced <= length, (length, reduced)
     edges = np.linspace(0, length, reduced + 1)
     cells = np.arange(length)

@@ -1,4 +1,4 @@
-"""What the flows of a dataset are made from and how: checked here, before any solver is loaded."""
+"""The options of flow computation, checked before any solver is loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, USUAL_LENGTH, USUAL_POINTS
 
 STABILISE = ("off", "warp", "subtract")
-MAP_KINDS = {LENGTHS: "length", BOUNDARIES: "boundaries"}  # what `map` of a config says
+MAP_KINDS = {LENGTHS: "length", BOUNDARIES: "boundaries"}  # by output ending: `map` of a config
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,13 @@ class TrackOptions:
     """How points are tracked (preprocess/flow/tracks.py).
 
     Attributes:
-        length: L, flows that a track goes through.
-        points: grid points along the short side of the frame.
-        max_flow: components of flow are clipped to this many pixels either way; 0 = not at all.
-        cell: side of the HOG cell in pixels, even; 0 = no HOG.
+        length: L, number of flows that a track passes through, 1..255.
+        points: number of grid points along the short side of the frame, 1..1024.
+        max_flow: components of flow are clipped to +-max_flow pixels; 0 = no clipping.
+        cell: side of the HOG cell in pixels, even, at most 64; 0 = no HOG.
+
+    Raises:
+        InputError: a value is not allowed.
     """
 
     length: int = USUAL_LENGTH
@@ -44,12 +47,18 @@ class TrackOptions:
         for name, least, most in (("length", 1, 255), ("points", 1, 1024), ("cell", 0, 64)):
             if not least <= getattr(self, name) <= most:
                 raise InputError(
-                    f"tracks: {name} is {getattr(self, name)}; {least} to {most} is allowed"
+                    "out-of-range",
+                    f"--track-{name} is {getattr(self, name)}; {least} to {most} is allowed",
                 )
         if self.cell % 2:
-            raise InputError(f"tracks: cell is {self.cell}; an even number of pixels is allowed")
+            raise InputError(
+                "out-of-range", f"--track-cell is {self.cell}; it must be an even number of pixels"
+            )
         if not 0 <= self.max_flow < math.inf:
-            raise InputError(f"tracks: max_flow is {self.max_flow}; a number from 0 is allowed")
+            raise InputError(
+                "out-of-range",
+                f"--track-max-flow is {self.max_flow}; it must be a finite number of at least 0",
+            )
 
 
 TRACK_NAMES = tuple(field.name for field in fields(TrackOptions))
@@ -57,21 +66,25 @@ TRACK_NAMES = tuple(field.name for field in fields(TrackOptions))
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """Which flows are made. Each output is a folder of shards, the first of them `flows/`.
+    """Which flows are computed. Each output is a folder of shards; the first is `flows/`.
 
     Attributes:
-        sources: names of preprocess/flow/sources.py, and "motion-vectors"; each an output.
-        source_options: options of sources; a source without any here has its defaults.
-        stabilise: "off"; "warp": the second frame is warped back by the camera's motion and flow
-            computed again; "subtract": the camera's motion is fitted to the flow and taken out of
-            it, as it always is of motion vectors (preprocess/flow/camera.py).
-        keep_unstabilised: the first source is an output a second time, as it is.
-        lengths: each source is an output a second time, with the length of its flow as map.
-        boundaries: each source that looks at pictures is an output a second time, with the maps of
+        sources: names of flow sources (preprocess/flow/sources.py). Each gives an output.
+        source_options: options of the sources. A source without options here has its defaults.
+        stabilise: how camera motion is removed (preprocess/flow/camera.py). "off": not at all.
+            "warp": the second frame is warped back, and flow is computed again. "subtract":
+            camera motion is fitted to the flow and subtracted. Motion vectors always take
+            "subtract" in place of "warp".
+        keep_unstabilised: add an output of the first source with camera motion.
+        lengths: add an output for each source, with the length of its flow as map.
+        boundaries: add an output for each source that computes flow from frames, with the maps of
             MOFO's public code (preprocess/flow/boundaries.py).
-        tracks: points to track through the first source that is not motion vectors; None = none.
-            They are followed through the flow between the frames as they are; with `stabilise`
-            what is recorded is free of the camera's motion.
+        tracks: how to track points through the first source that computes flow from frames; None =
+            no tracks. Points follow the flow between the original frames. With `stabilise`, the
+            recorded displacements are free of camera motion.
+
+    Raises:
+        InputError: options contradict each other, or a value is not allowed.
     """
 
     sources: tuple[str, ...] = ("tvl1",)
@@ -85,21 +98,29 @@ class FlowOptions:
     def __post_init__(self) -> None:
         check_sources(self.sources)
         if self.stabilise not in STABILISE:
-            raise InputError(f"--stabilise {self.stabilise}: {', '.join(STABILISE)} are allowed")
+            raise InputError(
+                "unknown-name",
+                f"--stabilise is {self.stabilise!r}; allowed: {', '.join(STABILISE)}",
+            )
         if self.keep_unstabilised and self.stabilise == "off":
-            raise InputError("--keep-unstabilised keeps what --stabilise changes; give both")
+            raise InputError(
+                "option-needs-another",
+                "--keep-unstabilised has an effect only with --stabilise; give both",
+            )
         asked = "--trajectories" if self.tracks else "--boundaries"
         if (self.tracks or self.boundaries) and not self.pictured:
             raise InputError(
-                f"{asked} needs flow of every pixel; add a source to {MOTION_VECTORS}, "
-                f"such as --source {MOTION_VECTORS},tvl1"
+                "option-conflict",
+                f"{asked} needs flow for every pixel, which {MOTION_VECTORS} does not give; add "
+                f"another source, such as --source {MOTION_VECTORS},tvl1",
             )
         for source in self.sources:
             for declared in declarations(SOURCES[source].options):
                 value = getattr(self.options_of(source), declared.name)
                 if declared.is_required and value is None:
                     raise InputError(
-                        f"--source {source} and {declared.flag} {declared.metavar} need each other"
+                        "missing-option",
+                        f"--source {source} needs {declared.flag} {declared.metavar}; give both",
                     )
 
     def options_of(self, source: str) -> SourceOptions:
@@ -117,11 +138,12 @@ class FlowOptions:
 
     @property
     def pictured(self) -> tuple[str, ...]:
-        """Sources that look at pictures."""
+        """The sources that compute flow from frames, which are all but motion vectors."""
         return tuple(name for name in self.sources if name != MOTION_VECTORS)
 
     @property
     def outputs(self) -> tuple[str, ...]:
+        """The names of all outputs, the one of `flows/` first."""
         kept = (self.sources[0] + UNSTABILISED,) if self.keep_unstabilised else ()
         lengths = tuple(name + LENGTHS for name in self.sources) if self.lengths else ()
         boundaries = tuple(name + BOUNDARIES for name in self.pictured) if self.boundaries else ()
@@ -129,27 +151,30 @@ class FlowOptions:
 
     @property
     def frames_before(self) -> int:
-        """Frames that a chunk has from before it: one for its first pair, and as many as what
-        reaches over several pairs needs again."""
+        """Number of frames of the previous chunk that a chunk has again.
+
+        Its first pair needs one. Tracks and windows of maps reach over several pairs, and need
+        more.
+        """
         track = self.tracks.length if self.tracks else 1
         return max(track, OVERLAP if self.boundaries else 1)
 
     @property
     def tracked(self) -> str | None:
-        """The output that has the tracks."""
+        """The output that has the tracks; None without tracks."""
         return self.pictured[0] if self.tracks else None
 
     def is_stabilised(self, output: str) -> bool:
         return self.stabilise != "off" and not output.endswith(UNSTABILISED)
 
     def config(self, output: str) -> dict[str, Any]:
-        """What decides the content of an output's shards, flat, for its dataset.json."""
+        """All options that decide the content of an output's shards, for its dataset.json."""
         source, ending = split_output(output)
         config: dict[str, Any] = {"flow_source": source}
         if ending in MAP_KINDS:
             config["map"] = MAP_KINDS[ending]
         if source == MOTION_VECTORS:
-            from preprocess.video.motion_vectors import VECTOR_CELL  # OpenCV and PyAV
+            from preprocess.video.motion_vectors import VECTOR_CELL  # it imports OpenCV and PyAV
 
             config["vector_cell"] = VECTOR_CELL
         config |= self.options_of(source).config()
@@ -172,10 +197,13 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
-    """From options of `flows` by name; None, and no value, stand for one that is not given.
+    """Read the options of `flows` by name.
+
+    Args:
+        given: value by name. An option that is missing or None was not given.
 
     Raises:
-        InputError: they contradict each other, or one would be ignored.
+        InputError: options contradict each other, or one has no effect.
     """
     given = _DEFAULTS | dict(given)
     names = parse_sources(given["source"])
@@ -183,7 +211,10 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
     for name, source in SOURCES.items():
         options, flags = read_source_options(source.options, given)
         if flags and name not in names:
-            raise InputError(f"{flags[0]} is for --source {name}, which is not asked for")
+            raise InputError(
+                "option-needs-another",
+                f"{flags[0]} has an effect only with --source {name}; give both, or leave it out",
+            )
         if flags:
             source_options.append(options)
     tracks: dict[str, Any] = {
@@ -193,7 +224,10 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
     }
     if tracks and not given["trajectories"]:
         flags = [f"--track-{name.replace('_', '-')}" for name in tracks]
-        raise InputError(f"{', '.join(flags)}: give --trajectories too")
+        raise InputError(
+            "option-needs-another",
+            f"{', '.join(flags)}: no effect without --trajectories; give both, or leave it out",
+        )
     return FlowOptions(
         names,
         tuple(source_options),
@@ -206,7 +240,7 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
 
 
 def recorded_flow_options(flow: FlowOptions) -> dict[str, Any]:
-    """The inverse of `read_flow_options`, for options.json."""
+    """The options by name, for options.json; the inverse of `read_flow_options`."""
     record: dict[str, Any] = {"source": ",".join(flow.sources)}
     for name, source in SOURCES.items():
         for declared in declarations(source.options):
@@ -222,10 +256,11 @@ def recorded_flow_options(flow: FlowOptions) -> dict[str, Any]:
 
 
 def flow_folders(options: FlowOptions) -> dict[str, str]:
-    """The folder of each output below OUT/DATASET; boxes are made from the first."""
+    """The folder of each output below OUT/DATASET. Boxes are made from the first."""
     first, *others = options.outputs
     return {first: "flows"} | {output: f"flows-{output}" for output in others}
 
 
 def shard_kind(folder: str) -> str:
+    """The kind of shards that a folder holds."""
     return "frames" if folder == "frames" else "flows"

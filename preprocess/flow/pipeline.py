@@ -1,4 +1,4 @@
-"""From frames to what the flows shards hold: flow, the camera's part of it, maps, tracks."""
+"""Computes the content of flows shards from frames: flow, camera motion, motion maps, tracks."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
 from shared.motion_maps import compand
 from shared.tracks import grid_shape, quantised
 
-VECTOR_INLIER_PX = 1.0  # pixels of the source: vectors are rounded, and chosen for their bits
+VECTOR_INLIER_PX = 1.0  # source pixels; encoders round vectors, and choose them to save bits
 
 
 class FlowPipeline:
-    """Computes every output that needs pictures, and the tracks, chunk by chunk.
+    """Computes the tracks and all outputs that need frames, chunk by chunk.
 
     Args:
-        flow: which outputs.
-        map_short_side: of the motion maps, pixels; never enlarged.
+        flow: options of flow.
+        map_short_side: short side of the motion maps in pixels; maps are never enlarged.
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: a source cannot be made ready.
+        InputError: a source cannot be loaded.
     """
 
     def __init__(self, flow: FlowOptions, map_short_side: int, device: str) -> None:
@@ -50,24 +50,24 @@ class FlowPipeline:
         self._sources = {
             name: make_source(name, flow.options_of(name), device) for name in flow.pictured
         }
-        # Whatever compiles on first use does so now, while the pool waits for a worker to start.
+        # Code that is compiled on first use is compiled now, while the pool waits for its workers.
         for source in self._sources.values():
             _flows(source, torch.zeros(2, 32, 32, dtype=torch.uint8, device=device))
 
     def run(self, grey: GreyFrames) -> list[Maps | TracksOfFrames]:
-        """All outputs of a chunk: maps of its new pairs, tracks that no later chunk prolongs.
+        """Compute the maps of the new pairs of a chunk, and the tracks that are complete.
 
         Raises:
             ClipError: the flow is not finite.
             InputError: a source refuses the frames.
         """
-        # A copy: frames from the object store are read-only, and torch warns of that.
+        # A copy: frames from the object store are read-only, and torch warns about that.
         frames = torch.from_numpy(grey.frames.copy()).to(self._device)
-        num_known = max(0, grey.num_before - 1)  # pairs that the chunk before had
+        num_known = max(0, grey.num_before - 1)  # pairs of the previous chunk
         results: list[Maps | TracksOfFrames] = []
         for name, source in self._sources.items():
             is_tracked = name == self._flow.tracked
-            # Tracks and windows that began before the chunk need flows of known pairs once more.
+            # Tracks and windows that started before this chunk need the flows of known pairs again.
             first = 0 if is_tracked or self._flow.boundaries else num_known
             new = num_known - first
             solved = self._solve(name, source, frames[first:])
@@ -123,7 +123,7 @@ class FlowPipeline:
     def _boundaries(
         self, grey: GreyFrames, output: str, num_known: int, solved: _Solved
     ) -> list[Maps]:
-        """The maps whose windows are known now and were not by the clip's first num_known pairs."""
+        """The maps whose windows are complete now, but were not after num_known pairs."""
         flows, before = solved.flow, grey.first_index
         new = range(decided(num_known, False), decided(before + len(flows), grey.is_last))
         if not new:
@@ -140,16 +140,16 @@ def vector_maps(
     options: FlowOptions,
     map_short_side: int,
 ) -> list[Maps]:
-    """The maps of flows of motion vectors of a chunk, one of each output.
+    """Compute the maps of one chunk from motion vectors, for each output.
 
     Args:
-        clip_index, attempt: of the clip.
+        clip_index, attempt: as in GreyFrames.
         first_index: number of the first pair in the clip.
-        flows: float32 [2, h, w] of each pair, pixels of the source.
-        options: which outputs.
-        map_short_side: of the motion maps, pixels; never enlarged.
+        flows: for each pair float32 [2, h, w], one vector a cell, source pixels.
+        options: options of flow.
+        map_short_side: short side of the motion maps in pixels; maps are never enlarged.
     """
-    # In pixels of the map, so that derivatives mean what they mean on frames of any size.
+    # In cells per frame, so that derivatives have the same meaning for frames of any size.
     cells = torch.from_numpy(np.stack(flows)) / VECTOR_CELL
     camera = None
     if options.is_stabilised(MOTION_VECTORS):
@@ -167,7 +167,7 @@ def vector_maps(
 
 @dataclass(frozen=True)
 class _Camera:
-    """Homographies float64 [T, 3, 3] and inliers int32 [T] of pairs."""
+    """Camera motion of T pairs: homographies float64 [T, 3, 3], inliers int32 [T]."""
 
     homographies: np.ndarray
     inliers: np.ndarray
@@ -178,9 +178,9 @@ class _Solved:
     """Flow of consecutive pairs.
 
     Attributes:
-        flow: float32 [T, 2, H, W], stabilised where there is a camera.
-        camera: the motion that was taken out.
-        unstabilised: float32 [T, 2, H, W], where that is stored too.
+        flow: float32 [T, 2, H, W], pixels per frame, without camera motion if `camera` is given.
+        camera: the camera motion that was removed.
+        unstabilised: float32 [T, 2, H, W], flow with camera motion, if that is stored too.
     """
 
     flow: torch.Tensor
@@ -195,7 +195,7 @@ def _flows(source: FlowSource, frames: torch.Tensor) -> torch.Tensor:
 
 
 def _warped(source: FlowSource, frames: torch.Tensor) -> tuple[torch.Tensor, _Camera]:
-    """Flow to the second frames warped back by the camera's motion."""
+    """Flow to the second frames after these were warped back, and the camera motion."""
     pictures = frames.cpu().numpy()
     pairs = list(pairwise(pictures))
     found = [camera_motion(first, second) for first, second in pairs]
@@ -211,7 +211,7 @@ def _warped(source: FlowSource, frames: torch.Tensor) -> tuple[torch.Tensor, _Ca
 def _subtracted(
     flows: torch.Tensor, inlier_px: float = FLOW_INLIER_PX
 ) -> tuple[torch.Tensor, _Camera]:
-    """Flow without the camera's motion that is fitted to it."""
+    """Flow without the camera motion that is fitted to it, and that camera motion."""
     residual, homographies, inliers = zip(
         *(residual_flow(flow, inlier_px) for flow in flows.cpu().numpy()), strict=True
     )
@@ -222,14 +222,15 @@ def _subtracted(
 def _tracks(
     grey: GreyFrames, frames: torch.Tensor, solved: _Solved, options: TrackOptions
 ) -> list[TracksOfFrames]:
-    # The next chunk begins with the last frames of this one, and has more flows for their tracks.
+    """The tracks of a chunk that no later chunk extends; an empty list if there are none."""
+    # The next chunk starts with the last frames of this one, and has more flows for their tracks.
     count = len(frames) if grey.is_last else len(frames) - options.length
-    known = max(0, grey.num_before - options.length)  # the chunk before had those
+    known = max(0, grey.num_before - options.length)  # frames whose tracks came with the last chunk
     if count <= known:
         return []
     flows, residual = solved.flow, None
     if solved.camera is not None:
-        # From the frames warped back, which reaches further than flow between those as they are.
+        # Computed from warped frames, flow reaches further than flow between the original frames.
         flows, residual = _with_camera(solved.flow, solved.camera), solved.flow
     tracks = quantised(make_tracks(frames, flows, options, residual))
     height, width = frames.shape[1:]
@@ -243,15 +244,29 @@ def _tracks(
 
 
 def _with_camera(residual: torch.Tensor, camera: _Camera) -> torch.Tensor:
-    """Flow between the frames as they are."""
+    """Flow between the original frames."""
     pairs = zip(residual.cpu().numpy(), camera.homographies, strict=True)
     flows = np.stack([total_flow(flow, homography) for flow, homography in pairs])
     return torch.from_numpy(flows).to(residual.device)
 
 
 def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.ndarray, np.ndarray]:
-    """What an output stores of flows [T, 2, H, W]: MOFO's equation 1; of LENGTHS, how far each
-    pixel moves, in widths of a pixel of the map; of BOUNDARIES, those of sums over windows."""
+    """Compute and compand the maps of an output.
+
+    These are MOFO's equation 1; for LENGTHS the distance that each pixel moves, in pixels of the
+    map; for BOUNDARIES the maps of MOFO's public code.
+
+    Args:
+        flows: float32 [T, 2, H, W]; for BOUNDARIES the sums over windows.
+        short_side: short side of the maps in pixels.
+        output: name of the output.
+
+    Returns:
+        values uint8 [T, h, w] and scale float32 [T], see `shared.motion_maps.compand`.
+
+    Raises:
+        ClipError: a value is NaN or infinite.
+    """
     height, width = flows.shape[2:]
     map_width, map_height = scaled_size(width, height, short_side)
     if output.endswith(LENGTHS):
@@ -262,7 +277,7 @@ def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.nd
         maps = motion_map(flows)
     maps = reduce_maps(maps, (map_height, map_width)).cpu().numpy()
     if not np.isfinite(maps).all():
-        raise ClipError("flow", "the flow holds NaN or infinite values")
+        raise ClipError("not-finite", "the flow has NaN or infinite values", "flow")
     return compand(maps)
 
 
@@ -271,7 +286,7 @@ def _slice_camera(camera: _Camera | None, first: int, end: int | None = None) ->
 
 
 def _columns(camera: _Camera | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """As Maps has them: homography float64 [T, 9], inliers int32 [T]."""
+    """The camera motion as Maps has it: homography float64 [T, 9], inliers int32 [T]."""
     if camera is None:
         return None, None
     return camera.homographies.reshape(-1, 9), camera.inliers

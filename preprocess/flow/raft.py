@@ -1,4 +1,4 @@
-"""Learned flow: torchvision's RAFT (Teed and Deng, ECCV 2020) from a local weights file."""
+"""Flow by torchvision's RAFT (Teed and Deng, ECCV 2020), with weights from a local file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from shared.errors import InputError
 
-STRIDE = 8  # features are at 1/8 of the picture
+STRIDE = 8  # features have 1/8 of the size of the frame
 SMALLEST_SIDE = 128  # px: the coarsest of the 4 correlation levels needs 2 cells a side
-MEMORY = 1 << 30  # bytes of correlation volume at a time; more than that is split into batches
+MEMORY = 1 << 30  # bytes; largest correlation volume, above which a batch is split
 
 EXPECTED = (
     "a weights file of torchvision's raft_small or raft_large is expected, such as "
@@ -22,18 +22,19 @@ EXPECTED = (
 
 
 class RaftFlow:
-    """Flow of pairs of grey pictures: (B, H, W) 0..255 twice -> (B, 2, H, W) float32 px/frame.
+    """Computes flow of pairs of grey frames: twice [B, H, W], 0..255 -> float32 [B, 2, H, W].
 
-    RAFT was trained on colour: grey is given to all three channels. Pictures are padded by their
-    edge to multiples of 8, at least 128 px, and the flow is cut back.
+    Flow is u then v, in pixels per frame. RAFT was trained on colour images, so all three channels
+    get the grey values. Frames are padded with their edge values to multiples of 8, at least 128
+    px, and the flow is cropped again.
 
     Args:
-        weights: a state_dict file of torchvision's `raft_small` or `raft_large`; the shapes of its
-            tensors decide which of them is built.
-        device: where the network runs.
+        weights: state_dict file of torchvision's `raft_small` or `raft_large`. The shapes of its
+            tensors decide which network is built.
+        device: device of the network.
 
     Raises:
-        InputError: no such file, not a weights file, or of another network.
+        InputError: the file does not exist, holds no weights, or holds those of another network.
     """
 
     def __init__(self, weights: Path, device: str = "cpu") -> None:
@@ -70,13 +71,15 @@ def _read_state(weights: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"no RAFT weights at {weights}; {EXPECTED}") from None
+        raise InputError("missing-file", f"no RAFT weights at {weights}; {EXPECTED}") from None
     except IsADirectoryError:
-        raise InputError(f"{weights} is a folder; {EXPECTED}") from None
+        raise InputError("wrong-format", f"{weights} is a folder; {EXPECTED}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise InputError(f"{weights} does not load as plain tensors; {EXPECTED}") from None
+        raise InputError(
+            "unsafe-file", f"{weights} does not load as plain tensors; {EXPECTED}"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InputError(f"{weights} holds no table of tensors; {EXPECTED}")
+        raise InputError("wrong-format", f"{weights} holds no table of tensors; {EXPECTED}")
     return state
 
 
@@ -90,4 +93,6 @@ def _build(state: dict[str, torch.Tensor], weights: Path) -> torch.nn.Module:
             model.load_state_dict(state)
             return model
     names = ", ".join(list(shapes)[:3]) or "nothing"
-    raise InputError(f"{weights} holds the tensors of another network ({names}, ...); {EXPECTED}")
+    raise InputError(
+        "other-model", f"{weights} holds the tensors of another network ({names}, ...); {EXPECTED}"
+    )

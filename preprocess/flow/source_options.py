@@ -1,11 +1,11 @@
-"""How a flow source declares options of its own: once, with everything that others ask of them.
+"""Lets a flow source declare its own options, each in one place.
 
     @dataclass(frozen=True)
     class DisOptions(SourceOptions):
         dis_preset: str = option("medium", "Preset of OpenCV's DIS.", choices=("fast", "medium"))
 
-From this declaration come the option of the command line (--dis-preset), the key in dataset.json,
-and how a message calls it when a dataset was made with another value.
+The option of the command line (--dis-preset), the key in dataset.json, and the name of the option
+in messages all come from this declaration.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Declaration:
     """One option of a flow source.
 
     Attributes:
-        name: of the field, and of the option in options.json.
+        name: name of the field, and of the option in options.json.
         value_type: str, int, float, bool or Path.
-        default: the value where the option is not given; None = it has to be given, or has none.
+        default: value if the option is not given; None = no value.
         help: one sentence for `--help`.
-        metavar: unit or kind of the value; the choices need none.
-        choices: the values that are allowed; empty = no such list.
-        least, most: the range of a number, both inclusive; None = no limit.
-        config_key: of dataset.json. Sources may share one, as those with presets do.
-        is_rare: whether `--help-all` alone shows the option.
-        is_required: whether the source cannot be used without the option.
+        metavar: unit or kind of the value; not needed with choices.
+        choices: the values that are allowed; empty = any value.
+        least, most: range of a number, both ends included; None = no limit.
+        config_key: key in dataset.json. Several sources may share one, as sources with presets do.
+        is_rare: whether only `--help-all` shows the option.
+        is_required: whether the source needs the option.
     """
 
     name: str
@@ -51,23 +51,28 @@ class Declaration:
 
     @property
     def flag(self) -> str:
+        """The option on the command line."""
         return f"--{self.name.replace('_', '-')}"
 
     def check(self, value: Any) -> None:
         """Refuse a value that is not allowed.
 
         Raises:
-            InputError: naming the option and what is allowed.
+            InputError: the value is none of the choices, or out of range.
         """
         if value is None:
             return
         if self.choices and value not in self.choices:
-            raise InputError(f"{self.flag} is {value!r}: choose among {', '.join(self.choices)}")
+            raise InputError(
+                "unknown-name", f"{self.flag} is {value!r}; allowed: {', '.join(self.choices)}"
+            )
         too_small = self.least is not None and value < self.least
         if too_small or (self.most is not None and value > self.most):
             limits = [f"at least {self.least}"] if self.least is not None else []
             limits += [f"at most {self.most}"] if self.most is not None else []
-            raise InputError(f"{self.flag} is {value}; {' and '.join(limits)} is allowed")
+            raise InputError(
+                "out-of-range", f"{self.flag} is {value}; {' and '.join(limits)} is allowed"
+            )
 
 
 def option(
@@ -82,7 +87,7 @@ def option(
     is_rare: bool = True,
     is_required: bool = False,
 ) -> Any:
-    """A field of a class derived from SourceOptions; see Declaration for the arguments."""
+    """Declare a field of a class derived from SourceOptions; see Declaration for the arguments."""
     metadata = {
         "help": help,
         "metavar": metavar,
@@ -98,7 +103,7 @@ def option(
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Base of the options of a flow source; as it is, for sources without options.
+    """Base class of the options of a flow source. A source without options uses it directly.
 
     Raises:
         InputError: a value is not allowed.
@@ -109,7 +114,7 @@ class SourceOptions:
             declared.check(getattr(self, declared.name))
 
     def config(self) -> dict[str, Any]:
-        """What decides the flow, for dataset.json; a file is named by its sha256.
+        """The options by key of dataset.json. The value of a file is its sha256.
 
         Raises:
             InputError: a file cannot be read.
@@ -120,12 +125,12 @@ class SourceOptions:
         }
 
     def values(self) -> dict[str, Any]:
-        """The options by name, as options.json has them."""
+        """The options by name, for options.json."""
         return {each.name: getattr(self, each.name) for each in declarations(type(self))}
 
 
 def declarations(options: type[SourceOptions]) -> list[Declaration]:
-    """The options that a class declares, in order."""
+    """The options that a class declares, in the order of its fields."""
     types = typing.get_type_hints(options)
     return [
         Declaration(
@@ -141,13 +146,18 @@ def declarations(options: type[SourceOptions]) -> list[Declaration]:
 def read_source_options(
     options: type[SourceOptions], given: Mapping[str, Any]
 ) -> tuple[SourceOptions, list[str]]:
-    """The options of one source from options of `flows` by name; None stands for "not given".
+    """Read the options of one source from the options of `flows`.
 
     Args:
-        given: as click or options.json has them; paths may be text.
+        options: class of the options.
+        given: value by name, from click or options.json. None means "not given". A path may be a
+            string.
 
     Returns:
-        the options, and the flags of those that were given.
+        the options, and the flags of the options that were given.
+
+    Raises:
+        InputError: a value is not allowed.
     """
     values, flags = {}, []
     for declared in declarations(options):
@@ -171,4 +181,5 @@ def _config_value(declared: Declaration, value: Any) -> Any:
         with open(value or "", "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{declared.flag} {value}: {error.strerror}") from None
+        code = "missing-file" if isinstance(error, FileNotFoundError) else "file-system"
+        raise InputError(code, f"{declared.flag} {value}: {error.strerror}") from None

@@ -1,12 +1,12 @@
-"""Where flow comes from: one interface, one table of names.
+"""The flow sources: one interface, and one table of their names.
 
-A source turns pairs of grey pictures into flow. To add one, write a function that takes its options
-and a device and returns a `FlowSource`, and give it a line in `SOURCES`; options of its own are
-declared in a class derived from `SourceOptions` (preprocess/flow/source_options.py). The codec's
-motion vectors need no function: they come with the decoded frame
+A flow source computes flow from pairs of grey frames. To add one, write a function that takes its
+options and a device and returns a `FlowSource`, and add a line to `SOURCES`. A source with options
+declares them in a class derived from `SourceOptions` (preprocess/flow/source_options.py). The
+motion vectors of the codec need no function, because they come with the decoded frame
 (preprocess/video/motion_vectors.py).
 
-Solvers are imported by the functions that make them, so that names are checked in no time.
+The functions import their solvers themselves, so that names can be checked without loading them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from shared.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-# flow(first, second): two (B, H, W) batches of grey pictures, uint8 or float 0..255
-# -> (B, 2, H, W) float32, u (right) then v (down) in pixels per frame, from first to second.
 FlowSource: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+"""source(first, second): two batches of grey frames [B, H, W], uint8 or float 0..255
+-> flow from first to second, float32 [B, 2, H, W], u (right) then v (down), pixels per frame."""
 
 MOTION_VECTORS = "motion-vectors"
-DIS_PRESETS = ("ultrafast", "fast", "medium")  # OpenCV's
+DIS_PRESETS = ("ultrafast", "fast", "medium")  # names of OpenCV
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Tvl1Options(SourceOptions):
 
 
 def tvl1_source(options: Tvl1Options, device: str) -> FlowSource:
+    """TV-L1, on the CPU or a GPU."""
     from preprocess.flow.tvl1 import tvl1_flow
 
     def flow(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -60,20 +61,20 @@ class DisOptions(SourceOptions):
     """Options of dense inverse search."""
 
     dis_preset: str = option(
-        "medium", "DIS parameter preset of OpenCV.", choices=DIS_PRESETS, config_key="flow_preset"
+        "medium", "OpenCV's DIS parameter preset.", choices=DIS_PRESETS, config_key="flow_preset"
     )
 
 
 def dis_source(options: DisOptions, device: str) -> FlowSource:
-    """Dense inverse search (Kroeger et al., ECCV 2016) as OpenCV has it, pair by pair, on the CPU.
+    """OpenCV's dense inverse search (Kroeger et al., ECCV 2016), pair by pair, on the CPU.
 
-    OpenCV is told to use one thread, in the whole process: workers are what runs side by side.
+    It limits OpenCV to one thread in the whole process, because several workers run side by side.
     """
     import cv2
     import torch
 
     cv2.setNumThreads(1)
-    no_initial_flow: Any = None  # the stubs of OpenCV do not know that it may be left out
+    no_initial_flow: Any = None  # the type stubs of OpenCV do not allow None
     preset = getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{options.dis_preset.upper()}")
 
     def flow(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -82,7 +83,7 @@ def dis_source(options: DisOptions, device: str) -> FlowSource:
             for batch in (first, second)
         ]
         arrays = [batch.to(torch.uint8).cpu().contiguous().numpy() for batch in pictures]
-        # A new one: a solver that has seen a small picture keeps the scales that it took for that.
+        # A new solver each time: a solver that has seen a small frame keeps the scales of that.
         solver = cv2.DISOpticalFlow.create(preset)
         flows = [
             torch.from_numpy(solver.calc(one, other, no_initial_flow))
@@ -106,18 +107,21 @@ class RaftOptions(SourceOptions):
 
 
 def raft_source(options: RaftOptions, device: str) -> FlowSource:
+    """RAFT, with weights from a local file."""
     from preprocess.flow.raft import EXPECTED, RaftFlow
 
     if options.raft_weights is None:
-        raise InputError(f"the source raft needs --raft-weights FILE; {EXPECTED}")
+        raise InputError("missing-option", f"the source raft needs --raft-weights FILE; {EXPECTED}")
     return RaftFlow(options.raft_weights, device)
 
 
 @dataclass(frozen=True)
 class VectorOptions(SourceOptions):
-    """Options of the codec's motion vectors."""
+    """Options of the motion vectors of the codec."""
 
-    transcode: bool = option(False, "Re-encode videos whose codec has no motion vectors, in OUT.")
+    transcode: bool = option(
+        False, "Re-encode videos whose codec has no motion vectors. The new files lie in OUT."
+    )
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,9 @@ class Source:
     """A flow source.
 
     Attributes:
-        make: makes it ready from its options, for "cpu" or "cuda"; None for motion vectors.
-        options: the class of its options.
+        make: function of the options and of the device, "cpu" or "cuda", that loads the source;
+            None for motion vectors.
+        options: class of the options.
     """
 
     make: Callable[[Any, str], FlowSource] | None
@@ -142,7 +147,7 @@ SOURCES: dict[str, Source] = {
 
 
 def option_names() -> OptionNames:
-    """How messages call the options of all sources."""
+    """The names that messages give to the options of all sources."""
     declared = {name: declarations(source.options) for name, source in SOURCES.items()}
     return OptionNames(
         flags={
@@ -159,10 +164,10 @@ def option_names() -> OptionNames:
 
 
 def parse_sources(text: str) -> tuple[str, ...]:
-    """`tvl1,motion-vectors` -> ("tvl1", "motion-vectors").
+    """Split `tvl1,motion-vectors` into ("tvl1", "motion-vectors").
 
     Raises:
-        InputError: an unknown name, or one given twice.
+        InputError: a name is unknown, or given twice.
     """
     names = tuple(name.strip() for name in text.split(","))
     check_sources(names)
@@ -170,30 +175,35 @@ def parse_sources(text: str) -> tuple[str, ...]:
 
 
 def check_sources(names: Iterable[str]) -> None:
-    """Refuse unknown names, and one given twice."""
+    """Refuse names that are unknown or given twice.
+
+    Raises:
+        InputError: there is such a name.
+    """
     seen: set[str] = set()
     for name in names:
         _check_choice("flow source", name, SOURCES)
         if name in seen:
-            raise InputError(f"flow source {name} is given twice; each can be given once")
+            raise InputError("duplicate", f"flow source {name} is given twice; give it once")
         seen.add(name)
 
 
 def make_source(name: str, options: SourceOptions | None = None, device: str = "cpu") -> FlowSource:
-    """Make a source ready: load its weights, compile what it needs.
+    """Load a source: read its weights, and compile its code.
 
-    The result is meant for the process that made it, and raises InputError for frames smaller
-    than 16 px, pairs that differ in shape or dtype, and values that are not finite.
+    The result can be used only in this process. It raises InputError for frames smaller than 16 px,
+    for pairs that differ in shape or dtype, and for values that are not finite.
 
     Args:
-        options: of the source's own class; None = its defaults.
-        device: "cpu" or "cuda"; where TV-L1 and RAFT run, and where the flow is.
+        name: name of the source.
+        options: options of the source's own class; None = its defaults.
+        device: "cpu" or "cuda", the device of TV-L1 and RAFT, and of the flow.
 
     Raises:
-        InputError: no source of this name takes pictures, or its options do not fit.
+        InputError: no source of this name computes flow from frames, or an option is missing.
     """
     makers = {name: source.make for name, source in SOURCES.items() if source.make is not None}
-    _check_choice("flow source for pictures", name, makers)
+    _check_choice("flow source for frames", name, makers)
     options = options or SOURCES[name].options()
     assert type(options) is SOURCES[name].options, (name, options)
     source = makers[name](options, device)
@@ -206,21 +216,30 @@ def make_source(name: str, options: SourceOptions | None = None, device: str = "
 
 
 def check_pair(first: torch.Tensor, second: torch.Tensor) -> None:
-    """Refuse what no source can work on."""
+    """Refuse frames from which no source can compute flow.
+
+    Raises:
+        InputError: frames have another shape than [B, H, W] or are too small, the frames of a pair
+            differ in shape or dtype, or a value is not finite.
+    """
     if first.ndim != 3 or min(first.shape[1:]) < SMALLEST_SIDE:
         raise InputError(
-            f"frames of shape {tuple(first.shape)}: (pairs, height, width) grey values of at "
-            f"least {SMALLEST_SIDE} px a side are needed"
+            "wrong-type",
+            f"frames have the shape {tuple(first.shape)}; grey frames (pairs, height, width) of at "
+            f"least {SMALLEST_SIDE} px a side are needed",
         )
     if first.shape != second.shape or first.dtype != second.dtype:
         raise InputError(
-            f"the frames of a pair differ: {tuple(first.shape)} {first.dtype} against "
-            f"{tuple(second.shape)} {second.dtype}; resize or convert one of them"
+            "wrong-type",
+            f"the frames of a pair differ: {tuple(first.shape)} {first.dtype} and "
+            f"{tuple(second.shape)} {second.dtype}; resize or convert one of them",
         )
     if first.is_floating_point() and not bool((first.isfinite() & second.isfinite()).all()):
-        raise InputError("frames hold NaN or infinite values; grey values 0..255 are needed")
+        raise InputError(
+            "not-finite", "frames have NaN or infinite values; grey values 0..255 are needed"
+        )
 
 
 def _check_choice(what: str, name: str, allowed: Iterable[str]) -> None:
     if name not in allowed:
-        raise InputError(f"unknown {what} {name!r}: choose among {', '.join(allowed)}")
+        raise InputError("unknown-name", f"unknown {what} {name!r}; known: {', '.join(allowed)}")

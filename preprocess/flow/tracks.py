@@ -1,24 +1,25 @@
-"""Points tracked through flow, and the shapes around them: the targets of MME.
+"""Tracks points through flow and records the gradients around them: the targets of MME.
 
-Sun et al., "Masked Motion Encoding" (CVPR 2023), section 3.2; tracks as in dense trajectories
-(Wang et al., IJCV 2013, eq. 1): p_(t+1) = p_t + (M * flow_t)(p_t), M a 3x3 median filter, through
-L = 6 consecutive flows, with a histogram of oriented gradients (HOG, 9 bins) at each position.
+Sun et al., "Masked Motion Encoding" (CVPR 2023), section 3.2. Points are tracked as in dense
+trajectories (Wang et al., IJCV 2013, eq. 1): p_(t+1) = p_t + (M * flow_t)(p_t), where M is a 3x3
+median filter, through L = 6 consecutive flows. At each position a histogram of oriented gradients
+(HOG, 9 bins) is computed.
 
-Where a choice had to be made:
+These choices are ours:
 
-- Points lie on a grid over the whole frame, 42 along its short side: a crop of 0.66 of the short
-  side, seen as 14 patches, still has the paper's 4 points a patch (28 / 0.66). Every frame starts
-  tracks, so a trainer can take any crop and any first frame.
-- Flow is sampled bilinearly; the paper rounds positions, its public code flow too.
-- HOG covers a cell of 8 px around the position, the paper's cell at 224 px, by unsigned orientation
-  with linear interpolation between bins. It is stored as the mean gradient of each bin, not
-  normalised: the trainer does that for all points of a patch together, as the paper does.
+- Points lie on a grid over the whole frame, with 42 points along its short side. A crop of 0.66 of
+  the short side, seen as 14 patches, then has the 4 points a patch of the paper (28 / 0.66). Tracks
+  start at every frame, so a trainer can take any crop and any first frame.
+- Flow is sampled bilinearly. The paper rounds positions; its public code also rounds flow.
+- HOG covers a cell of 8 px around the position, which is the paper's cell at 224 px. Orientations
+  are unsigned, with linear interpolation between bins. Each bin stores its mean gradient without
+  normalisation: the trainer normalises over all points of a patch, as the paper does.
 - A track ends at the first position outside the frame, or at the last frame of the clip.
 
-With stabilised flow (preprocess/flow/camera.py) there are two ways. Given as `flows`, it is what
-the paper does: points drift off what they started on as the camera moves. Given as `residual`
-beside the flow between the frames as they are, points stay on it, and only the displacement that
-is recorded is free of the camera.
+There are two ways to use stabilised flow (preprocess/flow/camera.py). If it is given as `flows`,
+which is what the paper does, points leave their object when the camera moves. If it is given as
+`residual`, together with the flow between the original frames, points stay on their object, and
+only the recorded displacement is free of camera motion.
 
 Letters: F frames, T first frames of tracks, G grid points, L steps, H, W frame size.
 """
@@ -42,17 +43,17 @@ def make_tracks(
     options: TrackOptions,
     residual: torch.Tensor | None = None,
 ) -> Tracks:
-    """Tracks that start at every one of consecutive frames.
+    """Compute tracks that start at each of consecutive frames.
 
-    The last L frames start tracks that end with the last flow: where more frames follow, overlap
-    chunks by L frames and keep the later chunk's.
+    Tracks from the last L frames are cut short, because they end with the last flow. If more frames
+    follow, let chunks overlap by L frames, and keep the tracks of the later chunk.
 
     Args:
-        frames: [F, H, W] grey, uint8 or float 0..255.
-        flows: [F-1, 2, H, W] float, u then v, pixels per frame.
+        frames: [F, H, W], grey, uint8 or float 0..255.
+        flows: float [F-1, 2, H, W], u then v, pixels per frame.
         options: see TrackOptions.
-        residual: [F-1, 2, H, W], flow without the camera's part (w of preprocess/flow/camera.py),
-            to record in place of the flow that is followed.
+        residual: float [F-1, 2, H, W], flow without camera motion (w in preprocess/flow/camera.py).
+            It is recorded in place of `flows`.
 
     Returns:
         Tracks with T = F, on the CPU.
@@ -73,17 +74,20 @@ def make_tracks(
 def follow(
     flows: torch.Tensor, recorded: torch.Tensor, starts: torch.Tensor, length: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Follow points through flow from every frame.
+    """Follow points through flow, starting at every frame.
 
     Args:
-        flows: [F-1, 2, H, W], what moves the points.
-        recorded: [F-1, 2, H, W], what is written down; `flows` itself, or without the camera.
-        starts: [G, 2] x, y.
-        length: L.
+        flows: float [F-1, 2, H, W], the flow that moves the points.
+        recorded: float [F-1, 2, H, W], the flow that is recorded: `flows` itself, or flow without
+            camera motion.
+        starts: float [G, 2], x and y of the first positions.
+        length: L, the number of steps.
 
     Returns:
-        positions [F, G, L, 2] that steps start from; displacements [F, G, L, 2]; num_steps [F, G]
-        integers. Positions stay, and displacements are 0, after the track's end.
+        positions: float [F, G, L, 2], where each step starts.
+        displacements: float [F, G, L, 2], pixels.
+        num_steps: int64 [F, G]. After the end of a track its position stays, and its displacements
+            are 0.
     """
     (num_flows, _, height, width), num_points = flows.shape, len(starts)
     position = starts.expand(num_flows + 1, num_points, 2)
@@ -92,7 +96,7 @@ def follow(
     size = starts.new_tensor([width, height])
     positions, displacements = [], []
     for step in range(length):
-        through = num_flows - step  # tracks from the frames before this one have a flow left
+        through = num_flows - step  # tracks from frames before this one have a flow left
         moved = _moved(flows[step:], position)
         displacement = moved if recorded is flows else _moved(recorded[step:], position)
         alive[max(through, 0) :] = False
@@ -106,21 +110,27 @@ def follow(
 
 
 def median_filter(fields: torch.Tensor) -> torch.Tensor:
-    """3x3 median of each plane of [..., H, W], the border repeated."""
+    """Apply a 3x3 median filter to each plane of [..., H, W]; the border is repeated."""
     planes = fields.reshape(-1, *fields.shape[-2:])
     medians = [_plane_medians(batch) for batch in _batches(planes)]
     return torch.cat(medians).reshape(fields.shape)
 
 
 def _batches(planes: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Batches of planes [N, H, W]: single planes on a CPU, so that they stay in its cache; all of
-    them on a GPU, which would idle between small launches."""
+    """Split planes [N, H, W] into batches.
+
+    On a CPU these are single planes, which stay in its cache. On a GPU all planes are one batch,
+    because the GPU would idle between small launches.
+    """
     return planes.split(1) if planes.device.type == "cpu" else [planes]
 
 
 def _plane_medians(planes: torch.Tensor) -> torch.Tensor:
-    """Of each plane [N, H, W]. The median of nine is that of the columns' largest minimum, middle
-    median and smallest maximum, and neighbours share the sorted columns.
+    """The 3x3 medians of planes [N, H, W].
+
+    Each column of three is sorted once. The median of nine is the median of three values: the
+    largest of the column minima, the median of the column medians, and the smallest of the column
+    maxima. Neighbouring pixels share the sorted columns.
     """
     padded = F.pad(planes, (1, 1, 1, 1), mode="replicate")
     (height, width), three = planes.shape[1:], range(3)
@@ -132,11 +142,16 @@ def _plane_medians(planes: torch.Tensor) -> torch.Tensor:
 
 
 def orientation_maps(frames: torch.Tensor, cell: int) -> torch.Tensor:
-    """Gradients by orientation, averaged over cells: frames [F, H, W] -> [F, 9, H+1, W+1] float32.
+    """Average gradients by orientation over cells.
 
-    Entry [.., y, x] is the mean over the `cell` x `cell` pixels around the pixel corner (x, y), as
-    far as they lie in the frame. The gradient (central differences) of a pixel counts with its
-    length, shared between the two orientations next to its own.
+    Args:
+        frames: [F, H, W], grey.
+        cell: side of the cells in pixels, even.
+
+    Returns:
+        float32 [F, 9, H+1, W+1]. Entry [.., y, x] is the mean over the pixels of the cell around
+        the pixel corner (x, y) that lie in the frame. The length of a pixel's gradient (central
+        differences) is divided between the two bins nearest to its orientation.
     """
     num_pixels = _box_sums(torch.ones(1, 1, *frames.shape[1:], device=frames.device), cell)
     shape = (len(frames), NUM_BINS, *num_pixels.shape[2:])
@@ -148,7 +163,7 @@ def orientation_maps(frames: torch.Tensor, cell: int) -> torch.Tensor:
 
 
 def _gradient_shares(frames: torch.Tensor) -> torch.Tensor:
-    """[N, 9, H, W]: the gradient of each pixel of frames [N, H, W], by orientation."""
+    """float [N, 9, H, W]: the gradient of each pixel of frames [N, H, W], by orientation."""
     grey = F.pad(frames[:, None].float(), (1, 1, 1, 1), mode="replicate")
     along_x = (grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2]) / 2
     along_y = (grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]) / 2
@@ -156,16 +171,16 @@ def _gradient_shares(frames: torch.Tensor) -> torch.Tensor:
     bins = torch.atan2(along_y, along_x) * (NUM_BINS / math.pi) % NUM_BINS
     lower = bins.floor()
     share = (bins - lower) * length
-    lower = lower.long() % NUM_BINS  # a tiny negative angle is rounded to a full turn
+    lower = lower.long() % NUM_BINS  # rounding turns a tiny negative angle into a full turn
     shares = grey.new_zeros(len(frames), NUM_BINS, *frames.shape[1:])
     shares.scatter_(1, lower, length - share)
     return shares.scatter_(1, (lower + 1) % NUM_BINS, share)
 
 
 def _box_sums(planes: torch.Tensor, cell: int) -> torch.Tensor:
-    """[..., H, W] -> [..., H+1, W+1]: sums over the cells around pixel corners, zero outside."""
+    """Sum planes [..., H, W] over the cells around pixel corners, [..., H+1, W+1]; 0 outside."""
     sums = F.pad(planes, (cell // 2,) * 4)
-    for dim in (-2, -1):  # shifted sums: 20 times faster on CPU than avg_pool2d with stride 1
+    for dim in (-2, -1):  # shifted sums are 20 times faster on a CPU than avg_pool2d with stride 1
         length = sums.shape[dim] - cell + 1
         shifted = [sums.narrow(dim, shift, length) for shift in range(cell)]
         sums = shifted[0].clone()
@@ -175,6 +190,7 @@ def _box_sums(planes: torch.Tensor, cell: int) -> torch.Tensor:
 
 
 def _filtered(fields: torch.Tensor, options: TrackOptions) -> torch.Tensor:
+    """Flow fields after clipping and the median filter."""
     fields = fields.float()
     if options.max_flow:
         fields = fields.clamp(-options.max_flow, options.max_flow)
@@ -184,13 +200,17 @@ def _filtered(fields: torch.Tensor, options: TrackOptions) -> torch.Tensor:
 def _sorted_three(
     a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The smallest, the middle and the largest of three values, element by element."""
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     middle = torch.minimum(high, c)
     return torch.minimum(low, middle), torch.maximum(low, middle), torch.maximum(high, c)
 
 
 def _moved(flows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """[F, G, 2]: where flows take the points of as many first frames; 0 for the rest."""
+    """float [F, G, 2]: the displacement of the points by the flow of their frame.
+
+    It is 0 for the frames after the last flow.
+    """
     moved = torch.zeros_like(positions)
     if len(flows):
         moved[: len(flows)] = _sampled(flows, positions[: len(flows)])
@@ -198,7 +218,10 @@ def _moved(flows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def _sampled(fields: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Values [T, G, C] of fields [T, C, H, W] at positions [T, G, 2]; bilinear, border repeated."""
+    """Sample fields [T, C, H, W] bilinearly at positions [T, G, 2]: [T, G, C].
+
+    Positions outside take the value of the border.
+    """
     height, width = fields.shape[2:]
     grid = positions[:, :, None] * positions.new_tensor([2 / width, 2 / height]) - 1
     values = F.grid_sample(
@@ -210,11 +233,17 @@ def _sampled(fields: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 def _hog_along(
     maps: torch.Tensor, positions: torch.Tensor, num_steps: torch.Tensor
 ) -> torch.Tensor:
-    """[F, G, L, 9]: values of maps [F, 9, H+1, W+1] at positions [F, G, L, 2] of frame t + step."""
+    """Sample HOG along tracks: float [F, G, L, 9].
+
+    Args:
+        maps: float [F, 9, H+1, W+1], see `orientation_maps`.
+        positions: float [F, G, L, 2]; step s of a track from frame t lies in frame t + s.
+        num_steps: int64 [F, G], steps before the end of each track; HOG is 0 after it.
+    """
     num_frames, num_points, length, _ = positions.shape
     values = positions.new_zeros(num_frames, num_points, length, NUM_BINS)
     for step in range(min(length, num_frames)):
-        # Entry i of a map stands at the pixel corner i, which is the middle of "pixel" i there.
+        # Entry i of a map belongs to pixel corner i, which is the centre of pixel i of the map.
         at = positions[: num_frames - step, :, step] + 0.5
         values[: num_frames - step, :, step] = _sampled(maps[step:], at)
     is_step = torch.arange(length, device=positions.device) < num_steps[..., None]

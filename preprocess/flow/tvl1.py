@@ -1,22 +1,25 @@
-"""TV-L1 optical flow: coarse to fine, warped, total variation against absolute residual.
+"""Computes TV-L1 optical flow, coarse to fine.
 
-    flow = tvl1_flow(first, second)            # (B, H, W) each -> (B, 2, H, W)
+    flow = tvl1_flow(first, second)            # [B, H, W] each -> [B, 2, H, W]
 
-The energy is that of Zach, Pock and Bischof (A duality based approach for realtime TV-L1 optical
-flow, DAGM 2007), the parameters those of Sanchez Perez, Meinhardt-Llopis and Facciolo (IPOL
-2013); the default presets minimise it with the primal-dual iteration of Chambolle and Pock (JMIV
-2011), which needs far fewer iterations than their alternation (presets `opencv`, `ipol`).
+The energy is the total variation of the flow plus the absolute difference between the first frame
+and the warped second one, as in Zach, Pock and Bischof (A duality based approach for realtime TV-L1
+optical flow, DAGM 2007). The parameters are those of Sanchez Perez, Meinhardt-Llopis and Facciolo
+(IPOL 2013). The default presets minimise it with the primal-dual iteration of Chambolle and Pock
+(JMIV 2011), which needs far fewer iterations than the alternation of the first two papers (presets
+`opencv`, `ipol`).
 
-One algorithm, three ways to run it, chosen by where the frames are:
+There are three implementations of the same algorithm:
 
-    tvl1_solvers/native.py  CPU: C++ compiled on first use, one thread, pair after pair
+    tvl1_solvers/native.py  CPU: C++ compiled on first use, one thread, pair by pair
     tvl1_solvers/cuda.py    CUDA: Triton kernels, the whole batch at once
-    tvl1_solvers/eager.py   plain PyTorch: the reference, and the fallback without a compiler
+    tvl1_solvers/eager.py   PyTorch: the reference, and the fallback without a compiler
 
-The flow of a pair depends on its two frames (and `initial`) alone, bit for bit: not on the batch,
-not on pairs before it, not on the processor, and not on which of the three computed it. Nothing
-less is enough: the energy has several minima where something is occluded, and noise of 1e-5 grey
-values moves up to a third of the pixels of a real pair by more than 1e-4 px, some by several px.
+The flow of a pair depends only on its two frames (and on `initial`), bit for bit. It depends
+neither on the batch, nor on earlier pairs, nor on the processor, nor on the implementation. A
+tolerance would not be enough: the energy has several minima where something is occluded, and noise
+of 1e-5 grey values moves up to a third of the pixels of a real pair by more than 1e-4 px, some of
+them by several px.
 """
 
 from __future__ import annotations
@@ -39,22 +42,22 @@ def tvl1_flow(
     preset: str = "fast",
     initial: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Flow of B independent pairs of grey frames.
+    """Compute the flow of B independent pairs of grey frames.
 
     Args:
-        first, second: (B, H, W), uint8 or float with values 0..255, at least 16 px a side.
-        preset: "fast" (default), "exact" (lowest energy), "opencv" (cv2.optflow's results with
-            its defaults), "ipol" (the parameters of the IPOL article).
-        initial: (B, 2, H, W) flow to start from, for example that of the pair before; None is
-            zero. It steers the coarsest level only, so a wrong one does little harm.
+        first, second: [B, H, W], uint8 or float 0..255, at least 16 px a side.
+        preset: "fast" (default), "exact" (lowest energy), "opencv" (the results of cv2.optflow with
+            its defaults) or "ipol" (the parameters of the IPOL article).
+        initial: float [B, 2, H, W], flow to start from, such as that of the previous pair; None is
+            zero. Only the coarsest level starts from it, so a wrong value does little harm.
 
     Returns:
-        (B, 2, H, W) float32 on the device of `first`: u (right), then v (down), in pixels per
-        frame: second(x + u, y + v) looks like first(x, y).
+        float32 [B, 2, H, W] on the device of `first`: u (right), then v (down), pixels per frame.
+        second(x + u, y + v) looks like first(x, y).
 
     Raises:
-        InputError: sizes under 16 px, unequal shapes, dtypes or devices, values that are not
-            finite, unknown presets.
+        InputError: frames are smaller than 16 px, shapes, dtypes or devices differ, a value is not
+            finite, or the preset is unknown.
     """
     _check(first, second, preset, initial)
     numbers = PRESETS[preset]
@@ -73,7 +76,7 @@ def _solve_cpu(
 ) -> torch.Tensor:
     try:
         return native.solve(first, second, initial, preset)
-    except native.Unavailable as reason:
+    except native.UnavailableError as reason:
         _warn_slow(str(reason))
     return eager.solve(first, second, initial, preset, eager.EAGER)
 
@@ -81,10 +84,10 @@ def _solve_cpu(
 def _solve_cuda(
     first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
 ) -> torch.Tensor:
-    with torch.cuda.device(first.device):  # Triton launches on the current one
+    with torch.cuda.device(first.device):  # Triton launches kernels on the current device
         kernels, reason = _cuda_kernels(first.device)
         if preset.scheme != "primal-dual":
-            reason = "no kernel of a GPU is written for the preset"
+            reason = "there is no GPU kernel for this preset"
         if reason:
             _warn_slow(reason)
         return eager.solve(first, second, initial, preset, kernels)
@@ -92,8 +95,10 @@ def _solve_cuda(
 
 @functools.cache
 def _cuda_kernels(device: torch.device) -> tuple[eager.Kernels, str]:
-    """Triton's where they work, else PyTorch's and why. They are tried out on a small picture:
-    without a C compiler, for example, it is the first launch that fails."""
+    """The kernels of Triton if they work, else those of PyTorch and the reason.
+
+    They are tried on a small frame, because only the first launch fails without a C compiler.
+    """
     try:
         from preprocess.tvl1_solvers import cuda
 
@@ -108,7 +113,7 @@ def _cuda_kernels(device: torch.device) -> tuple[eager.Kernels, str]:
 @functools.cache
 def _warn_slow(reason: str) -> None:
     warnings.warn(
-        f"TV-L1 flow runs in plain PyTorch, many times slower, same results: {reason}",
+        f"TV-L1 flow runs in PyTorch, which is many times slower with the same results: {reason}",
         RuntimeWarning,
         stacklevel=4,
     )
@@ -118,33 +123,47 @@ def _check(
     first: torch.Tensor, second: torch.Tensor, preset: str, initial: torch.Tensor | None
 ) -> None:
     if preset not in PRESETS:
-        raise InputError(f"unknown flow preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        raise InputError(
+            "unknown-name", f"unknown flow preset {preset!r}; known: {', '.join(PRESETS)}"
+        )
     if first.ndim != 3:
-        raise InputError(f"frames of shape {tuple(first.shape)}: (B, H, W) grey values are needed")
+        raise InputError(
+            "wrong-type",
+            f"frames have the shape {tuple(first.shape)}; grey frames (B, H, W) are needed",
+        )
     if (first.shape, first.dtype, first.device) != (second.shape, second.dtype, second.device):
         raise InputError(
-            f"the frames of a pair differ: {_describe(first)} against {_describe(second)}; "
-            "resize, convert or move one of them"
+            "wrong-type",
+            f"the frames of a pair differ: {_describe(first)} and {_describe(second)}; "
+            "resize, convert or move one of them",
         )
     if first.dtype != torch.uint8 and not first.dtype.is_floating_point:
-        raise InputError(f"frames of {first.dtype}: uint8 or float grey values 0..255 are needed")
+        raise InputError(
+            "wrong-type",
+            f"frames have the dtype {first.dtype}; uint8 or float grey values 0..255 are needed",
+        )
     height, width = first.shape[1:]
     if min(height, width) < SMALLEST_SIDE:
         raise InputError(
-            f"frames of {width}x{height} px: flow needs at least {SMALLEST_SIDE} px a side; "
-            "enlarge them or leave the clip out"
+            "out-of-range",
+            f"frames have {width}x{height} px, but flow needs at least {SMALLEST_SIDE} px a side; "
+            "enlarge them, or leave the clip out",
         )
     for frames in (first, second) if first.dtype.is_floating_point else ():
         if not bool(frames.isfinite().all()):
-            raise InputError("frames hold NaN or infinite values; grey values 0..255 are needed")
+            raise InputError(
+                "not-finite", "frames have NaN or infinite values; grey values 0..255 are needed"
+            )
     if initial is not None:
         expected = (first.shape[0], 2, height, width)
         if tuple(initial.shape) != expected:
             raise InputError(
-                f"initial flow of shape {tuple(initial.shape)}: {expected} is needed, u then v"
+                "wrong-type",
+                f"the initial flow has the shape {tuple(initial.shape)}; {expected} is needed, u "
+                "then v",
             )
         if not bool(initial.isfinite().all()):
-            raise InputError("the initial flow holds NaN or infinite values")
+            raise InputError("not-finite", "the initial flow has NaN or infinite values")
 
 
 def _describe(frames: torch.Tensor) -> str:

@@ -1,8 +1,8 @@
-"""Events arrive in any order; shards hold their clips in the order of the manifest.
+"""Events come in any order; shards hold their clips in the order of the manifest.
 
-An Assembly collects the events of the clips of one shard, and writes the frames shard and one
-shard of each flow. Bytes wait in a temporary file, so that neither a long video nor a large shard
-is ever held in memory.
+An Assembly collects the events of the clips of one shard. It then writes the frames shard and one
+shard for each flow. Bytes wait in a temporary file, so that neither a long video nor a large shard
+has to fit into memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 
 @dataclass
 class _MapBuffer:
-    """Maps of one output of one clip; the keys are the numbers of the first pairs of chunks."""
+    """Maps of one output of one clip; keys are the number of the first frame pair of a chunk."""
 
     num_maps: int = 0
     size: tuple[int, int] = (0, 0)
@@ -48,7 +48,7 @@ class _MapBuffer:
 
 @dataclass
 class _TrackBuffer:
-    """Tracks of one clip; the keys are the numbers of the first frames of chunks."""
+    """Tracks of one clip; keys are the number of the first frame of a chunk."""
 
     num_frames: int = 0
     grid: tuple[int, int] = (0, 0)
@@ -60,13 +60,13 @@ class _TrackBuffer:
 
 @dataclass
 class _ClipBuffer:
-    """Everything that arrived of one clip in one attempt; the keys are numbers of first frames."""
+    """Everything that came for one clip in one attempt; keys are as in _TrackBuffer."""
 
     maps: dict[str, _MapBuffer]
     tracks: _TrackBuffer | None
     attempt: int = 0
-    num_frames: int = 0  # that have come
-    num_expected: int | None = None  # known once all are decoded
+    num_frames: int = 0  # number of frames that have come
+    num_expected: int | None = None  # known when all frames are decoded
     source_size: tuple[int, int] = (0, 0)
     stored_size: tuple[int, int] = (0, 0)
     pts_seconds: dict[int, np.ndarray] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class _ClipBuffer:
 
     @property
     def is_complete(self) -> bool:
-        """F frames have come, F - 1 maps of each output, and tracks from F frames."""
+        """Whether F frames, F - 1 maps of each output, and tracks from F frames have come."""
         num_pairs = self.num_frames - 1
         return (
             self.num_expected == self.num_frames
@@ -88,10 +88,10 @@ class Assembly:
     """The clips of one shard.
 
     Args:
-        number: of the shard.
-        clips: the manifest's clips that belong here, by their index.
-        folder: for the temporary file, on the disk of the shards.
-        flow: which flows come, and with which extras.
+        number: number of the shard.
+        clips: clips of the manifest that belong to the shard, by their index.
+        folder: folder for the temporary file, on the file system of the shards.
+        flow: which flows are made.
 
     Attributes:
         failures: ClipFailed by index of the clip.
@@ -118,14 +118,14 @@ class Assembly:
     def add(self, event: Event) -> bool:
         """Add one event; returns whether it completes or fails its clip."""
         if event.clip_index in self.failures or self._buffers[event.clip_index].is_complete:
-            return False  # the clip has failed already
+            return False  # the clip has ended before
         if isinstance(event, ClipFailed):
             self.failures[event.clip_index] = event
             return True
         buffer = self._buffers[event.clip_index]
         if event.attempt != buffer.attempt:
             if event.attempt < buffer.attempt:
-                return False  # its decoder died since, and the clip was started again
+                return False  # its decoder has died since then, and the clip was started again
             buffer = self._buffers[event.clip_index] = self._new_buffer(event.attempt)
         if isinstance(event, EncodedFrames):
             self._add_frames(buffer, event)
@@ -138,8 +138,8 @@ class Assembly:
             buffer.num_expected = event.num_frames
         return buffer.is_complete
 
-    # Arrays are copied: those of an event may lie in Ray's object store, and one that is in use
-    # keeps all of them there.
+    # Arrays are copied: the arrays of an event may lie in Ray's object store, and one array in use
+    # keeps the whole event there.
 
     def _add_frames(self, buffer: _ClipBuffer, event: EncodedFrames) -> None:
         buffer.source_size, buffer.stored_size = event.source_size, event.stored_size
@@ -168,17 +168,23 @@ class Assembly:
 
     @property
     def is_settled(self) -> bool:
+        """Whether every clip is complete or has failed."""
         return all(
             clip_index in self.failures or buffer.is_complete
             for clip_index, buffer in self._buffers.items()
         )
 
-    def publish(self, folders: dict[str, Path], configs: dict[str, dict]) -> dict[str, ShardEntry]:
-        """Write the frames shard and one for each flow; clips in the order of the manifest.
+    def publish(
+        self, folders: dict[str, Path], configs: dict[str, dict[str, Any]]
+    ) -> dict[str, ShardEntry]:
+        """Write the frames shard and one shard for each flow, with clips in manifest order.
 
         Args:
-            folders, configs: by name, of "frames" and those of `flow_folders` the ones to be
-                written; a config becomes the attributes.
+            folders: folders to write to, by name: "frames" and names of `flow_folders`.
+            configs: options by name of the folder; they become attributes of the shard.
+
+        Returns:
+            the entries for dataset.json, by name of the folder.
         """
         assert self.is_settled, self.number
         clip_indexes = [index for index in sorted(self.clips) if index not in self.failures]
@@ -209,7 +215,7 @@ class Assembly:
         }
 
     def _flows(self, kept: list[_ClipBuffer], output: str) -> Arrays:
-        """F frames have F - 1 maps; the last frame repeats the last map."""
+        """Arrays of the maps. F frames have F - 1 maps; the last frame repeats the last map."""
         lengths, extents = [], []
         maps = [buffer.maps[output] for buffer in kept]
         for buffer, of_clip in zip(kept, maps, strict=True):
@@ -253,6 +259,7 @@ class Assembly:
         return arrays
 
     def close(self) -> None:
+        """Delete the temporary file."""
         self._spill.close()
 
 
@@ -270,7 +277,7 @@ def _clip_arrays(ids: list[str], kept: list[_ClipBuffer]) -> dict[str, np.ndarra
 
 
 def _last_repeated(by_first: dict[int, np.ndarray]) -> np.ndarray:
-    """F - 1 values of pairs, and the last one once more."""
+    """F - 1 values of frame pairs, with the last value repeated."""
     values = _in_order(by_first)
     return np.concatenate([values, values[-1:]])
 

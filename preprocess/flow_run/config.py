@@ -18,30 +18,32 @@ POOLS = ("ray", "in-process")
 
 @dataclass(frozen=True)
 class FlowsConfig:
-    """Everything that `flows` can be told. The command line checks the ranges.
+    """All options of `flows`. The command line checks the ranges.
 
     Attributes:
         dataset: name of the folder below `out`, with manifest.csv.
         out: folder of all datasets.
-        videos: folder that the manifest's paths begin at; None = OUT/NAME/videos.
+        videos: folder that the paths of the manifest are relative to; None = OUT/NAME/videos.
         clips_per_shard: 1 or more; 512 clips of Something-Something V2 are about 440 MB of frames.
-        frame_short_side: of the stored frames, pixels, 16 or more; never enlarged.
-        jpeg_quality: of the stored frames, 1..100.
-        flow_short_side: of the frames that flow is computed on, pixels, 16 or more.
-        map_short_side: of the stored motion maps, pixels, 4 or more.
-        flow: which flows are made, from which sources, and their options.
-        max_pixels: largest frame of a video that is accepted, width times height, 256 or more.
-        max_frames: longest clip that is accepted, 2 or more.
-        max_seconds: longest clip that is accepted, above 0.
+        frame_short_side: short side of the stored frames, pixels, 16 or more; smaller videos are
+            not enlarged.
+        jpeg_quality: JPEG quality of the stored frames, 1..100.
+        flow_short_side: short side of the frames that flow is computed on, pixels, 16 or more.
+        map_short_side: short side of the stored motion maps, pixels, 4 or more.
+        flow: which flows are made, from which sources, with which options.
+        max_pixels: largest accepted frame, width times height in pixels, 256 or more.
+        max_frames: largest accepted number of frames of a clip, 2 or more.
+        max_seconds: longest accepted clip, seconds, above 0.
         pool: "ray", or "in-process" on one core.
-        decoders: decoder processes; None = as many as suit the machine.
-        flow_workers: flow processes; None = one a core, or one a GPU.
-        num_gpus: GPUs for flow; 0 = flow is computed on CPU cores.
+        decoders: number of decoder processes; None = as many as suit the machine.
+        flow_workers: number of flow processes; None = one for each core, or one for each GPU.
+        num_gpus: number of GPUs for flow; 0 = flow is computed on CPU cores.
         clip_timeout: seconds without an answer after which a worker is killed.
         dashboard: whether Ray shows its dashboard on 127.0.0.1.
         strict: whether the first clip that fails ends the run.
         overwrite: whether all shards are made again, also with other options.
-        dry_run: whether the command prints what it would do and stops.
+        dry_run: whether the command prints its plan and stops.
+        verbose: whether the command prints all options and digests.
     """
 
     dataset: str
@@ -69,15 +71,16 @@ class FlowsConfig:
     strict: bool = False
     overwrite: bool = False
     dry_run: bool = False
+    verbose: bool = False
 
     @classmethod
     def from_options(cls, given: Mapping[str, Any]) -> FlowsConfig:
-        """From options by name, flat, as click and options.json have them.
+        """Build a config from options by name, not nested, as click and options.json have them.
 
-        Names that are not known are ignored; names that are missing have their defaults.
+        Unknown names are ignored; missing names have their defaults.
 
         Raises:
-            InputError: options of flow contradict each other, or one would be ignored.
+            InputError: options of flow contradict each other, or one has no effect.
         """
         names = {each.name for each in fields(cls)} - {"flow"}
         own = {name: value for name, value in given.items() if name in names}
@@ -87,7 +90,7 @@ class FlowsConfig:
         return cls(**own, flow=read_flow_options(given))
 
     def options(self) -> dict[str, Any]:
-        """The options by name, flat: the inverse of `from_options`."""
+        """The options by name, not nested: the inverse of `from_options`."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "flow"}
         return own | recorded_flow_options(self.flow)
 
@@ -97,22 +100,23 @@ class FlowsConfig:
 
     @property
     def video_root(self) -> Path:
-        """The folder that the manifest's paths begin at."""
+        """The folder that the paths of the manifest are relative to."""
         return self.videos or self.layout.videos
 
 
 # How a run was divided among processes says nothing about the next machine.
-NOT_TAKEN_OVER = ("decoders", "flow_workers", "strict", "overwrite", "dry_run")
+NOT_TAKEN_OVER = ("decoders", "flow_workers", "strict", "overwrite", "dry_run", "verbose")
 
 
 def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsConfig:
     """The config of the run that made a dataset, from its options.json.
 
     Args:
-        given: options that replace those of that run; None for those that are not given.
+        given: options that replace those of that run, by name; None for an option that was not
+            given.
 
     Raises:
-        InputError: options.json is not there, or not what `flows` writes.
+        InputError: options.json is missing, or was not written by `flows`.
     """
     path = layout.flows / "options.json"
     replaced = {name: value for name, value in given.items() if value is not None}
@@ -122,15 +126,25 @@ def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsCon
         kept = {name: value for name, value in recorded.items() if name not in NOT_TAKEN_OVER}
         return FlowsConfig.from_options(kept | replaced | dataset)
     except FileNotFoundError:
-        raise InputError(f"{path} is not there; it says how the shards were made") from None
+        raise InputError(
+            "missing-file",
+            f"{path} does not exist. It records how the shards were made; restore it, or make all "
+            f"shards again with `{layout.make('flows', '--overwrite')}`",
+        ) from None
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not what `preprocess.flows` writes: {error!r}") from None
+        raise InputError(
+            "damaged-file",
+            f"{path} is not a file that preprocess.flows writes ({error!r}). Restore it, or make "
+            f"all shards again with `{layout.make('flows', '--overwrite')}`",
+        ) from None
 
 
 def with_workers(config: FlowsConfig) -> FlowsConfig:
-    """The config with numbers of workers: flow is most of the work on CPU, decoding beside a GPU.
+    """The config with numbers of workers that suit the machine.
+
+    On CPU most processes compute flow; beside a GPU most of them decode.
 
     Raises:
         InputError: flow workers cannot be spread evenly over the GPUs.
@@ -143,7 +157,8 @@ def with_workers(config: FlowsConfig) -> FlowsConfig:
     flow_workers = config.flow_workers or gpus or cores
     if gpus and flow_workers % gpus:
         raise InputError(
-            f"--flow-workers {flow_workers} with --num-gpus {gpus}: each GPU serves the same "
-            f"number of workers; a multiple of {gpus} is allowed"
+            "out-of-range",
+            f"--flow-workers is {flow_workers} and --num-gpus is {gpus}. Each GPU serves the same "
+            f"number of workers, so give a multiple of {gpus}",
         )
     return replace(config, decoders=decoders, flow_workers=flow_workers)

@@ -1,11 +1,11 @@
-"""Which clips are decoded together: those of one video whose spans overlap or touch.
+"""Which clips are decoded together: clips of one video whose spans overlap or touch.
 
     spans    |----a----|      |--b--|         |-----d-----|
                      |---c---|                     |-e-|
     groups   a, c, b                          d, e
 
-A shard is made as a whole or not at all, so its clips alone decide what is decoded together, and it
-holds the same bytes whatever other shards were made before it.
+Clips of different shards are never decoded together. A shard therefore has the same bytes, whatever
+other shards were made before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ClipTask:
 
     Attributes:
         clip_index: row of the clip in the manifest, from 0.
-        attempt: how often the clip was started before.
+        attempt: how many times the clip was started before.
     """
 
     clip_index: int
@@ -35,11 +35,11 @@ class ClipTask:
 
 @dataclass(frozen=True)
 class DecodeGroup:
-    """Clips of one video that are decoded in one pass, by their starts; most often a single one.
+    """Clips of one video that are decoded in one pass, in order of their starts; usually one.
 
     Attributes:
-        tasks: without gaps between their spans.
-        is_suspect: whether a decoder was lost with this group before.
+        tasks: the clips, without gaps between their spans.
+        is_suspect: whether a decoder died or hung with this group before.
     """
 
     tasks: tuple[ClipTask, ...]
@@ -57,10 +57,10 @@ class DecodeGroup:
 
 
 def decode_groups(plan: Plan, clip_indexes: Iterable[int]) -> list[DecodeGroup]:
-    """Group clips as the workers decode them, in the order of the lowest index of each group.
+    """Group clips that are decoded together; groups are in order of their lowest clip index.
 
-    Motion vectors depend on the keyframe at which decoding begins, so with them each clip is
-    decoded by itself.
+    Motion vectors depend on the keyframe at which decoding starts. With them, each clip is decoded
+    alone.
     """
     tasks = [ClipTask(clip_index, plan.clips[clip_index]) for clip_index in clip_indexes]
     if MOTION_VECTORS in plan.flow.sources:
@@ -73,7 +73,7 @@ def decode_groups(plan: Plan, clip_indexes: Iterable[int]) -> list[DecodeGroup]:
 
 
 def group_overlapping(tasks: Iterable[ClipTask]) -> list[DecodeGroup]:
-    """Group clips of one video: a new group begins where no span continues."""
+    """Group clips of one video: a new group starts where no earlier span continues."""
     groups: list[list[ClipTask]] = []
     end = -math.inf
     for task in sorted(tasks, key=lambda task: (task.clip.span, task.clip_index)):

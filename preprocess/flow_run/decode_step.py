@@ -1,8 +1,8 @@
 """The decode step: a Decoder turns clips into JPEG frames, grey frames and maps of motion vectors.
 
-A plain object that knows nothing of processes; preprocess/flow_run/pool.py runs it in this process
-or as a Ray actor. A chunk is computed alone and cut by the clip alone, so results do not depend on
-which worker computed what beside what.
+A Decoder is a plain object. preprocess/flow_run/pool.py runs it in this process, or as a Ray actor.
+Each chunk is computed alone, and only the clip decides where its chunks end. Results therefore do
+not depend on which worker computed which chunk.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from preprocess.video.frame_chunks import FrameChunk, scaled_size
 from preprocess.video.spans import decode_together
 from preprocess.video.transcode import clear_scratch
 
-# Chunks of short clips are handed on together, so that a call costs little beside its computation.
-# A batch is full with one of these; the chunk that fills it may exceed them.
+# Chunks of short clips are sent together, so that the cost of a call is small compared to the work.
+# A batch is full when it reaches one of these limits; its last chunk may exceed them.
 BATCH_FRAMES = 256
 BATCH_BYTES = 8 << 20  # of grey frames
 BATCH_GROUPS = 16
@@ -43,18 +43,20 @@ DecodeStep = tuple[list[DecodeEvent], GreyFrames | None]
 
 
 class Decoder:
-    """Decodes the groups that it is given, a bounded batch a call."""
+    """Decodes groups of clips; each call returns a batch of bounded size."""
 
     def __init__(self, options: WorkerOptions) -> None:
         cv2.setNumThreads(1)
         self.options = options
         self._decode = replace(options.decode, vectors=MOTION_VECTORS in options.flow.sources)
-        if options.decode.scratch is not None:  # its own, to be cleared whatever others do
+        if (
+            options.decode.scratch is not None
+        ):  # a folder of its own, which it may clear at any time
             scratch = options.decode.scratch / f"decoder-{os.getpid()}"
             self._decode = replace(self._decode, scratch=scratch)
         self._video = ""
-        self._group = DecodeGroup(())  # the one that is running, without the clips that have ended
-        self._has_several = False  # whether that group began with several clips
+        self._group = DecodeGroup(())  # the running group, without the clips that have ended
+        self._has_several = False  # whether the running group started with several clips
         self._steps: Iterator[DecodeStep] = iter(())
         self._tally = Tally()
 
@@ -62,7 +64,7 @@ class Decoder:
         """Continue the running group, then start `groups`, until a batch is full or all are done.
 
         Returns:
-            what is for the driver, and the batch of grey frames for a flow worker.
+            the result for the driver, and the batch of grey frames for a flow worker.
         """
         began, before = time.perf_counter(), self._tally.num_frames
         result = DecodeResult()
@@ -97,14 +99,14 @@ class Decoder:
         self._steps = self.steps(group)
 
     def _next_step(self) -> DecodeStep:
-        """One chunk further, or to the end of a clip; an error fails all clips of the group."""
+        """Decode one chunk, or end a clip; an error fails all clips of the group."""
         try:
             return next(self._steps)
-        except Exception as error:  # one clip, whatever it is, must not stop the run
+        except Exception as error:  # one clip must not stop the run, whatever its error
             return [_failed(task, error) for task in self._group.tasks], None
 
     def _record(self, events: list[DecodeEvent], result: DecodeResult) -> None:
-        """Add events to the result. A clip that failed beside others is tried again by itself."""
+        """Add events to the result. A clip that failed beside others is tried again alone."""
         for event in events:
             if isinstance(event, ClipFailed) and self._has_several:
                 result.retries.append(self._group.retry_of(event.clip_index))
@@ -114,7 +116,7 @@ class Decoder:
                 self._group = self._group.remaining(event.clip_index)
 
     def steps(self, group: DecodeGroup) -> Iterator[DecodeStep]:
-        """The chunks of all clips of a group, and how each clip ends."""
+        """Yield the chunks of all clips of a group, and the event that ends each clip."""
         encoders = [ClipEncoder(task, self.options, self._decode.vectors) for task in group.tasks]
         root = self.options.video_root
         if len(encoders) == 1:
@@ -134,28 +136,28 @@ class Decoder:
 
 def _failed(task: ClipTask, error: Exception) -> ClipFailed:
     if isinstance(error, ClipError):
-        return ClipFailed(task.clip_index, error.stage, error.reason)
+        return ClipFailed(task.clip_index, error.stage, error.reason, error.code)
     return ClipFailed.by_fault(task.clip_index, error)
 
 
 class ClipEncoder:
-    """Turns the chunks of one clip, in order, into what is stored and what flow is computed on.
+    """Turns the chunks of one clip, in order, into frames to store and frames to compute flow on.
 
     Args:
         task: the clip.
         options: sizes and quality.
-        with_vectors: whether chunks come with flows of motion vectors.
+        with_vectors: whether chunks have flows of motion vectors.
     """
 
     def __init__(self, task: ClipTask, options: WorkerOptions, with_vectors: bool) -> None:
         self._task = task
         self._options = options
         self._with_vectors = with_vectors
-        self._before: np.ndarray | None = None  # the last grey frames of the chunk before
+        self._before: np.ndarray | None = None  # the last grey frames of the previous chunk
         self._num_frames = self._num_vectors = 0
 
     def encode(self, chunk: FrameChunk) -> DecodeStep:
-        """Encode a chunk: JPEG frames and maps of motion vectors; grey frames for a flow worker."""
+        """JPEG frames and maps of motion vectors of a chunk, and grey frames for a flow worker."""
         events: list[DecodeEvent] = [self._jpegs(chunk)]
         if chunk.vectors:
             events += self._vector_maps(chunk)
@@ -167,11 +169,11 @@ class ClipEncoder:
         """Check the counts after the last chunk.
 
         Raises:
-            ClipError: there are not as many flows of motion vectors as pairs of frames.
+            ClipError: the number of flows of motion vectors is not the number of pairs of frames.
         """
         if self._with_vectors and self._num_vectors != self._num_frames - 1:
             counts = f"{self._num_vectors} flows from vectors of {self._num_frames} frames"
-            raise ClipError("flow", counts)
+            raise ClipError("damaged-file", counts, "flow")
         return ClipDecoded(self._task.clip_index, self._task.attempt, self._num_frames)
 
     def _grey(self, chunk: FrameChunk) -> GreyFrames | None:
@@ -187,7 +189,9 @@ class ClipEncoder:
         return GreyFrames(clip_index, attempt, first, grey, num_before, chunk.is_last)
 
     def _vector_maps(self, chunk: FrameChunk) -> list[Maps]:
-        from preprocess.flow.pipeline import vector_maps  # torch, which other decoders do without
+        from preprocess.flow.pipeline import (
+            vector_maps,
+        )  # imports torch; not every decoder needs it
 
         return vector_maps(
             self._task.clip_index,
@@ -225,7 +229,7 @@ def jpeg_frames(rgb: np.ndarray, quality: int) -> list[np.ndarray]:
 
 
 def grey_frames(rgb: np.ndarray, short_side: int) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] as grey uint8 [T, h, w] of the size that flow is computed on."""
+    """Convert frames uint8 [T, H, W, 3] to grey uint8 [T, h, w] of the size for computing flow."""
     height, width = rgb.shape[1:3]
     size = scaled_size(width, height, short_side)
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]

@@ -1,7 +1,7 @@
 """The flow step: a FlowWorker turns batches of grey frames into motion maps and tracks.
 
-A plain object that knows nothing of processes; preprocess/flow_run/pool.py runs it in this process
-or as a Ray actor.
+A FlowWorker is a plain object. preprocess/flow_run/pool.py runs it in this process, or as a Ray
+actor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FlowWorker:
         self._pipeline = FlowPipeline(options.flow, options.map_short_side, options.device)
 
     def run(self, batch: list[GreyFrames], selected: list[int] | None = None) -> FlowResult:
-        """Compute every chunk of the batch, or those numbered in `selected`."""
+        """Compute every chunk of the batch, or only the chunks whose numbers are in `selected`."""
         began = time.perf_counter()
         result = FlowResult()
         for index in range(len(batch)) if selected is None else selected:
@@ -43,18 +43,18 @@ class FlowWorker:
         try:
             return [*self.maps(grey)]
         except ClipError as error:
-            return [ClipFailed(grey.clip_index, error.stage, error.reason)]
+            return [ClipFailed(grey.clip_index, error.stage, error.reason, error.code)]
         except InputError as error:
-            return [ClipFailed(grey.clip_index, "flow", str(error))]
-        except Exception as error:  # one clip, whatever it is, must not stop the run
+            return [ClipFailed(grey.clip_index, "flow", error.message, error.code)]
+        except Exception as error:  # one clip must not stop the run, whatever its error
             if self.options.device != "cpu":
                 import torch
 
-                # A GPU whose context is broken raises again here, and every later clip would fail:
-                # this worker ends, another replaces it, and the clip is tried once more.
+                # A GPU whose context is broken raises again here. Every later clip would fail, so
+                # this worker ends, another one replaces it, and the clip is tried once more.
                 torch.cuda.synchronize()
             return [ClipFailed.by_fault(grey.clip_index, error)]
 
     def maps(self, grey: GreyFrames) -> list[Maps | TracksOfFrames]:
-        """The maps of each output, and the tracks, of one chunk."""
+        """The maps of each output and the tracks of one chunk."""
         return self._pipeline.run(grey)

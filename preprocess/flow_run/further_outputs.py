@@ -1,8 +1,8 @@
 """Further outputs of a finished dataset: complete folders stay, and decide which clips are made.
 
-A run for another source, or for lengths or boundaries, decodes all videos again and writes the new
-folders alone. They hold the clips that the finished folders hold: a clip set aside stays so (it is
-`preprocess.retry` that tries again), and one that was good and fails now stops the run.
+A run for another source, for lengths or for boundaries decodes all videos again and writes only the
+new folders. These hold the same clips as the complete folders. A clip that was set aside stays set
+aside (`preprocess.retry` tries it again). A clip that was good and fails now stops the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shared.shards import ShardReader
 def skip_complete(plan: Plan) -> Plan:
     """The plan for the folders that are not complete, beside those that are.
 
-    It is the whole plan where nothing is complete, and where a run of all folders was stopped.
+    It is the whole plan if no folder is complete, or if a run of all folders was stopped.
 
     Raises:
         InputError: a folder was made with other options or from another manifest.
@@ -41,10 +41,10 @@ def skip_complete(plan: Plan) -> Plan:
 
 
 def clips_set_aside(plan: Plan, shards: Iterable[int]) -> dict[int, ClipFailed]:
-    """The clips that the complete folders lack, by their index; none where nothing is complete.
+    """The clips that the complete folders lack, by index of the clip; none if none is complete.
 
     Args:
-        shards: their numbers; of the others nothing is said.
+        shards: numbers of the shards to look at.
 
     Raises:
         InputError: a shard of a complete folder cannot be read.
@@ -53,7 +53,7 @@ def clips_set_aside(plan: Plan, shards: Iterable[int]) -> dict[int, ClipFailed]:
         return {}
     name = next(iter(plan.complete))
     records = {record["clip_id"]: record for record in read_failures(plan.layout.failures)}
-    unknown = {"stage": "decode", "reason": f"not in {name}/; why was not kept"}
+    unknown = {"stage": "decode", "reason": f"not in {name}/; the reason was not recorded"}
     found = {}
     for shard in shards:
         path = plan.layout.root / name / shard_name(shard)
@@ -63,17 +63,20 @@ def clips_set_aside(plan: Plan, shards: Iterable[int]) -> dict[int, ClipFailed]:
             clip_id = plan.clips[clip_index].clip_id
             if clip_id not in held:
                 record = records.get(clip_id, unknown)
-                found[clip_index] = ClipFailed(clip_index, record["stage"], record["reason"])
+                found[clip_index] = ClipFailed(
+                    clip_index, record["stage"], record["reason"], record.get("code", "")
+                )
     return found
 
 
 def split_by_shard(
     plan: Plan, set_aside: dict[int, ClipFailed]
 ) -> tuple[list[ClipFailed], dict[int, list[ClipFailed]]]:
-    """Split failures that are known beforehand.
+    """Split failures that are known before the run.
 
     Returns:
-        those of shards that have no other clip, which no worker opens; and the rest, by shard.
+        failures of shards without any other clip, for which no worker has work; and the other
+        failures, by shard.
     """
     by_shard: dict[int, list[ClipFailed]] = {}
     for clip_index, event in set_aside.items():
@@ -86,23 +89,26 @@ def split_by_shard(
 
 
 def refuse_loss(plan: Plan, failed: dict[str, Any]) -> None:
-    """Stop where a clip of the complete folders cannot be made again.
+    """Stop if a clip of the complete folders cannot be made again.
 
     Raises:
         InputError: always, if any folder is complete.
     """
     if plan.complete:
         raise InputError(
-            "{clip_id} was good and cannot be made again ({stage}: {reason}); ".format_map(failed)
-            + f"{_names(plan)} are as they were, give its video with --videos (VIDEOS=)"
+            "other-inputs",
+            "{clip_id} was good before and cannot be made again ({stage}: {reason}). ".format_map(
+                failed
+            )
+            + f"{_names(plan)} did not change. Give its video with --videos (VIDEOS=)",
         )
 
 
 def refuse_other_videos(plan: Plan, shard: int) -> None:
-    """Hold a new shard against that of a complete folder.
+    """Compare a new shard with the shard of the same number in a complete folder.
 
     Raises:
-        InputError: they do not have the same frames, so the videos have changed in between.
+        InputError: their frames differ, so the videos have changed in between.
     """
     if not plan.complete:
         return
@@ -116,9 +122,10 @@ def refuse_other_videos(plan: Plan, shard: int) -> None:
         for path in CLIP_PATHS:
             if not np.array_equal(old[path], new[path]):
                 raise InputError(
-                    f"{new.path}{path} is not that of {old.path}: the videos are not those that "
-                    f"{_names(plan)} were made from; give them with --videos (VIDEOS=), or make "
-                    "all shards again with --overwrite"
+                    "other-inputs",
+                    f"{new.path}{path} differs from {old.path}: {_names(plan)} were made from "
+                    "other videos. Give those videos with --videos (VIDEOS=), or make all shards "
+                    "again with --overwrite",
                 )
 
 

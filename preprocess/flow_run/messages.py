@@ -1,4 +1,4 @@
-"""What the driver, decoders and flow workers tell each other: plain data, small enough to send."""
+"""Messages between the driver, decoders and flow workers: plain data, small enough to send."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from preprocess.video.remarks import Remark, Remarks
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What every worker must know.
+    """Options of every worker.
 
     Attributes:
-        video_root: folder that the manifest's paths are relative to.
+        video_root: folder that the paths of the manifest are relative to.
         decode: see DecodeOptions.
-        jpeg_quality: of the stored frames, 1..100.
-        flow_short_side: of the frames that flow is computed on, pixels; never enlarged.
-        map_short_side: of the stored motion maps, pixels; never enlarged.
+        jpeg_quality: JPEG quality of the stored frames, 1..100.
+        flow_short_side: short side of the frames that flow is computed on, pixels; smaller frames
+            are not enlarged.
+        map_short_side: short side of the stored motion maps, pixels; smaller maps are not enlarged.
         device: "cpu" or "cuda".
         flow: which flows are made.
     """
@@ -40,7 +41,7 @@ class WorkerOptions:
 
 
 # --------------------------------------------------------------------------------------------------
-# Events: what becomes of a clip. They reach the driver in any order.
+# Events of clips. They reach the driver in any order.
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class EncodedFrames:
 
     Attributes:
         clip_index: row of the clip in the manifest, from 0.
-        attempt: how often the clip was started before.
-        first_index: number of the first frame in the clip.
-        pts_seconds: float64 [T], presentation times.
-        jpegs: uint8 [B], the files one after another.
-        jpeg_bytes: int64 [T], bytes of each file.
-        source_size, stored_size: width, height in pixels.
+        attempt: how many times the clip was started before.
+        first_index: number of the chunk's first frame in the clip, from 0.
+        pts_seconds: float64 [T], presentation times, seconds.
+        jpegs: uint8 [B], the JPEG files one after another.
+        jpeg_bytes: int64 [T], bytes of each JPEG file.
+        source_size, stored_size: width and height in pixels.
     """
 
     clip_index: int
@@ -69,7 +70,7 @@ class EncodedFrames:
 
 @dataclass(frozen=True)
 class ClipDecoded:
-    """All frames of a clip have been handed over."""
+    """All frames of a clip have been sent."""
 
     clip_index: int
     attempt: int
@@ -81,22 +82,26 @@ class ClipFailed:
     """A clip is set aside.
 
     Attributes:
+        clip_index: row of the clip in the manifest, from 0.
         stage: "decode" or "flow"; "internal" for a fault of this program.
-        reason: in words.
-        traceback: of a fault of this program.
+        reason: the reason as text.
+        code: the kind of reason, a key of CODES in shared/errors.py; empty for a clip that an older
+            version set aside.
+        traceback: the traceback of a fault of this program.
     """
 
     clip_index: int
     stage: str
     reason: str
+    code: str = ""
     traceback: str = ""
 
     @classmethod
     def by_fault(cls, clip_index: int, error: Exception) -> ClipFailed:
-        """An exception that says nothing about the video, with its traceback."""
+        """A clip that met an exception that is no property of its video, with the traceback."""
         reason = f"{type(error).__name__}: {error}"
         text = "".join(traceback.format_exception(error))
-        return cls(clip_index, INTERNAL_STAGE, reason, text)
+        return cls(clip_index, INTERNAL_STAGE, reason, "program-fault", text)
 
 
 DecodeEvent = EncodedFrames | Maps | ClipDecoded | ClipFailed
@@ -105,21 +110,21 @@ Event = DecodeEvent | FlowEvent
 
 
 # --------------------------------------------------------------------------------------------------
-# Results: what one call of a worker returns
+# Results of one call of a worker
 
 
 @dataclass
 class DecodeResult:
-    """What a decoder returns to the driver after one call.
+    """The result of one call of a decoder.
 
     Attributes:
-        events: in order.
-        num_started: how many of the groups given were started; the driver takes the rest back.
+        events: events of clips, in order.
+        num_started: how many of the given groups were started; the driver takes the others back.
         running: the group that the next call continues, without the clips that have ended.
-        retries: clips that could not be decoded together with others, to be decoded one by one.
+        retries: clips that failed together with others, to be decoded one by one.
         batch_clip_indexes: the clip of each chunk of the batch for a flow worker.
-        num_frames: that came out of the decoder, also those that no clip keeps.
-        remarks: (video, remark) of the videos that were opened.
+        num_frames: number of decoded frames, including frames that no clip keeps.
+        remarks: (video, remark) for the videos that were opened.
         busy_seconds: how long the call took.
     """
 
@@ -135,7 +140,7 @@ class DecodeResult:
 
 @dataclass
 class FlowResult:
-    """What a flow worker returns to the driver after one call."""
+    """The result of one call of a flow worker."""
 
     events: list[FlowEvent] = field(default_factory=list)
     busy_seconds: float = 0.0
@@ -143,10 +148,10 @@ class FlowResult:
 
 @dataclass
 class StageTimes:
-    """Seconds that workers were busy, summed over those of a stage; frames they decoded.
+    """Busy seconds, summed over the workers of each stage, and the number of decoded frames.
 
     Attributes:
-        remarks: on the videos that were decoded.
+        remarks: remarks on the videos that were decoded.
     """
 
     num_decoders: int = 1
@@ -165,9 +170,10 @@ class StageTimes:
 
     @property
     def decode_seconds(self) -> float:
-        """What decoding alone would have taken with these workers."""
+        """Seconds that decoding alone would have taken with these workers."""
         return self.decode_busy / self.num_decoders
 
     @property
     def flow_seconds(self) -> float:
+        """Seconds that flow alone would have taken with these workers."""
         return self.flow_busy / self.num_flow_workers

@@ -1,8 +1,8 @@
-"""Command-line options of `flows` that other commands share, and those of its flow sources.
+"""Command-line options of `flows` that other commands share, and options of the flow sources.
 
-Each is declared once. `flows` shows its default; a command that makes clips of a finished dataset
-again has none, because an option that is not given there is as the run that made the dataset had
-it.
+Each option is declared once. `flows` shows its default. A command that makes clips of a finished
+dataset again has no defaults: an option that is not given has the value of the run that made the
+dataset.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class _SharedOption:
     """How one option is declared.
 
     Attributes:
-        default: what `flows` uses; None = what `default_text` says.
-        is_rare: whether the help of `flows` shows it with `--help-all` alone.
+        default: default of `flows`; None = `default_text` describes it.
+        is_rare: whether `flows` shows the option only with `--help-all`.
     """
 
     type: click.ParamType
@@ -38,52 +38,52 @@ class _SharedOption:
     is_rare: bool = False
 
 
-# They decide which clips fail and which processes run, never what is stored.
+# These options decide which clips fail and which processes run, never what is stored.
 _SHARED: dict[str, _SharedOption] = {
     "videos": _SharedOption(
         click.Path(path_type=Path),
-        "Folder of the videos; the manifest's paths begin here.",
+        "Folder of the videos. The paths of the manifest are relative to it.",
         metavar="FOLDER",
         default_text="OUT/NAME/videos",
     ),
     "max_pixels": _SharedOption(
         click.IntRange(256),
-        "Refuse videos with larger frames, in width times height.",
+        "Set aside videos whose frames have more pixels (width times height).",
         metavar="PIXELS",
         default=FlowsConfig.max_pixels,
         is_rare=True,
     ),
     "max_frames": _SharedOption(
         click.IntRange(2),
-        "Refuse clips with more frames.",
+        "Set aside clips with more frames.",
         metavar="FRAMES",
         default=FlowsConfig.max_frames,
         is_rare=True,
     ),
     "max_seconds": _SharedOption(
         click.FloatRange(0, min_open=True),
-        "Refuse longer clips.",
+        "Set aside longer clips.",
         metavar="SECONDS",
         default=FlowsConfig.max_seconds,
         is_rare=True,
     ),
     "pool": _SharedOption(
         click.Choice(POOLS),
-        "Run workers as Ray processes, or in this process: on one core, where a crash of the "
-        "decoder ends the run.",
+        "Run workers as Ray processes, or all work in this process, on one core. There a crash of "
+        "the decoder ends the run.",
         default=FlowsConfig.pool,
     ),
     "decoders": _SharedOption(
         click.IntRange(1),
         "Number of decoder processes.",
         metavar="PROCESSES",
-        default_text="one for four cores; one a core beside GPUs",
+        default_text="one for every four cores; one for each core if GPUs compute flow",
     ),
     "flow_workers": _SharedOption(
         click.IntRange(1),
         "Number of processes that compute flow.",
         metavar="PROCESSES",
-        default_text="one a core, or one a GPU",
+        default_text="one for each core, or one for each GPU",
     ),
     "num_gpus": _SharedOption(
         click.IntRange(0),
@@ -93,7 +93,8 @@ _SHARED: dict[str, _SharedOption] = {
     ),
     "clip_timeout": _SharedOption(
         click.FloatRange(0, min_open=True),
-        "Kill a worker that gives no answer for this long; an answer comes about every 256 frames.",
+        "Kill a worker that does not answer for this long. A worker answers about every 256 "
+        "frames.",
         metavar="SECONDS",
         default=FlowsConfig.clip_timeout,
         is_rare=True,
@@ -120,10 +121,11 @@ def shared_option(name: str) -> Callable[[Function], Function]:
 def replacing_options(purpose: str = "") -> Callable[[Function], Function]:
     """Add all shared options to a command that makes clips again.
 
-    The command gets None for an option that is not given: as the run that made the dataset had it.
+    The command gets None for an option that is not given. The value of the run that made the
+    dataset then holds.
 
     Args:
-        purpose: when the options apply, such as "With --repair"; begins the help of each.
+        purpose: when the options apply, such as "With --repair"; the help of each begins with it.
     """
 
     def decorated(function: Function) -> Function:
@@ -157,7 +159,7 @@ def _source_option(declared: Declaration) -> Callable[[Function], Function]:
         declared.flag,
         type=_click_type(declared),
         metavar=declared.metavar,
-        # None where it is not given: an option of a source that is not asked for is refused.
+        # None if it is not given: an option of a source that is not used is refused.
         default=None,
         show_default=False if default is None else str(default),
         help=declared.help,

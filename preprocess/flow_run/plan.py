@@ -1,7 +1,7 @@
 """Which clip goes into which shard, and with which options: fixed before any worker starts.
 
-The manifest and the options decide it alone, so that neither workers nor the order in which they
-finish change a byte of any shard.
+The manifest and the options alone decide this. Neither the number of workers nor the order in which
+they finish changes a byte of any shard.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Plan:
 
     Attributes:
         layout: paths of the dataset.
-        clips: of the manifest; clip i belongs to shard i // clips_per_shard, also if it fails. A
-            shard whose clips all failed is published without clips.
-        config: how the run is configured.
-        indexes: dataset.json by name of the folder, still without shards.
-        complete: dataset.json of folders that are complete and stay as they are, beside which the
-            others are made.
+        clips: clips of the manifest. Clip i belongs to shard i // clips_per_shard, also if it
+            fails. A shard whose clips all fail is published without clips.
+        config: options of the run.
+        indexes: dataset.json by name of the folder, before it lists shards.
+        complete: dataset.json by name of those folders that are complete. They stay as they are;
+            the run makes the other folders beside them.
     """
 
     layout: DatasetLayout
@@ -56,11 +56,12 @@ class Plan:
 
     @property
     def folders(self) -> dict[str, Path]:
-        """frames/, flows/ and a folder beside it for each further flow, but for `complete`."""
+        """Folders that the run writes: frames/, flows/, and one for each further flow."""
         return {name: self.layout.root / name for name in self.indexes}
 
     @property
     def configs(self) -> dict[str, dict[str, Any]]:
+        """Options that decide the content of each folder, by its name."""
         return {name: index.config for name, index in self.indexes.items()}
 
     @property
@@ -75,7 +76,7 @@ class Plan:
         return range(first, min(first + self.clips_per_shard, len(self.clips)))
 
     def complete_indexes(self) -> dict[str, DatasetIndex]:
-        """dataset.json of those folders that hold what is planned.
+        """dataset.json of those folders that hold already what is planned.
 
         Raises:
             InputError: one was made with other options or from another manifest.
@@ -87,12 +88,13 @@ class Plan:
         return {name: index for name, index in found.items() if index is not None}
 
     def journal(self) -> Journal:
-        """The journal of all folders, with what an earlier run finished.
+        """The journal of all folders, with the shards that an earlier run finished.
 
-        It lies in flows/, or in the first of the folders that are made beside complete ones.
+        It lies in flows/, or in the first of the folders that are made beside complete ones. With
+        --overwrite it is empty, and what an earlier run left is neither read nor deleted.
 
         Raises:
-            InputError: that run had other options or another manifest.
+            InputError: the earlier run had other options or another manifest.
         """
         wanted: dict[str, Any] = {}
         for name, index in self.indexes.items():
@@ -104,16 +106,17 @@ class Plan:
         if self.complete:
             wanted["beside"] = {name: index.digest for name, index in self.complete.items()}
             folder = next(iter(self.folders.values()))
-        drop_beside_others(folder, wanted.get("beside"))
-        return Journal(folder, wanted, option_names())
+        if not self.config.overwrite:
+            drop_beside_others(folder, wanted.get("beside"))
+        return Journal(folder, wanted, option_names(), is_new=self.config.overwrite)
 
     def remove_indexes(self) -> None:
-        """Declare the folders unfinished, before a shard of theirs is replaced."""
+        """Declare the folders unfinished, before one of their shards is replaced."""
         for folder in self.folders.values():
             (folder / INDEX_NAME).unlink(missing_ok=True)
 
     def write_indexes(self, entries: dict[str, list[ShardEntry]]) -> None:
-        """Declare all folders complete, and remove shards that no clip belongs to."""
+        """Declare all folders complete, and delete shards that no clip belongs to."""
         for name, folder in self.folders.items():
             remove_other_shards(folder, entries[name])
             self.indexes[name].shards.extend(entries[name])
@@ -121,16 +124,19 @@ class Plan:
 
 
 def make_plan(layout: DatasetLayout, clips: list[Clip], config: FlowsConfig) -> Plan:
-    """The plan for a config of `flows`.
+    """The plan of a run of `flows`.
 
-    Caps and workers are left out of what is compared with an earlier run: they decide which clips
-    fail, never what is stored.
+    Limits on clips and numbers of workers are not compared with an earlier run: they decide which
+    clips fail, never what is stored.
 
     Raises:
-        InputError: there are no clips, or a file of the config cannot be read.
+        InputError: the manifest has no clips, or a file that an option names cannot be read.
     """
     if not clips:
-        raise InputError(f"{layout.manifest} lists no clip")
+        raise InputError(
+            "empty",
+            f"{layout.manifest} has no clips. Add clips, or run `{layout.make('manifest')}` again",
+        )
     frames = {"frame_short_side": config.frame_short_side}
     sizes = {"flow_short_side": config.flow_short_side, "map_short_side": config.map_short_side}
     configs: dict[str, dict[str, Any]] = {"frames": frames | {"jpeg_quality": config.jpeg_quality}}

@@ -1,9 +1,9 @@
-"""The pool of workers of a run: started where there is something to do, gone at its end.
+"""The pool of workers of a run: started if there is work, and closed at its end.
 
-A pool has `run(groups)`, which yields the workers' events (preprocess/flow_run/messages.py) in the
-order they come, `times`, and `close()`. What the events say does not depend on the pool or on the
-number of workers. InProcessPool shows what a pool does; RayPool (preprocess/flow_run/ray_pool.py)
-does the same in many processes.
+A pool has `run(groups)`, which yields the events of the workers (preprocess/flow_run/messages.py)
+as they come, `times`, and `close()`. The content of the events depends neither on the pool nor on
+the number of workers. InProcessPool is the simplest pool; RayPool (preprocess/flow_run/ray_pool.py)
+does the same work in many processes.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from shared.gpus import refuse_too_few
 
 @contextmanager
 def running_pool(plan: Plan, is_needed: bool) -> Iterator[RayPool | InProcessPool | None]:
-    """The workers that the config asks for; None where nothing is to be computed.
+    """The workers of a run; None if there is nothing to compute.
 
     Raises:
-        InputError: there are not so many GPUs, or Ray does not start.
+        InputError: there are fewer GPUs than requested, or Ray does not start.
     """
     if not is_needed:
         yield None
         return
     config = plan.config
-    if config.num_gpus and not os.environ.get("RAY_ADDRESS"):  # a cluster has its own
+    if config.num_gpus and not os.environ.get("RAY_ADDRESS"):  # a cluster has other GPUs
         import torch
 
         refuse_too_few(torch.cuda, config.num_gpus, "--num-gpus")
@@ -63,7 +63,7 @@ def running_pool(plan: Plan, is_needed: bool) -> Iterator[RayPool | InProcessPoo
 
 
 def worker_options(plan: Plan) -> WorkerOptions:
-    """What of the config the workers must know."""
+    """The options of the workers, from the config."""
     config = plan.config
     return WorkerOptions(
         video_root=config.video_root.resolve(),
@@ -72,7 +72,7 @@ def worker_options(plan: Plan) -> WorkerOptions:
             max_pixels=config.max_pixels,
             max_frames=config.max_frames,
             max_seconds=config.max_seconds,
-            # Copies of videos wait here, and are gone after the run.
+            # Re-encoded copies of videos are kept here until the run ends.
             scratch=plan.layout.root.resolve() / ".transcoded" if plan.flow.transcode else None,
         ),
         jpeg_quality=config.jpeg_quality,
@@ -84,9 +84,9 @@ def worker_options(plan: Plan) -> WorkerOptions:
 
 
 class InProcessPool:
-    """One decoder and one flow worker in this process, one after the other.
+    """One decoder and one flow worker in this process, which work in turn.
 
-    Nothing protects it from a video that crashes or hangs the decoder; RayPool does.
+    A video that crashes or hangs the decoder ends the run. With RayPool it does not.
     """
 
     def __init__(
@@ -116,4 +116,4 @@ class InProcessPool:
                     break
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this pool has no processes."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -16,6 +17,12 @@ from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import failure_record
 from preprocess.running.journal import Journal
 from shared.manifest import Clip
+from shared.shard_index import ShardEntry
+
+ShardWriter = Callable[
+    [Assembly, dict[str, Path], dict[str, dict[str, Any]]], dict[str, ShardEntry]
+]
+"""Writes the shards of an assembly to folders, by name, with their configs; returns the entries."""
 
 
 def settled_clips(
@@ -24,14 +31,16 @@ def settled_clips(
     journal: Journal,
     folders: dict[str, Path],
     known: Callable[[int], Iterable[Event]] = lambda _: (),
+    write: ShardWriter = Assembly.publish,
 ) -> Iterator[Event]:
-    """Yield for each clip the event that completes or fails it, and publish shards on the way.
+    """Yield the event that completes or fails each clip; publish each shard after its last clip.
 
     Args:
-        events: of the workers, in any order.
+        events: events of the workers, in any order.
         journal: records each shard that is published.
-        folders: of the shards, by name.
-        known: gives the events of the clips of a shard that no worker is given.
+        folders: folders of the shards, by name.
+        known: gives, for the number of a shard, the events of those clips that no worker computes.
+        write: writes the shards of an assembly.
     """
     assemblies: dict[int, Assembly] = {}
     shown_faults: set[str] = set()
@@ -40,7 +49,7 @@ def settled_clips(
         for event in events:
             shard = plan.shard_of(event.clip_index)
             if shard in journal.finished:
-                continue  # an event of a clip that had failed already
+                continue  # an event of a clip that has failed before
             if shard not in assemblies:
                 clips = {
                     clip_index: plan.clips[clip_index] for clip_index in plan.clip_indexes(shard)
@@ -54,36 +63,44 @@ def settled_clips(
                 show_fault(plan.clips[event.clip_index], event, shown_faults)
             yield event
             if assemblies[shard].is_settled:
-                publish(plan, journal, folders, assemblies[shard])
+                publish(plan, journal, folders, assemblies[shard], write)
                 assemblies.pop(shard).close()
     finally:
         for assembly in assemblies.values():
             assembly.close()
 
 
-def publish(plan: Plan, journal: Journal, folders: dict[str, Path], assembly: Assembly) -> None:
+def publish(
+    plan: Plan,
+    journal: Journal,
+    folders: dict[str, Path],
+    assembly: Assembly,
+    write: ShardWriter = Assembly.publish,
+) -> None:
     """Write the shards of an assembly and record them in the journal."""
-    entries = assembly.publish(folders, plan.configs)
+    entries = write(assembly, folders, plan.configs)
     refuse_other_videos(plan, assembly.number)
     failures = [
-        failure_record(plan.clips[clip_index], event.stage, event.reason, event.traceback)
+        failure_record(
+            plan.clips[clip_index], event.stage, event.reason, event.code, event.traceback
+        )
         for clip_index, event in sorted(assembly.failures.items())
     ]
     record = {kind: asdict(entry) for kind, entry in entries.items()}
     journal.add({"shard": assembly.number, "failures": failures} | record)
 
 
-def failed_record(plan: Plan, event: Event) -> dict | None:
-    """The record for failures.jsonl if the event says that its clip failed; else None."""
+def failed_record(plan: Plan, event: Event) -> dict[str, Any] | None:
+    """The record for failures.jsonl of an event that fails a clip; None for other events."""
     if not isinstance(event, ClipFailed):
         return None
     clip = plan.clips[event.clip_index]
-    return failure_record(clip, event.stage, event.reason, event.traceback)
+    return failure_record(clip, event.stage, event.reason, event.code, event.traceback)
 
 
 def show_fault(clip: Clip, event: ClipFailed, shown: set[str]) -> None:
-    """Print the traceback of a fault of this program, once for each that is not in `shown`."""
+    """Print the traceback of a fault of this program, unless its reason is in `shown`."""
     if event.reason not in shown:
         shown.add(event.reason)
-        tqdm.write(f"fault of this program at clip {clip.clip_id}:", file=sys.stderr)
+        tqdm.write(f"Fault of this program at clip {clip.clip_id}:", file=sys.stderr)
         tqdm.write(event.traceback, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Decoders and flow workers as Ray actors, which may die without ending the run."""
+"""Decoders and flow workers as Ray actors, whose death does not end the run."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from preprocess.flow_run.messages import (
 from preprocess.flow_run.ray_start import start_ray
 from shared.errors import InputError
 
-START_SECONDS = 300.0  # until a new actor must have answered; importing torch can be slow
+START_SECONDS = 300.0  # a new actor must answer within this time; importing torch can be slow
 START_TRIES = 3
 
 
 @dataclass
 class _Actor:
-    """A Ray actor and the one call it has."""
+    """A Ray actor and the one call that it works on."""
 
     handle: Any
     is_decoder: bool
-    call: Any = None  # ObjectRef of what the driver waits for
-    batch: Any = None  # ObjectRef of a decoder's batch in the making
+    call: Any = None  # ObjectRef that the driver waits for
+    batch: Any = None  # ObjectRef of the batch that a decoder is making
     since: float = 0.0
     is_starting: bool = True
     running: DecodeGroup | None = None  # started by a decoder in an earlier call
-    groups: list[DecodeGroup] = field(default_factory=list)  # given with the call
+    groups: list[DecodeGroup] = field(default_factory=list)  # sent with the call
     flow_task: _FlowTask | None = None
 
 
@@ -46,30 +46,30 @@ class _FlowTask:
 
     batch: Any  # ObjectRef of list[GreyFrames]
     clip_indexes: list[int]  # of all chunks of the batch
-    selected: list[int]  # which of them
+    selected: list[int]  # numbers of the chunks to compute
     attempt: int = 0
 
 
 class RayPool:
-    """Decoder actors feed flow actors through Ray's object store; this driver decides everything.
+    """Decoder actors send frames to flow actors through Ray's object store; the driver assigns.
 
-    Each actor has one call at a time, and a bounded number of batches exists at once, so memory
-    does not grow with the length of a video. No actor restarts by itself. When one dies or gives no
-    answer in time, whatever it had is tried once more, each clip (or chunk, in flow) alone on a new
-    actor; what loses a second actor is set aside. So a clip that kills its worker costs itself
-    alone, and one whose worker was killed from outside costs nothing.
+    Each actor has one call at a time, and the number of batches that exist at once is bounded.
+    Memory therefore does not grow with the length of a video. No actor restarts by itself. When an
+    actor dies or does not answer in time, its clips (or its chunks, for flow) are tried once more,
+    each alone on a new actor. A clip that loses a second actor is set aside. So a clip that kills
+    its worker costs only itself, and a worker that is killed from outside costs no clip.
 
     Args:
-        options: for the workers.
-        num_decoders, num_flow_workers: actors of each kind.
-        num_gpus: shared among the flow actors; 0 on CPU.
+        options: options of the workers.
+        num_decoders, num_flow_workers: number of actors of each kind.
+        num_gpus: number of GPUs that the flow actors share; 0 on CPU.
         clip_timeout: seconds until a call counts as hung. A call covers at most 16 groups and
             about BATCH_FRAMES frames, never a whole long video.
-        decoder, flow_worker: what the actors run.
-        dashboard: whether a Ray started here shows its dashboard, on 127.0.0.1.
+        decoder, flow_worker: classes that the actors run.
+        dashboard: whether a Ray that is started here shows its dashboard, on 127.0.0.1.
 
     Raises:
-        InputError: Ray is missing, or actors do not start.
+        InputError: Ray is not installed, or actors do not start.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RayPool:
         self.times = StageTimes(num_decoders, num_flow_workers)
         batches = num_decoders + num_flow_workers + self._max_queued
         if options.flow.tracks:
-            batches *= 4  # what comes of a batch is larger than its frames
+            batches *= 4  # the tracks of a batch are larger than its frames
         num_workers = num_decoders + num_flow_workers
         self._ray = start_ray(num_workers, num_gpus, batches, dashboard)
         remote = self._ray.remote(max_restarts=0, max_task_retries=0, num_cpus=1)
@@ -107,7 +107,7 @@ class RayPool:
             raise
 
     def close(self) -> None:
-        """Kill the actors and leave Ray; also ends a Ray that was started here."""
+        """Kill the actors and disconnect from Ray; a Ray that was started here ends."""
         for actor in self._actors:
             self._ray.kill(actor.handle)
         self._ray.shutdown()
@@ -123,7 +123,7 @@ class RayPool:
             yield from self._next_events()
 
     def _next_events(self) -> Iterator[Event]:
-        """Wait for the first call to end, or to have taken too long."""
+        """Wait until a call ends or takes too long."""
         busy = [actor for actor in self._actors if actor.call is not None]
         calls = {actor.call: actor for actor in busy}
         ready, _ = self._ray.wait(list(calls), num_returns=1, timeout=self._seconds_left(busy))
@@ -144,7 +144,7 @@ class RayPool:
         return START_SECONDS if actor.is_starting else self._timeout
 
     def _seconds_left(self, busy: list[_Actor]) -> float:
-        """Seconds until the first of the running calls counts as hung."""
+        """Seconds until the first running call counts as hung."""
         return max(0.0, min(a.since + self._timeout_of(a) for a in busy) - time.monotonic()) + 0.01
 
     def _assign(self) -> None:
@@ -174,7 +174,7 @@ class RayPool:
         actor.since = time.monotonic()
 
     def _take_groups(self, is_idle: bool) -> list[DecodeGroup]:
-        """The next groups for a decoder; a suspect group goes alone, to an idle decoder."""
+        """The next groups for a decoder; an idle decoder gets a suspect group, alone."""
         taken: list[DecodeGroup] = []
         while self._groups and len(taken) < BATCH_GROUPS:
             if self._groups[0].is_suspect:
@@ -191,7 +191,7 @@ class RayPool:
         except self._ray.exceptions.RayActorError:
             yield from self._replace(actor, "worker died")
             return
-        except self._ray.exceptions.RayError as error:  # such as a result that was lost
+        except self._ray.exceptions.RayError as error:  # for example, a result was lost
             yield from self._replace(actor, f"worker failed: {type(error).__name__}")
             return
         actor.call = None
@@ -218,18 +218,21 @@ class RayPool:
         yield from result.events
 
     def _replace(self, actor: _Actor, reason: str) -> Iterator[Event]:
-        """Replace an actor that died or hangs; its clips are tried again or fail."""
+        """Replace an actor that died or hung; its clips are tried again, or fail."""
         self._ray.kill(actor.handle)
         if actor.is_starting:
             self._failed_starts += 1
             if self._failed_starts == START_TRIES:
-                raise InputError(f"worker processes do not start under Ray: {reason}")
+                raise InputError(
+                    "no-workers",
+                    f"Worker processes do not start under Ray: {reason}. Try --pool in-process",
+                )
         self._actors[self._actors.index(actor)] = self._new_actor(actor.is_decoder)
         lost = [actor.running, *actor.groups] if actor.running else actor.groups
         for group in reversed(lost):
             if group.is_suspect:
                 for task in group.tasks:
-                    yield ClipFailed(task.clip_index, "decode", reason)
+                    yield ClipFailed(task.clip_index, "decode", reason, "worker-lost")
             else:
                 for task in reversed(group.tasks):
                     self._groups.appendleft(group.retry_of(task.clip_index, is_suspect=True))
@@ -239,7 +242,7 @@ class RayPool:
     def _retry_flow(self, lost: _FlowTask, reason: str) -> Iterator[Event]:
         for index in reversed(lost.selected):
             if lost.attempt > 0:
-                yield ClipFailed(lost.clip_indexes[index], "flow", reason)
+                yield ClipFailed(lost.clip_indexes[index], "flow", reason, "worker-lost")
             else:
                 self._flow_tasks.appendleft(
                     _FlowTask(lost.batch, lost.clip_indexes, [index], attempt=1)

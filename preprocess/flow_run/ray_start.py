@@ -1,4 +1,4 @@
-"""Start Ray on this machine, closed to the network, or join a cluster."""
+"""Start Ray on this machine, closed to the network, or connect to a cluster."""
 
 from __future__ import annotations
 
@@ -10,38 +10,47 @@ from typing import Any
 
 from shared.errors import InputError
 
-OBJECT_STORE_BYTES = 80 << 20  # at least; Ray refuses less
+OBJECT_STORE_BYTES = 80 << 20  # lower limit; Ray refuses less
 OBJECT_STORE_BYTES_A_BATCH = 32 << 20
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # what Ray sets for a program that was submitted as a job
-NOT_SHIPPED = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a program that was submitted as a job
+NOT_SENT = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
 
 
 def start_ray(num_workers: int, num_gpus: int, num_batches: int, dashboard: bool = False) -> Any:
-    """Start Ray on this machine, or join the cluster of RAY_ADDRESS; returns the module.
+    """Start Ray on this machine, or connect to the cluster at RAY_ADDRESS; returns the module.
+
+    Args:
+        num_workers: number of worker processes.
+        num_gpus: number of GPUs for them.
+        num_batches: number of batches that exist at once.
+        dashboard: whether a Ray that is started here shows its dashboard.
 
     Raises:
-        InputError: Ray is not installed, or the cluster is not reached.
+        InputError: Ray is not installed, or the cluster cannot be reached.
     """
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
-        # Ray binds to all interfaces unless it takes this machine for one that cannot be part of a
-        # cluster; it then binds to 127.0.0.1 alone. Read when Ray is imported.
+        # Ray listens on all interfaces, except on systems that it does not support in a cluster.
+        # There it listens on 127.0.0.1 only. Ray reads this variable when it is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         _require_token()
-    # Twenty lines of advice for each actor that dies; failures.jsonl has the clip, and one line.
+    # Ray prints twenty lines of advice for each actor that dies. failures.jsonl has one line.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     try:
         import ray
     except ImportError:
-        raise InputError("Ray is not installed; install it, or use --pool in-process") from None
+        raise InputError(
+            "missing-package",
+            "Ray is not installed. Install it (pip install ray), or use --pool in-process",
+        ) from None
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address:
             root = Path(__file__).resolve().parents[2]
-            environment: dict[str, Any] = {"working_dir": str(root), "excludes": NOT_SHIPPED}
+            environment: dict[str, Any] = {"working_dir": str(root), "excludes": NOT_SENT}
             if IN_A_JOB in os.environ:
-                environment = {}  # `ray job submit` has sent the code, and Ray refuses two of them
+                environment = {}  # `ray job submit` has sent the code already; Ray refuses it twice
             ray.init(address=address, runtime_env=environment, **common)
         else:
             context = ray.init(
@@ -56,18 +65,21 @@ def start_ray(num_workers: int, num_gpus: int, num_batches: int, dashboard: bool
                 **common,
             )
             if dashboard:
-                print(f"Ray's dashboard: http://{context.dashboard_url}")
+                print(f"Ray's dashboard is at http://{context.dashboard_url}")
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         where = f"the cluster at {address}" if address else "this machine"
-        raise InputError(f"Ray does not start on {where}: {error}") from None
+        advice = "Check the address" if address else "Try --pool in-process"
+        raise InputError(
+            "no-workers", f"Ray does not start on {where}: {error}. {advice}"
+        ) from None
     return ray
 
 
 def _require_token() -> None:
-    """Let no other user of this machine in: who calls this Ray must know this run's token.
+    """Keep other users of this machine out: callers of this Ray must know the token of this run.
 
-    Versions without token authentication take no notice. Whoever set the mode keeps it, and so does
-    a program that has imported Ray already: then the mode has been read.
+    Versions of Ray without token authentication ignore it. A mode that the user has set is kept. A
+    program that has imported Ray already keeps its mode too, because Ray has read it.
     """
     if "ray" in sys.modules:
         return

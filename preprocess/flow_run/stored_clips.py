@@ -1,7 +1,7 @@
-"""Clips of finished shards as the events that they came from, for a shard that is written anew.
+"""Clips of finished shards as the events that they were made from, for a shard that is rewritten.
 
-A shard made from these events has the bytes of the one that they were read from: what is stored of
-a frame or a map is what the workers sent.
+A shard that is made from these events has the same bytes as the shard that they were read from,
+because frames and maps are stored as the workers sent them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from preprocess.flow_run.messages import ClipDecoded, EncodedFrames, Event
 from shared.motion_maps import read_maps
 from shared.shards import ShardReader
 
-BLOCK_FRAMES = 256  # read at a time
+BLOCK_FRAMES = 256  # frames that are read at a time
 TRACK_PATHS = ("/track/displacements", "/track/steps", "/track/hog")
 
 
 def stored_events(
     readers: dict[str, ShardReader], clip_indexes: dict[str, int], flow: FlowOptions
 ) -> Iterator[Event]:
-    """The events of every clip of a shard, clip by clip.
+    """Yield the events of every clip of a shard, clip by clip.
 
     Args:
-        readers: of the shards of one number, by name of the folder.
-        clip_indexes: row in the manifest, by clip id.
+        readers: readers of the shards of one number, by name of the folder.
+        clip_indexes: row of each clip in the manifest, by clip id.
         flow: which flows were made.
 
     Raises:
-        InputError: damage.
+        InputError: a shard is damaged.
     """
     frames = readers["frames"]
     for row, clip_id in enumerate(frames.clip_ids()):
@@ -42,7 +42,7 @@ def stored_events(
             yield _encoded(frames, clip_index, row, begin - first, begin, end)
             for output, folder in flow_folders(flow).items():
                 flows = readers[folder]
-                # The last frame repeats the last map, which is no event of its own.
+                # The last frame repeats the last map; that repetition has no event.
                 last_pair = min(end, last - 1)
                 if begin < last_pair:
                     yield _maps(flows, output, clip_index, row, begin - first, begin, last_pair)
@@ -80,7 +80,7 @@ def _maps(
 def _tracks(
     reader: ShardReader, clip_index: int, row: int, index: int, begin: int, end: int
 ) -> TracksOfFrames:
-    """Values as they are stored, flat but for the frames."""
+    """The tracks of frames begin:end, with values as stored: uint8 or int16 [frames, n]."""
     first, last = reader.rows("/track/offsets", begin, end + 1)[[0, -1]]
     num_tracks = reader.length("/track/steps")
     stored = []

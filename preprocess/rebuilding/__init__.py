@@ -1,1 +1,1 @@
-"""Make some shards of a finished dataset again; the others stay untouched."""
+"""Make some shards of a finished dataset again; the other shards do not change."""

@@ -1,4 +1,4 @@
-"""Boxes follow the shards that they were made from: those that are stale or bad are made again."""
+"""Make those boxes shards again that are damaged, or older than the shards they were made from."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from pathlib import Path
 from preprocess.box_run.inputs import motion_inputs, source_of
 from preprocess.box_run.run import make_box_shards, wanted_index
 from preprocess.motion_boxes.presets import MotionParameters
-from preprocess.running.journal import Journal, described, forget
+from preprocess.running.journal import Journal, described
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.make_commands import make_boxes
-from shared.shard_index import DatasetIndex, read_index
+from shared.shard_index import INDEX_NAME, DatasetIndex, read_index
 from shared.shards import ShardReader
 from shared.wording import counted
 
 
 def renew_boxes(layout: DatasetLayout, bad: Mapping[str, Iterable[int]]) -> None:
-    """Make those boxes shards again that are bad, or whose flows shard has been replaced.
+    """Make boxes shards again that are bad, or whose flows shard has been replaced.
+
+    Boxes that cannot be made again here are printed with the command that makes them.
 
     Args:
-        bad: numbers of shards, by name of the folder.
+        layout: paths of the dataset.
+        bad: numbers of bad shards, by name of the folder.
     """
     for folder in layout.boxes_folders():
         _renew(layout, folder, bad.get(folder.name, ()))
@@ -35,15 +38,16 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
     source = read_index(layout.root / name)
     if index is None or source is None:
         command = make_boxes(layout, folder)
-        print(f"{folder} is not complete; run `{command}` to finish it", file=sys.stderr)
+        print(f"{folder} is not complete. Run `{command}` to finish it.", file=sys.stderr)
         return
-    if _division(index) != _division(source):  # no shard of theirs has the clips of one here
+    if _division(index) != _division(source):  # shards of one number have different clips
         command = make_boxes(layout, folder, "--overwrite")
         print(
-            f"{folder} was made of {counted(len(index.shards), 'shard')} of up to "
-            f"{counted(index.clips_per_shard, 'clip')}, and {layout.root / name} has "
-            f"{len(source.shards)} of up to {source.clips_per_shard}, or is of another manifest; "
-            f"make it again, with the options that it had: `{command}`",
+            f"{folder} was made from {counted(len(index.shards), 'shard')} of up to "
+            f"{counted(index.clips_per_shard, 'clip')}, or from another manifest. "
+            f"{layout.root / name} now has {counted(len(source.shards), 'shard')} of up to "
+            f"{counted(source.clips_per_shard, 'clip')}. Make the boxes again, with their old "
+            f"options: `{command}`",
             file=sys.stderr,
         )
         return
@@ -56,8 +60,8 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
         return
     if kind == "frames":
         print(
-            f"{folder} was made of annotations, and is not as the frames are now; make it again "
-            "with `preprocess.boxes --from-annotations ... --overwrite`",
+            f"{folder} was made from annotations, and frames/ has changed since then. Make it "
+            f"again: `{make_boxes(layout, folder, '--from-annotations ... --overwrite')}`",
             file=sys.stderr,
         )
         return
@@ -65,24 +69,24 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
     numbers = {option: value for option, value in index.config.items() if option not in left_out}
     inputs = motion_inputs(layout, layout.root / name, MotionParameters(**numbers))
     wanted = wanted_index(layout, inputs)
-    forget(folder)
-    journal = Journal(folder, described(wanted))
+    journal = Journal(folder, described(wanted), is_new=True)
     journal.finished = {
         number: {"shard": number, "boxes": asdict(entry)}
         for number, entry in enumerate(index.shards)
         if number not in stale
     }
     journal.start()
+    (folder / INDEX_NAME).unlink()
     make_box_shards(folder, inputs, wanted, None)
 
 
 def _division(index: DatasetIndex) -> tuple[int, int, str]:
-    """What decides which clips a shard of a number holds."""
+    """Number of shards, clips per shard and manifest: they decide which clips a shard holds."""
     return len(index.shards), index.clips_per_shard, index.manifest_digest
 
 
 def _source_digest(path: Path, kind: str) -> str | None:
-    """sha256 of the shard that a boxes shard was made from; None where it cannot be read."""
+    """sha256 of the shard that a boxes shard was made from; None if it cannot be read."""
     try:
         with ShardReader(path, "boxes") as reader:
             return reader.attributes.get(kind)

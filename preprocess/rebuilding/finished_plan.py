@@ -1,4 +1,4 @@
-"""The plan that a finished dataset was made by, read back from what its run left."""
+"""The plan of the run that made a finished dataset, from the records of that run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from shared.shard_index import read_index
 
 
 def finished_plan(layout: DatasetLayout, given: Mapping[str, Any]) -> Plan:
-    """The plan that a finished dataset was made by, with some options replaced.
+    """The plan of the run that made a finished dataset, with some options replaced.
 
     Args:
-        given: options of `flows` by name that replace those of its run; None for those that are
-            not given.
+        layout: paths of the dataset.
+        given: options of `flows` by name that replace options of that run; None for an option that
+            was not given.
 
     Raises:
-        InputError: the dataset is not finished, or the options and the manifest are not those that
-            its dataset.json has.
+        InputError: the dataset is not finished, its options or its manifest have changed, or there
+            is no folder of videos.
     """
     config = recorded_config(layout, given)
     plan = make_plan(layout, read_manifest(layout.manifest), config)
@@ -35,13 +36,17 @@ def finished_plan(layout: DatasetLayout, given: Mapping[str, Any]) -> Plan:
         index = read_index(folder)
         if index is None:
             raise InputError(
-                f"{folder} is not complete (no dataset.json); run `{make_flows(layout, folder)}` "
-                "to finish it"
+                "not-finished",
+                f"{folder} is not complete (no dataset.json). Run `{make_flows(layout, folder)}` "
+                "to finish it",
             )
         wanted = described(plan.indexes[name])
         refuse_other_options(folder, described(index), wanted, option_names())
     if given.get("videos") is None and not config.video_root.is_dir():
         config = replace(config, videos=layout.videos)
     if not config.video_root.is_dir():
-        raise InputError(f"no folder of videos at {config.video_root}; give it with --videos")
+        raise InputError(
+            "missing-folder",
+            f"There is no folder of videos at {config.video_root}. Give it with --videos (VIDEOS=)",
+        )
     return replace(plan, config=with_workers(config))

@@ -1,10 +1,10 @@
-"""Make some clips of a finished dataset again, and whatever shards they are in.
+"""Make some clips of a finished dataset again, and the shards that they are in.
 
 New shards are made beside the old ones, in OUT/DATASET/.rebuild, so that the dataset can be used
-all the while; a run that was stopped continues with what is there. Only then they replace the old
-ones: the dataset is declared unfinished, with a journal of all shards as they will be, the files
-are moved, and dataset.json is written again. Killed in between, `make flows` finds what is not yet
-as the journal says, makes it again, and ends.
+until they are complete. A run that was stopped continues with the shards that it finished. Then the
+new shards replace the old ones: the dataset is declared unfinished, with a journal of all shards as
+they will be, the files are moved, and dataset.json is written again. If this is killed in between,
+`make flows` makes those shards again that differ from the journal.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ def rebuild(
     purpose: str,
     on_settled: Callable[[Event], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """Make clips again and whatever shards they are in; other clips of those shards are copied.
+    """Make clips and the shards that they are in again; other clips of these shards are copied.
 
     Args:
-        plan: of the finished dataset.
-        clip_indexes: which clips; rows in the manifest.
-        purpose: a word for the progress bar; a stopped run of another purpose is not continued.
-        on_settled: called with the event that ends each clip; what it raises ends the run before
+        plan: plan of the finished dataset.
+        clip_indexes: rows in the manifest of the clips.
+        purpose: a word for the progress bar. A stopped run with another purpose is not continued.
+        on_settled: called with the event that ends each clip. If it raises, the run ends before
             anything is replaced.
 
     Returns:
-        the failures of the whole dataset, one record a clip.
+        the failures of the whole dataset, one record for each clip.
     """
-    # ----- What an earlier, stopped run made
+    # ----- Shards of an earlier run that was stopped
     staging = plan.layout.root / ".rebuild"
     folders = {name: staging / name for name in plan.folders}
     found = {name: read_index(folder) for name, folder in plan.folders.items()}
     indexes = {name: index for name, index in found.items() if index is not None}
-    assert indexes.keys() == found.keys(), "what is rebuilt is complete"
+    assert indexes.keys() == found.keys(), "a dataset that is rebuilt is complete"
     journal = _staged(staging, folders, purpose, indexes)
     missing = [i for i in clip_indexes if plan.shard_of(i) not in journal.finished]
     groups = decode_groups(plan, missing)
     chosen = set(clip_indexes)
 
-    # ----- The clips asked for come from the workers, the others from the shards
+    # ----- The requested clips come from the workers, the other clips from the shards
     num_failed = 0
     with (
         running_pool(plan, is_needed=bool(groups)) as pool,
@@ -83,32 +83,32 @@ def rebuild(
             progress.update()
             num_failed += isinstance(event, ClipFailed)
             on_settled(event)
-    print(f"{purpose}: {len(clip_indexes) - num_failed} of {len(clip_indexes)} clips made")
+    print(f"{purpose}: {len(clip_indexes) - num_failed} of {len(clip_indexes)} clips were made.")
     return _put_in_place(plan, journal, folders, indexes)
 
 
 def _staged(
     staging: Path, folders: dict[str, Path], purpose: str, indexes: dict[str, DatasetIndex]
 ) -> Journal:
-    """The journal of new shards; those of another purpose, or of clips that failed, are dropped."""
+    """The journal of new shards, without shards of another purpose or with clips that failed."""
     head = {"purpose": purpose} | {name: index.digest for name, index in indexes.items()}
     try:
         journal = Journal(staging, head)
-    except InputError:  # it began on shards that have been replaced since
+    except InputError:  # the shards that it started from have been replaced since
         shutil.rmtree(staging)
         journal = Journal(staging, head)
     journal.keep_intact(folders)
     for number, record in list(journal.finished.items()):
-        if record["failures"]:  # tried again: the videos may be others by now
+        if record["failures"]:  # tried again, because the videos may have changed
             del journal.finished[number]
     if journal.finished:
-        print(f"going on after {counted(len(journal.finished), 'shard')}")
+        print(f"continuing: {counted(len(journal.finished), 'shard')} finished before.")
     journal.start()
     return journal
 
 
 def _stored_clips(plan: Plan, shard: int, chosen: set[int]) -> Iterable[Event]:
-    """The clips of a shard that are not to be made again, as they are stored."""
+    """The stored events of those clips of a shard that are not made again."""
     by_id = {plan.clips[clip_index].clip_id: clip_index for clip_index in plan.clip_indexes(shard)}
     if chosen.issuperset(by_id.values()):
         return  # nothing of the old shard is needed; it may be damaged
@@ -144,13 +144,13 @@ def _put_in_place(
     for record in staged.finished.values():
         for name, folder in plan.folders.items():
             entry = ShardEntry(**record[name])
-            if not is_intact(folder / entry.name, entry):  # good ones stay, to the inode
+            if not is_intact(folder / entry.name, entry):  # a good file is not touched
                 os.replace(folders[name] / entry.name, folder / entry.name)
-                print(f"replaced {folder / entry.name} ({counted(entry.clips, 'clip')})")
+                print(f"Replaced {folder / entry.name} ({counted(entry.clips, 'clip')}).")
     for folder in plan.folders.values():
         sync_folder(folder)
 
-    # ----- Everything is there: declare the folders complete, once
+    # ----- Every shard exists: declare the folders complete, once
     left = journal.failures()
     write_failures(plan.layout.failures, left)
     plan.write_indexes({name: journal.entries(name) for name in plan.folders})

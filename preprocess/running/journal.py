@@ -1,4 +1,4 @@
-"""What an earlier run left: whether it is complete, and which shards are finished."""
+"""What an earlier run left behind: whether it is complete, and which shards are finished."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ JOURNAL_NAME = ".journal.jsonl"
 def complete_index(
     folder: Path, wanted: DatasetIndex, names: OptionNames = NO_NAMES
 ) -> DatasetIndex | None:
-    """The index of a folder that is complete and as wanted; None where it is not complete.
+    """The index of a complete folder that was made as wanted; None if it is not complete.
 
-    Checks that every shard is there with its size; `make verify` checks the content.
+    Checks that every shard exists and has its size; `make verify` checks the content.
 
     Raises:
         InputError: the folder was made with other options or from another manifest.
@@ -39,7 +39,7 @@ def complete_index(
 
 
 def described(index: DatasetIndex) -> dict[str, Any]:
-    """Everything that decides the content of a folder of shards, flat, by option."""
+    """Everything that decides the content of a folder of shards, by option, not nested."""
     return index.config | {
         "clips_per_shard": index.clips_per_shard,
         "manifest": index.manifest_digest,
@@ -47,30 +47,41 @@ def described(index: DatasetIndex) -> dict[str, Any]:
 
 
 class Journal:
-    """The finished shards of an unfinished run: one line each, after a line of options.
+    """The finished shards of an unfinished run: one line of options, then one line for each shard.
 
-    Shards alone do not tell which clips failed, nor their own checksums.
+    A shard alone does not say which clips failed, nor what its own checksum is.
 
     Args:
-        folder: of the shards.
-        wanted: what decides their content.
-        names: of options, for messages.
+        folder: folder of the shards.
+        wanted: the options and digests that decide the content of the shards.
+        names: names of options, for messages.
+        is_new: ignore the journal of an earlier run, which `start` then replaces.
 
     Attributes:
-        finished: record by shard number, as given to `add`, of an earlier run.
+        folder: folder of the journal.
+        finished: records of an earlier run by shard number, as they were given to `add`.
 
     Raises:
-        InputError: the earlier run had other options, or its line of them is damaged.
+        InputError: the earlier run had other options, or its line of options is damaged.
     """
 
-    def __init__(self, folder: Path, wanted: dict[str, Any], names: OptionNames = NO_NAMES) -> None:
-        self._path = Path(folder) / JOURNAL_NAME
+    def __init__(
+        self,
+        folder: Path,
+        wanted: dict[str, Any],
+        names: OptionNames = NO_NAMES,
+        is_new: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self._path = self.folder / JOURNAL_NAME
         # A shard whose line is damaged is made again.
-        records = read_jsonl(self._path, skip_damaged=True)
+        records = [] if is_new else read_jsonl(self._path, skip_damaged=True)
         if records and "shard" in records[0]:
             raise InputError(
-                f"{self._path}: the first line, of the options, is damaged; move the file "
-                "elsewhere to make all shards again"
+                "damaged-file",
+                f"the first line of {self._path} is damaged, so the options of the stopped run "
+                "are unknown. Move the file elsewhere; the same command then makes all shards "
+                "again",
             )
         if records:
             refuse_other_options(folder, records[0], wanted, names)
@@ -78,13 +89,13 @@ class Journal:
         self._head = wanted
 
     def start(self) -> None:
-        """Write the file anew with the shards in `finished`."""
+        """Write a new file with the shards in `finished`."""
         records = [self._head, *(self.finished[number] for number in sorted(self.finished))]
         text = "".join(json.dumps(record) + "\n" for record in records)
         write_atomically(self._path, text.encode())
 
     def add(self, record: dict[str, Any]) -> None:
-        """Record a shard as finished, after it was published."""
+        """Record a shard as finished, after it has been published."""
         self.finished[record["shard"]] = record
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
@@ -92,7 +103,7 @@ class Journal:
     def keep_intact(
         self, folders: dict[str, Path], on_checked: Callable[[int], None] = lambda _: None
     ) -> list[int]:
-        """Drop the shards whose files are not what was published; returns their numbers."""
+        """Drop the shards whose files differ from what was published; returns their numbers."""
         damaged = []
         for number, record in sorted(self.finished.items()):
             if not all(
@@ -117,7 +128,8 @@ class Journal:
         return [ShardEntry(**self.finished[number][kind]) for number in sorted(self.finished)]
 
     def remove(self) -> None:
-        remove_journal(self._path.parent)
+        """Delete the file: the run is finished."""
+        remove_journal(self.folder)
 
 
 def is_intact(path: Path, entry: ShardEntry) -> bool:
@@ -132,29 +144,29 @@ def is_intact(path: Path, entry: ShardEntry) -> bool:
 
 
 def remove_journal(folder: Path) -> None:
-    """Remove the journal of a folder, if it is there."""
+    """Delete the journal of a folder, if there is one."""
     (Path(folder) / JOURNAL_NAME).unlink(missing_ok=True)
 
 
 def forget(folder: Path) -> None:
-    """Declare a folder unfinished and unstarted; its shards stay until they are replaced."""
+    """Delete dataset.json and the journal of a folder; its shards stay until they are replaced."""
     (Path(folder) / INDEX_NAME).unlink(missing_ok=True)
     remove_journal(folder)
 
 
 def is_under_way(folder: Path) -> bool:
-    """Whether the folder has the journal of a run of all folders."""
+    """Whether the folder has the journal of a stopped run of all folders."""
     records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
     return bool(records) and "beside" not in records[0]
 
 
 def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
-    """Remove a journal of a run beside complete folders, if these have been replaced since.
+    """Delete the journal of a run beside complete folders if those were replaced since.
 
-    `retry` replaces them, for one.
+    `retry`, for example, replaces their shards.
 
     Args:
-        digests: of the complete folders by name; None where there are none.
+        digests: digests of the complete folders by name; None if no folder is complete.
     """
     records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
     if records and records[0].get("beside") != digests:
@@ -162,7 +174,7 @@ def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
 
 
 def remove_other_shards(folder: Path, entries: list[ShardEntry]) -> None:
-    """Remove shards that an earlier, longer plan left in the folder."""
+    """Delete shards that an earlier run with more shards left in the folder."""
     names = {entry.name for entry in entries}
     for path in Path(folder).glob("*.h5"):
         if path.name not in names:

@@ -18,10 +18,13 @@ def dataset_options(content: str) -> Callable[[Function], Function]:
     """Add --dataset and --out.
 
     Args:
-        content: what the folder of the dataset has to hold, for the help.
+        content: what the folder of the dataset must contain, for the help.
     """
     dataset = click.option(
-        "--dataset", required=True, metavar="NAME", help=f"Folder of OUT with {content}."
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help=f"Name of the dataset, a folder in OUT with {content}.",
     )
     out = click.option(
         "--out",
@@ -29,7 +32,7 @@ def dataset_options(content: str) -> Callable[[Function], Function]:
         default=Path("out"),
         show_default=True,
         metavar="FOLDER",
-        help="Folder of all datasets; this one is in FOLDER/NAME.",
+        help="Folder of all datasets. This dataset is in FOLDER/NAME.",
     )
     return lambda function: dataset(out(function))
 
@@ -47,7 +50,7 @@ def help_all_option(function: Function) -> Function:
         is_eager=True,
         expose_value=False,
         callback=_show_all,
-        help="This text with the options that are rarely needed, and exit.",
+        help="Show this text with the rarely needed options, and exit.",
     )(function)
 
 

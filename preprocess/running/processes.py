@@ -1,4 +1,4 @@
-"""Run tasks in processes that may die: each task gives a result, or is known to be fatal."""
+"""Run tasks in processes that may die; a task that kills its process is found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def start_worker() -> None:
-    """Leave Ctrl-C to the driver, and end with the driver if that is killed."""
+    """Ignore Ctrl-C, which the driver handles, and exit when the driver dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -34,7 +34,7 @@ def start_worker() -> None:
 
 @contextmanager
 def executor(num_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes; Ctrl-C or an error stops it without waiting for running tasks."""
+    """A pool of processes. Ctrl-C or an error stops it without waiting for running tasks."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, context, initializer=start_worker)
@@ -51,10 +51,10 @@ def executor(num_workers: int) -> Iterator[ProcessPoolExecutor]:
 def results_of(
     function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
 ) -> Iterator[tuple[Task, Result | None]]:
-    """Yield (task, result) in the order of completion; None for a task that ended its process.
+    """Yield (task, result) in order of completion; None for a task that kills its process.
 
-    As many tasks run as there are workers, so that only those are tried again when a worker dies,
-    each in a process of its own.
+    No more tasks are submitted than there are workers. When a worker dies, only these tasks are
+    tried again, each in a process of its own.
     """
     waiting = deque(tasks)
     while waiting:
@@ -69,7 +69,7 @@ def results_of(
                         result = future.result()
                         yield running.pop(future), result
             except BrokenProcessPool:
-                pass  # what is left in `running` is suspect
+                pass  # one of the tasks that are left in `running` killed its process
         for task in running.values():
             yield task, _in_own_process(function, task)
 
@@ -79,7 +79,7 @@ def _in_own_process(function: Callable[[Task], Result], task: Task) -> Result | 
         try:
             pool.submit(os.getpid).result()
         except BrokenProcessPool:
-            raise RuntimeError("processes that tasks are to run in end by themselves") from None
+            raise RuntimeError("worker processes end before they get a task") from None
         try:
             return pool.submit(function, task).result()
         except BrokenProcessPool:

@@ -1,4 +1,4 @@
-"""All shards of a folder have the same options and the same manifest; others are refused."""
+"""All shards of a folder have the same options and the same manifest; other ones are refused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from shared.errors import InputError
 from shared.make_commands import rebuild_advice
 
-# The option of the command line for each key of a config.
-_OPTIONS = {"flow_source": "--source", "made_from": "what they are made of"} | {
+# The command-line option for each key of a config.
+_OPTIONS = {"flow_source": "--source", "made_from": "the input"} | {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("clips_per_shard", "frame_short_side", "jpeg_quality", "flow_short_side"),
@@ -21,15 +21,15 @@ _OPTIONS = {"flow_source": "--source", "made_from": "what they are made of"} | {
 }
 _WHERE_ABSENT = {"stabilise": "off", "made_from": "flows"}
 _DIGESTS = ("flows", "frames", "annotations")
-"""Keys of a config whose value is the digest of what shards are made of."""
+"""Keys of a config whose value is the digest of the input of the shards."""
 
 
 @dataclass(frozen=True)
 class OptionNames:
-    """How the command line calls options that belong to a flow source.
+    """Names on the command line of options that belong to a flow source.
 
     Attributes:
-        flags: by flow source, then by key of a config.
+        flags: names by flow source, then by key of a config.
         files: keys of a config whose value is the sha256 of a file.
     """
 
@@ -43,15 +43,14 @@ NO_NAMES = OptionNames()
 def refuse_other_options(
     folder: Path, found: dict[str, Any], wanted: dict[str, Any], names: OptionNames = NO_NAMES
 ) -> None:
-    """Refuse to mix shards: names each option that differs, what was found and what is wanted.
+    """Refuse to mix shards: the message has each option that differs, with both values.
 
-    Where options are the same, and the manifest or what the shards were made of is another, that is
-    named.
+    If all options are the same, the message says whether the manifest or the input differs.
 
     Args:
-        folder: of the shards.
-        found, wanted: by option, with the digests of the manifest and of what shards are made of.
-        names: of options that the config does not name by itself.
+        folder: folder of the shards.
+        found, wanted: value by option, with the digests of the manifest and of the input.
+        names: names on the command line of options of flow sources.
 
     Raises:
         InputError: any key has another value.
@@ -61,60 +60,67 @@ def refuse_other_options(
     ]
     if not differing:
         return
-    both = ", or give --name NAME to have both" if folder.name.startswith("boxes") else ""
+    both = ", or keep both with --name NAME" if folder.name.startswith("boxes") else ""
     digests = {*_DIGESTS, *names.files}
-    options = _in_words(
+    options = _differences(
         found, wanted, [n for n in differing if n not in digests | {"manifest"}], names
     )
     if options:
         raise InputError(
-            f"{folder} was made with other options: {'; '.join(options)}. Give what was found, or "
-            f"make all shards again with --overwrite{both}"
+            "other-options",
+            f"{folder} was made with other options: {'; '.join(options)}. Give the old values, or "
+            f"make all shards again with --overwrite{both}",
         )
     sources = [name.replace("_", " ") for name in differing if name in digests]
     if sources:
         raise InputError(
-            f"{folder} was made of other {' and '.join(sources)} than are there now; make all "
-            f"shards again with --overwrite{both}"
+            "other-inputs",
+            f"{folder} was made from other {' and '.join(sources)} than there are now. Make all "
+            f"shards again with --overwrite{both}",
         )
     refuse_other_manifest(folder, found["manifest"], wanted["manifest"])
 
 
 def refuse_other_manifest(folder: Path, found: str, wanted: str) -> None:
-    """Refuse shards of another list of clips; the digests are those of the manifests.
+    """Refuse shards that were made from another manifest.
+
+    Args:
+        folder: folder of the shards.
+        found, wanted: digest of the manifest of the shards, and of the manifest now.
 
     Raises:
-        InputError: they are not the same.
+        InputError: the digests differ.
     """
     if found != wanted:
         raise InputError(
-            f"{folder} was made of manifest {found[:12]}, and the manifest is now {wanted[:12]}: "
-            f"clips were added, removed or cut anew; {rebuild_advice(folder)}"
+            "other-manifest",
+            f"{folder} was made from manifest {found[:12]}, and the manifest is now {wanted[:12]}: "
+            f"clips were added or removed, or their times have changed; {rebuild_advice(folder)}",
         )
 
 
-def _in_words(
+def _differences(
     found: dict[str, Any], wanted: dict[str, Any], keys: list[str], names: OptionNames
 ) -> list[str]:
-    """The differences, one text an option; keys that an option brings with it are left out."""
-    words = []
+    """One text for each option that differs; keys that come with another option are left out."""
+    texts = []
     for option, brought, sign in (
         ("--from-annotations", lambda name: (name in found) != (name in wanted), "annotations"),
         ("--trajectories", lambda name: name.startswith("track_"), "track_length"),
     ):
         if (sign in found) != (sign in wanted):
-            there, now = ("with", "without") if sign in found else ("without", "with")
-            words.append(f"{there} {option} there and {now} it now")
+            before, now = ("given", "not given")[:: 1 if sign in found else -1]
+            texts.append(f"{option} was {before} and is now {now}")
             keys = [key for key in keys if not brought(key)]
-    return words + [
-        f"{_flag(key, found, wanted, names)} is {_value(key, found)} there and "
-        f"{_value(key, wanted)} now"
+    return texts + [
+        f"{_flag(key, found, wanted, names)} was {_value(key, found)} and is now "
+        f"{_value(key, wanted)}"
         for key in keys
     ]
 
 
 def _flag(key: str, found: dict[str, Any], wanted: dict[str, Any], names: OptionNames) -> str:
-    """--jpeg-quality of jpeg_quality; of a further folder `flows-dis: --dis-preset`."""
+    """--jpeg-quality for jpeg_quality; `flows-dis: --dis-preset` for an option of that folder."""
     folder, separator, option = key.rpartition(": ")
     for options in (wanted, found):
         source = options.get(f"{folder}{separator}flow_source")
@@ -125,4 +131,7 @@ def _flag(key: str, found: dict[str, Any], wanted: dict[str, Any], names: Option
 
 
 def _value(name: str, options: dict[str, Any]) -> Any:
-    return options.get(name, _WHERE_ABSENT.get(name, "not given"))
+    value = options.get(name, _WHERE_ABSENT.get(name, False))
+    if isinstance(value, bool):
+        return "given" if value else "not given"
+    return value

@@ -1,4 +1,4 @@
-"""Read the headers of many videos in worker processes, some of which a damaged file may end."""
+"""Read the headers of many videos in worker processes, which a damaged file may kill."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from preprocess.running.processes import results_of
 from preprocess.video.headers import VideoHeader, read_header
 
-BATCH_FILES = 64  # handed to a worker at a time
+BATCH_FILES = 64  # files in one task of a worker
 
 
 def read_headers(
     video_root: Path, videos: list[str], workers: int
 ) -> Iterator[tuple[str, VideoHeader | str]]:
-    """(video, header or reason) of each video, as they come.
+    """Yield (video, header) of each video, or (video, reason) if it cannot be read, as they come.
 
-    With `workers` the files are opened in other processes, and one that makes its process die is
-    reported as such; with 0 they are opened here, in order.
+    Args:
+        video_root: folder that the paths are relative to.
+        videos: paths of the videos.
+        workers: number of processes that open files; a file that kills its process has that as
+            its reason. 0 opens the files in this process, in order.
     """
     if workers == 0:
         yield from ((video, read_header(video_root, video)) for video in videos)
@@ -31,7 +34,7 @@ def read_headers(
             suspects += batch
         else:
             yield from zip(batch, headers, strict=True)
-    # One by one, so that the death falls on the file that caused it.
+    # One by one, to find the file that kills its process.
     for (video,), headers in results_of(read, [[video] for video in suspects], 1):
         yield video, "kills the process that opens it" if headers is None else headers[0]
 

@@ -1,1 +1,1 @@
-"""The clips of the toy dataset: what happens in them, and how they are drawn."""
+"""The clips of the toy dataset: their motion, and how they are rendered."""

@@ -1,4 +1,4 @@
-"""Pictures of a toy scene, with the exact boxes and flow of what is drawn."""
+"""Renders the frames of a toy scene, with the exact boxes and flow of its objects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REACH = max(math.hypot(x, y) for outline in OUTLINES for x, y in outline)
 
 @dataclass(frozen=True)
 class Looks:
-    """What a scene is painted with; S = SPRITE, C = CANVAS.
+    """The textures of a scene; S = SPRITE, C = CANVAS.
 
     Attributes:
         background: float32[C,C,3], 0..255.
@@ -47,7 +47,7 @@ class Looks:
 
 
 def make_looks(seed: int, index: int, scene: Scene) -> Looks:
-    """Textures and colours of clip `index`; they cannot know the label."""
+    """Make the textures of clip `index`, which do not depend on the label."""
     rng = counter_generator(seed, "toy", index, "looks")
     background = _background(rng)
     sprites = []
@@ -65,11 +65,11 @@ def make_looks(seed: int, index: int, scene: Scene) -> Looks:
 
 
 def render(scene: Scene, looks: Looks) -> tuple[np.ndarray, np.ndarray]:
-    """Draw all frames.
+    """Render all frames.
 
     Returns:
-        uint8[T,H,W,3] RGB, and float32[T,4]: the box around what moves by itself, x1 y1 x2 y2 in
-        pixels, half-open, clipped to the frame; NaN where nothing of it is in view.
+        uint8[T,H,W,3] RGB, and float32[T,4]: the box around all moving objects, x1 y1 x2 y2 in
+        pixels, half-open, clipped to the frame; NaN if none is in view.
     """
     frames = np.empty((NUM_FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
     boxes = np.full((NUM_FRAMES, 4), np.nan, dtype=np.float32)
@@ -93,11 +93,11 @@ def render(scene: Scene, looks: Looks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def true_flow(scene: Scene, looks: Looks, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Motion of each pixel from frame t to t+1, the camera's included.
+    """Compute the motion of each pixel from frame t to t+1, camera motion included.
 
     Returns:
-        float32[2,H,W], u (right) then v (down) in pixels, and bool[H,W]: False where the point
-        leaves the frame, is covered in the next one, or the pixel mixes two layers.
+        float32[2,H,W], u (right) then v (down) in pixels, and bool[H,W]: False if the point leaves
+        the frame or is covered in the next frame, or if the pixel mixes two layers.
     """
     transforms = scene.to_frame()
     x, y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
@@ -140,9 +140,9 @@ def _top_layer(
 def _draw(
     picture: Sequence[np.ndarray], sprite: np.ndarray, transform: np.ndarray, to_sprite: np.ndarray
 ) -> tuple[float, float, float, float] | None:
-    """Lay a sprite over the channels of the oversampled picture, in place.
+    """Draw a sprite on the channels of the oversampled image, in place.
 
-    Returns its box (x1, y1, x2, y2) in frame pixels, or None where it is out of view.
+    Returns its box (x1, y1, x2, y2) in frame pixels, or None if it is out of view.
     """
     reach = REACH * math.hypot(transform[0, 0], transform[1, 0]) + 1
     x, y = transform[:2, 2]
@@ -172,7 +172,7 @@ def _warp(
 ) -> np.ndarray:
     """Sample an image on the oversampled grid of frame pixels x1:x2, y1:y2; black outside.
 
-    `to_image` takes frame coordinates to texels; OpenCV counts both from the middle of the first.
+    `to_image` maps frame coordinates to texels. OpenCV counts both from the centre of the first.
     """
     half = 0.5 / OVERSAMPLING
     matrix = to_image[:2].copy()
@@ -192,7 +192,7 @@ def _sprite_to_frame(transform: np.ndarray) -> np.ndarray:
 
 
 def _sprite(tone: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An object's picture: float32[S,S,4], `tone` in front and `other` behind."""
+    """The texture of an object: float32[S,S,4], `tone` at its front and `other` at its back."""
     fine = 4  # for a soft edge
     points = np.array(OUTLINES[rng.integers(len(OUTLINES))])
     corners = np.round((points + 1) / 2 * SPRITE * fine - 0.5).astype(np.int32)
@@ -214,8 +214,8 @@ def _colour(hue: float, saturation: float, rng: np.random.Generator) -> np.ndarr
 def _background(rng: np.random.Generator) -> np.ndarray:
     """The scene behind all objects: float32[C,C,3].
 
-    Most of what varies within a patch is light that falls off across the scene, so that a masked
-    patch can be guessed from any visible one; the rest gives flow something to hold on to.
+    Most of the variation is light that falls off slowly across the scene, so a masked patch can be
+    predicted from any visible patch. Finer texture lets optical flow be measured.
     """
     grey = rng.uniform(80, 120) + rng.uniform(-5, 5, 3)
     light = _grating(CANVAS, rng.uniform(160, 240), rng.uniform(-0.5, 0.5), rng)

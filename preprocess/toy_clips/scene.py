@@ -1,8 +1,8 @@
-"""What happens in a toy clip: the camera, who moves how, and what the labels mean.
+"""Defines the motion in a toy clip: camera, objects, and the classes.
 
-Coordinates: the *scene* is a plane measured in pixels of the frame at zoom 1, its origin in the
-middle of the canvas; the *frame* has its origin in the top left corner, pixel centres at i + 0.5.
-All motions are similarity transforms, kept as 3x3 matrices on (x, y, 1) columns.
+Coordinates: the *scene* is a plane, measured in pixels of the frame at zoom 1, with its origin in
+the middle of the canvas. The *frame* has its origin in the top left corner, with pixel centres at
+i + 0.5. All motions are similarity transforms, stored as 3x3 matrices for columns (x, y, 1).
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ SHAKE = 0.5  # px, standard deviation a frame
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip before it has looks. T = NUM_FRAMES, M movers, D distractors.
+    """The geometry of a clip, without textures. T = NUM_FRAMES, M movers, D distractors.
 
     Attributes:
         label: class number.
         camera: float64[T,3,3], scene -> frame.
         movers: float64[M,T,3,3], the object's unit square (-1..1) -> scene.
-        distractors: float64[D,3,3], the same for those that stand still.
+        distractors: float64[D,3,3], the same for objects that do not move.
     """
 
     label: int
@@ -68,13 +68,16 @@ class Scene:
     distractors: np.ndarray
 
     def to_frame(self) -> np.ndarray:
-        """float64[D+M,T,3,3]: unit square -> frame, those further back first."""
+        """float64[D+M,T,3,3]: unit square -> frame, in drawing order from back to front."""
         still = np.repeat(self.distractors[:, None], NUM_FRAMES, axis=1)
         return self.camera @ np.concatenate([still, self.movers])
 
 
 def make_scene(seed: int, index: int) -> Scene:
-    """The scene of clip `index`. The camera has its own generator: it cannot know the label."""
+    """Make the scene of clip `index`.
+
+    The camera has its own random generator, so it does not depend on the label.
+    """
     label = index % len(CLASSES.label)
     camera = camera_path(counter_generator(seed, "toy", index, "camera"))
     rng = counter_generator(seed, "toy", index, "motion")
@@ -107,10 +110,10 @@ def camera_path(rng: np.random.Generator) -> np.ndarray:
 
 
 def object_motion(name: str, rng: np.random.Generator) -> np.ndarray:
-    """What an object of class `name` does about its place: float64[T,3,3], scale and turn included.
+    """The motion of an object of a class around its place, with scale and turn: float64[T,3,3].
 
-    Looks of a single frame tell little: an object of any class has the sizes that approaching and
-    receding ones have at their ends, and any orientation.
+    A single frame shows little of the class: objects of every class have the sizes that approaching
+    and receding objects have at their ends, and any orientation.
     """
     time = np.linspace(0, 1, NUM_FRAMES)
     eased = _eased(rng)
@@ -142,7 +145,7 @@ def object_motion(name: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _eased(rng: np.random.Generator) -> np.ndarray:
-    """Progress from 0 to 1, not quite evenly: float64[T]."""
+    """Progress from 0 to 1 at a slightly uneven speed: float64[T]."""
     time = np.linspace(0, 1, NUM_FRAMES)
     wobble = np.sin(2 * math.pi * time + rng.uniform(0, 2 * math.pi))
     progress = time + rng.uniform(0, 0.5) / (2 * math.pi) * wobble
@@ -163,12 +166,12 @@ def similarity(scale: ArrayLike, angle: ArrayLike, x: ArrayLike, y: ArrayLike) -
 def _place(
     motion: np.ndarray, camera: np.ndarray, others: list[np.ndarray], rng: np.random.Generator
 ) -> np.ndarray | None:
-    """Put a motion at a random place where it stays in view: float64[T,3,3].
+    """Move a motion to a random place where the object stays in view: float64[T,3,3].
 
-    Its middle may leave the frame by a share of its size: one that travels would otherwise always
-    end on the side that it goes to. Where no place tried is good (a long way against the
-    camera's), the one that loses least. None when it would run into one of `others`, or leave the
-    view, wherever it is put.
+    The centre of the object may leave the frame by a share of its size. Otherwise a travelling
+    object would always end at the side that it travels to. If no place keeps the object in view
+    (it may travel far against the camera), the place that loses least is taken. The result is None
+    if there are other objects, and at every place the object leaves the view or hits one of them.
     """
     places = rng.uniform(-1.5 * SIZE, 1.5 * SIZE, (NUM_PLACES, 1, 2))
     paths = places + motion[:, :2, 2]  # [places, T, 2], scene
@@ -178,14 +181,14 @@ def _place(
     for other in others:
         apart = np.linalg.norm(paths - other[:, :2, 2], axis=-1).min(axis=-1)
         lost[apart < 2 * _radius(motion).max()] = np.inf
-    best = np.argmin(lost)  # the first of those that lose nothing, hence a random one
+    best = np.argmin(lost)  # the first place that loses nothing, which is a random one
     if others and lost[best] > 0:
         return None
     return similarity(1.0, 0.0, *places[best, 0]) @ motion
 
 
 def _stand(camera: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A place in view at half time, any size and orientation: float64[3,3]."""
+    """A random place that is in view at half time, with random size and turn: float64[3,3]."""
     x, y, _ = np.linalg.inv(camera[NUM_FRAMES // 2]) @ (*rng.uniform(0, SIZE, 2), 1)
     radius = math.exp(rng.uniform(math.log(RADIUS[0]), math.log(RADIUS[1])))
     return similarity(radius, rng.uniform(0, 2 * math.pi), x, y)

@@ -1,15 +1,15 @@
-"""The costly steps of TV-L1 flow as Triton kernels, for whole batches on a GPU.
+"""The expensive steps of TV-L1 flow as Triton kernels, for whole batches on a GPU.
 
-`FUSED` takes the place of `eager.EAGER`; the pyramid stays in PyTorch. One launch is one
-iteration: a program computes the new flow of its pixels and of their right and lower neighbours
-from the old state, so flow and dual step need no pass between them. It reads flow, dual and data
-(10 numbers a pixel) and writes flow and dual (6): 64 bytes per pixel and iteration, which is the
-floor of an iteration that goes through memory; neighbours come from the cache.
+`FUSED` replaces `eager.EAGER`; the pyramid stays in PyTorch. Each launch is one iteration. A
+program computes the new flow of its pixels and of their right and lower neighbours from the old
+state, so the flow step and the dual step need only one pass. It reads flow, dual and data (10
+numbers per pixel) and writes flow and dual (6). These 64 bytes per pixel are the least that an
+iteration through memory can have; neighbours come from the cache.
 
-Operations stand in the order of eager.py, round by themselves (`EXACT`) and take exact roots
-and divisions, so that the flow is the same bit for bit.
+Operations have the order of eager.py, are rounded separately (`EXACT`), and use exact roots and
+divisions, so the flow is the same bit for bit.
 
-Runs on the CPU under TRITON_INTERPRET=1, which is how it is tested where there is no GPU.
+With TRITON_INTERPRET=1 the kernels run on the CPU, which tests use if there is no GPU.
 """
 
 from __future__ import annotations

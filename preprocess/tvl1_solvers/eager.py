@@ -1,8 +1,8 @@
-"""TV-L1 flow in plain PyTorch: the reference that the fast paths are tested against.
+"""Computes TV-L1 flow in PyTorch. The fast implementations are tested against this one.
 
-One batch at a time, any device. Only element-wise arithmetic on float32, so the flow of a pair
-does not depend on what else is in the batch, and the fast paths, which take the same operations in
-the same order, get the same bits. Letters: B pairs, H height, W width.
+It works on one batch at a time, on any device, with element-wise float32 arithmetic. The flow of a
+pair therefore does not depend on the rest of the batch, and the fast implementations give the same
+bits, because they do the same operations in the same order. Letters: B pairs, H height, W width.
 
     flow  (B, 2, H, W)  u, v
     dual  (B, 4, H, W)  px and py of u, px and py of v: |(px, py)| <= 1
@@ -19,13 +19,13 @@ import torch
 
 from preprocess.tvl1_solvers.presets import Preset, gaussian_taps, level_sizes, pyramid_sigma
 
-# A gradient of less than 1/1000 grey value a pixel is rounding noise: its direction is faded out.
+# A gradient below 1/1000 grey value per pixel is rounding noise: its direction gets no weight.
 SMALLEST_GRADIENT_SQUARED = 1e-6
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The two steps that cost time; cuda.py has its own."""
+    """The two expensive steps; cuda.py has its own."""
 
     linearise: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Preset], torch.Tensor]
     """(first, second, flow, preset) -> data; first and second as `Level` holds them."""
@@ -52,7 +52,7 @@ def solve(
     preset: Preset,
     kernels: Kernels,
 ) -> torch.Tensor:
-    """Flow (B, 2, H, W) of float32 frames (B, H, W), coarse to fine."""
+    """Compute flow (B, 2, H, W) of float32 frames (B, H, W), coarse to fine."""
     sizes = level_sizes(first.shape[1], first.shape[2], preset)
     levels = _pyramid(first, second, sizes, preset)
     flow = first.new_zeros(first.shape[0], 2, *sizes[-1])

@@ -1,9 +1,9 @@
-"""Build and call the C++ solver of TV-L1 flow (cpp/).
+"""Builds and calls the C++ solver of TV-L1 flow (cpp/).
 
-It is compiled on first use with the machine's C++ compiler (`CXX`, else g++) for this very
-processor, in a few seconds, and kept in $XDG_CACHE_HOME/mofo or ~/.cache/mofo under a name that
-is a hash of the sources, the compiler and the processor. Several processes may do so at once:
-each compiles into a file of its own and renames it.
+The solver is compiled on first use, in a few seconds, with the C++ compiler of the machine (`CXX`,
+else g++) and for its processor. The library is kept in $XDG_CACHE_HOME/mofo or ~/.cache/mofo. Its
+name is a hash of the sources, the compiler and the processor. Several processes may compile at the
+same time: each writes a file of its own and renames it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from preprocess.tvl1_solvers.presets import Preset, gaussian_taps, level_sizes, 
 
 SOURCES = Path(__file__).parent / "cpp"
 FLAGS = ["-std=c++17", "-O3", "-shared", "-fPIC", "-w", "-fno-math-errno", "-fno-trapping-math"]
-# Every operation rounds by itself, as in PyTorch: the flow is the same, bit for bit, on every
-# processor and without a compiler, for a tenth of the speed.
+# Each operation is rounded separately, as in PyTorch. The flow is then the same, bit for bit, on
+# every processor and without a compiler. This costs a tenth of the speed.
 FLAGS += ["-ffp-contract=off"]
 FOR_THIS_PROCESSOR = ["-march=native"]
 
 
-class Unavailable(Exception):
-    """The solver cannot be had on this machine; the message says what is missing."""
+class UnavailableError(Exception):
+    """This machine cannot compile or load the solver; the message says why."""
 
 
 class _Numbers(ctypes.Structure):
-    """cpp/numbers.h, field by field."""
+    """The struct in cpp/numbers.h, field by field."""
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in (
@@ -52,9 +52,12 @@ class _Numbers(ctypes.Structure):
 def solve(
     first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
 ) -> torch.Tensor:
-    """Flow (B, 2, H, W) of float32 frames (B, H, W) on the CPU, on the calling thread alone.
+    """Compute flow float32 [B, 2, H, W] of float32 frames [B, H, W] on the CPU, in one thread.
 
-    Other Python threads run meanwhile. Raises Unavailable.
+    Other Python threads can run at the same time.
+
+    Raises:
+        UnavailableError: the solver cannot be compiled or loaded.
     """
     library = load()
     batch, height, width = first.shape
@@ -101,29 +104,34 @@ def solve(
 
 
 def load() -> ctypes.CDLL:
-    """The compiled solver, built if need be. Raises Unavailable, again without another try."""
+    """Load the compiled solver, and compile it first if that is needed.
+
+    Raises:
+        UnavailableError: the solver cannot be compiled or loaded. Later calls fail without another
+            attempt.
+    """
     library, reason = _load_once()
     if library is None:
-        raise Unavailable(reason)
+        raise UnavailableError(reason)
     return library
 
 
 @functools.cache
 def _load_once() -> tuple[ctypes.CDLL | None, str]:
-    """The library, or None and why there is none."""
+    """The library, or None and the reason why there is none."""
     command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     if shutil.which(command[0]) is None:
         return None, f"the C++ compiler {command[0]!r} is not on the PATH"
     try:
-        with tempfile.TemporaryDirectory() as scratch:  # a loaded library needs its file no more
+        with tempfile.TemporaryDirectory() as scratch:  # a loaded library does not need its file
             path = _cache_folder(Path(scratch)) / f"tvl1-{_fingerprint(command)}.so"
             if not path.exists():
                 _compile(command, path)
             library = ctypes.CDLL(str(path))
-    except Unavailable as error:
+    except UnavailableError as error:
         return None, str(error)
     except OSError as error:
-        return None, f"the compiled solver cannot be kept or loaded: {error}"
+        return None, f"the compiled solver cannot be saved or loaded: {error}"
     pointer = ctypes.c_void_p
     library.tvl1_flow.argtypes = [pointer] * 4 + [ctypes.c_int64] + [pointer] * 4
     library.tvl1_flow.restype = ctypes.c_int
@@ -131,7 +139,7 @@ def _load_once() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _cache_folder(scratch: Path) -> Path:
-    """Where compiled solvers are kept, or `scratch` where nothing can be kept."""
+    """The folder of compiled solvers, or `scratch` if that folder cannot be written to."""
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(home) / "mofo"
@@ -142,7 +150,7 @@ def _cache_folder(scratch: Path) -> Path:
 
 
 def _fingerprint(command: list[str]) -> str:
-    """Hash of all that decides the compiled code."""
+    """A hash of everything that decides the compiled code."""
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
     digest = hashlib.sha256()
     for part in (*command, version.stdout, *FLAGS, *FOR_THIS_PROCESSOR, _processor()):
@@ -153,7 +161,7 @@ def _fingerprint(command: list[str]) -> str:
 
 
 def _processor() -> str:
-    """What distinguishes processors that share a cache folder, over a network for example."""
+    """What distinguishes processors of machines that share a cache folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -163,11 +171,16 @@ def _processor() -> str:
 
 
 def _compile(command: list[str], path: Path) -> None:
+    """Compile the solver to `path`.
+
+    Raises:
+        UnavailableError: the compiler fails.
+    """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
         source = str(SOURCES / "solver.cpp")
-        for flags in (FLAGS + FOR_THIS_PROCESSOR, FLAGS):  # some compilers know no -march=native
+        for flags in (FLAGS + FOR_THIS_PROCESSOR, FLAGS):  # not all compilers have -march=native
             result = subprocess.run(
                 [*command, *flags, source, "-o", temporary],
                 capture_output=True,
@@ -178,6 +191,6 @@ def _compile(command: list[str], path: Path) -> None:
                 os.replace(temporary, path)
                 return
         reason = (result.stderr.strip().splitlines() or ["no message"])[0]
-        raise Unavailable(f"{shlex.join(command)} failed on {source}: {reason}")
+        raise UnavailableError(f"{shlex.join(command)} failed on {source}: {reason}")
     finally:
         Path(temporary).unlink(missing_ok=True)

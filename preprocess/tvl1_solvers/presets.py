@@ -1,4 +1,4 @@
-"""The numbers of TV-L1 flow: quality levels, pyramid sizes, filter taps and step lengths."""
+"""Parameters of TV-L1 flow: presets, pyramid sizes, filter taps and step lengths."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ STEP_PRODUCT = 1.28
 
 @dataclass(frozen=True)
 class Preset:
-    """One quality level. Greek letters as in Sanchez Perez et al. (IPOL 2013), section 3.
+    """One set of parameters, with the letters of Sanchez Perez et al. (IPOL 2013), section 3.
 
-    The energy per pixel is |grad u| + |grad v| + attachment * |I1(x + u) - I0(x)|, grey values
-    0..255. With tightness (theta) > 0 the data term is its Moreau envelope,
-    min over v of attachment * |rho(v)| + |u - v|^2 / (2 theta): what the duality method of Zach
-    et al. minimises for theta = 0.3, the energy itself for 0.
+    The energy per pixel is |grad u| + |grad v| + attachment * |I1(x + u) - I0(x)|, with grey values
+    0..255. With tightness (theta) > 0, the data term is replaced by its Moreau envelope,
+    min over v of attachment * |rho(v)| + |u - v|^2 / (2 theta). The duality method of Zach et al.
+    minimises this for theta = 0.3. Theta = 0 gives the energy itself.
     """
 
     scheme: str = "primal-dual"
@@ -39,38 +39,38 @@ class Preset:
     """Relaxed: step of the dual variable (tau)."""
 
     max_levels: int = 99
-    """Pyramid levels at most, the full size included."""
+    """Largest number of pyramid levels, with the full size."""
     scale_step: float = 0.8
-    """Size of a level over that of the next finer one."""
+    """Size of a level divided by the size of the next finer one."""
     presmooth: float = 0.5
-    """Standard deviation of the Gaussian over both frames; px, 0 for none."""
+    """Standard deviation of the Gaussian filter of both frames; px, 0 for none."""
     pyramid_blur: float = 0.0
-    """Gaussian before each reduction: this times sqrt(1 / scale_step^2 - 1) px."""
+    """The Gaussian before each reduction has this times sqrt(1 / scale_step^2 - 1) px."""
 
     warps_fine: int = 3
     """Linearisations of the data term at full size."""
     iterations_fine: int = 20
     """Iterations per round at full size."""
     warps: int = 2
-    """Linearisations at every smaller level."""
+    """Linearisations of the data term at each smaller level."""
     iterations: int = 10
-    """Iterations per round at every smaller level."""
+    """Iterations per round at each smaller level."""
     rounds: int = 1
     """Rounds of a median filter and iterations per warp."""
     median: int = 0
-    """Side of the median filter over the flow before each round: 0 for none, 3 or 5."""
+    """Side of the median filter of the flow before each round, 3 or 5; 0 for none."""
     stop: float = 0.0
     """Relaxed: a warp ends when the root mean squared change of the flow in one iteration is
     below this; px."""
 
     gradient: str = "interpolant"
-    """Of the second frame: derivative of the cubic "interpolant", or "central" differences."""
+    """Gradient of the second frame: of the cubic "interpolant", or "central" differences."""
     cubic: float = -0.6
     """Parameter a of cubic convolution (Keys 1981)."""
     dual_kept: float = 0.5
-    """A level starts from the dual variables of the coarser one times this. All of them (1)
-    gives the lowest energy; none (0) follows small moving things better, whose motion the
-    coarser level smoothed away. Half has most of both."""
+    """A level starts from the dual variables of the coarser level times this. 1 gives the lowest
+    energy. 0 follows small moving objects better, whose motion the coarser level has smoothed
+    away. 0.5 has most of both advantages."""
 
     @property
     def steps(self) -> tuple[float, float]:
@@ -82,7 +82,7 @@ class Preset:
 
     @property
     def reach(self) -> float:
-        """The longest step of the data term is attachment * reach * |gradient|."""
+        """Factor of the longest step of the data term, attachment * reach * |gradient|."""
         return self.tightness + (self.steps[0] if self.scheme == "primal-dual" else 0.0)
 
 
@@ -118,7 +118,7 @@ def level_sizes(height: int, width: int, preset: Preset) -> list[tuple[int, int]
 
 
 def gaussian_taps(sigma: float) -> list[float]:
-    """Half of a normalised Gaussian, centre first, out to 3 sigma; [1.0] for sigma 0."""
+    """One half of a normalised Gaussian, from its centre to 3 sigma; [1.0] for sigma 0."""
     if sigma == 0:
         return [1.0]
     taps = [math.exp(-(i * i) / (2 * sigma * sigma)) for i in range(math.ceil(3 * sigma) + 1)]
@@ -127,5 +127,5 @@ def gaussian_taps(sigma: float) -> list[float]:
 
 
 def pyramid_sigma(preset: Preset) -> float:
-    """Standard deviation of the blur before a reduction, px of the finer level."""
+    """Standard deviation of the Gaussian before a reduction, px of the finer level."""
     return preset.pyramid_blur * math.sqrt(1 / preset.scale_step**2 - 1)

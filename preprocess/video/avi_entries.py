@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 CHUNK = struct.Struct("<4sI")  # identifier, bytes of data
 LISTS = (b"RIFF", b"LIST")  # chunks that begin with a type and may hold chunks
@@ -30,32 +29,28 @@ class EmptyEntries:
 
 
 def count_empty_entries(path: Path, stream_index: int) -> EmptyEntries:
-    """Read the chunk headers of a file, up to the first one that is damaged, and count.
+    """Read the chunk headers of a file and count; none are found in a damaged file.
 
     Args:
         path: an AVI file.
         stream_index: of the picture, as the file numbers it.
     """
     digits = f"{stream_index:02d}".encode()
-    total = at_end = 0
+    total = at_end = riff_end = 0
     with open(path, "rb") as file:
-        while (chunk := _next_chunk(file)) is not None:
-            identifier, num_bytes = chunk
+        while len(header := file.read(CHUNK.size)) == CHUNK.size:
+            identifier, num_bytes = CHUNK.unpack(header)
+            begin = file.tell()
+            if identifier == b"RIFF":
+                riff_end = begin + num_bytes
+            elif not identifier.isascii() or b"\0" in identifier:
+                if begin < riff_end:
+                    return EmptyEntries(0, 0)
+                break  # padding behind the end
+            if identifier in LISTS and file.read(4) in ENTERED:
+                continue  # with the first chunk in the list
             if identifier.startswith(digits):
                 total += num_bytes == 0
                 at_end = at_end + 1 if num_bytes == 0 else 0
+            file.seek(begin + num_bytes + num_bytes % 2)  # chunks begin at even positions
     return EmptyEntries(total, at_end)
-
-
-def _next_chunk(file: BinaryIO) -> tuple[bytes, int] | None:
-    """(identifier, bytes of data) of the next chunk that is not a list; None at the end."""
-    while len(header := file.read(CHUNK.size)) == CHUNK.size:
-        identifier, num_bytes = CHUNK.unpack(header)
-        if not identifier.isascii() or b"\0" in identifier:
-            return None
-        begin = file.tell()
-        if identifier in LISTS and file.read(4) in ENTERED:
-            continue  # with the first chunk in the list
-        file.seek(begin + num_bytes + num_bytes % 2)  # chunks begin at even positions
-        return identifier, num_bytes
-    return None

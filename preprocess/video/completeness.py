@@ -18,6 +18,7 @@ from preprocess.video.asf import announced_bytes
 from preprocess.video.avi_entries import EmptyEntries, count_empty_entries
 from preprocess.video.containers import traits_of
 from preprocess.video.demuxer import Demuxer
+from preprocess.video.errors import ClipError
 from preprocess.video.ogg import has_end
 from preprocess.video.video_file import time_base_of
 from shared.manifest import Clip
@@ -145,8 +146,17 @@ class Completeness:
         """When the last frame stops being shown, in seconds from the start of the picture."""
         return self._end
 
-    def shortfall(self) -> str | None:
-        """What is missing, in words; None where the clip is complete."""
+    def error(self) -> ClipError | None:
+        """Why the clip is not complete; None if it is complete."""
+        reason = self._shortfall()
+        if reason is None:
+            return None
+        if self.num_frames < 2:
+            return ClipError("empty" if self.is_whole_video else "out-of-range", reason)
+        return ClipError("damaged-file", reason)
+
+    def _shortfall(self) -> str | None:
+        """What is missing, as text; None if the clip is complete."""
         if self.num_frames == 0:
             return self._no_frame()
         if self.num_frames == 1:
@@ -232,10 +242,11 @@ class Completeness:
     def _announced_frames(self) -> int:
         """The number of frames by the header, 0 where it has none.
 
-        FFmpeg drops groups of pictures that the edit list of an MP4 hides whole from its index.
+        FFmpeg drops groups of pictures that the edit list of an MP4 hides whole from its index. The
+        index is trusted where the duration, which must agree with it, can be read.
         """
         num_frames = self._stream.frames
-        if num_frames and self._traits.has_edit_lists:
+        if num_frames and self._traits.has_edit_lists and self.duration is not None:
             return len(self._stream.index_entries) or num_frames
         return num_frames
 

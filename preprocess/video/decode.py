@@ -102,18 +102,20 @@ def _chunks(
             last = chunker.finish()
             if last is not None:
                 yield last
-            shortfall = progress.shortfall()
-            if shortfall:
-                raise ClipError("decode", shortfall)
+            error = progress.error()
+            if error is not None:
+                raise error
     except InputError as error:
-        raise ClipError("decode", str(error)) from None
+        raise ClipError(error.code, str(error)) from None
     except av.error.FFmpegError as error:
         where = f" after {progress.num_frames} frames" if progress else ""
         if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of too many pixels
             where += f", or of more than {options.max_pixels} pixels a frame (--max-pixels)"
-        raise ClipError("decode", f"damaged or not a video{where}: {error.strerror}") from None
+        raise ClipError(
+            "damaged-file", f"damaged or not a video{where}: {error.strerror}"
+        ) from None
     except (MemoryError, OverflowError, UnicodeError) as error:
-        raise ClipError("decode", f"cannot be decoded: {error!r}") from None
+        raise ClipError("damaged-file", f"cannot be decoded: {error!r}") from None
 
 
 @contextmanager
@@ -148,7 +150,9 @@ def _matching(frames: Frames, others: Frames) -> Frames:
     """Read a video and its copy, and yield frames of the video: both must have the same frames."""
     for frame, other in zip_longest(frames, others):
         if frame is None or other is None:
-            raise ClipError("decode", "the copy re-encoded for motion vectors has other frames")
+            raise ClipError(
+                "damaged-file", "the copy re-encoded for motion vectors has other frames"
+            )
         yield frame
 
 
@@ -199,11 +203,11 @@ def check_length(progress: Completeness, stream: av.VideoStream, options: Decode
     seconds = min(progress.stop, progress.duration or 0.0) - max(progress.start, 0.0)
     if seconds > options.max_seconds + TIME_TOLERANCE:  # 2.2 - 1.2 is more than 1
         raise ClipError(
-            "decode",
+            "out-of-range",
             f"{seconds:.0f} s long; up to {options.max_seconds:g} s are allowed (--max-seconds)",
         )
     if progress.is_whole_video and stream.frames > options.max_frames:
-        raise ClipError("decode", f"{stream.frames} frames; {_frames_allowed(options)}")
+        raise ClipError("out-of-range", f"{stream.frames} frames; {_frames_allowed(options)}")
 
 
 def _frames_allowed(options: DecodeOptions) -> str:
@@ -253,6 +257,6 @@ def check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -
         ClipError: the clip has more seconds or frames than the options allow.
     """
     if progress.num_frames > options.max_frames:
-        raise ClipError("decode", f"more frames than announced; {_frames_allowed(options)}")
+        raise ClipError("out-of-range", f"more frames than announced; {_frames_allowed(options)}")
     if seconds - max(progress.start, 0.0) > options.max_seconds:
-        raise ClipError("decode", f"longer than {options.max_seconds:g} s (--max-seconds)")
+        raise ClipError("out-of-range", f"longer than {options.max_seconds:g} s (--max-seconds)")

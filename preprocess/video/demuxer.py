@@ -47,7 +47,7 @@ class Demuxer:
             with complaints() as found:
                 packet = self._next(packets)
             if found:
-                raise ClipError("decode", found[0])
+                raise ClipError("damaged-file", found[0])
             if packet is None:
                 return
             passed = self._passed_over(packet)
@@ -71,7 +71,9 @@ class Demuxer:
         try:
             return next(packets, None)
         except IndexError:  # PyAV knows the streams that were there at the start
-            raise ClipError("decode", "damaged container: a stream begins in the middle") from None
+            raise ClipError(
+                "damaged-file", "damaged container: a stream begins in the middle"
+            ) from None
 
     def _passed_over(self, packet: av.Packet) -> int:
         """Bytes of the file between this packet and the one before it, whatever its stream."""

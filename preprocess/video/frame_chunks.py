@@ -126,11 +126,11 @@ def _checked_kept_size(size: tuple[int, int], short_side: int) -> tuple[int, int
     width, height = size
     if min(size) < SMALLEST_SIDE:
         raise ClipError(
-            "decode", f"frames of {width}x{height}; {SMALLEST_SIDE} px a side are the least"
+            "out-of-range", f"frames of {width}x{height}; {SMALLEST_SIDE} px a side are the least"
         )
     kept = scaled_size(width, height, short_side)
     if max(kept) > LONGEST_KEPT_SIDE:
-        raise ClipError("decode", f"frames of {width}x{height} are too long for a JPEG")
+        raise ClipError("out-of-range", f"frames of {width}x{height} are too long for a JPEG")
     return kept
 
 
@@ -165,7 +165,7 @@ class Chunker:
             old, new = (f"{w}x{h}" for w, h in (self._first.coded_size, picture.coded_size))
             where = self._first_index + len(self._rgb)
             raise ClipError(
-                "decode", f"the frame size changes from {old} to {new} at frame {where}"
+                "not-supported", f"the frame size changes from {old} to {new} at frame {where}"
             )
         full = None
         if len(self._rgb) == self._length:  # and another has come, so that it is not the last

@@ -17,8 +17,8 @@ class LeadingPictures:
 
     Args:
         has_frame_times: whether packets say when they are shown. Where they do not (AVI), leading
-            pictures are the packets right after the keyframe that give no frame: a frame has the
-            pts of its packet.
+            pictures are the packets that give no frame right after a keyframe with which the file
+            begins: a frame has the pts of its packet.
     """
 
     def __init__(self, has_frame_times: bool) -> None:
@@ -56,8 +56,8 @@ class LeadingPictures:
         if self._has_frame_times:
             before = [pts for pts in self._before if pts is None or pts < self._keyframe_pts]
             return before + self._after
-        packets = [pts for pts in self._before if pts not in self._shown]
-        for pts in self._after:
+        packets: list[int | None] = []
+        for pts in self._after if not self._before else ():
             if pts in self._shown:
                 break
             packets.append(pts)

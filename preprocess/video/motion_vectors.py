@@ -48,8 +48,9 @@ def export_vectors(stream: av.VideoStream) -> None:
     name = stream.codec_context.name
     if name not in CODECS:
         raise InputError(
+            "not-supported",
             f"codec {name} exports no motion vectors; {' and '.join(CODECS)} do. Give --transcode "
-            "to re-encode such videos to H.264 in a scratch folder, or another --source"
+            "to re-encode such videos to H.264 in a scratch folder, or another --source",
         )
     stream.codec_context.options = {**stream.codec_context.options, "flags2": "+export_mvs"}
     stream.thread_type = "SLICE"

@@ -82,7 +82,9 @@ def _together(
     with open_at_span(clips[0], path, options, from_the_start) as video:
         note_remarks(clips[0], video, tally)
         if not traits_of(video.container).has_frame_times:
-            raise ClipError("decode", "AVI has no presentation times, which tell clips apart")
+            raise ClipError(
+                "not-supported", "AVI has no presentation times, which tell clips apart"
+            )
         waiting: deque[_Span] = deque()
         unfit: list[Step] = []
         picture_start = picture_start_of(video.container, video.stream)
@@ -144,7 +146,9 @@ def _shared_pass(
 
 def _known(pts: int | None) -> int:
     if pts is None:
-        raise ClipError("decode", "packets without presentation times, which tell clips apart")
+        raise ClipError(
+            "not-supported", "packets without presentation times, which tell clips apart"
+        )
     return pts
 
 
@@ -152,5 +156,4 @@ def _end_of(span: _Span) -> Iterator[Step]:
     last = span.chunker.finish()
     if last is not None:
         yield span.index, last
-    shortfall = span.progress.shortfall()
-    yield span.index, ClipError("decode", shortfall) if shortfall else None
+    yield span.index, span.progress.error()

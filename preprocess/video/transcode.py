@@ -98,8 +98,9 @@ def _content_key(video: Path) -> str:
 def _encode(video: Path, target: Path, max_pixels: int) -> None:
     if ENCODER not in av.codecs_available:
         raise InputError(
-            f"--transcode needs the encoder {ENCODER}, which this FFmpeg lacks; install the av "
-            "wheels from PyPI, or choose another --source"
+            "missing-package",
+            f"--transcode needs the encoder {ENCODER}, and this FFmpeg does not have it. Install "
+            "the av wheels from PyPI, or choose another --source",
         )
     try:
         with (
@@ -110,7 +111,7 @@ def _encode(video: Path, target: Path, max_pixels: int) -> None:
     except av.error.FFmpegError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(error.errno, error.strerror, str(target)) from None
-        raise ClipError("decode", f"cannot be transcoded: {error.strerror}") from None
+        raise ClipError("not-supported", f"cannot be transcoded: {error.strerror}") from None
 
 
 def _copy_frames(
@@ -139,5 +140,5 @@ def _copy_frames(
         upright.pict_type = av.video.frame.PictureType.NONE  # the encoder chooses
         output.mux(encoder.encode(upright))
     if encoder is None:
-        raise ClipError("decode", "no frame could be decoded")
+        raise ClipError("empty", "no frame could be decoded")
     output.mux(encoder.encode(None))

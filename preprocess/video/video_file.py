@@ -39,15 +39,15 @@ def find_video(video: str, video_root: Path) -> Path:
         path = (root / video).resolve(strict=True)
         mode = path.stat().st_mode
     except InputError as error:
-        raise ClipError("decode", str(error)) from None
+        raise ClipError(error.code, str(error)) from None
     except FileNotFoundError:
-        raise ClipError("decode", f"no file {video} below the video root") from None
+        raise ClipError("missing-file", f"no file {video} below the video root") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise ClipError("decode", f"{video} cannot be opened: {error}") from None
+        raise ClipError("file-system", f"{video} cannot be opened: {error}") from None
     if not path.is_relative_to(root):
-        raise ClipError("decode", f"{video} is a link that leads out of the video root")
+        raise ClipError("unsafe-path", f"{video} is a link that leads out of the video root")
     if not stat.S_ISREG(mode):
-        raise ClipError("decode", f"{video} is not a regular file")
+        raise ClipError("unsafe-path", f"{video} is not a regular file")
     return path
 
 
@@ -74,7 +74,7 @@ def open_video(path: Path, max_pixels: int) -> Iterator[av.container.InputContai
         )
     try:
         if found:
-            raise ClipError("decode", found[0])
+            raise ClipError("damaged-file", found[0])
         yield container
     finally:
         container.close()
@@ -116,12 +116,12 @@ def main_video_stream(container: av.container.InputContainer) -> av.VideoStream:
     """
     streams = pictures_of(container)
     if not streams:
-        raise ClipError("decode", "no video stream")
+        raise ClipError("other-kind", "no video stream")
     stream = next((s for s in streams if is_default(s)), streams[0])
     codec = stream.codec_context
     if codec is None or codec.name not in CODECS.split(","):
         name = codec.name if codec is not None else "unknown"
-        raise ClipError("decode", f"codec {name} is not among those allowed ({CODECS})")
+        raise ClipError("not-supported", f"codec {name} is not among those allowed ({CODECS})")
     return stream
 
 
@@ -163,7 +163,7 @@ def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.
     pixels = codec.width * codec.height
     if pixels > max_pixels:
         raise ClipError(
-            "decode",
+            "out-of-range",
             f"frames of {codec.width}x{codec.height} have {pixels} pixels; "
             f"up to {max_pixels} are allowed (--max-pixels)",
         )

@@ -83,7 +83,7 @@ class VideoIndex:
         found = self._by_stem.get(stem, [])
         if not found and stem in self._refused_by_stem:
             path = self._refused_by_stem[stem]
-            raise InputError(f"video {path!r} {self.refused[path]}")
+            raise InputError("unsafe-path", f"video {path!r} {self.refused[path]}")
         if rooted:
             found = [path for path in found if _without_suffix(path) == video]
         if len(found) < 2:
@@ -104,10 +104,12 @@ class VideoIndex:
         if path in self._known:
             return [path]
         if suffix_of(path) not in SUFFIXES:
-            raise InputError(f"video {path[:80]!r}: its suffix is none of {', '.join(SUFFIXES)}")
+            raise InputError(
+                "wrong-format", f"video {path[:80]!r}: its suffix is none of {', '.join(SUFFIXES)}"
+            )
         reason = self.refused.get(path) or _why_refused(self.root, self.root / path)
         if reason:
-            raise InputError(f"video {path!r} {reason}")
+            raise InputError("unsafe-path", f"video {path!r} {reason}")
         return [path] if os.path.isfile(self.root / path) else []
 
 
@@ -118,7 +120,10 @@ def scan_videos(root: Path) -> VideoIndex:
         InputError: no such folder.
     """
     if not Path(root).is_dir():
-        raise InputError(f"no folder of videos at {root}; --videos names the folder to search")
+        raise InputError(
+            "missing-folder",
+            f"There is no folder of videos at {root}. Give it with --videos (VIDEOS=)",
+        )
     root = Path(root).resolve()
     paths: list[str] = []
     refused: dict[str, str] = {}

@@ -48,7 +48,7 @@ class Velocity(Target):
     softness: float = 2.0
     """Pixels a frame at which a vector is halved."""
     scale: float = 6.0
-    """Factor on all values, which brings the loss of rest near 1 in the toy dataset."""
+    """Factor on all values, which brings the loss of rest to the order of 1 on the toy dataset."""
     stabilised: bool | None = True
     """Whether tracks must be free of the camera's motion (flows made with --stabilise), or must
     have it; without a value they are taken as they are."""

@@ -142,16 +142,18 @@ def _mistakes(dataset: Dataset, run: Run) -> dict[str, Any]:
         wrong = f"wrong {PLURAL[of_kind.kind]}" if len(scores) > 1 else "wrong answers"
         note = (
             f"The {wrong} with the highest probability. The colour is GradCAM of encoder block "
-            f"{found[0].block}: it shows which tokens support the predicted class, and which ones "
-            "support the true class. Each map is relative to its strongest token. Tokens without "
-            "colour support neither."
+            f"{found[0].block} for the middle view of a clip: it shows which tokens support the "
+            "class that this view predicts, and which ones support the true class. Each map is "
+            "relative to its strongest token. Tokens without colour support neither."
         )
-        cards = [
-            _card(dataset, clip, clip.rows(classes, NUM_TIMES))
-            | {"label": f"true: {classes[clip.label]}, predicted: {classes[clip.predicted]}"}
-            for clip in found
-            if clip.label is not None
-        ]
+        # The evaluation averages several views, and may predict another class than one view does.
+        predicted = dict(zip(of_kind.clip_id, of_kind.predicted.tolist(), strict=True))
+        cards = []
+        for clip in found:
+            if clip.label is not None:
+                true, answer = classes[clip.label], classes[predicted[clip.clip_id]]
+                card = _card(dataset, clip, clip.rows(classes, NUM_TIMES))
+                cards.append(card | {"label": f"true: {true}, predicted: {answer}"})
         mistakes.append({"heading": wrong, "note": note, "cards": cards})
     return {"mistakes": mistakes, "missing": missing}
 

@@ -24,6 +24,7 @@ from train.report_sections.models import (
 )
 from train.report_sections.runs import (
     Run,
+    from_random_weights,
     mask_settings,
     newest,
     read_runs,
@@ -64,8 +65,11 @@ def write_report(layout: DatasetLayout, run: str | None = None) -> None:
     chosen = choose_runs(runs, run)
     page = build_page(layout, runs, unreadable, chosen)
     write_atomically(layout.report, render(page).encode())
-    if chosen.finetuned is not None and chosen.finetuned.test_top1 is not None:
-        print(f"{chosen.finetuned.tested_split} top-1 {chosen.finetuned.test_top1:.1f} %")
+    finetuned = chosen.finetuned
+    if finetuned is not None and finetuned.test_top1 is not None:
+        scratch = from_random_weights(finetuned, runs)
+        beside = "" if scratch is None else f" (random weights {scratch.test_top1:.1f} %)"
+        print(f"{finetuned.tested_split} top-1 {finetuned.test_top1:.1f} %{beside}")
     print(f"report {layout.report}")
 
 
@@ -122,7 +126,7 @@ def build_page(
     return {
         "dataset": layout.dataset,
         "lead": _lead(dataset),
-        "numbers": _numbers(dataset, chosen),
+        "numbers": _numbers(dataset, chosen, runs),
         "unavailable": unavailable,
         "sections": list(SECTIONS.items()),
         "samples": samples_section(dataset, mask),
@@ -169,7 +173,7 @@ def _lead(dataset: Dataset) -> str:
     return " · ".join(parts) or "The manifest has no clips."
 
 
-def _numbers(dataset: Dataset, chosen: ChosenRuns) -> list[dict[str, str]]:
+def _numbers(dataset: Dataset, chosen: ChosenRuns, runs: list[Run]) -> list[dict[str, str]]:
     """The numbers at the top of the page."""
     numbers = []
     finetuned, pretrained, table = chosen.finetuned, chosen.pretrained, dataset.boxes
@@ -177,6 +181,8 @@ def _numbers(dataset: Dataset, chosen: ChosenRuns) -> list[dict[str, str]]:
         notes = [] if finetuned.chance is None else [f"chance {_small(finetuned.chance)} %"]
         kinds = list(finetuned.num_classes)
         notes += [f"{' and '.join(kinds)} both right"] if len(kinds) > 1 else []
+        scratch = from_random_weights(finetuned, runs)
+        notes += [] if scratch is None else [f"random weights {scratch.test_top1:.1f} %"]
         notes += [counted((finetuned.metrics or {}).get("clips", 0), "clip"), finetuned.name]
         numbers.append((f"{finetuned.tested_split} top-1", f"{finetuned.test_top1:.1f} %", notes))
     if pretrained is not None and pretrained.last("loss") is not None:

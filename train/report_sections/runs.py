@@ -200,6 +200,24 @@ def newest(runs: list[Run], kind: str) -> Run | None:
     return of_kind[order.index(max(order))] if of_kind else None
 
 
+def from_random_weights(finetuned: Run, runs: list[Run]) -> Run | None:
+    """The tested run that differs from a finetuned one in its first weights alone: they are random.
+
+    Returns:
+        The newest of several; None where there is none, or the run itself began at random.
+    """
+    if finetuned.option("from") == "none":
+        return None
+    same = ("config", "seed", "data", "clips")
+    alike = [
+        run
+        for run in runs
+        if run.option("from") == "none" and all(run.option(n) == finetuned.option(n) for n in same)
+    ]
+    found = newest(alike, "finetune")
+    return None if found is None or found.test_top1 is None else found
+
+
 def mask_settings(run: Run | None) -> MaskSettings:
     """The tube mask of a pretraining run, or that of MOFO if it has none or there is no run."""
     if run is None:

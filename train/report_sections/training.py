@@ -188,7 +188,11 @@ def _pace_charts(run: Run, width: float) -> list[tuple]:
     pace = run.curve("clips_per_second", name="clips/s")
     wait = run.curve("data_wait_share", name="data wait")
     title_of = {
-        "Learning rate": (rate, "learning rate", "The last parameter group: warm-up, then cosine."),
+        "Learning rate": (
+            rate,
+            "learning rate",
+            "Of the last parameter group; it rises, then falls as a cosine.",
+        ),
         "Throughput": (pace, "clips per second", "Clips per second, of all processes together."),
         "Waiting for data": (
             wait,

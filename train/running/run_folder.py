@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,8 @@ class RunFolder:
         self.weights = self.path / "weights.safetensors"
         self.best_weights = self.path / "best.safetensors"
         self.finished = self.path / "finished"
+        self.replaced = self.path / ".replaced"
+        self._moving = self.path / ".replaced.part"
 
     def metrics(self, split: str) -> Path:
         """File of the figures of an evaluation, one per split."""
@@ -116,10 +120,10 @@ class RunFolder:
         Raises:
             InputError: it was started with other options; the message names both values.
         """
+        if self._moving.exists():  # a run that was killed while it moved files
+            self._move_back()
         if overwrite and self.path.exists():
-            for path in self.path.iterdir():
-                if path != self.lock:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._set_aside()
         if self.options.exists():
             self._refuse_other_options(options)
         write_options(self.options, dict(options))
@@ -127,6 +131,56 @@ class RunFolder:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
         write_atomically(self.finished, json.dumps(summary, indent=1).encode() + b"\n")
+        self.drop_replaced()
+
+    # With --overwrite the old run stays in `replaced` until the new one has saved something: a run
+    # that fails before, for want of memory or because of a damaged shard, loses nothing.
+
+    @contextlib.contextmanager
+    def restored_on_failure(self, is_first: bool) -> Iterator[None]:
+        """If the block raises before anything was saved, put the replaced run back.
+
+        Args:
+            is_first: whether this is the one of several processes that does it.
+        """
+        try:
+            yield
+        except BaseException:
+            if is_first and self.replaced.exists():
+                self._restore()
+            raise
+
+    def drop_replaced(self) -> None:
+        """Delete the run that this one replaces, because this one has saved a result."""
+        shutil.rmtree(self.replaced, ignore_errors=True)
+
+    def _set_aside(self) -> None:
+        """Move everything into `replaced`, except what a run left that saved nothing itself."""
+        if self.replaced.exists():  # such a run was killed: what it left is worth nothing
+            self._clear()
+            return
+        self._moving.mkdir()
+        for path in self._content():
+            os.replace(path, self._moving / path.name)
+        os.replace(self._moving, self.replaced)
+
+    def _restore(self) -> None:
+        self._clear()
+        os.replace(self.replaced, self._moving)
+        self._move_back()
+
+    def _move_back(self) -> None:
+        for path in list(self._moving.iterdir()):
+            os.replace(path, self.path / path.name)
+        self._moving.rmdir()
+
+    def _clear(self) -> None:
+        for path in self._content():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _content(self) -> list[Path]:
+        kept = {self.lock, self.replaced, self._moving}
+        return [path for path in self.path.iterdir() if path not in kept]
 
     def _refuse_other_options(self, options: Mapping[str, Any]) -> None:
         plain = json.loads(json.dumps(options, default=str))

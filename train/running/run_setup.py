@@ -82,7 +82,11 @@ class RunSetup:
             The requests to stop the run; None if the run is finished, which is printed.
         """
         processes, folder = self.processes, self.folder
-        with hold(folder, processes), Interruption(processes, self.common.stop_after) as stop:
+        with (
+            hold(folder, processes),
+            folder.restored_on_failure(processes.is_first),
+            Interruption(processes, self.common.stop_after) as stop,
+        ):
             if processes.is_first:
                 folder.begin(self.options, self.common.overwrite)
             processes.wait()

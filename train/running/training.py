@@ -225,6 +225,8 @@ class Training:
             save_checkpoint(
                 self.engine, setup.folder.checkpoints, self.step, self.progress, processes
             )
+            if processes.is_first:
+                setup.folder.drop_replaced()
             self._clock.reset()
         if self.has_steps_left:
             self.stopped_by = stop

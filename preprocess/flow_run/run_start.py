@@ -1,0 +1,110 @@
+"""What a run of `flows` records before its first shard: from then on the folders are unfinished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from preprocess.flow_run.assembly import Assembly
+from preprocess.flow_run.plan import Plan
+from preprocess.running.failures import write_failures
+from preprocess.running.journal import Journal, remove_journal
+from shared.errors import InputError
+from shared.files import sync_folder
+from shared.run_record import JsonlLog, write_options
+from shared.shard_index import ShardEntry
+
+
+def require_videos(plan: Plan) -> None:
+    """Check that the folder of videos is the right one, before anything is written.
+
+    Raises:
+        InputError: the folder does not exist, or it has none of the videos of the manifest.
+    """
+    root = plan.config.video_root
+    if not root.is_dir():
+        raise InputError(
+            "missing-folder",
+            f"There is no folder of videos at {root}. Give it with --videos (VIDEOS=)",
+        )
+    if not any(os.path.lexists(root / clip.video) for clip in plan.clips):
+        raise InputError(
+            "no-match",
+            f"{root} has none of the videos of {plan.layout.manifest}; the first one is "
+            f"{plan.clips[0].video}. Give the folder of the videos with --videos (VIDEOS=)",
+        )
+
+
+class RunStart:
+    """Start a run at once, or with --overwrite when its first shard has been written.
+
+    Until a run has started, the folders are as an earlier run left them. A run with --overwrite
+    that fails before its first shard, for want of a GPU, videos or disk space, so loses nothing.
+
+    Args:
+        plan: of the folders that the run makes.
+        journal: of those folders, with the shards that an earlier run finished.
+
+    Attributes:
+        has_started: whether the folders are declared unfinished.
+    """
+
+    def __init__(self, plan: Plan, journal: Journal) -> None:
+        self.has_started = False
+        self._plan = plan
+        self._journal = journal
+        self._log: JsonlLog | None = None
+        self._early_failures: list[dict[str, Any]] = []
+        self._staging = plan.layout.root / ".first-shard"
+        shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
+        if not plan.config.overwrite:
+            self.start()
+
+    def start(self) -> None:
+        """Write the journal, then declare the folders unfinished."""
+        plan, layout = self._plan, self._plan.layout
+        self._journal.start()
+        for folder in plan.folders.values():
+            if folder != self._journal.folder:
+                remove_journal(folder)
+        plan.remove_indexes()
+        if not plan.complete:  # beside complete folders, the record that `retry` reads stays
+            write_failures(layout.failures, [*self._journal.failures(), *self._early_failures])
+            write_options(layout.flows / "options.json", plan.config.options())
+        self._log = JsonlLog(layout.failures)
+        self.has_started = True
+
+    def add_failure(self, record: dict[str, Any]) -> None:
+        """Add a clip that failed to failures.jsonl, as soon as the run has started."""
+        if self._log is None:
+            self._early_failures.append(record)
+        else:
+            self._log.write(record)
+
+    def publish(
+        self, assembly: Assembly, folders: dict[str, Path], configs: dict[str, dict[str, Any]]
+    ) -> dict[str, ShardEntry]:
+        """Write the shards of an assembly; the first ones are complete before the run starts."""
+        if self.has_started:
+            return assembly.publish(folders, configs)
+        staged = {name: self._staging / name for name in folders}
+        entries = assembly.publish(staged, configs)
+        self.start()
+        for name, folder in folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            os.replace(staged[name] / entries[name].name, folder / entries[name].name)
+            sync_folder(folder)
+        self.close_staging()
+        return entries
+
+    def close_staging(self) -> None:
+        """Remove the folder of the first shard."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close failures.jsonl."""
+        if self._log is not None:
+            self._log.close()
+        self.close_staging()

@@ -1,0 +1,139 @@
+"""--overwrite of a training run keeps the old run until the new one has saved something."""
+
+import json
+import os
+
+import pytest
+from shard_fixtures import write_moving_squares
+from training_fixtures import tiny_run
+
+from train import pretrain
+from train.running.run_folder import RunFolder
+from train.running.training import Training
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing is put back."""
+
+
+def state(folder):
+    """Content of everything in the folder of a run, without the lock."""
+    return {
+        str(path.relative_to(folder.path)): path.read_bytes()
+        for path in sorted(folder.path.rglob("*"))
+        if path.is_file() and path != folder.lock
+    }
+
+
+def begun(folder, seed=0):
+    """A run that has weights to lose."""
+    folder.begin({"command": "pretrain", "seed": seed}, overwrite=False)
+    folder.weights.write_bytes(b"trained for weeks")
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "step").write_bytes(b"state")
+    folder.finish({"loss": 1.0})
+    return state(folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "runs" / "old")
+
+
+NEW = {"command": "pretrain", "seed": 1}
+
+
+def overwrite(folder):
+    folder.begin(NEW, overwrite=True)
+    assert not folder.is_finished and not folder.weights.exists()
+    assert folder.read_options() == NEW
+
+
+def test_a_run_that_fails_before_it_saved_puts_the_old_one_back(folder):
+    before = begun(folder)
+    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=True):
+        overwrite(folder)
+        folder.log.write_text("{}")
+        raise MemoryError
+    assert state(folder) == before
+    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=False):
+        raise MemoryError
+    assert state(folder) == before
+
+
+def test_a_run_that_has_saved_is_not_taken_back(folder):
+    begun(folder)
+    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=True):
+        overwrite(folder)
+        folder.drop_replaced()
+        raise MemoryError
+    assert folder.read_options() == NEW and not folder.weights.exists()
+
+
+def test_a_finished_run_leaves_nothing_of_the_old_one(folder):
+    begun(folder)
+    overwrite(folder)
+    folder.finish({"loss": 2.0})
+    assert sorted(state(folder)) == ["finished", "options.json"]
+
+
+def test_killed_twice_before_it_saved_the_old_run_is_still_there(folder):
+    before = begun(folder)
+    for _ in range(2):
+        overwrite(folder)  # and no end: as killed
+    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=True):
+        overwrite(folder)
+        raise MemoryError
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize("nth", range(4))
+def test_killed_while_files_are_moved(folder, monkeypatch, nth):
+    """At each file, on the way out and on the way back."""
+    before = begun(folder)
+    real, moves = os.replace, []
+
+    def replace(source, target):
+        if ".replaced" in str(target) or ".replaced" in str(source):
+            moves.append(target)
+            if len(moves) == nth + 1:
+                raise Killed
+        real(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", replace)
+        overwrite(folder)
+    folder.begin({"command": "pretrain", "seed": 0}, overwrite=False)
+    assert {name: text for name, text in state(folder).items() if name != "options.json"} == {
+        name: text for name, text in before.items() if name != "options.json"
+    }
+    moves.clear()
+    before = state(folder)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        overwrite(folder)
+        patch.setattr(os, "replace", replace)
+        with folder.restored_on_failure(is_first=True):
+            raise MemoryError
+    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=True):
+        overwrite(folder)
+        raise MemoryError
+    assert state(folder) == before
+
+
+def test_a_pretraining_that_fails_at_its_first_step_loses_nothing(tmp_path, monkeypatch):
+    write_moving_squares(tmp_path)
+    folder = pretrain.pretrain(tiny_run(tmp_path, run="old", epochs=1), "videomae")
+    before = state(folder)
+
+    def fail(*_):
+        raise MemoryError("the GPU is full")
+
+    new = tiny_run(tmp_path, run="old", epochs=1, seed=9, overwrite=True)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Training, "backward", fail)
+        pretrain.pretrain(new, "videomae")
+    assert state(folder) == before
+    pretrain.pretrain(new, "videomae")
+    assert folder.read_options()["seed"] == 9 and folder.is_finished
+    assert not folder.replaced.exists()
+    assert json.loads(folder.finished.read_text())["steps"] > 0
