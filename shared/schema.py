@@ -72,6 +72,28 @@ CAMERA_FIELDS = (
     ),
 )
 
+# Unless --no-residual: what motion boxes are made of by default (preprocess/flow/residual.py).
+RESIDUAL_FIELDS = (
+    Field(
+        "/residual/values",
+        "|u1",
+        ("M",),
+        "",
+        "length of the flow without the camera's part, stored like the motion maps and with their "
+        "offsets: length = scale * values**2",
+        gzip=True,
+        optional=True,
+    ),
+    Field(
+        "/residual/scale",
+        "<f4",
+        ("F",),
+        "pixel/frame",
+        "of each map of residual lengths; at the resolution of the flow",
+        optional=True,
+    ),
+)
+
 # With --trajectories: points tracked from every frame (preprocess/flow/tracks.py).
 TRACK_FIELDS = (
     Field(
@@ -160,6 +182,7 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "of each map; motion at the resolution of the flow (attribute flow_short_side)",
         ),
     )
+    + RESIDUAL_FIELDS
     + CAMERA_FIELDS
     + TRACK_FIELDS,
     "boxes": CLIP_FIELDS

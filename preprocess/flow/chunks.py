@@ -44,6 +44,9 @@ class Maps:
         output: which of the outputs of FlowOptions.
         homography: float64 [T, 9], the camera's motion; None without `--stabilise`.
         inliers: int32 [T], matches or vectors that fit the homography; None with it.
+        residual: uint8 [T, h, w], companded too: the length of the flow without the camera's part
+            (preprocess/flow/residual.py); None where the output has none.
+        residual_scale: float32 [T]; None with it.
     """
 
     clip_index: int
@@ -54,6 +57,8 @@ class Maps:
     output: str = "tvl1"
     homography: np.ndarray | None = None
     inliers: np.ndarray | None = None
+    residual: np.ndarray | None = None
+    residual_scale: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ class FlowOptions:
         lengths: each source is an output a second time, with the length of its flow as map.
         boundaries: each source that looks at pictures is an output a second time, with the maps of
             MOFO's public code (preprocess/flow/boundaries.py).
+        residual: the maps of each source have beside them the length of its flow without the
+            camera's part, which `boxes` takes (preprocess/flow/residual.py).
         tracks: points to track through the first source that is not motion vectors; None = none.
             They are followed through the flow between the frames as they are; with `stabilise`
             what is recorded is free of the camera's motion.
@@ -80,6 +82,7 @@ class FlowOptions:
     keep_unstabilised: bool = False
     lengths: bool = False
     boundaries: bool = False
+    residual: bool = True
     tracks: TrackOptions | None = None
 
     def __post_init__(self) -> None:
@@ -142,6 +145,10 @@ class FlowOptions:
     def is_stabilised(self, output: str) -> bool:
         return self.stabilise != "off" and not output.endswith(UNSTABILISED)
 
+    def has_residual(self, output: str) -> bool:
+        """Whether residual lengths lie beside the maps of an output, which are of equation 1."""
+        return self.residual and not output.endswith(tuple(MAP_KINDS))
+
     def config(self, output: str) -> dict[str, Any]:
         """What decides the content of an output's shards, flat, for its dataset.json."""
         source, ending = split_output(output)
@@ -155,6 +162,8 @@ class FlowOptions:
         config |= self.options_of(source).config()
         if self.is_stabilised(output):
             config["stabilise"] = "subtract" if source == MOTION_VECTORS else self.stabilise
+        if self.has_residual(output):
+            config["residual"] = "planar"
         if self.tracks and output == self.tracked:
             config |= {f"track_{name}": value for name, value in vars(self.tracks).items()}
             config |= {"track_displacement_unit": DISPLACEMENT_UNIT, "track_hog_unit": HOG_UNIT}
@@ -167,6 +176,7 @@ _DEFAULTS: dict[str, Any] = {
     "keep_unstabilised": FlowOptions.keep_unstabilised,
     "lengths": FlowOptions.lengths,
     "boundaries": FlowOptions.boundaries,
+    "residual": False,  # what is not recorded was not made: older runs had no such option
     "trajectories": False,
 }
 
@@ -201,6 +211,7 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
         given["keep_unstabilised"],
         given["lengths"],
         given["boundaries"],
+        given["residual"],
         TrackOptions(**tracks) if given["trajectories"] else None,
     )
 
@@ -213,7 +224,7 @@ def recorded_flow_options(flow: FlowOptions) -> dict[str, Any]:
             record[declared.name] = None
         if name in flow.sources:
             record |= flow.options_of(name).values()
-    for name in ("stabilise", "keep_unstabilised", "lengths", "boundaries"):
+    for name in ("stabilise", "keep_unstabilised", "lengths", "boundaries", "residual"):
         record[name] = getattr(flow, name)
     record["trajectories"] = flow.tracks is not None
     for name in TRACK_NAMES:
