@@ -216,7 +216,7 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "<i2",
             ("P", "3"),
             "pixel",
-            "what the box was put around: number of the contour in its frame, x, y, source",
+            "contours of what moves in the frame: number of the contour in its frame, x, y, source",
             gzip=True,
         ),
         Field(

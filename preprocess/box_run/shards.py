@@ -19,7 +19,7 @@ from preprocess.motion_boxes.presets import MotionParameters
 from shared.errors import InputError
 from shared.grid import canonical_view, inside_boxes, union_box
 from shared.make_commands import make_around
-from shared.motion_maps import expand, read_maps
+from shared.motion_maps import expand, has_residual, read_maps
 from shared.schema import LARGEST_VERTEX
 from shared.shards import ShardReader
 
@@ -66,7 +66,13 @@ class FromMotion:
             for clip, (first, last) in enumerate(frames):
                 maps = expand(*read_maps(reader, clip, int(first), int(last)))
                 textures = None if pictures is None else _textures(pictures, first, last, maps)
-                found, scores[first:last], contours = motion_boxes(maps, self.parameters, textures)
+                residual = None
+                if self.parameters.residual and has_residual(reader):
+                    lengths = read_maps(reader, clip, int(first), int(last), "residual")
+                    residual = expand(*lengths)
+                found, scores[first:last], contours = motion_boxes(
+                    maps, self.parameters, textures, residual
+                )
                 to_source = sizes[clip] / maps.shape[:0:-1]
                 boxes[first:last] = found * np.tile(to_source, 2)
                 vertices += contour_vertices(contours, to_source)
