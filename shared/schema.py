@@ -188,7 +188,12 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
     "boxes": CLIP_FIELDS
     + (
         Field(
-            "/clip/box", "<f4", ("N", "4"), "pixel", "x1 y1 x2 y2 of the clip's motion area, source"
+            "/clip/box",
+            "<f4",
+            ("N", "4"),
+            "pixel",
+            "x1 y1 x2 y2 of the clip's motion area, source; each edge is a quartile of that edge "
+            "of the frames' boxes",
         ),
         Field(
             "/box/xyxy",

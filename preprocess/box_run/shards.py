@@ -17,7 +17,7 @@ from preprocess.annotated_boxes.matching import BoxAnnotations, ClipFrames
 from preprocess.annotated_boxes.metrics import bounding_boxes, clip_to_frame
 from preprocess.motion_boxes.presets import MotionParameters
 from shared.errors import InputError
-from shared.grid import canonical_view, inside_boxes, union_box
+from shared.grid import canonical_view, inside_boxes, window_box
 from shared.make_commands import make_around
 from shared.motion_maps import expand, has_residual, read_maps
 from shared.schema import LARGEST_VERTEX
@@ -142,7 +142,7 @@ def _shard_arrays(
     clip_boxes = np.full((reader.num_clips, 4), np.nan, dtype="<f4")
     tubes: list[np.ndarray] = []
     for clip, (first, last) in enumerate(frames):
-        clip_boxes[clip] = union_box(boxes[first:last])
+        clip_boxes[clip] = window_box(boxes[first:last])
         tubes.append(tube_positions(clip_boxes[clip], sizes[clip]))
     return {
         "/clip/id": reader["/clip/id"],

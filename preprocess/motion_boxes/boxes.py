@@ -2,8 +2,8 @@
 
     maps float32 [T,h,w] --motion_boxes--> a box, a score and the contours of each frame
 
-Boxes depend only on the maps of a clip and on the texture of its frames. Thresholds can therefore be
-tuned without computing flow again. Maps are those of equation 1, or residual lengths.
+Boxes depend only on the maps of a clip (of equation 1, or residual lengths) and on the texture of
+its frames. Thresholds can therefore be tuned without computing flow again.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class HeadConfig(PlainValues):
     mlp_ratio: float = 4.0
     """Hidden width of a layer's MLP as a multiple of D (rounded); 0 leaves the MLP out."""
     box: str = "clip"
-    """What is inside. clip: patches in the union of the boxes of all frames shown (MOFO).
-    tubelet: of a tubelet's own frames."""
+    """What is inside. clip: patches in the box of all frames shown (MOFO; `window_box` in
+    shared/grid.py). tubelet: of a tubelet's own frames."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -126,7 +126,7 @@ class StoredClip:
         return pixels
 
     def inside(self, view: ClipView, frames: np.ndarray | None = None) -> np.ndarray:
-        """Patch positions bool [rows, columns] inside the union of motion boxes, those of `frames`
+        """Patch positions bool [rows, columns] inside the box of the window, of `frames`
         int64 [K] or of all that the view shows; none where the table has no boxes."""
         if self.table.boxes_folder is None:
             return np.zeros((self.model.grid, self.model.grid), dtype=np.bool_)
