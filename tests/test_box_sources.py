@@ -12,7 +12,6 @@ from errors import refused, refuses
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
-from shared.errors import InputError
 from shared.grid import canonical_view, positions_inside, union_box
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
@@ -110,8 +109,8 @@ def test_annotated_boxes_lie_beside_the_others_and_are_reused(layout):
     annotate(layout, {"square-000": [(0, [[4, 4, 21, 30]])]})
     done = from_annotations(layout, path, "--name", "annotated")
     refused(done, "other-inputs", layout.boxes_of("annotated"), "annotations")
-    given = "--from-annotations was not given and is now given"
-    refused(from_annotations(layout, path), "other-options", layout.boxes, given)
+    done = from_annotations(layout, path)
+    refused(done, "other-options", layout.boxes, "--from-annotations was not given")
 
 
 def test_training_takes_the_boxes_that_are_named(layout):
@@ -124,7 +123,7 @@ def test_training_takes_the_boxes_that_are_named(layout):
     other = read_clip_table(layout, ["train"], boxes=True)
     assert other.boxes_folder == layout.boxes and other.data_digest != table.data_digest
     made = layout.make("boxes", "--name hand ...")
-    with pytest.raises(InputError, match=f"boxes-hand; make them with `{made}`"):
+    with refuses("not-finished", layout.boxes_of("hand"), f"`{made}`"):
         read_clip_table(layout, ["train"], boxes=True, box_source="hand")
 
 

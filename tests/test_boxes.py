@@ -105,12 +105,14 @@ def test_a_complete_run_is_reused_and_other_options_are_refused(layout):
     assert run_boxes(layout).exit_code == 0
     before = checksums(layout.boxes)
     assert "reuse:" in run_boxes(layout).output
-    done = run_boxes(layout, "--set", "sigma=4")
-    refused(done, "other-options", layout.boxes, "sigma was 5.625 and is now 4.0", "--name")
-    options = [f"{name} was " for name in ("texture", "frames_before", "mean_factor")]
+    named = (layout.boxes, "--overwrite", "--name NAME")
+    refused(
+        run_boxes(layout, "--set", "sigma=4"), "other-options", "sigma was 5.625", "4.0", *named
+    )
+    options = ("texture", "frames_before", "mean_factor", "smallest_share")
     done = run_boxes(layout, "--preset", "paper")
-    said = refused(done, "other-options", *options, "smallest_share was ", "--overwrite", "--name")
-    assert "frames was" not in said, "digests say nothing to anybody"
+    said = refused(done, "other-options", *(f"{option} was " for option in options), *named)
+    assert read_index(layout.frames).digest[:8] not in said
     assert checksums(layout.boxes) == before
     assert run_boxes(layout, "--set", "sigma=4", "--overwrite").exit_code == 0
     assert read_index(layout.boxes).config["sigma"] == 4.0
@@ -139,7 +141,7 @@ def test_other_flows_make_other_boxes(flowed, layout):
     layout.flows.symlink_to(other.flows)
     layout.frames.unlink()
     layout.frames.symlink_to(other.frames)
-    refused(run_boxes(layout), "other-inputs", layout.boxes, "flows", "frames", "--overwrite")
+    refused(run_boxes(layout), "other-inputs", layout.boxes, "flows and frames")
 
 
 def test_flows_of_another_manifest_are_refused(flowed, layout):
@@ -151,7 +153,8 @@ def test_flows_of_another_manifest_are_refused(flowed, layout):
     for more in ((), ("--overwrite",), ("--name", "other")):
         done = run_boxes(layout, *more)
         assert "reuse:" not in done.output
-        refused(done, "other-manifest", layout.flows, layout.make("flows", "--overwrite"))
+        commands = [layout.make(goal, "--overwrite") for goal in ("flows", "boxes")]
+        refused(done, "other-manifest", layout.flows, *(f"`{command}`" for command in commands))
     assert read_index(layout.boxes) is not None and not layout.boxes_of("other").exists()
 
 

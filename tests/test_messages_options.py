@@ -47,25 +47,25 @@ def test_wrong_options_of_flows(options, code, named, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "before, after, code, named",
+    ("before", "after", "code", "named"),
     [
-        ("[model]", "[model", "wrong-format", ["tiny.toml", "TOML"]),
+        ("[model]", "[model", "wrong-format", ["tiny.toml"]),
         ("[pretrain]", "[[pretrain]]", "wrong-type", ["tiny.toml", "[pretrain]"]),
         ("[pretrain]", "[pretraining]", "unknown-key", ["pretraining", "extends, model"]),
-        ("epochs = 2", "epochs = 0", "out-of-range", ["epochs is 0", "1"]),
-        ("epochs = 2", "", "missing-key", ["epochs"]),
-        ("epochs = 2", 'epochs = "2"', "wrong-type", ["pretrain.epochs is '2'", "int"]),
-        ("stride = 2", "strides = 2", "unknown-key", ["strides", "allowed: stride"]),
-        ('"dense"', '"sparse"', "unknown-name", ["frames.kind is 'sparse'", "dense, segments"]),
-        ("mask_ratio = 0.5, inside", "inside", "missing-key", ["mask_ratio", "'motion_tube'"]),
-        ("mask_ratio = 0.5,", "mask_ratio = 1.5,", "out-of-range", ["mask_ratio is 1.5"]),
-        ('flips = ["x"]', 'flips = ["z"]', "unknown-name", ["flips is 'z'", "x, y, time"]),
+        ("epochs = 2", "epochs = 0", "out-of-range", ["epochs is 0", "at least 1"]),
+        ("epochs = 2", "", "missing-key", ["[pretrain]", "epochs"]),
+        ("epochs = 2", 'epochs = "2"', "wrong-type", ["pretrain.epochs", "'2'", "int"]),
+        ("stride = 2", "strides = 2", "unknown-key", ["frames", "dense", "strides", "stride"]),
+        ('"dense"', '"sparse"', "unknown-name", ["frames.kind", "'sparse'", "dense, segments"]),
+        ("mask_ratio = 0.5, inside", "inside", "missing-key", ["mask_ratio", "motion_tube"]),
+        ("mask_ratio = 0.5,", "mask_ratio = 1.5,", "out-of-range", ["[mask]", "mask_ratio", 1.5]),
+        ('flips = ["x"]', 'flips = ["z"]', "unknown-name", ["flips", "'z'", "x, y, time"]),
         ("width = 24", "width = 25", "out-of-range", ["width 25", "num_heads 2"]),
-        ("width = 24", "width = 24\nmlp_ratio = 0.0", "out-of-range", ["mlp_ratio is 0.0"]),
-        ("width = 24", "width = 4", "out-of-range", ["width is 4", "sincos-3d", "6"]),
-        ("scales = [1.0", 'scales = ["1"', "wrong-type", ["scales is '1'", "float"]),
-        ("betas = [0.9, 0.95]", "betas = [0.9]", "wrong-type", ["betas has 1", "2"]),
-        ("weight_decay = 0.05", "weight_decay = -1.0", "out-of-range", ["weight_decay is -1.0"]),
+        ("width = 24", "width = 24\nmlp_ratio = 0.0", "out-of-range", ["mlp_ratio", 0.0]),
+        ("width = 24", "width = 4", "out-of-range", ["width is 4", "sincos-3d", 6]),
+        ("scales = [1.0", 'scales = ["1"', "wrong-type", ["crop.scales", "'1'", "float"]),
+        ("betas = [0.9, 0.95]", "betas = [0.9]", "wrong-type", ["pretrain.optim.betas", 1, 2]),
+        ("weight_decay = 0.05", "weight_decay = -1.0", "out-of-range", ["weight_decay", -1.0]),
     ],
 )
 def test_wrong_recipes(before, after, code, named, tmp_path):
@@ -82,9 +82,9 @@ def test_missing_tables_and_methods(tmp_path):
     with refuses("missing-key", "[pretrain]"):
         pretrain_config(read_recipe("squares", path), "mofo")
     path.write_text(TINY_RECIPE)
-    with refuses("unknown-name", "'moco'", "mofo, videomae"):
+    with refuses("unknown-name", "method", "'moco'", "mofo, videomae"):
         pretrain_config(read_recipe("squares", path), "moco")
-    with refuses("unknown-name", "'max'", "mean, mca"):
+    with refuses("unknown-name", "head", "'max'", "mean, mca"):
         finetune_config(read_recipe("squares", path), "max")
     with refuses("missing-file", tmp_path / "none.toml"):
         read_recipe("squares", tmp_path / "none.toml")
@@ -138,7 +138,7 @@ def test_wrong_class_lists_and_indexes(tmp_path):
 
 def test_wrong_runs(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "pretrain-mofo")
-    with refuses("unknown-name", folder.path.name, folder.path.parent, "none"):
+    with refuses("unknown-name", "pretrain-mofo", tmp_path / "runs"):
         folder.read_options()
     layout = DatasetLayout(tmp_path, "mine")
     for name, made in {
@@ -148,15 +148,13 @@ def test_wrong_runs(tmp_path):
         "finetune-mme-mean": layout.make("finetune", METHOD="mme", HEAD="mean"),
         "finetune-scratch-mean": layout.make("finetune", "--from none", HEAD="mean"),
     }.items():
-        with refuses("unknown-name", name, layout.runs, f"`{made}`"):
+        with refuses("unknown-name", name, f"`{made}`"):
             RunFolder(layout.runs / name).read_options()
-    with refuses("unknown-name", "pretrain-mofo-seed1") as caught:
+    with refuses("unknown-name", "pretrain-mofo-seed1", layout.runs) as error:
         RunFolder(layout.runs / "pretrain-mofo-seed1").read_options()
-    assert "`" not in str(caught.value), "no command makes a run of that name"
+    assert "make" not in error.value.message  # no command makes a run of this name
     folder.begin({"command": "pretrain", "seed": 0}, overwrite=False)
-    with refuses(
-        "other-options", folder.path, "seed was 0 and is now 1", "--run NAME", "--overwrite"
-    ):
+    with refuses("other-options", folder.path, "seed was 0 and is now 1"):
         folder.begin({"command": "pretrain", "seed": 1}, overwrite=False)
     layout = make_dataset(tmp_path, num_clips=1)
     with refuses("other-kind", folder.path):
@@ -164,7 +162,7 @@ def test_wrong_runs(tmp_path):
     folder.options.write_text(json.dumps(["not", "a", "record"]))
     with refuses("damaged-file", folder.options, "--overwrite"):
         folder.read_options()
-    with refuses("too-few-clips", "3 clips", "4", "--batch-size 3"):
+    with refuses("too-few-clips", "3 clips", "batch of 4", "--batch-size 3"):
         steps_per_epoch(3, 4)
 
 
@@ -172,5 +170,5 @@ def test_half_a_launcher(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with refuses("other-processes", "RANK", "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR"):
+    with refuses("other-processes", "RANK", "WORLD_SIZE", "MASTER_PORT"):
         start_processes("cpu")

@@ -109,7 +109,7 @@ def test_a_damaged_record_of_the_toy_dataset(layout):
 def test_numbers_that_masks_and_pictures_refuse(config):
     scene = Scene(2, np.zeros((14, 14), bool))
     rng = np.random.default_rng(0)
-    with pytest.raises(InputError, match=r"speed is \(2.0, 1.0\); a rising pair of cells"):
+    with refuses("out-of-range", "speed", "(2.0, 1.0)"):
         MASKS["smm"].draw(scene, rng, mask_ratio=0.5, speed=(2.0, 1.0))
     steps, last = config.model.time_steps, config.model.grid - 1
     with pytest.raises(InputError, match=f"STEP ROW COLUMN go from 0 to {steps - 1} {last} {last}"):

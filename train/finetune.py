@@ -155,7 +155,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     refuse_single_clips(config, setup.plan.micro_size)
     processes = setup.processes
     if label_line is not None:
-        processes.say(f"  {label_line}")
+        processes.say(label_line)
     if held_out is None:
         processes.say(
             "Split val has no labelled clip, so that the last weights are used, and not the best."

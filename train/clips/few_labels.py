@@ -1,8 +1,8 @@
-"""Learning from few labels: which labelled clips are used, the same ones whatever the run.
+"""Chooses the labelled clips for learning from few labels; the same clips in every run.
 
-A label is what people have to give; clips without one can still be pretrained on. The chosen clips
-are nested: the 5 of a class are among its 10, and a tenth of a class is within its fifth. Another
-seed chooses other clips.
+Labels cost human work; pretraining also uses clips without a label. The choices are nested: the 5
+clips of a class are among its 10, and a tenth of a class is part of its fifth. Another seed chooses
+other clips.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from shared.wording import counted
 
 @dataclass(frozen=True)
 class FewLabels:
-    """How many labelled clips of each class are used. Default: all.
+    """How many labelled clips of each class are used. The default is all.
 
     Attributes:
-        per_class: clips of each class, or all of a class that has fewer; 0: all.
-        share: of the clips of each class, rounded, at least one.
-        seed: another seed, other clips.
+        per_class: number of clips of each class; all clips of a class that has fewer. 0 is all.
+        share: share of the clips of each class, rounded, but at least one clip.
+        seed: chooses the clips.
     """
 
     per_class: int = 0
@@ -34,17 +34,17 @@ class FewLabels:
     def __post_init__(self) -> None:
         if self.per_class < 0:
             raise InputError(
-                "out-of-range", f"labels_per_class is {self.per_class}; at least 0 is allowed"
+                "out-of-range", f"labels_per_class is {self.per_class}; it must be at least 0"
             )
         if not 0.0 < self.share <= 1.0:
             raise InputError(
-                "out-of-range", f"label_share is {self.share}; above 0 up to 1 is allowed"
+                "out-of-range", f"label_share is {self.share}; it must be above 0 and at most 1"
             )
         if self.per_class and self.share < 1.0:
             raise InputError(
                 "option-conflict",
                 f"labels_per_class is {self.per_class} and label_share is {self.share}: both limit "
-                "the labels; give one",
+                "the labels; give one of them",
             )
 
     @property
@@ -55,11 +55,11 @@ class FewLabels:
         """The clips that are used.
 
         Args:
-            ids: S64 [n], clip ids; they and the seed alone decide the order within a class.
-            labels: int64 [n, kinds of label]; rows that are equal are one class.
+            ids: S64 [n], ids of the clips. Ids and seed decide the order within a class.
+            labels: int64 [n, kinds of label]; equal rows are one class.
 
         Returns:
-            int64 [m], rising rows.
+            int64 [m], increasing rows.
         """
         if self.are_all:
             return np.arange(len(ids))
@@ -81,16 +81,18 @@ class FewLabels:
 
 
 def say_labels(few: FewLabels, chosen: int, with_label: int, clips: int) -> str | None:
-    """A line on clips of split train that are not learned from; None where all are."""
-    parts = []
+    """A line about clips of split train that are left out; None if there are none."""
+    sentences = []
     if chosen < with_label:
-        parts.append(f"{counted(chosen, 'clip')} of {with_label:,} are used ({few.words()})")
-    if without := clips - with_label:
-        parts.append(f"{counted(without, 'clip')} without a label can only be pretrained on")
-    return f"labels of split train: {'; '.join(parts)}" if parts else None
+        used = f"{chosen:,} of {counted(with_label, 'labelled clip')}"
+        sentences.append(f"In split train, {used} are used ({few.words()}).")
+    if num_unlabelled := clips - with_label:
+        left_out = f"{counted(num_unlabelled, 'clip')} without a label"
+        sentences.append(f"Training leaves out {left_out}.")
+    return " ".join(sentences) or None
 
 
 def _draw(seed: int, clip_id: bytes) -> int:
-    """The place of a clip in the order of its class, 0 to 2**64 - 1."""
+    """A number from 0 to 2**64 - 1 that orders the clips of a class."""
     digest = hashlib.blake2b(b"%d/%b" % (seed, clip_id), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -238,24 +238,24 @@ def mca_settings(options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def label_options(command: Callable) -> Callable:
-    """Adds --labels-per-class and the like, for learning from few labels."""
+    """Add --labels-per-class and the other options for learning from few labels."""
     return _add(
         command,
         click.option("--labels-per-class", type=click.IntRange(min=0), metavar="CLIPS",
                      show_default=RECIPE,
-                     help="Learn from so many labelled clips of each class; 0: from all."),
+                     help="Number of labelled clips of each class to learn from. 0 uses all."),
         click.option("--label-share", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE",
                      show_default=RECIPE,
-                     help="Learn from this share of the labelled clips of each class."),
+                     help="Share of the labelled clips of each class to learn from."),
         click.option("--label-seed", type=int, metavar="N", show_default=RECIPE,
-                     help="Seed that chooses these clips, whatever --seed is."),
+                     help="Seed that chooses these clips, independent of --seed."),
     )  # fmt: skip
 
 
 def label_settings(options: dict[str, Any]) -> tuple[str, ...]:
-    """Takes these options out of those of a command; what was given, as for --set.
+    """Remove these options from `options`; returns those that were given as --set settings.
 
-    One way to limit the labels takes the place of the other that a recipe may have.
+    An option of the command line replaces the other limit, which a recipe may have.
     """
     per_class, share, seed = (
         options.pop(name) for name in ("labels_per_class", "label_share", "label_seed")

@@ -162,19 +162,18 @@ def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, in
 def labelled_part(
     table: ClipTable, config: FinetuneConfig, num_classes: dict[str, int]
 ) -> tuple[ClipTable, str | None]:
-    """The clips of split train that are learned from: those with a label, and of these as many as
-    the config asks for.
+    """The clips of split train that finetuning uses: labelled clips, as many as the config says.
 
     Returns:
-        their table, and a line on those that are left out (None: nothing is).
+        The table of these clips, and a line about clips that are left out (None if there are none).
 
     Raises:
-        InputError: no clip has a label, or one has a label of no known class.
+        InputError: no clip has a label, or a label is not in classes.json.
     """
     labels = np.stack([table.labels[kind] for kind in config.labels], axis=1)
     known = np.flatnonzero((labels != NO_LABEL).all(axis=1))
     if not len(known):
-        return labelled(table, config, num_classes), None  # says which label is missing
+        return labelled(table, config, num_classes), None  # this names the missing label
     chosen = known[config.few_labels.choose(table.ids[known], labels[known])]
     line = say_labels(config.few_labels, len(chosen), len(known), len(table))
     return labelled(table.take(chosen), config, num_classes), line
