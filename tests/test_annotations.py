@@ -21,7 +21,6 @@ from preprocess.annotations.readers.epic100 import read_video_facts, seconds_of
 from preprocess.manifest import main
 from preprocess.toy import encode
 from preprocess.video.video_index import scan_videos
-from shared.errors import InputError
 from shared.manifest import read_classes, read_manifest
 
 
@@ -573,7 +572,8 @@ def test_ids_that_are_no_unicode_or_no_names_are_refused_by_row(tmp_path):
     for name in ("\ud800", "", "../x"):
         entries = [{"id": name, "template": "Holding [something]"}]
         write(path, "something-something-v2-train.json", entries)
-        with pytest.raises(InputError, match="train.json, entry 1: "):
+        code = {"\ud800": "bad-entry", "": "bad-name", "../x": "unsafe-path"}[name]
+        with refuses(code, "train.json, entry 1: "):
             match_videos(read("ssv2", path).clips, scan_videos(tmp_path), "webm")
 
 
@@ -582,7 +582,7 @@ def test_a_refused_video_of_an_official_clip_is_named_with_its_row(tmp_path):
     (tmp_path / "v").mkdir()
     (tmp_path / "secret.mp4").touch()
     (tmp_path / "v/1.mp4").symlink_to(tmp_path / "secret.mp4")
-    with pytest.raises(InputError, match="entry 1: video '1.mp4' leaves the video root"):
+    with refuses("unsafe-path", "entry 1: ", "'1.mp4'", "symbolic link"):
         match_videos(found.clips, scan_videos(tmp_path / "v"), "webm")
 
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from dataset_fixtures import checksums, make_dataset, run_boxes, run_flows
-from errors import refused
+from errors import refused, refuses
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
-from shared.errors import InputError
-from shared.grid import canonical_view, positions_inside, union_box
+from shared.grid import canonical_view, positions_inside, window_box
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
 from shared.shards import ShardReader
@@ -84,7 +83,7 @@ def test_annotated_boxes_are_the_smallest_around_all(layout):
         expected = np.full((reader.num_frames, 4), np.nan, np.float32)
         expected[first + 3], expected[first + 5] = (10, 5, 30.5, 18), (0, 40, 9, 48)
         np.testing.assert_array_equal(reader["/box/xyxy"], expected)
-        clip_box = union_box(expected)
+        clip_box = window_box(expected)
         np.testing.assert_array_equal(reader["/clip/box"][1], clip_box)
         assert np.isnan(reader["/box/score"]).all() and reader.attributes["format"]
         starts = reader["/contour/offsets"]
@@ -108,11 +107,10 @@ def test_annotated_boxes_lie_beside_the_others_and_are_reused(layout):
     assert checksums(layout.boxes) == before
     assert "reuse:" in from_annotations(layout, path, "--name", "annotated").output
     annotate(layout, {"square-000": [(0, [[4, 4, 21, 30]])]})
-    refused = from_annotations(layout, path, "--name", "annotated")
-    assert refused.exit_code == 1 and "was made of other annotations" in refused.output
-    refused = from_annotations(layout, path)
-    assert refused.exit_code == 1 and f"{layout.boxes} was made with other" in refused.output
-    assert "options: without --from-annotations there and with it now. Give" in refused.output
+    done = from_annotations(layout, path, "--name", "annotated")
+    refused(done, "other-inputs", layout.boxes_of("annotated"), "annotations")
+    done = from_annotations(layout, path)
+    refused(done, "other-options", layout.boxes, "--from-annotations was not given")
 
 
 def test_training_takes_the_boxes_that_are_named(layout):
@@ -125,7 +123,7 @@ def test_training_takes_the_boxes_that_are_named(layout):
     other = read_clip_table(layout, ["train"], boxes=True)
     assert other.boxes_folder == layout.boxes and other.data_digest != table.data_digest
     made = layout.make("boxes", "--name hand ...")
-    with pytest.raises(InputError, match=f"boxes-hand; make them with `{made}`"):
+    with refuses("not-finished", layout.boxes_of("hand"), f"`{made}`"):
         read_clip_table(layout, ["train"], boxes=True, box_source="hand")
 
 
@@ -151,11 +149,9 @@ def test_a_box_source_that_nothing_looks_at_is_refused(tmp_path):
     tables, change = read_recipe("squares", path), {"box_source": "annotated"}
     assert pretrain_config(tables, "mofo", change).box_source == "annotated"
     assert finetune_config(tables, "mca", change).box_source == "annotated"
-    with pytest.raises(
-        InputError, match="the mask tube does not look at boxes; of use with motion_tube"
-    ):
+    with refuses("option-unused", "'annotated'", "tube", "motion_tube"):
         pretrain_config(tables, "videomae", change)
-    with pytest.raises(InputError, match="the head mean does not look at boxes; of use with mca"):
+    with refuses("option-unused", "'annotated'", "mean", "mca"):
         finetune_config(tables, "mean", change)
 
 

@@ -63,8 +63,8 @@ def codes_of(argument: ast.expr, path: Path) -> list[str]:
 
 
 def test_every_code_is_of_the_list():
-    for path, call in calls_of("InputError"):
-        if len(call.args) == 2:
+    for path, call in [*calls_of("InputError"), *calls_of("ClipError")]:
+        if len(call.args) >= 2:
             where = f"{path.relative_to(ROOT)}:{call.lineno}"
             assert set(codes_of(call.args[0], path)) <= set(CODES), where
 

@@ -216,11 +216,11 @@ def test_own_csv_takes_the_classes_beside_it(tmp_path):
         ("b,/etc/passwd,,,train,,,", "unsafe-path", ("'/etc/passwd'", "video root")),
         ("b,https://a.b/c.mp4,,,train,,,", "unsafe-path", ("'https://a.b/c.mp4'", "address")),
         ("b,concat:1.mp4|1.mp4,,,train,,,", "unsafe-path", ("'concat:1.mp4|1.mp4'", "address")),
-        ("b,list.m3u8,,,train,,,", None, ("(clip 'b')", "'list.m3u8'", "suffix")),
+        ("b,list.m3u8,,,train,,,", "wrong-format", ("(clip 'b')", "'list.m3u8'", "suffix")),
         (f"b,{'n' * 4000}.mp4,,,train,,,", "bad-name", ("video 'nnnn",)),
-        ("b,out.mp4,,,train,,,", None, ("(clip 'b')", "'out.mp4'", "symbolic link")),
-        ("b,folder/secret.mp4,,,train,,,", None, ("'folder/secret.mp4'", "symbolic link")),
-        ("b,pipe.mp4,,,train,,,", None, ("(clip 'b')", "'pipe.mp4'", "regular file")),
+        ("b,out.mp4,,,train,,,", "unsafe-path", ("(clip 'b')", "'out.mp4'", "symbolic link")),
+        ("b,folder/secret.mp4,,,train,,,", "unsafe-path", ("'folder/secret.mp4'", "symbolic link")),
+        ("b,pipe.mp4,,,train,,,", "unsafe-path", ("(clip 'b')", "'pipe.mp4'", "regular file")),
         ("b,1.mp4,2,1,train,,,", "out-of-range", ("stop_seconds 1.0", "start_seconds 2.0")),
         ("a,1.mp4,,,train,,,", "duplicate", ("'a'", "row 2")),
         ("b,1.mp4,,,all,,,", "unknown-name", ("'all'", "train, val, test")),
@@ -235,9 +235,7 @@ def test_hostile_and_wrong_rows_are_refused_by_row(tmp_path, row, code, named):
     os.mkfifo(videos / "pipe.mp4")
     path = own_csv(tmp_path, "a,1.mp4,,,train,,,", row)
     done = invoke(tmp_path, "--videos", videos, "--manifest", path)
-    if code:
-        refused(done, code, "mine.csv, row 3", *named)
-    assert all(value in done.stderr for value in ("mine.csv, row 3", *named))
+    refused(done, code, "mine.csv, row 3", *named)
     assert len(done.stderr) < 700
     assert not (tmp_path / "out/mine/manifest.csv").exists()
 
@@ -312,7 +310,7 @@ def test_no_video_at_all_is_an_error(tmp_path):
     (tmp_path / "v").mkdir()
     refused(invoke(tmp_path, "--videos", tmp_path / "v"), "empty", tmp_path / "v")
     nowhere = invoke(tmp_path, "--videos", tmp_path / "w")
-    assert nowhere.exit_code == 1 and f"no folder of videos at {tmp_path / 'w'}" in nowhere.stderr
+    refused(nowhere, "missing-folder", tmp_path / "w", "--videos")
     path = own_csv(tmp_path, "a,a.mp4,,,train,,,")
     done = invoke(tmp_path, "--videos", tmp_path / "v", "--manifest", path)
     refused(done, "no-match", "none of the 1 ", tmp_path / "v", "no videos", "'a.mp4'")

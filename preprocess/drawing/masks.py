@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import InputError
-from shared.grid import View, inside_boxes, union_box
+from shared.grid import View, inside_boxes, window_box
 from shared.masks import MASKS, Scene
 from shared.motion_cells import cell_means
 from shared.randomness import counter_generator
@@ -84,10 +84,10 @@ def draw_masks(
     methods = method_masks()
     masks = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
     inside = np.empty((len(boxes), *grid), np.bool_)
-    unions = np.empty((len(boxes), 4), np.float32)
+    window_boxes = np.empty((len(boxes), 4), np.float32)
     for first in range(0, len(boxes), window):
         part = slice(first, first + window)
-        unions[part] = union_box(boxes[part])
+        window_boxes[part] = window_box(boxes[part])
         inside[part] = inside_boxes(boxes[part], view, PATCH)
         cells = cell_means(maps[part], view, source_size, grid)
         motion = np.stack(
@@ -103,7 +103,7 @@ def draw_masks(
             _refuse_extremes(method, mask)
             masks[method][part] = mask[of_step[part]]
     return ShownMasks(
-        {_caption(method, mask, inside): mask for method, mask in masks.items()}, unions
+        {_caption(method, mask, inside): mask for method, mask in masks.items()}, window_boxes
     )
 
 
