@@ -200,7 +200,7 @@ def evaluate(
     from train.running.engine import start_processes
     from train.samples.datasets import EvaluateDataset
     from train.weights.exchange import import_weights
-    from train.weights.huggingface import digest_of
+    from train.weights.files import digest_of
 
     asked = {
         "run": folder.path.name,
