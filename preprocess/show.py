@@ -24,7 +24,7 @@ from tqdm import tqdm
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.annotated_boxes.matching import ClipFrames
 from preprocess.drawing.boxes import annotated_boxes, stored_boxes
-from preprocess.drawing.masks import Ratios, draw_masks
+from preprocess.drawing.masks import MaskOptions, draw_masks
 from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.flow.motion_maps import motion_map, reduce_maps
@@ -82,7 +82,15 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     type=click.Choice(list(PRESETS)),
     help="Parameter preset of the motion boxes.",
 )
-# What masks hide
+# Which masks are drawn, and what they hide
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Draw only the mask of this pretraining method, such as mofo; can be repeated.",
+    show_default="all methods",
+)
 @click.option(
     "--mask-ratio",
     metavar="SHARE",
@@ -128,6 +136,7 @@ def main(
     seconds: float,
     flow_preset: str,
     motion_preset: str,
+    methods: tuple[str, ...],
     mask_ratio: float | None,
     inside_ratio: float | None,
     stride: int,
@@ -146,7 +155,7 @@ def main(
         raise InputError(
             "option-needs-another", "--format has an effect only with --annotations; give both"
         )
-    ratios = Ratios(mask_ratio, inside_ratio)
+    masks = MaskOptions(mask_ratio, inside_ratio, methods)
     names = output_names(videos, out)
     missing = [str(video) for video in videos if not video.exists()]
     if missing:
@@ -154,7 +163,7 @@ def main(
     set_aside = 0
     for video, name in zip(videos, names, strict=True):
         try:
-            found = find_motion(video, seconds, flow_preset, motion_preset, ratios, stride)
+            found = find_motion(video, seconds, flow_preset, motion_preset, masks, stride)
             if boxes is not None:
                 found = replace(found, stored=stored_boxes(boxes, video, found.pts_seconds))
             if annotations is not None:
@@ -200,7 +209,7 @@ def find_motion(
     seconds: float,
     flow_preset: str,
     motion_preset: str,
-    ratios: Ratios,
+    mask_options: MaskOptions,
     stride: int = 2,
 ) -> FoundMotion:
     """Decode the start of a video, and find its motion as `flows` and `boxes` do by default.
@@ -210,7 +219,7 @@ def find_motion(
         seconds: length of the part that is decoded.
         flow_preset: preset of TV-L1.
         motion_preset: preset of the motion boxes.
-        ratios: shares of patches that masks hide.
+        mask_options: which masks are drawn, and what they hide.
         stride: frames of the video between two frames of a clip.
 
     Raises:
@@ -245,7 +254,7 @@ def find_motion(
         boxes=boxes,
         score=score,
         view=view,
-        masks=draw_masks(video.name, boxes, maps, view, source_size, ratios, stride),
+        masks=draw_masks(video.name, boxes, maps, view, source_size, mask_options, stride),
     )
 
 
