@@ -25,7 +25,7 @@ import numpy as np
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.box_run.inputs import read_inputs
 from preprocess.box_run.run import make_box_shards, wanted_index
-from preprocess.running.journal import complete_index, forget, remove_journal
+from preprocess.running.journal import complete_index, remove_journal
 from preprocess.running.options import dataset_options
 from preprocess.running.same_options import refuse_other_manifest
 from shared.errors import user_errors
@@ -95,14 +95,18 @@ def main(**options: Any) -> None:
         if layout.manifest.is_file():  # shards may have been copied here without it
             digest = manifest_digest(read_manifest(layout.manifest))
             refuse_other_manifest(inputs.folder, inputs.clips.manifest_digest, digest)
-        if options["overwrite"]:
-            forget(folder)
-        elif complete_index(folder, wanted) is not None:
+        if not options["overwrite"] and complete_index(folder, wanted) is not None:
             remove_journal(folder)  # left by a run that was killed before its last step
             print(f"reuse: {folder} is complete")
             return
-        write_options(folder / "options.json", options)
-        make_box_shards(folder, inputs, wanted, options["workers"])
+        make_box_shards(
+            folder,
+            inputs,
+            wanted,
+            options["workers"],
+            options["overwrite"],
+            lambda: write_options(folder / "options.json", options),
+        )
     print_coverage(folder, wanted)
 
 

@@ -149,9 +149,9 @@ def test_a_box_source_that_nothing_looks_at_is_refused(tmp_path):
     tables, change = read_recipe("squares", path), {"box_source": "annotated"}
     assert pretrain_config(tables, "mofo", change).box_source == "annotated"
     assert finetune_config(tables, "mca", change).box_source == "annotated"
-    with refuses("option-unused", "'annotated'", "tube", "motion_tube"):
+    with refuses("option-unused", "'annotated'", "mask tube", "motion_tube"):
         pretrain_config(tables, "videomae", change)
-    with refuses("option-unused", "'annotated'", "mean", "mca"):
+    with refuses("option-unused", "'annotated'", "head mean", "mca"):
         finetune_config(tables, "mean", change)
 
 

@@ -151,6 +151,23 @@ def test_the_first_shards_replace_the_old_ones_whole(layout):
     assert not list(layout.root.glob(".*[!k]"))
 
 
+def test_boxes_are_kept_where_their_first_shard_cannot_be_made(layout):
+    """Of damaged flows, and then with them whole again."""
+    path = layout.flows / "00000.h5"
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 : len(whole) // 2 + 64] = bytes(64)
+    path.write_bytes(damaged)
+    before = state(layout)
+    done = run_boxes(layout, "--overwrite", "--set", "sigma=4", "--workers", 1)
+    refused(done, "damaged-file", path)
+    assert state(layout) == before
+    path.write_bytes(whole)
+    assert run_boxes(layout, "--overwrite", "--set", "sigma=4").exit_code == 0
+    assert read_index(layout.boxes).config["sigma"] == 4.0
+    assert not list(layout.root.glob(".first*"))
+
+
 def test_boxes_are_kept_where_their_input_is_not_there(layout):
     before = state(layout)
     done = run_boxes(layout, "--overwrite", "--source", "dis")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from preprocess.box_run.inputs import BoxInputs
 from preprocess.box_run.shards import ShardBuilder
 from preprocess.running.journal import Journal, described, remove_other_shards
 from preprocess.running.processes import executor
-from shared.files import remove_leftovers
+from shared.files import remove_leftovers, sync_folder
 from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID
 from shared.layout import DatasetLayout
 from shared.progress import bar_options
-from shared.shard_index import DatasetIndex, ShardEntry, write_index
+from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, write_index
 from shared.shard_writer import write_shard
 
 ShardTask: TypeAlias = tuple[int, Path, Path, ShardBuilder, dict[str, Any]]
@@ -39,22 +40,31 @@ def wanted_index(layout: DatasetLayout, inputs: BoxInputs) -> DatasetIndex:
 
 
 def make_box_shards(
-    folder: Path, inputs: BoxInputs, wanted: DatasetIndex, num_workers: int | None
+    folder: Path,
+    inputs: BoxInputs,
+    wanted: DatasetIndex,
+    num_workers: int | None,
+    overwrite: bool = False,
+    on_start: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the shards that are missing, and write dataset.json last.
+
+    With `overwrite` the folder stays as it is until the first new shard is complete.
 
     Args:
         folder: folder of the boxes.
         inputs: what the boxes are made from, and how.
         wanted: see `wanted_index`; the entries of the shards are added to it.
         num_workers: number of processes; None is one process a core.
+        overwrite: make all shards again, whatever the folder holds.
+        on_start: called when the folder is declared unfinished.
 
     Raises:
         InputError: an earlier run had other options, or a shard that is read is damaged.
     """
     # ----- Keep the shards that an earlier run finished
     remove_leftovers(folder)
-    journal = Journal(folder, described(wanted))
+    journal = Journal(folder, described(wanted), is_new=overwrite)
     shards = inputs.clips.shards
     if journal.finished:
         journal.keep_intact({"boxes": folder})
@@ -64,20 +74,25 @@ def make_box_shards(
         num_workers = 1
     elif num_workers is None:
         num_workers = len(os.sched_getaffinity(0))
-    journal.start()
-    todo = [number for number in range(len(shards)) if number not in journal.finished]
+
+    def task(number: int, target: Path) -> ShardTask:
+        name = shards[number].name
+        config = inputs.shard_config(number)
+        return number, inputs.folder / name, target / name, builder, config
+
+    def start() -> None:
+        journal.start()
+        (folder / INDEX_NAME).unlink(missing_ok=True)
+        on_start()
+
+    if overwrite and shards:
+        _replace_first(task(0, folder.parent / ".first-shard"), folder, journal, start)
+    else:
+        start()
 
     # ----- Make the other shards, several at a time
-    tasks = [
-        (
-            number,
-            inputs.folder / shards[number].name,
-            folder / shards[number].name,
-            builder,
-            inputs.shard_config(number),
-        )
-        for number in todo
-    ]
+    todo = [number for number in range(len(shards)) if number not in journal.finished]
+    tasks = [task(number, folder) for number in todo]
     num_todo = sum(shards[number].clips for number in todo)
     with (
         tqdm(
@@ -99,6 +114,21 @@ def make_box_shards(
     wanted.shards.extend(entries)
     write_index(folder, wanted)
     journal.remove()
+
+
+def _replace_first(
+    task: ShardTask, folder: Path, journal: Journal, start: Callable[[], None]
+) -> None:
+    """Make the first shard beside the old ones, and start when it is complete."""
+    staged = task[2]
+    try:
+        number, entry = make_shard(*task)
+        start()
+        os.replace(staged, folder / staged.name)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(staged.parent, ignore_errors=True)
+    journal.add({"shard": number, "boxes": asdict(entry)})
 
 
 @contextmanager

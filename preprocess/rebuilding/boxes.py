@@ -14,7 +14,7 @@ from preprocess.running.journal import Journal, described
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.make_commands import make_boxes
-from shared.shard_index import INDEX_NAME, DatasetIndex, read_index
+from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 from shared.wording import counted
 
@@ -76,7 +76,6 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
         if number not in stale
     }
     journal.start()
-    (folder / INDEX_NAME).unlink()
     make_box_shards(folder, inputs, wanted, None)
 
 

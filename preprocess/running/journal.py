@@ -12,7 +12,7 @@ from preprocess.running.same_options import NO_NAMES, OptionNames, refuse_other_
 from shared.errors import InputError
 from shared.files import write_atomically
 from shared.run_record import read_jsonl
-from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index
+from shared.shard_index import DatasetIndex, ShardEntry, read_index
 
 JOURNAL_NAME = ".journal.jsonl"
 
@@ -146,12 +146,6 @@ def is_intact(path: Path, entry: ShardEntry) -> bool:
 def remove_journal(folder: Path) -> None:
     """Delete the journal of a folder, if there is one."""
     (Path(folder) / JOURNAL_NAME).unlink(missing_ok=True)
-
-
-def forget(folder: Path) -> None:
-    """Delete dataset.json and the journal of a folder; its shards stay until they are replaced."""
-    (Path(folder) / INDEX_NAME).unlink(missing_ok=True)
-    remove_journal(folder)
 
 
 def is_under_way(folder: Path) -> bool:
