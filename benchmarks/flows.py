@@ -44,8 +44,9 @@ FLOW_BOUND = 20.0  # pixels; the default of denseflow's --bound
 COPIES = 3  # copies of each clip
 TARGET, OVERLAP_TARGET = 8.0, 1.6
 SUMMARY = re.compile(
-    r"decode ([\d.]+) s \((\d+) workers?\), flow ([\d.]+) s \((\d+) workers?\), "
-    r"whole ([\d.]+) s: overlap efficiency ([\d.]+)"
+    r"Decoding took ([\d.]+) s on (\d+) workers?\.\n"
+    r"Flow took ([\d.]+) s on (\d+) workers?\.\n"
+    r"The whole took ([\d.]+) s, with an overlap efficiency of ([\d.]+)\."
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from preprocess.box_run.shards import tube_positions
 from shared.files import remove_leftovers
-from shared.grid import union_box
+from shared.grid import window_box
 from shared.layout import DatasetLayout
 from shared.randomness import counter_generator
 from shared.shard_index import ShardEntry, read_index, write_index
@@ -54,14 +54,14 @@ def _permuted(reader: ShardReader, rng: np.random.Generator) -> dict[str, np.nda
     rows = (frames[source, :1] + np.arange(frames[0, 1] - frames[0, 0])).ravel()
     boxes = reader["/box/xyxy"][rows]
     sizes = reader["/clip/size"]
-    unions = np.stack([union_box(each) for each in boxes.reshape(num_clips, -1, 4)])
-    tubes = [tube_positions(box, size) for box, size in zip(unions, sizes, strict=True)]
+    window_boxes = np.stack([window_box(each) for each in boxes.reshape(num_clips, -1, 4)])
+    tubes = [tube_positions(box, size) for box, size in zip(window_boxes, sizes, strict=True)]
     return {
         "/clip/id": reader["/clip/id"],
         "/clip/frames": frames,
         "/clip/size": sizes,
         "/frame/pts_seconds": reader["/frame/pts_seconds"],
-        "/clip/box": unions.astype("<f4"),
+        "/clip/box": window_boxes.astype("<f4"),
         "/box/xyxy": boxes,
         "/box/score": reader["/box/score"][rows],
         "/contour/offsets": np.zeros(len(rows) + 1, "<i8"),

@@ -42,9 +42,11 @@ from preprocess.running.journal import Journal
 from preprocess.running.options import dataset_options, help_all_option, rare_option
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
+from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.progress import bar_options
 from shared.run_record import RunLock, write_options
+from shared.shard_index import read_index
 from shared.wording import counted
 
 if TYPE_CHECKING:  # a run that finds everything complete does not wait for OpenCV and torch
@@ -88,6 +90,10 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @rare_option("--boundaries", is_flag=True,
              help="Store also maps that are computed as in MOFO's public code, in "
              "flows-SOURCE-boundaries/ (for boxes --preset mofo-code).")  # fmt: skip
+@rare_option("--residual/--no-residual", default=None,
+             help="Store beside the motion maps how far things move beyond what the camera does, "
+             "from which boxes are made.  [default: yes, unless flows/ is finished without]"
+             )  # fmt: skip
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
               help="Store tracks of points from every frame, with HOG: megabytes a clip."
@@ -123,6 +129,8 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @help_all_option
 @user_errors
 def main(**given: Any) -> None:
+    if given["residual"] is None:
+        given["residual"] = stores_residual(given)
     config = with_workers(FlowsConfig.from_options(given))
     config = replace(config, videos=config.video_root)
     layout = config.layout
@@ -145,6 +153,13 @@ def main(**given: Any) -> None:
             return
         failures = compute(plan)
         report_failures(layout.failures, failures)
+
+
+def stores_residual(given: dict[str, Any]) -> bool:
+    """Whether residual lengths are stored where nothing is said: a finished dataset without stays
+    as it is, and its boxes are made of its motion maps."""
+    found = read_index(DatasetLayout(given["out"], given["dataset"]).flows)
+    return given["overwrite"] or found is None or "residual" in found.config
 
 
 def compute(plan: Plan) -> list[dict[str, Any]]:

@@ -24,10 +24,11 @@ from tqdm import tqdm
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.annotated_boxes.matching import ClipFrames
 from preprocess.drawing.boxes import annotated_boxes, stored_boxes
-from preprocess.drawing.masks import Ratios, draw_masks
+from preprocess.drawing.masks import MaskOptions, draw_masks
 from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.flow.motion_maps import motion_map, reduce_maps
+from preprocess.flow.residual import residual_lengths
 from preprocess.flow.tvl1 import PRESETS as FLOW_PRESETS
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.flow_run.decode_step import grey_frames, jpeg_frames
@@ -81,7 +82,15 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     type=click.Choice(list(PRESETS)),
     help="Parameter preset of the motion boxes.",
 )
-# What masks hide
+# Which masks are drawn, and what they hide
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Draw only the mask of this pretraining method, such as mofo; can be repeated.",
+    show_default="all methods",
+)
 @click.option(
     "--mask-ratio",
     metavar="SHARE",
@@ -127,6 +136,7 @@ def main(
     seconds: float,
     flow_preset: str,
     motion_preset: str,
+    methods: tuple[str, ...],
     mask_ratio: float | None,
     inside_ratio: float | None,
     stride: int,
@@ -145,7 +155,7 @@ def main(
         raise InputError(
             "option-needs-another", "--format has an effect only with --annotations; give both"
         )
-    ratios = Ratios(mask_ratio, inside_ratio)
+    masks = MaskOptions(mask_ratio, inside_ratio, methods)
     names = output_names(videos, out)
     missing = [str(video) for video in videos if not video.exists()]
     if missing:
@@ -153,7 +163,7 @@ def main(
     set_aside = 0
     for video, name in zip(videos, names, strict=True):
         try:
-            found = find_motion(video, seconds, flow_preset, motion_preset, ratios, stride)
+            found = find_motion(video, seconds, flow_preset, motion_preset, masks, stride)
             if boxes is not None:
                 found = replace(found, stored=stored_boxes(boxes, video, found.pts_seconds))
             if annotations is not None:
@@ -199,7 +209,7 @@ def find_motion(
     seconds: float,
     flow_preset: str,
     motion_preset: str,
-    ratios: Ratios,
+    mask_options: MaskOptions,
     stride: int = 2,
 ) -> FoundMotion:
     """Decode the start of a video, and find its motion as `flows` and `boxes` do by default.
@@ -209,7 +219,7 @@ def find_motion(
         seconds: length of the part that is decoded.
         flow_preset: preset of TV-L1.
         motion_preset: preset of the motion boxes.
-        ratios: shares of patches that masks hide.
+        mask_options: which masks are drawn, and what they hide.
         stride: frames of the video between two frames of a clip.
 
     Raises:
@@ -220,14 +230,16 @@ def find_motion(
     chunks = list(decode_clip(clip, options.video_root, DecodeOptions()))
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size
-    flow, maps = _flow_and_maps(frames, flow_preset, motion_preset in OF_BOUNDARIES, options)
+    flow, maps, residual = _flow_and_maps(
+        frames, flow_preset, motion_preset in OF_BOUNDARIES, options
+    )
     size = (maps.shape[1], maps.shape[2])
     # Texture is computed from JPEG frames, as `boxes` does.
     jpegs = jpeg_frames(frames, options.jpeg_quality)
     grey = [cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE) for jpeg in jpegs]
     textures = texture_maps(np.stack([picture for picture in grey if picture is not None]), size)
     parameters = PRESETS[motion_preset]
-    boxes, score, contours = motion_boxes(maps, parameters, textures)
+    boxes, score, contours = motion_boxes(maps, parameters, textures, residual)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
     boxes = (boxes * np.tile(to_source, 2)).astype(np.float32)
     view = canonical_view(*source_size)
@@ -242,7 +254,7 @@ def find_motion(
         boxes=boxes,
         score=score,
         view=view,
-        masks=draw_masks(video.name, boxes, maps, view, source_size, ratios, stride),
+        masks=draw_masks(video.name, boxes, maps, view, source_size, mask_options, stride),
     )
 
 
@@ -252,10 +264,11 @@ def _format_of(annotations: Path) -> str:
 
 def _flow_and_maps(
     frames: np.ndarray, preset: str, of_boundaries: bool, options: WorkerOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flow float32 [T, 2, h, w] and motion maps float32 [T, m, n] of frames uint8 [T, H, W, 3].
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of frames uint8 [T, H, W, 3]: flow float32 [T, 2, h, w], motion maps float32 [T, m, n], and
+    residual lengths of the same size.
 
-    The maps are companded and expanded, so that boxes are the same as those made from shards.
+    Both are companded and expanded, so that the boxes equal those made from shards.
     """
     grey = grey_frames(frames, options.flow_short_side)
     map_width, map_height = scaled_size(grey.shape[2], grey.shape[1], options.map_short_side)
@@ -273,12 +286,19 @@ def _flow_and_maps(
             maps = motion_map(flows[some.start : some.stop])
         return reduce_maps(maps, (map_height, map_width))
 
+    def residual_of(first: int) -> np.ndarray:
+        return residual_lengths(flows[first : first + FLOW_BATCH], (map_height, map_width))
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # the solver releases Python's lock
         bar = bar_options() | {"total": len(firsts), "leave": False}
         flows = torch.cat(list(tqdm(threads.map(solve, firsts), "flow", **bar)))
         maps = torch.cat(list(threads.map(maps_of, firsts))).numpy()
-    flow, maps = flows.numpy(), expand(*compand(maps))
-    return np.concatenate([flow, flow[-1:]]), np.concatenate([maps, maps[-1:]])
+        residual = np.concatenate(list(threads.map(residual_of, firsts)))
+    flow, maps, residual = (
+        np.concatenate([each, each[-1:]])
+        for each in (flows.numpy(), expand(*compand(maps)), expand(*compand(residual)))
+    )
+    return flow, maps, residual
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ CANONICAL_SIZE = 224  # side in pixels of the view of the stored tube tables
 PATCH = 16  # side of a patch in pixels in that view
 TUBE_GRID = (CANONICAL_SIZE // PATCH, CANONICAL_SIZE // PATCH)  # rows, columns of positions
 TUBE_POSITIONS = TUBE_GRID[0] * TUBE_GRID[1]
+WINDOW_SHARE = 0.25
+"""See `window_box`. Chosen with the boxes (benchmarks/results/boxes.md)."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,37 @@ def canonical_view(width: int, height: int, size: int = CANONICAL_SIZE) -> View:
     return View(crop=(left, top, left + short, top + short), size=(size, size))
 
 
-def union_box(boxes: np.ndarray) -> np.ndarray:
-    """The smallest box [4] around all rows of boxes [T, 4] without NaN; NaN if there is none."""
+def window_box(boxes: np.ndarray, share: float = WINDOW_SHARE) -> np.ndarray:
+    """Compute one box for a window of frames: the area in which most of the frames move.
+
+    Each edge is a quantile of that edge of all boxes, so that a few frames with a wrong or a large
+    box do not decide, as they would about the smallest box around all. Of 16 boxes it leaves out
+    the 4 that reach furthest to each side.
+
+    Args:
+        boxes: [T, 4] x1 y1 x2 y2, NaN where a frame has none; such rows are left out.
+        share: of the boxes that reach further than the result, to each side; 0: it is around all.
+
+    Returns:
+        float32 [4]; NaN where no frame has a box. Where boxes lie so far apart that the quantiles
+        leave no area, the box around all.
+    """
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
     kept = boxes[~np.isnan(boxes).any(axis=1)]
     if len(kept) == 0:
         return np.full(4, np.nan, dtype=np.float32)
-    return np.concatenate([kept[:, :2].min(axis=0), kept[:, 2:].max(axis=0)])
+    box = edge_quantiles(kept, share)
+    return box if np.all(box[:2] < box[2:]) else edge_quantiles(kept, 0.0)
+
+
+def edge_quantiles(boxes: np.ndarray, share: float) -> np.ndarray:
+    """float32 [4]: each edge at a share of the way from the outermost of boxes [K, 4] to the
+    innermost, between two of them where need be."""
+    ordered = np.sort(boxes, axis=0)
+    from_outside = np.concatenate([ordered[:, :2], ordered[::-1, 2:]], axis=1)
+    rank, between = divmod((len(boxes) - 1) * share, 1)
+    low, high = from_outside[int(rank)], from_outside[min(int(rank) + 1, len(boxes) - 1)]
+    return (low + np.float32(between) * (high - low)).astype(np.float32)
 
 
 def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = PATCH) -> np.ndarray:
@@ -96,10 +122,9 @@ def positions_inside(box: np.ndarray, size: tuple[int, int], patch: int = PATCH)
 
 
 def inside_boxes(boxes: np.ndarray, view: View, patch: int = PATCH) -> np.ndarray:
-    """Find the patches of a view whose centre lies in the union of the motion boxes.
+    """Find the patches of a view whose centre lies in the box of the window (`window_box`).
 
-    The union is computed in the source and then cropped, so boxes outside the crop count too. For
-    example, all columns are inside if there is a box left of the crop and one right of it.
+    The box is computed in the source and then cropped, so boxes outside the crop count too.
 
     Args:
         boxes: [T, 4] x1 y1 x2 y2 in source pixels, of the sampled frames; NaN without motion.
@@ -107,7 +132,7 @@ def inside_boxes(boxes: np.ndarray, view: View, patch: int = PATCH) -> np.ndarra
         patch: side of a patch in pixels of the view.
 
     Returns:
-        bool [rows, columns], True inside; all False if nothing moves or the union lies outside the
+        bool [rows, columns], True inside; all False if nothing moves or the box lies outside the
         crop.
     """
-    return positions_inside(view.apply(union_box(boxes)), view.size, patch)
+    return positions_inside(view.apply(window_box(boxes)), view.size, patch)

@@ -39,14 +39,20 @@ def expand(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return scale[:, None, None] * np.square(values, dtype=np.float32)
 
 
+def has_residual(reader: ShardReader) -> bool:
+    """Whether a flows shard has residual lengths beside its motion maps."""
+    return "/residual/values" in reader
+
+
 def read_maps(
-    reader: ShardReader, clip: int, first: int, last: int
+    reader: ShardReader, clip: int, first: int, last: int, kind: str = "motion"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read the stored maps of one clip of a flows shard, for `expand`.
 
     Args:
         clip: number of the clip in the shard.
         first, last: rows of the clip in `/motion/scale`, last exclusive.
+        kind: "motion", the motion maps; "residual", the residual lengths.
 
     Returns:
         values uint8 [last - first, h, w], scale float32 [last - first].
@@ -63,5 +69,5 @@ def read_maps(
             f"{reader.path}: the maps of clip {clip_id} are not {width} x {height}; "
             f"{make_around(reader.path.parent, 'verify')} lists damaged shards",
         )
-    values = reader.rows("/motion/values", int(offsets[0]), int(offsets[-1]))
-    return values.reshape(-1, height, width), reader.rows("/motion/scale", first, last)
+    values = reader.rows(f"/{kind}/values", int(offsets[0]), int(offsets[-1]))
+    return values.reshape(-1, height, width), reader.rows(f"/{kind}/scale", first, last)

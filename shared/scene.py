@@ -23,9 +23,9 @@ class Scene:
 
     Attributes:
         time_steps: T', tubelets along time.
-        inside: bool [R, Q], True if the centre of the patch lies in the union of the motion boxes
-            of the sampled frames, after crop, resize and flip (`inside_boxes` in shared/grid.py);
-            all False without boxes.
+        inside: bool [R, Q], True if the centre of the patch lies in the box of the sampled frames
+            (`window_box`), after crop, resize and flip (`inside_boxes` in shared/grid.py); all
+            False without boxes.
         motion: float32 [T', R, Q], mean motion in each tubelet of the sampled frames after crop,
             resize and flip, at least 0; None if no mask needs it.
     """

@@ -72,6 +72,28 @@ CAMERA_FIELDS = (
     ),
 )
 
+# Unless --no-residual: what motion boxes are made of by default (preprocess/flow/residual.py).
+RESIDUAL_FIELDS = (
+    Field(
+        "/residual/values",
+        "|u1",
+        ("M",),
+        "",
+        "length of the flow without the camera's part, stored like the motion maps and with their "
+        "offsets: length = scale * values**2",
+        gzip=True,
+        optional=True,
+    ),
+    Field(
+        "/residual/scale",
+        "<f4",
+        ("F",),
+        "pixel/frame",
+        "of each map of residual lengths; at the resolution of the flow",
+        optional=True,
+    ),
+)
+
 # With --trajectories: points tracked from every frame (preprocess/flow/tracks.py).
 TRACK_FIELDS = (
     Field(
@@ -160,12 +182,18 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "of each map; motion at the resolution of the flow (attribute flow_short_side)",
         ),
     )
+    + RESIDUAL_FIELDS
     + CAMERA_FIELDS
     + TRACK_FIELDS,
     "boxes": CLIP_FIELDS
     + (
         Field(
-            "/clip/box", "<f4", ("N", "4"), "pixel", "x1 y1 x2 y2 of the clip's motion area, source"
+            "/clip/box",
+            "<f4",
+            ("N", "4"),
+            "pixel",
+            "x1 y1 x2 y2 of the clip's motion area, source; each edge is a quartile of that edge "
+            "of the frames' boxes",
         ),
         Field(
             "/box/xyxy",
@@ -193,7 +221,7 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "<i2",
             ("P", "3"),
             "pixel",
-            "what the box was put around: number of the contour in its frame, x, y, source",
+            "contours of what moves in the frame: number of the contour in its frame, x, y, source",
             gzip=True,
         ),
         Field(

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from shared.grid import canonical_view, positions_inside, union_box
+from shared.grid import canonical_view, positions_inside, window_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip, manifest_digest, write_classes, write_manifest
 from shared.randomness import counter_generator
@@ -122,7 +122,7 @@ def _arrays(kind: str, drawn: list[dict], size: tuple[int, int]) -> dict[str, np
         ragged = _ragged("/motion", maps)
         return arrays | {"/clip/map_size": sizes, "/motion/scale": scale} | ragged
     boxes = np.concatenate([clip["boxes"] for clip in drawn])
-    unions = np.stack([union_box(clip["boxes"]) for clip in drawn])
+    unions = np.stack([window_box(clip["boxes"]) for clip in drawn])
     tubes = [_tube(box, size) for box in unions]
     moves = ~np.isnan(boxes[:, 0])
     return arrays | {

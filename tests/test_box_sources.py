@@ -12,7 +12,7 @@ from errors import refused, refuses
 from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
-from shared.grid import canonical_view, positions_inside, union_box
+from shared.grid import canonical_view, positions_inside, window_box
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
 from shared.shards import ShardReader
@@ -83,7 +83,7 @@ def test_annotated_boxes_are_the_smallest_around_all(layout):
         expected = np.full((reader.num_frames, 4), np.nan, np.float32)
         expected[first + 3], expected[first + 5] = (10, 5, 30.5, 18), (0, 40, 9, 48)
         np.testing.assert_array_equal(reader["/box/xyxy"], expected)
-        clip_box = union_box(expected)
+        clip_box = window_box(expected)
         np.testing.assert_array_equal(reader["/clip/box"][1], clip_box)
         assert np.isnan(reader["/box/score"]).all() and reader.attributes["format"]
         starts = reader["/contour/offsets"]

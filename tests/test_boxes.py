@@ -10,7 +10,7 @@ from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes
 from errors import refused
 
 from preprocess.running.journal import JOURNAL_NAME
-from shared.grid import canonical_view, positions_inside, union_box
+from shared.grid import canonical_view, positions_inside, window_box
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest, write_manifest
 from shared.run_record import RunLock
@@ -58,7 +58,7 @@ def test_boxes_come_from_flows_and_frames(layout):
         offsets, positions = boxes["/tube/offsets"], boxes["/tube/index"]
         for clip, (first, last) in enumerate(boxes["/clip/frames"]):
             box = boxes["/clip/box"][clip]
-            np.testing.assert_array_equal(box, union_box(found[first:last]))
+            np.testing.assert_array_equal(box, window_box(found[first:last]))
             view = canonical_view(*boxes["/clip/size"][clip].tolist())
             inside = np.flatnonzero(positions_inside(view.apply(box), (224, 224)))
             assert positions[offsets[clip] : offsets[clip + 1]].tolist() == inside.tolist()
@@ -106,9 +106,7 @@ def test_a_complete_run_is_reused_and_other_options_are_refused(layout):
     before = checksums(layout.boxes)
     assert "reuse:" in run_boxes(layout).output
     named = (layout.boxes, "--overwrite", "--name NAME")
-    refused(
-        run_boxes(layout, "--set", "sigma=4"), "other-options", "sigma was 5.625", "4.0", *named
-    )
+    refused(run_boxes(layout, "--set", "sigma=4"), "other-options", "sigma was 1.5", "4.0", *named)
     options = ("texture", "frames_before", "mean_factor", "smallest_share")
     done = run_boxes(layout, "--preset", "paper")
     said = refused(done, "other-options", *(f"{option} was " for option in options), *named)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from run_fixtures import add_verbs_and_nouns, write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
 
-from shared.errors import InputError
 from shared.grid import canonical_view
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest
@@ -181,9 +180,9 @@ def test_reconstruction_is_the_same_again(trained: DatasetLayout) -> None:
 
 
 def test_reconstruction_needs_weights_of_a_pretraining(trained: DatasetLayout) -> None:
-    with pytest.raises(InputError, match="finetune-mofo-mean"):
+    with refuses("other-kind", trained.runs / "finetune-mofo-mean"):
         reconstruct(trained, [RunFolder(trained.runs / "finetune-mofo-mean")], 1)
-    with pytest.raises(InputError, match="nothing"):
+    with refuses("unknown-name", "nothing", "pretrain-mofo"):
         reconstruct(trained, [RunFolder(trained.runs / "nothing")], 1)
 
 
@@ -245,7 +244,7 @@ def test_figures_of_verbs_and_nouns(tmp_path: Path) -> None:
 def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> None:
     finetuned = trained.runs / "finetune-mofo-mean"
     missing = run_figures(trained.runs / "pretrain-none")
-    assert missing.exit_code == 1 and "there are: finetune-mofo-mean" in missing.stderr
+    refused(missing, "unknown-name", "pretrain-none", "finetune-mofo-mean, pretrain-mofo")
     beside = run_figures(finetuned, "--beside", trained.runs / "pretrain-mofo")
     refused(beside, "option-unused", "--beside", finetuned)
     layout = write_moving_squares(tmp_path, num_clips=5)

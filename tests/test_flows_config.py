@@ -82,6 +82,7 @@ def test_options_of_an_older_run(tmp_path):
             source_options=(DisOptions("fast"), VectorOptions(True)),
             stabilise="warp",
             lengths=True,
+            residual=False,  # older runs did not store it
             tracks=TrackOptions(length=4, cell=0),
         ),
         max_seconds=60.0,
@@ -93,7 +94,9 @@ def test_options_of_an_older_run(tmp_path):
 def test_options_that_an_older_run_did_not_know_have_their_defaults(tmp_path):
     layout = DatasetLayout(tmp_path, "mine")
     record(layout, {"dataset": "mine", "jpeg_quality": 50})
-    assert recorded_config(layout, {}) == FlowsConfig("mine", tmp_path, jpeg_quality=50)
+    assert recorded_config(layout, {}) == FlowsConfig(
+        "mine", tmp_path, jpeg_quality=50, flow=FlowOptions(residual=False)
+    ), "but residual lengths, which older runs never stored"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,7 @@ def test_options_that_an_older_run_did_not_know_have_their_defaults(tmp_path):
                 "subtract",
                 keep_unstabilised=True,
                 boundaries=True,
+                residual=False,
                 tracks=TrackOptions(max_flow=0.0, points=9),
             ),
         ),

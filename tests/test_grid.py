@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from shared.grid import View, canonical_view, inside_boxes, positions_inside, union_box
+from shared.grid import View, canonical_view, inside_boxes, positions_inside, window_box
 
 NAN_BOX = np.full(4, np.nan, dtype=np.float32)
 
@@ -58,15 +58,32 @@ def test_canonical_view_is_the_centre_square(size, crop):
     assert view.crop == crop and view.size == (224, 224)
 
 
-@given(st.lists(st.none() | integer_boxes(40, 30), max_size=6))
-def test_union_box_surrounds_all_boxes(boxes):
+@given(st.lists(st.none() | integer_boxes(40, 30), max_size=6), st.floats(0, 1, width=32))
+def test_window_box_has_quantiles_of_edges(boxes, share):
+    """Those of numpy, counted from the outside; around all boxes where they leave no area."""
     rows = np.array([NAN_BOX if box is None else box for box in boxes]).reshape(-1, 4)
-    union = union_box(rows)
+    found = window_box(rows, share)
     real = np.array([box for box in boxes if box is not None])
     if len(real) == 0:
-        assert np.isnan(union).all()
-    else:
-        assert union.tolist() == [*real[:, :2].min(axis=0), *real[:, 2:].max(axis=0)]
+        assert np.isnan(found).all()
+        return
+    low, high = np.quantile(real[:, :2], share, axis=0), np.quantile(real[:, 2:], 1 - share, axis=0)
+    if np.any(low > high - 1e-3):
+        low, high = np.minimum(low, found[:2]), np.maximum(high, found[2:])
+    np.testing.assert_allclose(found, [*low, *high], atol=1e-3)
+    around = [*real[:, :2].min(axis=0), *real[:, 2:].max(axis=0)]
+    assert window_box(rows, 0.0).tolist() == around
+
+
+def test_a_few_wrong_boxes_do_not_decide_about_a_window():
+    boxes = np.tile(np.array([10.0, 20, 30, 40], np.float32), (16, 1))
+    boxes[::6] = (0, 0, 100, 100)  # 3 of 16
+    assert window_box(boxes).tolist() == [10, 20, 30, 40]
+
+
+def test_boxes_that_lie_apart_have_a_window_box_around_all():
+    apart = np.array([[0, 0, 4, 4], [20, 0, 24, 4], [40, 0, 44, 4]], np.float32)
+    assert window_box(apart, 0.9).tolist() == [0, 0, 44, 4]
 
 
 @given(st.tuples(*[st.floats(-20, 240, width=32)] * 4))
@@ -85,11 +102,13 @@ def test_no_box_means_no_position_inside():
     assert not positions_inside(outside, (224, 224)).any()
 
 
-def test_boxes_beyond_the_crop_count_in_the_union():
-    """One left of the crop and one in its middle: all that is shown up to the latter is inside."""
+def test_boxes_beyond_the_crop_count_in_the_window():
+    """One left of the crop and one in its middle: of what is shown the left part is inside, to a
+    quarter of the way back from the right edge of the latter."""
     view = canonical_view(448, 224)  # shows x from 112 to 336
     boxes = np.array([[0, 0, 60, 224], NAN_BOX, [200, 96, 240, 128]], np.float32)
     inside = inside_boxes(boxes, view)
-    assert inside[:, :8].all() and not inside[:, 8:].any()  # centres left of 240 - 112
+    # x to 240 - 180 / 4 - 112 = 83, y from 96 / 4 = 24 to 224 - 96 / 4 = 200
+    assert inside[1:12, :5].all() and inside.sum() == 11 * 5
     assert inside_boxes(boxes[2:], view).sum() == 2 * 3  # 88 to 128, 96 to 128
     assert not inside_boxes(boxes[:1], view).any() and not inside_boxes(boxes[1:2], view).any()

@@ -23,7 +23,7 @@ from train.clips.table import NO_LABEL, _read_index
 from train.options.recipe import finetune_config, read_recipe
 from train.pictures.attention import _check_query
 from train.running.finetune_inputs import count_classes, labelled
-from train.weights.huggingface import _read_json
+from train.weights.files import read_json
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_wrong_hugging_face_folders(tmp_path, text, code):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with refuses(code, tmp_path / "config.json"):
-        _read_json(tmp_path / "config.json")
+        read_json(tmp_path / "config.json")
 
 
 def test_raft_weights_that_are_none(tmp_path):

@@ -141,6 +141,9 @@ def test_boxes_lie_inside_and_scores_are_shares(preset, seed, height, width):
     assert len(contours) == len(maps)
     # Boxes are half-open, and vertices the centres of pixels.
     for box, of_frame in zip(boxes, contours, strict=True):
+        if PRESETS[preset].steady_frames:  # neighbours decide about the box
+            assert not of_frame or not np.isnan(box).any()
+            continue
         assert np.isnan(box).any() == (of_frame == [])
         if of_frame:
             vertices = np.concatenate(of_frame)

@@ -96,7 +96,7 @@ def test_features_are_used_again_and_other_ones_refused(layout):
     run(layout, "--run", "again", "--neighbours", "3")
     assert [path.stat().st_mtime_ns for path in files] == before
     other = run(layout, "--run", "again", "--segments", "2", code=1)
-    assert "segments" in other[-1] and str(layout.runs / "again") in other[-1]
+    refused(other[-1], "other-options", layout.runs / "again", "segments", "1", "2", "--overwrite")
     unused = run(layout, "--run", "again", "--probe", "linear", "--neighbours", "3", code=1)
     refused(unused[-1], "option-unused", "--neighbours", "--probe linear")
     files[0].write_bytes(b"nothing")

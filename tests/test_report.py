@@ -19,6 +19,7 @@ from run_fixtures import add_verbs_and_nouns, write_finetune_run, write_pretrain
 from shard_fixtures import write_moving_squares
 from track_fixtures import add_tracks
 
+from shared.grid import window_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest
 from shared.shard_index import INDEX_NAME
@@ -198,8 +199,8 @@ def test_box_table_measures_what_was_drawn(squares: DatasetLayout) -> None:
     assert table.num_frames.tolist() == [16] * 12
     assert np.isnan(table.clip_share[3]) and table.still_share[3] == 1.0
     assert np.isclose(table.frame_shares[:16].mean(), (sides.prod(axis=1) / 64**2).mean())
-    union = np.concatenate([clip.boxes[:, :2].min(0), clip.boxes[:, 2:].max(0)])
-    assert np.isclose(table.clip_share[0], (union[2:] - union[:2]).prod() / 64**2)
+    box = window_box(clip.boxes)
+    assert np.isclose(table.clip_share[0], (box[2:] - box[:2]).prod() / 64**2)
     assert np.isclose(table.coverage.mean(), table.frame_shares.mean(), atol=0.01)
     assert (table.jump[~np.isnan(table.jump)] > 0).all()
 
@@ -212,7 +213,7 @@ def test_samples_move_and_are_of_different_classes(squares: DatasetLayout) -> No
 
 
 def test_samples_are_masked_by_what_training_takes_for_moving(tmp_path: Path) -> None:
-    """The union of all boxes, cropped, also where some of them lie beyond the crop."""
+    """The box of all frames, cropped, also where some of them lie beyond the crop."""
     layout = write_moving_squares(tmp_path, num_clips=5, size=(128, 64))
     with h5py.File(layout.boxes / "00000.h5", "r+") as shard:
         shard["/box/xyxy"][::2] = [0, 0, 20, 30]  # the canonical view shows x from 32 to 96

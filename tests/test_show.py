@@ -25,7 +25,7 @@ from preprocess.drawing.frames import (
     in_grid,
     map_colours,
 )
-from preprocess.drawing.masks import Ratios, draw_masks, method_masks
+from preprocess.drawing.masks import MaskOptions, draw_masks, method_masks
 from preprocess.drawing.panels import contact_sheet, video_frames
 from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
 from preprocess.flow_run.decode_step import Decoder
@@ -44,7 +44,7 @@ from shared.motion_maps import expand
 from shared.scene import masked_counts
 from shared.shards import ShardReader
 
-RATIOS = Ratios()
+MASKS_OF_RECIPES = MaskOptions()
 METHODS = tuple(method_masks())
 
 
@@ -119,7 +119,7 @@ def test_masks_are_drawn_anew_for_each_window() -> None:
     maps = np.zeros((40, 56, 56), np.float32)
     maps[:, 4:8, 40:44] = 1.0  # where MGM looks: the upper right
     view = canonical_view(112, 112)
-    masks = draw_masks("clip.mp4", boxes, maps, view, (112, 112), RATIOS, stride=1)
+    masks = draw_masks("clip.mp4", boxes, maps, view, (112, 112), MASKS_OF_RECIPES, stride=1)
     assert np.isnan(masks.boxes[16:32]).all()
     assert masks.boxes[0].tolist() == [16, 16, 64, 80]
     assert masks.boxes[33].tolist() == [16, 16, 120, 120]
@@ -147,17 +147,22 @@ def test_masks_are_drawn_anew_for_each_window() -> None:
 def test_masks_that_hide_all_are_refused() -> None:
     boxes, maps = np.full((4, 4), np.nan, np.float32), np.zeros((4, 8, 8), np.float32)
     with refuses("out-of-range", "mofo", "1568 of 1568"):
-        draw_masks("a", boxes, maps, canonical_view(64, 64), (64, 64), Ratios(0.999, 0.5))
+        draw_masks("a", boxes, maps, canonical_view(64, 64), (64, 64), MaskOptions(0.999, 0.5))
 
 
-def test_ratios_that_are_given_replace_those_of_the_recipes() -> None:
+def test_given_ratios_and_methods_replace_those_of_the_recipes() -> None:
     boxes = np.tile(np.array([0.0, 0, 32, 64], np.float32), (16, 1))  # the left half
     maps = np.zeros((16, 8, 8), np.float32)
     view = canonical_view(64, 64)
-    masks = draw_masks("a", boxes, maps, view, (64, 64), Ratios(0.75, 0.5), stride=1)
+    masks = draw_masks("a", boxes, maps, view, (64, 64), MaskOptions(0.75, 0.5), stride=1)
     captions = {text.split(":")[0]: text for text in masks.by_caption}
     assert all("75 % hidden" in text for text in captions.values()), captions
     assert captions["mofo"].endswith("50 % in box")
+    only = MaskOptions(methods=("mofo", "smm"))
+    masks = draw_masks("a", boxes, maps, view, (64, 64), only, stride=1)
+    assert [text.split(":")[0] for text in masks.by_caption] == ["mofo", "smm"]
+    with refuses("unknown-name", "--method", "moco", "videomae"):
+        draw_masks("a", boxes, maps, view, (64, 64), MaskOptions(methods=("moco",)))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -166,7 +171,7 @@ def test_ratios_that_are_given_replace_those_of_the_recipes() -> None:
 
 
 def test_motion_is_what_flows_and_boxes_find(video: Path) -> None:
-    found = find_motion(video, 20.0, "fast", "default", RATIOS)
+    found = find_motion(video, 20.0, "fast", "default", MASKS_OF_RECIPES)
     options = WorkerOptions(video.parent)
     task = ClipTask(0, Clip("square", video.name))
     chunks = [
@@ -196,14 +201,16 @@ def test_boxes_are_those_made_from_shards(tmp_path: Path) -> None:
     video = render_video(layout.videos / "a.mp4", 8, size=(96, 64), picture=faint_noise)
     write_manifest(layout.manifest, [Clip("a", video.name)])
     assert run_flows(layout).exit_code == run_boxes(layout).exit_code == 0
-    found = find_motion(video, 20.0, "fast", "default", RATIOS)
+    found = find_motion(video, 20.0, "fast", "default", MASKS_OF_RECIPES)
     with ShardReader(layout.boxes / "00000.h5", "boxes") as reader:
         assert not np.isnan(found.boxes).any()
         np.testing.assert_array_equal(found.boxes, reader["/box/xyxy"])
         np.testing.assert_array_equal(found.score, reader["/box/score"])
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize(
+    "preset", sorted(name for name, numbers in PRESETS.items() if not numbers.steady_frames)
+)
 def test_boxes_enclose_their_contours(preset: str) -> None:
     rng = np.random.default_rng(1)
     maps = rng.random((5, 48, 64)).astype(np.float32) ** 8
@@ -219,7 +226,7 @@ def test_boxes_enclose_their_contours(preset: str) -> None:
 
 
 def test_sheet_and_video_have_a_panel_each(video: Path) -> None:
-    found = find_motion(video, 20.0, "fast", "default", RATIOS)
+    found = find_motion(video, 20.0, "fast", "default", MASKS_OF_RECIPES)
     frames = list(video_frames(found))
     assert len(frames) == 12
     assert all(side % 2 == 0 for frame in frames for side in frame.shape[:2])
@@ -231,7 +238,7 @@ def test_sheet_and_video_have_a_panel_each(video: Path) -> None:
 
 
 def test_only_the_beginning_is_shown(video: Path) -> None:
-    found = find_motion(video, 0.5, "fast", "default", RATIOS)
+    found = find_motion(video, 0.5, "fast", "default", MASKS_OF_RECIPES)
     assert len(found.frames) == 6  # 12 frames per second
 
 
@@ -266,7 +273,7 @@ def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
     assert str(bad) in result.stderr and "Traceback" not in result.stderr
     assert (tmp_path / "square-motion.png").is_file()
     with pytest.raises(ClipError):
-        find_motion(bad, 20.0, "fast", "default", RATIOS)
+        find_motion(bad, 20.0, "fast", "default", MASKS_OF_RECIPES)
 
 
 def test_pictures_never_replace_a_video() -> None:
@@ -336,7 +343,7 @@ def test_annotations_of_other_clips_are_refused(video: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["ssv2/3201.webm", "clips/video_90.mov"])
 def test_real_videos(samples: Path, name: str) -> None:
-    found = find_motion(samples / name, 0.3, "fast", "default", RATIOS)
+    found = find_motion(samples / name, 0.3, "fast", "default", MASKS_OF_RECIPES)
     sheet = contact_sheet(found)
     assert sheet.std() > 10
     height, width = found.frames.shape[1:3]

@@ -24,7 +24,8 @@ from train.weights.exchange import (
     load_encoder,
     load_strictly,
 )
-from train.weights.huggingface import digest_of, export_huggingface
+from train.weights.files import digest_of
+from train.weights.huggingface import export_huggingface
 
 CONFIG = ModelConfig(
     image_size=32,

@@ -12,6 +12,10 @@ verbs and nouns has two matrices: confusion-<split>-verb.png and confusion-<spli
 names include the dataset and the class map where these are not the run's own:
 metrics-test-hmdb51-<map>.json. It takes seconds for the toy dataset. The last line is the result:
 `test top-1 93.1 %`.
+
+A run belongs to the manifest and the classes that it was trained with. If its dataset has others
+now, the run is refused. `--on DATASET` with the name of its own dataset tests it on the present
+clips, with classes matched by name.
 """
 
 from __future__ import annotations
@@ -196,7 +200,7 @@ def evaluate(
     from train.running.engine import start_processes
     from train.samples.datasets import EvaluateDataset
     from train.weights.exchange import import_weights
-    from train.weights.huggingface import digest_of
+    from train.weights.files import digest_of
 
     asked = {
         "run": folder.path.name,

@@ -134,7 +134,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         import_weights,
         load_encoder,
     )
-    from train.weights.huggingface import digest_of
+    from train.weights.files import digest_of
 
     imported = None if weights is None else import_weights(weights)
     if imported is not None:

@@ -91,7 +91,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         import_weights,
         load_autoencoder,
     )
-    from train.weights.huggingface import digest_of
+    from train.weights.files import digest_of
 
     imported = None if init is None else import_weights(init)
     if imported is not None:

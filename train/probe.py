@@ -250,7 +250,7 @@ def probe(
     from train.evaluation.score_files import write_scores
     from train.running.engine import start_processes
     from train.weights.exchange import import_weights
-    from train.weights.huggingface import digest_of
+    from train.weights.files import digest_of
 
     imported = None if weights is None else import_weights(weights)
     encoder = frozen_encoder(config.model, imported, seed)

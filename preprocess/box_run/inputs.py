@@ -115,6 +115,10 @@ def motion_inputs(layout: DatasetLayout, folder: Path, parameters: MotionParamet
             )
         frames_folder, config["frames"] = layout.frames, frames.digest
     what = f"motion maps of {folder}"
+    if parameters.residual:
+        what = f"residual lengths of {folder}"
+        if "residual" not in flows.config:
+            what = f"motion maps of {folder}, which has no residual lengths"
     return BoxInputs(
         what, folder, flows, config, True, lambda: FromMotion(parameters, frames_folder), frames
     )

@@ -17,9 +17,9 @@ from preprocess.annotated_boxes.matching import BoxAnnotations, ClipFrames
 from preprocess.annotated_boxes.metrics import bounding_boxes, clip_to_frame
 from preprocess.motion_boxes.presets import MotionParameters
 from shared.errors import InputError
-from shared.grid import canonical_view, inside_boxes, union_box
+from shared.grid import canonical_view, inside_boxes, window_box
 from shared.make_commands import make_around
-from shared.motion_maps import expand, read_maps
+from shared.motion_maps import expand, has_residual, read_maps
 from shared.schema import LARGEST_VERTEX
 from shared.shards import ShardReader
 
@@ -66,7 +66,13 @@ class FromMotion:
             for clip, (first, last) in enumerate(frames):
                 maps = expand(*read_maps(reader, clip, int(first), int(last)))
                 textures = None if pictures is None else _textures(pictures, first, last, maps)
-                found, scores[first:last], contours = motion_boxes(maps, self.parameters, textures)
+                residual = None
+                if self.parameters.residual and has_residual(reader):
+                    lengths = read_maps(reader, clip, int(first), int(last), "residual")
+                    residual = expand(*lengths)
+                found, scores[first:last], contours = motion_boxes(
+                    maps, self.parameters, textures, residual
+                )
                 to_source = sizes[clip] / maps.shape[:0:-1]
                 boxes[first:last] = found * np.tile(to_source, 2)
                 vertices += contour_vertices(contours, to_source)
@@ -136,7 +142,7 @@ def _shard_arrays(
     clip_boxes = np.full((reader.num_clips, 4), np.nan, dtype="<f4")
     tubes: list[np.ndarray] = []
     for clip, (first, last) in enumerate(frames):
-        clip_boxes[clip] = union_box(boxes[first:last])
+        clip_boxes[clip] = window_box(boxes[first:last])
         tubes.append(tube_positions(clip_boxes[clip], sizes[clip]))
     return {
         "/clip/id": reader["/clip/id"],

@@ -175,9 +175,9 @@ def _flows_problems(reader: ShardReader) -> Iterator[str]:
     sizes = reader["/clip/map_size"].astype(np.int64).prod(axis=1)
     if not np.array_equal(np.diff(reader["/motion/offsets"]), np.repeat(sizes, lengths)):
         yield "/motion/offsets does not fit /clip/map_size"
-    scale = reader["/motion/scale"]
-    if not np.all(np.isfinite(scale) & (scale >= 0)):
-        yield "/motion/scale has a value that is negative or not finite"
+    for path in ("/motion/scale", "/residual/scale"):
+        if path in reader and not np.all(np.isfinite(reader[path]) & (reader[path] >= 0)):
+            yield f"{path} has a value that is negative or not finite"
     if "/track/offsets" in reader:
         yield from _offset_problems(reader, "/track/offsets", reader.length("/track/steps"))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import InputError
-from shared.grid import View, inside_boxes, union_box
+from shared.grid import View, inside_boxes, window_box
 from shared.masks import MASKS, Scene
 from shared.motion_cells import cell_means
 from shared.randomness import counter_generator
@@ -28,16 +28,19 @@ RECIPE = Path(__file__).resolve().parents[2] / "train" / "recipes" / "default.to
 
 
 @dataclass(frozen=True)
-class Ratios:
-    """Shares of patches that masks hide, 0..1; None takes the value of the recipe.
+class MaskOptions:
+    """Which masks are drawn, and what they hide.
 
     Attributes:
-        mask_ratio: share of all patches, for all methods.
-        inside_ratio: share of the patches in the motion box, for masks that use the box.
+        mask_ratio: share of all patches to hide, 0..1; None takes the value of each recipe.
+        inside_ratio: share of the patches in the motion box to hide, 0..1, for masks that use the
+            box; None takes the value of the recipe.
+        methods: names of the methods; empty for all methods of the recipe.
     """
 
     mask_ratio: float | None = None
     inside_ratio: float | None = None
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def draw_masks(
     maps: np.ndarray,
     view: View,
     source_size: tuple[int, int],
-    ratios: Ratios,
+    options: MaskOptions,
     stride: int = 2,
 ) -> ShownMasks:
     """Draw one mask of each method for each window of a video.
@@ -71,23 +74,23 @@ def draw_masks(
         maps: float32 [T, h, w], motion maps of the whole frame.
         view: the crop that a model sees.
         source_size: width and height in pixels.
-        ratios: shares of patches that masks hide.
+        options: which masks are drawn, and what they hide.
         stride: frames of the video between two frames of a clip.
 
     Raises:
-        InputError: a ratio hides all tokens or none.
+        InputError: a method is unknown, or a ratio hides all tokens or none.
     """
     grid = (view.size[0] // PATCH, view.size[1] // PATCH)
     steps = CLIP_FRAMES // TUBELET
     window = CLIP_FRAMES * stride  # frames of the video
     of_step = np.arange(len(boxes)) % window // (TUBELET * stride)
-    methods = method_masks()
+    methods = _chosen(method_masks(), options.methods)
     masks = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
     inside = np.empty((len(boxes), *grid), np.bool_)
-    unions = np.empty((len(boxes), 4), np.float32)
+    window_boxes = np.empty((len(boxes), 4), np.float32)
     for first in range(0, len(boxes), window):
         part = slice(first, first + window)
-        unions[part] = union_box(boxes[part])
+        window_boxes[part] = window_box(boxes[part])
         inside[part] = inside_boxes(boxes[part], view, PATCH)
         cells = cell_means(maps[part], view, source_size, grid)
         motion = np.stack(
@@ -98,12 +101,12 @@ def draw_masks(
         scene = Scene(steps, inside[first], motion)
         for method, table in methods.items():
             rng = counter_generator("show", name, method, first)
-            draw, options = MASKS[table["kind"]].draw, _options(table, ratios)
-            mask = draw(scene, rng, **options).reshape(steps, *grid)
+            draw, arguments = MASKS[table["kind"]].draw, _arguments(table, options)
+            mask = draw(scene, rng, **arguments).reshape(steps, *grid)
             _refuse_extremes(method, mask)
             masks[method][part] = mask[of_step[part]]
     return ShownMasks(
-        {_caption(method, mask, inside): mask for method, mask in masks.items()}, unions
+        {_caption(method, mask, inside): mask for method, mask in masks.items()}, window_boxes
     )
 
 
@@ -117,11 +120,21 @@ def method_masks(recipe: Path = RECIPE) -> dict[str, dict[str, Any]]:
     }
 
 
-def _options(table: dict[str, Any], ratios: Ratios) -> dict[str, Any]:
-    """The options of a mask. Given ratios replace those of the recipe."""
-    given = {"mask_ratio": ratios.mask_ratio, "inside_ratio": ratios.inside_ratio}
-    options = {name: value for name, value in table.items() if name != "kind"}
-    return options | {k: v for k, v in given.items() if k in options and v is not None}
+def _chosen(tables: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
+    unknown = [method for method in methods if method not in tables]
+    if unknown:
+        raise InputError(
+            "unknown-name",
+            f"--method is {', '.join(unknown)}; allowed: {', '.join(tables)}",
+        )
+    return {method: tables[method] for method in methods or tables}
+
+
+def _arguments(table: dict[str, Any], options: MaskOptions) -> dict[str, Any]:
+    """The arguments of a mask. Given ratios replace those of the recipe."""
+    given = {"mask_ratio": options.mask_ratio, "inside_ratio": options.inside_ratio}
+    arguments = {name: value for name, value in table.items() if name != "kind"}
+    return arguments | {k: v for k, v in given.items() if k in arguments and v is not None}
 
 
 def _refuse_extremes(method: str, mask: np.ndarray) -> None:

@@ -44,6 +44,9 @@ class Maps:
         output: name of the output, one of `FlowOptions.outputs`.
         homography: float64 [T, 9], camera motion; None without `--stabilise`.
         inliers: int32 [T], number of matches or vectors that fit the homography; None without it.
+        residual: uint8 [T, h, w], companded lengths of the flow without camera motion
+            (preprocess/flow/residual.py); None where the output has none.
+        residual_scale: float32 [T]; None without `residual`.
     """
 
     clip_index: int
@@ -54,6 +57,8 @@ class Maps:
     output: str = "tvl1"
     homography: np.ndarray | None = None
     inliers: np.ndarray | None = None
+    residual: np.ndarray | None = None
+    residual_scale: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class FlowOptions:
         lengths: add an output for each source, with the length of its flow as map.
         boundaries: add an output for each source that computes flow from frames, with the maps of
             MOFO's public code (preprocess/flow/boundaries.py).
+        residual: store beside the maps of each source the length of its flow without camera
+            motion, from which boxes are made (preprocess/flow/residual.py).
         tracks: how to track points through the first source that computes flow from frames; None =
             no tracks. Points follow the flow between the original frames. With `stabilise`, the
             recorded displacements are free of camera motion.
@@ -93,6 +95,7 @@ class FlowOptions:
     keep_unstabilised: bool = False
     lengths: bool = False
     boundaries: bool = False
+    residual: bool = True
     tracks: TrackOptions | None = None
 
     def __post_init__(self) -> None:
@@ -167,6 +170,10 @@ class FlowOptions:
     def is_stabilised(self, output: str) -> bool:
         return self.stabilise != "off" and not output.endswith(UNSTABILISED)
 
+    def has_residual(self, output: str) -> bool:
+        """Whether residual lengths lie beside the maps of an output, which are of equation 1."""
+        return self.residual and not output.endswith(tuple(MAP_KINDS))
+
     def config(self, output: str) -> dict[str, Any]:
         """All options that decide the content of an output's shards, for its dataset.json."""
         source, ending = split_output(output)
@@ -180,6 +187,8 @@ class FlowOptions:
         config |= self.options_of(source).config()
         if self.is_stabilised(output):
             config["stabilise"] = "subtract" if source == MOTION_VECTORS else self.stabilise
+        if self.has_residual(output):
+            config["residual"] = "planar"
         if self.tracks and output == self.tracked:
             config |= {f"track_{name}": value for name, value in vars(self.tracks).items()}
             config |= {"track_displacement_unit": DISPLACEMENT_UNIT, "track_hog_unit": HOG_UNIT}
@@ -192,6 +201,7 @@ _DEFAULTS: dict[str, Any] = {
     "keep_unstabilised": FlowOptions.keep_unstabilised,
     "lengths": FlowOptions.lengths,
     "boundaries": FlowOptions.boundaries,
+    "residual": False,  # what is not recorded was not made: older runs had no such option
     "trajectories": False,
 }
 
@@ -235,6 +245,7 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
         given["keep_unstabilised"],
         given["lengths"],
         given["boundaries"],
+        given["residual"],
         TrackOptions(**tracks) if given["trajectories"] else None,
     )
 
@@ -247,7 +258,7 @@ def recorded_flow_options(flow: FlowOptions) -> dict[str, Any]:
             record[declared.name] = None
         if name in flow.sources:
             record |= flow.options_of(name).values()
-    for name in ("stabilise", "keep_unstabilised", "lengths", "boundaries"):
+    for name in ("stabilise", "keep_unstabilised", "lengths", "boundaries", "residual"):
         record[name] = getattr(flow, name)
     record["trajectories"] = flow.tracks is not None
     for name in TRACK_NAMES:

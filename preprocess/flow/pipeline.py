@@ -19,6 +19,7 @@ from preprocess.flow.camera import (
 from preprocess.flow.chunks import GreyFrames, Maps, TracksOfFrames
 from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.options import FlowOptions, TrackOptions
+from preprocess.flow.residual import residual_lengths
 from preprocess.flow.sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.flow.tracks import make_tracks
 from preprocess.video.errors import ClipError
@@ -107,17 +108,14 @@ class FlowPipeline:
         flows: torch.Tensor,
         camera: _Camera | None,
     ) -> Maps:
-        values, scale = _companded(flows, self._map_short_side, output)
-        homography, inliers = _columns(camera)
         return Maps(
             grey.clip_index,
             grey.attempt,
             first_index,
-            values,
-            scale,
+            *_companded(flows, self._map_short_side, output),
             output,
-            homography,
-            inliers,
+            *_columns(camera),
+            *_residual(flows, self._map_short_side, self._flow, output),
         )
 
     def _boundaries(
@@ -155,14 +153,18 @@ def vector_maps(
     if options.is_stabilised(MOTION_VECTORS):
         cells, camera = _subtracted(cells, VECTOR_INLIER_PX / VECTOR_CELL)
     outputs = (MOTION_VECTORS, MOTION_VECTORS + LENGTHS)[: 1 + options.lengths]
-    homography, inliers = _columns(camera)
-    maps = []
-    for output in outputs:
-        values, scale = _companded(cells, map_short_side, output)
-        maps.append(
-            Maps(clip_index, attempt, first_index, values, scale, output, homography, inliers)
+    return [
+        Maps(
+            clip_index,
+            attempt,
+            first_index,
+            *_companded(cells, map_short_side, output),
+            output,
+            *_columns(camera),
+            *_residual(cells, map_short_side, options, output),
         )
-    return maps
+        for output in outputs
+    ]
 
 
 @dataclass(frozen=True)
@@ -279,6 +281,17 @@ def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.nd
     if not np.isfinite(maps).all():
         raise ClipError("not-finite", "the flow has NaN or infinite values", "flow")
     return compand(maps)
+
+
+def _residual(
+    flows: torch.Tensor, short_side: int, options: FlowOptions, output: str
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """As Maps has them: residual lengths of flows [T, 2, H, W] and their scale, where stored."""
+    if not options.has_residual(output):
+        return None, None
+    height, width = flows.shape[2:]
+    map_width, map_height = scaled_size(width, height, short_side)
+    return compand(residual_lengths(flows, (map_height, map_width)))
 
 
 def _slice_camera(camera: _Camera | None, first: int, end: int | None = None) -> _Camera | None:

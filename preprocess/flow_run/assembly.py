@@ -40,6 +40,8 @@ class _MapBuffer:
     extents: dict[int, Extent] = field(default_factory=dict)
     homographies: dict[int, np.ndarray] = field(default_factory=dict)
     inliers: dict[int, np.ndarray] = field(default_factory=dict)
+    residual_scales: dict[int, np.ndarray] = field(default_factory=dict)
+    residual_extents: dict[int, Extent] = field(default_factory=dict)
 
     @property
     def num_values(self) -> int:
@@ -158,6 +160,10 @@ class Assembly:
             assert event.inliers is not None
             buffer.homographies[event.first_index] = event.homography.copy()
             buffer.inliers[event.first_index] = event.inliers.copy()
+        if event.residual is not None:
+            assert event.residual_scale is not None
+            buffer.residual_scales[event.first_index] = event.residual_scale.copy()
+            buffer.residual_extents[event.first_index] = self._spill.append(event.residual)
 
     def _add_tracks(self, buffer: _TrackBuffer, event: TracksOfFrames) -> None:
         buffer.num_frames += len(event.steps)
@@ -215,21 +221,27 @@ class Assembly:
         }
 
     def _flows(self, kept: list[_ClipBuffer], output: str) -> Arrays:
-        """Arrays of the maps. F frames have F - 1 maps; the last frame repeats the last map."""
-        lengths, extents = [], []
+        """F frames have F - 1 maps; the last frame repeats the last map."""
         maps = [buffer.maps[output] for buffer in kept]
-        for buffer, of_clip in zip(kept, maps, strict=True):
-            lengths.append(np.full(buffer.num_frames, of_clip.num_values))
-            extents += _values(of_clip.extents)
-            last = extents[-1][1]
-            extents.append((last - of_clip.num_values, last))
-        offsets = _offsets(lengths)
+        offsets = _offsets(
+            [np.full(buffer.num_frames, m.num_values) for buffer, m in zip(kept, maps, strict=True)]
+        )
+        extents = [each for m in maps for each in _last_map_repeated(m.extents, m.num_values)]
         arrays: Arrays = {
             "/clip/map_size": _sizes([of_clip.size for of_clip in maps]),
             "/motion/offsets": offsets,
             "/motion/values": Pieces(int(offsets[-1]), np.dtype("|u1"), self._spill.read(extents)),
             "/motion/scale": _joined([_last_repeated(m.scales) for m in maps], "<f4"),
         }
+        if self._flow.has_residual(output):
+            extents = [
+                each for m in maps for each in _last_map_repeated(m.residual_extents, m.num_values)
+            ]
+            values = Pieces(int(offsets[-1]), np.dtype("|u1"), self._spill.read(extents))
+            arrays["/residual/values"] = values
+            arrays["/residual/scale"] = _joined(
+                [_last_repeated(m.residual_scales) for m in maps], "<f4"
+            )
         if self._flow.is_stabilised(output):
             homographies = [_last_repeated(m.homographies) for m in maps]
             arrays["/camera/homography"] = np.concatenate([np.empty((0, 9)), *homographies])
@@ -274,6 +286,13 @@ def _clip_arrays(ids: list[str], kept: list[_ClipBuffer]) -> dict[str, np.ndarra
         "/clip/size": _sizes([buffer.source_size for buffer in kept]),
         "/frame/pts_seconds": _joined(times, "<f8"),
     }
+
+
+def _last_map_repeated(by_first: dict[int, Extent], num_values: int) -> list[Extent]:
+    """Where the F - 1 maps of a clip lie, and its last map once more."""
+    extents = _values(by_first)
+    last = extents[-1][1]
+    return [*extents, (last - num_values, last)]
 
 
 def _last_repeated(by_first: dict[int, np.ndarray]) -> np.ndarray:

@@ -7,13 +7,14 @@ because frames and maps are stored as the workers sent them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from preprocess.flow.chunks import Maps, TracksOfFrames
 from preprocess.flow.options import FlowOptions, flow_folders
 from preprocess.flow_run.messages import ClipDecoded, EncodedFrames, Event
-from shared.motion_maps import read_maps
+from shared.motion_maps import has_residual, read_maps
 from shared.shards import ShardReader
 
 BLOCK_FRAMES = 256  # frames that are read at a time
@@ -71,10 +72,16 @@ def _maps(
     reader: ShardReader, output: str, clip_index: int, row: int, index: int, begin: int, end: int
 ) -> Maps:
     values, scale = read_maps(reader, row, begin, end)
-    camera: list[np.ndarray | None] = [None, None]
+    maps = Maps(clip_index, 0, index, values, scale, output)
     if "/camera/homography" in reader:
-        camera = [reader.rows(f"/camera/{name}", begin, end) for name in ("homography", "inliers")]
-    return Maps(clip_index, 0, index, values, scale, output, *camera)
+        homography, inliers = (
+            reader.rows(f"/camera/{name}", begin, end) for name in ("homography", "inliers")
+        )
+        maps = replace(maps, homography=homography, inliers=inliers)
+    if has_residual(reader):
+        residual, residual_scale = read_maps(reader, row, begin, end, "residual")
+        maps = replace(maps, residual=residual, residual_scale=residual_scale)
+    return maps
 
 
 def _tracks(

@@ -18,6 +18,8 @@ class MotionParameters:
     step off.
 
     Attributes:
+        residual: 1 uses the residual lengths (preprocess/flow/residual.py) where the shard has
+            them. 0 uses the motion maps, and so does a shard without residual lengths.
         texture: maps are multiplied by the texture of the frame to this power; see `texture_maps`.
         frames_before, frames_after: the maps of this many frames before and after are added to the
             frame's own map. The window is cut at the ends of the clip.
@@ -29,8 +31,10 @@ class MotionParameters:
         mean_factor: a pixel moves if its value exceeds this many times the frame's mean.
         least_kept: a pixel moves only if its value also reaches this, in pixels per frame per
             pixel.
-        least_motion: a frame has no motion if its map does not exceed this, in pixels per frame
-            per pixel.
+        least_motion: a frame has no motion if its motion map does not exceed this, in pixels per
+            frame per pixel.
+        least_residual: a frame has no motion if its residual lengths do not exceed this, in pixels
+            of the flow per frame.
         contours: number of contours that the box encloses, the largest first.
         smallest_share: a further contour counts only if it holds at least this share of the motion
             (sum of the map) that the first contour holds.
@@ -39,8 +43,13 @@ class MotionParameters:
         largest_side: a box with a side above this share of the width or height is replaced by the
             box of the next frame.
         smallest_area: a box with less than this share of the area is replaced likewise.
+        steady_frames: number of frames before and after that decide the box of a frame together
+            with it; see `steady_boxes`. 0 gives each frame its own box.
+        steady_share: quantile of each edge among their boxes, 0 outermost, 1 innermost.
+        least_boxes: a frame has no box if fewer of these frames have one.
     """
 
+    residual: int = 0
     texture: float = 0.0
     frames_before: int = 0
     frames_after: int = 0
@@ -52,11 +61,15 @@ class MotionParameters:
     mean_factor: float = 1.0
     least_kept: float = 0.0
     least_motion: float = 0.01
+    least_residual: float = 0.5
     contours: int = 2
     smallest_share: float = 0.0
     largest_distance: float = 1.0
     largest_side: float = 1.0
     smallest_area: float = 0.0
+    steady_frames: int = 0
+    steady_share: float = 0.5
+    least_boxes: int = 1
 
     def __post_init__(self) -> None:
         if self.contours < 1:
@@ -68,17 +81,31 @@ class MotionParameters:
                     "out-of-range",
                     f"{field.name} is {value}; it must be a finite number of at least 0",
                 )
+        for name in ("residual", "steady_share"):
+            value = getattr(self, name)
+            if value > 1:
+                raise InputError("out-of-range", f"{name} is {value}; it must be at most 1")
 
 
 PRESETS: dict[str, MotionParameters] = {
-    # Few numbers differ from the defaults, and none of them needs to be exact. Motion boundaries
-    # are weighted by texture, because flow is a guess where there is no texture. The sum over 9
-    # frames keeps the box steady where flow flickers. A threshold of 1.25 times the mean removes
-    # background noise that the mean itself does not remove. A second contour that is much weaker
-    # than the first is more often noise than an object. benchmarks/results/boxes.md lists the
-    # other variants that were measured.
+    # Residual lengths fill what moves, where equation 1 draws its edges, and a panning or zooming
+    # camera leaves nothing. Texture weights them, because flow is a guess where there is no
+    # texture. A low threshold over three frames finds all that moves, with some background. The
+    # background differs from frame to frame, so the 13 frames that decide a box remove it. On still
+    # video with codec noise the lengths stay below half a pixel. benchmarks/results/boxes.md lists
+    # the other variants that were measured; none of the numbers needs to be exact.
     "default": MotionParameters(
-        texture=1.0, frames_before=4, frames_after=4, mean_factor=1.25, smallest_share=0.4
+        residual=1,
+        texture=1.0,
+        frames_before=1,
+        frames_after=1,
+        sigma=1.5,
+        mean_factor=1.1,
+        least_motion=0.1,
+        smallest_share=0.4,
+        steady_frames=6,
+        steady_share=0.7,
+        least_boxes=2,
     ),
     # MOFO (section 3.1) names the steps but no numbers: smoothing, a threshold, the two largest
     # contours. The mean serves as threshold, because it needs no number.

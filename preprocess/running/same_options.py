@@ -15,11 +15,11 @@ _OPTIONS = {"flow_source": "--source", "made_from": "the input"} | {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("clips_per_shard", "frame_short_side", "jpeg_quality", "flow_short_side"),
-        *("map_short_side", "stabilise", "format", "min_score", "annotation_fps"),
+        *("map_short_side", "stabilise", "residual", "format", "min_score", "annotation_fps"),
         *("track_length", "track_points", "track_max_flow", "track_cell"),
     )
 }
-_WHERE_ABSENT = {"stabilise": "off", "made_from": "flows"}
+_WHERE_ABSENT = {"stabilise": "off", "residual": "none", "made_from": "flows"}
 _DIGESTS = ("flows", "frames", "annotations")
 """Keys of a config whose value is the digest of the input of the shards."""
 

@@ -33,8 +33,8 @@ class HeadConfig(PlainValues):
     mlp_ratio: float = 4.0
     """Hidden width of the MLP of a layer, as a multiple of D (rounded). 0 leaves the MLP out."""
     box: str = "clip"
-    """Which tokens are inside. clip: patches in the union of the boxes of all frames of the view
-    (MOFO). tubelet: patches in the union of the boxes of the frames of the tubelet."""
+    """Which tokens are inside. clip: patches in the motion box of all frames of the view
+    (MOFO; `window_box` in shared/grid.py). tubelet: patches in the box of the tubelet's frames."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

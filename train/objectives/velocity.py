@@ -1,11 +1,12 @@
-"""How fast each part of a patch moves, and where to: a target in pixels of the view a frame.
+"""The target of velocities: how fast, and in which direction, each part of a patch moves.
 
-Flow as MME compares it (train/objectives/fixed_places.py) is divided by what the patch itself does.
-Where a tenth of a clip moves, the noise of the flow in patches that rest then has most of the loss
-(docs/findings.md). This target is not divided; long vectors are shortened instead: of a vector w,
-in pixels a frame, g(w) = scale * w / (1 + |w| / softness). The length |g(w)| is predicted beside
-the two components: that something moves is learned long before where it goes. All tokens are
-predicted, visible ones too, since a single frame of them does not show the answer.
+Values are in pixels of the view per frame. The flow target of MME
+(train/objectives/fixed_places.py) is normalised over each patch. If only a tenth of a clip moves,
+most of its loss is the noise of the flow in patches at rest (docs/findings.md). This target is not
+normalised. Instead, long vectors are shortened: a vector w becomes g(w) = scale * w / (1 + |w| /
+softness). The length |g(w)| is predicted beside the two components, because a model learns that
+something moves long before it learns the direction. All tokens are predicted, also visible ones,
+because a single frame does not show the answer.
 
 Letters: N tokens of a clip, T' time steps, d frames of a tubelet, K points of a patch, S steps of a
 tubelet.
@@ -33,7 +34,7 @@ VALUES = 3  # x, y, length
 
 @dataclass(frozen=True)
 class Velocity(Target):
-    """Read from the tracks of the flows shards by the processes that read clips."""
+    """Velocities that the workers compute from the tracks of the flows shards."""
 
     name = "velocity"
     needs_flows = True
@@ -41,26 +42,27 @@ class Velocity(Target):
     words = LossWords("velocities", "that nothing moves", "rest")
 
     points: int = 4
-    """Points of a patch (K), a square number: each nearest the middle of its K-th part."""
+    """Points of a patch (K), a square number. The patch is divided into K cells; each point is the
+    one nearest to the centre of its cell."""
     steps: int = 4
-    """Spans of a tubelet (S), over each of which velocities are averaged; of a shorter tubelet each
-    frame."""
+    """Steps of a tubelet (S). Velocities are averaged over the frames of a step. A tubelet with
+    fewer frames has one step per frame."""
     softness: float = 2.0
-    """Pixels a frame at which a vector is halved."""
+    """The length, in pixels per frame, at which a vector is halved."""
     scale: float = 6.0
-    """Factor on all values, which brings the loss of rest to the order of 1 on the toy dataset."""
+    """Factor on all values. With 6 the loss of predicting rest is about 1 on the toy dataset."""
     stabilised: bool | None = True
-    """Whether tracks must be free of the camera's motion (flows made with --stabilise), or must
-    have it; without a value they are taken as they are."""
+    """Whether tracks must be without camera motion (flows made with --stabilise) or with it.
+    Without a value both are accepted."""
 
     def __post_init__(self) -> None:
         if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
             raise InputError(
                 "out-of-range",
-                f"points is {self.points}; a square number is allowed (1, 4, 9, ...)",
+                f"points is {self.points}; it must be a square number (1, 4, 9, ...)",
             )
         if self.steps < 1:
-            raise InputError("out-of-range", f"steps is {self.steps}; at least 1 is allowed")
+            raise InputError("out-of-range", f"steps is {self.steps}; it must be at least 1")
         for name in ("softness", "scale"):
             if not getattr(self, name) > 0.0:
                 raise InputError(
@@ -70,7 +72,8 @@ class Velocity(Target):
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
         if "time" in flips:
             raise InputError(
-                "option-conflict", "flips has 'time', but points were tracked forward in time only"
+                "option-conflict",
+                "flips has 'time', but points are tracked only forward in time; leave 'time' out",
             )
         depth = cut.model.tubelet_size
         if depth % self.num_steps(cut):
@@ -80,7 +83,7 @@ class Velocity(Target):
             )
 
     def num_steps(self, cut: ClipCut) -> int:
-        """S."""
+        """S, the steps of a tubelet."""
         return min(self.steps, cut.model.tubelet_size)
 
     def needed_motion(self, cut: ClipCut) -> MotionNeeds:
@@ -93,11 +96,11 @@ class Velocity(Target):
         return (self.points * self.num_steps(cut) * VALUES,)
 
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
-        """target float32 [N, K * S * 3], by point, step and value; counts bool [N, K, S]: whether
-        the point lies in the frame and a frame follows."""
+        """target float32 [N, K * S * 3], by point, step and value; counts bool [N, K, S], whether
+        the point lies in the frame and a next frame exists."""
         depth, stride, steps = cut.model.tubelet_size, cut.stride, self.num_steps(cut)
         frames = shown.first_frames[:, None] + stride * np.arange(depth)
-        frames = np.minimum(frames, shown.num_frames - 1)  # where a track has no step
+        frames = np.minimum(frames, shown.num_frames - 1)  # tracks have no step there
         placed = shown.tracks(frames.ravel())
         per_side, grid = math.isqrt(self.points), cut.model.grid
         across = (grid * per_side, grid * per_side)

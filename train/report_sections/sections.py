@@ -232,7 +232,7 @@ def _dataset_charts(table: BoxTable, mask: MaskSettings) -> list[tuple]:
             shares_chart(
                 "Area of the motion boxes", areas, "share of the frame", "share of clips or frames"
             ),
-            "Area of the motion boxes of whole clips (the union over time) and of single frames.",
+            "Area of the motion boxes of whole clips (quartiles over time) and of single frames.",
         ),
         (
             coverage_chart(table.coverage),

@@ -129,7 +129,7 @@ class StoredClip:
         return pixels
 
     def inside(self, view: ClipView, frames: np.ndarray | None = None) -> np.ndarray:
-        """Patch positions inside the union of motion boxes, bool [rows, columns].
+        """Patch positions inside the motion box of the window, bool [rows, columns].
 
         The boxes are those of `frames`, int64 [K], or of all frames of the view. All False if the
         table has no boxes.

@@ -22,7 +22,7 @@ from shared.files import write_atomically
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder
 from train.network.head import VideoClassifier, build_head
 from train.network.head_config import HeadConfig
-from train.weights import huggingface, videomae
+from train.weights import files, huggingface, videomae
 
 Kind = Literal["pretraining", "classification", "encoder"]
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
@@ -186,13 +186,13 @@ def _import_pth(path: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
 
 
 def _import_huggingface(folder: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
-    fields, theirs = huggingface.read_folder(folder)
+    fields, theirs = files.read_folder(folder)
     config = ModelConfig.from_dict({**huggingface.model_config(fields).to_dict(), **overrides})
     return _recognise(huggingface.from_huggingface(theirs), config, folder)
 
 
 def _import_safetensors(path: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
-    state, metadata = huggingface.read_safetensors(path)
+    state, metadata = files.read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise InputError(
             "wrong-format",
@@ -307,4 +307,4 @@ def write_safetensors(path: Path, weights: ImportedWeights) -> None:
         "head": json.dumps(weights.head.to_dict()),
         "num_classes": json.dumps(weights.num_classes),
     }
-    write_atomically(path, huggingface.safetensors_image(weights.state_dict, metadata))
+    write_atomically(path, files.safetensors_image(weights.state_dict, metadata))

@@ -1,0 +1,42 @@
+"""Boxes that neighbouring frames agree on, so that one bad frame decides nothing.
+
+boxes float32 [T,4] --steady_boxes--> float32 [T,4]
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preprocess.motion_boxes.presets import MotionParameters
+
+
+def steady_boxes(boxes: np.ndarray, parameters: MotionParameters) -> np.ndarray:
+    """Each edge of a frame's box from that edge of all boxes within `steady_frames` of it.
+
+    Edges are ordered from the outside to the inside, and the quantile `steady_share` of them is
+    taken: 0.5 is the median, and more makes boxes smaller. So an area is inside where most of the
+    boxes reach it, and a frame without a box of its own is held by its neighbours. There is no box
+    where fewer than `least_boxes` frames have one, nor where their edges leave no area: boxes that
+    lie here and there, as those of noise do, do not agree on any.
+
+    Args:
+        boxes: float32 [T, 4] x1 y1 x2 y2, NaN where a frame has none.
+
+    Returns:
+        float32 [T, 4], NaN where there is none.
+    """
+    reach, share = parameters.steady_frames, parameters.steady_share
+    steady = np.full_like(boxes, np.nan)
+    has_box = ~np.isnan(boxes).any(axis=1)
+    for frame in range(len(boxes)):
+        near = slice(max(frame - reach, 0), frame + reach + 1)
+        found = np.sort(boxes[near][has_box[near]], axis=0)
+        if len(found) < max(parameters.least_boxes, 1):
+            continue
+        rank, between = divmod((len(found) - 1) * share, 1)
+        low, high = int(rank), min(int(rank) + 1, len(found) - 1)
+        from_outside = np.concatenate([found[:, :2], found[::-1, 2:]], axis=1)
+        box = (1 - between) * from_outside[low] + between * from_outside[high]
+        if np.all(box[:2] < box[2:]):
+            steady[frame] = box
+    return steady
