@@ -1,6 +1,6 @@
 """Read the file size in the header of an ASF file (.wmv, .asf), which FFmpeg does not report.
 
-For a file that is cut short FFmpeg drops the duration, and decodes the rest without an error.
+If a file is cut short, FFmpeg drops its duration and decodes the rest without an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HEADER_BYTES = 1 << 16  # read at most
 
 
 def announced_bytes(path: Path) -> int | None:
-    """The size of the whole file in bytes; None where the header does not have it."""
+    """The size of the whole file in bytes; None if the header does not have it."""
     with open(path, "rb") as stream:
         header = stream.read(HEADER_BYTES)
     start = header.find(FILE_PROPERTIES) + len(FILE_PROPERTIES)

@@ -1,7 +1,7 @@
 """Check whether all of a clip was decoded: FFmpeg often stops early without an error.
 
-What was decoded is compared with everything that the container says about itself: the number of
-frames, the number of packets, the duration.
+The decoded frames are compared with everything that the container states: the number of frames,
+the number of packets, and the duration.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from shared.manifest import Clip
 
 TIME_TOLERANCE = 1e-3  # seconds; manifests give three decimals, presentation times are exact
 FRAMES_TOLERANCE = 1  # headers of HMDB51 claim one frame too many
-END_TOLERANCE_FRAMES = FRAMES_TOLERANCE + 0.5  # by which a whole video may end before its duration
+END_TOLERANCE_FRAMES = FRAMES_TOLERANCE + 0.5  # a whole video may end this much too early
 SOUND_TOLERANCE = 0.25  # seconds; packets of sound may not have a duration
 HOLES_TOLERANCE = 0.1  # share of frames that a live recording may have dropped
-HIDING_CODECS = ("vp8", "libvpx")  # whose packets may hold a frame that is never shown
+HIDING_CODECS = ("vp8", "libvpx")  # their packets may hold a frame that is never shown
 SKIPPING_CODECS = ("mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "flv")
-SKIPPED_BYTES = 8  # at most, of a packet of those codecs that repeats a frame and may give none
+SKIPPED_BYTES = 8  # largest packet of these codecs that only repeats a frame, and may give none
 
 
 class Completeness:
-    """What the container promises for a clip, and how much of it has been decoded.
+    """What the container states about a clip, and how much of the clip has been decoded.
 
-    Times are seconds from the start of the picture, except those of the clip that is given: they
-    count from the start of the file, as in players.
+    Times are seconds from the start of the picture. Only the times of the clip itself count from
+    the start of the file, as in players.
 
     Args:
         clip: the clip.
-        container, stream: its video.
+        container, stream: the video of the clip.
         picture_start: when the picture starts, in seconds from the start of the file.
 
     Attributes:
         start, stop: the span of the clip, stop exclusive; infinite for the end of the video.
         is_whole_video: whether the clip has no span.
         frame_seconds: average time between frames.
-        duration: seconds of the picture by the container; None where it does not say.
-        num_frames: frames decoded so far that belong to the span.
-        has_sought: whether reading began in the middle of the file, after a seek.
+        duration: seconds of the picture, as the container states them; None if it does not.
+        num_frames: decoded frames so far that belong to the span.
+        has_sought: whether reading started in the middle of the file, after a seek.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Completeness:
         self._reached_stop = False
 
     def contains(self, seconds: float) -> bool:
-        """Whether a frame that is shown at that time belongs to the clip."""
+        """Whether a frame that is shown at this time belongs to the clip."""
         return self.start - TIME_TOLERANCE <= seconds < self.stop - TIME_TOLERANCE
 
     def seconds(self, pts: int) -> float:
-        """The time of a pts of the stream."""
+        """Seconds from the start of the picture of a presentation time stamp of the stream."""
         return float((pts - (self._stream.start_time or 0)) * self._time_base)
 
     def saw_packet(self, packet: av.Packet, demuxer: Demuxer) -> None:
@@ -117,7 +117,7 @@ class Completeness:
             self._num_packets += 1
 
     def saw_frame(self, seconds: float, frame: av.VideoFrame) -> bool:
-        """Count a decoded frame, which is shown at that time; returns whether the clip has it."""
+        """Count a decoded frame that is shown at this time; returns whether it is in the clip."""
         if self._demuxer is not None:
             self._demuxer.leading.saw_frame(frame.pts)
         if seconds >= self.stop - TIME_TOLERANCE:
@@ -143,7 +143,7 @@ class Completeness:
 
     @property
     def end(self) -> float:
-        """When the last frame stops being shown, in seconds from the start of the picture."""
+        """When the last frame ends, in seconds from the start of the picture."""
         return self._end
 
     def error(self) -> ClipError | None:
@@ -190,7 +190,7 @@ class Completeness:
         return None
 
     def _no_frame(self) -> str:
-        """Say that the span has no frame, by the clock that the span is given in."""
+        """The reason for a span without frames, with times on the clock of the span."""
         late = self._picture_start
         end = max(self.end, self.duration or 0.0)
         reason = f"no frame from {self.start + late:g} s"
@@ -233,17 +233,17 @@ class Completeness:
 
     @property
     def num_undecodable(self) -> int:
-        """How many packets so far belong to pictures that cannot be decoded after a cut."""
+        """Number of packets so far whose pictures cannot be decoded after a cut."""
         return len(self._undecodable())
 
     def _undecodable(self) -> list[int | None]:
         return self._demuxer.leading.undecodable() if self._demuxer is not None else []
 
     def _announced_frames(self) -> int:
-        """The number of frames by the header, 0 where it has none.
+        """The number of frames in the header; 0 if it has none.
 
-        FFmpeg drops groups of pictures that the edit list of an MP4 hides whole from its index. The
-        index is trusted where the duration, which must agree with it, can be read.
+        If the edit list of an MP4 hides whole groups of pictures, FFmpeg drops these from its
+        index. The index is trusted if the duration, which must agree with it, can be read.
         """
         num_frames = self._stream.frames
         if num_frames and self._traits.has_edit_lists and self.duration is not None:
@@ -251,7 +251,7 @@ class Completeness:
         return num_frames
 
     def _num_holes(self) -> int:
-        """How many frames fit into the gaps between those decoded, by their median distance."""
+        """Number of frames that fit into the gaps between frames, by their median distance."""
         distances = np.diff(np.sort(self._times))
         usual = np.median(distances)
         return int(np.rint(distances / usual - 1).clip(min=0).sum()) if usual > 0 else 0
@@ -261,7 +261,7 @@ class Completeness:
         is_alone = len(container.streams) == 1
         if self._stream.duration and (is_alone or traits.has_stream_duration):
             seconds = float(self._stream.duration * self._time_base)
-            # Of the parts of a fragmented MP4 it may be either.
+            # In a fragmented MP4 the value may be a duration or the time of the end.
             is_end = traits.fragments_tell_end and self._stream.frames == 0
             return self._from_the_start(seconds) if is_end else seconds
         try:  # a tag of Matroska, "00:00:02.040000000"
@@ -275,12 +275,12 @@ class Completeness:
         return None
 
     def _announced_end_of_all(self, container: av.container.InputContainer) -> float | None:
-        """When the longest stream ends, where the picture has no duration: sound may be longer."""
+        """When the longest stream ends, if the picture has no duration; sound may be longer."""
         is_end = self._traits.duration_is_end
         if self.duration is not None or not container.duration or not is_end:
             return None
         return container.duration / av.time_base - self._stream_start
 
     def _from_the_start(self, end: float) -> float:
-        """The duration, of what some containers call so but is the time of the end."""
+        """The duration, from a value that is the time of the end in some containers."""
         return end - self._stream_start if 0 < self._stream_start < end else end

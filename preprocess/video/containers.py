@@ -1,4 +1,4 @@
-"""What each container format can tell about its video, and how it has to be read: one table."""
+"""What each container format states about its video, and how it must be read: one table."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class Traits:
 
     Attributes:
         packets_are_frames: every packet of the picture holds one frame, so packets can be counted.
-        duration_is_end: what the header calls a duration is the time at which the last frame ends.
-        fragments_tell_end: the same, of a file in fragments, which has no frame count.
+        duration_is_end: the duration in the header is the time at which the last frame ends.
+        fragments_tell_end: the same holds for files in fragments, which have no frame count.
         has_edit_lists: the file may hide frames that it holds.
-        has_stream_duration: the duration of a stream is its own, also where there are several.
-        has_frame_times: packets have presentation times; without them there are decoding times
-            only, which count the packets.
+        has_stream_duration: each stream has a duration of its own, also if there are several.
+        has_frame_times: packets have presentation times. Without them there are only decoding
+            times, which count the packets.
         can_seek: frames have the same times after a seek as in a pass from the start.
-        needs_all_streams: only the packets of all streams together tell whether the file is whole.
+        needs_all_streams: the packets of all streams are needed to see whether the file is whole.
         is_contiguous: packets follow one another with small headers between them.
         numbers_packets: packets carry a counter, so the demuxer marks a packet after a loss.
         lists_empty_frames: an entry of the index without data repeats the frame before it.
-        indexes_starts: when streams start is known without decoding a frame.
-        marks_end: the last page of the file says that it is the last one.
+        indexes_starts: the start of each stream is known without decoding a frame.
+        marks_end: the last page of the file is marked as the last one.
         has_file_size: the header holds the size of the whole file.
     """
 

@@ -1,8 +1,8 @@
 """Decode a clip, or a span of a long video, into RGB frames (PyAV).
 
-Videos come from the internet. So only local regular files below the video root are opened,
-containers and codecs have to be on a list, pixels, frames and seconds are limited, and a clip that
-ends early is refused. Whatever is wrong with a video is a ClipError with a reason in words.
+Videos come from the internet. Therefore only local regular files below the video root are opened,
+containers and codecs must be on a list, pixels, frames and seconds are limited, and a clip that
+ends early is refused. Every problem of a video is a ClipError with its code and reason.
 preprocess/video/spans.py decodes several spans of one video in one pass.
 """
 
@@ -36,12 +36,13 @@ Frames = Iterator[tuple[float, av.VideoFrame]]  # seconds from the start of the 
 
 @dataclass
 class OpenedVideo:
-    """A video whose next packet is that of a keyframe before a clip, or the first one of the file.
+    """A video whose next packet is a keyframe before a clip, or the first packet of the file.
 
     Attributes:
-        container, stream: PyAV's, of the picture.
+        container: the file, opened by PyAV.
+        stream: the stream of the picture.
         progress: counts the frames of the clip.
-        orientation: of all frames of the video; None until the first one is decoded.
+        orientation: orientation of all frames of the video; None until the first one is decoded.
     """
 
     container: av.container.InputContainer
@@ -52,11 +53,11 @@ class OpenedVideo:
 
 @dataclass
 class Tally:
-    """What is noted while clips are decoded, whatever becomes of them.
+    """Counts and remarks from decoding, including clips that fail.
 
     Attributes:
-        num_frames: that came out of the decoder, also those that no clip keeps.
-        remarks: (video, remark) of each video that was opened.
+        num_frames: number of decoded frames, including frames that no clip keeps.
+        remarks: (video, remark) for each video that was opened.
     """
 
     num_frames: int = 0
@@ -75,8 +76,8 @@ def decode_clip(
     same from run to run.
 
     Raises:
-        ClipError: anything that makes the clip unfit (see the module). Chunks yielded before it
-            must be thrown away.
+        ClipError: the clip cannot be used (see the module). The caller must discard the chunks
+            that were yielded before.
     """
     path = find_video(clip.video, video_root)
     tally = tally or Tally()
@@ -109,7 +110,7 @@ def _chunks(
         raise ClipError(error.code, str(error)) from None
     except av.error.FFmpegError as error:
         where = f" after {progress.num_frames} frames" if progress else ""
-        if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of too many pixels
+        if isinstance(error, av.error.ArgumentError):  # FFmpeg raises it for too many pixels
             where += f", or of more than {options.max_pixels} pixels a frame (--max-pixels)"
         raise ClipError(
             "damaged-file", f"damaged or not a video{where}: {error.strerror}"
@@ -140,7 +141,7 @@ def _reading(
 
 
 def note_remarks(clip: Clip, video: OpenedVideo, tally: Tally) -> None:
-    """Note what a user should know about a video; a clip without a span has no late picture."""
+    """Note what a user should know about a video; a late picture matters only to spans."""
     for remark in remarks_on(video.container):
         if remark.code != LATE or not video.progress.is_whole_video:
             tally.remarks.append((clip.video, remark))
@@ -167,7 +168,8 @@ def open_at_span(
     """Open the video, with the reader at the keyframe before the clip or at the start of the file.
 
     Args:
-        picture_start: when the picture starts, in seconds of the clip's span; None = by the file.
+        picture_start: when the picture starts, in seconds on the clock of the span; None = as the
+            file states it.
 
     Raises:
         ClipError: the video must not be opened, or the clip is longer than the options allow.
@@ -195,7 +197,7 @@ def orientation_of(video: OpenedVideo, frame: av.VideoFrame) -> Orientation:
 
 
 def check_length(progress: Completeness, stream: av.VideoStream, options: DecodeOptions) -> None:
-    """Refuse a clip that is too long by the header, before any frame is decoded.
+    """Refuse a clip that is too long according to the header, before any frame is decoded.
 
     Raises:
         ClipError: the clip has more seconds or frames than the options allow.
@@ -217,7 +219,7 @@ def _frames_allowed(options: DecodeOptions) -> str:
 def _frames(
     video: OpenedVideo, options: DecodeOptions, vectors: ClipVectors | None, tally: Tally
 ) -> Frames:
-    """(seconds, frame) of the clip, in the order they are shown."""
+    """Yield (seconds, frame) for the frames of the clip, in the order in which they are shown."""
     progress = video.progress
     clock = Clock(video.container, video.stream, progress)
     num_before = tally.num_frames
@@ -248,10 +250,10 @@ def _frames(
 
 
 def check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -> None:
-    """Refuse a clip that turns out too long, whatever the header says.
+    """Refuse a clip that turns out to be too long, whatever the header says.
 
     Args:
-        seconds: of the last frame shown, from the start of the picture.
+        seconds: time of the last frame, in seconds from the start of the picture.
 
     Raises:
         ClipError: the clip has more seconds or frames than the options allow.

@@ -1,4 +1,4 @@
-"""The packets of a video in the order of the file, and signs that packets between them are lost."""
+"""Read the packets of a video in the order of the file, and find signs of lost packets."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from preprocess.video.errors import ClipError
 from preprocess.video.leading_pictures import LeadingPictures
 from preprocess.video.video_file import complaints
 
-PASSED_BYTES = 128  # at most, between packets of a contiguous format: 60 were seen
+PASSED_BYTES = 128  # largest gap between packets of a contiguous format; 60 were seen
 
 
 class Demuxer:
     """Iterates over the packets of one stream; the last one is empty and flushes the decoder.
 
     Attributes:
-        others_end: when the packets of all other streams read so far end, in seconds by the clock
-            of the container; minus infinity before the first.
-        is_after_loss: whether packets before the last one were lost; None where the format does not
+        others_end: when the packets of all other streams end that were read so far, in seconds on
+            the clock of the container; minus infinity before the first one.
+        is_after_loss: whether packets before the last one were lost; None if the format does not
             show it.
-        leading: finds the pictures that cannot be decoded where reading began.
+        leading: finds the pictures that cannot be decoded at the place where reading started.
 
     Raises:
-        ClipError: the container is damaged, also where FFmpeg only logs that and skips the place.
+        ClipError: the container is damaged, including damage that FFmpeg only logs and skips.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
@@ -70,7 +70,7 @@ class Demuxer:
     def _next(self, packets: Iterator[av.Packet]) -> av.Packet | None:
         try:
             return next(packets, None)
-        except IndexError:  # PyAV knows the streams that were there at the start
+        except IndexError:  # PyAV knows only the streams that exist at the start
             raise ClipError(
                 "damaged-file", "damaged container: a stream begins in the middle"
             ) from None

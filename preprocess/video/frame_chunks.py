@@ -1,4 +1,4 @@
-"""Turn decoded frames into upright RGB pictures of the kept size, and gather them into chunks."""
+"""Turn decoded frames into upright RGB pictures of the stored size, and collect them in chunks."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from preprocess.video.errors import ClipError
 from preprocess.video.orientation import Orientation
 
 SMALLEST_SIDE = 16  # pixels; TV-L1 needs that much, and a patch is as large
-LONGEST_KEPT_SIDE = 65_500  # pixels; a JPEG cannot be longer
+LONGEST_KEPT_SIDE = 65_500  # pixels; the limit of JPEG
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How frames are kept, and which clips are refused.
+    """How frames are stored, and which clips are refused.
 
     Attributes:
         short_side: pixels of the short side of kept frames; smaller videos are not enlarged.
         max_pixels: largest width * height of a frame of the source.
         max_frames: largest number of frames of a clip.
         max_seconds: longest duration of a clip, seconds.
-        chunk_frames: frames of a chunk, fewer where they exceed chunk_bytes. Frames do not depend
-            on it, but flow is computed chunk by chunk.
+        chunk_frames: number of frames of a chunk; fewer if they exceed chunk_bytes. It does not
+            change the frames, but flow is computed chunk by chunk.
         chunk_bytes: largest size of the RGB frames of a chunk, bytes.
         vectors: whether chunks come with the flow of the codec's motion vectors.
         scratch: folder for copies of videos whose codec has no motion vectors
-            (preprocess/video/transcode.py); None: such a clip is refused.
+            (preprocess/video/transcode.py); None = such a clip is refused.
     """
 
     short_side: int = 256
@@ -135,11 +135,11 @@ def _checked_kept_size(size: tuple[int, int], short_side: int) -> tuple[int, int
 
 
 class Chunker:
-    """Gathers the pictures of one clip into chunks.
+    """Collects the pictures of one clip in chunks.
 
     Args:
-        options: give the length of a chunk.
-        vectors: collects the motion vectors of the clip; None where they are not wanted.
+        options: have the length of a chunk.
+        vectors: collects the motion vectors of the clip; None if they are not needed.
     """
 
     def __init__(self, options: DecodeOptions, vectors: ClipVectors | None = None) -> None:
@@ -152,7 +152,7 @@ class Chunker:
         self._times: list[float] = []
 
     def add(self, seconds: float, picture: Picture) -> FrameChunk | None:
-        """Take the next picture; returns the chunk before it where that one is full.
+        """Add the next picture; returns the chunk before it if that chunk is full.
 
         Raises:
             ClipError: the picture has another size than the first.
@@ -168,7 +168,7 @@ class Chunker:
                 "not-supported", f"the frame size changes from {old} to {new} at frame {where}"
             )
         full = None
-        if len(self._rgb) == self._length:  # and another has come, so that it is not the last
+        if len(self._rgb) == self._length:  # and another picture has come, so it is not the last
             full = self._chunk(is_last=False)
             self._first_index += len(self._rgb)
             self._rgb, self._times = [], []

@@ -1,4 +1,4 @@
-"""Read what the header of a video file says, without decoding a frame."""
+"""Read the header of a video file, without decoding a frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from preprocess.video.errors import ClipError
 from preprocess.video.remarks import Remark, remarks_on
 from preprocess.video.video_file import CODECS, find_video, main_video_stream, picture_start_of
 
-MAX_SECONDS = 10  # that reading one file may take
+MAX_SECONDS = 10  # longest time to read one file
 # Measured on 29 files of 7 codecs: FFmpeg decodes the first frames only to fill in what a header
 # leaves out. With every decoder forbidden it does not, and a file costs 0.4 ms instead of 2.6.
 NO_DECODER = "none"
@@ -23,10 +23,10 @@ class VideoHeader:
     """What a container says about the video stream that is decoded.
 
     Attributes:
-        codec: FFmpeg's name.
-        num_frames: as stored, or duration times rate; None where neither is known.
-        seconds: duration; None where it is not known.
-        frames_per_second: average; None where it is not known.
+        codec: FFmpeg's name of the codec.
+        num_frames: number of frames as stored, or duration times rate; None if neither is known.
+        seconds: duration; None if it is not known.
+        frames_per_second: average rate; None if it is not known.
         picture_start: when the picture starts, in seconds from the start of the file.
         remarks: what a user should know. Pixels that are not square are not always found here.
     """
@@ -40,7 +40,7 @@ class VideoHeader:
 
 
 def read_header(video_root: Path, video: str) -> VideoHeader | str:
-    """The header of one video, or a reason in words why it cannot be read."""
+    """The header of one video, or the reason as text why it cannot be read."""
     try:
         path = find_video(video, video_root)
         with _opened(path, NO_DECODER) as container:

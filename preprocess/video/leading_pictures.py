@@ -1,8 +1,8 @@
 """Find the pictures at the start of a cut that cannot be decoded.
 
-A cut without re-encoding begins at a keyframe. Where the group of pictures is open, pictures that
-are shown before that keyframe follow it in the file, and refer to pictures that were cut off. The
-decoder drops them without an error. A cut that begins between keyframes has others like them.
+A cut without re-encoding starts at a keyframe. In an open group of pictures, pictures that are
+shown before this keyframe follow it in the file, and refer to pictures that were cut off. The
+decoder drops them without an error. A cut that starts between keyframes has more such pictures.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def export_vectors(stream: av.VideoStream) -> None:
     threading would make vectors of B-frames vary from run to run.
 
     Raises:
-        InputError: the codec exports none; the message names it and says what to do.
+        InputError: the codec exports no vectors; the message has the codec and what to do.
     """
     name = stream.codec_context.name
     if name not in CODECS:
@@ -137,10 +137,10 @@ def cell_displacements(rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         rows: [M] structured, fields as in `COLUMNS`; sides of blocks are 4, 8 or 16 px.
-        size: (height, width) of the grid in cells; what lies outside is left out.
+        size: (height, width) of the grid in cells; blocks outside of it are ignored.
 
     Returns:
-        float32 [2, h, w] pixels; NaN where no block lies.
+        float32 [2, h, w] pixels; NaN in cells without a block.
     """
     (height, width), cell = size, VECTOR_CELL
     sums = np.zeros((3, height * width))  # u, v and area
@@ -162,11 +162,11 @@ def cell_displacements(rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def fill_holes(flow: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-    """Fill the holes of a map, for users that need a value in every cell.
+    """Fill the holes of a map, for code that needs a value in every cell.
 
-    A cell without a vector takes the mean of its neighbours, from the rim of the hole inwards, so
-    that no motion boundary appears around the hole. A map without any vector (an I-frame) takes
-    the map before it, or zero where there is none.
+    A cell without a vector gets the mean of its neighbours, from the rim of the hole inwards, so
+    that no motion boundary appears around the hole. A map without any vector (an I-frame) gets the
+    values of the map before it, or zero if there is none.
 
     Args:
         flow: float32 [2, h, w], NaN in holes.
@@ -203,7 +203,7 @@ def turn_upright(flow: np.ndarray, quarter_turns: int, is_mirrored: bool = False
 
 
 def _nal_length_bytes(extradata: bytes | None) -> int:
-    """Bytes of the length field of a NAL unit; 0 where start codes separate them (Annex B)."""
+    """Bytes of the length field of a NAL unit; 0 if start codes separate the units (Annex B)."""
     if extradata is None or len(extradata) <= 4 or extradata[0] != 1:
         return 0
     return (extradata[4] & 3) + 1
@@ -222,6 +222,6 @@ def _is_reference(packet: bytes, length_bytes: int) -> bool:
             if start < 3:
                 return True
         if start >= len(packet):
-            return True  # no slice found: as if it were one
+            return True  # no slice was found: the frame counts as a reference
         if packet[start] & 31 in _SLICES:
             return packet[start] >> 5 & 3 > 0

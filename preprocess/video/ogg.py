@@ -1,4 +1,4 @@
-"""Find whether an Ogg file (.ogv) has its end: FFmpeg takes the last page that it finds for it."""
+"""Check whether an Ogg file (.ogv) has its end; FFmpeg accepts any last page as the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 CAPTURE_PATTERN = b"OggS\0"
 FLAGS, NUM_SEGMENTS, SEGMENTS = 5, 26, 27  # places in a page
 END_OF_STREAM = 4  # a flag of the last page of a stream
-TAIL_BYTES = 4 * 65_307  # of the largest page; the streams of a file end on different pages
+TAIL_BYTES = 4 * 65_307  # four of the largest pages; streams of a file end on different pages
 
 
 def has_end(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a user should know about a video, though all its frames are decoded: said once a run."""
+"""What a user should know about a video whose frames are all decoded; printed once in a run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import av
 from preprocess.video.video_file import is_default, main_video_stream, picture_start_of, pictures_of
 from shared.wording import counted
 
-NOTICED_SECONDS = 0.1  # by which a picture starts late; encoders of sound cause a few hundredths
+NOTICED_SECONDS = 0.1  # delay of a picture that is reported; sound encoders cause hundredths
 
 SEVERAL, ANAMORPHIC, LATE = "several-pictures", "anamorphic", "late-picture"
-MEANINGS = {  # of a remark's code, as said of many videos
+MEANINGS = {  # meaning of the code of a remark, worded for many videos
     SEVERAL: "several video streams; the first that is flagged as default is decoded, or else the "
     "first one",
     ANAMORPHIC: "pixels that are not square; frames are kept as they are coded, not stretched",
@@ -27,7 +27,7 @@ class Remark:
 
     Attributes:
         code: a key of MEANINGS.
-        text: what exactly.
+        text: the details.
     """
 
     code: str
@@ -45,7 +45,7 @@ class Remarks:
         self._texts.setdefault(remark.code, {}).setdefault(video, remark.text)
 
     def lines(self) -> list[str]:
-        """A line a code: how many videos have it, and what exactly the first of them has."""
+        """One line for each code: how many videos have it, and the details of the first one."""
         return [
             f"note: {counted(len(texts), 'video')} with {MEANINGS[code]} "
             f"(first: {min(texts)}, {texts[min(texts)]})"
@@ -57,7 +57,7 @@ def remarks_on(container: av.container.InputContainer) -> tuple[Remark, ...]:
     """All remarks on an open video.
 
     Raises:
-        ClipError: it has no picture that can be decoded.
+        ClipError: the video has no picture that can be decoded.
     """
     stream = main_video_stream(container)
     remarks = []

@@ -1,4 +1,4 @@
-"""Seek to a keyframe before a span, check where decoding began, and time the frames."""
+"""Seek to a keyframe before a span, check where decoding starts, and find the times of frames."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.orientation import Orientation
 from preprocess.video.video_file import open_video, time_base_of, video_stream
 
-CODECS_WITH_ORIENTATION = ("h264", "hevc")  # which say in the stream how a picture is turned
-SECONDS_BACK = (0.0, 1.0, 4.0, 16.0, 64.0)  # tried in turn, where a seek lands too late
+CODECS_WITH_ORIENTATION = ("h264", "hevc")  # their streams state how a picture is turned
+SECONDS_BACK = (0.0, 1.0, 4.0, 16.0, 64.0)  # tried one after another if a seek lands too late
 
 
 def seek_before(
@@ -24,11 +24,11 @@ def seek_before(
 ) -> bool:
     """Place the reader at a keyframe that is shown at or before the start of the span.
 
-    Some containers seek by decoding times, or to any frame, and land too late; then a place further
+    Some containers seek by decoding times, or to any frame, and land too late. Then a place further
     back is tried.
 
     Returns:
-        False where no seek helps, or where frames have other times after a seek: the file must be
+        False if no seek helps, or if frames have other times after a seek: the file must then be
         opened again and read from its start.
     """
     if not traits_of(container).can_seek:
@@ -54,7 +54,7 @@ def seek_before(
 def _first_keyframe_seconds(
     container: av.container.InputContainer, stream: av.VideoStream, progress: Completeness
 ) -> float:
-    """When the first keyframe after a seek is shown; infinite where there is none."""
+    """When the first keyframe after a seek is shown; infinite if there is none."""
     for packet in container.demux(stream):
         if packet.is_keyframe and packet.pts is not None:
             return progress.seconds(packet.pts)
@@ -64,8 +64,8 @@ def _first_keyframe_seconds(
 def first_orientation(path: Path, max_pixels: int) -> Orientation | None:
     """How the first keyframe of a file is turned, for a clip that is read from its middle.
 
-    H.264 and HEVC tell it in messages between frames (SEI), and some encoders write only one. None
-    where another codec is used, which has the container tell it, or where no frame can be decoded.
+    H.264 and HEVC state it in messages between frames (SEI), and some encoders write only one. None
+    for another codec, for which the container states it, or if no frame can be decoded.
     """
     state = path.stat()
     return _first_orientation(path, max_pixels, state.st_size, state.st_mtime_ns)
@@ -86,10 +86,10 @@ def _first_orientation(path: Path, max_pixels: int, *_state: int) -> Orientation
 
 
 def check_landing(progress: Completeness, first_seconds: float) -> None:
-    """Compare the time of the first frame, infinite where none came, with the start of the span.
+    """Compare the time of the first frame, infinite if none came, with the start of the span.
 
-    A decoder may keep back frames after a keyframe that is not complete by itself: H.264 with intra
-    refresh marks one from which the picture becomes whole bit by bit.
+    A decoder may drop frames after a keyframe that is not complete by itself: H.264 with intra
+    refresh marks a frame from which the picture becomes complete step by step.
 
     Raises:
         LandedLateError: frames of the span may have been lost.
@@ -101,14 +101,16 @@ def check_landing(progress: Completeness, first_seconds: float) -> None:
 class Clock:
     """When a frame is shown, in seconds from the start of the picture.
 
-    AVI has decoding times only, and what FFmpeg derives from them is out of order with B-frames.
-    Frames come out in the order they are shown, and reading begins at the start of the file:
+    AVI has only decoding times, and the times that FFmpeg derives from them are out of order with
+    B-frames. Frames come in the order in which they are shown, and reading starts at the start of
+    the file:
 
-    - Of H.264 and HEVC each packet gives one frame, so the first frame is shown at the decoding
-      time of the first packet, the second one at that of the second packet, and so on. The decoder
-      may increase its delay on the way.
-    - Packets of other codecs may give none. Their decoders have a fixed delay: the first frame is
-      shown at the decoding time of the first packet, and those after it keep their distances.
+    - Each packet of H.264 and HEVC gives one frame. The first frame is therefore shown at the
+      decoding time of the first packet, the second one at that of the second packet, and so on. The
+      decoder may increase its delay meanwhile.
+    - A packet of another codec may give no frame. Decoders of these codecs have a fixed delay: the
+      first frame is shown at the decoding time of the first packet, and later frames keep their
+      distances.
     """
 
     def __init__(

@@ -23,12 +23,13 @@ from preprocess.video.decode import (
 )
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.errors import ClipError, LandedLateError
-from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
+from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Picture, Scaler
 from preprocess.video.seeking import check_landing
 from preprocess.video.video_file import find_video, picture_start_of
 from shared.manifest import Clip
 
 Step = tuple[int, FrameChunk | ClipError | None]
+TimedFrame = tuple[float, av.VideoFrame]  # seconds from the start of the picture, frame
 
 
 @dataclass
@@ -36,9 +37,9 @@ class _Span:
     """One of the clips that are decoded together.
 
     Attributes:
-        index: of the clip among those decoded together.
-        progress: counts its frames.
-        chunker: collects its pictures.
+        index: index of the clip among those that are decoded together.
+        progress: counts the frames of the clip.
+        chunker: collects the pictures of the clip.
     """
 
     index: int
@@ -52,8 +53,8 @@ def decode_together(
     """Decode clips of one video in one pass, from the keyframe before the first to the last stop.
 
     A frame that several clips share is decoded and scaled once. Each clip has the frames that
-    `decode_clip` gives. Where that is in doubt an error is raised, and the caller decodes each clip
-    separately.
+    `decode_clip` gives. If that is in doubt, an error is raised, and the caller decodes each clip
+    alone.
 
     Args:
         clips: sorted by start, without gaps between their spans.
@@ -62,9 +63,9 @@ def decode_together(
         (index of the clip, chunk), and at the end of each clip (index, None) or (index, error).
 
     Raises:
-        Exception: whatever stops the pass; clips that have not ended must be decoded separately.
+        Exception: anything stops the pass. Clips that have not ended must be decoded alone.
     """
-    assert not options.vectors, "vectors depend on the keyframe that decoding began at"
+    assert not options.vectors, "vectors depend on the keyframe at which decoding starts"
     try:
         yield from _together(clips, video_root, options, tally, from_the_start=False)
     except LandedLateError:  # before the first step
@@ -105,17 +106,11 @@ def _shared_pass(
     first = video.progress
     scaler = Scaler(options.short_side)
     running: list[_Span] = []
-    last: tuple[float, av.VideoFrame] | None = None  # (seconds, frame)
+    last: TimedFrame | None = None
     demuxer = Demuxer(video.container, video.stream)
     for packet in demuxer:
         if packet.size or packet.dts is not None:  # the packet at the end flushes the decoder
-            start = first.seconds(_known(packet.pts))
-            # Packets come before the frames in them, and never after one shown later.
-            while waiting and waiting[0].progress.start - TIME_TOLERANCE <= start:
-                span = waiting.popleft()
-                if last is not None:
-                    span.progress.saw_frame(*last)
-                running.append(span)
+            running += _starting(waiting, first.seconds(_known(packet.pts)), last)
         for span in running:
             span.progress.saw_packet(packet, demuxer)
         for frame in packet.decode():
@@ -127,12 +122,7 @@ def _shared_pass(
             orientation = orientation_of(video, frame)
             shown = [span for span in running if span.progress.saw_frame(seconds, frame)]
             if shown:
-                picture = scaler.picture(frame, orientation)
-                for span in shown:
-                    check_caps(span.progress, seconds, options)
-                    full = span.chunker.add(seconds, picture)
-                    if full is not None:
-                        yield span.index, full
+                yield from _add(shown, seconds, scaler.picture(frame, orientation), options)
             for span in [span for span in running if span.progress.is_past]:
                 running.remove(span)
                 yield from _end_of(span)
@@ -142,6 +132,29 @@ def _shared_pass(
         check_landing(first, math.inf)
     for span in [*running, *waiting]:
         yield from _end_of(span)
+
+
+def _starting(waiting: deque[_Span], seconds: float, last: TimedFrame | None) -> Iterator[_Span]:
+    """Take the spans from `waiting` that start at or before the time of a packet.
+
+    Packets come before their frames, and never after a frame that is shown later.
+    """
+    while waiting and waiting[0].progress.start - TIME_TOLERANCE <= seconds:
+        span = waiting.popleft()
+        if last is not None:
+            span.progress.saw_frame(*last)
+        yield span
+
+
+def _add(
+    shown: list[_Span], seconds: float, picture: Picture, options: DecodeOptions
+) -> Iterator[Step]:
+    """Add a picture to the spans that show it; yields the chunks that become full."""
+    for span in shown:
+        check_caps(span.progress, seconds, options)
+        full = span.chunker.add(seconds, picture)
+        if full is not None:
+            yield span.index, full
 
 
 def _known(pts: int | None) -> int:

@@ -41,7 +41,7 @@ COPY_NAME = re.compile(r"[0-9a-f]{32}\.mp4")
 
 
 def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
-    """Return the H.264 copy of a video, from the scratch folder where it exists, else made now.
+    """Return the H.264 copy of a video; make it if the scratch folder does not have it.
 
     The copy has the frames, order, times (from the first frame on) and size of the video. It has no
     rotation in its metadata, and no sound. A process that is killed at any moment leaves no partial
@@ -49,7 +49,7 @@ def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
 
     Args:
         video: any file that preprocess/video/decode.py would take.
-        scratch: folder for the copies; it is created where needed.
+        scratch: folder for the copies; it is created if it does not exist.
         max_pixels: largest width * height of a frame.
 
     Raises:
@@ -74,7 +74,7 @@ def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
 
 
 def clear_scratch(scratch: Path) -> None:
-    """Remove all copies, and what killed runs left of them. Other files stay."""
+    """Remove all copies, including partial ones of killed runs. Other files stay."""
     if not Path(scratch).is_dir():
         return
     for path in list(Path(scratch).iterdir()):
@@ -86,7 +86,7 @@ def clear_scratch(scratch: Path) -> None:
 
 
 def _content_key(video: Path) -> str:
-    """Depends on the bytes of the video and on how it is encoded, not on its name."""
+    """A name that depends on the bytes of the video and on the encoder, not on the file name."""
     settings = [ENCODER, sorted(ENCODER_OPTIONS.items()), av.library_versions["libavcodec"]]
     hashed = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     with open(video, "rb") as stream:

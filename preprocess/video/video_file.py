@@ -1,7 +1,7 @@
-"""Open a video from the internet: which files are let in, and which stream is decoded.
+"""Open a video from the internet: which files are accepted, and which stream is decoded.
 
-Only local regular files below the video root are opened. Containers and codecs have to be on a
-list, and sound is never decoded. Whatever is wrong is a ClipError with a reason in words.
+Only local regular files below the video root are opened. Containers and codecs must be on a list,
+and sound is never decoded. Every problem of a video is a ClipError with its code and reason.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ CODECS = (  # decoders of FFmpeg
     "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,libdav1d,av1,mpeg4,mpeg2video,mpeg1video,mjpeg,"
     "msmpeg4,msmpeg4v2,msmpeg4v1,wmv1,wmv2,wmv3,vc1,h263,flv,ffv1,theora"
 )
-HARMLESS_COMPLAINTS = ("Referenced QT chapter track not found",)  # of cuts that left it out
+HARMLESS_COMPLAINTS = ("Referenced QT chapter track not found",)  # a cut dropped that track
 
 
 def find_video(video: str, video_root: Path) -> Path:
     """The resolved path of a clip's video.
 
     Raises:
-        ClipError: no such file, not a regular file (a FIFO, a device, a folder), or the path or a
-            link in it leads out of the video root.
+        ClipError: the file does not exist, is not a regular file (but a FIFO, a device or a
+            folder), or the path or a link in it leads out of the video root.
     """
     try:
         check_relative_path(video)
@@ -56,12 +56,12 @@ def open_video(path: Path, max_pixels: int) -> Iterator[av.container.InputContai
     """Open a file found by `find_video`.
 
     Raises:
-        av.error.FFmpegError: not a container that is allowed.
-        ClipError: damage in its header.
+        av.error.FFmpegError: the container is not allowed.
+        ClipError: the header is damaged.
     """
     with complaints() as found:
         container = av.open(
-            str(path),  # absolute, so that no part of a name is taken for a protocol
+            str(path),  # absolute, so that FFmpeg sees no protocol in a file name
             mode="r",
             metadata_errors="ignore",  # AVI files of HMDB51 carry Latin-1
             options={"max_pixels": str(max_pixels)},  # also while probing
@@ -82,20 +82,20 @@ def open_video(path: Path, max_pixels: int) -> Iterator[av.container.InputContai
 
 @contextmanager
 def complaints() -> Iterator[list[str]]:
-    """Gather what demuxers only log as errors, in words.
+    """Collect the errors that demuxers only log, as text.
 
-    A demuxer that meets damage skips to the next place that it can read: Matroska files lose
-    seconds without any other sign.
+    A demuxer that meets damage skips to the next place that it can read. Matroska files lose
+    seconds in this way without any other sign.
     """
     found: list[str] = []
-    # Else a repeated message is held back and comes with that of the next file.
+    # Otherwise FFmpeg delays a repeated message, and prints it with messages of the next file.
     av.logging.set_skip_repeated(False)
     av.logging.set_level(av.logging.ERROR)
     try:
         with av.logging.Capture() as logged:
             yield found
     finally:
-        av.logging.set_level(None)  # PyAV's default; what decoders log is noise
+        av.logging.set_level(None)  # PyAV's default; messages of decoders are noise
     for _, who, message in logged:
         is_harmless = message.startswith(HARMLESS_COMPLAINTS)
         if set(who.split(",")) & set(FORMATS.split(",")) and not is_harmless:
@@ -109,10 +109,10 @@ def pictures_of(container: av.container.InputContainer) -> list[av.VideoStream]:
 
 
 def main_video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream that is flagged as default, else the first one.
+    """The first video stream that is flagged as default, or else the first video stream.
 
     Raises:
-        ClipError: there is none, or its codec is not allowed.
+        ClipError: there is no video stream, or its codec is not allowed.
     """
     streams = pictures_of(container)
     if not streams:
@@ -133,7 +133,7 @@ def is_default(stream: av.VideoStream) -> bool:
 def picture_start_of(container: av.container.InputContainer, stream: av.VideoStream) -> float:
     """When the picture starts, in seconds from the start of the file as players count it.
 
-    The file starts with the first of its pictures and sounds. What comes before 0 is not played.
+    The file starts with its first picture or sound. Players do not play anything before 0.
     """
     if stream.start_time is None:
         return 0.0
@@ -150,7 +150,7 @@ def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.
     """The stream that is decoded, set up to be decoded alone, by one thread.
 
     Raises:
-        ClipError: there is none, its codec is not allowed, or its frames are too large.
+        ClipError: there is no video stream, its codec is not allowed, or its frames are too large.
     """
     stream = main_video_stream(container)
     codec = stream.codec_context
@@ -171,6 +171,6 @@ def video_stream(container: av.container.InputContainer, max_pixels: int) -> av.
 
 
 def time_base_of(stream: av.VideoStream) -> Fraction:
-    """Seconds that one tick of the stream's times lasts."""
+    """Seconds of one tick of the times of a stream."""
     assert stream.time_base is not None, "every demuxer sets it"
     return stream.time_base

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from shared.errors import InputError
 
-# Of the containers that preprocess/video/decode.py opens. The order decides between several files
-# of one clip, after the one that the user prefers.
+# Suffixes of the containers that preprocess/video/decode.py opens. If a clip has several files, the
+# one that the user prefers is used; after it, this order decides.
 SUFFIXES = (
     ".webm",
     ".mp4",
@@ -50,7 +50,7 @@ class VideoIndex:
     Attributes:
         root: the video root, resolved.
         paths: files that may be used, relative to the root, with forward slashes, sorted.
-        refused: relative path -> why it may not be used, for files with a video's suffix.
+        refused: the reason why a file with the suffix of a video may not be used, by its path.
         links: folders that are symbolic links.
     """
 
@@ -69,12 +69,13 @@ class VideoIndex:
         self._known = set(self.paths)
 
     def find(self, video: str, prefer: str, rooted: bool = False) -> list[str]:
-        """Files of a clip, the one to use first; empty where there is none.
+        """Files of a clip, with the one to use first; empty if there is none.
 
         Args:
             video: the name without suffix; parent folders in it decide between files of one name.
-            prefer: "webm" or "mp4", where a clip has both.
-            rooted: whether `video` is the whole path below the root, and no file elsewhere counts.
+            prefer: "webm" or "mp4", for a clip that has both.
+            rooted: whether `video` is the whole path below the root, so that files elsewhere do not
+                count.
 
         Raises:
             InputError: the only file of that name is refused.
@@ -95,11 +96,11 @@ class VideoIndex:
         return self._by_stem.get(stem_of(path), [])
 
     def find_exact(self, path: str) -> list[str]:
-        """[path] where that file is there; empty where it is not.
+        """[path] if that file exists, or else an empty list.
 
         Raises:
-            InputError: it leaves the video root by a symbolic link, is not a regular file, or has a
-                suffix that no allowed video has.
+            InputError: the path leaves the video root by a symbolic link, is not a regular file, or
+                has a suffix that no allowed video has.
         """
         if path in self._known:
             return [path]
@@ -117,7 +118,7 @@ def scan_videos(root: Path) -> VideoIndex:
     """Walk the video root once.
 
     Raises:
-        InputError: no such folder.
+        InputError: the folder does not exist.
     """
     if not Path(root).is_dir():
         raise InputError(
@@ -151,7 +152,7 @@ def scan_videos(root: Path) -> VideoIndex:
 
 
 def stem_of(path: str) -> str:
-    """File name without folders and suffix; only the last suffix goes."""
+    """File name without folders and without its last suffix."""
     return path.rpartition("/")[2].rpartition(".")[0]
 
 
@@ -160,7 +161,7 @@ def suffix_of(path: str) -> str:
 
 
 def _rank(path: str, video: str, prefer: str) -> tuple:
-    """Sort key: the very path or in the folder that the annotation names, then by suffix, path."""
+    """Sort key: first the exact path, then the folder of the annotation, the suffix, the path."""
     suffix = suffix_of(path)
     name = _without_suffix(path)
     in_folder = f"/{name}".endswith(f"/{video}")
@@ -182,7 +183,7 @@ def _odd_name(path: str) -> str | None:
 
 
 def _why_refused(root: Path, path: str | Path) -> str | None:
-    """Why a path that is not a plain file must not be used; None where it may be used."""
+    """The reason why a path that is not a plain file must not be used; None if it may be used."""
     target = os.path.realpath(path)
     if os.path.commonpath([root, target]) != str(root):
         return "leaves the video root by a symbolic link; copy the video, or link the whole root"
