@@ -46,37 +46,42 @@ DIGESTS = ("flows", "frames", "annotations")
 @click.command(
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
-@dataset_options("flows/")
+@dataset_options("flows/, or frames/ for --from-annotations")
 @click.option("--name", metavar="NAME",
-              help="Write to boxes-NAME/ instead of boxes/.")  # fmt: skip
+              help="Write to the folder boxes-NAME/ instead of boxes/.")  # fmt: skip
 # The recipe
 @click.option("--source", metavar="NAME",
-              help="Flow source whose maps are read, such as dis for flows-dis/.  "
+              help="Flow source whose motion maps are read. For dis, the command reads "
+              "flows-dis/.  "
               "[default: the source of flows/]")  # fmt: skip
 @click.option("--preset", metavar="NAME",
-              help="Parameter preset: default, paper or mofo-code. The numbers are in "
+              help="Preset of the box parameters: default, paper or mofo-code. The numbers are in "
               "preprocess/motion_boxes/presets.py.  [default: default]")  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER",
-              help="Change one number of the preset, such as sigma=4. Can be given several times."
+              help="Change one number of the preset, such as sigma=4. May be repeated."
               )  # fmt: skip
 # Annotated boxes instead
 @click.option("--from-annotations", type=click.Path(path_type=Path), metavar="PATH",
-              help="Take boxes from this file, or folder of files, instead of computing them."
+              help="Take annotated boxes from this file, or folder of files, instead of computing "
+              "boxes from motion maps. Needs --format."
               )  # fmt: skip
 @click.option("--format", "box_format", type=click.Choice(list(FORMATS)),
-              help="Format of the annotation files.")  # fmt: skip
+              help="Format of the annotation files of --from-annotations.")  # fmt: skip
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="SCORE",
-              help="Ignore detections of epic-hand-objects with a lower score.  [default: 0.5]"
+              help="Ignore detections whose score is below this value. Only for "
+              "epic-hand-objects.  [default: 0.5]"
               )  # fmt: skip
 @click.option("--annotation-fps", type=click.FloatRange(0, min_open=True), metavar="RATE",
-              help="Frame rate of the frame numbers in the epic-* formats.  [default: "
-              "as preprocess.evaluate_boxes]")  # fmt: skip
+              help="Frame rate, in frames per second, of the frame numbers in the formats "
+              "epic-hand-objects and epic55.  [default: "
+              "see preprocess.evaluate_boxes]")  # fmt: skip
 # The run
 @click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
-              help="Number of worker processes.  [default: one a core]")  # fmt: skip
+              help="Number of processes that make shards.  [default: one a core]")  # fmt: skip
 @click.option("--overwrite", is_flag=True,
-              help="Make all shards again, even with other options.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
+              help="Make all shards again. The options may differ from those of the existing "
+              "shards.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the plan of the run, and write nothing.")
 @user_errors
 def main(**options: Any) -> None:
     layout = DatasetLayout(options["out"], options["dataset"])

@@ -82,19 +82,21 @@ class Diagnosis:
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--dataset", required=True, metavar="NAME",
-              help="Name of the dataset, which is its folder below OUT.")  # fmt: skip
+              help="Name of the dataset. Its folder in --out has manifest.csv.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="Folder of all datasets.")  # fmt: skip
+              help="Folder that contains the folders of all datasets.")  # fmt: skip
 @click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Folder of the videos.  [default: OUT/NAME/videos]")  # fmt: skip
 @click.option("--video-info", type=click.Path(path_type=Path), metavar="FILE",
-              help="CSV with the expected frame rate of each video, with the columns "
-              "video_id,duration,fps, such as EPIC_100_video_info.csv.")  # fmt: skip
+              help="CSV file with the expected frame rate of each video. Its columns are "
+              "video_id,duration,fps, as in EPIC_100_video_info.csv.  [default: the rates of "
+              "data_manifests/]")  # fmt: skip
 @click.option("--first", type=click.IntRange(min=0), default=5, metavar="COUNT",
-              help="Number of clips to list for each problem.")  # fmt: skip
+              help="Number of clips that are listed for each problem.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=0), metavar="PROCESSES",
-              help="Number of processes that read headers. With 0 the command reads them itself, "
-              "and a file that crashes the reader ends it.  [default: one a core]")  # fmt: skip
+              help="Number of processes that read the headers of videos. With 0, the command "
+              "reads them itself, and a file that crashes the reader ends the command.  "
+              "[default: one a core]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @user_errors
 def main(

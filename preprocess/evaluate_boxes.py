@@ -77,7 +77,8 @@ HELP = f"""{__doc__.splitlines()[0]}
 
 IoU is measured against the smallest box around all annotated boxes of a frame (hands and objects).
 An annotated frame without a motion box counts as 0. The mean is taken over the frames of each clip,
-then over the clips.
+then over the clips. The trivial boxes are the whole frame, and centred boxes with 50 % and 70 % of
+its width and height.
 """
 
 
@@ -90,14 +91,19 @@ then over the clips.
               help="Annotation file, or folder of such files. Files of the format csv are called "
               "<clip_id>.boxes.csv.")  # fmt: skip
 @click.option("--flows", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Folder of flows shards, for the saliency score.  [default: flows/ beside the "
+              help="Folder of flows shards, for the saliency score: the mean motion inside the "
+              "annotated boxes, divided by the mean motion outside.  [default: flows/ beside "
+              "the "
               "boxes]")  # fmt: skip
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="SCORE",
-              help="Ignore detections of epic-hand-objects with a lower score.  [default: 0.5]"
+              help="Ignore detections whose score is below this value. Only for "
+              "epic-hand-objects.  [default: 0.5]"
               )  # fmt: skip
 @click.option("--annotation-fps", type=click.FloatRange(0, min_open=True), metavar="RATE",
-              help="Frame rate of the frame numbers in the epic-* formats.  [default: 60 for "
-              "epic-hand-objects, or 50 for videos such as P01_101; that of the video for epic55]"
+              help="Frame rate, in frames per second, of the frame numbers in the formats "
+              "epic-hand-objects and epic55.  [default: the rate of the video for epic55; "
+              "for epic-hand-objects 50 for videos such as P01_101, and 60 for videos such "
+              "as P01_01]"
               )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @user_errors

@@ -32,9 +32,9 @@ from shared.wording import counted
 @click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="Folder of boxes shards, such as out/ssv2/boxes.")  # fmt: skip
 @click.option("--formats", default=",".join(WRITERS), metavar="NAMES",
-              help="Formats to write, separated by commas.")  # fmt: skip
+              help="Formats of the files that are written, separated by commas.")  # fmt: skip
 @click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Folder to write to.  [default: export/ beside the boxes]")  # fmt: skip
+              help="Folder for the files.  [default: export/ beside the boxes]")  # fmt: skip
 @user_errors
 def main(boxes: Path, formats: str, to: Path | None) -> None:
     names = [name.strip() for name in formats.split(",")]

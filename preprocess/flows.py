@@ -1,4 +1,4 @@
-"""Videos to shards: JPEG frames and motion maps of every clip of the manifest, in one decode.
+"""Decode videos once, and write JPEG frames and motion maps of all clips of the manifest to shards.
 
     python -m preprocess.flows --dataset toy --out out
     python -m preprocess.flows --dataset ssv2 --out out --videos /data/ssv2/videos
@@ -63,50 +63,62 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
               "V2 are about 440 MB of frames.")  # fmt: skip
 # What is stored
 @click.option("--frame-short-side", type=click.IntRange(16), default=FlowsConfig.frame_short_side,
-              metavar="PIXELS", help="Short side of the stored frames. Smaller videos are not "
-              "enlarged.")  # fmt: skip
+              metavar="PIXELS", help="Short side of the stored frames in pixels. Smaller videos "
+                                     "are not enlarged.")  # fmt: skip
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), default=FlowsConfig.jpeg_quality,
-              metavar="1..100", help="JPEG quality of the stored frames.")  # fmt: skip
+              metavar="1..100", help="JPEG quality of the stored frames; 100 is the "
+                                     "best.")  # fmt: skip
 @click.option("--flow-short-side", type=click.IntRange(16), default=FlowsConfig.flow_short_side,
-              metavar="PIXELS", help="Resize frames to this short side before computing flow."
+              metavar="PIXELS", help="Short side in pixels to which frames are resized before "
+                                     "flow is computed from them."
               )  # fmt: skip
 @click.option("--map-short-side", type=click.IntRange(4), default=FlowsConfig.map_short_side,
-              metavar="PIXELS", help="Short side of the stored motion maps.")  # fmt: skip
+              metavar="PIXELS", help="Short side of the stored motion maps in pixels.")  # fmt: skip
 # Flow
 @click.option("--source", default=",".join(FlowOptions.sources), metavar="NAMES",
-              help=f"Flow source: {', '.join(SOURCES)}. Separate several with commas; boxes are "
-              "made from the first one, in flows/.")  # fmt: skip
+              help=f"Flow sources, separated by commas: {', '.join(SOURCES)}. The first one "
+              "writes flows/, from which boxes are made; each further one writes "
+              "flows-SOURCE/.")  # fmt: skip
 @source_options
 @click.option("--stabilise", type=click.Choice(STABILISE), default=FlowOptions.stabilise,
-              help="Remove the motion of the camera: warp the second frame back and compute flow "
-              "again, or subtract a fit from the flow.")  # fmt: skip
+              help="How camera motion is removed: not at all (off); by warping the second frame "
+              "back and computing flow again (warp); or by fitting camera motion to the flow "
+              "and subtracting it (subtract).")  # fmt: skip
 @rare_option("--keep-unstabilised", is_flag=True,
-             help="Store maps of the first source also with the motion of the camera, in "
-             "flows-SOURCE-unstabilised/."
+             help="With --stabilise, also store motion maps of the first source that include "
+             "camera motion, in flows-SOURCE-unstabilised/."
              )  # fmt: skip
 @rare_option("--lengths", is_flag=True,
-             help="Store also the length of the flow, in flows-SOURCE-length/ (for METHOD=mgm)."
+             help="Also store the length of the flow, in flows-SOURCE-length/. The pretraining "
+             "method mgm needs it."
              )  # fmt: skip
 @rare_option("--boundaries", is_flag=True,
-             help="Store also maps that are computed as in MOFO's public code, in "
-             "flows-SOURCE-boundaries/ (for boxes --preset mofo-code).")  # fmt: skip
+             help="Also store motion maps as MOFO's public code computes them, in "
+             "flows-SOURCE-boundaries/. `preprocess.boxes --preset mofo-code` needs "
+             "them.")  # fmt: skip
 @rare_option("--residual/--no-residual", default=None,
-             help="Store beside the motion maps how far things move beyond what the camera does, "
-             "from which boxes are made.  [default: yes, unless flows/ is finished without]"
+             help="Also store residual lengths beside the motion maps: how far each place moves "
+             "beyond the motion of the camera. The default preset of `preprocess.boxes` uses "
+             "them.  [default: yes, unless flows/ is complete and has none]"
              )  # fmt: skip
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
-              help="Store tracks of points from every frame, with HOG: megabytes a clip."
+              help="Also store tracks of points that start at every frame, with histograms of "
+              "oriented gradients (HOG). They take megabytes for each clip."
               )  # fmt: skip
 @rare_option("--track-length", type=int, show_default=str(TrackOptions.length), metavar="FLOWS",
-             help="Number of flows that a track follows.")  # fmt: skip
+             help="With --trajectories: number of consecutive flows that a track "
+             "follows.")  # fmt: skip
 @rare_option("--track-points", type=int, show_default=str(TrackOptions.points), metavar="COUNT",
-             help="Number of tracked points along the short side of the frame.")  # fmt: skip
+             help="With --trajectories: number of points along the short side of the frame at "
+             "which tracks start.")  # fmt: skip
 @rare_option("--track-max-flow", type=float, show_default=f"{TrackOptions.max_flow:g}",
-             metavar="PIXELS", help="Largest flow component for tracks; larger ones are cut to it. "
-             "0 sets no limit.")  # fmt: skip
+             metavar="PIXELS", help="With --trajectories: largest horizontal or vertical flow, in "
+                                    "pixels per frame. Larger values are cut to it. 0 sets no "
+                                    "limit.")  # fmt: skip
 @rare_option("--track-cell", type=int, show_default=str(TrackOptions.cell), metavar="PIXELS",
-             help="Side of a HOG cell. 0 stores no HOG.")  # fmt: skip
+             help="With --trajectories: side of a HOG cell in pixels, an even number up to 64. 0 "
+             "stores no HOG.")  # fmt: skip
 # Which clips are set aside
 @shared_option("max_pixels")
 @shared_option("max_frames")
@@ -118,14 +130,21 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @shared_option("num_gpus")
 @shared_option("clip_timeout")
 @rare_option("--dashboard", is_flag=True,
-             help="Show Ray's dashboard on 127.0.0.1. Its token is the value of RAY_AUTH_TOKEN."
+             help="Show Ray's dashboard on 127.0.0.1. The dashboard asks for a token, the value "
+             "of RAY_AUTH_TOKEN."
              )  # fmt: skip
 # The run
-@click.option("--strict", is_flag=True, help="Stop with an error at the first clip that fails.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Stop with an error at the first clip that fails. "
+    "Otherwise, the command sets such clips aside.",
+)
 @click.option("--overwrite", is_flag=True,
-              help="Make all shards again, also with other options.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the plan of the run and stop.")
-@click.option("--verbose", is_flag=True, help="Print all options and digests.")
+              help="Make all shards again. The options may differ from those of the existing "
+              "shards.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the plan of the run, and write nothing.")
+@click.option("--verbose", is_flag=True, help="Print all options, and the digests of the inputs.")
 @help_all_option
 @user_errors
 def main(**given: Any) -> None:

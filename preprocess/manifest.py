@@ -77,25 +77,31 @@ class ManifestOptions:
               help=f"Name of the dataset: {', '.join(known_datasets())}, or a new name for your "
               "own data.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="Folder of all datasets. This one is written to FOLDER/NAME.")  # fmt: skip
+              help="Folder that contains the folders of all datasets. The command writes to "
+              "FOLDER/NAME.")  # fmt: skip
 @click.option("--annotations", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Folder of the official annotation files, as downloaded.")  # fmt: skip
+              help="Folder of the official annotation files of the dataset, as "
+              "downloaded.")  # fmt: skip
 @click.option("--videos", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Folder of the videos. The folders below it are searched too.")  # fmt: skip
+              help="Folder of the videos. Its subfolders are searched too.")  # fmt: skip
 @click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE",
-              help="CSV of your own clips, with the columns of manifest.csv.")  # fmt: skip
+              help="CSV file that lists your own clips. It has the columns of "
+              "manifest.csv.")  # fmt: skip
 @click.option("--prefer", type=click.Choice(["webm", "mp4"]),
-              help="File to use if a clip has both.  [default: webm]")  # fmt: skip
+              help="Type of the file that is used if a clip has a webm file and an mp4 file.  "
+              "[default: webm]")  # fmt: skip
 @click.option("--split-number", type=int, metavar="N",
               help="Number of the official split of UCF101 or HMDB51, 1 to 3.  [default: 1]"
               )  # fmt: skip
 @click.option("--test-share", type=click.FloatRange(0, 1, max_open=True), metavar="SHARE",
-              help="For your own folders: share of the clips of each class that becomes the test "
-              f"split.  [default: {TEST_SHARE} with classes, 0 without]")  # fmt: skip
+              help="For your own folders: share of the clips of each class that becomes split "
+              f"test.  [default: {TEST_SHARE} with classes, 0 without classes]")  # fmt: skip
 @click.option("--seed", type=int, metavar="NUMBER",
-              help="For your own folders: seed for the choice of the test clips.  [default: 0]"
+              help="For your own folders: seed that chooses the clips of split test.  [default: 0]"
               )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the counts, and write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the numbers of clips and classes, and write nothing."
+)
 @user_errors
 def main(dataset: str, out: Path, dry_run: bool, **given: Any) -> None:
     layout = DatasetLayout(out, dataset)

@@ -1,4 +1,4 @@
-"""Try the clips again that were set aside, as failures.jsonl lists them.
+"""Process the clips again that failures.jsonl lists: those that `flows` set aside.
 
     python -m preprocess.retry --dataset ssv2 --out out --videos /data/ssv2/videos
     python -m preprocess.retry --dataset ssv2 --out out --max-seconds 7200 --clip-timeout 900
@@ -30,7 +30,8 @@ from shared.wording import counted
 
 
 @click.command(
-    help=__doc__.split("\n")[0],
+    help=f"{__doc__.splitlines()[0]}\n\nAn option that has no default here and is not given has "
+    "the value of the run that made the dataset.",
     context_settings={"show_default": True, "max_content_width": 100},
 )
 @dataset_options("shards")

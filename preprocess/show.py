@@ -58,14 +58,14 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     default="out/show",
     metavar="FOLDER",
     type=FOLDER,
-    help="Folder for VIDEO-motion.mp4 and VIDEO-motion.png.",
+    help="Folder for the results, VIDEO-motion.mp4 and VIDEO-motion.png.",
 )
 @click.option(
     "--seconds",
     default=20.0,
     metavar="SECONDS",
     type=click.FloatRange(min=0.1),
-    help="Length of the shown part of a video, from its start.",
+    help="Length of the part of a video that is drawn, in seconds from its start.",
 )
 # How motion is found
 @click.option(
@@ -73,7 +73,7 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     "flow_preset",
     default="fast",
     type=click.Choice(list(FLOW_PRESETS)),
-    help="TV-L1 parameter preset.",
+    help="Parameter preset of TV-L1 flow.",
 )
 @click.option(
     "--motion",
@@ -88,21 +88,21 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     "methods",
     multiple=True,
     metavar="NAME",
-    help="Draw only the mask of this pretraining method, such as mofo; can be repeated.",
+    help="Draw only the mask of this pretraining method, such as mofo. May be repeated.",
     show_default="all methods",
 )
 @click.option(
     "--mask-ratio",
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of all patches that every method hides.",
+    help="Share of all patches that each method hides.",
     show_default="the recipe of each method",
 )
 @click.option(
     "--inside-ratio",
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of the patches in the motion box that mofo hides.",
+    help="Share of the patches in the motion box that the method mofo hides.",
     show_default="the recipe of mofo",
 )
 @click.option(
@@ -110,23 +110,26 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     default=2,
     metavar="FRAMES",
     type=click.IntRange(min=1),
-    help="Distance between two frames of a 16-frame clip, in frames of the video.",
+    help="Distance between consecutive frames of a 16-frame clip, in frames of the video.",
 )
 # What is drawn beside it
 @click.option(
     "--boxes",
     metavar="FOLDER",
     type=FOLDER,
-    help="Also draw the boxes of these shards (OUT/DATASET/boxes), in pink.",
+    help="Also draw, in pink, the boxes of this folder of shards, such as out/ssv2/boxes.",
 )
 @click.option(
-    "--annotations", metavar="PATH", type=FOLDER, help="Also draw annotated boxes, in green."
+    "--annotations",
+    metavar="PATH",
+    type=FOLDER,
+    help="Also draw, in green, the annotated boxes of this file or folder of files.",
 )
 @click.option(
     "--format",
     "box_format",
     type=click.Choice(list(FORMATS)),
-    help="Format of the annotation files.",
+    help="Format of the files of --annotations.",
     show_default="something-else for .json, else csv",
 )
 @user_errors
@@ -149,7 +152,8 @@ def main(
     \b
     The panels show: the frame with contours (blue) and motion box (orange); the flow in colours,
     with a colour wheel as key; the motion map; and for each method the patches that its mask leaves
-    visible. There is a new mask for every 16 frames of a stride, with the box of their motion.
+    visible. Each group of 16 frames, a stride apart, has masks of its own, which depend on the
+    motion of the group.
     """
     if box_format is not None and annotations is None:
         raise InputError(

@@ -76,16 +76,22 @@ class ToyOptions:
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
-              help="Folder of all datasets. This one is written to FOLDER/toy.")  # fmt: skip
+              help="Folder that contains the folders of all datasets. The clips go to its folder "
+              "toy/.")  # fmt: skip
 @click.option("--clips", type=int, default=3200, metavar="COUNT",
-              help="Number of clips. 10 % of them become val, 15 % test, and the others train."
+              help="Number of clips, a multiple of 8 and at least 24. The split val has 10 % of "
+              "them, the split test 15 %, and the split train the others."
               )  # fmt: skip
 @click.option("--seed", type=int, default=0, metavar="NUMBER",
-              help="Seed for the content of the clips.")  # fmt: skip
+              help="Seed of the random numbers that decide the content of the clips.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="PROCESSES",
               help="Number of processes that render clips.  [default: one a core]")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Render all clips again, even with other options.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Render all clips again. The options may differ from those of the existing clips.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan of the run, and write nothing.")
 @user_errors
 def main(
     out: Path, clips: int, seed: int, workers: int | None, overwrite: bool, dry_run: bool

@@ -1,4 +1,4 @@
-"""Check every shard of a dataset; with --repair, make bad shards again.
+"""Check every shard of a dataset. With --repair, make bad shards again.
 
     python -m preprocess.verify --dataset ssv2 --out out
     python -m preprocess.verify --dataset ssv2 --out out --videos /data/ssv2/videos --repair
@@ -41,9 +41,16 @@ from shared.wording import counted
 BadShards = dict[str, set[int]]  # numbers by name of the folder
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=f"{__doc__.splitlines()[0]}\n\nThe exit status is 0 if there is no problem, and 1 "
+    "otherwise. With --repair, an option that has no default here and is not given has the "
+    "value of the run that made the dataset.",
+    context_settings={"show_default": True},
+)
 @dataset_options("shards")
-@click.option("--repair", is_flag=True, help="Make bad shards again.")
+@click.option("--repair", is_flag=True,
+              help="Make bad shards again: frames and flows from the videos, and boxes from "
+              "flows/.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
               help="Number of processes that check shards.  [default: one for each core]"
               )  # fmt: skip

@@ -33,7 +33,7 @@ SETTINGS = click.option(
     "settings",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Set a value of the model that a .pth file does not contain, such as num_frames=32 or "
+    help="Set an option of the model that a .pth file does not contain, such as num_frames=32 or "
     "num_heads=8. May be repeated.",
 )
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
@@ -72,7 +72,7 @@ def import_command(source: Path, target: Path, settings: tuple[str, ...], overwr
     "--classes",
     type=PATH,
     metavar="FILE",
-    help="Write the class names of this classes.json to config.json of a Hugging Face folder.",
+    help="File classes.json whose class names go into config.json of the Hugging Face folder.",
 )
 @SETTINGS
 @OVERWRITE
@@ -121,7 +121,7 @@ def export_command(
     required=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of processes that will continue the run.",
+    help="Number of processes that continue the run.",
 )
 @user_errors
 def reshard_command(run: Path, processes: int) -> None:

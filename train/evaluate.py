@@ -49,56 +49,65 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
 @data_options
-@run_option("Name of the run to test, instead of --method and --head.")
+@run_option("Name of the finetuned run to test, instead of --method and --head.")
 @click.option(
-    "--method", metavar="NAME", show_default="mofo", help="Pretraining method of the run to test."
+    "--method",
+    metavar="NAME",
+    show_default="mofo",
+    help="Pretraining method of the finetuned run to test.",
 )
 @click.option(
     "--head",
     type=click.Choice(KINDS),
     show_default="the head in the recipe",
-    help="Pooling head of the run to test.",
+    help="Pooling head of the finetuned run to test.",
 )
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
     show_default="the split in the run's recipe",
-    help="Split to test on.",
+    help="Split whose clips are tested.",
 )
 @click.option(
     "--segments",
     type=click.IntRange(min=1),
     metavar="N",
     show_default="as in the run's recipe",
-    help="Number of views of a clip in time.",
+    help="Number of views of each clip, at even distances in time. The softmax scores of all "
+    "views are averaged.",
 )
 @click.option(
     "--crops",
     type=click.IntRange(min=1),
     metavar="N",
     show_default="as in the run's recipe",
-    help="Number of crops of each view along the long side.",
+    help="Number of square crops of each view along the long side of the frame. 1 is the centre; "
+    "3 are both ends and the centre.",
 )
 @click.option(
     "--on",
     metavar="DATASET",
     show_default="the run's dataset",
-    help="Test on the clips of this dataset. Classes are matched by name, or by --class-map.",
+    help="Name of the dataset whose clips are tested. Its classes are matched to those of the run "
+    "by name, or by --class-map.",
 )
 @click.option(
     "--class-map",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="CSV file with columns class,stands_for: a class of the run and the class it stands for.",
+    help="CSV file with the columns class,stands_for. Each row has a class of the run, and the "
+    "tested class for which it stands.",
 )
 @click.option(
     "--epic-lists",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Also report accuracy on EPIC-KITCHENS-100's tail classes and unseen participants, whose "
-    "lists are in this folder.",
+    help="Also report the accuracy on EPIC-KITCHENS-100's tail classes and unseen participants. "
+    "This folder has the official lists of both.",
 )
-@click.option("--overwrite", is_flag=True, help="Test again, even if there are results already.")
+@click.option(
+    "--overwrite", is_flag=True, help="Test again, and replace results that exist already."
+)
 @user_errors
 def main(
     dataset: str,
@@ -116,7 +125,7 @@ def main(
     epic_lists: Path | None,
     overwrite: bool,
 ) -> None:
-    """Test a finetuned run on a split."""
+    """Test a finetuned run on a split, and write the results into the folder of the run."""
     layout = DatasetLayout(out, dataset)
     if run and (method or head):
         raise InputError(

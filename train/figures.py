@@ -46,17 +46,22 @@ NUM_TIMES = 8  # frames of a clip in a row
     multiple=True,
     type=FOLDER,
     metavar="RUN",
-    help="Another pretraining run that predicts the same clips under the same mask.",
+    help="Folder of another pretraining run, which predicts the same clips under the same mask. "
+    "May be repeated.",
 )
 @click.option(
-    "--clips", default=4, metavar="N", type=click.IntRange(min=1), help="Number of held-out clips."
+    "--clips",
+    default=4,
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Number of held-out clips that are drawn.",
 )
 @click.option(
     "--block",
     metavar="N",
     type=click.IntRange(min=1),
     show_default="the fifth, or the last if there are fewer",
-    help="Encoder block for GradCAM and attention, counted from 1.",
+    help="Number of the encoder block whose GradCAM and attention are drawn, counted from 1.",
 )
 @click.option(
     "--query",
@@ -76,7 +81,7 @@ def main(
     query: tuple[int, int, int] | None,
     report: bool,
 ) -> None:
-    """Draw pictures of a run (its folder RUN) into RUN/figures/, and write the report."""
+    """Draw pictures of the run in the folder RUN into RUN/figures/, and write the report."""
     found = read_run(run)
     if found.kind not in ("pretrain", "finetune"):
         raise InputError(

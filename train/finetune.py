@@ -63,13 +63,16 @@ from train.tables.typed import to_table
 @mca_options
 @label_options
 @click.option(
-    "--method", metavar="NAME", show_default="mofo", help="Start from the run pretrain-NAME."
+    "--method",
+    metavar="NAME",
+    show_default="mofo",
+    help="Method whose pretraining run, pretrain-NAME, gives the weights.",
 )
 @click.option(
     "--from",
     "source",
     metavar="RUN|WEIGHTS|none",
-    help="Start from another run, from a file of weights (.safetensors, .pth or Hugging Face "
+    help="Start from this run, from this file of weights (.safetensors, .pth or Hugging Face "
     "folder), or from random weights (none).",
 )
 @user_errors

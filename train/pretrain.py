@@ -38,18 +38,22 @@ from train.running.run_folder import RunFolder
     "--method",
     metavar="NAME",
     show_default="mofo",
-    help="Pretraining method: a table [pretrain.NAME] of the recipe.",
+    help="Name of the pretraining method, which has a table [pretrain.NAME] in the recipe.",
 )
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
     metavar="WEIGHTS",
-    help="Start from these weights (.safetensors, .pth or Hugging Face folder) instead of random "
-    "weights.",
+    help="Start from the weights in this file or folder (.safetensors, .pth or Hugging Face "
+    "folder) instead of random weights.",
 )
 @user_errors
 def main(method: str | None, init: Path | None, **options: Any) -> None:
-    """Pretrain a masked autoencoder on the clips of split train."""
+    """Pretrain a masked autoencoder on the clips of split train.
+
+    The command writes the run to OUT/DATASET/runs/pretrain-METHOD/. If the run exists already, the
+    same command continues it.
+    """
     common = read_common("pretrain", **options)
     if earlier := common.earlier:
         method = earlier.recorded("--method", earlier.options["method"], method)

@@ -70,16 +70,20 @@ POSITIVE = click.IntRange(min=1)
     "--recipe",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Recipe file (TOML). Its [model] and the frames and labels of its [finetune] are used.",
+    help="Recipe, a TOML file. The probe uses its [model], and the frames and labels of its "
+    "[finetune].  [default: that of the dataset, or default.toml]",
 )
 @click.option(
-    "--method", metavar="NAME", show_default="mofo", help="Test the features of run pretrain-NAME."
+    "--method",
+    metavar="NAME",
+    show_default="mofo",
+    help="Pretraining method whose run, pretrain-NAME, is tested.",
 )
 @click.option(
     "--from",
     "source",
     metavar="RUN|WEIGHTS|none",
-    help="Test the features of another run, of a weights file, or of random weights (none).",
+    help="Test the features of this run, of this file of weights, or of random weights (none).",
 )
 @click.option(
     "--probe",
@@ -92,23 +96,28 @@ POSITIVE = click.IntRange(min=1)
     "--split",
     type=click.Choice(SPLITS),
     show_default="the split in the recipe",
-    help="Split to test on.",
+    help="Split whose clips are tested.",
 )
 @click.option(
     "--pool",
     type=click.Choice(POOLS),
     default="clip",
-    help="Average tokens over the clip, or over each time step. The latter keeps their order.",
+    help="Average tokens over the whole clip (clip), or over each time step (steps). With steps, "
+    "the order in time stays.",
 )
 @click.option(
-    "--segments", default=1, type=POSITIVE, metavar="N", help="Number of views of a clip in time."
+    "--segments",
+    default=1,
+    type=POSITIVE,
+    metavar="N",
+    help="Number of views of each clip, at even distances in time.",
 )
 @click.option(
     "--crops",
     default=1,
     type=POSITIVE,
     metavar="N",
-    help="Number of crops of each view along the long side.",
+    help="Number of square crops of each view along the long side of the frame. 1 is the centre.",
 )
 @label_options
 @click.option(
@@ -132,8 +141,12 @@ POSITIVE = click.IntRange(min=1)
     show_default="0",
     help="Seed of the random weights (--from none).",
 )
-@run_option("Name of the folder of this probe.")
-@click.option("--overwrite", is_flag=True, help="Delete the content of the folder and start again.")
+@run_option("Name of the folder that the probe writes.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Delete the content of the probe's folder, and start the probe again.",
+)
 @user_errors
 def main(
     dataset: str,

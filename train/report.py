@@ -22,19 +22,24 @@ from train.report_sections.page import write_report
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
-@click.option("--dataset", default="toy", metavar="NAME", help="Dataset to report on.")
+@click.option(
+    "--dataset",
+    default="toy",
+    metavar="NAME",
+    help="Name of the dataset that the report describes.",
+)
 @click.option(
     "--out",
     default="out",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Folder that holds the folders of all datasets.",
+    help="Folder that contains the folders of all datasets.",
 )
 @click.option(
     "--run",
     metavar="NAME",
     show_default="the newest run that was tested",
-    help="Finetuned or pretraining run to describe in detail.",
+    help="Name of the finetuned or pretraining run that the report describes in detail.",
 )
 @user_errors
 def main(dataset: str, out: Path, run: str | None) -> None:

@@ -39,7 +39,7 @@ class Tvl1Options(SourceOptions):
 
     preset: str = option(
         "fast",
-        "TV-L1 parameter preset.",
+        "Parameter preset of the source tvl1.",
         choices=tuple(TVL1_PRESETS),
         config_key="flow_preset",
         is_rare=False,
@@ -61,7 +61,10 @@ class DisOptions(SourceOptions):
     """Options of dense inverse search."""
 
     dis_preset: str = option(
-        "medium", "OpenCV's DIS parameter preset.", choices=DIS_PRESETS, config_key="flow_preset"
+        "medium",
+        "OpenCV's preset of the source dis.",
+        choices=DIS_PRESETS,
+        config_key="flow_preset",
     )
 
 
@@ -100,7 +103,8 @@ class RaftOptions(SourceOptions):
 
     raft_weights: Path | None = option(
         None,
-        "Local weights file of torchvision's raft_small or raft_large.",
+        "Local file with the weights of torchvision's raft_small or raft_large. The source raft "
+        "needs it.",
         metavar="FILE",
         is_required=True,
     )
@@ -120,7 +124,9 @@ class VectorOptions(SourceOptions):
     """Options of the motion vectors of the codec."""
 
     transcode: bool = option(
-        False, "Re-encode videos whose codec has no motion vectors. The new files lie in OUT."
+        False,
+        "For the source motion-vectors: re-encode videos whose codec has no motion "
+        "vectors. The copies go to .transcoded/ in the folder of the dataset.",
     )
 
 

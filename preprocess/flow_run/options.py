@@ -42,59 +42,60 @@ class _SharedOption:
 _SHARED: dict[str, _SharedOption] = {
     "videos": _SharedOption(
         click.Path(path_type=Path),
-        "Folder of the videos. The paths of the manifest are relative to it.",
+        "Folder of the videos. Paths in the manifest are relative to this folder.",
         metavar="FOLDER",
         default_text="OUT/NAME/videos",
     ),
     "max_pixels": _SharedOption(
         click.IntRange(256),
-        "Set aside videos whose frames have more pixels (width times height).",
+        "Set aside clips of videos whose frames have more pixels (width times height) than this "
+        "number.",
         metavar="PIXELS",
         default=FlowsConfig.max_pixels,
         is_rare=True,
     ),
     "max_frames": _SharedOption(
         click.IntRange(2),
-        "Set aside clips with more frames.",
+        "Set aside clips with more frames than this number.",
         metavar="FRAMES",
         default=FlowsConfig.max_frames,
         is_rare=True,
     ),
     "max_seconds": _SharedOption(
         click.FloatRange(0, min_open=True),
-        "Set aside longer clips.",
+        "Set aside clips that last longer than this number of seconds.",
         metavar="SECONDS",
         default=FlowsConfig.max_seconds,
         is_rare=True,
     ),
     "pool": _SharedOption(
         click.Choice(POOLS),
-        "Run workers as Ray processes, or all work in this process, on one core. There a crash of "
-        "the decoder ends the run.",
+        "Run workers as Ray processes (ray), or do all work in one process on one core "
+        "(in-process). In one process, a crash of the decoder ends the run.",
         default=FlowsConfig.pool,
     ),
     "decoders": _SharedOption(
         click.IntRange(1),
-        "Number of decoder processes.",
+        "Number of processes that decode videos.",
         metavar="PROCESSES",
-        default_text="one for every four cores; one for each core if GPUs compute flow",
+        default_text="one for every four cores, or one for each core if GPUs compute flow",
     ),
     "flow_workers": _SharedOption(
         click.IntRange(1),
         "Number of processes that compute flow.",
         metavar="PROCESSES",
-        default_text="one for each core, or one for each GPU",
+        default_text="one for each core, or one for each GPU if GPUs compute flow",
     ),
     "num_gpus": _SharedOption(
         click.IntRange(0),
-        "Number of GPUs that compute flow; 0 computes it on CPU cores.",
+        "Number of GPUs that compute flow. With 0, CPU cores compute flow.",
         metavar="GPUS",
         default=FlowsConfig.num_gpus,
     ),
     "clip_timeout": _SharedOption(
         click.FloatRange(0, min_open=True),
-        "Kill a worker that does not answer for this long. A worker answers about every 256 "
-        "frames.",
+        "Kill a worker that gives no answer for this number of seconds. A worker answers about "
+        "every 256 frames.",
         metavar="SECONDS",
         default=FlowsConfig.clip_timeout,
         is_rare=True,

@@ -24,7 +24,7 @@ def dataset_options(content: str) -> Callable[[Function], Function]:
         "--dataset",
         required=True,
         metavar="NAME",
-        help=f"Name of the dataset, a folder in OUT with {content}.",
+        help=f"Name of the dataset. Its folder in --out has {content}.",
     )
     out = click.option(
         "--out",
@@ -32,7 +32,7 @@ def dataset_options(content: str) -> Callable[[Function], Function]:
         default=Path("out"),
         show_default=True,
         metavar="FOLDER",
-        help="Folder of all datasets. This dataset is in FOLDER/NAME.",
+        help="Folder that contains the folders of all datasets.",
     )
     return lambda function: dataset(out(function))
 
@@ -50,7 +50,7 @@ def help_all_option(function: Function) -> Function:
         is_eager=True,
         expose_value=False,
         callback=_show_all,
-        help="Show this text with the rarely needed options, and exit.",
+        help="Show this message with the rarely needed options too, and exit.",
     )(function)
 
 

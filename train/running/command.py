@@ -109,27 +109,32 @@ def data_options(command: Callable) -> Callable:
     """Add the options of every command that reads a dataset."""
     return _add(
         command,
-        click.option("--dataset", default="toy", metavar="NAME", help="Name of the dataset."),
+        click.option(
+            "--dataset",
+            default="toy",
+            metavar="NAME",
+            help="Name of the dataset, whose folder is in --out.",
+        ),
         click.option(
             "--out",
             default="out",
             type=FOLDER,
             metavar="FOLDER",
-            help="Folder that holds all datasets.",
+            help="Folder that contains the folders of all datasets.",
         ),
         click.option(
             "--workers",
             type=click.IntRange(min=0),
             metavar="PROCESSES",
-            help="Number of processes that read clips, for each training process. With 0 the "
-            "training process reads them itself.",
+            help="Number of processes that read clips for each training process. With 0, the "
+            "training process reads clips itself.",
             show_default=RECIPE,
         ),
         click.option(
             "--device",
             default="auto",
             type=click.Choice(["auto", "cpu", "cuda"]),
-            help="Device to compute on. auto is a GPU if there is one, else the CPU.",
+            help="Device that computes. auto is a GPU if there is one, else the CPU.",
         ),
     )
 
@@ -139,7 +144,12 @@ def training_options(command: Callable) -> Callable:
     command = _add(
         command,
         # What is trained
-        click.option("--recipe", type=FOLDER, metavar="FILE", help="Use this recipe, a TOML file."),
+        click.option(
+            "--recipe",
+            type=FOLDER,
+            metavar="FILE",
+            help="Recipe file (TOML).  [default: the dataset's, else default.toml]",
+        ),
         click.option(
             "--set",
             "settings",
@@ -172,8 +182,8 @@ def training_options(command: Callable) -> Callable:
         click.option(
             "--like",
             metavar="RUN",
-            help="Repeat an earlier run with its recorded options and seed, as RUN-again. Options "
-            "such as --set change single values.",
+            help="Name of a run to repeat with its recorded options and seed, as RUN-again. "
+            "Options such as --set change single values.",
         ),
         # How the run goes
         run_option("Name of the run and its folder."),
@@ -181,29 +191,34 @@ def training_options(command: Callable) -> Callable:
             "--stop-after",
             type=click.FloatRange(min=0),
             metavar="MINUTES",
-            help="Save a checkpoint and stop after this time. The same command continues the run.",
+            help="Save a checkpoint and stop after this number of minutes. The same command "
+            "continues the run.",
         ),
         click.option(
             "--tensorboard/--no-tensorboard",
             default=True,
-            help="Write live curves to the folder tensorboard/ of the run.",
+            help="Write training curves to the folder tensorboard/ of the run.",
         ),
         click.option(
             "--wandb",
             metavar="PROJECT",
-            help="Send curves to this project of Weights & Biases, too. WANDB_MODE=offline keeps "
+            help="Also send curves to this project of Weights & Biases. WANDB_MODE=offline keeps "
             "them in the run folder.",
         ),
         click.option(
             "--profile",
             is_flag=True,
-            help="Write a trace of 5 steps to trace.json of the run (torch profiler).",
+            help="Trace 5 steps with the torch profiler, into trace.json of the run.",
         ),
         click.option(
-            "--overwrite", is_flag=True, help="Delete the run if it exists, and start it again."
+            "--overwrite",
+            is_flag=True,
+            help="Delete an existing run and start again, instead of continuing it.",
         ),
         click.option("--verbose", is_flag=True, help="Print all resolved options before training."),
-        click.option("--dry-run", is_flag=True, help="Print all resolved options and stop."),
+        click.option(
+            "--dry-run", is_flag=True, help="Print all resolved options, and do not train."
+        ),
     )
     return data_options(command)
 
@@ -213,16 +228,16 @@ def mca_options(command: Callable) -> Callable:
     count = click.IntRange(min=1)
     options = (
         click.option("--mca-heads", type=count, metavar="HEADS", show_default=RECIPE,
-                     help="Number of attention heads in a layer of the head mca."),
+                     help="Number of attention heads in each layer of the head mca."),
         click.option("--mca-depth", type=count, metavar="LAYERS", show_default=RECIPE,
                      help="Number of cross-attention layers of the head mca."),
         click.option("--mca-width", type=click.Choice(HEAD_WIDTHS), show_default=RECIPE,
                      help="Channels of one attention head: all channels of a token (model), or its "
                      "channels divided by the number of heads (split)."),
         click.option("--mca-residual/--no-mca-residual", default=None, show_default=RECIPE,
-                     help="Whether the head mca adds queries to the result of attention."),
+                     help="Add the queries of the head mca to the result of attention, or not."),
         click.option("--mca-box", type=click.Choice(BOXES), show_default=RECIPE,
-                     help="Motion box of the head mca: one per clip, or one per tubelet."),
+                     help="Motion boxes that the head mca uses: one per clip, or per tubelet."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -243,12 +258,12 @@ def label_options(command: Callable) -> Callable:
         command,
         click.option("--labels-per-class", type=click.IntRange(min=0), metavar="CLIPS",
                      show_default=RECIPE,
-                     help="Number of labelled clips of each class to learn from. 0 uses all."),
+                     help="Number of labelled clips of each class to learn from. 0 means all."),
         click.option("--label-share", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE",
                      show_default=RECIPE,
                      help="Share of the labelled clips of each class to learn from."),
         click.option("--label-seed", type=int, metavar="N", show_default=RECIPE,
-                     help="Seed that chooses these clips, independent of --seed."),
+                     help="Seed that chooses the labelled clips, independent of --seed."),
     )  # fmt: skip
 
 
