@@ -96,7 +96,7 @@ class Diagnosis:
 @click.option("--workers", type=click.IntRange(min=0), metavar="PROCESSES",
               help="Number of processes that read the headers of videos. With 0, the command "
               "reads them itself, and a file that crashes the reader ends the command.  "
-              "[default: one a core]")  # fmt: skip
+              "[default: one for each core]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @user_errors
 def main(

@@ -28,7 +28,10 @@ from shared.shards import ShardReader
 from shared.wording import counted
 
 
-@click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.split("\n")[0],
+    context_settings={"show_default": True, "max_content_width": 100},
+)
 @click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="Folder of boxes shards, such as out/ssv2/boxes.")  # fmt: skip
 @click.option("--formats", default=",".join(WRITERS), metavar="NAMES",

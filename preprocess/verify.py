@@ -45,7 +45,7 @@ BadShards = dict[str, set[int]]  # numbers by name of the folder
     help=f"{__doc__.splitlines()[0]}\n\nThe exit status is 0 if there is no problem, and 1 "
     "otherwise. With --repair, an option that has no default here and is not given has the "
     "value of the run that made the dataset.",
-    context_settings={"show_default": True},
+    context_settings={"show_default": True, "max_content_width": 100},
 )
 @dataset_options("shards")
 @click.option("--repair", is_flag=True,

@@ -63,7 +63,9 @@ def test_help_fits_and_says_units_and_defaults(module):
 def test_defaults_are_not_those_of_this_machine(module):
     for command in commands(module):
         (workers,) = [option for option in command.params if option.opts == ["--workers"]]
-        assert not isinstance(workers.default, int) and "[default: one a core]" in workers.help
+        assert (
+            not isinstance(workers.default, int) and "[default: one for each core]" in workers.help
+        )
 
 
 @pytest.mark.parametrize("module", modules())

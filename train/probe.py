@@ -64,7 +64,7 @@ NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 
 POSITIVE = click.IntRange(min=1)
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
 @data_options
 @click.option(
     "--recipe",
