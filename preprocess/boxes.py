@@ -77,7 +77,8 @@ DIGESTS = ("flows", "frames", "annotations")
               "see preprocess.evaluate_boxes]")  # fmt: skip
 # The run
 @click.option("--workers", type=click.IntRange(1), metavar="PROCESSES",
-              help="Number of processes that make shards.  [default: one for each core]")  # fmt: skip
+              help="Number of processes that make shards.  "
+              "[default: one for each core]")  # fmt: skip
 @click.option("--overwrite", is_flag=True,
               help="Make all shards again. The options may differ from those of the existing "
               "shards.")  # fmt: skip

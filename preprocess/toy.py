@@ -85,7 +85,8 @@ class ToyOptions:
 @click.option("--seed", type=int, default=0, metavar="NUMBER",
               help="Seed of the random numbers that decide the content of the clips.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="PROCESSES",
-              help="Number of processes that render clips.  [default: one for each core]")  # fmt: skip
+              help="Number of processes that render clips.  "
+              "[default: one for each core]")  # fmt: skip
 @click.option(
     "--overwrite",
     is_flag=True,
