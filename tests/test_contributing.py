@@ -51,10 +51,7 @@ def put(root: Path, block: Block) -> None:
         path.write_text(block.text)
         return
     lines = path.read_text().splitlines(keepends=True)
-    if how == "imported":
-        first = r"from (preprocess|shared|train)\b"
-    else:
-        first = rf"{name}\b.* = "
+    first = r"from (preprocess|shared|train)\b" if how == "imported" else rf"{name}\b.* = "
     place = next(i for i, line in enumerate(lines) if re.match(first, line))
     assert name is None or sum(bool(re.match(first, line)) for line in lines) == 1, block.above
     gap = "\n\n" if how == "above" else ""
