@@ -142,10 +142,7 @@ def first_losses(layout: DatasetLayout, run: str, *settings: str, threads: int =
         overwrite=True,
     )
     with one_thread(threads):
-        if command == "pretrain":
-            folder = pretrain(common, what)
-        else:
-            folder = finetune(common, what, "none")
+        folder = pretrain(common, what) if command == "pretrain" else finetune(common, what, "none")
     events = [event for event in read_jsonl(folder.log) if event["event"] == "train"]
     assert [event["step"] for event in events] == list(range(1, STEPS + 1))
     return np.array([event["loss"] for event in events])

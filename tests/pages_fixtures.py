@@ -47,9 +47,14 @@ def write_epic100(folder: Path) -> None:
     for name, keys in (("verb_classes", ["take", "put"]), ("noun_classes_v2", ["tap", "spoon"])):
         rows = [[i, key, f"['{key}']", "any"] for i, key in enumerate(keys)]
         _csv(labels / f"EPIC_100_{name}.csv", ["id", "key", "instances", "category"], rows)
-    columns = "narration_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class".split(
-        ","
-    )
+    columns = [
+        "narration_id",
+        "video_id",
+        "start_timestamp",
+        "stop_timestamp",
+        "verb_class",
+        "noun_class",
+    ]
     for split, video, count in (("train", "P01_01", NUM_CLIPS), ("validation", "P02_01", 4)):
         rows = [
             [

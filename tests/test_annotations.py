@@ -159,10 +159,23 @@ def test_ssv2_samples_keep_every_label(samples):
 
 # ---------------------------------------------------------------------- EPIC-KITCHENS-100
 
-EPIC_COLUMNS = (
-    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,"
-    "start_frame,stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
-).split(",")
+EPIC_COLUMNS = [
+    "narration_id",
+    "participant_id",
+    "video_id",
+    "narration_timestamp",
+    "start_timestamp",
+    "stop_timestamp",
+    "start_frame",
+    "stop_frame",
+    "narration",
+    "verb",
+    "verb_class",
+    "noun",
+    "noun_class",
+    "all_nouns",
+    "all_noun_classes",
+]
 
 
 def epic_row(name: str, start: str, stop: str, verb: object, noun: object) -> list:

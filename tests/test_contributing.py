@@ -51,10 +51,7 @@ def put(root: Path, block: Block) -> None:
         path.write_text(block.text)
         return
     lines = path.read_text().splitlines(keepends=True)
-    if how == "imported":
-        first = r"from (preprocess|shared|train)\b"
-    else:
-        first = rf"{name}\b.* = "
+    first = r"from (preprocess|shared|train)\b" if how == "imported" else rf"{name}\b.* = "
     place = next(i for i, line in enumerate(lines) if re.match(first, line))
     assert name is None or sum(bool(re.match(first, line)) for line in lines) == 1, block.above
     gap = "\n\n" if how == "above" else ""
@@ -125,20 +122,23 @@ def test_the_examples_fit_in(project):
 def test_an_option_of_a_new_source_is_found_everywhere(project):
     """The command line knows it and its range; the config records it, and only where it is used."""
     run(project, commands()[0])
-    flows = [*shlex.split(commands()[1])[1:], "--dry-run"]
+    flows = [*shlex.split(commands()[1])[1:], "--dry-run", "--verbose"]
 
-    def said(*options: str) -> str:
+    def output(*options: str) -> str:
         done = subprocess.run(
             [sys.executable, *flows, *options], cwd=project, capture_output=True, text=True
         )
         return done.stdout + done.stderr
 
-    assert "flow_source farneback, farneback_window 9" in said()
-    assert "farneback_window 15" in said("--farneback-window", "15")
-    assert "5<=x<=99" in said("--farneback-window", "4")
+    by_default = output().splitlines()
+    assert "  flows/ flow_source: farneback" in by_default
+    assert "  flows/ farneback_window: 9" in by_default
+    changed = output("--farneback-window", "15").splitlines()
+    assert "  flows/ farneback_window: 15" in changed
+    assert "5<=x<=99" in output("--farneback-window", "4")
     named = ("--farneback-window", "--source farneback")
-    refused(said("--source", "dis"), "option-needs-another", *named)
-    assert "--farneback-window PIXELS" in said("--help-all")
+    refused(output("--source", "dis"), "option-needs-another", *named)
+    assert "--farneback-window PIXELS" in output("--help-all")
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ OPEN_GOPS = {  # encoder options that make B-frames before a keyframe refer to w
 
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize(
-    "codec, extension",
+    ("codec", "extension"),
     [
         ("libx264", "mkv"),
         ("libx264", "avi"),
@@ -107,7 +107,7 @@ def test_groups_of_pictures_that_an_edit_list_hides_are_no_loss(tmp_path, num_hi
         assert "early" in reason(path) or "damaged" in reason(path)
 
 
-@pytest.mark.parametrize("codec, extension", [("libx264", "mkv"), ("libx264", "avi")])
+@pytest.mark.parametrize(("codec", "extension"), [("libx264", "mkv"), ("libx264", "avi")])
 def test_frames_lost_behind_the_first_ones_are_still_missed(tmp_path, codec, extension):
     """A cut of an open group of pictures is no excuse for what is lost elsewhere."""
     options = {"codec": codec, "options": OPEN_GOPS[codec], "rate": 25}
@@ -218,7 +218,7 @@ def two_pictures(path, flagged):
     return path
 
 
-@pytest.mark.parametrize("flagged, width", [((), 64), ((0,), 64), ((1,), 96), ((0, 1), 64)])
+@pytest.mark.parametrize(("flagged", "width"), [((), 64), ((0,), 64), ((1,), 96), ((0, 1), 64)])
 def test_the_stream_flagged_as_default_is_decoded(tmp_path, flagged, width):
     path = two_pictures(tmp_path / "a.mkv", flagged)
     rgb, _ = decode(path)
@@ -261,7 +261,7 @@ def test_vectors_of_a_copy_belong_to_the_span(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "picture, sounds, seconds",
+    ("picture", "sounds", "seconds"),
     [
         (0, [], 0.0),
         (500, [], 0.0),

@@ -52,7 +52,7 @@ def test_levels_rise_with_the_square_root():
     assert not map_levels(np.ones((2, 2), np.float32), 0.0).any()
 
 
-@pytest.mark.parametrize("x, y", [(3, 7), (12, 4)])
+@pytest.mark.parametrize(("x", "y"), [(3, 7), (12, 4)])
 def test_whole_numbers_lie_between_pixels(x, y):
     """A line along the border between two rows of pixels is as strong in both."""
     picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)

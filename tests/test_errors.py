@@ -150,5 +150,5 @@ def test_helpers_find_what_is_wrong(code):
             refused(wrong, code)
     with pytest.raises(AssertionError):
         refused(line, other)
-    with pytest.raises(AssertionError, match="not named: b.csv"):
+    with pytest.raises(AssertionError, match=r"not named: b\.csv"):
         refused(line, code, "b.csv")

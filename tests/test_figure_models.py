@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> DatasetLayout:
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tubelet, shape", [(2, (8, 4, 4)), (8, (2, 4, 4))])
+@pytest.mark.parametrize(("tubelet", "shape"), [(2, (8, 4, 4)), (8, (2, 4, 4))])
 @pytest.mark.parametrize("head", ["mean", "mca"])
 def test_gradcam_has_a_value_a_token(head: str, tubelet: int, shape: tuple[int, ...]) -> None:
     model = classifier(head, tubelet_size=tubelet)
@@ -269,7 +269,7 @@ def test_tracks_are_drawn_from_where_they_start() -> None:
 
 
 @pytest.mark.parametrize(
-    "run, names",
+    ("run", "names"),
     [
         ("finetune-mofo-mca", ["gradcam.png", "attention.png"]),
         ("pretrain-mme", ["trajectories.png", "attention.png"]),

@@ -101,7 +101,7 @@ def test_printable_text_is_short_and_without_controls(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "values, texts",
+    ("values", "texts"),
     [
         ([0.0, 0.5, 1.0], ["0.0", "0.5", "1.0"]),
         ([0.95, 1.0, 1.05], ["0.95", "1.00", "1.05"]),

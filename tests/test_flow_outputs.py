@@ -11,7 +11,7 @@ import pytest
 import torch
 from camera_fixtures import camera_flow
 from dataset_fixtures import checksums, run_boxes, run_flows
-from errors import refused
+from errors import refused, refuses
 
 from preprocess.flow.boundaries import boundary_map, window_sums
 from preprocess.flow.motion_maps import reduce_maps
@@ -21,7 +21,7 @@ from preprocess.flow.tracks import make_tracks
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
-from shared.errors import EXIT_SET_ASIDE, InputError
+from shared.errors import EXIT_SET_ASIDE
 from shared.layout import BOUNDARIES, LENGTHS, DatasetLayout
 from shared.manifest import Clip, write_manifest
 from shared.motion_maps import compand, expand
@@ -86,7 +86,7 @@ def everything(tmp_path_factory) -> DatasetLayout:
         "--trajectories", "--track-points", 8,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "The tracks are " in done.output, "their size stands apart"
+    assert "The tracks are " in done.output, "their size has a line of its own"
     return layout
 
 
@@ -206,7 +206,7 @@ def test_tracks_without_hog_and_shards_without_tracks(everything, tmp_path):
         assert tracks.num_steps.max(axis=1).tolist() == [4, 6]
     with (
         ShardReader(everything.root / "flows-motion-vectors" / "00000.h5", "flows") as reader,
-        pytest.raises(InputError, match="--trajectories"),
+        refuses("missing-data", reader.path, "--trajectories"),
     ):
         read_tracks(reader, [0])
 
@@ -326,7 +326,7 @@ def test_a_further_source_leaves_the_first_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, code, named",
+    ("arguments", "code", "named"),
     [
         (["--source", "farneback"], "unknown-name", "tvl1, dis, raft, motion-vectors"),
         (["--source", "tvl1,tvl1"], "duplicate", "tvl1"),

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from dataset_fixtures import ROOT
+from errors import refuses
 from shard_fixtures import write_moving_squares
 from test_shards import HOSTILE
 
@@ -136,17 +137,20 @@ def far_away(offsets):
     return offsets
 
 
-HARM = {
-    "gzip-bomb": gzip_bomb,
-    "large-gzip-bomb": large_gzip_bomb,
-    "short-chunk": short_chunk,
-    "jpegs-out-of-order": with_offsets("frames", "/jpeg/offsets", out_of_order),
-    "maps-out-of-order": with_offsets("flows", "/motion/offsets", out_of_order),
-    "offsets-far-away": with_offsets("frames", "/jpeg/offsets", far_away),
-    "rows-far-away": with_offsets("boxes", "/clip/frames", far_away),
+HARM = {  # what is done to a dataset, and the code with which its reader refuses it
+    "gzip-bomb": (gzip_bomb, "damaged-file"),
+    "large-gzip-bomb": (large_gzip_bomb, "damaged-file"),
+    "short-chunk": (short_chunk, "damaged-file"),
+    "jpegs-out-of-order": (with_offsets("frames", "/jpeg/offsets", out_of_order), "damaged-file"),
+    "maps-out-of-order": (with_offsets("flows", "/motion/offsets", out_of_order), "damaged-file"),
+    "offsets-far-away": (with_offsets("frames", "/jpeg/offsets", far_away), "out-of-range"),
+    "rows-far-away": (with_offsets("boxes", "/clip/frames", far_away), "damaged-file"),
 } | {
-    f"boxes-{name.replace(' ', '-')}": lambda layout, change=change: _changed(layout, change)
-    for name, (change, _) in HOSTILE.items()
+    f"boxes-{name.replace(' ', '-')}": (
+        lambda layout, change=change: _changed(layout, change),
+        code,
+    )
+    for name, (change, code) in HOSTILE.items()
 }
 
 
@@ -157,7 +161,8 @@ def _changed(layout, change):
 
 def harmed(folder: Path, name: str) -> DatasetLayout:
     layout = write_squares(folder / name)
-    HARM[name](layout)
+    harm, _ = HARM[name]
+    harm(layout)
     for kind in ("frames", "flows", "boxes"):
         agree(layout, kind)
     return layout
@@ -166,7 +171,8 @@ def harmed(folder: Path, name: str) -> DatasetLayout:
 @pytest.mark.parametrize("name", HARM)
 def test_hostile_shards_are_refused(tmp_path, name):
     layout = harmed(tmp_path, name)
-    with pytest.raises(InputError, match="00000.h5"):
+    _, code = HARM[name]
+    with refuses(code, layout.root, "00000.h5"):
         read_everything(layout)
     [shards] = find_dataset(layout).shards
     assert any(check_shards(shards).values())

@@ -10,6 +10,7 @@ import ast
 import subprocess
 import sys
 from collections import defaultdict, deque
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def circles(imports: dict[str, set[str]], program: str) -> list[str]:
     for start in sorted(graph):
         path = shortest_way(graph, start, start)
         if path and frozenset(path) not in found:
-            steps = [graph[one][other] for one, other in zip(path, path[1:], strict=False)]
+            steps = [graph[one][other] for one, other in pairwise(path)]
             found[frozenset(path)] = " -> ".join(path) + f" ({'; '.join(steps)})"
     return list(found.values())
 

@@ -139,7 +139,7 @@ def commands(tmp_path: Path, *arguments: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "goal, named",
+    ("goal", "named"),
     [
         ("pretrain", "--like pretrain-mae"),
         ("finetune", "--from none"),

@@ -96,7 +96,7 @@ def raw_vectors(frame: av.VideoFrame) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "codec, options",
+    ("codec", "options"),
     [
         ("libx264", {**X264, "bf": 0}),
         ("libx264", {**X264, "bf": 2, "b_strategy": 0, "x264-params": "b-pyramid=none"}),

@@ -20,7 +20,7 @@ from shared.manifest import Clip, write_manifest
 
 
 @pytest.mark.parametrize(
-    "codec, extension, rate, options",
+    ("codec", "extension", "rate", "options"),
     [
         ("mpeg4", "avi", 12, {"bf": "2"}),
         ("libx264", "avi", 12, {"bf": "2"}),
@@ -177,7 +177,7 @@ def test_an_flv_with_b_frames_is_whole(tmp_path, bf):
 
 
 @pytest.mark.parametrize(
-    "codec, extension", [("libx264", "flv"), ("wmv2", "wmv"), ("mpeg4", "mkv")]
+    ("codec", "extension"), [("libx264", "flv"), ("wmv2", "wmv"), ("mpeg4", "mkv")]
 )
 def test_sound_may_end_long_after_the_picture(tmp_path, codec, extension):
     """Where the container tells how long its longest stream is, and nothing of the picture."""
@@ -229,7 +229,7 @@ def _uneven(index, packet):
 
 
 @pytest.mark.parametrize(
-    "codec, extension, with_sound",
+    ("codec", "extension", "with_sound"),
     [
         ("libx264", "mkv", False),
         ("libx264", "mkv", True),

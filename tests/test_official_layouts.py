@@ -89,8 +89,11 @@ LAYOUTS: dict[str, tuple[dict, list[str], dict, list[str]]] = {
             ),
             "validate.csv": csv_text(K400_COLUMNS, [["abseiling", "=1+1", 7, 17, "validate", 0]]),
         },
-        ["train/playing_guitar/-a_B_000003_000013.mkv", "--x_000000_000010.mp4"]
-        + ["val/=1+1_000007_000017.mp4"],
+        [
+            "train/playing_guitar/-a_B_000003_000013.mkv",
+            "--x_000000_000010.mp4",
+            "val/=1+1_000007_000017.mp4",
+        ],
         {
             "-a_B_000003_000013": (
                 *("train/playing_guitar/-a_B_000003_000013.mkv", "train", 1, None, None),
@@ -107,8 +110,10 @@ LAYOUTS: dict[str, tuple[dict, list[str], dict, list[str]]] = {
             "HandstandPushups/v_HandStandPushups_g08_c01.avi 2\n",
             "ucfTrainTestlist/testlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n",
         },
-        ["UCF-101/HandstandPushups/v_HandStandPushups_g08_c01.avi"]
-        + ["UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi"],
+        [
+            "UCF-101/HandstandPushups/v_HandStandPushups_g08_c01.avi",
+            "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi",
+        ],
         {
             "v_ApplyEyeMakeup_g08_c01": (
                 *("UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", "train", 0),
@@ -127,8 +132,13 @@ LAYOUTS: dict[str, tuple[dict, list[str], dict, list[str]]] = {
             "two  blanks (x)_wave.avi 1 \nneither_wave.avi 0 \n",
             "testTrainMulti_7030_splits/walk_test_split1.txt": "same_name.avi 1 \n",
         },
-        ["wave/#1 [a]!_&;_wave_f.avi", "wave/two  blanks (x)_wave.avi", "wave/neither_wave.avi"]
-        + ["wave/same_name.avi", "walk/same_name.avi"],
+        [
+            "wave/#1 [a]!_&;_wave_f.avi",
+            "wave/two  blanks (x)_wave.avi",
+            "wave/neither_wave.avi",
+            "wave/same_name.avi",
+            "walk/same_name.avi",
+        ],
         {
             "#1 [a]!_&;_wave_f": ("wave/#1 [a]!_&;_wave_f.avi", "test", 50, None, None),
             "two  blanks (x)_wave": ("wave/two  blanks (x)_wave.avi", "train", 50, None, None),

@@ -28,7 +28,7 @@ def killed(*_, **__):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> DatasetLayout:
-    """Six clips in three shards, of which clip 1 was set aside; not to be written to."""
+    """Six clips in three shards; clip 1 was set aside; tests only read it."""
     layout = make_dataset(tmp_path_factory.mktemp("finished"))
     (layout.videos / "1.mp4").write_bytes(b"not yet a video")
     assert run_flows(layout, *OLD).exit_code == EXIT_SET_ASIDE
@@ -69,9 +69,10 @@ def test_the_first_clips_that_fail_lose_nothing(layout, tmp_path):
 
 def test_workers_that_do_not_start_lose_nothing(layout, monkeypatch):
     before = state(layout)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr("preprocess.flow_run.pool.InProcessPool", killed)
-        run_flows(layout, *NEW)
+        with pytest.raises(Killed):
+            run_flows(layout, *NEW)
     assert state(layout) == before
 
 
@@ -95,9 +96,10 @@ def test_a_disk_that_is_full_at_the_first_shard_loses_nothing(layout, monkeypatc
 def test_killed_at_the_first_shard_the_run_continues_with_its_own_options(layout, monkeypatch):
     """The old shards are not complete any more, and the old options are refused."""
     first = (layout.frames / "00000.h5").read_bytes()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(run_start.os, "replace", killed_at_shards)
-        run_flows(layout, *NEW)
+        with pytest.raises(Killed):
+            run_flows(layout, *NEW)
     assert read_index(layout.frames) is None and read_index(layout.flows) is None
     assert (layout.frames / "00000.h5").read_bytes() == first
     said = "--jpeg-quality was 50 and is now 90"
@@ -119,9 +121,10 @@ def test_an_unfinished_run_is_kept_too(finished, layout, monkeypatch):
     """A journal of finished shards is worth as much as dataset.json."""
     shutil.rmtree(layout.frames)
     shutil.rmtree(layout.flows)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr("preprocess.flow_run.plan.write_index", killed)
-        run_flows(layout, *OLD)
+        with pytest.raises(Killed):
+            run_flows(layout, *OLD)
     before = state(layout)
     done = run_flows(layout, *NEW, "--videos", layout.videos / "mistyped")
     refused(done, "missing-folder", "mistyped")
@@ -132,9 +135,10 @@ def test_an_unfinished_run_is_kept_too(finished, layout, monkeypatch):
 
 def test_a_journal_of_further_outputs_does_not_outlive_overwrite(layout, monkeypatch):
     further = (*OLD, "--boundaries")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr("preprocess.flow_run.plan.write_index", killed)
-        run_flows(layout, *further)
+        with pytest.raises(Killed):
+            run_flows(layout, *further)
     journal = layout.flows_of("tvl1-boundaries") / ".journal.jsonl"
     assert journal.exists()
     assert run_flows(layout, *further, "--overwrite").exit_code == EXIT_SET_ASIDE

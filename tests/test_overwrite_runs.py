@@ -25,7 +25,7 @@ def state(folder):
     }
 
 
-def begun(folder, seed=0):
+def old_run(folder, seed=0):
     """A run that has weights to lose."""
     folder.begin({"command": "pretrain", "seed": seed}, overwrite=False)
     folder.weights.write_bytes(b"trained for weeks")
@@ -49,12 +49,18 @@ def overwrite(folder):
     assert folder.read_options() == NEW
 
 
-def test_a_run_that_fails_before_it_saved_puts_the_old_one_back(folder):
-    before = begun(folder)
-    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=True):
+def run_that_fails(folder, before_it_fails=lambda: None):
+    """A first run with --overwrite that ends with a MemoryError."""
+    with folder.restored_on_failure(is_first=True):
         overwrite(folder)
-        folder.log.write_text("{}")
+        before_it_fails()
         raise MemoryError
+
+
+def test_a_run_that_fails_before_it_saved_puts_the_old_one_back(folder):
+    before = old_run(folder)
+    with pytest.raises(MemoryError):
+        run_that_fails(folder, lambda: folder.log.write_text("{}"))
     assert state(folder) == before
     with pytest.raises(MemoryError), folder.restored_on_failure(is_first=False):
         raise MemoryError
@@ -62,35 +68,32 @@ def test_a_run_that_fails_before_it_saved_puts_the_old_one_back(folder):
 
 
 def test_a_run_that_has_saved_is_not_taken_back(folder):
-    begun(folder)
-    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=True):
-        overwrite(folder)
-        folder.drop_replaced()
-        raise MemoryError
+    old_run(folder)
+    with pytest.raises(MemoryError):
+        run_that_fails(folder, folder.drop_replaced)
     assert folder.read_options() == NEW and not folder.weights.exists()
 
 
 def test_a_finished_run_leaves_nothing_of_the_old_one(folder):
-    begun(folder)
+    old_run(folder)
     overwrite(folder)
     folder.finish({"loss": 2.0})
     assert sorted(state(folder)) == ["finished", "options.json"]
 
 
 def test_killed_twice_before_it_saved_the_old_run_is_still_there(folder):
-    before = begun(folder)
+    before = old_run(folder)
     for _ in range(2):
         overwrite(folder)  # and no end: as killed
-    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=True):
-        overwrite(folder)
-        raise MemoryError
+    with pytest.raises(MemoryError):
+        run_that_fails(folder)
     assert state(folder) == before
 
 
 @pytest.mark.parametrize("nth", range(4))
 def test_killed_while_files_are_moved(folder, monkeypatch, nth):
     """At each file, on the way out and on the way back."""
-    before = begun(folder)
+    before = old_run(folder)
     real, moves = os.replace, []
 
     def replace(source, target):
@@ -100,23 +103,23 @@ def test_killed_while_files_are_moved(folder, monkeypatch, nth):
                 raise Killed
         real(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace)
-        overwrite(folder)
+        with pytest.raises(Killed):
+            overwrite(folder)
     folder.begin({"command": "pretrain", "seed": 0}, overwrite=False)
     assert {name: text for name, text in state(folder).items() if name != "options.json"} == {
         name: text for name, text in before.items() if name != "options.json"
     }
     moves.clear()
     before = state(folder)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        overwrite(folder)
+    overwrite(folder)
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace)
-        with folder.restored_on_failure(is_first=True):
+        with pytest.raises(Killed), folder.restored_on_failure(is_first=True):
             raise MemoryError
-    with pytest.raises(MemoryError), folder.restored_on_failure(is_first=True):
-        overwrite(folder)
-        raise MemoryError
+    with pytest.raises(MemoryError):
+        run_that_fails(folder)
     assert state(folder) == before
 
 
@@ -129,9 +132,10 @@ def test_a_pretraining_that_fails_at_its_first_step_loses_nothing(tmp_path, monk
         raise MemoryError("the GPU is full")
 
     new = tiny_run(tmp_path, run="old", epochs=1, seed=9, overwrite=True)
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+    with monkeypatch.context() as patch:
         patch.setattr(Training, "backward", fail)
-        pretrain.pretrain(new, "videomae")
+        with pytest.raises(MemoryError):
+            pretrain.pretrain(new, "videomae")
     assert state(folder) == before
     pretrain.pretrain(new, "videomae")
     assert folder.read_options()["seed"] == 9 and folder.is_finished

@@ -196,10 +196,10 @@ def test_overwrite_begins_again(out):
 
 
 def test_a_run_in_use_is_refused(out):
-    (out / "squares" / "runs" / "busy").mkdir(parents=True)
-    with RunLock(out / "squares" / "runs" / "busy" / ".lock"):
-        with refuses("locked", out / "squares" / "runs" / "busy"):
-            pretrain(tiny_run(out, run="busy"), "mofo")
+    busy = out / "squares" / "runs" / "busy"
+    busy.mkdir(parents=True)
+    with RunLock(busy / ".lock"), refuses("locked", busy):
+        pretrain(tiny_run(out, run="busy"), "mofo")
 
 
 def test_what_a_run_prints_before_it_trains(out, capsys):

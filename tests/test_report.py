@@ -422,7 +422,7 @@ def test_runs_are_put_side_by_side(tmp_path: Path) -> None:
     assert "mask.mask_ratio" not in differing  # 0.9 for all
 
 
-@pytest.mark.parametrize("trajectories, target, zeros, level", [
+@pytest.mark.parametrize(("trajectories", "target", "zeros", "level"), [
     ({}, "displacements of points and histograms of oriented gradients",
      "that nothing moves and even histograms", "rest and even histograms"),
     ({"shape": False}, "displacements of points", "that nothing moves", "rest"),
@@ -462,7 +462,7 @@ def test_losses_of_one_target_are_put_side_by_side(tmp_path: Path) -> None:
     assert len(charts) == 2
     axes = Figure().subplots()
     charts[0][0].draw(axes)
-    assert not axes.texts and len(axes.lines) == 2  # no line stands for both levels
+    assert not axes.texts and len(axes.lines) == 2  # two levels: neither has a line
 
 
 def test_predicted_tracks_are_shown(tmp_path: Path) -> None:
@@ -577,7 +577,7 @@ def test_confused_pairs_are_the_largest_off_the_diagonal() -> None:
     assert confused_pairs(np.diag([3, 4])) == []
 
 
-@pytest.mark.parametrize("method, sentence", [
+@pytest.mark.parametrize(("method", "sentence"), [
     ("mofo", "hides 90 % of all patches, and 75 % of those in the box"),
     ("videomae", "hides 90 % of all patches (settings of run pretrain-videomae)"),
 ])  # fmt: skip

@@ -44,9 +44,8 @@ def holder(tmp_path):
 
 
 def test_second_run_is_refused_naming_the_first(tmp_path, holder):
-    with refuses("locked", tmp_path, f"process {holder.pid}"):
-        with RunLock(tmp_path / ".lock"):
-            pass
+    with refuses("locked", tmp_path, f"process {holder.pid}"), RunLock(tmp_path / ".lock"):
+        pass
 
 
 def test_lock_of_a_killed_run_does_not_block(tmp_path, holder):
@@ -79,8 +78,10 @@ def test_a_path_that_is_no_utf8_may_stand_on_the_command_line(tmp_path):
     os.mkdir(videos)
     open(videos + b"/0.mp4", "x").close()
     done = subprocess.run(
-        [sys.executable, "-m", "preprocess.manifest", "--dataset", "mine"]
-        + ["--out", tmp_path, "--videos", videos],
+        [
+            *(sys.executable, "-m", "preprocess.manifest"),
+            *("--dataset", "mine", "--out", tmp_path, "--videos", videos),
+        ],
         cwd=ROOT,
         capture_output=True,
         env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},

@@ -199,9 +199,11 @@ def test_offsets_out_of_order_are_refused(tmp_path):
     arrays = boxes_arrays()
     arrays["/tube/offsets"][1:3] = [4, 2]
     write_shard(tmp_path / "00000.h5", "boxes", arrays, {})
-    with ShardReader(tmp_path / "00000.h5", "boxes") as reader:
-        with refuses("damaged-file", "00000.h5/tube/offsets"):
-            reader.ragged("/tube/offsets", "/tube/index", 0, 3)
+    with (
+        ShardReader(tmp_path / "00000.h5", "boxes") as reader,
+        refuses("damaged-file", "00000.h5/tube/offsets"),
+    ):
+        reader.ragged("/tube/offsets", "/tube/index", 0, 3)
 
 
 @pytest.mark.parametrize(

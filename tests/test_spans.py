@@ -1,5 +1,7 @@
 """Clips of one long video: what overlaps is decoded once, and each clip is as if read alone."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,7 +51,7 @@ def read_together(clips, folder, chunk_frames=64):
 
 
 @pytest.mark.parametrize(
-    "codec, extension",
+    ("codec", "extension"),
     [
         ("libx264", "mp4"),
         ("libx264", "mkv"),
@@ -188,4 +190,4 @@ def test_groups_have_no_gaps_and_do_not_touch(spans):
             assert reached is None or start <= reached
             reached = max(stop, reached or stop)
         ends.append((group.tasks[0].clip.span[0], reached))
-    assert all(before[1] < after[0] for before, after in zip(ends, ends[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in pairwise(ends))

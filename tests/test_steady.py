@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 from dataset_fixtures import make_dataset, run_boxes, run_flows
+from errors import refuses
 
 from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.presets import PRESETS, MotionParameters, read_parameters
 from preprocess.motion_boxes.steady import steady_boxes
-from shared.errors import InputError
 from shared.shards import ShardReader
 
 DEFAULT = PRESETS["default"]
@@ -99,7 +99,7 @@ def test_repeated_frames_keep_the_box_of_their_neighbours():
 
 @pytest.mark.parametrize("change", ["residual=2", "steady_share=1.5"])
 def test_what_is_not_a_share_is_refused(change):
-    with pytest.raises(InputError, match="it must be at most 1"):
+    with refuses("out-of-range", *change.split("=")):
         read_parameters("default", [change])
 
 

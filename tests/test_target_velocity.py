@@ -13,7 +13,6 @@ from shard_fixtures import write_moving_squares
 from track_fixtures import add_tracks
 from training_fixtures import TINY_RECIPE, losses, tiny_run
 
-from shared.errors import InputError
 from shared.grid import View
 from shared.layout import DatasetLayout
 from shared.tracks import Tracks, read_tracks
@@ -125,9 +124,9 @@ def test_impossible_options_are_refused(squares, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
     tables = read_recipe("squares", recipe)
-    with pytest.raises(InputError, match="flips has 'time'"):
+    with refuses("option-conflict", "flips", "'time'"):
         pretrain_config(tables, "velocity", {"flips": ["time"]})
-    with pytest.raises(InputError, match="steps is 3; it must divide the 4 frames"):
+    with refuses("out-of-range", "steps is 3", "4 frames"):
         pretrain_config(tables, "velocity", {"target": {"steps": 3}, "model": {"tubelet_size": 4}})
 
 

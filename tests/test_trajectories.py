@@ -134,7 +134,7 @@ def slow_tracks(frames, flows, options, residual=None):
 
 
 @pytest.mark.parametrize(
-    "num_frames, options, speed",
+    ("num_frames", "options", "speed"),
     [
         (5, TrackOptions(length=3, points=5, cell=4), 2.0),
         (3, TrackOptions(length=6, points=3, cell=6, max_flow=1.0), 4.0),
