@@ -146,6 +146,8 @@ def _rectangles(
 # ---------------------------------------------------------------------------------------------
 
 PATTERNS = ("dense", "sparse")
+VELOCITIES = ("step", "clip")
+FIRST_STEPS = ("random", "motion")
 
 
 def smm(
@@ -154,6 +156,7 @@ def smm(
     *,
     mask_ratio: float,
     pattern: str = "dense",
+    velocity: str = "step",
     speed: tuple[float, float] = (0.5, 2.0),
     aspect: tuple[float, float] | None = None,
 ) -> np.ndarray:
@@ -161,23 +164,32 @@ def smm(
 
     Args:
         pattern: "dense" for a rectangle; "sparse" for random positions that move together.
+        velocity: "step" draws a velocity for each time step (eq. 5). "clip" draws one for the clip,
+            so that the mask moves in a straight line until a border reflects it.
         speed: smallest and largest speed, cells per time step; the direction is uniform.
         aspect: smallest and largest width / height of the dense rectangle, as far as the grid
             allows. It changes from one random value to another along the clip. None is 3/4 to 4/3.
     """
     aspect = _check_pattern(pattern, aspect)
     count = scene.masked_positions(mask_ratio)
-    velocity = _draw_velocity(rng, speed)
+    _check_name("velocity", velocity, VELOCITIES)
+    moves = scene.time_steps - 1
+    velocities = _draw_velocities(rng, speed, max(1, moves) if velocity == "step" else 1)
+    if velocity == "clip":
+        velocities = np.repeat(velocities, max(1, moves), axis=0)
     if pattern == "sparse":
-        return _moving_pattern(scene, rng, count, velocity).ravel()
+        return _moving_pattern(scene, rng, count, velocities[:moves]).ravel()
     first, last = np.log(draw_aspect(rng, aspect, 2))
     size = sides(count, np.exp(np.linspace(first, last, scene.time_steps)), scene.grid)
     room = np.array(scene.grid[::-1]) - size
     centre = np.empty_like(size)
     place = rng.random(2) * room[0]
+    reflected = velocities[0]
     for t in range(scene.time_steps):
         centre[t] = size[t] / 2 + place
-        place, velocity = _bounce(place, velocity, room[min(t + 1, scene.time_steps - 1)])
+        if t < moves:
+            now = velocities[t] if velocity == "step" else reflected
+            place, reflected = _bounce(place, now, room[t + 1])
     return nearest_cells(centre, size, scene.grid, count, rng.random(scene.grid)).ravel()
 
 
@@ -187,13 +199,18 @@ def mgm(
     *,
     mask_ratio: float,
     pattern: str = "dense",
+    first: str = "random",
     aspect: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Motion-guided masking (sec. 3.3): a mask at the places with the largest motion.
 
+    At a time step where nothing moves the mask stays as it was at the step before.
+
     Args:
         pattern: "dense" for a rectangle around the largest motion of each time step; "sparse" for
             positions drawn one after another with a probability proportional to their motion.
+        first: "random" places the mask of the first time step at random, as the paper does;
+            "motion" places it by the motion, as at all other steps.
         aspect: smallest and largest width / height of the dense rectangle, drawn at each time step.
             None is 3/4 to 4/3.
     """
@@ -201,9 +218,15 @@ def mgm(
     count = scene.masked_positions(mask_ratio)
     assert scene.motion is not None, "mgm needs the motion of the clip"
     assert scene.motion.shape == (scene.time_steps, *scene.grid), scene.motion.shape
+    _check_name("first", first, FIRST_STEPS)
     motion = scene.motion.reshape(scene.time_steps, -1).astype(np.float64)
+    if first == "random":
+        motion[0] = 0.0  # every place is then equally likely
+    # For each time step the last one in which something moves, or the first.
+    moves = (motion > 0).any(axis=1)
+    source = np.maximum.accumulate(np.where(moves, np.arange(scene.time_steps), 0))
     if pattern == "sparse":
-        return _drawn_by_weight(motion, count, rng).ravel()
+        return _drawn_by_weight(motion, count, rng)[source].ravel()
     columns = scene.grid[1]
     ties = rng.random(scene.grid)
     # If nothing moves, every cell is an equally good centre.
@@ -211,26 +234,33 @@ def mgm(
     row, column = np.divmod(largest.argmax(axis=1), columns)
     centre = np.stack([column, row], axis=1) + 0.5
     size = sides(count, draw_aspect(rng, aspect, scene.time_steps), scene.grid)
-    return nearest_cells(centre, size, scene.grid, count, ties).ravel()
+    return nearest_cells(centre, size, scene.grid, count, ties)[source].ravel()
+
+
+def _check_name(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError("unknown-name", f"{option} is {value!r}; allowed: {', '.join(allowed)}")
 
 
 def _check_pattern(pattern: str, aspect: tuple[float, float] | None) -> tuple[float, float]:
-    if pattern not in PATTERNS:
-        raise InputError("unknown-name", f"pattern is {pattern!r}; allowed: {', '.join(PATTERNS)}")
+    _check_name("pattern", pattern, PATTERNS)
     if pattern == "sparse" and aspect is not None:
         raise InputError("option-unused", "the sparse pattern does not use aspect; leave it out")
     return ASPECT if aspect is None else aspect
 
 
-def _draw_velocity(rng: np.random.Generator, speed: tuple[float, float]) -> np.ndarray:
-    """float64 [2]: cells per time step along x and y."""
+def _draw_velocities(
+    rng: np.random.Generator, speed: tuple[float, float], count: int
+) -> np.ndarray:
+    """float64 [count, 2]: cells per time step along x and y."""
     if not 0.0 <= speed[0] <= speed[1] < float("inf"):
         raise InputError(
             "out-of-range",
             f"speed is {speed}; two numbers of cells per time step, the smaller first, are allowed",
         )
-    angle = rng.uniform(0.0, 2 * np.pi)
-    return rng.uniform(*speed) * np.array([np.cos(angle), np.sin(angle)])
+    angles = rng.uniform(0.0, 2 * np.pi, count)
+    lengths = rng.uniform(*speed, count)
+    return lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _bounce(
@@ -244,13 +274,18 @@ def _bounce(
 
 
 def _moving_pattern(
-    scene: Scene, rng: np.random.Generator, count: int, velocity: np.ndarray
+    scene: Scene, rng: np.random.Generator, count: int, velocities: np.ndarray
 ) -> np.ndarray:
-    """bool [T', R, Q]: random positions, moved by whole cells with wrap-around."""
+    """bool [T', R, Q]: random positions, moved by whole cells with wrap-around.
+
+    Args:
+        velocities: float64 [T' - 1, 2], cells from one time step to the next.
+    """
     first = np.zeros(scene.inside.size, dtype=np.bool_)
     first[rng.permutation(first.size)[:count]] = True
     first = first.reshape(scene.grid)
-    moved = np.floor(np.arange(scene.time_steps)[:, None] * velocity + 0.5).astype(int)
+    places = np.concatenate([np.zeros((1, 2)), np.cumsum(velocities, axis=0)])
+    moved = np.floor(places + 0.5).astype(int)
     return np.stack([np.roll(first, (down, across), axis=(0, 1)) for across, down in moved])
 
 

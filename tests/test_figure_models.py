@@ -226,7 +226,8 @@ def test_divisor_of_a_target_is_found_from_the_target(trained: DatasetLayout) ->
     table, _ = read_held_out(trained, False, config.needed_motion)
     placed = ClipReader(table, 1).tracks(0, np.array([0, 8]))
     view = canonical_view(64, 64, size=64)
-    target, counts = trajectory_target(placed, view, (64, 64), (4, 4), config.target, 1)
+    ends = np.array([[0], [8]]) + np.arange(7)
+    target, counts = trajectory_target(placed, view, (64, 64), (4, 4), config.target, ends)
     displacements = target[:, : 4 * 6 * 2].reshape(-1, 4, 6, 2)
     restored = displacements * pixels_per_unit(displacements, counts)[:, None, None, None]
     assert set(np.abs(restored).round(3).ravel().tolist()) == {0.0, 2.0}

@@ -139,6 +139,8 @@ def test_static_masks_do_not_move(name):
         ("cube", {"min_positions": 0}, "out-of-range"),
         ("smm", {"pattern": "stripes"}, "unknown-name"),
         ("smm", {"speed": (3.0, 1.0)}, "out-of-range"),
+        ("smm", {"velocity": "frame"}, "unknown-name"),
+        ("mgm", {"first": "last"}, "unknown-name"),
         ("smm sparse", {"aspect": (1.0, 1.0)}, "option-unused"),
         ("mgm", {"pattern": "stripes"}, "unknown-name"),
         ("mgm sparse", {"aspect": (1.0, 1.0)}, "option-unused"),
@@ -258,15 +260,33 @@ def test_simulated_motion_moves(name, least):
     assert (still == still[0]).all()
 
 
-def test_a_dense_mask_moves_by_its_speed():
-    """A small rectangle, far from the borders at first, is carried along a line."""
+def moved_centres(number: int, **options) -> np.ndarray:
+    """Centres x, y [4, 2] of a square of 5 x 5 cells in 40 x 40 that moves 1.5 cells a step."""
     scene = Scene(4, np.zeros((40, 40), dtype=bool))
     rows, columns = np.mgrid[:40, :40] + 0.5
+    options |= {"mask_ratio": 25 / 1600, "speed": (1.5, 1.5), "aspect": (1.0, 1.0)}
+    mask = draw("smm", scene, 3, number, **options)
+    return np.array([[columns[step].mean(), rows[step].mean()] for step in mask])
+
+
+def test_each_step_has_a_velocity_of_its_own():
+    """Eq. 5. Directions of two steps do not depend on each other: their mean cosine is 0."""
+    cosines = []
+    for number in range(400):
+        centres = moved_centres(number)
+        if (np.abs(centres[0] - 20) < 10).all():  # 3 steps of 1.5 do not reach a border
+            steps = np.diff(centres, axis=0)
+            lengths = np.hypot(*steps.T)
+            assert lengths == pytest.approx([1.5] * 3, abs=1.0)  # whole cells
+            cosines += list((steps[:-1] * steps[1:]).sum(axis=1) / (lengths[:-1] * lengths[1:]))
+    assert len(cosines) > 100 and abs(np.mean(cosines)) < 5 * np.sqrt(0.5 / len(cosines))
+
+
+def test_a_dense_mask_moves_by_its_speed():
+    """With one velocity for the clip a small rectangle is carried along a line."""
     seen = 0
     for number in range(200):
-        options = {"mask_ratio": 25 / 1600, "speed": (1.5, 1.5), "aspect": (1.0, 1.0)}
-        mask = draw("smm", scene, 3, number, **options)
-        centres = np.array([[columns[step].mean(), rows[step].mean()] for step in mask])
+        centres = moved_centres(number, velocity="clip")
         if (np.abs(centres[0] - 20) < 10).all():  # 3 steps of 1.5 do not reach a border
             seen += 1
             assert np.hypot(*(centres[3] - centres[0])) == pytest.approx(4.5, abs=1.5)
@@ -309,7 +329,7 @@ def test_a_dense_mask_lies_around_the_largest_motion():
         peaks = rng.integers(8, 32, (T, 2))
         motion[np.arange(T), peaks[:, 0], peaks[:, 1]] = 2.0
         scene = Scene(T, np.zeros((40, 40), dtype=bool), motion)
-        mask = draw("mgm", scene, number, mask_ratio=100 / 1600)
+        mask = draw("mgm", scene, number, mask_ratio=100 / 1600, first="motion")
         assert mask[np.arange(T), peaks[:, 0], peaks[:, 1]].all()
         centres = [[rows[step].mean(), columns[step].mean()] for step in mask]
         assert np.abs(centres - peaks).max() < 0.75
@@ -321,7 +341,7 @@ def test_a_dense_mask_in_a_corner_still_has_its_count():
     motion = np.zeros((1, G, G), dtype=np.float32)
     motion[0, 0, 13] = 1.0
     scene = Scene(1, np.zeros((G, G), dtype=bool), motion)
-    mask = draw("mgm", scene, 0, mask_ratio=0.25, aspect=(1.0, 1.0))[0]
+    mask = draw("mgm", scene, 0, mask_ratio=0.25, first="motion", aspect=(1.0, 1.0))[0]
     expected = np.zeros((G, G), dtype=bool)
     expected[:7, 7:] = True
     assert np.array_equal(mask, expected)
@@ -333,6 +353,35 @@ def test_without_motion_any_place_is_as_good():
         ratio = 1 / 196 if name == "mgm" else 0.75  # the one cell of the centre
         counts = sum(draw(name, scene, 9, n, mask_ratio=ratio).astype(int) for n in range(DRAWS))
         assert uniform_pvalue(counts.ravel(), DRAWS) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["mgm", "mgm sparse"])
+def test_the_first_mask_is_anywhere_and_the_others_on_the_motion(name):
+    """As in the paper; `first="motion"` places the first mask on the motion too."""
+    motion = np.zeros((T, G, G), dtype=np.float32)
+    motion[:, 3, 4] = 1.0
+    scene = Scene(T, np.zeros((G, G), dtype=bool), motion)
+    ratio = 1 / 196  # one cell
+    masks = np.stack([draw(name, scene, 13, n, mask_ratio=ratio) for n in range(DRAWS)])
+    assert masks[:, 1:, 3, 4].all()
+    assert uniform_pvalue(masks[:, 0].sum(axis=0).ravel(), DRAWS) > 1e-6
+    assert draw(name, scene, 13, 0, mask_ratio=ratio, first="motion")[:, 3, 4].all()
+
+
+@pytest.mark.parametrize("name", ["mgm", "mgm sparse"])
+@pytest.mark.parametrize("first", ["random", "motion"])
+def test_a_mask_stays_where_it_is_while_nothing_moves(name, first):
+    """Steady motion along a row, at rest in the steps 0, 1, 4 and 5."""
+    motion = np.zeros((8, G, G), dtype=np.float32)
+    for step in (2, 3, 6, 7):
+        motion[step, 7, 2 + step] = 1.0
+    scene = Scene(8, np.zeros((G, G), dtype=bool), motion)
+    for number in range(50):
+        mask = draw(name, scene, 14, number, mask_ratio=0.1, first=first)
+        assert np.array_equal(mask[0], mask[1])
+        assert np.array_equal(mask[3], mask[4]) and np.array_equal(mask[4], mask[5])
+        assert all(mask[step, 7, 2 + step] for step in (2, 3, 6, 7))
+        assert not np.array_equal(mask[1], mask[2]) and not np.array_equal(mask[5], mask[6])
 
 
 def test_sparse_positions_are_drawn_by_their_motion_one_after_another():
@@ -347,7 +396,7 @@ def test_sparse_positions_are_drawn_by_their_motion_one_after_another():
     scene = Scene(1, np.zeros((2, 2), dtype=bool), weights.reshape(1, 2, 2).astype(np.float32))
     counts = np.zeros(4)
     for number in range(DRAWS):
-        counts += draw("mgm sparse", scene, 10, number, mask_ratio=0.5).ravel()
+        counts += draw("mgm sparse", scene, 10, number, mask_ratio=0.5, first="motion").ravel()
     deviation = np.sqrt(DRAWS * chance * (1 - chance))
     assert (np.abs(counts - DRAWS * chance) < 5 * deviation).all()
 
@@ -356,6 +405,8 @@ def test_still_positions_are_hidden_last():
     motion = np.zeros((1, G, G), dtype=np.float32)
     motion[0, :7] = np.random.default_rng(11).random((7, G)) + 1e-30
     scene = Scene(1, np.zeros((G, G), dtype=bool), motion)
-    few, many = (draw("mgm sparse", scene, 12, mask_ratio=ratio)[0] for ratio in (0.4, 0.75))
+    few, many = (
+        draw("mgm sparse", scene, 12, mask_ratio=ratio, first="motion")[0] for ratio in (0.4, 0.75)
+    )
     assert not few[7:].any()
     assert many[:7].all() and many[7:].sum() == 147 - 98

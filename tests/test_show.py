@@ -141,7 +141,8 @@ def test_masks_are_drawn_anew_for_each_window() -> None:
     hidden = masked_counts(196, int(inside.sum()), 0.9, 0.75)
     assert by_method["mofo"][0].sum() == hidden[0]
     assert by_method["mofo"][0][inside].sum() == hidden[1]
-    assert not by_method["mgm"][:, 13, 0].any() and by_method["mgm"][:, 1, 10].all()
+    later = by_method["mgm"][2:]  # the first mask is at random
+    assert not later[:, 13, 0].any() and later[:, 1, 10].all()
 
 
 def test_masks_that_hide_all_are_refused() -> None:

@@ -52,7 +52,8 @@ def random_shown(view: View, rng: np.random.Generator) -> ShownView:
     def tracks(firsts: np.ndarray) -> PlacedTracks:
         return PlacedTracks(whole.take(firsts), FRAMES - 1 - firsts, (6, 9), (30, 20))
 
-    return ShownView(np.array([0, 4]), FRAMES, view, (60, 40), tracks, lambda: np.zeros(0))
+    frames = np.array([0, 2, 4, 6])
+    return ShownView(frames, frames[::2], FRAMES, view, (60, 40), tracks, lambda: np.zeros(0))
 
 
 def slow_target(shown: ShownView, target: Velocity, cut: ClipCut) -> tuple[np.ndarray, np.ndarray]:

@@ -42,8 +42,8 @@ def direction_histogram(vectors: list[np.ndarray]) -> np.ndarray:
 class SlowField:
     """What a frame's tracks say at one grid point, in pixels of the view."""
 
-    def __init__(self, placed, view, source_size, every):
-        self.placed, self.every, self.view = placed, every, view
+    def __init__(self, placed, view, source_size, lengths):
+        self.placed, self.lengths, self.view = placed, lengths, view
         x1, y1, x2, y2 = view.crop
         self.scale = np.array(
             [
@@ -54,11 +54,12 @@ class SlowField:
 
     def known(self, u, row, column) -> bool:
         point = row * self.placed.grid[1] + column
-        return int(self.placed.tracks.num_steps[u, point]) >= self.every
+        return int(self.placed.tracks.num_steps[u, point]) >= self.lengths[u]
 
     def flow(self, u, row, column) -> np.ndarray:
         point = row * self.placed.grid[1] + column
-        return self.placed.tracks.displacements[u, point, : self.every].sum(axis=0) * self.scale
+        moves = self.placed.tracks.displacements[u, point, : self.lengths[u]]
+        return moves.sum(axis=0) * self.scale
 
     def hog(self, u, row, column) -> np.ndarray:
         shape = self.placed.tracks.hog[u, row * self.placed.grid[1] + column, 0]
@@ -85,9 +86,8 @@ class SlowField:
         return gradients
 
 
-def slow_target(placed, places, view, source_size, grid, config, stride):
-    every = 1 if config.interpolate else stride
-    field = SlowField(placed, view, source_size, every)
+def slow_target(placed, lengths, places, view, source_size, grid, config):
+    field = SlowField(placed, view, source_size, lengths)
     x1, y1, x2, y2 = view.crop
     side = math.isqrt(config.points)
     targets, all_counts = [], []
@@ -148,8 +148,10 @@ def test_targets_are_those_of_a_slow_loop(kind, seed, points, interpolate):
     placed, source_size = random_tracks(rng, time_steps=5), (112, 80)
     places = rng.integers(0, 5, (2, config.num_steps(3)))
     view, grid = random_view(rng, source_size), (2, 3)
-    target, counts = fixed_target(placed, places, view, source_size, grid, config, stride=3)
-    expected, expected_counts = slow_target(placed, places, view, source_size, grid, config, 3)
+    lengths = np.ones(5, np.int64) if interpolate else rng.integers(1, 4, 5)
+    arguments = (placed, lengths, places, view, source_size, grid, config)
+    target, counts = fixed_target(*arguments)
+    expected, expected_counts = slow_target(*arguments)
     assert target.dtype == np.float32 and target.shape == (12, sum(config.part_sizes(3)))
     assert np.array_equal(counts, expected_counts)
     np.testing.assert_allclose(target, expected, atol=5e-4)
@@ -159,11 +161,17 @@ def test_targets_are_those_of_a_slow_loop(kind, seed, points, interpolate):
 
 def test_frames_that_are_read():
     config = TrajectoryConfig("flow", length=3)
-    frames, places = frames_to_read(np.array([0, 2, 8]), 10, config, stride=4)
+    given = np.array([0, 2, 8])
+    frames, lengths, places = frames_to_read(config.step_ends(given, 3, stride=4), 10)
     assert frames[places].tolist() == [[0, 1, 2], [2, 3, 4], [8, 9, 9]]
+    assert (lengths == 1).all()
     sparse = TrajectoryConfig("flow", length=8, interpolate=False)
-    frames, places = frames_to_read(np.array([0, 2]), 20, sparse, stride=4)
-    assert frames[places].tolist() == [[0, 4], [2, 6]]
+    frames, lengths, places = frames_to_read(sparse.step_ends(np.array([0, 4]), 2, stride=4), 20)
+    assert frames[places].tolist() == [[0, 4], [4, 8]] and lengths.tolist() == [4, 4, 4]
+    # A short clip: its given frames lie closer than 4, and one of them is there twice.
+    short = sparse.step_ends(np.array([0, 2, 5, 5]), 2, stride=4)
+    frames, lengths, places = frames_to_read(short, 6)
+    assert frames[places].tolist() == [[0, 2], [5, 5]] and lengths.tolist() == [2, 3, 4]
     assert (config.track_length(4), sparse.track_length(4)) == (1, 4)
 
 
@@ -175,13 +183,13 @@ def test_boundaries_of_even_motion_are_none_and_those_of_growth_are():
     tracks.num_steps[:] = 6
     tracks.displacements[:] = (2.0, 1.0)
     view, places = View((0.0, 0.0, 56.0, 40.0), (32, 32)), np.zeros((1, 3), np.int64)
-    arguments = (placed, places, view, (56, 40), (2, 2))
-    even = fixed_target(*arguments, TrajectoryConfig("mbh", 3), 1)[0]
+    arguments = (placed, np.ones(1, np.int64), places, view, (56, 40), (2, 2))
+    even = fixed_target(*arguments, TrajectoryConfig("mbh", 3))[0]
     assert not even.any()
-    assert fixed_target(*arguments, TrajectoryConfig("hof", 3), 1)[0].any()
+    assert fixed_target(*arguments, TrajectoryConfig("hof", 3))[0].any()
     columns = np.tile(np.arange(7), 5)
     tracks.displacements[0, :, :, 0] = columns[:, None]  # grows to the right
-    grown = fixed_target(*arguments, TrajectoryConfig("mbh", 3), 1)[0].reshape(4, 3, 16)
+    grown = fixed_target(*arguments, TrajectoryConfig("mbh", 3))[0].reshape(4, 3, 16)
     assert (grown.argmax(axis=2) == 0).all()  # of the x component, along x
 
 

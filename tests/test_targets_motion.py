@@ -19,11 +19,13 @@ from shared.tracks import Tracks
 from train.clips.reader import ClipReader
 from train.clips.table import MotionNeeds, read_clip_table
 from train.clips.tracks import PlacedTracks
+from train.clips.view_rules import dense
 from train.objectives.tracked_points import FLAT_GREY, STILL_PIXELS, trajectory_target
 from train.objectives.trajectories import loss_weights
 from train.objectives.trajectory_config import TrajectoryConfig
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
+from train.pictures.trajectories import pixels_per_unit
 from train.samples.datasets import PretrainDataset
 
 
@@ -45,13 +47,12 @@ def random_view(rng, source_size) -> View:
     return View(crop, (32, 32), bool(rng.integers(2)), bool(rng.integers(2)))
 
 
-def slow_target(placed, view, source_size, grid, config, stride):
+def slow_target(placed, view, source_size, grid, config, ends):
     """The same by loops, for one token after another."""
     tracks = placed.tracks
     x1, y1, x2, y2 = view.crop
     side = math.isqrt(config.points)
-    steps = config.length if config.interpolate else config.length // stride
-    every = 1 if config.interpolate else stride
+    steps = ends.shape[1] - 1
     targets, all_counts = [], []
     for t in range(len(placed.left_steps)):
         for row in range(grid[0]):
@@ -77,8 +78,9 @@ def slow_target(placed, view, source_size, grid, config, stride):
                     reachable = min(config.length, int(placed.left_steps[t]))
                     leaves = min(ended, config.length) < reachable
                     for step in range(steps):
-                        first, last = step * every, (step + 1) * every
-                        counted = within and not leaves and last <= min(ended, config.length)
+                        first, last = ends[t, step : step + 2] - ends[t, 0]
+                        reached = first < last <= min(ended, config.length)
+                        counted = within and not leaves and reached
                         move = tracks.displacements[t, point, first:last].sum(axis=0)
                         move = move * [
                             source_size[0] / placed.size[0] * 32 / (x2 - x1),
@@ -88,7 +90,7 @@ def slow_target(placed, view, source_size, grid, config, stride):
                             move[0] = -move[0]
                         if view.flip_y:
                             move[1] = -move[1]
-                        shape = tracks.hog[t, point, first]
+                        shape = tracks.hog[t, point, min(first, config.length - 1)]
                         if view.flip_x != view.flip_y:
                             shape = np.array([shape[(9 - k) % 9] for k in range(9)])
                         moves.append(move * counted)
@@ -125,8 +127,10 @@ def test_targets_are_those_of_a_slow_loop(seed, points, parts, interpolate):
     )
     placed, source_size = random_tracks(rng), (112, 80)
     view, grid = random_view(rng, source_size), (2, 3)
-    target, counts = trajectory_target(placed, view, source_size, grid, config, stride=3)
-    expected, expected_counts = slow_target(placed, view, source_size, grid, config, 3)
+    frames = np.cumsum(rng.integers(0, 4, 4))  # as of a short clip: at most 3 apart
+    ends = config.step_ends(frames, 2, stride=3)
+    target, counts = trajectory_target(placed, view, source_size, grid, config, ends)
+    expected, expected_counts = slow_target(placed, view, source_size, grid, config, ends)
     assert target.dtype == np.float32 and target.shape == (12, sum(config.part_sizes(3)))
     assert np.array_equal(counts, expected_counts)
     np.testing.assert_allclose(target, expected, atol=2e-4)
@@ -146,6 +150,7 @@ def uniform_tracks(move, steps=(6,) * 16, left=6) -> PlacedTracks:
 
 WHOLE = (0.0, 0.0, 64.0, 64.0)
 PATHS_ONLY = TrajectoryConfig(shape=False)
+STEPS = np.arange(7)[None]  # of one tubelet, from frame to frame
 
 
 @pytest.mark.parametrize(
@@ -156,7 +161,7 @@ PATHS_ONLY = TrajectoryConfig(shape=False)
 def test_a_move_turns_with_the_picture(flips, expected):
     view = View(WHOLE, (64, 64), *flips)
     target, counts = trajectory_target(
-        uniform_tracks((3, 1)), view, (64, 64), (2, 2), PATHS_ONLY, 1
+        uniform_tracks((3, 1)), view, (64, 64), (2, 2), PATHS_ONLY, STEPS
     )
     length = math.sqrt((9 + 1) / 2)
     assert counts.all()
@@ -171,7 +176,7 @@ def test_a_move_is_longer_in_a_closer_view():
     found = []
     for crop in (WHOLE, (0.0, 0.0, 32.0, 32.0)):
         target, _ = trajectory_target(
-            uniform_tracks((0.1, 0.0)), View(crop, (64, 64)), (64, 64), (2, 2), PATHS_ONLY, 1
+            uniform_tracks((0.1, 0.0)), View(crop, (64, 64)), (64, 64), (2, 2), PATHS_ONLY, STEPS
         )
         found.append(target[0, 0])
     for move, value in zip((0.1, 0.2), found, strict=True):
@@ -180,7 +185,7 @@ def test_a_move_is_longer_in_a_closer_view():
 
 def test_what_rests_is_near_zero_and_what_moves_is_not():
     rest, _ = trajectory_target(
-        uniform_tracks((0.005, 0.0)), View(WHOLE, (64, 64)), (64, 64), (2, 2), PATHS_ONLY, 1
+        uniform_tracks((0.005, 0.0)), View(WHOLE, (64, 64)), (64, 64), (2, 2), PATHS_ONLY, STEPS
     )
     assert np.abs(rest).max() < 0.06
 
@@ -191,13 +196,13 @@ def test_tracks_that_leave_the_frame_do_not_count_but_the_end_of_the_clip_does()
     view = View(WHOLE, (64, 64))
     for left, counted in ((6, [6, 6, 6, 0]), (20, [6, 6, 6, 0]), (4, [4, 4, 4, 4])):
         tracks = uniform_tracks((1.0, 0.0), steps, left)
-        _, counts = trajectory_target(tracks, view, (64, 64), (2, 2), PATHS_ONLY, 1)
+        _, counts = trajectory_target(tracks, view, (64, 64), (2, 2), PATHS_ONLY, STEPS)
         assert counts[0].sum(axis=1).tolist() == counted
 
 
 def test_parts_of_a_view_beyond_the_frame_do_not_count():
     view = View((-32.0, 0.0, 32.0, 64.0), (64, 64))
-    _, counts = trajectory_target(uniform_tracks((1, 1)), view, (64, 64), (2, 2), PATHS_ONLY, 1)
+    _, counts = trajectory_target(uniform_tracks((1, 1)), view, (64, 64), (2, 2), PATHS_ONLY, STEPS)
     assert counts.reshape(2, 2, -1).all(axis=2).tolist() == [[False, True], [False, True]]
 
 
@@ -205,11 +210,50 @@ def test_uniform_motion_is_not_normalised_away():
     """Left and right, as a whole, differ; with a patch's mean taken off both would be zero."""
     left, right = (
         trajectory_target(
-            uniform_tracks((x, 0.0)), View(WHOLE, (64, 64)), (64, 64), (2, 2), PATHS_ONLY, 1
+            uniform_tracks((x, 0.0)), View(WHOLE, (64, 64)), (64, 64), (2, 2), PATHS_ONLY, STEPS
         )[0]
         for x in (-2.0, 2.0)
     )
     assert np.abs(left - right).max() > 1.0 and np.array_equal(left, -right)
+
+
+def moves_between_given_frames(clip_length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [T', S] that a point moves between 16 given frames, at 1 px a frame, and whether the
+    step counts; tracks have 6 steps, or fewer at the end of the clip."""
+    config = TrajectoryConfig(shape=False, points=1, interpolate=False)
+    frames = dense(clip_length, 16, np.zeros(16), stride=stride)
+    firsts = frames[::2]
+    left = clip_length - 1 - firsts
+    alive = np.arange(6) < left[:, None]
+    moves = np.zeros((8, 1, 6, 2), np.float32)
+    moves[..., 0] = alive[:, None]
+    tracks = Tracks(moves, np.minimum(left, 6)[:, None].astype(np.uint8), np.zeros((8, 1, 6, 0)))
+    placed = PlacedTracks(tracks, left, (1, 1), (64, 64))
+    ends = config.step_ends(frames, 8, stride)
+    target, counts = trajectory_target(
+        placed, View(WHOLE, (64, 64)), (64, 64), (1, 1), config, ends
+    )
+    target, counts = target.reshape(8, -1, 2), counts[:, 0]
+    scale = pixels_per_unit(target[:, None], counts[:, None])
+    return target[..., 0] * scale[:, None], counts
+
+
+def test_given_frames_of_a_short_clip_lie_closer_than_the_stride():
+    """30 frames, stride 3, 1 px a frame: 16 given frames over 29 steps are 1.93 px apart."""
+    short, counts = moves_between_given_frames(30, 3)
+    frames = dense(30, 16, np.zeros(16), stride=3)
+    for t in range(7):  # the two steps from frame 2t on
+        assert short[t] == pytest.approx(np.diff(frames)[2 * t : 2 * t + 2], abs=1e-3)
+    assert counts[:7].all() and counts[7].tolist() == [True, False]  # the clip ends
+    assert short[counts].mean() == pytest.approx(29 / 15, abs=0.01)
+    long, counts = moves_between_given_frames(80, 3)
+    assert counts.all() and long == pytest.approx(np.full((8, 2), 3.0), abs=1e-3)
+    # 10 frames for 16: between two copies of a frame there is nothing to predict.
+    tiny, counts = moves_between_given_frames(10, 3)
+    apart = np.diff(dense(10, 16, np.zeros(16), stride=3))
+    assert (apart == 0).any()
+    assert np.array_equal(counts[:7].ravel(), apart[:14] > 0)
+    assert tiny[counts] == pytest.approx(np.ones(int(counts.sum())), abs=1e-3)
 
 
 def test_both_parts_weigh_the_same():

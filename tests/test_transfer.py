@@ -8,6 +8,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from errors import refuses
 from run_fixtures import add_verbs_and_nouns
 from shard_fixtures import write_moving_squares
@@ -16,7 +17,7 @@ from training_fixtures import tiny_run
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes
 from train.clips.table import read_clip_table
-from train.evaluate import Clips, evaluate
+from train.evaluate import Clips, evaluate, main
 from train.evaluation.class_map import match_names, read_class_map
 from train.evaluation.epic_lists import read_epic_lists
 from train.evaluation.metrics import accuracy
@@ -59,12 +60,39 @@ def read_scores(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------------------------------------
 
 
-def test_classes_that_stand_for_others_are_added_up(out, finetuned, tmp_path):
+def test_classes_that_the_target_lacks_stay_in_the_running():
+    """The third class is the likeliest and the target lacks it, so the clip counts as wrong."""
+    found = match_names(["a", "b", "x", "y"], ["a", "b"])
+    scores = np.array([[0.10, 0.05, 0.80, 0.05], [0.60, 0.05, 0.20, 0.15]], np.float32)
+    labels = {"label": np.array([0, 0])}
+    assert found.others == ("x", "y") and found.columns() == ["a", "b", "x", "y"]
+    kept = found.regroup(scores)
+    assert np.array_equal(kept, scores)
+    figures = accuracy({"label": kept}, labels)
+    assert figures["top1"] == figures["mean_class_accuracy"] == 50.0
+    among = found.regroup(scores, among_tested=True)
+    assert found.columns(among_tested=True) == ["a", "b"]
+    assert np.allclose(among, [[2 / 3, 1 / 3], [12 / 13, 1 / 13]])
+    assert accuracy({"label": among}, labels)["top1"] == 100.0
+
+
+def test_a_class_that_the_target_lacks_wins_even_if_it_comes_first():
+    found = match_names(["x", "a", "y", "b"], ["b", "a"])
+    scores = np.array([[0.4, 0.1, 0.2, 0.3]], np.float32)
+    assert found.columns() == ["b", "a", "x", "y"]
+    assert np.allclose(found.regroup(scores), [[0.3, 0.1, 0.4, 0.2]])
+
+
+@pytest.mark.parametrize("among_tested", [False, True])
+def test_classes_that_stand_for_others_are_added_up(out, finetuned, tmp_path, among_tested):
     """left and right of the run stand for "RIGHT" of the clips, up for "_up"; down for none."""
     own, other = DatasetLayout(out, "squares"), DatasetLayout(out, "others")
     path = class_map(tmp_path, "left,RIGHT", "right,RIGHT", "up,_up")
-    metrics = evaluate(own, finetuned, {}, 0, "cpu", clips=Clips(other, path))
+    tested = Clips(other, path, among_tested=among_tested)
+    metrics = evaluate(own, finetuned, {}, 0, "cpu", clips=tested)
     assert metrics["classes"] == ["RIGHT", "_up"] and metrics["dataset"] == "others"
+    assert metrics["among_target_classes"] is among_tested
+    assert metrics.get("other_classes") == (None if among_tested else ["down"])
     ids, scores, labels = read_scores(finetuned.scores("test-others-few"))
     clips = {clip.clip_id: clip for clip in read_manifest(other.manifest)}
     assert ids == [n for n, c in clips.items() if c.split == "test" and c.label in (1, 2)]
@@ -80,7 +108,7 @@ def test_classes_that_stand_for_others_are_added_up(out, finetuned, tmp_path):
     all_ids, whole, _ = read_scores(finetuned.scores("test-others"))
     for name, row in zip(ids, scores, strict=True):
         each = whole[all_ids.index(name)]
-        joined = np.array([each[0] + each[1], each[2]])
+        joined = np.array([each[0] + each[1], each[2], each[3]][: 2 if among_tested else 3])
         assert np.allclose(row, joined / joined.sum(), atol=1e-5)
     assert metrics["top1"] == pytest.approx(100 * np.mean(scores.argmax(1) == labels))
     assert json.loads(finetuned.metrics("test-others-few").read_text()) == metrics
@@ -93,11 +121,15 @@ def test_some_classes_of_its_own_clips(out, finetuned, tmp_path):
     path = class_map(tmp_path, "left,left", "down,down")
     metrics = evaluate(layout, finetuned, {}, 0, "cpu", clips=Clips(layout, path))
     _, scores, labels = read_scores(finetuned.scores("test-few"))
-    assert scores.shape == (4, 2) and sorted(set(labels)) == [0, 1] and metrics["clips"] == 4
+    assert scores.shape == (4, 4) and sorted(set(labels)) == [0, 1] and metrics["clips"] == 4
+    # The other question is another evaluation: its figures are not taken from the first.
+    among = Clips(layout, path, among_tested=True)
+    evaluate(layout, finetuned, {}, 0, "cpu", clips=among)
+    assert read_scores(finetuned.scores("test-few"))[1].shape == (4, 2)
 
 
 def test_the_picture_of_an_evaluation_names_its_own_classes(out, finetuned, tmp_path, monkeypatch):
-    """Of a class map the tested ones; drawn where it is missing, though the figures are there."""
+    """Of a class map the tested ones, then the others; drawn again where the picture is missing."""
     drawn = []
 
     def draw(matrix, names, title):
@@ -110,14 +142,20 @@ def test_the_picture_of_an_evaluation_names_its_own_classes(out, finetuned, tmp_
     finetuned.metrics("val-few").unlink(missing_ok=True)
     for _ in range(2):
         evaluate(layout, finetuned, {"split": "val"}, 0, "cpu", clips=clips)
-    assert [names for _, names in drawn] == [["left", "down"]]
-    assert drawn[0][0].shape == (2, 2)
+    assert [names for _, names in drawn] == [["left", "down", "right", "up"]]
+    assert drawn[0][0].shape == (4, 4)
     finetuned.confusion("val-few").unlink()
     evaluate(layout, finetuned, {"split": "val"}, 0, "cpu", clips=clips)
     assert len(drawn) == 2 and finetuned.confusion("val-few").is_file()
     evaluate(layout, finetuned, {"split": "val"}, 0, "cpu")
     assert drawn[2][1] == ["left", "right", "up", "down"]
     assert finetuned.confusion("val").is_file()
+
+
+def test_choosing_among_target_classes_needs_a_target(out):
+    result = CliRunner().invoke(main, ["--out", str(out), "--among-target-classes"])
+    assert result.exit_code and "[option-needs-another]" in result.output
+    assert "--on" in result.output and "--class-map" in result.output
 
 
 def test_names_match_whatever_their_writing():

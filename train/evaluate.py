@@ -10,8 +10,9 @@ weights where split val has no labelled clips. Writes into the folder of the run
 metrics-<split>.json, scores-<split>.h5 and the confusion matrix confusion-<split>.png. A run with
 verbs and nouns has two matrices: confusion-<split>-verb.png and confusion-<split>-noun.png. File
 names include the dataset and the class map where these are not the run's own:
-metrics-test-hmdb51-<map>.json. It takes seconds for the toy dataset. The last line is the result:
-`test top-1 93.1 %`.
+metrics-test-hmdb51-<map>.json. Where classes are matched, a run that prefers a class which the
+target lacks is wrong; `--among-target-classes` leaves such classes out. It takes seconds for the
+toy dataset. The last line is the result: `test top-1 93.1 %`.
 
 A run belongs to the manifest and the classes that it was trained with. If its dataset has others
 now, the run is refused. `--on DATASET` with the name of its own dataset tests it on the present
@@ -99,6 +100,12 @@ if TYPE_CHECKING:
     "tested class for which it stands.",
 )
 @click.option(
+    "--among-target-classes",
+    is_flag=True,
+    help="With --on or --class-map, let the run choose only among the tested classes. Without this "
+    "option a clip counts as wrong if the run prefers a class that the target lacks.",
+)
+@click.option(
     "--epic-lists",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
@@ -122,11 +129,18 @@ def main(
     crops: int | None,
     on: str | None,
     class_map: Path | None,
+    among_target_classes: bool,
     epic_lists: Path | None,
     overwrite: bool,
 ) -> None:
     """Test a finetuned run on a split, and write the results into the folder of the run."""
     layout = DatasetLayout(out, dataset)
+    if among_target_classes and on is None and class_map is None:
+        raise InputError(
+            "option-needs-another",
+            "--among-target-classes says how classes are matched, and nothing is matched without "
+            "--on or --class-map; give one of them",
+        )
     if run and (method or head):
         raise InputError(
             "option-conflict",
@@ -138,7 +152,9 @@ def main(
     given = {"split": split, "segments": segments, "crops": crops}
     changes = {key: value for key, value in given.items() if value is not None}
     tested = DatasetLayout(out, on) if on else layout
-    clips = Clips(tested, class_map, epic_lists, by_name=on is not None)
+    clips = Clips(
+        tested, class_map, epic_lists, by_name=on is not None, among_tested=among_target_classes
+    )
     evaluate(layout, folder, changes, workers, device, overwrite, clips)
 
 
@@ -152,12 +168,14 @@ class Clips:
         epic_lists: folder for `read_epic_lists`, or None.
         by_name: match classes by name where there is no class map, even on the run's own dataset,
             which may then have another manifest than the run was trained with.
+        among_tested: see `ClassMap.regroup`. It is used only where classes are matched.
     """
 
     layout: DatasetLayout
     class_map: Path | None = None
     epic_lists: Path | None = None
     by_name: bool = False
+    among_tested: bool = False
 
 
 def evaluate(
@@ -200,7 +218,7 @@ def evaluate(
     table = classes.take(table) if classes else labelled(table, config, options["classes"])
     lists = _epic_lists(clips, config, views.split)
     name = _name(layout, clips, views.split)
-    names = {"label": list(classes.names)} if classes else learned
+    names = {"label": classes.columns(clips.among_tested)} if classes else learned
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
@@ -223,6 +241,7 @@ def evaluate(
         "data": table.data_digest,
         "dataset": clips.layout.dataset,
         "class_map": classes.digest if classes else None,
+        "among_target_classes": clips.among_tested if classes else None,
         "epic_lists": lists.digest if lists else None,
     }
     processes = start_processes(device)
@@ -252,8 +271,10 @@ def evaluate(
     scores = score_clips(model.to(processes.device), dataset, loader, processes, views.split)
     labels = {kind: table.labels[kind] for kind in config.labels}
     if classes:
-        scores = {"label": classes.regroup(scores["label"])}
+        scores = {"label": classes.regroup(scores["label"], clips.among_tested)}
         asked["classes"] = list(classes.names)
+        if not clips.among_tested:
+            asked["other_classes"] = list(classes.others)
     metrics = {**asked, **accuracy(scores, labels)}
     if lists:
         metrics |= lists.figures(scores, labels, table.ids)

@@ -3,8 +3,13 @@
 A run that was finetuned on one dataset can be tested on another that shares some of its classes
 (UCF101 and HMDB51), or on some classes of its own dataset. Several classes of the run may stand for
 one tested class: "Rock Climbing Indoor" and "Rope Climbing" for "climb". Their probabilities are
-added up. Classes of the run that stand for no tested class are ignored. Clips whose class has no
-counterpart in the run are left out.
+added up. Clips whose class has no counterpart in the run are left out.
+
+Classes of the run that stand for no tested class stay in the running: a clip for which one of them
+is the likeliest counts as wrong. This is partial domain adaptation (Fan et al. 2023, sec. 4.4,
+table 3), whose difficulty is exactly that the run may answer with a class that the target lacks.
+`among_tested=True` leaves these classes out instead, so that the run chooses only among the tested
+classes. That question is easier, and its accuracy is never lower.
 """
 
 from __future__ import annotations
@@ -33,12 +38,14 @@ class ClassMap:
         names: names of the K tested classes.
         tested_of: int64 [C], for each class of the run its tested class, 0 to K - 1, or NOT_TESTED.
         label_of: int64 [Q], the same for each class of the dataset.
+        others: names of the O classes of the run that stand for no tested class, in its order.
         digest: identifies the map in the record of an evaluation.
     """
 
     names: tuple[str, ...]
     tested_of: np.ndarray
     label_of: np.ndarray
+    others: tuple[str, ...]
     digest: str
 
     def take(self, table: ClipTable) -> ClipTable:
@@ -59,11 +66,26 @@ class ClassMap:
             )
         return replace(table.take(kept), labels={"label": tested[kept]})
 
-    def regroup(self, scores: np.ndarray) -> np.ndarray:
-        """Turn probabilities float32 [n, C] of the run's classes into [n, K] of tested classes."""
+    def columns(self, among_tested: bool = False) -> list[str]:
+        """The class names of the columns of `regroup`."""
+        return [*self.names, *(() if among_tested else self.others)]
+
+    def regroup(self, scores: np.ndarray, among_tested: bool = False) -> np.ndarray:
+        """Turn the run's class probabilities into those of the tested and the other classes.
+
+        Args:
+            scores: float32 [n, C], probabilities of the run's classes.
+            among_tested: leave the other classes out, and scale the rest to a sum of 1.
+
+        Returns:
+            float32 [n, K + O]: probabilities of the tested classes, then of the others; [n, K] with
+            `among_tested`.
+        """
         regrouped = np.zeros((len(scores), len(self.names)), np.float32)
         for column in np.flatnonzero(self.tested_of != NOT_TESTED):
             regrouped[:, self.tested_of[column]] += scores[:, column]
+        if not among_tested:
+            return np.concatenate([regrouped, scores[:, self.tested_of == NOT_TESTED]], axis=1)
         total = regrouped.sum(axis=1, keepdims=True)
         return regrouped / np.maximum(total, np.finfo(np.float32).tiny)
 
@@ -141,6 +163,7 @@ def _class_map(
         names,
         np.array([number.get(pairs.get(name, ""), NOT_TESTED) for name in classes], np.int64),
         np.array([number.get(name, NOT_TESTED) for name in tested], np.int64),
+        tuple(name for name in classes if name not in pairs),
         hashlib.sha256(repr(sorted(pairs.items())).encode()).hexdigest()[:16],
     )
 

@@ -39,54 +39,57 @@ DIRECTIONS = 8
 STILL_FLOW = 0.4  # pixels; HOF counts smaller flow as still (Wang et al.: 0.4 pixels too)
 
 
-def frames_to_read(
-    firsts: np.ndarray, num_frames: int, config: TrajectoryConfig, stride: int
-) -> tuple[np.ndarray, np.ndarray]:
+def frames_to_read(ends: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The frames whose tracks a target needs, without repetition.
 
     Args:
-        firsts: int64 [T'], the first frame of each tubelet.
+        ends: int64 [T', S + 1], see `TrajectoryConfig.step_ends`.
         num_frames: number of frames of the clip.
 
     Returns:
-        int64 [U], increasing; and int64 [T', S], the positions of the frames of the target in it. A
-        frame after the end of the clip is replaced by the last frame, where no track has a step.
+        int64 [U], increasing; int64 [U], the length of the step from each of them in frames; and
+        int64 [T', S], the positions of the frames of the target in it. A frame after the end of the
+        clip is replaced by the last frame, where no track has a step. Of copies of a frame, all
+        have the step to the next other frame.
     """
-    steps = config.step_frames(stride) * np.arange(config.num_steps(stride))
-    asked = np.minimum(firsts[:, None] + steps, num_frames - 1)
+    asked = np.minimum(ends[:, :-1], num_frames - 1)
     frames, places = np.unique(asked, return_inverse=True)
-    return frames, places.reshape(asked.shape)
+    known = np.unique(ends)
+    lengths = np.append(known, known[-1] + 1)[np.searchsorted(known, frames, side="right")] - frames
+    return frames, lengths, places.reshape(asked.shape)
 
 
 def fixed_target(
     placed: PlacedTracks,
+    lengths: np.ndarray,
     places: np.ndarray,
     view: View,
     source_size: tuple[int, int],
     grid: tuple[int, int],
     config: TrajectoryConfig,
-    stride: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The target of all tokens of a view.
 
     Args:
-        placed: tracks that start at U frames; only their first `config.step_frames` steps are used.
-        places: int64 [T', S], positions in these frames, see `frames_to_read`.
-        view, source_size, grid, stride: see `trajectory_target`.
+        placed: tracks that start at U frames.
+        lengths: int64 [U], how many of their steps are used, see `frames_to_read`.
+        places: int64 [T', S], positions in these frames.
+        view, source_size, grid: see `trajectory_target`.
 
     Returns:
         target float32 [N, D]: numbers by point (flow, hog) and step, normalised over a patch.
         counts bool [N, K, S] (flow, hog) or [N, 1, S] (hof, mbh): whether a step is in the loss.
         Points outside the frame and steps at or after the end of the clip are left out.
     """
-    tracks, every = placed.tracks, config.step_frames(stride)
+    tracks = placed.tracks
     per_side = math.isqrt(config.points)
     points, within = nearest_starts(
         placed.grid, view, source_size, (grid[0] * per_side, grid[1] * per_side)
     )
     scale = view_scale(placed.size, source_size, view)
-    known = tracks.num_steps >= every  # [U, G]
-    moves = tracks.displacements[:, :, :every].sum(axis=2)
+    known = tracks.num_steps >= lengths[:, None]  # [U, G]
+    used = np.arange(tracks.displacements.shape[2]) < lengths[:, None]  # [U, L]
+    moves = np.where(used[:, None, :, None], tracks.displacements, 0).sum(axis=2)
     if config.kind == "hog":
         values = tracks.hog[:, :, 0]
         if view.flip_x != view.flip_y:

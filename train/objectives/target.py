@@ -66,7 +66,8 @@ class ShownView:
     """A view of a clip in the form that a target gets.
 
     Attributes:
-        first_frames: int64 [T'], the first frame of each tubelet, as a frame of the clip.
+        frames: int64 [T], the input frames, as frames of the clip.
+        first_frames: int64 [T'], the first frame of each tubelet.
         num_frames: number of frames of the clip.
         view: crop and flips, in source pixels.
         source_size: (width, height) of the source in pixels.
@@ -74,6 +75,7 @@ class ShownView:
         motion: reads the mean motion of each patch, float32 [T', rows, columns].
     """
 
+    frames: np.ndarray
     first_frames: np.ndarray
     num_frames: int
     view: View

@@ -35,22 +35,22 @@ def trajectory_target(
     source_size: tuple[int, int],
     grid: tuple[int, int],
     config: TrajectoryConfig,
-    stride: int,
+    ends: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The target of all tokens of a view.
 
     Args:
-        placed: tracks with at least `config.length` steps.
+        placed: tracks with at least `config.length` steps that start at `ends[:, 0]`.
         view: crop and flips, in source pixels.
         source_size: (width, height) of the source in pixels.
         grid: (R, Q), patches.
-        stride: distance of input frames in frames of the video.
+        ends: int64 [T', S + 1], see `TrajectoryConfig.step_ends`.
 
     Returns:
         target float32 [N, D]: displacements by point, step and x, y; then HOG by point, step and
         bin. counts bool [N, K, S]: whether a step is in the loss. Tracks that leave the frame or
-        start outside of it are left out, and so are steps after the end of the clip; their targets
-        are 0.
+        start outside of it are left out, and so are steps after the end of the clip and steps
+        without length; their targets are 0.
     """
     tracks, length = placed.tracks, config.length
     per_side = math.isqrt(config.points)
@@ -67,15 +67,7 @@ def trajectory_target(
     num_steps = np.where((num_steps < available) | ~within, 0, num_steps)
     counts: np.ndarray = np.arange(length) < num_steps[..., None]
     if not config.interpolate:
-        steps = config.num_steps(stride)
-        displacements, hog, counts = (
-            values[:, :, :, : steps * stride].reshape(
-                *values.shape[:3], steps, stride, *values.shape[4:]
-            )
-            for values in (displacements, hog, counts)
-        )
-        displacements, hog = displacements.sum(axis=4), hog[:, :, :, :, 0]
-        counts = np.asarray(counts.all(axis=4))
+        displacements, hog, counts = _joined_steps(displacements, hog, counts, ends - ends[:, :1])
     displacements, hog, counts = (
         by_patch(values, grid, per_side) for values in (displacements, hog, counts)
     )
@@ -86,6 +78,32 @@ def trajectory_target(
         values.append(standardised(hog, counts))
     flat = [each.reshape(len(each), -1) for each in values]
     return np.concatenate(flat, axis=1), counts
+
+
+def _joined_steps(
+    displacements: np.ndarray, hog: np.ndarray, counts: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join the stored steps of tracks to steps from one input frame to the next.
+
+    Args:
+        displacements, hog, counts: [T', R, Q, L, 2], [T', R, Q, L, bins], [T', R, Q, L].
+        ends: int64 [T', S + 1], 0 to L, where joined steps begin and end; the first is 0.
+
+    Returns:
+        The same for S steps: the sum of displacements, HOG where the step begins, and whether all
+        of its stored steps count. A step without length does not count: between two copies of a
+        frame there is nothing to predict.
+    """
+    number = np.arange(counts.shape[-1])
+    begin, end = ends[:, :-1, None], ends[:, 1:, None]
+    assert ends.min() >= 0 and ends.max() <= len(number), ends
+    within = (number >= begin) & (number < end)  # [T', S, L]
+    moved = np.einsum("tsl,trqlx->trqsx", within.astype(np.float32), displacements)
+    starts = np.minimum(ends[:, :-1], len(number) - 1)
+    shapes = np.stack([each[:, :, at] for each, at in zip(hog, starts, strict=True)])
+    reached = counts.sum(axis=-1)[..., None]  # counted steps are the first ones of a track
+    last = ends[:, None, None, 1:]
+    return moved, shapes, (last <= reached) & (last > ends[:, None, None, :-1])
 
 
 def nearest_starts(

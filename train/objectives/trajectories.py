@@ -89,13 +89,14 @@ class Trajectories(TrajectoryConfig, Target):
         """target float32 [N, D], and counts bool [N, K, S]: whether a step is in the loss."""
         grid = (cut.model.grid, cut.model.grid)
         geometry = (shown.view, shown.source_size, grid)
+        ends = self.step_ends(shown.frames, cut.model.time_steps, cut.stride)
         if self.kind == TRACKS:
             placed = shown.tracks(shown.first_frames)
-            target, counts = trajectory_target(placed, *geometry, self, cut.stride)
+            target, counts = trajectory_target(placed, *geometry, self, ends)
         else:
-            frames, places = frames_to_read(shown.first_frames, shown.num_frames, self, cut.stride)
+            frames, lengths, places = frames_to_read(ends, shown.num_frames)
             placed = shown.tracks(frames)
-            target, counts = fixed_target(placed, places, *geometry, self, cut.stride)
+            target, counts = fixed_target(placed, lengths, places, *geometry, self)
         return {"target": target, "counts": counts}
 
     def of_batch(

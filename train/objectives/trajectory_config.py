@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from shared.errors import InputError
 from shared.tracks import NUM_BINS
 from train.tables.nested import check_name
@@ -42,7 +44,8 @@ class TrajectoryConfig:
     Without a value both are accepted."""
     interpolate: bool = True
     """Whether a step is from one frame of the video to the next (true), or from one input frame to
-    the next (false)."""
+    the next (false). Input frames of a clip that is shorter than the window lie closer than the
+    stride, and then the steps are shorter too."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -79,7 +82,7 @@ class TrajectoryConfig:
         return self.shape if self.kind == TRACKS else self.kind == "hog"
 
     def step_frames(self, stride: int) -> int:
-        """Number of frames of the video in a step of the target."""
+        """Largest number of frames of the video in a step of the target."""
         return 1 if self.interpolate else stride
 
     def track_length(self, stride: int) -> int:
@@ -101,6 +104,28 @@ class TrajectoryConfig:
                 f"length must be at least {stride}",
             )
         return steps
+
+    def step_ends(self, frames: np.ndarray, time_steps: int, stride: int) -> np.ndarray:
+        """The frames where the steps of each tubelet begin and end.
+
+        With `interpolate` they follow each other from the first frame of the tubelet on. Otherwise
+        they are the input frames, and after the last one frames at the distance `stride`.
+
+        Args:
+            frames: int64 [T], the input frames of a view, not decreasing.
+            time_steps: T', number of tubelets.
+
+        Returns:
+            int64 [T', S + 1], not decreasing; frames after the end of the clip can be among them.
+            A step between two copies of a frame has no length.
+        """
+        steps, tubelet = self.num_steps(stride), len(frames) // time_steps
+        if self.interpolate:
+            return frames[::tubelet, None] + np.arange(steps + 1)
+        further = frames[-1] + stride * np.arange(1, steps + 1)
+        firsts = tubelet * np.arange(time_steps)
+        ends: np.ndarray = np.concatenate([frames, further])[firsts[:, None] + np.arange(steps + 1)]
+        return ends
 
     def part_sizes(self, stride: int) -> tuple[int, ...]:
         """How many numbers each part of a token has: displacements and HOG for tracks, 0 if off."""

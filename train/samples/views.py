@@ -181,6 +181,7 @@ class StoredClip:
     def shown(self, view: ClipView) -> ShownView:
         """The view in the form that targets get."""
         return ShownView(
+            frames=view.frames,
             first_frames=view.frames[:: self.model.tubelet_size],
             num_frames=self.num_frames,
             view=self.source_view(view),
