@@ -85,9 +85,11 @@ manifest_command = $(call run,preprocess.manifest,$(dataset) $(videos) $${ANNOTA
 # $(call recipe_has,TEXT): whether the table of METHOD in a recipe has a line that begins with TEXT.
 recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
   '/^\[/ {inside = index($$0, table) == 1} inside && index($$0, text) == 1 {print "yes"; exit}' train/recipes/*.toml)
-# A method that predicts trajectories needs tracks of points; flows that have them keep them
-# whatever the method is now.
-tracks = $(if $(call velocities),$(velocity_tracks),$(if $(or $(call recipe_has,target = "trajectories"),$(shell grep -ls track_length "$(ROOT)/flows/dataset.json")),--trajectories))
+# A method that predicts trajectories needs tracks of points, by default through warped flow, which is
+# free of the camera's motion (MME, App. A). Flows that have tracks keep them, with or without the
+# camera's motion, whatever the method is now. ARGS="--stabilise off" makes others.
+track_stabilise = $(shell sed -nE 's/.*("stabilise": "([a-z]+)").*/--stabilise \2/p' "$(ROOT)/flows/dataset.json" | head -1)
+tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp)))
 # Velocities are tracks of one step without shape, and free of the camera's motion.
 velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))
 velocity_tracks := --trajectories --stabilise subtract --track-length 1 --track-points 16 --track-cell 0

@@ -37,7 +37,7 @@ def tube(scene: Scene, rng: np.random.Generator, *, mask_ratio: float) -> np.nda
 def motion_tube(
     scene: Scene, rng: np.random.Generator, *, mask_ratio: float, inside_ratio: float
 ) -> np.ndarray:
-    """A tube that masks `inside_ratio` of the positions in the motion box (MOFO, sec. 3.2).
+    """A tube that masks `inside_ratio` of the positions in the motion box (MOFO, sec. 2.2).
 
     A share `mask_ratio` of all positions is masked. If both shares are not possible, the total is
     kept: see `masked_counts` in shared/scene.py.

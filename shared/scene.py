@@ -2,7 +2,7 @@
 
 Letters: T' tubelets along time, R rows and Q columns of the patch grid, P = R * Q positions.
 
-MOFO, section 3.2: a share `mask_ratio` of all tubes is masked (90%), and a share `inside_ratio` of
+MOFO, section 2.2: a share `mask_ratio` of all tubes is masked (90%), and a share `inside_ratio` of
 those inside the motion box (75%). Both are not possible if the box covers more than
 (1 - mask_ratio) / (1 - inside_ratio) of the grid. The total is then kept: see `masked_counts`.
 """

@@ -192,6 +192,7 @@ def test_mme_has_the_published_numbers(dataset, stride):
     assert (model.decoder_depth, model.decoder_width) == (1, 192)
     assert config.mask.to_table() == {"kind": "tube", "mask_ratio": 0.7}
     assert (tracks.kind, tracks.length, tracks.points, tracks.shape) == ("tracks", 6, 4, True)
+    assert tracks.stabilised is True
 
 
 @pytest.mark.parametrize("dataset", FINETUNED)

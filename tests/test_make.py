@@ -83,15 +83,21 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
         return next(line for line in lines if "-m preprocess.flows" in line)
 
     assert "--trajectories" not in flows_command("pretrain", "METHOD=mofo")
-    assert "--trajectories" in flows_command("pretrain", "METHOD=mme")
+    assert "--trajectories --stabilise warp" in flows_command("pretrain", "METHOD=mme")
     vectors = "--source tvl1,motion-vectors --lengths"
     assert vectors not in flows_command("pretrain", "METHOD=mofo")
     assert vectors in flows_command("pretrain", "METHOD=mgm")
     assert vectors not in flows_command("flows", "METHOD=mgm", "ARGS=--source dis")
     (tmp_path / "toy" / "flows").mkdir(parents=True)
     (tmp_path / "toy" / "flows" / "dataset.json").write_text('{"config": {"track_length": 6}}')
-    assert "--trajectories" in flows_command("flows", "METHOD=mofo")
-    assert "--stabilise" not in flows_command("flows", "METHOD=mofo")
+    for method in ("mofo", "mme"):
+        command = flows_command("flows", f"METHOD={method}")
+        assert "--trajectories" in command and "--stabilise" not in command
+    (tmp_path / "toy" / "flows" / "dataset.json").write_text(
+        '{"config": {\n  "stabilise": "subtract",\n  "track_length": 6}}'
+    )
+    for method in ("mofo", "mme"):
+        assert "--trajectories --stabilise subtract" in flows_command("flows", f"METHOD={method}")
 
 
 def test_the_main_job_shows_what_pretraining_is_worth(tmp_path):

@@ -418,7 +418,7 @@ def test_stabilised_flow_is_asked_for_or_refused(tmp_path):
     add_tracks(squares)
     with_camera, without = (MotionNeeds(track_length=6, stabilised=yes) for yes in (False, True))
     assert len(read_clip_table(squares, ["train"], False, with_camera)) == 6
-    with refuses("missing-data", "--stabilise off", "--stabilise subtract"):
+    with refuses("missing-data", "--stabilise off", "--stabilise warp"):
         read_clip_table(squares, ["train"], False, without)
     index = read_index(squares.flows)
     write_index(squares.flows, replace(index, config=index.config | {"stabilise": "warp"}))

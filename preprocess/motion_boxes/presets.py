@@ -107,7 +107,7 @@ PRESETS: dict[str, MotionParameters] = {
         steady_share=0.7,
         least_boxes=2,
     ),
-    # MOFO (section 3.1) names the steps but no numbers: smoothing, a threshold, the two largest
+    # MOFO (section 2.1) names the steps but no numbers: smoothing, a threshold, the two largest
     # contours. The mean serves as threshold, because it needs no number.
     "paper": MotionParameters(least_motion=0.0),
     # MOFO's public code. It has maps of its own (preprocess/flow/boundaries.py), and rounds them

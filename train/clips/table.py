@@ -233,7 +233,9 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
 def _check_stabilised(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds) -> None:
     made = flows.index.config.get("stabilise", "off")
     if motion.stabilised not in (None, made != "off"):
-        wanted = "subtract" if motion.stabilised else "off"
+        # MME warps (App. A); velocities, which are tracks of one step, subtract.
+        removed = "subtract" if motion.track_length == 1 else "warp"
+        wanted = removed if motion.stabilised else "off"
         command = layout.make("flows", f"--trajectories --stabilise {wanted} --overwrite")
         raise InputError(
             "missing-data",

@@ -40,7 +40,7 @@ class MeanHead(nn.Module):
 
 
 class CrossAttentionHead(nn.Module):
-    """MOFO's motion-focused finetuning head (Ahmadian et al. 2023, sec. 3.3).
+    """MOFO's motion-focused finetuning head (Ahmadian et al. 2023, sec. 2.3).
 
     Queries are the inner tokens of the motion box; keys and values are the outer tokens. Each layer
     updates the queries; keys and values are the same in all layers. The updated inner tokens are
