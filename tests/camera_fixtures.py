@@ -1,4 +1,4 @@
-"""What a camera's motion is, said apart from preprocess/flow/camera.py, which finds it."""
+"""Flow of a known camera motion, computed independently of preprocess/flow/camera.py."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def make_dataset(out: Path, num_clips: int = 6, num_frames: int = 8) -> DatasetL
 
 
 def copy_of(layout: DatasetLayout, out: Path) -> DatasetLayout:
-    """The same dataset below another folder, to be written to."""
+    """A copy of the dataset below another folder, which a test may change."""
     shutil.copytree(layout.root, out / layout.dataset)
     return DatasetLayout(out, layout.dataset)
 

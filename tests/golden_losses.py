@@ -1,7 +1,7 @@
 """The first losses of training: golden values that show when a change alters what is learned.
 
     python -m tests.golden_losses            writes tests/golden/losses.txt, in about a minute
-    python -m tests.golden_losses --clips    renders and preprocesses the clips anew before that
+    python -m tests.golden_losses --clips    renders and preprocesses the clips again first
 
 tests/golden/toy/ holds the shards of 12 clips of the toy dataset, rendered and preprocessed by the
 project's own commands. The shards are stored because optical flow, and with it the boxes and masks,
@@ -187,7 +187,7 @@ def write_golden(losses: dict[str, np.ndarray]) -> None:
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.option("--clips", is_flag=True, help="Render and preprocess the stored clips anew first.")
+@click.option("--clips", is_flag=True, help="Render and preprocess the stored clips again first.")
 def main(clips: bool) -> None:
     """Write tests/golden/losses.txt."""
     with tempfile.TemporaryDirectory(prefix="golden-losses-") as folder:

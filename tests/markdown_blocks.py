@@ -14,10 +14,10 @@ class Block:
     """A fenced block.
 
     Attributes:
-        language: what stands behind the fence, "" for commands of a shell.
-        text: with the last line's end.
-        above: the line right above the fence.
-        heading: the last heading before it, without its signs.
+        language: the word after the opening fence, "" for shell commands.
+        text: the lines between the fences, with the last line end.
+        above: the line directly above the fence.
+        heading: the last heading before it, without the # signs.
     """
 
     language: str

@@ -51,7 +51,7 @@ def test_the_tables_have_every_folder_with_its_imports(program):
 def test_the_tables_run_from_the_bottom_to_the_top(program):
     above: set[str] = set()
     for folder, imports in described_folders(program):
-        assert imports <= above, f"{folder} stands above {imports - above}"
+        assert imports <= above, f"{folder} imports folders above it: {imports - above}"
         above.add(folder)
 
 

@@ -51,15 +51,15 @@ def test_chunks_give_the_windows_of_the_whole_clip(lengths):
     if num_frames < 2:
         return
     flows = torch.arange(num_frames - 1.0).square()[:, None, None, None].expand(-1, 2, 1, 1) / 99
-    found, begun = [], 0
+    found, done = [], 0
     for end in map(int, ends):
-        first = max(0, begun - OVERLAP)
-        known = max(0, begun - 1)
+        first = max(0, done - OVERLAP)
+        known = max(0, done - 1)
         is_last = end == num_frames
         new = range(decided(known, False), decided(end - 1, is_last))
         if end >= 2 and new:
             found.append(window_sums(flows[first : end - 1], first, new))
-        begun = end
+        done = end
     whole = window_sums(flows, 0, range(num_frames - 1))
     assert torch.equal(torch.cat(found), whole)
 

@@ -51,7 +51,7 @@ def test_the_best_constant_box_is_found():
 
 
 def test_intervals_are_over_sources_and_not_over_clips():
-    """Two sources that differ: whatever the number of their clips, the mean may be either's."""
+    """Two sources that differ: with any number of clips, the mean may be that of either source."""
     clips = [measures(clip([(0, 0, 320, 240)] * 2, "a"), np.full((2, 4), np.nan))] * 50
     clips += [measures(clip([(0, 0, 320, 240)] * 2, "b"), np.tile([0.0, 0, 320, 240], (2, 1)))] * 50
     assert interval(clips, lambda each: each.iou) == [0, 1]

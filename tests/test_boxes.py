@@ -20,7 +20,7 @@ from shared.shards import ShardReader
 
 @pytest.fixture(scope="module")
 def flowed(tmp_path_factory) -> DatasetLayout:
-    """Flows of six small videos in three shards; not to be written to."""
+    """Flows of six small videos in three shards; tests only read them."""
     layout = make_dataset(tmp_path_factory.mktemp("flowed"))
     assert run_flows(layout, "--clips-per-shard", 2).exit_code == 0
     return layout

@@ -85,7 +85,7 @@ def mean_length(flow: np.ndarray) -> float:
 
 @pytest.mark.parametrize("size", [(64, 64), (120, 160), (240, 320)], ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_still_scene_stands_still(size, seed):
+def test_a_still_scene_does_not_move(size, seed):
     homography = some_homography(size, seed)
     first, second = rendered_pair(homography, size)
     truth = camera_flow(homography, size)

@@ -54,7 +54,7 @@ def step(engine, seed: int) -> float:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_an_engine_goes_on_as_if_nothing_happened(processes, tmp_path, bf16):
+def test_a_restored_engine_continues_exactly(processes, tmp_path, bf16):
     engine = engine_of(processes, 0, bf16)
     for seed in range(3):
         step(engine, seed)

@@ -26,7 +26,7 @@ from train.weights.exchange import export_safetensors, import_weights
 from train.weights.huggingface import export_huggingface
 from train.weights.zero_partitions import read_whole_weights, reshard
 
-TOLD = ("image_size=32", "num_frames=4", "num_heads=3", "decoder_heads=2")
+SIZES = ("image_size=32", "num_frames=4", "num_heads=3", "decoder_heads=2")
 
 
 def run(*arguments: object, settings: tuple[str, ...] = ()):
@@ -58,11 +58,11 @@ def whole(out):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_a_pth_comes_in_and_goes_out_as_a_folder(tmp_path):
+def test_a_pth_is_imported_and_exported_as_a_folder(tmp_path):
     model = autoencoder()
     torch.save({"model": model.state_dict()}, tmp_path / "theirs.pth")
     target = tmp_path / "ours.safetensors"
-    printed = succeed("import", tmp_path / "theirs.pth", target, settings=TOLD)
+    printed = succeed("import", tmp_path / "theirs.pth", target, settings=SIZES)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     assert printed == f"pretraining, {num_parameters:,} parameters, 32 tokens per clip: {target}\n"
     succeed("export", tmp_path / "ours.safetensors", tmp_path / "folder")
@@ -75,26 +75,25 @@ def test_a_pth_comes_in_and_goes_out_as_a_folder(tmp_path):
 
 def test_an_encoder_alone_stays_one(tmp_path):
     torch.save({"model": VideoEncoder(CONFIG, final_norm=True).state_dict()}, tmp_path / "vit.pth")
-    told = TOLD[:3]
-    succeed("import", tmp_path / "vit.pth", tmp_path / "vit.safetensors", settings=told)
+    succeed("import", tmp_path / "vit.pth", tmp_path / "vit.safetensors", settings=SIZES[:3])
     imported = import_weights(tmp_path / "vit.safetensors")
     assert imported.kind == "encoder" and isinstance(imported.build(), VideoEncoder)
     source = tmp_path / "vit.safetensors"
     refused(run("export", source, tmp_path / "folder"), "not-supported", source, "encoder")
 
 
-def test_a_classifier_goes_out_with_the_names_of_its_classes(tmp_path):
+def test_a_classifier_is_exported_with_the_names_of_its_classes(tmp_path):
     torch.save({"module": videomae_names(classifier(label=4))}, tmp_path / "theirs.pth")
     layout = write_moving_squares(tmp_path / "out", num_clips=8)
-    told = ("export", tmp_path / "theirs.pth", tmp_path / "folder", "--classes", layout.classes)
-    succeed(*told, settings=TOLD[:3])
+    names = ("--classes", layout.classes)
+    succeed("export", tmp_path / "theirs.pth", tmp_path / "folder", *names, settings=SIZES[:3])
     fields = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert list(fields["id2label"].values()) == read_classes(layout.classes).label
     succeed("export", tmp_path / "folder", tmp_path / "plain.safetensors")
     assert import_weights(tmp_path / "plain.safetensors").num_classes == {"label": 4}
 
 
-def test_nothing_is_replaced_unasked(tmp_path):
+def test_nothing_is_replaced_without_overwrite(tmp_path):
     export_safetensors(tmp_path / "a.safetensors", autoencoder())
     export_safetensors(tmp_path / "b.safetensors", autoencoder())
     before = (tmp_path / "b.safetensors").read_bytes()
@@ -116,9 +115,9 @@ def test_what_does_not_fit_is_listed(tmp_path):
     target = tmp_path / "ours.safetensors"
     theirs = tmp_path / "theirs.pth"
     listed = "missing: decoder.norm.bias", "left over: decoder.extra"
-    refused(run("import", theirs, target, settings=TOLD), "other-model", theirs, *listed)
+    refused(run("import", theirs, target, settings=SIZES), "other-model", theirs, *listed)
     refused(run("import", theirs, target), "missing-option", "num_heads")
-    done = run("import", theirs, target, settings=(*TOLD, "colour=3"))
+    done = run("import", theirs, target, settings=(*SIZES, "colour=3"))
     refused(done, "unknown-key", "colour", "image_size")
     export_safetensors(tmp_path / "whole.safetensors", autoencoder())
     done = run("import", tmp_path / "whole.safetensors", tmp_path / "ours.bin")
@@ -173,9 +172,9 @@ def test_a_run_cut_short_gives_those_of_its_last_checkpoint(whole, out, tmp_path
     succeed("import", first, tmp_path / "first.safetensors")
     one, other = (import_weights(tmp_path / f"{n}.safetensors") for n in ("newest", "first"))
     assert one.config == other.config and not same(one.state_dict, other.state_dict)
-    # A finetuning can begin with it, as with any other file of weights.
-    begun = finetune(tiny_run(out, run="from-cut"), "mean", str(tmp_path / "newest.safetensors"))
-    assert begun.is_finished
+    # A finetuning can start from it, as from any other file of weights.
+    weights = str(tmp_path / "newest.safetensors")
+    assert finetune(tiny_run(out, run="from-cut"), "mean", weights).is_finished
 
 
 def test_a_finetuned_run_gives_its_classifier(out, tmp_path):
@@ -296,7 +295,7 @@ def test_shares_are_what_the_processes_would_have_saved(stopped):
     assert all(s["base_optimizer_state"]["state"][1]["step"] == 3 for s in states)
 
 
-def test_there_and_back_the_run_goes_on_exactly(whole, stopped, out):
+def test_converted_there_and_back_the_run_continues_exactly(whole, stopped, out):
     reshard(reshard(complete_checkpoints(stopped.checkpoints)[-1], 2), 1)
     folder = pretrain(tiny_run(out, run=stopped.path.name), "mofo")
     assert losses(folder.log) == pytest.approx(losses(whole.log), abs=1e-6)

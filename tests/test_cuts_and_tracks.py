@@ -109,7 +109,7 @@ def test_groups_of_pictures_that_an_edit_list_hides_are_no_loss(tmp_path, num_hi
 
 @pytest.mark.parametrize(("codec", "extension"), [("libx264", "mkv"), ("libx264", "avi")])
 def test_frames_lost_behind_the_first_ones_are_still_missed(tmp_path, codec, extension):
-    """A cut of an open group of pictures is no excuse for what is lost elsewhere."""
+    """Frames lost elsewhere count, although the video is cut in an open group of pictures."""
     options = {"codec": codec, "options": OPEN_GOPS[codec], "rate": 25}
     source = render_video(tmp_path / f"source.{extension}", 60, **options)
     data = cut_at_keyframe(source, tmp_path / f"cut.{extension}").read_bytes()
@@ -183,12 +183,12 @@ def test_empty_entries_of_an_avi_are_no_frames(tmp_path, codec, empty_before, wi
 
 
 def test_empty_entries_of_a_damaged_avi_excuse_nothing(tmp_path):
-    """Bytes that are no entries may look like empty ones."""
+    """Bytes that are not index entries may look like empty ones."""
     path = render_video(tmp_path / "a.avi", 60, codec="mpeg4")
     rewrite_avi(path, {20: 5, 60: 3})
     assert count_empty_entries(path, 0) == EmptyEntries(8, 3)
     data = path.read_bytes()
-    path.write_bytes(data + bytes(100))  # padding behind the end
+    path.write_bytes(data + bytes(100))  # padding after the end
     assert count_empty_entries(path, 0) == EmptyEntries(8, 3)
     place = data.index(b"00dc", len(data) * 3 // 4)
     path.write_bytes(data[:place] + bytes(4) + data[place + 4 :])
@@ -347,7 +347,7 @@ def test_a_cut_ogg_file_is_never_taken_for_a_whole_one(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
-# What is said of a video
+# What is reported about a video
 
 
 def anamorphic(path):
@@ -363,7 +363,7 @@ def anamorphic(path):
     return path
 
 
-def test_what_is_odd_of_videos_is_said_once(tmp_path):
+def test_oddities_of_a_video_are_reported_once(tmp_path):
     """In a run of flows, and by the doctor, with the number of videos and the first of them."""
     layout = DatasetLayout(tmp_path, "odd")
     layout.videos.mkdir(parents=True)

@@ -68,7 +68,7 @@ def test_a_span_has_its_frames_alone(tmp_path, extension, with_sound):
 
 
 def test_a_span_does_not_decode_the_rest(tmp_path):
-    """A damaged end, or a damaged beginning, is no matter to a span that needs neither."""
+    """A damaged end, or a damaged beginning, does not matter to a span that needs neither."""
     path = render_video(tmp_path / "a.mkv", 120, keyframe_every=10)
     whole, _ = decode(path)
     data = bytearray(path.read_bytes())
@@ -229,14 +229,14 @@ def test_caps_are_kept(tmp_path):
 
 
 def test_only_frames_of_the_span_tell_its_length(tmp_path):
-    """The first frame behind a span may come later than the span is allowed to be long."""
+    """The first frame after a span may come later than max_seconds."""
     path = render_video(tmp_path / "a.mp4", 90, rate=Fraction(30_000, 1001))
     assert len(decode(path, 0.0, 2.0, max_seconds=2)[0]) == 60  # the next is at 2.002 s
     assert len(decode(path, 1.2, 2.2, max_seconds=1)[0]) == 30  # 2.2 - 1.2 is more than 1
     assert "2 s long; up to 1.9 s" in reason(path, 0.0, 2.0, max_seconds=1.9)
 
     def hold(index, packet):
-        if index >= 24:  # of 12 a second: a picture that stands still for 100 s
+        if index >= 24:  # 12 frames a second; one picture is shown for 100 s
             packet.pts += int(100 / packet.time_base)
             packet.dts += int(100 / packet.time_base)
 

@@ -97,7 +97,7 @@ def test_headers_of_the_samples_agree_with_a_full_decode(samples):
         assert abs(header.num_frames - sum(len(chunk.rgb) for chunk in chunks)) <= 1, name
 
 
-def test_what_is_no_video_is_told_in_words(tmp_path, second):
+def test_a_file_that_is_no_video_is_described_in_words(tmp_path, second):
     (tmp_path / "text.mp4").write_text("#EXTM3U\nhttp://localhost/x.ts\n")
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "cut.mp4").write_bytes(second.read_bytes()[:5000])

@@ -506,7 +506,7 @@ KEYS += ["centre_hit", "recall", "area", "saliency"]
 def squares(tmp_path_factory):
     """Boxes and flows of moving squares, and CSV files of the very same boxes.
 
-    In the clip where nothing moves, something stands that is annotated all the same.
+    The clip without motion has an annotated object all the same.
     """
     out = tmp_path_factory.mktemp("out")
     layout = write_moving_squares(out, num_clips=10, clips_per_shard=4, still=(3,))

@@ -34,7 +34,7 @@ def layout(squares, tmp_path) -> DatasetLayout:
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory) -> DatasetLayout:
-    """Squares whose boxes are no round numbers; two clips hold still, and have no boxes."""
+    """Squares whose boxes have fractions; two clips have no motion, and so no boxes."""
     out = tmp_path_factory.mktemp("squares")
     layout = write_moving_squares(out, num_clips=7, clips_per_shard=3, still=(0, 4))
     index = read_index(layout.boxes)

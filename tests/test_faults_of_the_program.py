@@ -14,10 +14,7 @@ from shared.shards import ShardReader
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
-    """A dataset of four clips, of which one has a bad video, and the parts of the program by name.
-
-    What is given to the function that is returned fails at the second clip.
-    """
+    """A dataset of four clips: the last has a bad video, and decoding the second is a fault."""
     layout = make_dataset(tmp_path, num_clips=4)
     (layout.videos / "3.mp4").write_bytes(b"not a video")
 

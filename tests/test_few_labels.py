@@ -135,7 +135,7 @@ def test_one_limit_takes_the_place_of_the_recipes_other(own):
     assert "8 of 12 labelled clips are used (70 % of each class, seed 0)" in done.output
 
 
-def test_a_run_of_an_earlier_version_goes_on_with_all_labels(own):
+def test_a_run_of_an_earlier_version_continues_with_all_labels(own):
     folder = finetune(tiny_run(own.out, epochs=1), "mean", "none")
     record = json.loads(folder.options.read_text())
     for name in ("labels_per_class", "label_share", "label_seed"):

@@ -179,7 +179,7 @@ def test_attention_finds_the_token_that_is_alike(attention: str) -> None:
     assert set(strongest) == alike
 
 
-def test_attention_begins_in_the_motion_box(trained: DatasetLayout) -> None:
+def test_attention_starts_in_the_motion_box(trained: DatasetLayout) -> None:
     for run in ("pretrain-mofo", "finetune-mofo-mca"):
         found = attention_maps(trained, RunFolder(trained.runs / run), num_clips=2)
         for clip in found:

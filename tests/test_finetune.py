@@ -88,7 +88,7 @@ def test_a_run_leaves_its_record_and_weights(finetuned, pretrained):
     assert finetuned.read_options()["from"] == "pretrain-mofo"
 
 
-def test_it_begins_with_the_pretrained_encoder(out, pretrained):
+def test_it_starts_from_the_pretrained_encoder(out, pretrained):
     """At a learning rate of nearly nothing the encoder stays what it was."""
     settings = ("optim.base_learning_rate=1e-12",)
     folder = finetune(tiny_run(out, *settings, run="frozen", epochs=1), "mean", "pretrain-mofo")
@@ -106,7 +106,7 @@ def test_it_learns(out, head):
     assert np.mean(found[-10:]) < 0.7 * np.mean(found[:10])
 
 
-def test_stopped_it_goes_on_exactly(out, finetuned):
+def test_a_stopped_run_continues_exactly(out, finetuned):
     """Mixing, drop path and validation included."""
     for _ in range(3):
         folder = finetune(
@@ -280,14 +280,14 @@ def test_another_pretraining_is_another_run(out, layout, finetuned, pretrained):
         pretrained.weights.write_bytes(weights)
 
 
-def test_what_it_begins_with_must_be_there_and_fit(out, layout, pretrained):
+def test_the_weights_it_starts_from_must_exist_and_fit(out, layout, pretrained):
     with refuses("unknown-name", "pretrain-mae", "pretrain-mofo", layout.runs):
         finetune(tiny_run(out, run="x"), "mean", "pretrain-mae")
     with refuses("other-model", "width 24 in the weights, 48 here"):
         finetune(tiny_run(out, "model.width=48", run="x"), "mean", "pretrain-mofo")
-    pretrain(tiny_run(out, run="begun", stop_after=0.0), "mofo")
-    with refuses("not-finished", "begun"):
-        finetune(tiny_run(out, run="x"), "mean", "begun")
+    pretrain(tiny_run(out, run="cut-short", stop_after=0.0), "mofo")
+    with refuses("not-finished", "cut-short"):
+        finetune(tiny_run(out, run="x"), "mean", "cut-short")
 
 
 def test_weights_of_a_file_will_do(out, pretrained, tmp_path):
@@ -411,14 +411,14 @@ def test_the_command_ends_with_the_figure(out, metrics, finetuned):
     assert done.stdout.splitlines()[-1] == f"test top-1 {metrics['top1']:.1f} %"
 
 
-def test_only_finished_classifiers_are_evaluated(layout, pretrained, out):
+def test_only_finished_classifiers_are_evaluated(layout, pretrained, finetuned, out):
     with refuses("other-kind", pretrained.path):
         evaluate(layout, pretrained, {})
     with refuses("unknown-name", "nothing", layout.runs, "finetune-mofo-mca"):
         evaluate(layout, RunFolder(layout.runs / "nothing"), {})
-    begun = finetune(tiny_run(out, run="unfinished", stop_after=0.0), "mean", "none")
+    unfinished = finetune(tiny_run(out, run="unfinished", stop_after=0.0), "mean", "none")
     with refuses("not-finished", "unfinished"):
-        evaluate(layout, begun, {})
+        evaluate(layout, unfinished, {})
 
 
 # ---------------------------------------------------------------------------------------------

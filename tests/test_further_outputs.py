@@ -1,4 +1,4 @@
-"""Outputs asked for later, beside folders that are finished: those stay as they are."""
+"""Further outputs, requested later: the finished folders beside them stay as they are."""
 
 import shutil
 
@@ -40,7 +40,7 @@ def layout(finished, tmp_path) -> DatasetLayout:
 
 
 def state(layout):
-    """What must not change: inode and content of the finished folders, and what was set aside."""
+    """Inodes and content of the finished folders, failures and options: these must not change."""
     folders = (layout.frames, layout.flows)
     inodes = {path: path.stat().st_ino for folder in folders for path in folder.glob("*.h5")}
     made = [checksums(folder) for folder in folders]
@@ -54,7 +54,7 @@ def verify(layout):
 
 
 def kill_at(monkeypatch, nth: int):
-    """The nth shard, from 0, is not published any more."""
+    """The run is killed before shard nth, counted from 0, is published."""
     real, seen = publishing.publish, []
 
     def publish(*given):
@@ -67,7 +67,7 @@ def kill_at(monkeypatch, nth: int):
 
 
 @pytest.mark.parametrize("nth", [0, 2])
-def test_killed_the_finished_folders_are_as_they_were_and_it_goes_on(layout, monkeypatch, nth):
+def test_a_killed_run_leaves_finished_folders_alone_and_continues(layout, monkeypatch, nth):
     before = state(layout)
     with monkeypatch.context() as patch:
         kill_at(patch, nth)
@@ -99,7 +99,7 @@ def test_a_clip_that_was_good_is_not_traded_for_a_failure(layout):
     assert verify(layout).exit_code == 0
 
 
-def test_clips_of_another_video_do_not_come_beside_the_first(layout):
+def test_clips_of_another_video_are_not_put_beside_the_first(layout):
     before = state(layout)
     render_video(layout.videos / "2.mp4", 5, size=(48, 32))
     done = run_flows(layout, *FURTHER)
@@ -108,8 +108,8 @@ def test_clips_of_another_video_do_not_come_beside_the_first(layout):
     assert state(layout) == before
 
 
-def test_clips_set_aside_stay_so_until_they_are_retried(layout, monkeypatch):
-    """Also where what was made beside is of before the retry."""
+def test_clips_stay_set_aside_until_they_are_retried(layout, monkeypatch):
+    """Also when the further output was made before the retry."""
     from preprocess.retry import main as retry
 
     render_video(layout.videos / "1.mp4", 9, size=(48, 32))
@@ -127,7 +127,7 @@ def test_clips_set_aside_stay_so_until_they_are_retried(layout, monkeypatch):
     assert verify(layout).exit_code == 0, verify(layout).output
 
 
-def test_a_lost_list_of_failures_is_made_up_for(layout):
+def test_a_lost_list_of_failures_is_written_again(layout):
     layout.failures.unlink()
     assert run_flows(layout, *FURTHER).exit_code == EXIT_SET_ASIDE
     failures = read_jsonl(layout.failures)
@@ -135,7 +135,7 @@ def test_a_lost_list_of_failures_is_made_up_for(layout):
     assert "not in frames/" in failures[0]["reason"]
 
 
-def test_a_folder_that_lost_a_shard_is_made_again_as_the_others_are(finished, layout):
+def test_a_folder_that_lost_a_shard_is_made_again(finished, layout):
     (layout.flows / "00001.h5").unlink()
     assert run_flows(layout, *PLAIN).exit_code == EXIT_SET_ASIDE
     assert checksums(layout.flows) == checksums(finished.flows)

@@ -30,7 +30,7 @@ VARIANTS = [
 
 
 def random_head(config: HeadConfig, seed: int = 0) -> CrossAttentionHead:
-    """A head none of whose parameters is zero or one, so that each counts."""
+    """A head without parameters that are zero or one, so that every parameter has an effect."""
     torch.manual_seed(seed)
     head = CrossAttentionHead(WIDTH, config)
     with torch.no_grad():

@@ -3,7 +3,7 @@
     preprocess -> shared <- train         `shared` needs numpy and h5py alone
     commands -> folders -> lower folders  no folder imports one that needs it, however indirectly
 
-An import counts wherever it stands: in a function, and below `if TYPE_CHECKING`.
+An import counts everywhere: also in a function, and below `if TYPE_CHECKING`.
 """
 
 import ast
@@ -31,7 +31,7 @@ def module_name(path: Path) -> str:
 def imported_names(path: Path) -> set[str]:
     """Dotted names of everything that a file imports, wherever in the file.
 
-    `from a.b import c` gives a.b and a.b.c, of which one is a module.
+    `from a.b import c` gives a.b and a.b.c; one of them is a module.
     """
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):

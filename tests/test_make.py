@@ -186,7 +186,7 @@ def test_args_for_two_goals_are_refused(tmp_path):
         (["manifest", "flos"], "goal 'flos' is unknown; did you mean flows?"),
     ],
 )
-def test_mistyped_names_are_said_before_anything_is_made(tmp_path, mistyped, message):
+def test_mistyped_names_are_reported_before_anything_is_made(tmp_path, mistyped, message):
     done = make(*mistyped, f"OUT={tmp_path}", status=2)
     assert message in done.stderr and not list(tmp_path.iterdir())
 

@@ -35,7 +35,7 @@ TINY = ModelConfig(
 
 
 def attending(attention: str, **fields: object) -> ModelConfig:
-    """TINY with another attention, and whatever else is to differ."""
+    """TINY with another attention and other given fields."""
     return ModelConfig.from_dict({**TINY.to_dict(), "attention": attention, **fields})
 
 

@@ -111,7 +111,7 @@ def test_a_pan_has_its_sign_and_size_in_every_frame(tmp_path, codec, options):
     suffix = ".ts" if "annexb" in options.get("x264-params", "") else ".mp4"
     path = write_video(tmp_path / f"pan{suffix}", panning_frames(14), codec, **options)
     maps, types = vector_flows(path)
-    assert len(maps) == len(types) == 14, "F frames in, F maps of which the first is no flow out"
+    assert len(maps) == len(types) == 14, "F frames give F maps, and the first map holds no flow"
     assert types.startswith("I") and ("B" in types) == (options.get("bf", 0) > 0)
     assert np.isnan(maps[0]).all()
     last = -1 if codec == "mpeg4" and "B" in types else None  # FFmpeg exports none for that frame

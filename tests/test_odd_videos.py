@@ -142,7 +142,7 @@ def later_by(seconds):
 
 @pytest.mark.parametrize("with_sound", [False, True])
 @pytest.mark.parametrize("extension", ["mkv", "flv"])
-def test_a_picture_that_begins_late_is_whole(tmp_path, extension, with_sound):
+def test_a_picture_that_starts_late_is_whole(tmp_path, extension, with_sound):
     source = render_video(tmp_path / "a.mp4", 48, with_sound=with_sound, options={"bf": "0"})
     path = remux(source, tmp_path / f"late.{extension}", later_by(0.5))
     rgb, times = decode(path)
@@ -259,7 +259,7 @@ def test_holes_where_packets_were_lost_are_found(tmp_path, extension):
     data = bytearray(source.read_bytes())
     with av.open(str(source)) as container:
         places = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
-    if extension == "mkv":  # blocks that have become padding, of which no demuxer complains
+    if extension == "mkv":  # blocks turned into padding, which no demuxer reports
         for place in places[40:70]:
             block = data.rfind(0xA3, place - 4, place + 1)
             assert block > 0
@@ -289,7 +289,7 @@ def test_frames_that_an_avi_dropped_are_not_missing(tmp_path):
 def test_a_chapter_track_that_was_left_out_is_no_damage(tmp_path):
     data = render_video(tmp_path / "a.mp4", 24).read_bytes()
     reference = struct.pack(">I4sI4sI", 20, b"tref", 12, b"chap", 9)  # there is no track 9
-    for box in (b"trak", b"moov"):  # which lie behind the frames
+    for box in (b"trak", b"moov"):  # these lie after the frames
         start = data.find(box) - 4
         size = int.from_bytes(data[start : start + 4], "big") + len(reference)
         data = data[:start] + struct.pack(">I", size) + data[start + 4 :]

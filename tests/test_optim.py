@@ -71,7 +71,7 @@ def test_without_layer_decay_there_are_two_groups():
     assert len(make_optimizer(classifier(), optim(), 1e-3).param_groups) == 2
 
 
-def test_layers_are_told_by_name():
+def test_layers_are_recognised_by_name():
     assert layer_of("encoder.patch_embed.proj.weight", 12) == 0
     assert layer_of("encoder.blocks.11.norm1.weight", 12) == 12
     assert layer_of("decoder.blocks.0.norm1.weight", 12) == 13

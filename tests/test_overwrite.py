@@ -156,7 +156,7 @@ def test_the_first_shards_replace_the_old_ones_whole(layout):
 
 
 def test_boxes_are_kept_where_their_first_shard_cannot_be_made(layout):
-    """Of damaged flows, and then with them whole again."""
+    """First the flows are damaged, then they are whole again."""
     path = layout.flows / "00000.h5"
     whole = path.read_bytes()
     damaged = bytearray(whole)

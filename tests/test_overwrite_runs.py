@@ -74,7 +74,7 @@ def test_a_run_that_has_saved_is_not_taken_back(folder):
     assert folder.read_options() == NEW and not folder.weights.exists()
 
 
-def test_a_finished_run_leaves_nothing_of_the_old_one(folder):
+def test_a_finished_run_replaces_all_of_the_old_one(folder):
     old_run(folder)
     overwrite(folder)
     folder.finish({"loss": 2.0})
@@ -84,7 +84,7 @@ def test_a_finished_run_leaves_nothing_of_the_old_one(folder):
 def test_killed_twice_before_it_saved_the_old_run_is_still_there(folder):
     before = old_run(folder)
     for _ in range(2):
-        overwrite(folder)  # and no end: as killed
+        overwrite(folder)  # without an end, as after a kill
     with pytest.raises(MemoryError):
         run_that_fails(folder)
     assert state(folder) == before

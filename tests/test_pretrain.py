@@ -1,4 +1,4 @@
-"""Pretraining end to end on small shards: it learns, stops, goes on exactly, refuses."""
+"""Pretraining end to end on small shards: it learns, stops, continues exactly, refuses."""
 
 import json
 import os
@@ -102,11 +102,11 @@ def test_init_takes_other_weights(whole, out):
 
 
 # ---------------------------------------------------------------------------------------------
-# Stop and go on
+# Stop and continue
 # ---------------------------------------------------------------------------------------------
 
 
-def test_stopped_after_each_step_it_goes_on_exactly(whole, out):
+def test_a_run_stopped_after_each_step_continues_exactly(whole, out):
     for _ in range(12):
         folder = pretrain(tiny_run(out, run="in-steps", stop_after=0.0), "mofo")
     assert folder.is_finished
@@ -137,7 +137,7 @@ def kill_at(out: Path, run: str, steps: int) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-def test_killed_it_goes_on_exactly(whole, out):
+def test_a_killed_run_continues_exactly(whole, out):
     kill_at(out, "killed", 5)
     assert complete_checkpoints(out / "squares" / "runs" / "killed" / "checkpoints")
     folder = pretrain(tiny_run(out, run="killed"), "mofo")
@@ -146,7 +146,7 @@ def test_killed_it_goes_on_exactly(whole, out):
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_moments_it_goes_on_exactly(whole, out):
+def test_a_run_killed_at_twenty_moments_continues_exactly(whole, out):
     for number in range(20):
         kill_at(out, f"killed-{number}", 1 + number % 10)
         folder = pretrain(tiny_run(out, run=f"killed-{number}"), "mofo")
@@ -189,7 +189,7 @@ def test_a_run_with_other_options_is_refused_with_both_values(whole, out):
         pretrain(tiny_run(out, run="whole"), "videomae")
 
 
-def test_overwrite_begins_again(out):
+def test_overwrite_starts_again(out):
     pretrain(tiny_run(out, run="overwritten", epochs=1), "mofo")
     folder = pretrain(tiny_run(out, run="overwritten", epochs=2, overwrite=True), "mofo")
     assert len(losses(folder.log)) == 12 and folder.is_finished

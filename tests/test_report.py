@@ -1,4 +1,4 @@
-"""The report: one file, hostile names escaped, missing parts said and never faked."""
+"""The report: one file, hostile names escaped, missing parts reported and never invented."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_failures_are_counted_by_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["frames", "flows", "boxes"])
-def test_missing_shards_are_said(tmp_path: Path, kind: str) -> None:
+def test_missing_shards_are_reported(tmp_path: Path, kind: str) -> None:
     layout = write_moving_squares(tmp_path, num_clips=4)
     folder = getattr(layout, kind)
     for path in folder.iterdir():
@@ -155,7 +155,7 @@ def test_boxes_alone_make_a_report(tmp_path: Path) -> None:
     assert "motion boxes of 4 clips with 64 frames" in text
 
 
-def test_damaged_shard_is_said(tmp_path: Path) -> None:
+def test_damaged_shard_is_reported(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path, num_clips=4)
     shard = layout.frames / "00000.h5"
     shard.write_bytes(shard.read_bytes()[:5000])
@@ -163,7 +163,7 @@ def test_damaged_shard_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["frames", "flows", "boxes", "boxes-annotated"])
-def test_damaged_index_is_said(tmp_path: Path, kind: str) -> None:
+def test_damaged_index_is_reported(tmp_path: Path, kind: str) -> None:
     """The page is written, and the other folders stand in it."""
     layout = write_moving_squares(tmp_path, num_clips=4)
     shutil.copytree(layout.boxes, layout.boxes_of("annotated"))
@@ -245,7 +245,7 @@ def test_unusual_clips_come_once_and_first_by_measure(squares: DatasetLayout) ->
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetLayout, str, str]:
-    """20 clips, 4 of them in split test (one a class), one of which is taken for class 0.
+    """20 clips, 4 of them in split test (one of each class); one is predicted as class 0.
 
     Returns the layout, what the command printed, and the page.
     """
@@ -316,8 +316,8 @@ def test_the_same_finetuning_from_random_weights_is_named_beside(tmp_path: Path)
         for path in (folder.log, folder.metrics("test")):
             os.utime(path, (seconds, seconds))
 
-    begun = {"from": "pretrain-mofo", "seed": 0}
-    write("finetune-main", 100, (0,), **begun)
+    from_pretrained = {"from": "pretrain-mofo", "seed": 0}
+    write("finetune-main", 100, (0,), **from_pretrained)
     for number, other in enumerate(({"seed": 1}, {"clips": 7}, {"config": {}})):
         write(f"finetune-other{number}", 90, (), **({"from": "none", "seed": 0} | other))
     assert make_report(layout)[0].startswith("test top-1 75.0 %\n")
@@ -495,7 +495,7 @@ def test_hostile_names_in_runs(tmp_path: Path) -> None:
     assert record["command"] in page.text
 
 
-def test_unreadable_runs_are_said(tmp_path: Path) -> None:
+def test_unreadable_runs_are_reported(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path, num_clips=5)
     for number, content in enumerate(("{", "[]", '{"options": 3}', "null")):
         folder = write_finetune_run(layout, f"finetune-{number}", evaluated=False)

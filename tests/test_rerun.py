@@ -91,7 +91,7 @@ def test_other_data_is_refused_with_both_digests(out, tmp_path):
     refused(printed, "other-inputs", "data", RunFolder(run).read_options()["data"])
 
 
-def test_other_programs_are_said(out):
+def test_other_programs_are_reported(out):
     folder = RunFolder(out / "squares" / "runs" / "first")
     record = folder.read_record()
     assert record["command"] and record["git_commit"] is not False

@@ -96,7 +96,7 @@ def test_shards_hold_them_and_do_without(tmp_path):
         assert not has_residual(reader)
     assert "residual" not in read_index(layout.flows).config
 
-    # A finished dataset stays as it is until it is asked for anew.
+    # A finished dataset stays as it is until --overwrite is given.
     done = run_flows(layout)
     assert done.exit_code == 0 and "reuse" in done.output, done.output
     assert checksums(layout.flows) == without

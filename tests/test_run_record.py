@@ -73,7 +73,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
     assert len(os.listdir("/proc/self/fd")) == num_open
 
 
-def test_a_path_that_is_no_utf8_may_stand_on_the_command_line(tmp_path):
+def test_a_path_that_is_no_utf8_is_accepted_on_the_command_line(tmp_path):
     videos = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(videos)
     open(videos + b"/0.mp4", "x").close()
@@ -99,7 +99,7 @@ def test_log_leaves_out_a_line_cut_short(tmp_path):
         stream.write('{"step": 3, "lo')
     assert read_jsonl(log.path) == [{"step": 1, "clip": "ü"}, {"step": 2}]
     assert read_jsonl(tmp_path / "none.jsonl") == []
-    # What goes on behind it begins a line of its own.
+    # The next record starts on a new line.
     log = JsonlLog(log.path)
     log.write({"step": 3})
     log.close()

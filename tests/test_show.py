@@ -111,7 +111,7 @@ def test_captions_keep_their_size() -> None:
     assert grid.shape == (2 * 12 + 2, 3 * 22 + 2, 3)
 
 
-def test_masks_are_drawn_anew_for_each_window() -> None:
+def test_masks_are_drawn_again_for_each_window() -> None:
     """40 frames at stride 1 are windows of 16, 16 and 8; the second has no motion."""
     boxes = np.tile(np.array([16.0, 16, 64, 80], np.float32), (40, 1))
     boxes[16:32] = np.nan

@@ -113,7 +113,7 @@ def test_a_run_logs_its_speed_and_traces_five_steps(out):
     assert any("scaled_dot_product" in name for name in names)
 
 
-def test_bf16_learns_what_fp32_does_and_goes_on_only_as_bf16(out):
+def test_bf16_learns_what_fp32_does_and_continues_only_as_bf16(out):
     whole = pretrain(tiny_run(out, run="whole-fp32"), "mofo")
     expected = losses(whole.log)
     bf16 = "loader.precision=bf16"

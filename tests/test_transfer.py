@@ -190,7 +190,7 @@ def test_a_wrong_class_map_is_refused(tmp_path, text, code, named):
         read_class_map(tmp_path / "no.csv", ["a"], ["b"])
 
 
-def test_a_run_goes_on_with_another_dataset(out, finetuned):
+def test_a_run_continues_with_another_dataset(out, finetuned):
     """Finetuned again on other clips: the encoder is that of the first run's best weights."""
     run = tiny_run(out, "optim.base_learning_rate=1e-12", epochs=1, run="transferred")
     source = f"{out}/squares/runs/{finetuned.path.name}"

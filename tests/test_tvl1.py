@@ -376,7 +376,7 @@ def test_the_triton_kernels_become_machine_code(capability, tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's kernels run here")
-def test_where_triton_does_not_run_its_reason_is_told():
+def test_where_triton_does_not_run_its_reason_is_given():
     kernels, reason = tvl1._cuda_kernels(torch.device("cpu"))
     assert kernels is tvl1_eager.EAGER
     assert reason.startswith("Triton's kernels do not run: ")

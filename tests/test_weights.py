@@ -40,7 +40,7 @@ CONFIG = ModelConfig(
     decoder_heads=2,
     decoder_mlp_ratio=3.0,
 )
-TOLD = {"image_size": 32, "num_frames": 4, "num_heads": 3, "decoder_heads": 2}  # not in a .pth
+SIZES = {"image_size": 32, "num_frames": 4, "num_heads": 3, "decoder_heads": 2}  # not in a .pth
 TOLERANCE = 1e-4
 
 
@@ -236,7 +236,7 @@ def test_safetensors_out_and_back_is_bit_equal(head: HeadConfig, tmp_path: Path)
     assert same(imported.build().state_dict(), model.state_dict())
 
 
-def test_an_autoencoder_goes_out_and_back_in_bfloat16(tmp_path: Path) -> None:
+def test_an_autoencoder_is_exported_and_imported_in_bfloat16(tmp_path: Path) -> None:
     model = autoencoder().bfloat16()
     export_safetensors(tmp_path / "model.safetensors", model)
     imported = import_weights(tmp_path / "model.safetensors")
@@ -282,7 +282,7 @@ def test_pretraining_pth(key: str, tmp_path: Path) -> None:
     model = autoencoder()
     training = {"optimizer": {}, "epoch": 799, "args": argparse.Namespace(model="base", lr=1e-3)}
     torch.save({key: model.state_dict(), **training}, tmp_path / "checkpoint.pth")
-    imported = import_weights(tmp_path / "checkpoint.pth", **TOLD)
+    imported = import_weights(tmp_path / "checkpoint.pth", **SIZES)
     assert imported.kind == "pretraining"
     assert imported.config == CONFIG
     assert same(imported.state_dict, model.state_dict())
@@ -295,7 +295,7 @@ def test_pretraining_pth(key: str, tmp_path: Path) -> None:
 def test_classification_pth(prefix: str, tmp_path: Path) -> None:
     model = classifier()
     torch.save({"module": videomae_names(model, prefix)}, tmp_path / "checkpoint.pth")
-    imported = import_weights(tmp_path / "checkpoint.pth", **TOLD)
+    imported = import_weights(tmp_path / "checkpoint.pth", **SIZES)
     assert (imported.kind, imported.num_classes) == ("classification", {"label": 7})
     assert same(imported.state_dict, model.state_dict())
 
@@ -305,12 +305,12 @@ def test_encoder_only_pth(final_norm: bool, tmp_path: Path) -> None:
     encoder = shaken(VideoEncoder(CONFIG, final_norm))
     state = {f"backbone.{key}": tensor for key, tensor in encoder.state_dict().items()}
     torch.save({"model": state}, tmp_path / "checkpoint.pth")
-    imported = import_weights(tmp_path / "checkpoint.pth", **TOLD)
+    imported = import_weights(tmp_path / "checkpoint.pth", **SIZES)
     assert imported.kind == "encoder"
     assert same(imported.build().state_dict(), encoder.state_dict())
 
 
-def test_the_heads_of_videomae_are_known_and_others_must_be_told(tmp_path: Path) -> None:
+def test_the_heads_of_videomae_are_known_and_others_must_be_given(tmp_path: Path) -> None:
     fields = {"width": 384, "num_heads": 6, "decoder_width": 192, "decoder_heads": 3}
     small = ModelConfig.from_dict({**CONFIG.to_dict(), **fields})
     torch.save({"model": MaskedAutoencoder(small).state_dict()}, tmp_path / "small.pth")
@@ -375,7 +375,7 @@ def test_missing_left_over_and_misshapen_tensors_are_listed(tmp_path: Path) -> N
     state["encoder.norm.bias"] = torch.zeros(5)
     torch.save({"model": state}, tmp_path / "odd.pth")
     with refuses("other-model", tmp_path / "odd.pth") as caught:
-        import_weights(tmp_path / "odd.pth", **TOLD)
+        import_weights(tmp_path / "odd.pth", **SIZES)
     message = str(caught.value)
     assert "missing: encoder.blocks.1.attn.q_bias, decoder.norm.bias;" in message
     assert "left over: encoder.pos_embed;" in message
@@ -505,7 +505,7 @@ def test_norms_are_adopted_from_the_weights(tmp_path: Path) -> None:
     load_encoder(VideoClassifier(encoder, build_head(HeadConfig(), 36), {"label": 2}), imported)
 
 
-def test_pretraining_goes_on_from_a_pretraining_of_the_same_model(tmp_path: Path) -> None:
+def test_pretraining_starts_from_a_pretraining_of_the_same_model(tmp_path: Path) -> None:
     source, model = autoencoder(), MaskedAutoencoder(CONFIG)
     export_safetensors(tmp_path / "a.safetensors", source)
     load_autoencoder(model, import_weights(tmp_path / "a.safetensors"))
