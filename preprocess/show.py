@@ -178,8 +178,8 @@ def main(
             print(f"{video}: {error}", file=sys.stderr)
             set_aside += 1
             continue
-        bar = bar_options() | {"total": len(found.frames), "unit": "frame", "leave": False}
-        frames = tqdm(video_frames(found), name, **bar)
+        drawn, total = video_frames(found), len(found.frames)
+        frames = tqdm(drawn, name, total, unit="frame", leave=False, **bar_options())
         write_atomically(out / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
         sheet = cv2.imencode(".png", contact_sheet(found)[..., ::-1])[1]
         write_atomically(out / f"{name}.png", sheet.tobytes())
@@ -294,8 +294,8 @@ def _flow_and_maps(
         return residual_lengths(flows[first : first + FLOW_BATCH], (map_height, map_width))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # the solver releases Python's lock
-        bar = bar_options() | {"total": len(firsts), "leave": False}
-        flows = torch.cat(list(tqdm(threads.map(solve, firsts), "flow", **bar)))
+        solved = threads.map(solve, firsts)
+        flows = torch.cat(list(tqdm(solved, "flow", len(firsts), leave=False, **bar_options())))
         maps = torch.cat(list(threads.map(maps_of, firsts))).numpy()
         residual = np.concatenate(list(threads.map(residual_of, firsts)))
     flow, maps, residual = (
