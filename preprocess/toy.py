@@ -126,8 +126,8 @@ def make_dataset(layout: DatasetLayout, options: ToyOptions, workers: int, overw
     # ------------------------------------------------------------------ render the others
     write_atomically(record, _record_text(options, complete=False))
     write_one = partial(write_clip, layout, options.seed, flow_clips=flow_clips(clips))
-    bar = bar_options() | {"disable": not todo}
-    with tqdm(total=len(todo), desc="render", unit="clip", **bar) as progress:
+    settings = {"total": len(todo), "desc": "render", "unit": "clip", "disable": not todo}
+    with tqdm(**settings, **bar_options()) as progress:
         for _ in _in_processes(write_one, todo, min(workers, len(todo))):
             progress.update()
     # ------------------------------------------------------------------ write the lists

@@ -106,8 +106,9 @@ class ShardReader:
         dataset = self._datasets[path]
         if not 0 <= first <= last <= len(dataset):
             raise InputError(
-                "out-of-range",
-                f"{self.path}{path}: rows {first}:{last} of {len(dataset)} asked for",
+                "damaged-file",
+                f"{self.path}{path} is damaged: rows {first}:{last} are needed, and it has "
+                f"{len(dataset)}; {make_around(self.path.parent, 'verify')} lists all such shards",
             )
         try:
             return self._rows[path].read(first, last)

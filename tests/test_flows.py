@@ -72,7 +72,7 @@ def test_shards_hold_every_frame_and_its_motion(finished):
         assert np.array_equal(maps[7], maps[6])  # F frames have F - 1 flows
         assert not np.array_equal(maps[6], maps[5])
         # The square moves and its surroundings do not: motion is at its border.
-        top, left = divmod(2 * 3, 32)
+        _top, left = divmod(2 * 3, 32)
         assert maps[3, :, left - 4 : left + 22].mean() > 3 * maps[3, :, left + 26 :].mean()
 
 
@@ -185,7 +185,7 @@ def test_a_shard_without_a_good_clip_is_empty(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option, found, wanted",
+    ("option", "found", "wanted"),
     [
         ("--jpeg-quality", 90, 50),
         ("--map-short-side", 64, 32),

@@ -58,7 +58,7 @@ def times_made(layout, kinds):
     }
 
 
-@pytest.mark.parametrize("command, kinds", [(FLOWS, ("frames", "flows")), (BOXES, ("boxes",))])
+@pytest.mark.parametrize(("command", "kinds"), [(FLOWS, ("frames", "flows")), (BOXES, ("boxes",))])
 def test_fifty_kills(finished, tmp_path, command, kinds):
     """kill -9 of the driver at random moments until it has worked through, 50 times in all."""
     chance = random.Random(0)
@@ -169,7 +169,7 @@ cd "$OUT/rendered" && sha256sum frames/*.h5 flows/*.h5 boxes/*.h5 */dataset.json
 """
 
 
-@pytest.mark.parametrize("size, left", [("8k", 4), ("64k", 12), ("128k", 40)])
+@pytest.mark.parametrize(("size", "left"), [("8k", 4), ("64k", 12), ("128k", 40)])
 def test_a_small_disk_of_its_own(finished, tmp_path, size, left):
     """A file system that is full for every file, until it is made larger."""
     environment = {

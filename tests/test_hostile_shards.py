@@ -143,7 +143,7 @@ HARM = {  # what is done to a dataset, and the code with which its reader refuse
     "short-chunk": (short_chunk, "damaged-file"),
     "jpegs-out-of-order": (with_offsets("frames", "/jpeg/offsets", out_of_order), "damaged-file"),
     "maps-out-of-order": (with_offsets("flows", "/motion/offsets", out_of_order), "damaged-file"),
-    "offsets-far-away": (with_offsets("frames", "/jpeg/offsets", far_away), "out-of-range"),
+    "offsets-far-away": (with_offsets("frames", "/jpeg/offsets", far_away), "damaged-file"),
     "rows-far-away": (with_offsets("boxes", "/clip/frames", far_away), "damaged-file"),
 } | {
     f"boxes-{name.replace(' ', '-')}": (

@@ -20,7 +20,7 @@ from train.running.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
-    "options, code, named",
+    ("options", "code", "named"),
     [
         (["--track-length", 3], "option-needs-another", ["--track-length", "--trajectories"]),
         (
@@ -91,7 +91,7 @@ def test_missing_tables_and_methods(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, code, named",
+    ("text", "code", "named"),
     [
         ("clip_id,split\na,train\n", "missing-key", ["row 1", "video, start_seconds"]),
         (

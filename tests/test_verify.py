@@ -342,7 +342,7 @@ def test_retry_ends_where_a_clean_run_does(finished, with_failures):
 
 
 @pytest.mark.parametrize(
-    "line, code, named",
+    ("line", "code", "named"),
     [
         (bytes(60), "damaged-file", "line 1"),
         (b"null", "bad-entry", "None"),
