@@ -36,7 +36,13 @@ def fake():
     kept = (_byte_statistics, _channel_statistics)
     for cached in kept:
         cached.cache_clear()
-    yield FakeTensorMode()
+    mode = FakeTensorMode()
+    with mode:
+        try:
+            torch.zeros(2, 2, device=GPU)[:, :1]
+        except RuntimeError as error:  # PyTorch 2.7 asks the driver for the device of a slice
+            pytest.skip(f"this PyTorch needs a GPU here: {str(error).splitlines()[0]}")
+    yield mode
     for cached in kept:
         cached.cache_clear()
 
