@@ -131,7 +131,8 @@ def test_stabilised_flow_of_a_still_scene_is_nothing(everything):
         ShardReader(everything.root / "flows-tvl1-unstabilised" / "00000.h5", "flows") as plain,
     ):
         for left, before in zip(maps_of(stabilised), maps_of(plain), strict=True):
-            assert np.median(before) == pytest.approx(0.03 * 2**0.5, rel=0.1), "0.03 in x and y"
+            # 0.03 in x and y. OpenCV 4 renders the frames to 1/32 of a pixel, which adds a little.
+            assert np.median(before) == pytest.approx(0.03 * 2**0.5, rel=0.15)
             assert np.median(left) < 0.3 * np.median(before)
         assert "/camera/homography" not in plain
         homographies = stabilised["/camera/homography"].reshape(-1, 3, 3)
