@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from errors import refuses
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -128,6 +128,7 @@ def test_without_motion_there_is_no_box():
 
 @pytest.mark.parametrize("preset", PRESETS)
 @given(seed=st.integers(0, 999), height=st.integers(4, 40), width=st.integers(4, 60))
+@example(seed=0, height=26, width=4)  # equal edges, whose quantile must not be rounded past them
 @settings(deadline=None, max_examples=15)
 def test_boxes_lie_inside_and_scores_are_shares(preset, seed, height, width):
     rng = np.random.default_rng(seed)

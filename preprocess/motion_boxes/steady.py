@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocess.motion_boxes.presets import MotionParameters
+from shared.grid import edge_quantiles
 
 
 def steady_boxes(boxes: np.ndarray, parameters: MotionParameters) -> np.ndarray:
@@ -30,13 +31,10 @@ def steady_boxes(boxes: np.ndarray, parameters: MotionParameters) -> np.ndarray:
     has_box = ~np.isnan(boxes).any(axis=1)
     for frame in range(len(boxes)):
         near = slice(max(frame - reach, 0), frame + reach + 1)
-        found = np.sort(boxes[near][has_box[near]], axis=0)
+        found = boxes[near][has_box[near]]
         if len(found) < max(parameters.least_boxes, 1):
             continue
-        rank, between = divmod((len(found) - 1) * share, 1)
-        low, high = int(rank), min(int(rank) + 1, len(found) - 1)
-        from_outside = np.concatenate([found[:, :2], found[::-1, 2:]], axis=1)
-        box = (1 - between) * from_outside[low] + between * from_outside[high]
+        box = edge_quantiles(found, share)
         if np.all(box[:2] < box[2:]):
             steady[frame] = box
     return steady
