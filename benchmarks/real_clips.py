@@ -41,8 +41,10 @@ TRACKS_NAME = "mme"
 """The flow source under which a fold finds the flows/ with TRACKS."""
 
 
-def prepare(clips: DatasetLayout, actions: Path, hockey: bool, source: str, pool: str) -> None:
-    """Compute frames, flow, velocities and boxes of all clips of a dataset.
+def prepare(
+    clips: DatasetLayout, actions: Path, hockey: bool, source: str, pool: str, boxes: bool
+) -> None:
+    """Compute frames, flow and velocities of all clips of a dataset.
 
     Args:
         clips: the dataset of all clips.
@@ -50,11 +52,13 @@ def prepare(clips: DatasetLayout, actions: Path, hockey: bool, source: str, pool
         hockey: whether the hockey clips are among them.
         source: the source of flow.
         pool: how `preprocess.flows` runs its workers.
+        boxes: whether motion boxes are computed too.
     """
     list_clips(clips, actions, hockey)
     flows = (*("--source", source), *VELOCITIES, *SHARDS, "--pool", pool)
     _run("flows", clips, *_videos(actions), *flows)
-    _run("boxes", clips)
+    if boxes:
+        _run("boxes", clips)
 
 
 def prepare_tracks(clips: DatasetLayout, actions: Path, hockey: bool, pool: str) -> None:

@@ -34,7 +34,15 @@ from benchmarks.real_clips import (
     prepare_tracks,
     read_sources,
 )
-from benchmarks.real_video_cells import ALL, MEASURES, METHODS, RECIPE, Cell, plan_cells
+from benchmarks.real_video_cells import (
+    ALL,
+    MEASURES,
+    METHODS,
+    RECIPE,
+    Cell,
+    needs_boxes,
+    plan_cells,
+)
 from benchmarks.real_video_plan import plan_text
 from benchmarks.real_video_scores import Results, read_tested, score_file
 from benchmarks.real_video_tables import RESULTS, write_results
@@ -104,7 +112,7 @@ def main(
         if not clips.manifest.is_file():
             list_clips(clips, videos, hockey)
     else:
-        prepare(clips, videos, hockey, source, pool)
+        prepare(clips, videos, hockey, source, pool, any(needs_boxes(key) for key in keys))
         if any(METHODS[key].needs_tracks for key in keys):
             prepare_tracks(clips, videos, hockey, pool)
     layouts = {fold: make_fold(clips, videos, fold) for fold in numbers}

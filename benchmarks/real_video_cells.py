@@ -133,6 +133,14 @@ def flops_of_clip(key: str) -> float:
     return pretraining_flops(model, int(mask.sum()))
 
 
+def needs_boxes(key: str) -> bool:
+    """Whether a method masks with motion boxes, or pools with them."""
+    method = METHODS[key]
+    return method.head == "mca" or (
+        method.method is not None and pretraining_config(key).needs_boxes
+    )
+
+
 def plan_pretraining(key: str, fold: int, seed: int, clips: int, flops: float) -> Pretraining:
     """The pretraining of a method that takes `flops` operations, in whole epochs of `clips`."""
     each = flops_of_clip(key)

@@ -23,7 +23,7 @@ from benchmarks.real_clips import (
 )
 from benchmarks.real_video_cells import ALL, METHODS, flops_of_clip, plan_cells
 from benchmarks.real_video_plan import list_trainings
-from benchmarks.real_video_scores import Results, Tested
+from benchmarks.real_video_scores import Results, TestedClips
 from benchmarks.real_video_tables import efficiency_curves, tables, write_results
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
@@ -194,7 +194,7 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
     share = {"random": 4, "velocity": 2}
     for cell in plan_cells(tuple(share), (1,), (0,), (5, ALL), ("probe",), {1: 18}, 1e12):
         correct = np.arange(len(ids)) % share[cell.key] == 0
-        results.add(cell, Tested(ids, labels, correct), 10 if cell.labels else 18)
+        results.add(cell, TestedClips(ids, labels, correct), 10 if cell.labels else 18)
     missing = [{"fold": 2, "method": "mofo", "seed": 0, "labels_per_class": 5, "measure": "probe"}]
     setting = {"command": "python", "folds": [1], "seeds": [0], "teraflops": 1.0}
     path = tmp_path / "real.json"
