@@ -27,6 +27,7 @@ from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.running.engine import Processes
 from train.running.run_folder import RunFolder
 from train.samples.datasets import EvaluateDataset, Sample
+from train.tables.typed import Choice
 from train.weights.exchange import ImportedWeights, adopt_shape, build_encoder
 
 
@@ -71,21 +72,7 @@ def clip_features(
     if processes.from_first(path.is_file()):
         return _read(path, table)
 
-    def features(batch: Sample) -> dict[str, Tensor]:
-        tokens = encoder(batch["clips"])
-        if pool == "tokens":
-            return {"feature": tokens.flatten(1)}
-        if pool == "clip":
-            return {"feature": tokens.mean(dim=1)}
-        of_steps = tokens.unflatten(1, (encoder.config.time_steps, -1)).mean(dim=2)
-        return {"feature": of_steps.flatten(1)}
-
-    loader = replace(loader, cache_megabytes=0)  # each clip is read once
-    dataset = EvaluateDataset(table, encoder.config, config.frames, views, loader)
-    means = mean_over_views(features, encoder, dataset, loader, processes, f"features of {split}")
-    found = means["feature"]
-    if pool == "tokens":
-        found = found.astype(np.float16).reshape(len(found), encoder.config.num_tokens, -1)
+    found = compute_features(encoder, table, config.frames, views, loader, processes, pool, split)
     if processes.is_first:
         with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
             file.create_dataset("/clip/id", data=table.ids, track_times=False)
@@ -93,6 +80,42 @@ def clip_features(
             file.flush()
             data = file.id.get_file_image()
         write_atomically(path, data)
+    return found
+
+
+def compute_features(
+    encoder: VideoEncoder,
+    table: ClipTable,
+    frames: Choice,
+    views: EvaluateConfig,
+    loader: LoaderConfig,
+    processes: Processes,
+    pool: str,
+    name: str,
+) -> np.ndarray:
+    """Compute the features of the clips of a table; see `clip_features`.
+
+    Args:
+        frames: the frame rule.
+        name: of the clips, for the progress bar.
+    """
+    config = encoder.config
+
+    def features(batch: Sample) -> dict[str, Tensor]:
+        tokens = encoder(batch["clips"])
+        if pool == "tokens":
+            return {"feature": tokens.flatten(1)}
+        if pool == "clip":
+            return {"feature": tokens.mean(dim=1)}
+        of_steps = tokens.unflatten(1, (config.time_steps, -1)).mean(dim=2)
+        return {"feature": of_steps.flatten(1)}
+
+    loader = replace(loader, cache_megabytes=0)  # each clip is read once
+    dataset = EvaluateDataset(table, config, frames, views, loader)
+    means = mean_over_views(features, encoder, dataset, loader, processes, f"features of {name}")
+    found = means["feature"]
+    if pool == "tokens":
+        return found.astype(np.float16).reshape(len(found), config.num_tokens, -1)
     return found
 
 
