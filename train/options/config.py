@@ -23,7 +23,7 @@ from train.tables.typed import Choice
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
-POOLS = ("clip", "steps")  # the tokens that a probe averages over
+POOLS = ("clip", "steps", "tokens")  # the tokens that a probe averages over; tokens: none
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
