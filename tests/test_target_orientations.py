@@ -19,7 +19,7 @@ from train.pretrain import pretrain
 from train.tables.typed import Choice
 
 CONFIG = ModelConfig.from_dict(
-    {"image_size": 32, "num_frames": 4, "tubelet_size": 2, "patch_size": 16, "width": 12,
+    {"image_size": 32, "num_frames": 8, "tubelet_size": 4, "patch_size": 16, "width": 12,
      "num_heads": 2}
 )  # fmt: skip
 
@@ -43,26 +43,26 @@ def slow_histogram(grey: np.ndarray, top: int, left: int) -> np.ndarray:
 
 
 def test_histograms_are_those_of_a_loop_over_pixels():
-    clips = torch.randn(1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    clips = torch.randn(1, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     found = oriented_gradients(clips, CONFIG)
     assert found.shape == (1, 8, 4 * BINS)
     grey = (clips[0] * torch.tensor(GREY)[:, None, None, None]).sum(0).double().numpy()
     for step, row, column, cell in ((0, 0, 0, 0), (0, 1, 0, 3), (1, 1, 1, 2)):
         token = step * 4 + row * 2 + column
         top, left = 16 * row + 8 * (cell // 2), 16 * column + 8 * (cell % 2)
-        expected = slow_histogram(grey[2 * step : 2 * step + 2], top, left)
+        expected = slow_histogram(grey[4 * step : 4 * step + 4 : 2], top, left)
         assert np.allclose(found[0, token].view(4, BINS)[cell], expected, atol=1e-4)
 
 
 def test_a_vertical_edge_fills_the_first_bin_and_a_flat_clip_none():
-    ramp = torch.arange(32.0).expand(1, 3, 4, 32, 32)
+    ramp = torch.arange(32.0).expand(1, 3, 8, 32, 32)
     shape = oriented_gradients(ramp, CONFIG).view(1, 8, 4, BINS)[0, 0, 0]
     assert shape.argmax() == 0 and torch.allclose(shape[1:], shape[1:].mean(), atol=1e-4)
     assert oriented_gradients(torch.full_like(ramp, 0.7), CONFIG).abs().max() == 0
 
 
 def test_brightness_does_not_change_them():
-    clips = torch.randn(1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+    clips = torch.randn(1, 3, 8, 32, 32, generator=torch.Generator().manual_seed(1))
     found, brighter = (oriented_gradients(each, CONFIG) for each in (clips, clips + 3))
     assert torch.allclose(found, brighter, atol=1e-4)
 
@@ -72,7 +72,7 @@ def test_velocities_with_shape_are_in_the_order_of_the_predictions_and_weigh_the
     target = Velocity(points=4, steps=2, shape=True)
     plain = Velocity(points=4, steps=2)
     assert target.num_values(cut) == (24 + 36,) and plain.num_values(cut) == (24,)
-    clips = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(2))
+    clips = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(2))
     mask = torch.tensor([[1, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0, 1, 0]], dtype=torch.bool)
     batch = {"clips": clips, "mask": mask, "target": torch.randn(2, 8, 24),
              "counts": torch.ones(2, 8, 4, 2, dtype=torch.bool)}  # fmt: skip
