@@ -93,7 +93,7 @@ def export_huggingface(
     else:
         architecture, config, names = "VideoMAEForPreTraining", model.config, None
     fields = huggingface_config(config, architecture, names)
-    if names is not None and (kept := replace(usage, class_names={}).to_dict()):
+    if kept := replace(usage, class_names={}).to_dict():
         fields[OWN_KEY] = kept
     image = safetensors_image(to_huggingface(model.state_dict()), {"format": "pt"})
     write_atomically(folder / "model.safetensors", image)
