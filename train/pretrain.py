@@ -145,7 +145,10 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                     training.backward(loss, mean_predictor_loss(target, weight))
                 training.end_step()
                 if processes.is_first and snapshots.is_due(training.step):
-                    snapshots.take(training.engine.module, training.step, processes.device)
+                    for name, picture in snapshots.take(
+                        training.engine.module, training.step, processes.device
+                    ).items():
+                        training.log_picture(f"snapshots/{name}", picture)
                 if training.should_log():
                     mean = training.mean_losses()
                     training.log(
