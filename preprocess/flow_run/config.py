@@ -144,7 +144,7 @@ def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsCon
 def with_workers(config: FlowsConfig) -> FlowsConfig:
     """The config with numbers of workers that suit the machine.
 
-    On CPU most processes compute flow; beside a GPU most of them decode.
+    On CPU most processes compute flow; beside a GPU, or without flow, most of them decode.
 
     Raises:
         InputError: flow workers cannot be spread evenly over the GPUs.
@@ -153,8 +153,9 @@ def with_workers(config: FlowsConfig) -> FlowsConfig:
         return replace(config, decoders=1, flow_workers=1)
     cores = len(os.sched_getaffinity(0))
     gpus = config.num_gpus
-    decoders = config.decoders or (cores if gpus else max(1, cores // 4))
-    flow_workers = config.flow_workers or gpus or cores
+    computes_flow = bool(config.flow.sources)
+    decoders = config.decoders or (max(1, cores // 4) if computes_flow and not gpus else cores)
+    flow_workers = config.flow_workers or gpus or (cores if computes_flow else 1)
     if gpus and flow_workers % gpus:
         raise InputError(
             "out-of-range",

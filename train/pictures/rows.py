@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import matplotlib
 import numpy as np
@@ -34,7 +35,9 @@ def rows_file(
     tall = wide * first.shape[0] / first.shape[1]
     num_rows = sum(len(rows) for _, rows in blocks)
     width, height = LABEL_INCHES + num_columns * wide, num_rows * tall + len(blocks) * GAP + 0.05
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # The font lacks some scripts; it draws a box for each of their characters.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
         top = height
         for title, rows in blocks:
