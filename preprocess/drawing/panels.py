@@ -23,7 +23,7 @@ from preprocess.drawing.frames import (
     resized,
 )
 from preprocess.drawing.masks import ShownMasks
-from shared.drawing import ANNOTATION_RGB, BOX_RGB, draw_box
+from shared.drawing import ANNOTATION_RGB, BOX_RGB, LEFT_OUT_RGB, draw_box
 from shared.grid import View
 
 VIDEO_PANEL_HEIGHT = 240  # pixels
@@ -105,7 +105,13 @@ def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
     }
     for method, mask in found.masks.by_caption.items():
         masked = frame.copy()
-        draw_mask(masked, mask[t], np.array(found.view.crop) * np.tile(scale, 2))
+        decoded = found.masks.decoded.get(method)
+        draw_mask(
+            masked,
+            mask[t],
+            np.array(found.view.crop) * np.tile(scale, 2),
+            None if decoded is None else decoded[t],
+        )
         draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
         drawn[method] = masked
     return {text: _widened(picture) for text, picture in drawn.items()}
@@ -165,7 +171,7 @@ def contact_sheet(found: FoundMotion) -> np.ndarray:
         f"{source} px, {len(found.frames)} frames in {seconds:.1f} s; motion boxes in "
         f"{100 * moving:.0f} % of the frames, {100 * found.score.mean():.0f} % of the motion inside"
     )
-    key = _key(found, (90, width, 3))
+    key = _key(found, (112, width, 3))
     return np.concatenate(
         [caption(found.name, width, 34, strong=True), caption(facts, width), *rows, key]
     )
@@ -190,10 +196,13 @@ def _key(found: FoundMotion, shape: tuple[int, ...]) -> np.ndarray:
         (f"flow: edge = {found.longest_flow:.1f} px/frame at {found.flow.shape[2]} lines", None),
         ("motion box", BOX_RGB),
     ]
+    if found.masks.decoded:
+        texts.append(("hidden and not decoded", LEFT_OUT_RGB))
     if found.stored is not None:
         texts.append(("stored box", STORED_RGB))
     if found.annotated is not None:
         texts.append(("annotated box", ANNOTATION_RGB))
+    y = min(y, shape[0] - 4 - 21 * len(texts))
     for i, (text, rgb) in enumerate(texts):
         row, x = y + 21 * i, side + 16
         if rgb is not None:
