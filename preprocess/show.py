@@ -41,6 +41,7 @@ from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from preprocess.video.decode import decode_clip
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
+from shared.decoder_masks import DECODER_MASKS
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view
@@ -129,6 +130,12 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     show_default="the recipe of mofo",
 )
 @click.option(
+    "--decoder-mask",
+    type=click.Choice(list(DECODER_MASKS)),
+    help="Which of the hidden patches each method decodes. Patches that are left out are darker.",
+    show_default="the recipe of each method",
+)
+@click.option(
     "--stride",
     default=2,
     metavar="FRAMES",
@@ -168,6 +175,7 @@ def main(
     methods: tuple[str, ...],
     mask_ratio: float | None,
     inside_ratio: float | None,
+    decoder_mask: str | None,
     stride: int,
     boxes: Path | None,
     annotations: Path | None,
@@ -185,7 +193,7 @@ def main(
         raise InputError(
             "option-needs-another", "--format has an effect only with --annotations; give both"
         )
-    masks = MaskOptions(mask_ratio, inside_ratio, methods)
+    masks = MaskOptions(mask_ratio, inside_ratio, methods, decoder_mask)
     names, ground = output_names(videos, out), LIGHT if light else DARK
     missing = [str(video) for video in videos if not video.exists()]
     if missing:

@@ -38,7 +38,7 @@ from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.show import find_motion, main, output_names
 from preprocess.video.errors import ClipError
-from shared.drawing import HIDDEN_RGB
+from shared.drawing import HIDDEN_RGB, LEFT_OUT_RGB
 from shared.errors import EXIT_SET_ASIDE
 from shared.grid import canonical_view, positions_inside
 from shared.layout import DatasetLayout
@@ -128,8 +128,8 @@ def test_masks_are_drawn_again_for_each_window() -> None:
     assert masks.boxes[33].tolist() == [16, 16, 120, 120]
     by_method = {text.split(":")[0]: mask for text, mask in masks.by_caption.items()}
     shares = {"mofo": 0.9, "videomae": 0.9, "random": 0.9, "block": 0.75, "smm": 0.75}
-    shares |= {"mgm": 0.75, "mme": 0.7}
-    assert list(by_method) == list(METHODS) == list(shares)
+    shares |= {"mgm": 0.75, "mme": 0.7, "videomae_v2": 0.9}
+    assert list(by_method) == list(METHODS) and set(METHODS) == set(shares)
     for method, mask in by_method.items():
         assert mask.shape == (40, 14, 14)
         if method != "random":  # whose count is exact over time only
@@ -146,6 +146,33 @@ def test_masks_are_drawn_again_for_each_window() -> None:
     assert by_method["mofo"][0][inside].sum() == hidden[1]
     later = by_method["mgm"][2:]  # the first mask is at random
     assert not later[:, 13, 0].any() and later[:, 1, 10].all()
+
+
+def test_decoded_patches_are_shown_for_the_recipe_or_any_method() -> None:
+    boxes = np.full((16, 4), np.nan, np.float32)
+    maps = np.random.default_rng(0).random((16, 28, 28)).astype(np.float32)
+    view = canonical_view(224, 224)
+    of_recipe = MaskOptions(methods=("videomae", "videomae_v2"))
+    masks = draw_masks("a", boxes, maps, view, (224, 224), of_recipe, stride=1)
+    [text] = masks.decoded
+    assert text.startswith("videomae_v2: 90 % hidden, 50 % of these decoded")
+    hidden, decoded = masks.by_caption[text], masks.decoded[text]
+    assert not (decoded & ~hidden).any() and 2 * decoded.sum() == hidden.sum()
+    given = MaskOptions(methods=("mofo", "mgm"), decoder_mask="motion")
+    masks = draw_masks("a", boxes, maps, view, (224, 224), given, stride=1)
+    assert list(masks.decoded) == list(masks.by_caption) and len(masks.decoded) == 2
+    none = MaskOptions(methods=("videomae_v2",), decoder_mask="all")
+    assert not draw_masks("a", boxes, maps, view, (224, 224), none, stride=1).decoded
+
+
+def test_patches_that_are_not_decoded_are_darker() -> None:
+    picture = np.full((40, 40, 3), 200, np.uint8)
+    mask = np.array([[True, True], [False, True]])
+    decoded = np.array([[True, False], [False, False]])
+    draw_mask(picture, mask, np.array([0, 0, 40, 40]), decoded)
+    assert picture[10, 10].tolist() == list(HIDDEN_RGB)
+    assert picture[10, 30].tolist() == list(LEFT_OUT_RGB) == picture[30, 30].tolist()
+    assert picture[30, 10].tolist() == [200, 200, 200]
 
 
 def test_masks_that_hide_all_are_refused() -> None:

@@ -87,7 +87,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     from train.running.run_setup import set_up
     from train.running.throughput import pretraining_flops
     from train.running.training import Training
-    from train.samples.datasets import PretrainDataset
+    from train.samples.datasets import PretrainDataset, token_counts
     from train.samples.loading import to_device
     from train.weights.exchange import (
         adopt_norms,
@@ -137,10 +137,12 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         with Training(setup, model, dataset, stop) as training:
             while training.has_steps_left:
                 for _, batch in training.micro_batches():
-                    num_masked = int(batch["mask"][0].sum())  # on the CPU: no wait
+                    num_masked, num_decoded = token_counts(batch)
                     batch = to_device(batch, processes.device)
-                    target, weight = config.target.of_batch(batch, num_masked, config.cut)
-                    predicted = training.engine(batch["clips"], batch["mask"], num_masked)
+                    target, weight = config.target.of_batch(batch, num_decoded, config.cut)
+                    predicted = training.engine(
+                        batch["clips"], batch["mask"], num_masked, batch.get("decoded"), num_decoded
+                    )
                     loss = masked_loss(predicted, target, weight)
                     training.backward(loss, mean_predictor_loss(target, weight))
                 training.end_step()
@@ -153,7 +155,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
                     mean = training.mean_losses()
                     training.log(
                         {"loss": mean[0], "mean_predictor_loss": mean[1]},
-                        pretraining_flops(config.model, num_masked),
+                        pretraining_flops(config.model, num_masked, num_decoded),
                         **{"loss": f"{mean[0]:.3f}", words.level: f"{mean[1]:.3f}"},
                     )
                     training.save_or_stop()

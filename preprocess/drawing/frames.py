@@ -18,6 +18,7 @@ from shared.drawing import (
     CONTOUR_RGB,
     FINE_BITS,
     HIDDEN_RGB,
+    LEFT_OUT_RGB,
     MAP_COLOURS,
     SEAM_RGB,
     fixed_point,
@@ -101,21 +102,31 @@ def draw_contours(picture: np.ndarray, contours: list[np.ndarray]) -> None:
         cv2.polylines(picture, [points], True, CONTOUR_RGB, 1, cv2.LINE_AA, FINE_BITS)
 
 
-def draw_mask(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray) -> None:
+def draw_mask(
+    picture: np.ndarray, mask: np.ndarray, crop: np.ndarray, decoded: np.ndarray | None = None
+) -> None:
     """Cover the masked patches of the crop that a model sees, and darken the rest of the frame.
 
     Args:
         picture: uint8 [H, W, 3], changed in place.
         mask: bool [rows, columns], True = hidden from the encoder.
         crop: x1 y1 x2 y2 of the crop, in pixels of the image.
+        decoded: bool [rows, columns], True = hidden and decoded. The other hidden patches are
+            darker. None: all hidden patches are decoded.
     """
     rows, columns = mask.shape
     x = np.round(np.linspace(crop[0], crop[2], columns + 1)).astype(int)
     y = np.round(np.linspace(crop[1], crop[3], rows + 1)).astype(int)
     seen = picture[y[0] : y[-1], x[0] : x[-1]].copy()
     picture //= 4
-    hidden = np.repeat(np.repeat(mask, np.diff(y), axis=0), np.diff(x), axis=1)
+
+    def of_pixels(patches: np.ndarray) -> np.ndarray:
+        return np.repeat(np.repeat(patches, np.diff(y), axis=0), np.diff(x), axis=1)
+
+    hidden = of_pixels(mask)
     seen[hidden] = HIDDEN_RGB
+    if decoded is not None:
+        seen[of_pixels(mask & ~decoded)] = LEFT_OUT_RGB
     seams = np.zeros_like(hidden)  # lines between patches, so that they can be counted
     seams[y[:-1] - y[0]] = seams[:, x[:-1] - x[0]] = True
     seen[seams & hidden] = SEAM_RGB

@@ -26,14 +26,14 @@ from preprocess.drawing.frames import (
 )
 from preprocess.drawing.masks import ShownMasks
 from preprocess.drawing.sheet import Line, Sheet
-from shared.drawing import ANNOTATION_RGB, BOX_RGB, draw_box
+from shared.drawing import ANNOTATION_RGB, BOX_RGB, LEFT_OUT_RGB, draw_box
 from shared.grid import View
 
 VIDEO_PANEL_HEIGHT = 240  # pixels
 VIDEO_COLUMNS = 4
 SHEET_PANEL_HEIGHT = 150
 SHEET_COLUMNS = 6
-KEY_HEIGHT = 90
+KEY_HEIGHT = 112
 NARROWEST_PANEL = 200  # pixels: captions need that
 
 
@@ -112,7 +112,13 @@ def panels(found: FoundMotion, t: int, height: int, ground: Ground = DARK) -> di
     }
     for method, mask in found.masks.by_caption.items():
         masked = frame.copy()
-        draw_mask(masked, mask[t], np.array(found.view.crop) * np.tile(scale, 2))
+        decoded = found.masks.decoded.get(method)
+        draw_mask(
+            masked,
+            mask[t],
+            np.array(found.view.crop) * np.tile(scale, 2),
+            None if decoded is None else decoded[t],
+        )
         draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
         drawn[method] = masked
     return {text: _widened(picture, ground) for text, picture in drawn.items()}
@@ -195,12 +201,15 @@ def _add_key(sheet: Sheet, found: FoundMotion) -> None:
         (f"flow: edge = {found.longest_flow:.1f} px/frame at {found.flow.shape[2]} lines", None),
         ("motion box", BOX_RGB),
     ]
+    if found.masks.decoded:
+        texts.append(("hidden and not decoded", LEFT_OUT_RGB))
     if found.stored is not None:
         texts.append(("stored box", STORED_RGB))
     if found.annotated is not None:
         texts.append(("annotated box", ANNOTATION_RGB))
+    first = min(top, sheet.height - 4 - 21 * len(texts))
     for i, (text, rgb) in enumerate(texts):
-        y, x = top + 21 * i, side + 16
+        y, x = first + 21 * i, side + 16
         if rgb is not None:
             sheet.pictures.append((x + 4, y + 6, np.full((10, 10, 3), rgb, np.uint8)))
             x += 16

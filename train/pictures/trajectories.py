@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 
+from shared.decoder_masks import ALL
 from shared.drawing import ANNOTATION_RGB, BOX_RGB, FINE_BITS, fixed_point
 from shared.errors import InputError
 from shared.layout import DatasetLayout
@@ -117,7 +118,9 @@ def tracked_clips(
     table, split = read_held_out(
         layout, config.needs_boxes, config.needed_motion, box_source=config.box_source
     )
-    still = replace(config, flips=(), crop=Choice("centre", {}), repeats=1)
+    still = replace(
+        config, flips=(), crop=Choice("centre", {}), repeats=1, decoder_mask=Choice(ALL, {})
+    )
     dataset = PretrainDataset(table, still, LoaderConfig(workers=0), seed=0)
     return [_track_one(dataset, index, split, still, model) for index in chosen_clips(table, shown)]
 
