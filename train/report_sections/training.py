@@ -48,9 +48,21 @@ def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
             curves_chart("Pretraining loss", curves, "epoch", "loss", reference=reference),
             caption,
         ),
+        *_probe_chart(run),
         *_pace_charts(run, Chart.width),
     ]
     return {"sentence": sentence, "charts": charts, "missing": []}
+
+
+def _probe_chart(run: Run) -> list[tuple]:
+    """What the features were worth during pretraining; nothing without --probe-every."""
+    names = {"linear_top1": "linear probe", "knn_top1": "k-NN"}
+    curves = [run.curve(key, "probe", name=name) for key, name in names.items()]
+    curves = [curve for curve in curves if curve.is_line]
+    if not curves:
+        return []
+    chart = curves_chart("Probes of the features", curves, "epoch", "accuracy, %", from_zero=True)
+    return [(chart, "Accuracy on split val of simple classifiers on the frozen features.")]
 
 
 def predictor_level(runs: list[Run]) -> tuple[float, str] | None:
