@@ -268,7 +268,7 @@ def cluster(num_cpus: int):
         env=ON_LOOPBACK,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=open("/tmp/cluster-x/machines.err","w"),
+        stderr=subprocess.DEVNULL,
         text=True,
     )
 
