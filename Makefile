@@ -35,7 +35,7 @@ endif
 # A mistyped name is reported before hours of work, not after them.
 GOALS := all help toy manifest doctor flows boxes export verify retry show pretrain finetune scratch evaluate predict report ablation
 TOOLS := test test-slow test-lowest bench lint types update-pins .venv
-METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z_]+)\].*/\1/p' train/recipes/*.toml)))
+METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z0-9_]+)\].*/\1/p' train/recipes/*.toml)))
 HEADS := mean mca
 DATASETS := $(basename $(notdir $(wildcard data_manifests/*.toml)))
 VARIABLES := DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD RAY_ADDRESS NUM_GPUS STRICT ARGS PYTHON

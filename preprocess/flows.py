@@ -314,8 +314,10 @@ def print_plan(plan: Plan) -> None:
             f"{flow.tracks.points} points along the short side."
         )
     device = counted(config.num_gpus, "GPU") if config.num_gpus else "the CPU"
+    by_cluster = "as many as the cluster has CPUs for"
     print(
-        f"Decoder processes: {config.decoders}. Flow processes: {config.flow_workers}, on {device}."
+        f"Decoder processes: {config.decoders or by_cluster}. "
+        f"Flow processes: {config.flow_workers or by_cluster}, on {device}."
     )
     if config.verbose:
         for name, value in config.options().items():

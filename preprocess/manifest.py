@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from preprocess.annotations.base import Annotations, Source
 from preprocess.annotations.class_folders import TEST_SHARE, read_class_folders, read_unlabelled
+from preprocess.annotations.class_subset import only_classes
 from preprocess.annotations.clip_rows import (
     ClipRows,
     format_missing,
@@ -191,7 +192,8 @@ def _annotations(
             f"{layout.dataset} needs --annotations (ANNOTATIONS=folder): the folder with "
             f"{', '.join(patterns[0] for patterns in spec.files.values())}",
         )
-    return reader_of(spec).read(Source(folder, spec, options.split_number or 1))
+    found = reader_of(spec).read(Source(folder, spec, options.split_number or 1))
+    return only_classes(found, spec)
 
 
 def _video_root(layout: DatasetLayout, spec: DatasetSpec | None, options: ManifestOptions) -> Path:

@@ -45,7 +45,6 @@ def running_pool(plan: Plan, is_needed: bool) -> Iterator[RayPool | InProcessPoo
     if config.pool == "in-process":
         pool = InProcessPool(options)
     else:
-        assert config.decoders and config.flow_workers, "numbers of workers are resolved"
         pool = RayPool(
             options,
             config.decoders,

@@ -35,6 +35,7 @@ _ENCODER_FIELDS = (
     *("patch_size", "tubelet_size", "width", "depth", "num_heads"),
     *("positions", "attention", "layer_norm_eps"),
 )
+_CLIP_FIELDS = ("num_frames", "image_size")
 _DECODER_FIELDS = ("decoder_width", "decoder_depth", "decoder_heads", "head_norm_eps")
 
 
@@ -55,6 +56,8 @@ class ImportedWeights:
     """The pooling head; used only if kind is classification."""
     usage: Usage = field(default_factory=Usage)
     """How a classifier is used, as far as the file says it."""
+    knows_clip_size: bool = True
+    """Whether num_frames and image_size of the config are from the file; a .pth file lacks them."""
 
     def build(self) -> MaskedAutoencoder | VideoClassifier | VideoEncoder:
         """Build the model with these weights."""
@@ -129,6 +132,15 @@ def adopt_norms(config: ModelConfig, imported: ImportedWeights) -> ModelConfig:
     Face).
     """
     return dataclasses.replace(config, layer_norm_eps=imported.config.layer_norm_eps)
+
+
+def adopt_shape(config: ModelConfig, imported: ImportedWeights) -> ModelConfig:
+    """The configuration with the encoder of the imported weights, and their size of clips.
+
+    A .pth file does not have the size of clips; that of `config` stays.
+    """
+    names = (*_ENCODER_FIELDS, "mlp_ratio", *(_CLIP_FIELDS if imported.knows_clip_size else ()))
+    return dataclasses.replace(config, **{name: getattr(imported.config, name) for name in names})
 
 
 def load_autoencoder(model: MaskedAutoencoder, imported: ImportedWeights) -> None:
@@ -247,7 +259,9 @@ def _recognise(state: dict[str, Tensor], config: ModelConfig, path: Path) -> Imp
     elif "classifiers.label.weight" in state:
         kind = "classification"
         num_classes = {"label": state["classifiers.label.weight"].shape[0]}
-    return ImportedWeights(kind, config, state, str(path), num_classes)
+    return ImportedWeights(
+        kind, config, state, str(path), num_classes, knows_clip_size=path.is_dir()
+    )
 
 
 def _require_same_fields(
