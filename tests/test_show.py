@@ -18,6 +18,8 @@ from video_fixtures import render_video
 
 from preprocess.drawing.boxes import stored_boxes
 from preprocess.drawing.frames import (
+    DARK,
+    LIGHT,
     caption,
     draw_mask,
     flow_colours,
@@ -27,6 +29,7 @@ from preprocess.drawing.frames import (
 )
 from preprocess.drawing.masks import MaskOptions, draw_masks, method_masks
 from preprocess.drawing.panels import contact_sheet, video_frames
+from preprocess.drawing.sheet import Sheet
 from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
 from preprocess.flow_run.decode_step import Decoder
 from preprocess.flow_run.flow_step import FlowWorker
@@ -258,12 +261,39 @@ def test_sheet_and_video_have_a_panel_each(video: Path) -> None:
     frames = list(video_frames(found))
     assert len(frames) == 12
     assert all(side % 2 == 0 for frame in frames for side in frame.shape[:2])
-    sheet = contact_sheet(found)
+    sheet = contact_sheet(found).pixels()
     panels = 3 + len(METHODS)
     assert sheet.shape[1] == 6 * (200 + 6) + 6
     assert sheet.shape[0] > panels * 150
     rows = math.ceil((panels + 1) / 4)  # the last tile is the key
     assert frames[0].shape[:2] == (rows * (240 + 22 + 6) + 6, 4 * (320 + 6) + 6)
+
+
+def test_a_light_sheet_is_dark_on_white(video: Path) -> None:
+    found = replace(find_motion(video, 0.3, "fast", "default", MASKS_OF_RECIPES), longest_flow=9.0)
+    sheets = [contact_sheet(found, ground) for ground in (DARK, LIGHT)]
+    dark, light = (sheet.pixels() for sheet in sheets)
+    assert dark.shape == light.shape
+    assert (tuple(dark[0, 0]), tuple(light[0, 0])) == (DARK.paper, LIGHT.paper)
+    x, y, picture = sheets[1].pictures[0]
+    for sheet in (dark, light):
+        np.testing.assert_array_equal(
+            sheet[y : y + picture.shape[0], x : x + picture.shape[1]], picture
+        )
+    assert any("edge = 9.0 px/frame" in line.text for line in sheets[1].lines)
+    frame = next(video_frames(found, LIGHT))
+    assert tuple(frame[0, 0]) == LIGHT.paper
+
+
+@pytest.mark.parametrize(
+    ("suffix", "first"), [("svg", b"<?xml"), ("pdf", b"%PDF-"), ("png", b"\x89PNG")]
+)
+def test_a_sheet_is_the_same_file_each_time(suffix: str, first: bytes) -> None:
+    sheet = Sheet(300)
+    sheet.add_line("a name that is too long for a sheet of this width, with $math$", strong=True)
+    sheet.add_row([np.full((20, 90, 3), 7 * i, np.uint8) for i in range(3)], 90)
+    written = sheet.file(suffix)
+    assert written.startswith(first) and written == sheet.file(suffix)
 
 
 def test_only_the_beginning_is_shown(video: Path) -> None:
@@ -373,7 +403,7 @@ def test_annotations_of_other_clips_are_refused(video: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["ssv2/3201.webm", "clips/video_90.mov"])
 def test_real_videos(samples: Path, name: str) -> None:
     found = find_motion(samples / name, 0.3, "fast", "default", MASKS_OF_RECIPES)
-    sheet = contact_sheet(found)
+    sheet = contact_sheet(found).pixels()
     assert sheet.std() > 10
     height, width = found.frames.shape[1:3]
     assert (height > width) == (name == "clips/video_90.mov")  # upright
