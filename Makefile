@@ -89,7 +89,9 @@ recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
 # free of the camera's motion (MME, App. A). Flows that have tracks keep them, with or without the
 # camera's motion, whatever the method is now. ARGS="--stabilise off" makes others.
 track_stabilise = $(shell sed -nE 's/.*("stabilise": "([a-z]+)").*/--stabilise \2/p' "$(ROOT)/flows/dataset.json" | head -1)
-tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp)))
+tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(or $(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp),$(if $(call recipe_has,mask = {kind = "flow_tube"),$(flow_tracks)))))
+# A mask that follows the flow follows the picture, with the camera's motion. It needs no shape.
+flow_tracks := --trajectories --track-cell 0
 # Velocities are tracks of one step without shape, and free of the camera's motion.
 velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))
 velocity_tracks := --trajectories --stabilise subtract --track-length 1 --track-points 16 --track-cell 0
