@@ -3,15 +3,18 @@
     python -m train.figures out/toy/runs/pretrain-mofo
     python -m train.figures out/toy/runs/pretrain-mofo --beside out/toy/runs/pretrain-videomae
     python -m train.figures out/toy/runs/finetune-mofo-mean --block 5
+    python -m train.figures out/toy/runs/finetune-mofo-mca --wrong-in out/toy/runs/OTHER
 
 A pretraining run that predicts pixels gets figures/reconstructions.png: held-out clips, their
 visible patches, and what each run predicts for the masked patches under the same mask. It also gets
 figures/overview.png, which adds the motion box and the motion map. A run that predicts trajectories
 gets figures/trajectories.png: predicted tracks beside the true ones. A finetuned run gets
 figures/gradcam.png: the tokens of held-out clips that support a class, and the confusion matrix if
-it was tested. Every run gets figures/attention.png, the attention of the encoder from one token,
-and its curves. Runs with verbs and nouns have one picture for each (confusion-matrix-of-verbs.png).
-It takes seconds for the toy dataset, and minutes for a ViT-B on a CPU.
+it was tested; with --wrong-in also figures/gained.png: clips that this run gets right and the other
+run wrong, with the GradCAM of both. Every run gets figures/attention.png, the attention of the
+encoder from one token, and its curves. Runs with verbs and nouns have one picture for each
+(confusion-matrix-of-verbs.png). It takes seconds for the toy dataset, and minutes for a ViT-B on a
+CPU.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, ClassList, read_classes
 from shared.shard_index import read_index
+from train.options.config import LAYERS
 from train.pictures.style import Chart
 from train.report_sections.page import write_report
 from train.report_sections.runs import Run, read_run, without_outdated_results
@@ -71,6 +75,19 @@ NUM_TIMES = 8  # frames of a clip in a row
     show_default="the middle of the motion box",
     help="Token whose attention is drawn: time step, row and column, each counted from 0.",
 )
+@click.option(
+    "--layer",
+    type=click.Choice(LAYERS),
+    default=LAYERS[0],
+    help="Where in the block GradCAM takes the tokens: at its end (output), or after its first "
+    "norm, as MOFO's public code does (norm1).",
+)
+@click.option(
+    "--wrong-in",
+    type=FOLDER,
+    metavar="RUN",
+    help="Folder of another finetuned run. Draw clips that RUN gets right and this one gets wrong.",
+)
 @click.option("--report/--no-report", default=True, help="Also write the report of the dataset.")
 @user_errors
 def main(
@@ -79,6 +96,8 @@ def main(
     clips: int,
     block: int | None,
     query: tuple[int, int, int] | None,
+    layer: str,
+    wrong_in: Path | None,
     report: bool,
 ) -> None:
     """Draw pictures of the run in the folder RUN into RUN/figures/, and write the report."""
@@ -93,11 +112,20 @@ def main(
             "option-unused",
             f"--beside compares reconstructions, and {run} has none; leave it out",
         )
+    given = [
+        name for name, value in (("--layer", layer != LAYERS[0]), ("--wrong-in", wrong_in)) if value
+    ]
+    if given and found.kind != "finetune":
+        raise InputError(
+            "option-unused",
+            f"{' and '.join(given)}: only finetuned runs have GradCAM, and {run} is a pretraining; "
+            "leave it out",
+        )
     [found] = without_outdated_results(layout_of(run), [found], found.name)
     folder = run / "figures"
     for name, chart in charts_of(found).items():
         _write(folder / name, chart.png())
-    for name, blocks in clips_of(found, beside, clips, block, query).items():
+    for name, blocks in clips_of(found, beside, clips, block, query, layer, wrong_in).items():
         from train.pictures.rows import rows_png
 
         _write(folder / name, rows_png(blocks))
@@ -129,6 +157,8 @@ def clips_of(
     num_clips: int,
     block: int | None,
     query: tuple[int, int, int] | None,
+    layer: str = LAYERS[0],
+    wrong_in: Path | None = None,
 ) -> dict[str, list[tuple[str, list]]]:
     """Rows of pictures of held-out clips (see pictures/rows.py) by file name."""
     from train.pictures.attention import attention_maps  # only these pictures need torch
@@ -145,7 +175,9 @@ def clips_of(
 
     figures: dict[str, list[tuple[str, list]]] = {}
     if run.kind == "finetune":
-        figures |= _gradcam(run, layout, classes, num_clips, block, titled)
+        figures |= _gradcam(run, layout, classes, num_clips, block, layer, titled)
+        if wrong_in is not None:
+            figures |= _gained(run, layout, classes, wrong_in, num_clips, block, layer)
     elif run.picture == "tracks":
         figures |= _trajectories(folder, layout, num_clips, titled)
     elif run.picture == "pixels":
@@ -166,6 +198,7 @@ def _gradcam(
     classes: ClassList,
     num_clips: int,
     block: int | None,
+    layer: str,
     titled: Callable[..., tuple[str, list]],
 ) -> dict[str, list[tuple[str, list]]]:
     """One figure for each kind of label that the run learned."""
@@ -174,9 +207,32 @@ def _gradcam(
     figures = {}
     for kind, count in run.num_classes.items():
         names = classes.class_names(kind, count)
-        found = class_maps(layout, run.folder, num_clips, block, kind=kind)
+        found = class_maps(layout, run.folder, num_clips, block, None, kind, layer)
         name = "gradcam.png" if kind == "label" else f"gradcam-of-{PLURAL[kind]}.png"
         figures[name] = [titled(clip, clip.rows(names, NUM_TIMES), kind) for clip in found]
+    return figures
+
+
+def _gained(
+    run: Run,
+    layout: DatasetLayout,
+    classes: ClassList,
+    other: Path,
+    num_clips: int,
+    block: int | None,
+    layer: str,
+) -> dict[str, list[tuple[str, list]]]:
+    """One figure for each kind of label that the run learned."""
+    from train.pictures.gained import gained_rows
+
+    theirs = read_run(other).folder
+    figures = {}
+    for kind, count in run.num_classes.items():
+        names = classes.class_names(kind, count)
+        name = "gained.png" if kind == "label" else f"gained-{PLURAL[kind]}.png"
+        figures[name] = gained_rows(
+            layout, run.folder, theirs, names, num_clips, NUM_TIMES, block, layer, kind
+        )
     return figures
 
 
