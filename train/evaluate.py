@@ -11,8 +11,10 @@ metrics-<split>.json, scores-<split>.h5 and the confusion matrix confusion-<spli
 verbs and nouns has two matrices: confusion-<split>-verb.png and confusion-<split>-noun.png. File
 names include the dataset and the class map where these are not the run's own:
 metrics-test-hmdb51-<map>.json. Where classes are matched, a run that prefers a class which the
-target lacks is wrong; `--among-target-classes` leaves such classes out. It takes seconds for the
-toy dataset. The last line is the result: `test top-1 93.1 %`.
+target lacks is wrong; `--among-target-classes` leaves such classes out. A run that learned
+actions, pairs of verb and noun, also gets the accuracy of verbs and of nouns: the probabilities of
+the actions of each are added up. It takes seconds for the toy dataset. The last line is the result:
+`test top-1 93.1 %`.
 
 A run belongs to the manifest and the classes that it was trained with. If its dataset has others
 now, the run is refused. `--on DATASET` with the name of its own dataset tests it on the present
@@ -32,11 +34,11 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
-from train.clips.table import read_clip_table
+from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.class_map import ClassMap, match_names, read_class_map
 from train.evaluation.run_classes import check_same_dataset, class_names
 from train.network.head_config import KINDS
-from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
+from train.options.config import STARTS, EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.merging import merge
 from train.options.recipe import read_recipe, recorded_finetune_config
 from train.running.command import data_options, run_option, with_workers
@@ -45,6 +47,8 @@ from train.running.run_folder import RunFolder
 from train.tables.typed import build
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from train.evaluation.epic_lists import EpicLists
 
 
@@ -84,6 +88,13 @@ if TYPE_CHECKING:
     show_default="as in the run's recipe",
     help="Number of square crops of each view along the long side of the frame. 1 is the centre; "
     "3 are both ends and the centre.",
+)
+@click.option(
+    "--starts",
+    type=click.Choice(STARTS),
+    show_default="as in the run's recipe",
+    help="Where dense windows may start: at any frame, or at multiples of the stride only, as in "
+    "VideoMAE's code.",
 )
 @click.option(
     "--on",
@@ -127,6 +138,7 @@ def main(
     split: str | None,
     segments: int | None,
     crops: int | None,
+    starts: str | None,
     on: str | None,
     class_map: Path | None,
     among_target_classes: bool,
@@ -149,7 +161,7 @@ def main(
         )
     name = run or run_name(f"pretrain-{method or 'mofo'}", head or _default_head(dataset))
     folder = RunFolder(layout.runs / name)
-    given = {"split": split, "segments": segments, "crops": crops}
+    given = {"split": split, "segments": segments, "crops": crops, "starts": starts}
     changes = {key: value for key, value in given.items() if value is not None}
     tested = DatasetLayout(out, on) if on else layout
     clips = Clips(
@@ -235,6 +247,8 @@ def evaluate(
         "segments": views.segments,
         "crops": views.crops,
         "views": views.segments * views.crops,
+        # None is what the files of earlier versions have.
+        "starts": None if views.starts == STARTS[0] else views.starts,
         "clips": len(table),
         "weights": "best on val" if best else "last",
         "weights_digest": digest_of(weights),
@@ -275,7 +289,7 @@ def evaluate(
         asked["classes"] = list(classes.names)
         if not clips.among_tested:
             asked["other_classes"] = list(classes.others)
-    metrics = {**asked, **accuracy(scores, labels)}
+    metrics = {**asked, **accuracy(scores, labels), **_of_verbs_and_nouns(scores, table, clips)}
     if lists:
         metrics |= lists.figures(scores, labels, table.ids)
     if processes.is_first:
@@ -316,6 +330,17 @@ def _class_map(layout: DatasetLayout, clips: Clips, options: dict[str, Any]) -> 
     if clips.class_map is None:
         return match_names(learned, tested)
     return read_class_map(clips.class_map, learned, tested)
+
+
+def _of_verbs_and_nouns(
+    scores: dict[str, np.ndarray], table: ClipTable, clips: Clips
+) -> dict[str, float]:
+    """Further figures of a run that learned actions; none where classes are matched."""
+    from train.evaluation.actions import marginal_accuracy
+
+    if clips.class_map is not None or clips.by_name:
+        return {}
+    return marginal_accuracy(scores, table.labels, clips.layout.manifest)
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
