@@ -26,7 +26,7 @@ import click
 from tqdm import tqdm
 
 from preprocess.annotations.base import Annotations, Source
-from preprocess.annotations.class_folders import TEST_SHARE, read_class_folders
+from preprocess.annotations.class_folders import TEST_SHARE, read_class_folders, read_unlabelled
 from preprocess.annotations.class_subset import only_classes
 from preprocess.annotations.clip_rows import (
     ClipRows,
@@ -60,6 +60,7 @@ class ManifestOptions:
         split_number: number of the official split.
         test_share: share of the user's own clips that become the test split, 0..1.
         seed: seed for the choice of these clips.
+        unlabelled: whether folders are no classes.
     """
 
     annotations: Path | None = None
@@ -69,6 +70,7 @@ class ManifestOptions:
     split_number: int | None = None
     test_share: float | None = None
     seed: int | None = None
+    unlabelled: bool | None = None
 
 
 @click.command(
@@ -100,6 +102,9 @@ class ManifestOptions:
 @click.option("--seed", type=int, metavar="NUMBER",
               help="For your own folders: seed that chooses the clips of split test.  [default: 0]"
               )  # fmt: skip
+@click.option("--unlabelled", is_flag=True, default=None,
+              help="For your own folders: list every video at any depth, without labels, in split "
+              "train.")  # fmt: skip
 @click.option(
     "--dry-run", is_flag=True, help="Print the numbers of clips and classes, and write nothing."
 )
@@ -175,6 +180,8 @@ def _annotations(
     if options.manifest is not None:
         return read_manifest_csv(options.manifest)
     if spec is None:
+        if options.unlabelled:
+            return read_unlabelled(index)
         return read_class_folders(index, options.test_share, options.seed or 0)
     folder = options.annotations
     if folder is None and spec.has_own_manifest:
@@ -214,10 +221,13 @@ def _refuse_unused(dataset: str, spec: DatasetSpec | None, options: ManifestOpti
     """
     if options.manifest is not None:
         kind, unused = "a CSV", {"annotations", "prefer", "split_number", "test_share", "seed"}
+        unused |= {"unlabelled"}
     elif spec is None:
         kind, unused = "own data in folders", {"annotations", "split_number"}
+        if options.unlabelled:
+            kind, unused = "--unlabelled", unused | {"test_share", "seed"}
     else:
-        kind, unused = f"dataset {dataset}", {"test_share", "seed"}
+        kind, unused = f"dataset {dataset}", {"test_share", "seed", "unlabelled"}
         unused |= {"prefer"} if spec.has_own_manifest else set()
         unused |= {"split_number"} if not spec.num_splits else set()
         number = options.split_number

@@ -70,6 +70,29 @@ def read_class_folders(index: VideoIndex, test_share: float | None, seed: int) -
     return Annotations(clips, ClassList(label=classes))
 
 
+def read_unlabelled(index: VideoIndex) -> Annotations:
+    """List the clips of a folder tree without labels, all in split train; folders mean nothing.
+
+    Raises:
+        InputError: there is no video, or a video is refused.
+    """
+    _refuse_odd(index)
+    names = sorted({path.rpartition(".")[0] for path in index.paths})
+    if not names:
+        raise InputError("empty", f"no video below {index.root}")
+    clips = [
+        AnnotatedClip(
+            where=f"{index.root}/{name}",
+            name=name.replace("/", "__"),
+            video=name,
+            split="train",
+            rooted=True,
+        )
+        for name in names
+    ]
+    return Annotations(clips, ClassList())
+
+
 def _split(clips: list[AnnotatedClip], test_share: float | None, seed: int) -> list[AnnotatedClip]:
     """The clips, with the split test for a share of each class."""
     groups: dict[int | None, list[AnnotatedClip]] = defaultdict(list)

@@ -272,7 +272,8 @@ def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.nd
     height, width = flows.shape[2:]
     map_width, map_height = scaled_size(width, height, short_side)
     if output.endswith(LENGTHS):
-        maps = torch.linalg.vector_norm(flows, dim=1) * (map_width / width)
+        # vector_norm along dim 1 takes 45 times as long on a CPU.
+        maps = torch.hypot(flows[:, 0], flows[:, 1]) * (map_width / width)
     elif output.endswith(BOUNDARIES):
         maps = boundary_map(flows)
     else:

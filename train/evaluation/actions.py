@@ -73,7 +73,7 @@ def marginal_accuracy(
         return {}
     probability = scores["label"]
     parts = parts_of_actions(read_manifest(manifest), probability.shape[1])
-    figures = {}
+    figures: dict[str, float] = {}
     for kind, part in parts.items():
         known = labels[kind] >= 0
         found = accuracy({kind: marginal(probability, part)[known]}, {kind: labels[kind][known]})

@@ -66,9 +66,7 @@ def gained_rows(
             "with another run",
         )
     pictures = []
-    maps = [
-        class_maps(layout, folder, len(ids), block, ids, kind, layer) for folder in (ours, theirs)
-    ]
+    maps = [class_maps(layout, folder, ids, block, kind, layer) for folder in (ours, theirs)]
     for right, wrong in zip(*maps, strict=True):
         assert right.label is not None
         rows = right.rows(names, num_times)[:1]

@@ -31,6 +31,7 @@ ADDED_LATER: dict[str, Any] = {
     "config.head.block": True,
     "config.frames.short": "spread",
     "config.augment.rand_operations": "colour",
+    "config.decoder_mask.kind": "all",
 }
 # Defaults of METHOD in the Makefile: for the toy dataset, and for all others.
 MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"
