@@ -57,7 +57,7 @@ class RunStart:
         self._journal = journal
         self._log: JsonlLog | None = None
         self._early_failures: list[dict[str, Any]] = []
-        self._staging = plan.layout.root / ".first-shard"
+        self._staging = plan.layout.root / f".first-shard{plan.suffix}"
         shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
         if not plan.config.overwrite:
             self.start()
@@ -71,9 +71,9 @@ class RunStart:
                 remove_journal(folder)
         plan.remove_indexes()
         if not plan.complete:  # beside complete folders, the record that `retry` reads stays
-            write_failures(layout.failures, [*self._journal.failures(), *self._early_failures])
+            write_failures(plan.failures, [*self._journal.failures(), *self._early_failures])
             write_options(plan.main_folder / "options.json", plan.config.options())
-        self._log = JsonlLog(layout.failures)
+        self._log = JsonlLog(plan.failures)
         self.has_started = True
 
     def add_failure(self, record: dict[str, Any]) -> None:
