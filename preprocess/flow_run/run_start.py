@@ -64,7 +64,7 @@ class RunStart:
 
     def start(self) -> None:
         """Write the journal, then declare the folders unfinished."""
-        plan, layout = self._plan, self._plan.layout
+        plan = self._plan
         self._journal.start()
         for folder in plan.folders.values():
             if folder != self._journal.folder:
