@@ -29,7 +29,7 @@ STARTS = ("frame", "stride")
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
 LAYERS = ("output", "norm1")  # where in an encoder block GradCAM takes the tokens
-POOLS = ("clip", "steps")  # the tokens that a probe averages over
+POOLS = ("clip", "steps", "tokens")  # the tokens that a probe averages over; tokens: none
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
