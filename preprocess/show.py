@@ -42,7 +42,7 @@ from preprocess.video.frame_chunks import DecodeOptions, scaled_size
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view
-from shared.manifest import Clip
+from shared.manifest import FOLDER_END, Clip
 from shared.motion_maps import compand, expand
 from shared.progress import bar_options
 
@@ -230,7 +230,8 @@ def find_motion(
         ClipError: the video cannot be used.
     """
     options = WorkerOptions(video.parent)
-    clip = Clip("shown", video.name, stop_seconds=seconds)
+    name = video.name + FOLDER_END * video.is_dir()  # a folder of frames
+    clip = Clip("shown", name, stop_seconds=seconds)
     chunks = list(decode_clip(clip, options.video_root, DecodeOptions()))
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size
