@@ -151,7 +151,7 @@ boxes: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Find motion boxes and tube
 	$(boxes_command)
 
 export: $(STAMP) | $(ROOT_FILE)/boxes/dataset.json  ## Write the boxes as COCO JSON, Something-Else JSON and CSV.
-	$(call run,preprocess.export,--boxes "$(ROOT)/boxes" $(call goal_args,export),$(python))
+	$(call run,preprocess.export,$(dataset) $(call goal_args,export),$(python))
 
 verify: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Check every shard for damage; ARGS=--repair rebuilds damaged shards.
 	$(call run,preprocess.verify,$(dataset) $(if $(findstring --repair,$(ARGS)),$(videos)) \
@@ -162,7 +162,7 @@ retry: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Process the clips of failu
 
 show: $(STAMP)  ## Draw the motion of any video: make show ARGS="clip.mp4".
 	$(if $(strip $(ARGS)),,@echo 'error: name a video: make show ARGS="clip.mp4"' >&2; exit 1)
-	@$(python) -m preprocess.show $(call goal_args,show)
+	@$(python) -m preprocess.show --to "$$OUT/show" $(call goal_args,show)
 
 pretrain: $(STAMP) | $(ROOT_FILE)/boxes/dataset.json  ## Pretrain a masked autoencoder (METHOD=mofo, and others).
 	$(pretrain_command)
