@@ -100,7 +100,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
              )  # fmt: skip
 @rare_option("--boundaries", is_flag=True,
              help="Also store motion maps as MOFO's public code computes them, in "
-             "flows-SOURCE-boundaries/. `preprocess.boxes --preset mofo-code` needs "
+             "flows-SOURCE-boundaries/. `preprocess.boxes --motion-preset mofo-code` needs "
              "them.")  # fmt: skip
 @rare_option("--residual/--no-residual", default=None,
              help="Also store residual lengths beside the motion maps: how far each place moves "
