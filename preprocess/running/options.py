@@ -104,8 +104,8 @@ def former_name(
                 given[parameter] = value
             return function(*arguments, **given)
 
-        hidden = {"hidden": True, "cls": FormerOption, "help": f"Former name of {new}."}
-        option = click.option(old, kept, **hidden, **settings)
+        text = f"Former name of {new}."
+        option = click.option(old, kept, hidden=True, cls=FormerOption, help=text, **settings)
         return cast("Function", option(wrapped))
 
     return add
