@@ -103,7 +103,7 @@ def pretrain(
     from train.running.run_setup import set_up
     from train.running.throughput import pretraining_flops
     from train.running.training import Training
-    from train.samples.datasets import PretrainDataset
+    from train.samples.datasets import PretrainDataset, token_counts
     from train.samples.loading import to_device
     from train.weights.exchange import (
         adopt_norms,
@@ -153,22 +153,27 @@ def pretrain(
         with Training(setup, model, dataset, stop) as training:
             while training.has_steps_left:
                 for _, batch in training.micro_batches():
-                    num_masked = int(batch["mask"][0].sum())  # on the CPU: no wait
+                    num_masked, num_decoded = token_counts(batch)
                     batch = to_device(batch, processes.device)
-                    target, weight = config.target.of_batch(batch, num_masked, config.cut)
-                    predicted = training.engine(batch["clips"], batch["mask"], num_masked)
+                    target, weight = config.target.of_batch(batch, num_decoded, config.cut)
+                    predicted = training.engine(
+                        batch["clips"], batch["mask"], num_masked, batch.get("decoded"), num_decoded
+                    )
                     loss = masked_loss(predicted, target, weight)
                     training.backward(loss, mean_predictor_loss(target, weight))
                 training.end_step()
                 if processes.is_first and snapshots.is_due(training.step):
-                    snapshots.take(training.engine.module, training.step, processes.device)
+                    for name, picture in snapshots.take(
+                        training.engine.module, training.step, processes.device
+                    ).items():
+                        training.log_picture(f"snapshots/{name}", picture)
                 if probes.is_due(training.step, setup.num_steps):
                     probes.run(training, setup)
                 if training.should_log():
                     mean = training.mean_losses()
                     training.log(
                         {"loss": mean[0], "mean_predictor_loss": mean[1]},
-                        pretraining_flops(config.model, num_masked),
+                        pretraining_flops(config.model, num_masked, num_decoded),
                         **{"loss": f"{mean[0]:.3f}", words.level: f"{mean[1]:.3f}"},
                     )
                     training.save_or_stop()

@@ -34,6 +34,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, SPLITS, ClassList, read_classes
 from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.run_classes import check_same_dataset
+from train.options.chosen_recipe import choose_recipe
 from train.options.config import POOLS, EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import (
     evaluate_config,
@@ -179,7 +180,7 @@ def main(
 ) -> None:
     """Test the frozen features of a pretraining run with simple classifiers."""
     layout = DatasetLayout(out, dataset)
-    tables = read_recipe(dataset, recipe)
+    tables = read_recipe(dataset, choose_recipe(layout, recipe)[0])
     if source and method:
         raise InputError(
             "option-conflict", f"--from {source} and --method {method}: give only one of them"

@@ -12,7 +12,7 @@ from train.clips.stored_boxes import read_clip
 from train.evaluation.score_files import Scores
 from train.pictures.charts import curves_chart
 from train.pictures.clips import draw_thumbnail
-from train.pictures.confusion import confusion_picture
+from train.pictures.confusion import confusion_picture, most_confused_picture
 from train.pictures.style import Chart, jpeg_uri
 from train.report_sections.runs import Run, scores_of
 from train.report_sections.sections import Dataset
@@ -148,7 +148,14 @@ def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
                 "images": _middle_frames(dataset, [scores.clip_id[i] for i in found]),
             }
         )
+    confused = most_confused_picture(scores, names)
+    plural = "classes" if scores.kind == "label" else PLURAL[scores.kind]
+    named = (
+        f"The {plural} that are confused most often, with the number of clips. The last column "
+        f"counts clips for which one of the other {plural} was predicted."
+    )
     return {
+        "more_charts": [] if confused is None else [(confused, named)],
         "of": "" if scores.kind == "label" else f" of {PLURAL[scores.kind]}",
         "chart": confusion_picture(scores, names),
         "caption": f"Clips of split {split} by true and predicted {one}. {right:,} of {total:,} "
