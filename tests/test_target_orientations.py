@@ -74,13 +74,14 @@ def test_velocities_with_shape_are_in_the_order_of_the_predictions_and_weigh_the
     assert target.num_values(cut) == (24 + 36,) and plain.num_values(cut) == (24,)
     clips = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(2))
     mask = torch.tensor([[1, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0, 1, 0]], dtype=torch.bool)
-    batch = {"clips": clips, "mask": mask, "target": torch.randn(2, 8, 24),
+    order = torch.cat(split_mask(mask), dim=1)
+    batch = {"clips": clips, "mask": mask, "token": order, "target": torch.randn(2, 8, 24),
              "counts": torch.ones(2, 8, 4, 2, dtype=torch.bool)}  # fmt: skip
     values, weight = target.of_batch(batch, 2, cut)
     assert torch.equal(values[..., :24], batch["target"])
     every = oriented_gradients(clips, CONFIG)
-    for clip, (visible, masked) in enumerate(zip(*split_mask(mask), strict=True)):
-        assert torch.equal(values[clip, :, 24:], every[clip, torch.cat([visible, masked])])
+    for clip, tokens in enumerate(order):
+        assert torch.equal(values[clip, :, 24:], every[clip, tokens])
     halves = weight[..., :24].sum(), weight[..., 24:].sum()
     assert torch.allclose(*halves) and torch.isclose(weight.mean(), torch.tensor(1.0))
 

@@ -114,7 +114,8 @@ class Velocity(Target):
 
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
         """target float32 [N, K * S * 3], by point, step and value; counts bool [N, K, S], whether
-        the point lies in the frame and a next frame exists."""
+        the point lies in the frame and a next frame exists; with `shape` also token int64 [N], the
+        number of the token."""
         depth, steps = cut.model.tubelet_size, self.num_steps(cut)
         # The input frames: those of a clip that is shorter than the window lie closer than the
         # stride. The tracks of the clip's last frame have no step.
@@ -140,7 +141,8 @@ class Velocity(Target):
             self.scale / (1.0 + length / self.softness)
         )
         target = soft.reshape(len(soft), -1).astype(np.float32)
-        return {"target": target, "counts": number > 0}
+        found = {"target": target, "counts": number > 0}
+        return found | {"token": np.arange(len(target))} if self.shape else found
 
     def of_batch(
         self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
@@ -151,11 +153,10 @@ class Velocity(Target):
             return batch["target"], weight
         import torch
 
-        from train.network.autoencoder import split_mask, take_tokens
+        from train.network.autoencoder import take_tokens
         from train.objectives.orientations import oriented_gradients
 
-        order = torch.cat(split_mask(batch["mask"], num_masked), dim=1)
-        histograms = take_tokens(oriented_gradients(batch["clips"], cut.model), order)
+        histograms = take_tokens(oriented_gradients(batch["clips"], cut.model), batch["token"])
         sizes = self._part_sizes(cut)
         half = sum(sizes) / 2
         weights = weight * (half / sizes[0]), torch.full_like(histograms, half / sizes[1])
