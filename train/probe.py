@@ -277,7 +277,7 @@ def probe(
     from train.weights.exchange import import_weights
     from train.weights.files import digest_of
 
-    imported = None if weights is None else import_weights(weights)
+    imported = None if weights is None else import_weights(weights, "encoder")
     encoder = frozen_encoder(config.model, imported, seed)
     model = encoder.config
     if "attentive" in probes:
