@@ -1,8 +1,8 @@
 """Export the boxes of a dataset as COCO JSON, Something-Else JSON and CSV, for other tools.
 
-    python -m preprocess.export --boxes out/toy/boxes
-    python -m preprocess.export --boxes out/ssv2/boxes --formats coco --to /data/ssv2-boxes
-    python -m preprocess.export --boxes out/ssv2/boxes --formats coco --images
+    python -m preprocess.export --dataset toy
+    python -m preprocess.export --boxes /data/copy/boxes --formats coco --to /data/ssv2-boxes
+    python -m preprocess.export --dataset ssv2 --formats coco --images
 
 The command reads only boxes/, which may be a copy on another machine. It writes to export/ beside
 it: boxes.coco.json, boxes.something-else.json, and boxes-csv/ with <clip_id>.boxes.csv. Each output
@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.annotated_boxes.writers import WRITERS, ExportedClip, write_images
+from preprocess.running.options import boxes_options
 from shared.errors import InputError, user_errors
 from shared.make_commands import make_around
 from shared.manifest import manifest_digest, read_manifest
@@ -39,8 +40,6 @@ from shared.wording import counted
     help=__doc__.split("\n")[0],
     context_settings={"show_default": True, "max_content_width": 100},
 )
-@click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Folder of boxes shards, such as out/ssv2/boxes.")  # fmt: skip
 @click.option("--formats", default=",".join(WRITERS), metavar="NAMES",
               help="Formats of the files that are written, separated by commas.")  # fmt: skip
 @click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER",
@@ -49,6 +48,7 @@ from shared.wording import counted
               help="With the format coco, also write the frames as JPEG files, for tools that open "
               "COCO.")  # fmt: skip
 @user_errors
+@boxes_options
 def main(boxes: Path, formats: str, to: Path | None, images: bool) -> None:
     names = [name.strip() for name in formats.split(",")]
     for name in names:
