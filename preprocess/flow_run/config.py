@@ -177,27 +177,32 @@ def with_workers(config: FlowsConfig) -> FlowsConfig:
         )
     if os.environ.get("RAY_ADDRESS"):
         return config
-    decoders, flow_defaults = default_workers(len(os.sched_getaffinity(0)), gpus)
+    cores, computes_flow = len(os.sched_getaffinity(0)), bool(config.flow.sources)
+    decoders, flow_defaults = default_workers(cores, gpus, computes_flow)
     return replace(
         config, decoders=config.decoders or decoders, flow_workers=flow_workers or flow_defaults
     )
 
 
-def default_workers(cores: int, gpus: int, one_core_each: bool = False) -> tuple[int, int]:
+def default_workers(
+    cores: int, gpus: int, computes_flow: bool = True, one_core_each: bool = False
+) -> tuple[int, int]:
     """Numbers of decoders and flow workers that suit a number of CPU cores.
 
-    On CPU most processes compute flow; beside a GPU most of them decode.
+    On CPU most processes compute flow; beside a GPU, or without flow, most of them decode.
 
     Args:
         cores: number of CPU cores.
         gpus: number of GPUs; 0 = flow is computed on CPU cores.
+        computes_flow: whether there is flow to compute.
         one_core_each: whether there may be no more workers than cores (but one of each kind). Ray
             gives each worker of a cluster a core of its own; on one machine a few workers more
             keep all cores busy.
     """
+    few = gpus or (0 if computes_flow else 1)  # flow workers, if few are enough
     if not one_core_each:
-        return (cores, gpus) if gpus else (max(1, cores // 4), cores)
-    if gpus:
-        return max(1, cores - gpus), gpus
+        return (cores, few) if few else (max(1, cores // 4), cores)
+    if few:
+        return max(1, cores - few), few
     decoders = max(1, round(cores / 5))
     return decoders, max(1, cores - decoders)

@@ -127,7 +127,7 @@ class InProcessPool:
     ) -> None:
         self.times = StageTimes()
         self._decoder = decoder(options)
-        self._flow_worker = flow_worker(options)
+        self._flow_worker = flow_worker(options) if options.flow.pictured else None
 
     def run(self, groups: Iterable[DecodeGroup]) -> Iterator[Event]:
         waiting = deque(groups)
@@ -138,9 +138,10 @@ class InProcessPool:
                 self.times.add_decoding(result)
                 waiting.extendleft(reversed(result.retries))
                 yield from result.events
-                flow_result = self._flow_worker.run(batch)
-                self.times.flow_busy += flow_result.busy_seconds
-                yield from flow_result.events
+                if self._flow_worker is not None:
+                    flow_result = self._flow_worker.run(batch)
+                    self.times.flow_busy += flow_result.busy_seconds
+                    yield from flow_result.events
                 given = []
                 if result.running is None:
                     break

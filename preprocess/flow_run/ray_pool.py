@@ -74,7 +74,9 @@ class RayPool:
         if on_cluster:
             self._ray = connect_to_cluster()
             cpus = int(self._ray.cluster_resources().get("CPU", 0))
-            defaults = default_workers(cpus, num_gpus, one_core_each=True)
+            defaults = default_workers(
+                cpus, num_gpus, bool(options.flow.sources), one_core_each=True
+            )
             num_decoders = num_decoders or defaults[0]
             num_flow_workers = num_flow_workers or defaults[1]
         assert num_decoders and num_flow_workers, "numbers of workers are resolved"

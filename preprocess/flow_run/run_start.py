@@ -66,7 +66,7 @@ class RunStart:
 
     def start(self) -> None:
         """Write the journal, then declare the folders unfinished."""
-        plan, layout = self._plan, self._plan.layout
+        plan = self._plan
         self._journal.start()
         for folder in plan.folders.values():
             if folder != self._journal.folder:
@@ -74,7 +74,7 @@ class RunStart:
         plan.remove_indexes()
         if not plan.complete:  # beside complete folders, the record that `retry` reads stays
             write_failures(plan.failures, [*self._journal.failures(), *self._early_failures])
-            write_options(layout.flows / "options.json", plan.config.options())
+            write_options(plan.main_folder / "options.json", plan.config.options())
         self._log = JsonlLog(plan.failures)
         self.has_started = True
 
