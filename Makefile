@@ -40,9 +40,9 @@ OUT_FILE := $(subst $(space),\$(space),$(OUT))
 ROOT_FILE := $(OUT_FILE)/$(DATASET)
 
 # A mistyped name is reported before hours of work, not after them.
-GOALS := all help toy manifest doctor flows boxes export verify retry show pretrain finetune scratch evaluate report ablation
+GOALS := all help toy manifest doctor flows boxes export verify retry show pretrain finetune scratch evaluate predict report ablation
 TOOLS := test test-slow test-lowest bench lint types update-pins .venv
-METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z_]+)\].*/\1/p' train/recipes/*.toml)))
+METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z0-9_]+)\].*/\1/p' train/recipes/*.toml)))
 # Goals that run no command, or more than one.
 TAKE_NO_ARGS := all help lint types update-pins .venv
 HEADS := mean mca
@@ -178,6 +178,13 @@ scratch: $(STAMP) | $(ROOT_FILE)/boxes/dataset.json  ## Finetune from random wei
 evaluate: $(STAMP)  ## Measure the test accuracy of the finetuned model.
 	$(call run,train.evaluate,$(dataset) $(call method,evaluate,--run --run-name) $${HEAD:+--head "$$HEAD"} \
 	  $(call goal_args,evaluate),$(launch))
+
+# Without a DATASET, somebody else's model is not taken to see clips as the toy recipe does.
+predict: $(STAMP)  ## Predict the classes of any videos: make predict ARGS="clip.mp4 ...".
+	$(if $(strip $(ARGS)),,@echo 'error: name a video: make predict ARGS="clip.mp4"' >&2; exit 1)
+	$(if $(and $(call names,predict,--run),$(filter command,$(origin METHOD) $(origin HEAD))),@echo 'error: METHOD and HEAD name a run and so does --run; give one of them' >&2; exit 1)
+	@$(python) -m train.predict --out "$$OUT" $(if $(and $(call names,predict,--run),$(filter file,$(origin DATASET))),,--dataset "$$DATASET") \
+	  $(if $(call names,predict,--run),,--run "finetune-$$METHOD-$${HEAD:-mean}") $(call goal_args,predict)
 
 report: $(STAMP)  ## Write OUT/DATASET/report.html with pictures and numbers.
 	$(call run,train.report,$(dataset) $(call goal_args,report),$(python))

@@ -24,8 +24,10 @@ import numpy as np
 
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.box_run.inputs import read_inputs
+from preprocess.box_run.like import options_like
 from preprocess.box_run.run import make_box_shards, wanted_index
 from preprocess.running.journal import complete_index, remove_journal
+from preprocess.running.like_option import like_option
 from preprocess.running.options import dataset_options, former_name
 from preprocess.running.same_options import refuse_other_manifest
 from shared.errors import user_errors
@@ -50,6 +52,7 @@ DIGESTS = ("flows", "frames", "annotations")
 @click.option("--name", metavar="NAME",
               help="Write to the folder boxes-NAME/ instead of boxes/.")  # fmt: skip
 # The recipe
+@like_option("boxes", options_like)
 @click.option("--source", metavar="NAME",
               help="Flow source whose motion maps are read. For dis, the command reads "
               "flows-dis/.  "

@@ -2,6 +2,7 @@
 
     python -m preprocess.flows --dataset toy --out out
     python -m preprocess.flows --dataset ssv2 --out out --videos /data/ssv2/videos
+    python -m preprocess.flows --dataset new --videos /data/new --like out/ssv2/flows
 
 The command reads OUT/DATASET/manifest.csv and writes
 
@@ -33,12 +34,14 @@ import h5py
 from tqdm import tqdm
 
 from preprocess.flow.options import STABILISE, FlowOptions, TrackOptions
-from preprocess.flow.sources import SOURCES
+from preprocess.flow.sources import NO_SOURCE, SOURCES
 from preprocess.flow_run.config import FlowsConfig, with_workers
+from preprocess.flow_run.like import options_like
 from preprocess.flow_run.options import shared_option, source_options
 from preprocess.flow_run.plan import Plan, make_plan
 from preprocess.running.failures import read_failures, report_failures, write_failures
 from preprocess.running.journal import Journal
+from preprocess.running.like_option import like_option
 from preprocess.running.options import dataset_options, help_all_option, rare_option
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
@@ -58,6 +61,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 )
 @dataset_options("manifest.csv")
 @shared_option("videos")
+@like_option("flows", options_like)
 @click.option("--clips-per-shard", type=click.IntRange(1), default=FlowsConfig.clips_per_shard,
               metavar="CLIPS", help="Number of clips in a shard. 512 clips of Something-Something "
               "V2 are about 440 MB of frames.")  # fmt: skip
@@ -78,7 +82,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @click.option("--source", default=",".join(FlowOptions.sources), metavar="NAMES",
               help=f"Flow sources, separated by commas: {', '.join(SOURCES)}. The first one "
               "writes flows/, from which boxes are made; each further one writes "
-              "flows-SOURCE/.")  # fmt: skip
+              "flows-SOURCE/. With none, only frames are stored.")  # fmt: skip
 @source_options
 @click.option("--stabilise", type=click.Choice(STABILISE), default=FlowOptions.stabilise,
               help="How camera motion is removed: not at all (off); by warping the second frame "
@@ -177,6 +181,8 @@ def main(**given: Any) -> None:
 def stores_residual(given: dict[str, Any]) -> bool:
     """Whether residual lengths are stored where nothing is said: a finished dataset without stays
     as it is, and its boxes are made of its motion maps."""
+    if given["source"] == NO_SOURCE:
+        return False
     found = read_index(DatasetLayout(given["out"], given["dataset"]).flows)
     return given["overwrite"] or found is None or "residual" in found.config
 
@@ -246,7 +252,7 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     failures = journal.failures()
     write_failures(layout.failures, failures)
     if plan.complete:
-        write_options(layout.flows / "options.json", plan.config.options())
+        write_options(plan.main_folder / "options.json", plan.config.options())
     plan.write_indexes({name: journal.entries(name) for name in plan.folders})
     journal.remove()
     if pool is not None:
@@ -292,11 +298,14 @@ def print_plan(plan: Plan) -> None:
         f"Frames are stored with short side {config.frame_short_side} pixels and JPEG quality "
         f"{config.jpeg_quality}."
     )
-    print(
-        f"Flow comes from {', '.join(flow.sources)}, on frames of short side "
-        f"{config.flow_short_side} pixels."
-    )
-    print(f"Motion maps are stored with short side {config.map_short_side} pixels.")
+    if flow.sources:
+        print(
+            f"Flow comes from {', '.join(flow.sources)}, on frames of short side "
+            f"{config.flow_short_side} pixels."
+        )
+        print(f"Motion maps are stored with short side {config.map_short_side} pixels.")
+    else:
+        print("No flow is computed.")
     if flow.stabilise != FlowOptions.stabilise:
         print(f"The motion of the camera is removed (--stabilise {flow.stabilise}).")
     if flow.tracks is not None:
@@ -305,8 +314,10 @@ def print_plan(plan: Plan) -> None:
             f"{flow.tracks.points} points along the short side."
         )
     device = counted(config.num_gpus, "GPU") if config.num_gpus else "the CPU"
+    by_cluster = "as many as the cluster has CPUs for"
     print(
-        f"Decoder processes: {config.decoders}. Flow processes: {config.flow_workers}, on {device}."
+        f"Decoder processes: {config.decoders or by_cluster}. "
+        f"Flow processes: {config.flow_workers or by_cluster}, on {device}."
     )
     if config.verbose:
         for name, value in config.options().items():

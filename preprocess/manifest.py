@@ -27,8 +27,9 @@ import click
 from tqdm import tqdm
 
 from preprocess.annotations.base import Annotations, Source
-from preprocess.annotations.class_folders import read_class_folders
+from preprocess.annotations.class_folders import read_class_folders, read_unlabelled
 from preprocess.annotations.class_numbers import class_notes
+from preprocess.annotations.class_subset import only_classes
 from preprocess.annotations.clip_rows import (
     ClipRows,
     format_missing,
@@ -74,6 +75,7 @@ class ManifestOptions:
         split_number: number of the official split.
         test_share: share of the user's own clips that become the test split, 0..1.
         seed: seed for the choice of these clips.
+        unlabelled: whether folders are no classes.
         group_by: FOLDER, PREFIX or a column: clips of one group stay in one split.
         fold: number of the fold that becomes the test split.
         cut_seconds: length of the clips that videos are cut into, seconds.
@@ -88,6 +90,7 @@ class ManifestOptions:
     split_number: int | None = None
     test_share: float | None = None
     seed: int | None = None
+    unlabelled: bool | None = None
     group_by: str | None = None
     fold: int | None = None
     cut_seconds: float | None = None
@@ -168,6 +171,9 @@ OWN_OPTIONS = {"test_share", "seed", "group_by", "fold", "cut_seconds", "stride_
               f"[default: {FRAMES_PER_SECOND:g}]")  # fmt: skip
 @click.option("--overwrite", is_flag=True,
               help="Replace a manifest from which shards or training runs were made.")  # fmt: skip
+@click.option("--unlabelled", is_flag=True, default=None,
+              help="For your own folders: list every video at any depth, without labels, in split "
+              "train.")  # fmt: skip
 @click.option(
     "--dry-run", is_flag=True, help="Print the numbers of clips and classes, and write nothing."
 )
@@ -304,6 +310,8 @@ def _annotations(
     if options.manifest is not None:
         return read_own_list(options.manifest, index)
     if spec is None:
+        if options.unlabelled:
+            return read_unlabelled(index)
         return read_class_folders(index)
     folder = options.annotations
     if folder is None and spec.has_own_manifest:
@@ -314,7 +322,8 @@ def _annotations(
             f"{layout.dataset} needs --annotations (ANNOTATIONS=folder): the folder with "
             f"{', '.join(patterns[0] for patterns in spec.files.values())}",
         )
-    return reader_of(spec).read(Source(folder, spec, options.split_number or 1))
+    found = reader_of(spec).read(Source(folder, spec, options.split_number or 1))
+    return only_classes(found, spec)
 
 
 def _video_root(layout: DatasetLayout, spec: DatasetSpec | None, options: ManifestOptions) -> Path:
@@ -342,10 +351,14 @@ def _refuse_unused(dataset: str, spec: DatasetSpec | None, options: ManifestOpti
     """
     if options.manifest is not None:
         kind, unused = "a CSV or list", {"annotations", "prefer", "split_number"}
+        unused |= {"unlabelled"}
     elif spec is None:
         kind, unused = "own data in folders", {"annotations", "split_number"}
+        if options.unlabelled:
+            kind, unused = "--unlabelled", unused | {"test_share", "seed", "group_by", "fold"}
     else:
         kind, unused = f"dataset {dataset}", set(OWN_OPTIONS)
+        unused |= {"unlabelled"}
         unused |= {"prefer"} if spec.has_own_manifest else set()
         unused |= {"split_number"} if not spec.num_splits else set()
         number = options.split_number

@@ -4,7 +4,8 @@
 
 writes out/show/video-motion.mp4 and out/show/video-motion.png. They show the frames with contours
 and motion box, the flow in colours, the motion map, and the patches that the mask of each method
-leaves visible. The command needs only the videos. It takes some seconds for a clip of four seconds.
+leaves visible. --light draws on white, and --sheet pdf makes a contact sheet for papers. The
+command needs only the videos. It takes some seconds for a clip of four seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.annotated_boxes.matching import ClipFrames
 from preprocess.drawing.boxes import annotated_boxes, stored_boxes
+from preprocess.drawing.frames import DARK, LIGHT
 from preprocess.drawing.masks import MaskOptions, draw_masks
 from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.flow.boundaries import boundary_map, window_sums
@@ -40,6 +42,7 @@ from preprocess.running.options import former_name
 from preprocess.video.decode import decode_clip
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
+from shared.decoder_masks import DECODER_MASKS
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view
@@ -60,6 +63,27 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     metavar="FOLDER",
     type=FOLDER,
     help="Folder for the results, VIDEO-motion.mp4 and VIDEO-motion.png.",
+)
+@click.option(
+    "--sheet",
+    "suffix",
+    default="png",
+    type=click.Choice(["png", "svg", "pdf"]),
+    help="Kind of file of the contact sheet. SVG and PDF have sharp text, for papers and slides.",
+)
+@click.option(
+    "--light",
+    is_flag=True,
+    help="Draw on a white background instead of a dark one.",
+)
+@click.option(
+    "--flow-scale",
+    default=0.0,
+    metavar="PIXELS",
+    type=click.FloatRange(min=0),
+    help="Length of the flow, in pixels per frame at the size at which flow is computed, that has "
+    "full colour. Give it to compare the colours of several videos.",
+    show_default="the 98th percentile of each video",
 )
 @click.option(
     "--seconds",
@@ -106,6 +130,12 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     show_default="the recipe of mofo",
 )
 @click.option(
+    "--decoder-mask",
+    type=click.Choice(list(DECODER_MASKS)),
+    help="Which of the hidden patches each method decodes. Patches that are left out are darker.",
+    show_default="the recipe of each method",
+)
+@click.option(
     "--stride",
     default=2,
     metavar="FRAMES",
@@ -139,12 +169,16 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
 def main(
     videos: tuple[Path, ...],
     to: Path,
+    suffix: str,
+    light: bool,
+    flow_scale: float,
     seconds: float,
     flow_preset: str,
     motion_preset: str,
     methods: tuple[str, ...],
     mask_ratio: float | None,
     inside_ratio: float | None,
+    decoder_mask: str | None,
     stride: int,
     boxes: Path | None,
     annotations: Path | None,
@@ -162,8 +196,8 @@ def main(
         raise InputError(
             "option-needs-another", "--format has an effect only with --annotations; give both"
         )
-    masks = MaskOptions(mask_ratio, inside_ratio, methods)
-    names = output_names(videos, to)
+    masks = MaskOptions(mask_ratio, inside_ratio, methods, decoder_mask)
+    names, ground = output_names(videos, to), LIGHT if light else DARK
     missing = [str(video) for video in videos if not video.exists()]
     if missing:
         raise InputError("missing-file", f"no file {', '.join(missing)}")
@@ -171,6 +205,8 @@ def main(
     for video, name in zip(videos, names, strict=True):
         try:
             found = find_motion(video, seconds, flow_preset, motion_preset, masks, stride)
+            if flow_scale > 0:
+                found = replace(found, longest_flow=flow_scale)
             if boxes is not None:
                 found = replace(found, stored=stored_boxes(boxes, video, found.pts_seconds))
             if annotations is not None:
@@ -181,12 +217,11 @@ def main(
             print(f"{video}: {error}", file=sys.stderr)
             set_aside += 1
             continue
-        drawn, total = video_frames(found), len(found.frames)
+        drawn, total = video_frames(found, ground), len(found.frames)
         frames = tqdm(drawn, name, total, unit="frame", leave=False, **bar_options())
         write_atomically(to / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
-        sheet = cv2.imencode(".png", contact_sheet(found)[..., ::-1])[1]
-        write_atomically(to / f"{name}.png", sheet.tobytes())
-        print(f"{to / name}.mp4\n{to / name}.png")
+        write_atomically(to / f"{name}.{suffix}", contact_sheet(found, ground).file(suffix))
+        print(f"{to / name}.mp4\n{to / name}.{suffix}")
     if set_aside:
         sys.exit(EXIT_SET_ASIDE)
 

@@ -6,11 +6,13 @@ mistake it is, which a person can look up and a test or a script can compare. `C
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, ParamSpec, TypeVar
 
 EXIT_ERROR = 1
@@ -131,7 +133,8 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         _print_any_path()
         try:
-            return command(*args, **kwargs)
+            with _no_lost_interrupt():
+                return command(*args, **kwargs)
         except InputError as error:
             fail(error.code, error.message)
         except KeyboardInterrupt:
@@ -143,6 +146,34 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
             fail(*_describe(error))
 
     return wrapped
+
+
+@contextlib.contextmanager
+def _no_lost_interrupt() -> Iterator[None]:
+    """Within it, Ctrl-C ends the command wherever it comes.
+
+    Python cannot raise an exception out of a destructor or the callback of a weak reference: it
+    prints the exception with a traceback and goes on. A Ctrl-C that comes there is raised again
+    a moment later. A timer does so and no thread, since the code underneath may hold any lock.
+    """
+    before = sys.unraisablehook
+
+    def raise_again(lost: sys.UnraisableHookArgs) -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            before(lost)
+            return
+        alarms.append(signal.signal(signal.SIGALRM, signal.default_int_handler))
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    alarms: list[signal._HANDLER] = []
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        if alarms:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarms[0])
 
 
 def _print_any_path() -> None:

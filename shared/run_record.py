@@ -16,6 +16,7 @@ from typing import Any
 
 from shared.errors import InputError
 from shared.files import write_atomically
+from shared.threads import openmp_settings
 
 PACKAGES = (
     "torch",
@@ -33,12 +34,13 @@ PACKAGES = (
 
 
 def write_options(path: Path, options: dict[str, Any]) -> None:
-    """Write options.json: resolved options, command line, versions and git commit."""
+    """Write options.json: resolved options, command line, versions, git commit and OpenMP."""
     record = {
         "command": command_line(),
         "options": options,
         "versions": versions(),
         "git_commit": git_commit(),
+        "openmp": openmp_settings(),
     }
     write_atomically(path, json.dumps(record, indent=1, default=str).encode() + b"\n")
 

@@ -105,7 +105,7 @@ def test_gradcam_shows_the_token_that_decides() -> None:
 
 
 def test_class_maps_explain_the_guess_and_the_truth(trained: DatasetLayout) -> None:
-    found = class_maps(trained, RunFolder(trained.runs / "finetune-mofo-mca"), num_clips=4)
+    found = class_maps(trained, RunFolder(trained.runs / "finetune-mofo-mca"), shown=4)
     assert [clip.label for clip in found] == [0, 1, 2, 3] and found[0].block == 4
     for clip in found:
         assert clip.predicted == clip.probability.argmax()
@@ -116,8 +116,7 @@ def test_class_maps_explain_the_guess_and_the_truth(trained: DatasetLayout) -> N
     again = class_maps(
         trained,
         RunFolder(trained.runs / "finetune-mofo-mca"),
-        num_clips=9,
-        clip_ids=["not there", found[2].clip_id],
+        ["not there", found[2].clip_id],
     )
     assert [clip.clip_id for clip in again] == [found[2].clip_id]
     np.testing.assert_array_equal(again[0].maps[2], found[2].maps[2])
@@ -181,7 +180,7 @@ def test_attention_finds_the_token_that_is_alike(attention: str) -> None:
 
 def test_attention_starts_in_the_motion_box(trained: DatasetLayout) -> None:
     for run in ("pretrain-mofo", "finetune-mofo-mca"):
-        found = attention_maps(trained, RunFolder(trained.runs / run), num_clips=2)
+        found = attention_maps(trained, RunFolder(trained.runs / run), shown=2)
         for clip in found:
             assert clip.query[0] == 1 and np.isclose(clip.weights.sum(), 1.0, atol=1e-5)
             assert [len(frames) for _, frames in clip.rows(4)] == [4, 4]
@@ -206,7 +205,7 @@ def test_blocks_and_tokens_beyond_the_model_are_refused(trained: DatasetLayout) 
 
 def test_true_tracks_are_those_of_the_squares(trained: DatasetLayout) -> None:
     """Points in the square move with it by 2 pixels a frame, all others rest."""
-    found = tracked_clips(trained, RunFolder(trained.runs / "pretrain-mme"), num_clips=4)
+    found = tracked_clips(trained, RunFolder(trained.runs / "pretrain-mme"), shown=4)
     directions = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
     for clip in found:
         assert clip.frames.shape == (2, 64, 64, 3) and clip.hidden.shape == (2, 4, 4)

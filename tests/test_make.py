@@ -167,6 +167,20 @@ def test_the_method_is_for_runs_that_args_do_not_name(tmp_path, goal, named):
     assert "--method" in commands(tmp_path, goal, f"ARGS={named}", "METHOD=mme")[module]
 
 
+def test_predict_takes_the_finetuned_run_that_args_do_not_name(tmp_path):
+    def ran(*arguments: str) -> str:
+        lines = make("-n", "predict", *arguments, f"OUT={tmp_path}").stdout
+        return " ".join(lines.replace("\\\n", " ").split())
+
+    assert '--dataset "$DATASET" --run "finetune-$METHOD-${HEAD:-mean}" a.mp4' in ran("ARGS=a.mp4")
+    # Somebody else's model belongs to no dataset, unless one is named.
+    named = ran("ARGS=--run theirs a.mp4")
+    assert named.endswith('--out "$OUT" --run theirs a.mp4')
+    assert '--dataset "$DATASET" --run theirs' in ran("ARGS=--run theirs a.mp4", "DATASET=toy")
+    assert "error: METHOD" in ran("ARGS=--run theirs a.mp4", "METHOD=mofo")
+    assert "error: name a video" in ran()
+
+
 def test_args_for_two_goals_are_refused(tmp_path):
     done = make("flows", "boxes", f"OUT={tmp_path}", "ARGS=--dry-run", status=2)
     assert "ARGS goes to the command of one goal" in done.stderr

@@ -129,6 +129,19 @@ def test_videos_in_and_out_of_class_folders_are_refused(tmp_path):
     refused(invoke(tmp_path, "--videos", videos), "bad-entry", videos, "(run/1)", "(2)")
 
 
+def test_unlabelled_takes_every_video_at_any_depth(tmp_path):
+    videos = touch(tmp_path / "v", "run/1.mp4", "2.mp4", "test/a/b/3.mkv", "train/4.mp4")
+    clips = manifest_of(tmp_path, "--videos", videos, "--unlabelled")
+    assert [clip.video for clip in clips.values()] == [
+        "2.mp4",
+        "run/1.mp4",
+        "test/a/b/3.mkv",
+        "train/4.mp4",
+    ]
+    assert {(clip.split, clip.label) for clip in clips.values()} == {("train", None)}
+    assert read_classes(tmp_path / "out/mine/classes.json") == ClassList()
+
+
 def test_links_out_of_the_root_are_refused_and_inner_ones_used(tmp_path):
     touch(tmp_path, "secret.mp4")
     videos = touch(tmp_path / "v", "a.mp4")
@@ -299,6 +312,9 @@ def test_no_video_at_all_is_an_error(tmp_path):
         ("mine", ["--annotations", "."], "option-unused", ("--annotations", "folders")),
         ("mine", ["--split-number", "1"], "option-unused", ("--split-number", "folders")),
         ("ssv2", ["--test-share", "0.1"], "option-unused", ("--test-share", "ssv2")),
+        ("ssv2", ["--unlabelled"], "option-unused", ("--unlabelled", "ssv2")),
+        ("mine", ["--unlabelled", "--seed", "1"], "option-unused", ("--seed", "--unlabelled")),
+        ("mine", ["--manifest", "x", "--unlabelled"], "option-unused", ("--unlabelled", "CSV")),
         ("ssv2", ["--split-number", "1"], "option-unused", ("--split-number", "ssv2")),
         ("ssv2", ["--manifest", "x", "--prefer", "mp4"], "option-unused", ("--prefer", "CSV")),
         ("ssv2", ["--annotations", "."], "missing-option", ("ssv2", "--videos (VIDEOS=folder)")),

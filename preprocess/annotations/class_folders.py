@@ -59,6 +59,29 @@ def read_class_folders(index: VideoIndex) -> Annotations:
     return Annotations(clips, ClassList(label=classes), notes, splits_from)
 
 
+def read_unlabelled(index: VideoIndex) -> Annotations:
+    """List the clips of a folder tree without labels, all in split train; folders mean nothing.
+
+    Raises:
+        InputError: there is no video, or a video is refused.
+    """
+    _refuse_odd(index)
+    names = sorted({without_suffix(path) for path in index.paths})
+    if not names:
+        raise InputError("empty", f"no video below {index.root}{_found_instead(index)}")
+    clips = [
+        AnnotatedClip(
+            where=f"{index.root}/{name}",
+            name=name.replace("/", "__"),
+            video=name,
+            split="train",
+            rooted=True,
+        )
+        for name in names
+    ]
+    return Annotations(clips, ClassList(), splits_from="--unlabelled")
+
+
 def _vanished(index: VideoIndex, classes: set[str], given_splits: bool) -> list[str]:
     """A line on the folders at the place of classes that have no video, and so are no classes."""
     depth = 2 if given_splits else 1

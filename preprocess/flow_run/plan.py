@@ -65,6 +65,11 @@ class Plan:
         return {name: index.config for name, index in self.indexes.items()}
 
     @property
+    def main_folder(self) -> Path:
+        """The folder with the record of the run: flows/, or frames/ if no flow is computed."""
+        return self.layout.flows if self.flow.sources else self.layout.frames
+
+    @property
     def num_shards(self) -> int:
         return -(-len(self.clips) // self.clips_per_shard)
 
@@ -90,8 +95,8 @@ class Plan:
     def journal(self) -> Journal:
         """The journal of all folders, with the shards that an earlier run finished.
 
-        It lies in flows/, or in the first of the folders that are made beside complete ones. With
-        --overwrite it is empty, and what an earlier run left is neither read nor deleted.
+        It lies in the main folder, or in the first of those that are made beside complete ones.
+        With --overwrite it is empty, and what an earlier run left is neither read nor deleted.
 
         Raises:
             InputError: the earlier run had other options or another manifest.
@@ -102,7 +107,7 @@ class Plan:
                 is_its_own = wanted.setdefault(option, value) != value
                 if is_its_own:
                     wanted[f"{name}: {option}"] = value
-        folder = self.layout.flows
+        folder = self.main_folder
         if self.complete:
             wanted["beside"] = {name: index.digest for name, index in self.complete.items()}
             folder = next(iter(self.folders.values()))

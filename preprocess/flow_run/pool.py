@@ -45,7 +45,6 @@ def running_pool(plan: Plan, is_needed: bool) -> Iterator[RayPool | InProcessPoo
     if config.pool == "in-process":
         pool = InProcessPool(options)
     else:
-        assert config.decoders and config.flow_workers, "numbers of workers are resolved"
         pool = RayPool(
             options,
             config.decoders,
@@ -97,7 +96,7 @@ class InProcessPool:
     ) -> None:
         self.times = StageTimes()
         self._decoder = decoder(options)
-        self._flow_worker = flow_worker(options)
+        self._flow_worker = flow_worker(options) if options.flow.pictured else None
 
     def run(self, groups: Iterable[DecodeGroup]) -> Iterator[Event]:
         waiting = deque(groups)
@@ -108,9 +107,10 @@ class InProcessPool:
                 self.times.add_decoding(result)
                 waiting.extendleft(reversed(result.retries))
                 yield from result.events
-                flow_result = self._flow_worker.run(batch)
-                self.times.flow_busy += flow_result.busy_seconds
-                yield from flow_result.events
+                if self._flow_worker is not None:
+                    flow_result = self._flow_worker.run(batch)
+                    self.times.flow_busy += flow_result.busy_seconds
+                    yield from flow_result.events
                 given = []
                 if result.running is None:
                     break

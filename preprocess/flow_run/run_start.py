@@ -72,7 +72,7 @@ class RunStart:
         plan.remove_indexes()
         if not plan.complete:  # beside complete folders, the record that `retry` reads stays
             write_failures(layout.failures, [*self._journal.failures(), *self._early_failures])
-            write_options(layout.flows / "options.json", plan.config.options())
+            write_options(plan.main_folder / "options.json", plan.config.options())
         self._log = JsonlLog(layout.failures)
         self.has_started = True
 

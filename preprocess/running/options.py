@@ -104,8 +104,8 @@ def former_name(
                 given[parameter] = value
             return function(*arguments, **given)
 
-        hidden = {"hidden": True, "cls": FormerOption, "help": f"Former name of {new}."}
-        option = click.option(old, kept, **hidden, **settings)
+        help = f"Former name of {new}."
+        option = click.option(old, kept, cls=FormerOption, hidden=True, help=help, **settings)
         return cast("Function", option(wrapped))
 
     return add

@@ -125,7 +125,7 @@ class Velocity(Target):
         return {"target": target, "counts": number > 0}
 
     def of_batch(
-        self, batch: dict[str, Tensor], num_masked: int, cut: ClipCut
+        self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
     ) -> tuple[Tensor, Tensor | None]:
         counts = batch["counts"].unsqueeze(-1)
         return batch["target"], counts.expand(*counts.shape[:-1], VALUES).flatten(2).float()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from shared.decoder_masks import ALL, DECODER_MASKS
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import MASKS
@@ -132,6 +133,10 @@ class PretrainConfig:
     """AdamW."""
     flips: tuple[str, ...] = ()
     """Any of x, y, time. Each flips half of the clips."""
+    decoder_mask: Choice = field(default_factory=lambda: Choice(ALL, {}))
+    """Which masked tokens are decoded and in the loss: all; or a `share` of them (0.5), chosen by
+    running_cell (VideoMAE V2, evenly over space and time), random or motion. The name of a decoder
+    mask of shared/decoder_masks.py, or a table with kind and options."""
     target: Target = field(default_factory=NormalisedPixels)
     """What the decoder predicts: a name in TARGETS (train/objectives/registry.py), or a table with
     kind and options. The options of trajectories have a table of their own, `trajectories`."""
@@ -150,16 +155,18 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _check_training(self)
         check_name("mask.kind", self.mask.kind, tuple(MASKS))
+        check_name("decoder_mask.kind", self.decoder_mask.kind, tuple(DECODER_MASKS))
         self.target.check(self.cut, self.flips)
-        reads_flows = MASKS[self.mask.kind].needs_motion or self.target.needs_flows
+        reads_flows = self.masks_by_motion or self.target.needs_flows
         if self.motion_source != FLOW and not reads_flows:
             masks = ", ".join(sorted(name for name, mask in MASKS.items() if mask.needs_motion))
             targets = ", ".join(name for name, target in TARGETS.items() if target.needs_flows)
             raise InputError(
                 "option-unused",
                 f"motion_source is {self.motion_source!r}, but neither the mask {self.mask.kind} "
-                f"nor the target {self.target.name} uses motion; leave it out, or choose one of "
-                f"the masks {masks} or the target {targets}",
+                f"nor the decoder mask {self.decoder_mask.kind} nor the target {self.target.name} "
+                f"uses motion; leave it out, or choose one of the masks {masks}, the decoder mask "
+                f"motion, or one of the targets {targets}",
             )
         if self.box_source != DEFAULT_BOXES and not self.needs_boxes:
             masks = ", ".join(sorted(name for name, mask in MASKS.items() if mask.needs_boxes))
@@ -178,10 +185,22 @@ class PretrainConfig:
         return MASKS[self.mask.kind].needs_boxes
 
     @property
+    def masks_by_motion(self) -> bool:
+        """Whether the mask of the encoder or of the decoder uses the motion of the clip."""
+        return (
+            MASKS[self.mask.kind].needs_motion or DECODER_MASKS[self.decoder_mask.kind].needs_motion
+        )
+
+    @property
+    def decodes_all(self) -> bool:
+        """Whether all masked tokens are decoded."""
+        return self.decoder_mask.kind == ALL
+
+    @property
     def needed_motion(self) -> MotionNeeds | None:
-        """What must be read from the flows shards; None if neither mask nor target needs them."""
+        """What must be read from the flows shards; None if neither masks nor target need them."""
         needs = self.target.needed_motion(self.cut)
-        if needs is None and MASKS[self.mask.kind].needs_motion:
+        if needs is None and self.masks_by_motion:
             needs = MotionNeeds()
         return needs and replace(needs, source=self.motion_source)
 

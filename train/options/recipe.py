@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.decoder_masks import DECODER_MASKS
 from shared.errors import InputError
 from shared.masks import MASKS, Scene
 from train.clips.view_rules import CROPS, FRAME_RULES
@@ -152,7 +153,10 @@ def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
     rest = {key: value for key, value in table.items() if key not in OWN_TABLES}
     config = build(PretrainConfig, rest | {"target": build_target(table)}, "pretrain")
     masks = {name: mask.draw for name, mask in MASKS.items()}
-    config = _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=masks)
+    decoder_masks = {name: mask.draw for name, mask in DECODER_MASKS.items()}
+    config = _with_choices(
+        config, frames=FRAME_RULES, crop=CROPS, mask=masks, decoder_mask=decoder_masks
+    )
     _check_mask(config)
     return _with_decoder(config)
 
@@ -235,6 +239,7 @@ def _trial_arguments(name: str) -> tuple[Any, ...]:
         "frames": (8, 2, np.zeros(2)),
         "crop": (64, 64, rng),
         "mask": (_still_scene(1, 14), rng),
+        "decoder_mask": (_still_scene(1, 14), np.ones(14 * 14, np.bool_), rng),
     }[name]
 
 

@@ -8,7 +8,7 @@ frames, 2 x 14 x 14 with tubelets of 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from train.network.head import VideoClassifier
-from train.pictures.clips import overlay_tokens, spread_over_classes, spread_times
+from train.pictures.clips import overlay_tokens, spread_times
 from train.pictures.inputs import (
     ClipViews,
     SeenClip,
     choose_block,
+    chosen_clips,
     read_classifier,
     read_finetuning,
     read_held_out,
@@ -70,20 +71,17 @@ class ClassMaps:
 def class_maps(
     layout: DatasetLayout,
     folder: RunFolder,
-    num_clips: int,
+    shown: int | Sequence[str],
     block: int | None = None,
-    clip_ids: list[str] | None = None,
     kind: str | None = None,
 ) -> list[ClassMaps]:
     """Compute GradCAM of a finetuned run for the predicted class and the true class of each clip.
 
     Args:
         folder: a finetuned run.
-        num_clips: number of held-out clips, of classes spread over the list; each call takes the
-            same clips.
+        shown: number or ids of held-out clips, as for `chosen_clips`.
         block: number of the encoder block, from 1; None is the fifth, or the last if there are
             fewer.
-        clip_ids: take these clips of the held-out split instead; missing ones are left out.
         kind: kind of label; None is the first one that the run learned.
 
     Raises:
@@ -98,15 +96,10 @@ def class_maps(
     table, split = read_held_out(
         layout, config.needs_boxes, preferred=evaluated, box_source=config.box_source
     )
-    views = ClipViews(table, config)
-    if clip_ids is None:
-        chosen = spread_over_classes(table.labels[kind], num_clips)
-        clips = [views[index] for index in chosen]
-    else:
-        clips = [clip for clip in map(views.of, clip_ids[:num_clips]) if clip is not None]
-    labels = dict(zip(table.ids, table.labels[kind].tolist(), strict=True))
+    views, labels = ClipViews(table, config), table.labels[kind]
     return [
-        _maps_of(clip, split, labels[clip.clip_id.encode()], model, kind, number) for clip in clips
+        _maps_of(views[index], split, int(labels[index]), model, kind, number)
+        for index in chosen_clips(table, shown, kind)
     ]
 
 

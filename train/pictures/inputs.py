@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from train.options.config import (
     PretrainConfig,
 )
 from train.options.recipe import recorded_finetune_config, recorded_pretrain_config
+from train.pictures.clips import spread_over_classes
 from train.running.checkpoints import complete_checkpoints
 from train.running.run_folder import RunFolder
 from train.samples.datasets import EvaluateDataset
@@ -81,11 +83,6 @@ class ClipViews:
             motion=sample["motion"][0].numpy() if "motion" in sample else None,
         )
 
-    def of(self, clip_id: str) -> SeenClip | None:
-        """The clip with an id, or None if the table does not have it."""
-        found = np.flatnonzero(self.table.ids == clip_id.encode())
-        return self[found[0]] if len(found) else None
-
 
 def evaluated_frames(
     table: ClipTable, index: int, config: PretrainConfig | FinetuneConfig
@@ -129,6 +126,20 @@ def read_held_out(
             continue
     split = HELD_OUT_FIRST[-1]
     return read_clip_table(layout, [split], boxes, motion, box_source), split
+
+
+def chosen_clips(table: ClipTable, shown: int | Sequence[str], kind: str = "label") -> list[int]:
+    """Numbers of the clips of a table that are drawn.
+
+    Args:
+        shown: how many clips, of classes spread over the list, where each call takes the same
+            clips; or the ids of clips, of which those that the table lacks are left out.
+        kind: kind of label over whose classes clips are spread.
+    """
+    if isinstance(shown, int):
+        return spread_over_classes(table.labels[kind], shown).tolist()
+    number_of = {clip_id.decode(): number for number, clip_id in enumerate(table.ids)}
+    return [number_of[clip_id] for clip_id in shown if clip_id in number_of]
 
 
 def read_pretraining(folder: RunFolder) -> PretrainConfig:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from shared.decoder_masks import DECODER_MASKS
 from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
@@ -39,8 +40,9 @@ Sample = dict[str, Tensor]
 class PretrainDataset(Dataset):
     """Clips with masks. The key (epoch, index) gives {"pixels", "mask", "index"}.
 
-    pixels is uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R]. A sample
-    also has the arrays of `Target.of_view` for the tokens that are predicted, [R, P, ...].
+    pixels is uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R]. If a decoder
+    mask leaves tokens out, a sample also has "decoded", bool [R, N] (True = masked and predicted).
+    It also has the arrays of `Target.of_view` for the tokens that are predicted, [R, P, ...].
     """
 
     def __init__(
@@ -53,29 +55,45 @@ class PretrainDataset(Dataset):
         epoch, index = key
         config, cut = self.config, self.config.cut
         clip = StoredClip(self.table, index, self.reader, config.model)
-        mask_entry = MASKS[config.mask.kind]
-        views, masks, targets = [], [], []
+        mask_entry, decoder_entry = (
+            MASKS[config.mask.kind],
+            DECODER_MASKS[config.decoder_mask.kind],
+        )
+        views, masks, chosen, targets = [], [], [], []
         for number in range(config.repeats):
             view_key = (self.seed, epoch, clip.clip_id, number)
             view, _ = clip.random_view(config, counter_generator(*view_key, "view"))
-            motion = clip.motion(view) if mask_entry.needs_motion else None
+            motion = clip.motion(view) if config.masks_by_motion else None
             scene = Scene(config.model.time_steps, clip.inside(view), motion)
             rng = counter_generator(*view_key, "mask")
             mask = mask_entry.draw(scene, rng, **config.mask.options)
+            rng = counter_generator(*view_key, "decoder mask")
+            decoded = decoder_entry.draw(scene, mask, rng, **config.decoder_mask.options)
             of_tokens = config.target.of_view(clip.shown(view), cut)
-            predicted = _predicted_tokens(mask, config.target.predicts_visible)
+            predicted = _predicted_tokens(mask, decoded, config.target.predicts_visible)
             targets.append({name: values[predicted] for name, values in of_tokens.items()})
             views.append(view)
             masks.append(mask)
+            chosen.append(decoded)
         return {
             "pixels": torch.from_numpy(clip.pixels(views)),
             "mask": torch.from_numpy(np.stack(masks)),
             "index": torch.full((len(views),), index),
+            **({} if config.decodes_all else {"decoded": torch.from_numpy(np.stack(chosen))}),
             **{
                 name: torch.from_numpy(np.stack([target[name] for target in targets]))
                 for name in targets[0]
             },
         }
+
+
+def token_counts(batch: Sample) -> tuple[int, int]:
+    """Masked tokens of a clip, and how many of them are decoded.
+
+    The batch of a `PretrainDataset` is on the CPU, where counting waits for nothing.
+    """
+    num_masked = int(batch["mask"][0].sum())
+    return num_masked, int(batch["decoded"][0].sum()) if "decoded" in batch else num_masked
 
 
 class FinetuneDataset(Dataset):
@@ -165,9 +183,9 @@ class EvaluateDataset(Dataset):
         return sample
 
 
-def _predicted_tokens(mask: np.ndarray, visible_too: bool) -> np.ndarray:
-    """int64 [P], in the model's order: visible tokens before masked ones, each rising."""
-    masked = np.flatnonzero(mask)
+def _predicted_tokens(mask: np.ndarray, decoded: np.ndarray, visible_too: bool) -> np.ndarray:
+    """int64 [P], in the model's order: visible tokens before decoded ones, each rising."""
+    masked = np.flatnonzero(decoded)
     return np.concatenate([np.flatnonzero(~mask), masked]) if visible_too else masked
 
 
