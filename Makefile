@@ -15,11 +15,13 @@ ANNOTATIONS ?=
 MANIFEST    ?=
 CLIPS_PER_SHARD ?=
 NUM_GPUS    ?=
+PART        ?=
 STRICT      ?=
 ARGS        ?=
-export DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD NUM_GPUS RAY_ADDRESS
+export DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD NUM_GPUS PART RAY_ADDRESS
 
 ROOT := $(OUT)/$(DATASET)
+FAILURES = $(ROOT)/failures$(if $(PART),-$(subst /,-of-,$(PART))).jsonl
 STAMP := .venv/installed
 
 ifneq ($(words $(DATASET)),1)
@@ -39,6 +41,12 @@ $(foreach each,$(special),$(if $(findstring $(each),$(OUT)),$(error OUT='$(OUT)'
 OUT_FILE := $(subst $(space),\$(space),$(OUT))
 ROOT_FILE := $(OUT_FILE)/$(DATASET)
 
+ifneq ($(strip $(PART)),)
+  ifneq ($(MAKECMDGOALS),flows)
+    $(error PART is a share of the work of one goal, flows, but the goals are '$(or $(MAKECMDGOALS),all)')
+  endif
+endif
+
 # A mistyped name is reported before hours of work, not after them.
 GOALS := all help toy manifest doctor flows boxes export verify retry show pretrain finetune scratch evaluate predict report ablation
 TOOLS := test test-slow test-lowest bench lint types update-pins .venv
@@ -47,7 +55,7 @@ METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z0-9_]+
 TAKE_NO_ARGS := all help lint types update-pins .venv
 HEADS := mean mca
 DATASETS := $(basename $(notdir $(wildcard data_manifests/*.toml)))
-VARIABLES := DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD RAY_ADDRESS NUM_GPUS STRICT ARGS PYTHON
+VARIABLES := DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD RAY_ADDRESS NUM_GPUS PART STRICT ARGS PYTHON
 # $(call nearest,NAME,KNOWN): the known name that is most like it, if one is.
 nearest = $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1))' '$(1)' $(2))
 # $(call refuse,WHAT,NAME,KNOWN,MORE): end with an error that lists the known names.
@@ -87,8 +95,8 @@ endif
 goal_args = $(if $(filter $(1),$(MAKECMDGOALS)),$(ARGS))
 run = @status=0; $(3) -m $(1) $(2) || status=$$?; \
   if [ $$status -eq 3 ] && [ -z "$(filter-out 0,$(STRICT))" ]; then \
-    count=$$(grep -c . "$(ROOT)/failures.jsonl"); \
-    echo "$$count clip$$([ $$count -eq 1 ] || echo s) set aside, see $(ROOT)/failures.jsonl (STRICT=1 stops here)" >&2; \
+    list="$(FAILURES)"; [ -e "$$list" ] || list="$(ROOT)/failures.jsonl"; count=$$(grep -c . "$$list"); \
+    echo "$$count clip$$([ $$count -eq 1 ] || echo s) set aside, see $$list (STRICT=1 stops here)" >&2; \
   elif [ $$status -ne 0 ]; then exit $$status; fi
 
 python := .venv/bin/python
@@ -107,14 +115,16 @@ recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
 # free of the camera's motion (MME, App. A). Flows that have tracks keep them, with or without the
 # camera's motion, whatever the method is now. ARGS="--stabilise off" makes others.
 track_stabilise = $(shell sed -nE 's/.*("stabilise": "([a-z]+)").*/--stabilise \2/p' "$(ROOT)/flows/dataset.json" | head -1)
-tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp)))
+tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(or $(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp),$(if $(call recipe_has,mask = {kind = "flow_tube"),$(flow_tracks)))))
+# A mask that follows the flow follows the picture, with the camera's motion. It needs no shape.
+flow_tracks := --trajectories --track-cell 0
 # Velocities are tracks of one step without shape, and free of the camera's motion.
 velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))
 velocity_tracks := --trajectories --stabilise subtract --track-length 1 --track-points 16 --track-cell 0
 # A method that masks along the codec's motion vectors needs those; the same.
 vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(call recipe_has,motion_source = "motion-vectors-length"),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
 flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $(vectors) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
-                     $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $(call goal_args,flows),$(python))
+                     $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $${PART:+--part "$$PART"} $(call goal_args,flows),$(python))
 boxes_command    = $(call run,preprocess.boxes,$(dataset) $(call goal_args,boxes),$(python))
 # $(call names,GOAL,OPTIONS): what ARGS of the goal have of options that name a run.
 names = $(filter $(2) $(addsuffix =%,$(2)),$(call goal_args,$(1)))
@@ -279,5 +289,6 @@ help:  ## Print this list.
 	  CLIPS_PER_SHARD 'Number of clips in a shard. Default: 512.' \
 	  RAY_ADDRESS 'host:port of a Ray cluster. Default: this machine alone.' \
 	  NUM_GPUS 'Number of GPUs for flows and training. Default: one process.' \
+	  PART 'A share of the shards of make flows, such as 3/16. Default: all.' \
 	  STRICT '1 stops when clips were set aside. Default: make continues.' \
 	  ARGS 'More options for the command of the goal; its --help lists them.'

@@ -118,7 +118,9 @@ class ManifestOptions:
         return None
 
 
-OWN_OPTIONS = {"test_share", "seed", "group_by", "fold", "cut_seconds", "stride_seconds"}
+OWN_OPTIONS = {
+    *("test_share", "seed", "unlabelled", "group_by", "fold", "cut_seconds", "stride_seconds")
+}
 """Options that have an effect on a user's own data alone."""
 
 
@@ -153,6 +155,9 @@ OWN_OPTIONS = {"test_share", "seed", "group_by", "fold", "cut_seconds", "stride_
 @click.option("--seed", type=int, metavar="NUMBER",
               help="For your own data without splits: seed that chooses the clips of split test.  "
               "[default: 0]")  # fmt: skip
+@click.option("--unlabelled", is_flag=True, default=None,
+              help="For your own folders: list every video at any depth, without labels, in split "
+              "train.")  # fmt: skip
 @click.option("--group-by", metavar="FOLDER|PREFIX|COLUMN",
               help="For your own data without splits: keep clips of one source in one split. The "
               "source is the folder of a video, its name up to the last _ or -, or a column of "
@@ -171,9 +176,6 @@ OWN_OPTIONS = {"test_share", "seed", "group_by", "fold", "cut_seconds", "stride_
               f"[default: {FRAMES_PER_SECOND:g}]")  # fmt: skip
 @click.option("--overwrite", is_flag=True,
               help="Replace a manifest from which shards or training runs were made.")  # fmt: skip
-@click.option("--unlabelled", is_flag=True, default=None,
-              help="For your own folders: list every video at any depth, without labels, in split "
-              "train.")  # fmt: skip
 @click.option(
     "--dry-run", is_flag=True, help="Print the numbers of clips and classes, and write nothing."
 )
@@ -310,9 +312,7 @@ def _annotations(
     if options.manifest is not None:
         return read_own_list(options.manifest, index)
     if spec is None:
-        if options.unlabelled:
-            return read_unlabelled(index)
-        return read_class_folders(index)
+        return read_unlabelled(index) if options.unlabelled else read_class_folders(index)
     folder = options.annotations
     if folder is None and spec.has_own_manifest:
         folder = layout.root / "annotations"  # the toy dataset has its own
@@ -350,15 +350,13 @@ def _refuse_unused(dataset: str, spec: DatasetSpec | None, options: ManifestOpti
         InputError: there is such an option, or the dataset has no such split.
     """
     if options.manifest is not None:
-        kind, unused = "a CSV or list", {"annotations", "prefer", "split_number"}
-        unused |= {"unlabelled"}
+        kind, unused = "a CSV or list", {"annotations", "prefer", "split_number", "unlabelled"}
     elif spec is None:
         kind, unused = "own data in folders", {"annotations", "split_number"}
         if options.unlabelled:
             kind, unused = "--unlabelled", unused | {"test_share", "seed", "group_by", "fold"}
     else:
         kind, unused = f"dataset {dataset}", set(OWN_OPTIONS)
-        unused |= {"unlabelled"}
         unused |= {"prefer"} if spec.has_own_manifest else set()
         unused |= {"split_number"} if not spec.num_splits else set()
         number = options.split_number

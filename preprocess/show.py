@@ -297,7 +297,7 @@ def find_motion(
         boxes=boxes,
         score=score,
         view=view,
-        masks=draw_masks(video.name, boxes, maps, view, source_size, mask_options, stride),
+        masks=draw_masks(video.name, boxes, maps, view, source_size, mask_options, stride, flow),
     )
 
 

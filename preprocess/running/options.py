@@ -104,8 +104,8 @@ def former_name(
                 given[parameter] = value
             return function(*arguments, **given)
 
-        help = f"Former name of {new}."
-        option = click.option(old, kept, cls=FormerOption, hidden=True, help=help, **settings)
+        text = f"Former name of {new}."
+        option = click.option(old, kept, hidden=True, cls=FormerOption, help=text, **settings)
         return cast("Function", option(wrapped))
 
     return add

@@ -28,6 +28,9 @@ ADDED_LATER: dict[str, Any] = {
     "config.label_share": 1.0,
     "config.label_seed": 0,
     "config.model.predict_visible": False,
+    "config.head.block": True,
+    "config.frames.short": "spread",
+    "config.augment.rand_operations": "colour",
     "config.decoder_mask.kind": "all",
 }
 # Defaults of METHOD in the Makefile: for the toy dataset, and for all others.

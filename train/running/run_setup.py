@@ -136,9 +136,9 @@ def set_up(
     if common.verbose or common.dry_run:
         for line in _option_lines(options):
             processes.say(line)
-    choices = [line for line in (common.recipe_line, batch_line) if line is not None]
-    for line in [*choices, *_summary_lines(setup, num_steps)]:
-        processes.say(line)
+    for said in [common.recipe_line, batch_line, *_summary_lines(setup, num_steps)]:
+        if said is not None:
+            processes.say(said)
     if earlier := common.earlier:
         if changed := earlier.differences():
             processes.say(f"Versions differ from run {earlier.name}: {', '.join(changed)}.")

@@ -9,9 +9,6 @@ Letters: R views of one read, T frames, S output pixels a side, N tokens, M mask
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +18,7 @@ from shared.decoder_masks import DECODER_MASKS
 from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
-from train.clips.augment import ColourAugment, erase
+from train.clips.augment import ColourAugment, FullAugment, erase
 from train.clips.table import ClipTable
 from train.network.model_config import ModelConfig
 from train.options.config import (
@@ -64,7 +61,8 @@ class PretrainDataset(Dataset):
             view_key = (self.seed, epoch, clip.clip_id, number)
             view, _ = clip.random_view(config, counter_generator(*view_key, "view"))
             motion = clip.motion(view) if config.masks_by_motion else None
-            scene = Scene(config.model.time_steps, clip.inside(view), motion)
+            flow = clip.flow(view) if mask_entry.needs_flow else None
+            scene = Scene(config.model.time_steps, clip.inside(view), motion, flow)
             rng = counter_generator(*view_key, "mask")
             mask = mask_entry.draw(scene, rng, **config.mask.options)
             rng = counter_generator(*view_key, "decoder mask")
@@ -114,7 +112,7 @@ class FinetuneDataset(Dataset):
         self.table, self.config, self.seed = table, config, seed
         self.reader = open_reader(table, loader)
         self._flipped_labels = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
-        self._colours = _colour_augment(config.augment)
+        self._augment = _rand_augment(config.augment)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
@@ -132,14 +130,19 @@ class FinetuneDataset(Dataset):
                     label = self._flipped_labels[flip][label]
                 labels[kind].append(label)
         pixels = clip.pixels(views)
+        inside = clip.inside_tokens(views, config.head.box)
         for number in range(config.repeats):
             rng = counter_generator(self.seed, epoch, clip.clip_id, number, "pixels")
-            if self._colours is not None:
-                pixels[number] = self._colours(pixels[number], rng)
+            if isinstance(self._augment, FullAugment):
+                grid = inside[number].reshape(-1, config.model.grid, config.model.grid)
+                pixels[number], moved = self._augment(pixels[number], grid, rng)
+                inside[number] = moved.ravel()
+            elif self._augment is not None:
+                pixels[number] = self._augment(pixels[number], rng)
             erase(pixels[number], config.augment.erase_probability, rng)
         return {
             "pixels": torch.from_numpy(pixels),
-            "inside": torch.from_numpy(clip.inside_tokens(views, config.head.box)),
+            "inside": torch.from_numpy(inside),
             "index": torch.full((len(views),), index),
             **{kind: torch.tensor(values) for kind, values in labels.items()},
         }
@@ -150,10 +153,12 @@ class EvaluateDataset(Dataset):
 
     pixels is uint8 [R, T, S, S, 3] and inside bool [R, N] with R = segments * crops; index is int64
     [1]. If the table has motion maps, a sample also has "motion", float32 [R, T', rows, columns].
+    With `flow` it also has "flow", float32 [R, T' - 1, fine rows, fine columns, 2].
 
     Args:
         frames: the frame rule of training.
         box: clip or tubelet, see `HeadConfig.box`.
+        flow: whether samples have the flow between time steps (`Scene.flow`).
     """
 
     def __init__(
@@ -164,10 +169,11 @@ class EvaluateDataset(Dataset):
         config: EvaluateConfig,
         loader: LoaderConfig,
         box: str = "clip",
+        flow: bool = False,
     ) -> None:
         self.table, self.model, self.frames, self.config = table, model, frames, config
         self.reader = open_reader(table, loader)
-        self.box = box
+        self.box, self.flow = box, flow
 
     def __getitem__(self, index: int) -> Sample:
         clip = StoredClip(self.table, index, self.reader, self.model)
@@ -180,6 +186,8 @@ class EvaluateDataset(Dataset):
         if self.table.motion_folder is not None:
             motion = np.stack([clip.motion(view) for view in views])
             sample["motion"] = torch.from_numpy(motion)
+        if self.flow:
+            sample["flow"] = torch.from_numpy(np.stack([clip.flow(view) for view in views]))
         return sample
 
 
@@ -189,7 +197,8 @@ def _predicted_tokens(mask: np.ndarray, decoded: np.ndarray, visible_too: bool) 
     return np.concatenate([np.flatnonzero(~mask), masked]) if visible_too else masked
 
 
-def _colour_augment(config: AugmentConfig) -> Callable[..., Any] | None:
+def _rand_augment(config: AugmentConfig) -> ColourAugment | FullAugment | None:
     if config.rand_layers == 0:
         return None
-    return ColourAugment(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)
+    kind = FullAugment if config.rand_operations == "all" else ColourAugment
+    return kind(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)
