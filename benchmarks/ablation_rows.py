@@ -67,11 +67,13 @@ PARTS: dict[str, tuple[Row, ...]] = {
         FROM_RANDOM,
         Row("VideoMAE", "videomae", is_probed=True),
         Row("VideoMAE V2, half of the hidden tokens decoded", "videomae_v2", is_probed=True),
+        Row("MotionMAE, pixels and frame differences", "motion_mae", is_probed=True),
         MOFO,
         Row("MOFO** (VideoMAE, cross attention)", "videomae", head="mca"),
         Row("MOFO-dagger (MOFO, cross attention)", "mofo", head="mca"),
         Row("SMM", "smm", is_probed=True),
         Row("MGM", "mgm", is_probed=True),
+        Row("MGMAE", "mgmae", is_probed=True),
         Row("MME", "mme", is_probed=True),
     ),
     "inside-ratio": (

@@ -82,7 +82,7 @@ def efficiency_curves(content: dict[str, Any], measure: str) -> bytes:
             x, y = zip(*points, strict=True)
             curves.append(Curve(method.name, x, y))
     chart = curves_chart(TITLES[measure], curves, "labelled clips", "test top-1, %", width=5.0)
-    return chart.png()
+    return chart.file()
 
 
 def _row(results: Results, row: Row) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import InputError
+from shared.flow_tube import flow_tube
 from shared.rectangles import ASPECT, draw_aspect, nearest_cells, sides
 from shared.scene import Scene, check_share, round_half_up, tube_mask
 from shared.weighted_draws import drawn_by_weight
@@ -303,11 +304,13 @@ class Mask:
         draw: `(scene, rng, *, options) -> bool [N]`.
         needs_boxes: whether it uses `scene.inside`, and so needs motion boxes.
         needs_motion: whether it uses `scene.motion`, and so needs motion maps.
+        needs_flow: whether it uses `scene.flow`, and so needs tracks of points.
     """
 
     draw: Callable[..., np.ndarray]
     needs_boxes: bool = False
     needs_motion: bool = False
+    needs_flow: bool = False
 
 
 MASKS: dict[str, Mask] = {
@@ -318,5 +321,6 @@ MASKS: dict[str, Mask] = {
     "cube": Mask(cube),
     "smm": Mask(smm),
     "mgm": Mask(mgm, needs_motion=True),
+    "flow_tube": Mask(flow_tube, needs_flow=True),
 }
 """All masks by the `kind` of a recipe's `mask` table."""

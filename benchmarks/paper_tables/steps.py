@@ -234,9 +234,7 @@ def set_options(settings: Settings) -> list[str]:
 def slug(setting: tuple[str, object]) -> str:
     """A setting as a part of the name of a run: inside_ratio_0.5."""
     key, value = setting
-    text = _toml(value).translate(
-        str.maketrans({",": "_", **dict.fromkeys("[]{}\" '=", ""), ".": "_"})
-    )
+    text = _toml(value).translate(str.maketrans(",.", "__", "[]{}\" '="))
     return f"{key.rpartition('.')[2]}_{text}"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from shared.decoder_masks import ALL, DECODER_MASKS
 from shared.errors import InputError
+from shared.flow_tube import FINE, fine_points
 from shared.grid import View, inside_boxes, window_box
 from shared.masks import MASKS, Scene
 from shared.motion_cells import cell_means
@@ -71,6 +72,7 @@ def draw_masks(
     source_size: tuple[int, int],
     options: MaskOptions,
     stride: int = 2,
+    flow: np.ndarray | None = None,
 ) -> ShownMasks:
     """Draw one mask of each method for each window of a video.
 
@@ -82,6 +84,8 @@ def draw_masks(
         source_size: width and height in pixels.
         options: which masks are drawn, and what they hide.
         stride: frames of the video between two frames of a clip.
+        flow: float32 [T, 2, h, w], flow from each frame to the next, in pixels of its own size, for
+            masks that follow it. None: nothing moves.
 
     Raises:
         InputError: a method is unknown, or a ratio hides all tokens or none.
@@ -105,7 +109,13 @@ def draw_masks(
         )
         # A window that is cut short by the end of the video repeats its last motion.
         motion = np.concatenate([motion, np.repeat(motion[-1:], steps - len(motion), axis=0)])
-        scene = Scene(steps, inside[first], motion)
+        if flow is None:
+            followed = np.zeros((steps - 1, grid[0] * FINE, grid[1] * FINE, 2), np.float32)
+        else:
+            followed = flow_of_steps(
+                flow[part], steps, TUBELET * stride, view.crop, source_size, grid
+            )
+        scene = Scene(steps, inside[first], motion, followed)
         for method, table in methods.items():
             rng = counter_generator("show", name, method, first)
             draw, arguments = MASKS[table["mask"]["kind"]].draw, _arguments(table["mask"], options)
@@ -139,6 +149,42 @@ def method_masks(recipe: Path = RECIPE) -> dict[str, dict[str, Any]]:
         for name, table in methods.items()
         if isinstance(table, dict) and "mask" in table
     }
+
+
+def flow_of_steps(
+    flow: np.ndarray,
+    steps: int,
+    span: int,
+    crop: tuple[float, float, float, float],
+    source_size: tuple[int, int],
+    grid: tuple[int, int],
+) -> np.ndarray:
+    """The flow from each time step to the next (`Scene.flow`), frame by frame along dense flow.
+
+    Args:
+        flow: float32 [T, 2, h, w], from each frame to the next, in pixels of its own size. Nothing
+            moves after its last frame.
+        steps: T', number of time steps.
+        span: frames from one time step to the next.
+        crop: x1 y1 x2 y2 of the view in source pixels.
+        source_size: width and height in pixels.
+        grid: rows and columns of positions.
+    """
+    x1, y1, x2, y2 = crop
+    size = np.array(flow.shape[:1:-1])  # w, h
+    scale = size / np.array(source_size)
+    cell = np.array([(x2 - x1) / grid[1], (y2 - y1) / grid[0]]) * scale
+    starts = fine_points((grid[0] * FINE, grid[1] * FINE)) * cell + np.array([x1, y1]) * scale
+    found = np.empty((steps - 1, *starts.shape), np.float32)
+    for step in range(steps - 1):
+        places = starts.copy()
+        for frame in range(step * span, min((step + 1) * span, len(flow))):
+            known = ((places >= 0) & (places < size)).all(axis=-1)  # False for NaN
+            x, y = np.where(known[..., None], places, 0).astype(int).transpose(2, 0, 1)
+            moved = places + flow[frame][:, y, x].transpose(1, 2, 0)
+            places = np.where(known[..., None], moved, np.nan)
+        found[step] = (places - starts) / cell
+    return found
 
 
 def _chosen(tables: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import matplotlib
@@ -56,17 +58,17 @@ class Sheet:
         self.lines.append(Line(0, self.height, self.width, height, text, strong))
         self.height += height
 
-    def add_row(self, cells: list[np.ndarray] | list[str], width: int, gap: int = 6) -> None:
+    def add_row(self, cells: Sequence[np.ndarray | str], width: int, gap: int = 6) -> None:
         """Add a row of pictures of one size, or of lines of text, in columns of a width."""
-        heights = [cell.shape[0] if isinstance(cell, np.ndarray) else 22 for cell in cells]
-        top = self.height + gap
+        height, top = 22, self.height + gap
         for column, cell in enumerate(cells):
             left = gap + column * (width + gap)
-            if isinstance(cell, np.ndarray):
-                self.pictures.append((left, top, cell))
+            if isinstance(cell, str):
+                self.lines.append(Line(left, top, width, height, cell, False))
             else:
-                self.lines.append(Line(left, top, width, heights[0], cell, False))
-        self.height += max(heights) + 2 * gap
+                self.pictures.append((left, top, cell))
+                height = cell.shape[0]
+        self.height += height + 2 * gap
 
     def pixels(self) -> np.ndarray:
         """The sheet as uint8 [height, width, 3]."""
@@ -87,7 +89,11 @@ class Sheet:
         if suffix == "png":
             return cv2.imencode(".png", self.pixels()[..., ::-1])[1].tobytes()
         size = (self.width / DOTS_PER_INCH, self.height / DOTS_PER_INCH)
-        style = {"svg.fonttype": "path", "svg.hashsalt": "mofo", "text.parse_math": False}
+        style: dict[Any, Any] = {
+            "svg.fonttype": "path",
+            "svg.hashsalt": "mofo",
+            "text.parse_math": False,
+        }
         date = {"svg": "Date", "pdf": "CreationDate"}[suffix]
         stream = io.BytesIO()
         with matplotlib.rc_context(style):

@@ -278,10 +278,10 @@ def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.nd
         maps = boundary_map(flows)
     else:
         maps = motion_map(flows)
-    maps = reduce_maps(maps, (map_height, map_width)).cpu().numpy()
-    if not np.isfinite(maps).all():
+    reduced = reduce_maps(maps, (map_height, map_width)).cpu().numpy()
+    if not np.isfinite(reduced).all():
         raise ClipError("not-finite", "the flow has NaN or infinite values", "flow")
-    return compand(maps)
+    return compand(reduced)
 
 
 def _residual(

@@ -40,6 +40,8 @@ class FlowsConfig:
         num_gpus: number of GPUs for flow; 0 = flow is computed on CPU cores.
         clip_timeout: seconds without an answer after which a worker is killed.
         dashboard: whether Ray shows its dashboard on 127.0.0.1.
+        part: which share of the shards is made, such as "3/16"; None = all.
+        finish: whether the shards of all parts are checked and declared complete; none is made.
         strict: whether the first clip that fails ends the run.
         overwrite: whether all shards are made again, also with other options.
         dry_run: whether the command prints its plan and stops.
@@ -68,6 +70,8 @@ class FlowsConfig:
     clip_timeout: float = 300.0
     dashboard: bool = False
     # The run
+    part: str | None = None
+    finish: bool = False
     strict: bool = False
     overwrite: bool = False
     dry_run: bool = False
@@ -105,7 +109,10 @@ class FlowsConfig:
 
 
 # How a run was divided among processes says nothing about the next machine.
-NOT_TAKEN_OVER = ("decoders", "flow_workers", "strict", "overwrite", "dry_run", "verbose")
+NOT_TAKEN_OVER = (
+    *("decoders", "flow_workers", "part", "finish"),
+    *("strict", "overwrite", "dry_run", "verbose"),
+)
 
 
 def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsConfig:

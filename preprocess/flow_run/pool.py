@@ -72,7 +72,9 @@ def worker_options(plan: Plan) -> WorkerOptions:
             max_frames=config.max_frames,
             max_seconds=config.max_seconds,
             # Re-encoded copies of videos are kept here until the run ends.
-            scratch=plan.layout.root.resolve() / ".transcoded" if plan.flow.transcode else None,
+            scratch=plan.layout.root.resolve() / f".transcoded{plan.suffix}"
+            if plan.flow.transcode
+            else None,
         ),
         jpeg_quality=config.jpeg_quality,
         flow_short_side=config.flow_short_side,

@@ -176,8 +176,9 @@ def foreign_classifier(path: Path, tables: Mapping[str, Any]) -> Classifier:
         except InputError as error:
             raise error.at(path) from None
     views = evaluate_config(tables)
-    changes = {"segments": usage.segments, "crops": usage.crops}
-    views = replace(views, **{name: count for name, count in changes.items() if count})
+    views = replace(
+        views, segments=usage.segments or views.segments, crops=usage.crops or views.crops
+    )
     for kind, names in usage.class_names.items():
         if len(names) != imported.num_classes.get(kind):
             raise InputError(

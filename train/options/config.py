@@ -5,6 +5,7 @@ train/options/recipe.py builds them from a recipe.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from shared.manifest import FLIPS, SPLITS
 from shared.masks import MASKS
 from train.clips.few_labels import FewLabels
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
+from train.clips.view_rules import least_side
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.objectives.registry import TARGETS
@@ -27,7 +29,7 @@ STARTS = ("frame", "stride")
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
 LAYERS = ("output", "norm1")  # where in an encoder block GradCAM takes the tokens
-POOLS = ("clip", "steps")  # the tokens that a probe averages over
+POOLS = ("clip", "steps", "tokens")  # the tokens that a probe averages over; tokens: none
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -160,9 +162,18 @@ class PretrainConfig:
         check_name("mask.kind", self.mask.kind, tuple(MASKS))
         check_name("decoder_mask.kind", self.decoder_mask.kind, tuple(DECODER_MASKS))
         self.target.check(self.cut, self.flips)
-        reads_flows = self.masks_by_motion or self.target.needs_flows
+        follows_flow = MASKS[self.mask.kind].needs_flow
+        if follows_flow and "time" in self.flips:
+            raise InputError(
+                "option-conflict",
+                f"flips has 'time', but the mask {self.mask.kind} follows points that are tracked "
+                "only forward in time; leave 'time' out",
+            )
+        reads_flows = self.masks_by_motion or follows_flow or self.target.needs_flows
         if self.motion_source != FLOW and not reads_flows:
-            masks = ", ".join(sorted(name for name, mask in MASKS.items() if mask.needs_motion))
+            masks = ", ".join(
+                sorted(name for name, mask in MASKS.items() if mask.needs_motion or mask.needs_flow)
+            )
             targets = ", ".join(name for name, target in TARGETS.items() if target.needs_flows)
             raise InputError(
                 "option-unused",
@@ -205,7 +216,27 @@ class PretrainConfig:
         needs = self.target.needed_motion(self.cut)
         if needs is None and self.masks_by_motion:
             needs = MotionNeeds()
+        if MASKS[self.mask.kind].needs_flow:
+            needs = self._with_flow(needs or MotionNeeds())
         return needs and replace(needs, source=self.motion_source)
+
+    def _with_flow(self, needs: MotionNeeds) -> MotionNeeds:
+        """These needs and those of a mask that follows the flow."""
+        stabilised = self.mask.options.get("stabilised")
+        if None not in (stabilised, needs.stabilised) and stabilised != needs.stabilised:
+            raise InputError(
+                "option-conflict",
+                f"mask.stabilised is {stabilised} and the target {self.target.name} has stabilised "
+                f"{needs.stabilised}; both read the same tracks, so leave one of them out",
+            )
+        # One start of a track for each position in the smallest crop.
+        points = math.floor(self.model.grid / least_side(self.crop))
+        return replace(
+            needs,
+            track_length=max(1, needs.track_length),
+            track_points=max(points, needs.track_points),
+            stabilised=needs.stabilised if stabilised is None else stabilised,
+        )
 
     @property
     def cut(self) -> ClipCut:

@@ -18,6 +18,7 @@ import numpy as np
 
 from shared.decoder_masks import DECODER_MASKS
 from shared.errors import InputError
+from shared.flow_tube import FINE
 from shared.masks import MASKS, Scene
 from train.clips.view_rules import CROPS, FRAME_RULES
 from train.network.head_config import KINDS as HEAD_KINDS
@@ -65,8 +66,7 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
     if file is None and not path.is_file():
         path = RECIPES / "default.toml"
     try:
-        with open(path, "rb") as stream:
-            tables = tomllib.load(stream)
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError("missing-file", f"the recipe {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -245,7 +245,10 @@ def _trial_arguments(name: str) -> tuple[Any, ...]:
 
 
 def _still_scene(time_steps: int, grid: int) -> Scene:
-    return Scene(time_steps, np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid)))
+    inside, motion = np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid))
+    return Scene(
+        time_steps, inside, motion, np.zeros((time_steps - 1, grid * FINE, grid * FINE, 2))
+    )
 
 
 def _with_decoder(config: PretrainConfig) -> PretrainConfig:

@@ -145,8 +145,10 @@ def grad_cam(
         kept.append(tokens.detach().requires_grad_())  # no gradient is needed before this block
         return kept[0]
 
-    module = model.encoder.blocks[block - 1]
-    handle = (module.norm1 if layer == NORM1 else module).register_forward_hook(cut)
+    module = model.encoder.get_submodule(f"blocks.{block - 1}")
+    if layer == NORM1:
+        module = module.get_submodule(NORM1)
+    handle = module.register_forward_hook(cut)
     try:
         with torch.enable_grad():
             scores = model(clips, inside)[kind][0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.masks import MASKS
 from shared.shard_index import read_index
 from train.clips.table import DEFAULT_BOXES, ClipTable, MotionNeeds, read_clip_table
 from train.clips.view_rules import FRAME_RULES, view_places
@@ -45,6 +46,7 @@ class SeenClip:
         clips: float32 [1, 3, T, S, S], standardised.
         inside: bool [1, N], True if the patch of a token lies in the motion box.
         motion: float32 [T', rows, columns], or None if the table has no motion maps.
+        flow: flow between time steps, see `Scene.flow`; None if no mask needs it.
     """
 
     clip_id: str
@@ -52,6 +54,7 @@ class SeenClip:
     clips: Tensor
     inside: Tensor
     motion: np.ndarray | None
+    flow: np.ndarray | None
 
     @property
     def frames(self) -> np.ndarray:
@@ -68,8 +71,9 @@ class ClipViews:
         loader = LoaderConfig(workers=0)
         # Masks take the box of the whole clip.
         box = config.head.box if isinstance(config, FinetuneConfig) else "clip"
+        flow = isinstance(config, PretrainConfig) and MASKS[config.mask.kind].needs_flow
         self._clips = EvaluateDataset(
-            table, config.model, config.frames, EvaluateConfig(), loader, box
+            table, config.model, config.frames, EvaluateConfig(), loader, box, flow
         )
 
     def __getitem__(self, index: int) -> SeenClip:
@@ -81,6 +85,7 @@ class ClipViews:
             clips=sample["clips"],
             inside=sample["inside"],
             motion=sample["motion"][0].numpy() if "motion" in sample else None,
+            flow=sample["flow"][0].numpy() if "flow" in sample else None,
         )
 
 

@@ -9,7 +9,7 @@ from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.evaluation.predictions import Prediction
 from train.pictures.clips import TILE_HEIGHT, enlarge, spread_times
-from train.pictures.rows import Rows, rows_png
+from train.pictures.rows import Rows, rows_file
 
 NUM_TIMES = 6  # frames in a row
 MOST_CLASSES = 5  # lines that fit beside a row
@@ -34,7 +34,7 @@ def prediction_png(prediction: Prediction, table: ClipTable, index: int) -> byte
         (_caption(prediction, kind, len(prediction.guesses)), pictures)
         for kind in prediction.guesses
     ]
-    return rows_png([(_title(prediction), rows)])
+    return rows_file([(_title(prediction), rows)])
 
 
 def _tile(frame: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def _tile(frame: np.ndarray) -> np.ndarray:
 
 
 def _caption(prediction: Prediction, kind: str, num_kinds: int) -> str:
-    """Lines such as `jump  83 %`, which `rows_png` splits at commas."""
+    """Lines such as `jump  83 %`, which `rows_file` splits at commas."""
     lines = [
         f"{each.name.replace(', ', ' ')}  {100 * each.probability:.0f} %"
         for each in prediction.guesses[kind][:MOST_CLASSES]

@@ -110,7 +110,7 @@ def _reconstruct_one(
     cut = models[0].config
     inside = clip.inside[0].numpy().reshape(cut.time_steps, cut.grid, cut.grid)[0]
     rng = counter_generator("reconstruction", clip.clip_id)
-    scene = Scene(cut.time_steps, inside, clip.motion)
+    scene = Scene(cut.time_steps, inside, clip.motion, clip.flow)
     mask = torch.from_numpy(MASKS[config.mask.kind].draw(scene, rng, **config.mask.options))[None]
     target = masked_targets(normalised_pixels(clip.clips, cut), mask)
     predicted, loss = {}, {}
@@ -119,7 +119,7 @@ def _reconstruct_one(
         predicted[folder.path.name] = frames_of(
             pixels_from_prediction(output, clip.clips, mask, cut)
         )
-        loss[folder.path.name] = float(masked_loss(output, target))
+        loss[folder.path.name] = float(masked_loss(output[..., : cut.patch_dim], target))
     return Reconstruction(
         clip_id=clip.clip_id,
         split=split,

@@ -12,7 +12,7 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,8 +113,8 @@ class Chart:
             metadata=NO_DATE[suffix],
         )
 
-    def _save(self, style: Mapping[str, Any] | None = None, **options: Any) -> bytes:
-        with matplotlib.rc_context({**STYLE, **(style or {})}), warnings.catch_warnings():
+    def _save(self, further: dict[Any, Any] | None = None, **options: Any) -> bytes:
+        with matplotlib.rc_context({**STYLE, **(further or {})}), warnings.catch_warnings():
             # Some scripts are not in the font that measures text; the fonts of the page draw them.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure = Figure(figsize=(self.width, self.height), layout="constrained")

@@ -113,7 +113,7 @@ def _write_options(curves: SummaryWriter, options: Mapping[str, Any]) -> None:
         for name, value in flatten(options).items()
     }
     for summary in hparams(plain, dict.fromkeys(COMPARED, 0.0)):
-        curves.file_writer.add_summary(summary)
+        curves._get_file_writer().add_summary(summary)
     curves.flush()
 
 

@@ -61,7 +61,8 @@ class PretrainDataset(Dataset):
             view_key = (self.seed, epoch, clip.clip_id, number)
             view, _ = clip.random_view(config, counter_generator(*view_key, "view"))
             motion = clip.motion(view) if config.masks_by_motion else None
-            scene = Scene(config.model.time_steps, clip.inside(view), motion)
+            flow = clip.flow(view) if mask_entry.needs_flow else None
+            scene = Scene(config.model.time_steps, clip.inside(view), motion, flow)
             rng = counter_generator(*view_key, "mask")
             mask = mask_entry.draw(scene, rng, **config.mask.options)
             rng = counter_generator(*view_key, "decoder mask")
@@ -152,10 +153,12 @@ class EvaluateDataset(Dataset):
 
     pixels is uint8 [R, T, S, S, 3] and inside bool [R, N] with R = segments * crops; index is int64
     [1]. If the table has motion maps, a sample also has "motion", float32 [R, T', rows, columns].
+    With `flow` it also has "flow", float32 [R, T' - 1, fine rows, fine columns, 2].
 
     Args:
         frames: the frame rule of training.
         box: clip or tubelet, see `HeadConfig.box`.
+        flow: whether samples have the flow between time steps (`Scene.flow`).
     """
 
     def __init__(
@@ -166,10 +169,11 @@ class EvaluateDataset(Dataset):
         config: EvaluateConfig,
         loader: LoaderConfig,
         box: str = "clip",
+        flow: bool = False,
     ) -> None:
         self.table, self.model, self.frames, self.config = table, model, frames, config
         self.reader = open_reader(table, loader)
-        self.box = box
+        self.box, self.flow = box, flow
 
     def __getitem__(self, index: int) -> Sample:
         clip = StoredClip(self.table, index, self.reader, self.model)
@@ -182,6 +186,8 @@ class EvaluateDataset(Dataset):
         if self.table.motion_folder is not None:
             motion = np.stack([clip.motion(view) for view in views])
             sample["motion"] = torch.from_numpy(motion)
+        if self.flow:
+            sample["flow"] = torch.from_numpy(np.stack([clip.flow(view) for view in views]))
         return sample
 
 

@@ -27,6 +27,7 @@ from train.clips.view_rules import (
 from train.network.model_config import ModelConfig
 from train.objectives.target import ShownView
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig, PretrainConfig
+from train.samples.followed import flow_between_steps
 from train.tables.typed import Choice
 
 SHRINK_LINEAR = 1.5  # a resize interpolates up to this factor; for larger factors it averages
@@ -183,6 +184,13 @@ class StoredClip:
         grid = self.model.grid
         cells = cell_means(maps, self.source_view(view), self.source_size, (grid, grid))
         return cells.reshape(self.model.time_steps, -1, grid, grid).mean(axis=1)
+
+    def flow(self, view: ClipView) -> np.ndarray:
+        """How far the picture moves between time steps, see `Scene.flow`."""
+        firsts = view.frames[:: self.model.tubelet_size]
+        grid = (self.model.grid, self.model.grid)
+        shown = self.source_view(view)
+        return flow_between_steps(self.tracks, firsts, shown, self.source_size, grid)
 
     def tracks(self, first_frames: np.ndarray) -> PlacedTracks:
         """Tracks that start at the given frames, int64 [K]."""

@@ -25,6 +25,7 @@ from train.weights.usage import Usage
 # layer_norm_eps of the configuration.
 FIXED_NORM_EPS = 1e-5
 DEFAULT_EPS = {"layer_norm_eps": 1e-12, "head_norm_eps": FIXED_NORM_EPS}  # without a config.json
+FILES = ("README.md", "preprocessor_config.json", "model.safetensors", "config.json")
 OWN_KEY = "mofo"  # of config.json: how the model is used, as `Usage` has it
 UNNAMED = re.compile(r"LABEL_\d+")
 
@@ -92,7 +93,7 @@ def export_huggingface(
     else:
         architecture, config, names = "VideoMAEForPreTraining", model.config, None
     fields = huggingface_config(config, architecture, names)
-    if names is not None and (kept := replace(usage, class_names={}).to_dict()):
+    if kept := replace(usage, class_names={}).to_dict():
         fields[OWN_KEY] = kept
     image = safetensors_image(to_huggingface(model.state_dict()), {"format": "pt"})
     write_atomically(folder / "model.safetensors", image)
