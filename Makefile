@@ -19,7 +19,9 @@ STRICT      ?=
 ARGS        ?=
 export DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD NUM_GPUS RAY_ADDRESS
 
-ROOT := $(OUT)/$(DATASET)
+# Make knows files. Those of OUT=s3://bucket/path are in the mirror of this machine (docs/storage.md).
+FOLDER := $(if $(filter s3://%,$(OUT)),$(or $(MOFO_MIRROR),.)/s3.mirror/$(patsubst %/,%,$(OUT:s3://%=%)),$(OUT))
+ROOT := $(FOLDER)/$(DATASET)
 RUNS := $(ROOT)/runs
 STAMP := .venv/installed
 
@@ -54,6 +56,14 @@ ifeq ($(filter $(METHOD),$(METHODS))$(findstring --recipe,$(ARGS)),)
 endif
 ifneq ($(filter-out $(HEADS),$(HEAD)),)
   $(call refuse,HEAD,$(HEAD),$(HEADS))
+endif
+# What other machines have put into the bucket is pulled first, so that Make knows what there is.
+ifneq ($(and $(filter s3://%,$(OUT)),$(wildcard $(STAMP)),$(filter-out $(TOOLS) help show,$(or $(MAKECMDGOALS),all))),)
+  pulled := $(shell .venv/bin/python -c 'import sys; from pathlib import Path; from shared.errors import user_errors; \
+    from shared.layout import DatasetLayout; user_errors(DatasetLayout)(Path(sys.argv[1]), sys.argv[2])' '$(OUT)' '$(DATASET)' 2>&1)
+  ifneq ($(.SHELLSTATUS),0)
+    $(error $(pulled))
+  endif
 endif
 # A dataset without a TOML is one's own: its videos are named, or its manifest has been made.
 ifeq ($(filter $(DATASET),$(DATASETS))$(VIDEOS)$(wildcard $(ROOT))$(filter $(TOOLS) help toy show ablation,$(MAKECMDGOALS)),)
@@ -166,7 +176,7 @@ report: $(STAMP)  ## Write OUT/DATASET/report.html with pictures and numbers.
 	$(call run,train.report,$(dataset) $(call goal_args,report),$(python))
 
 # What a goal lacks from the one before. Order-only: an existing file is never remade for its age.
-$(OUT)/toy/annotations/manifest.csv: | $(STAMP)
+$(FOLDER)/toy/annotations/manifest.csv: | $(STAMP)
 	$(toy_command)
 $(ROOT)/manifest.csv: | $(STAMP) $(if $(filter toy,$(DATASET)),$(ROOT)/annotations/manifest.csv)
 	$(manifest_command)
@@ -174,9 +184,9 @@ $(ROOT)/flows/dataset.json: | $(ROOT)/manifest.csv
 	$(flows_command)
 $(ROOT)/boxes/dataset.json: | $(ROOT)/flows/dataset.json
 	$(boxes_command)
-$(OUT)/toy/box_evaluation.json: $(OUT)/toy/boxes/dataset.json
-	@$(python) -m preprocess.evaluate_boxes --boxes $(OUT)/toy/boxes --format csv \
-	  --annotations $(OUT)/toy/truth/boxes --json > $@.tmp && mv $@.tmp $@
+$(FOLDER)/toy/box_evaluation.json: $(FOLDER)/toy/boxes/dataset.json
+	@$(python) -m preprocess.evaluate_boxes --boxes $(FOLDER)/toy/boxes --format csv \
+	  --annotations $(FOLDER)/toy/truth/boxes --json > $@.tmp && mv $@.tmp $@
 $(RUNS)/pretrain-$(METHOD)/finished: | $(ROOT)/boxes/dataset.json
 	$(pretrain_command)
 
@@ -249,7 +259,7 @@ help:  ## Print this list.
 	  VIDEOS 'Folder of the videos. Its subfolders are searched too.' \
 	  ANNOTATIONS 'Folder of the official annotation files, as downloaded.' \
 	  MANIFEST 'CSV file that lists your own clips.' \
-	  OUT 'Folder for all output. Default: out.' \
+	  OUT 'Folder for all output, or s3://bucket/path. Default: out.' \
 	  METHOD 'Pretraining method, a table of the recipe. Default: mofo; velocity on toy.' \
 	  HEAD 'Finetuning head: mean or mca. Default: the one of the recipe.' \
 	  CLIPS_PER_SHARD 'Number of clips in a shard. Default: 512.' \

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import h5py
 from tqdm import tqdm
 
 from preprocess.flow.options import STABILISE, FlowOptions, TrackOptions
@@ -46,6 +45,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.progress import bar_options
 from shared.run_record import RunLock, write_options
+from shared.shard_cache import open_shard
 from shared.shard_index import read_index
 from shared.wording import counted
 
@@ -336,7 +336,8 @@ def print_sizes(plan: Plan, num_clips: int) -> None:
     for name, index in plan.indexes.items():
         folder = plan.folders[name]
         total = sum(entry.bytes for entry in index.shards)
-        tracks = sum(track_bytes(folder / entry.name) for entry in index.shards)
+        has_tracks = "track_length" in index.config
+        tracks = sum(track_bytes(folder / entry.name) for entry in index.shards if has_tracks)
         print(f"{folder} has {counted(num_clips, 'clip')} in {_size(total - tracks, num_clips)}.")
         if tracks:
             print(f"  The tracks are {_size(tracks, num_clips)} more.")
@@ -344,7 +345,7 @@ def print_sizes(plan: Plan, num_clips: int) -> None:
 
 def track_bytes(shard: Path) -> int:
     """Number of bytes of a shard that hold tracks."""
-    with h5py.File(shard, "r") as file:
+    with open_shard(shard, partly=True)[0] as file:
         tracks = file.get("track", {})
         return sum(dataset.id.get_storage_size() for dataset in tracks.values())
 

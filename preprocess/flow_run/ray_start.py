@@ -13,7 +13,8 @@ from shared.errors import InputError
 OBJECT_STORE_BYTES = 80 << 20  # lower limit; Ray refuses less
 OBJECT_STORE_BYTES_A_BATCH = 32 << 20
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a program that was submitted as a job
-NOT_SENT = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
+# Folders that do not go to a cluster with the code.
+NOT_SENT = ["out/", "s3.mirror/", ".venv/", ".git/", "build/", "tests/"]
 
 
 def start_ray(num_workers: int, num_gpus: int, num_batches: int, dashboard: bool = False) -> Any:

@@ -12,7 +12,7 @@ from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import write_failures
 from preprocess.running.journal import Journal, remove_journal
 from shared.errors import InputError
-from shared.files import sync_folder
+from shared.files import put_in_place
 from shared.run_record import JsonlLog, write_options
 from shared.shard_index import ShardEntry
 
@@ -94,8 +94,7 @@ class RunStart:
         self.start()
         for name, folder in folders.items():
             folder.mkdir(parents=True, exist_ok=True)
-            os.replace(staged[name] / entries[name].name, folder / entries[name].name)
-            sync_folder(folder)
+            put_in_place(staged[name] / entries[name].name, folder / entries[name].name)
         self.close_staging()
         return entries
 
