@@ -8,6 +8,7 @@ CPU the same code runs with small sizes, which shows that it runs, and nothing e
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -150,7 +151,7 @@ def tvl1(place: Place) -> Iterator[Figure]:
     floor = bandwidth / (BYTES_PER_PIXEL * iterated_pixels(height, width))
     for batch_size in (16, 64, 256) if place.is_gpu else (1,):
         first, second = (x.to(place.device) for x in moving_frames(batch_size, height, width))
-        seconds = device_seconds(lambda a=first, b=second: tvl1_flow(a, b), 2, place.device)
+        seconds = device_seconds(functools.partial(tvl1_flow, first, second), 2, place.device)
         yield Figure(
             f"TV-L1, {width}x{height}, batches of {batch_size}",
             "pairs/s",
@@ -274,7 +275,9 @@ def loader(place: Place) -> Iterator[Figure]:
         note=f"{num_frames / seconds / 16:.0f} clips/s of 16 frames; without crop and resize",
     )
     decoded = decode()[0].permute(1, 2, 0).cpu().numpy().astype(int)
-    expected = cv2.cvtColor(cv2.imdecode(jpegs[0], 1), cv2.COLOR_BGR2RGB)
+    picture = cv2.imdecode(jpegs[0], 1)
+    assert picture is not None, "the frames were coded above"
+    expected = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     yield Figure(
         "JPEG frames: largest difference from OpenCV's pixels",
         "grey values",
@@ -291,7 +294,8 @@ def coded_frames(count: int) -> list[np.ndarray]:
     coded = []
     for _ in range(count):
         picture = cv2.GaussianBlur(rng.random((256, 455, 3)).astype(np.float32), (0, 0), 1.5)
-        scaled = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+        low, high = picture.min(), picture.max()
+        scaled = (255 * (picture - low) / (high - low)).astype(np.uint8)
         coded.append(cv2.imencode(".jpg", scaled, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].ravel())
     return coded
 

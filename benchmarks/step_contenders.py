@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shared.decoder_masks import running_cell
+from shared.scene import Scene
 from train.network.autoencoder import MaskedAutoencoder, VideoEncoder, named_config
 from train.network.compiled import compile_blocks
 from train.network.head import VideoClassifier, build_head
@@ -51,18 +54,25 @@ def ours(
     dtype: torch.dtype,
     device: torch.device,
     config: ModelConfig = VIT_B,
+    decoded_share: float = 1.0,
     **changes: Any,
 ) -> Contender:
-    """The computation of train.pretrain or train.finetune, without DeepSpeed."""
+    """The computation of train.pretrain or train.finetune, without DeepSpeed.
+
+    With a `decoded_share` below 1 pretraining decodes this share of the hidden tokens.
+    """
     config = replace(config, **changes)
     clips, mask, num_masked = _inputs(config, batch_size, device)
     model: nn.Module
     if task == "pretraining":
         model = MaskedAutoencoder(config).to(device, dtype)
+        decoded = mask if decoded_share == 1.0 else _decoded(config, mask, decoded_share)
+        num_decoded = int(decoded[0].sum())
+        chosen = None if decoded_share == 1.0 else decoded
 
         def loss() -> Tensor:
-            target = masked_targets(normalised_pixels(clips, config), mask, num_masked)
-            return masked_loss(model(clips, mask, num_masked), target)
+            target = masked_targets(normalised_pixels(clips, config), decoded, num_decoded)
+            return masked_loss(model(clips, mask, num_masked, chosen, num_decoded), target)
     else:
         encoder = VideoEncoder(config, final_norm=False)
         head = build_head(HeadConfig("mean"), config.width, config.head_norm_eps)
@@ -144,6 +154,16 @@ def _inputs(
     hidden[torch.randperm(positions)[: int(MASK_RATIO * positions + 0.5)]] = True
     mask = hidden.repeat(config.time_steps).expand(batch_size, -1).contiguous()
     return torch.randn(shape).to(device), mask.to(device), int(mask[0].sum())
+
+
+def _decoded(config: ModelConfig, mask: Tensor, share: float) -> Tensor:
+    """bool [B, N], True for the tokens that are decoded."""
+    scene = Scene(config.time_steps, np.zeros((config.grid, config.grid), np.bool_))
+    rows = [
+        running_cell(scene, hidden, np.random.default_rng(row), share=share)
+        for row, hidden in enumerate(mask.cpu().numpy())
+    ]
+    return torch.from_numpy(np.stack(rows)).to(mask.device)
 
 
 def kept_gigabytes(contender: Contender) -> float:

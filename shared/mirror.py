@@ -20,8 +20,9 @@ FOLDER_VARIABLE = "MOFO_MIRROR"
 SHARD = re.compile(r"[0-9]+\.h5")
 OWN_FOLDERS = ("runs", "videos", "annotations", "truth")
 """Folders of a dataset that stay on this machine: training runs, and what shards are made from."""
-JOURNAL = ".journal.jsonl"
-"""The one hidden file that lies in the store, so that another machine can continue a run."""
+JOURNAL_NAME = ".journal.jsonl"
+JOURNALS = re.compile(r"\.journal(-\d+-of-\d+)?\.jsonl")
+"""The hidden files that lie in the store, of a run or of its parts: other machines continue it."""
 
 
 def local_folder(out: Path) -> Path:
@@ -54,14 +55,14 @@ def address_of(path: Path) -> str | None:
 def stored_address(path: Path) -> str | None:
     """The address of a file that belongs into the store; None if it stays on this machine.
 
-    Hidden files, except for the journal, and the folders `OWN_FOLDERS` of a dataset stay here.
+    Hidden files, except for journals, and the folders `OWN_FOLDERS` of a dataset stay here.
     """
     address = address_of(path)
     if address is None:
         return None
     *folders, name = address.split("/")
     hidden = any(folder.startswith(".") for folder in folders)
-    hidden = hidden or (name.startswith(".") and name != JOURNAL)
+    hidden = hidden or (name.startswith(".") and not JOURNALS.fullmatch(name))
     return None if hidden or set(folders) & set(OWN_FOLDERS) else address
 
 

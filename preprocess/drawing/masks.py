@@ -9,13 +9,15 @@ that length. Each window has its own masks, which depend on its motion, as in tr
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shared.decoder_masks import ALL, DECODER_MASKS
 from shared.errors import InputError
+from shared.flow_tube import FINE, fine_points
 from shared.grid import View, inside_boxes, window_box
 from shared.masks import MASKS, Scene
 from shared.motion_cells import cell_means
@@ -36,11 +38,13 @@ class MaskOptions:
         inside_ratio: share of the patches in the motion box to hide, 0..1, for masks that use the
             box; None takes the value of the recipe.
         methods: names of the methods; empty for all methods of the recipe.
+        decoder_mask: name of the decoder mask; None takes that of each recipe.
     """
 
     mask_ratio: float | None = None
     inside_ratio: float | None = None
     methods: tuple[str, ...] = ()
+    decoder_mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,13 @@ class ShownMasks:
         by_caption: for each method bool [T, rows, columns], True = hidden from the encoder.
         boxes: float32 [T, 4], source pixels, the box around all motion boxes of the window of each
             frame, which the masks use; NaN without motion.
+        decoded: for each method that decodes only some of its hidden patches, by caption, bool
+            [T, rows, columns], True = hidden and decoded.
     """
 
     by_caption: dict[str, np.ndarray]
     boxes: np.ndarray
+    decoded: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def draw_masks(
@@ -65,6 +72,7 @@ def draw_masks(
     source_size: tuple[int, int],
     options: MaskOptions,
     stride: int = 2,
+    flow: np.ndarray | None = None,
 ) -> ShownMasks:
     """Draw one mask of each method for each window of a video.
 
@@ -76,6 +84,8 @@ def draw_masks(
         source_size: width and height in pixels.
         options: which masks are drawn, and what they hide.
         stride: frames of the video between two frames of a clip.
+        flow: float32 [T, 2, h, w], flow from each frame to the next, in pixels of its own size, for
+            masks that follow it. None: nothing moves.
 
     Raises:
         InputError: a method is unknown, or a ratio hides all tokens or none.
@@ -86,6 +96,7 @@ def draw_masks(
     of_step = np.arange(len(boxes)) % window // (TUBELET * stride)
     methods = _chosen(method_masks(), options.methods)
     masks = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
+    decoded = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
     inside = np.empty((len(boxes), *grid), np.bool_)
     window_boxes = np.empty((len(boxes), 4), np.float32)
     for first in range(0, len(boxes), window):
@@ -98,26 +109,82 @@ def draw_masks(
         )
         # A window that is cut short by the end of the video repeats its last motion.
         motion = np.concatenate([motion, np.repeat(motion[-1:], steps - len(motion), axis=0)])
-        scene = Scene(steps, inside[first], motion)
+        if flow is None:
+            followed = np.zeros((steps - 1, grid[0] * FINE, grid[1] * FINE, 2), np.float32)
+        else:
+            followed = flow_of_steps(
+                flow[part], steps, TUBELET * stride, view.crop, source_size, grid
+            )
+        scene = Scene(steps, inside[first], motion, followed)
         for method, table in methods.items():
             rng = counter_generator("show", name, method, first)
-            draw, arguments = MASKS[table["kind"]].draw, _arguments(table, options)
-            mask = draw(scene, rng, **arguments).reshape(steps, *grid)
+            draw, arguments = MASKS[table["mask"]["kind"]].draw, _arguments(table["mask"], options)
+            mask = draw(scene, rng, **arguments)
             _refuse_extremes(method, mask)
-            masks[method][part] = mask[of_step[part]]
+            masks[method][part] = mask.reshape(steps, *grid)[of_step[part]]
+            chosen = _decoded(table["decoder_mask"], options, scene, mask, rng)
+            decoded[method][part] = chosen.reshape(steps, *grid)[of_step[part]]
+    captions = {
+        method: _caption(method, mask, decoded[method], inside) for method, mask in masks.items()
+    }
     return ShownMasks(
-        {_caption(method, mask, inside): mask for method, mask in masks.items()}, window_boxes
+        {captions[method]: mask for method, mask in masks.items()},
+        window_boxes,
+        {
+            captions[method]: chosen
+            for method, chosen in decoded.items()
+            if (chosen != masks[method]).any()
+        },
     )
 
 
 def method_masks(recipe: Path = RECIPE) -> dict[str, dict[str, Any]]:
-    """The `mask` table of each method in a recipe: `kind`, a name in MASKS, and its options."""
+    """The tables `mask` and `decoder_mask` of each method in a recipe.
+
+    A table has `kind`, a name in MASKS or DECODER_MASKS, and its options.
+    """
     methods = tomllib.loads(recipe.read_text(encoding="utf-8"))["pretrain"]
     return {
-        name: table["mask"]
+        name: {"mask": table["mask"], "decoder_mask": table.get("decoder_mask", ALL)}
         for name, table in methods.items()
         if isinstance(table, dict) and "mask" in table
     }
+
+
+def flow_of_steps(
+    flow: np.ndarray,
+    steps: int,
+    span: int,
+    crop: tuple[float, float, float, float],
+    source_size: tuple[int, int],
+    grid: tuple[int, int],
+) -> np.ndarray:
+    """The flow from each time step to the next (`Scene.flow`), frame by frame along dense flow.
+
+    Args:
+        flow: float32 [T, 2, h, w], from each frame to the next, in pixels of its own size. Nothing
+            moves after its last frame.
+        steps: T', number of time steps.
+        span: frames from one time step to the next.
+        crop: x1 y1 x2 y2 of the view in source pixels.
+        source_size: width and height in pixels.
+        grid: rows and columns of positions.
+    """
+    x1, y1, x2, y2 = crop
+    size = np.array(flow.shape[:1:-1])  # w, h
+    scale = size / np.array(source_size)
+    cell = np.array([(x2 - x1) / grid[1], (y2 - y1) / grid[0]]) * scale
+    starts = fine_points((grid[0] * FINE, grid[1] * FINE)) * cell + np.array([x1, y1]) * scale
+    found = np.empty((steps - 1, *starts.shape), np.float32)
+    for step in range(steps - 1):
+        places = starts.copy()
+        for frame in range(step * span, min((step + 1) * span, len(flow))):
+            known = ((places >= 0) & (places < size)).all(axis=-1)  # False for NaN
+            x, y = np.where(known[..., None], places, 0).astype(int).transpose(2, 0, 1)
+            moved = places + flow[frame][:, y, x].transpose(1, 2, 0)
+            places = np.where(known[..., None], moved, np.nan)
+        found[step] = (places - starts) / cell
+    return found
 
 
 def _chosen(tables: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
@@ -137,6 +204,20 @@ def _arguments(table: dict[str, Any], options: MaskOptions) -> dict[str, Any]:
     return arguments | {k: v for k, v in given.items() if k in arguments and v is not None}
 
 
+def _decoded(
+    table: dict[str, Any] | str,
+    options: MaskOptions,
+    scene: Scene,
+    hidden: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The decoded tokens, bool [N]. A given decoder mask replaces that of the recipe."""
+    chosen = table if options.decoder_mask is None else options.decoder_mask
+    kind, arguments = (chosen, {}) if isinstance(chosen, str) else (chosen["kind"], dict(chosen))
+    arguments.pop("kind", None)
+    return DECODER_MASKS[kind].draw(scene, hidden, rng, **arguments)
+
+
 def _refuse_extremes(method: str, mask: np.ndarray) -> None:
     if mask.all() or not mask.any():
         raise InputError(
@@ -146,6 +227,8 @@ def _refuse_extremes(method: str, mask: np.ndarray) -> None:
         )
 
 
-def _caption(method: str, mask: np.ndarray, inside: np.ndarray) -> str:
+def _caption(method: str, mask: np.ndarray, decoded: np.ndarray, inside: np.ndarray) -> str:
     text = f"{method}: {100 * mask.mean():.0f} % hidden"
+    if (decoded != mask).any():
+        text += f", {100 * decoded.sum() / mask.sum():.0f} % of these decoded"
     return text + (f", {100 * mask[inside].mean():.0f} % in box" if inside.any() else "")
