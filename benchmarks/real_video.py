@@ -157,7 +157,7 @@ def run_cell(layout: DatasetLayout, cell: Cell) -> None:
     few = ("--labels-per-class", str(cell.labels), "--label-seed", str(cell.seed))
     split = held_out_split(cell.fold)
     if cell.measure == "probe":
-        trainer.probe(source, cell.seed, cell.run, *few, "--pool", "steps", "--split", split)
+        trainer.probe(source, cell.seed, cell.run, *few, "--pool", "tokens", "--split", split)
     else:
         head = ("--head", METHODS[cell.key].head)
         trainer.finetune(source, cell.seed, cell.run, *head, *few)

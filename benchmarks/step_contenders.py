@@ -23,6 +23,7 @@ from train.objectives.pixels import masked_loss, masked_targets, normalised_pixe
 
 MASK_RATIO = 0.9
 NUM_CLASSES = 174
+VIT_B = named_config("vit-b")
 
 Step = Callable[[], None]
 
@@ -52,6 +53,7 @@ def ours(
     batch_size: int,
     dtype: torch.dtype,
     device: torch.device,
+    config: ModelConfig = VIT_B,
     decoded_share: float = 1.0,
     **changes: Any,
 ) -> Contender:
@@ -59,7 +61,7 @@ def ours(
 
     With a `decoded_share` below 1 pretraining decodes this share of the hidden tokens.
     """
-    config = replace(named_config("vit-b"), **changes)
+    config = replace(config, **changes)
     clips, mask, num_masked = _inputs(config, batch_size, device)
     model: nn.Module
     if task == "pretraining":
@@ -86,7 +88,13 @@ def ours(
     return Contender(model, loss)
 
 
-def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.device) -> Contender:
+def hugging_face(
+    task: str,
+    batch_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    config: ModelConfig = VIT_B,
+) -> Contender:
     """The same with the unchanged models of Hugging Face, whose attention is PyTorch's SDPA."""
     from transformers import (
         VideoMAEConfig,
@@ -94,19 +102,19 @@ def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.d
         VideoMAEForVideoClassification,
     )
 
-    config = named_config("vit-b")
     clips, mask, _ = _inputs(config, batch_size, device)
     clips = clips.transpose(1, 2).contiguous()  # B, T, C, H, W
+    # Their types leave out what every configuration takes, such as the number of labels.
+    make_config: Any = VideoMAEConfig
+    shape = _shape_of(config)
     if task == "pretraining":
-        model: Any = VideoMAEForPreTraining(VideoMAEConfig(norm_pix_loss=True))
+        model: Any = VideoMAEForPreTraining(make_config(norm_pix_loss=True, **shape))
         model = model.to(device, dtype)
 
         def loss() -> Tensor:
             return model(clips.to(dtype), bool_masked_pos=mask).loss
     else:
-        # Their types leave out what every configuration takes, such as the number of labels.
-        make_config: Any = VideoMAEConfig
-        settings = make_config(num_labels=NUM_CLASSES, use_mean_pooling=True)
+        settings = make_config(num_labels=NUM_CLASSES, use_mean_pooling=True, **shape)
         model = VideoMAEForVideoClassification(settings)
         model = model.to(device, dtype)
         labels = torch.arange(batch_size, device=device)
@@ -115,6 +123,24 @@ def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.d
             return model(clips.to(dtype), labels=labels).loss
 
     return Contender(model.train(), loss)
+
+
+def _shape_of(config: ModelConfig) -> dict[str, int]:
+    """The size of a model by the names of Hugging Face's configuration."""
+    return {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_frames": config.num_frames,
+        "tubelet_size": config.tubelet_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": round(config.width * config.mlp_ratio),
+        "decoder_hidden_size": config.decoder_width,
+        "decoder_num_hidden_layers": config.decoder_depth,
+        "decoder_num_attention_heads": config.decoder_heads,
+        "decoder_intermediate_size": round(config.decoder_width * config.decoder_mlp_ratio),
+    }
 
 
 def _inputs(

@@ -21,9 +21,11 @@ of the output say how much.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -38,6 +40,7 @@ from preprocess.flow.sources import NO_SOURCE, SOURCES
 from preprocess.flow_run.config import FlowsConfig, with_workers
 from preprocess.flow_run.like import options_like
 from preprocess.flow_run.options import shared_option, source_options
+from preprocess.flow_run.part import files_of_parts
 from preprocess.flow_run.plan import Plan, make_plan
 from preprocess.running.failures import read_failures, report_failures, write_failures
 from preprocess.running.journal import Journal
@@ -49,11 +52,11 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.progress import bar_options
 from shared.run_record import RunLock, write_options
-from shared.shard_index import read_index
-from shared.wording import counted
+from shared.shard_index import read_index, shard_name
+from shared.wording import counted, listed
 
 if TYPE_CHECKING:  # a run that finds everything complete does not wait for OpenCV and torch
-    from preprocess.flow_run.messages import StageTimes
+    from preprocess.flow_run.messages import Event, StageTimes
 
 
 @click.command(
@@ -98,7 +101,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
              )  # fmt: skip
 @rare_option("--boundaries", is_flag=True,
              help="Also store motion maps as MOFO's public code computes them, in "
-             "flows-SOURCE-boundaries/. `preprocess.boxes --preset mofo-code` needs "
+             "flows-SOURCE-boundaries/. `preprocess.boxes --motion-preset mofo-code` needs "
              "them.")  # fmt: skip
 @rare_option("--residual/--no-residual", default=None,
              help="Also store residual lengths beside the motion maps: how far each place moves "
@@ -133,11 +136,21 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @shared_option("flow_workers")
 @shared_option("num_gpus")
 @shared_option("clip_timeout")
+@rare_option("--shard-writers", type=click.IntRange(0), metavar="PROCESSES",
+             help="Number of processes that put shards together and write them in place of this "
+             "one. Their machines must see --out. With 0, this process does.  [default: 0; in a "
+             "cluster that sees --out, one for every 32 workers]")  # fmt: skip
 @rare_option("--dashboard", is_flag=True,
              help="Show Ray's dashboard on 127.0.0.1. The dashboard asks for a token, the value "
              "of RAY_AUTH_TOKEN."
              )  # fmt: skip
 # The run
+@click.option("--part", metavar="NUMBER/COUNT",
+              help="Make only every COUNT-th shard, from shard NUMBER on, such as 3/16. Several "
+              "machines that share OUT work side by side in this way.")  # fmt: skip
+@click.option("--finish", is_flag=True,
+              help="Check the shards of all parts, and complete the dataset. No shard is made."
+              )  # fmt: skip
 @click.option(
     "--strict",
     is_flag=True,
@@ -164,10 +177,15 @@ def main(**given: Any) -> None:
             "--dashboard shows the Ray that this command starts. Leave out --pool and RAY_ADDRESS",
         )
 
+    if config.finish and (config.part is not None or config.overwrite):
+        raise InputError(
+            "option-conflict", "--finish makes no shard. Leave out --part and --overwrite"
+        )
+
     print_plan(plan)
     if config.dry_run:
         return
-    with RunLock(layout.lock):
+    with locked(plan):
         if not config.overwrite and plan.complete_indexes().keys() == plan.folders.keys():
             with suppress(InputError):  # a journal of other folders, or of a run killed here
                 plan.journal().remove()
@@ -175,7 +193,22 @@ def main(**given: Any) -> None:
             report_failures(layout.failures, read_failures(layout.failures))
             return
         failures = compute(plan)
-        report_failures(layout.failures, failures)
+        report_failures(plan.failures, failures)
+
+
+@contextmanager
+def locked(plan: Plan) -> Iterator[None]:
+    """Refuse other runs on the dataset. Runs of other parts may work beside a run of a part.
+
+    Raises:
+        InputError: another run is using the dataset, or is making the same part.
+    """
+    lock = plan.layout.lock
+    with ExitStack() as stack:
+        stack.enter_context(RunLock(lock, is_shared=plan.part is not None))
+        if plan.part is not None:
+            stack.enter_context(RunLock(lock.with_name(f"{lock.name}{plan.suffix}")))
+        yield
 
 
 def stores_residual(given: dict[str, Any]) -> bool:
@@ -201,10 +234,11 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     from preprocess.flow_run.run_start import RunStart, require_videos
 
     # ----- What an earlier run finished
-    layout = plan.layout
     plan = plan if plan.config.overwrite else skip_complete(plan)
     journal = find_finished(plan)
-    todo = [shard for shard in range(plan.num_shards) if shard not in journal.finished]
+    todo = [shard for shard in plan.shards if shard not in journal.finished]
+    if plan.config.finish and todo:
+        raise InputError("not-finished", missing_shards(plan, todo))
     set_aside = clips_set_aside(plan, todo)
     missing = [clip for shard in todo for clip in plan.clip_indexes(shard) if clip not in set_aside]
     groups = decode_groups(plan, missing)
@@ -213,12 +247,16 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
 
     # ----- Decode and flow at once; clips end in any order, shards as their last clip does
     of_lost_shards, known_failures = split_by_shard(plan, set_aside)
+
+    def known(shard: int) -> Iterable[Event]:
+        return known_failures.get(shard, ())
+
     with (
         closing(RunStart(plan, journal)) as run,
-        running_pool(plan, is_needed=bool(groups)) as pool,
+        running_pool(plan, bool(groups), known) as pool,
         tqdm(
-            total=len(plan.clips),
-            initial=len(plan.clips) - len(missing),
+            total=plan.num_clips,
+            initial=plan.num_clips - len(missing),
             desc="flows",
             unit="clip",
             **bar_options(),
@@ -231,8 +269,9 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
             events,
             journal,
             plan.folders,
-            lambda shard: known_failures.get(shard, ()),
+            known,
             run.publish,
+            run.put_in_place,
         ):
             if event.clip_index in set_aside:
                 continue
@@ -246,15 +285,13 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
                     )
                 run.add_failure(failed)
         seconds = time.perf_counter() - began
-    assert len(journal.finished) == plan.num_shards, "every shard must have been published"
+    assert len(journal.finished) == len(plan.shards), "every shard must have been published"
 
     # ----- Every shard exists: declare the folders complete, once
     failures = journal.failures()
-    write_failures(layout.failures, failures)
-    if plan.complete:
-        write_options(plan.main_folder / "options.json", plan.config.options())
-    plan.write_indexes({name: journal.entries(name) for name in plan.folders})
-    journal.remove()
+    write_failures(plan.failures, failures)
+    if plan.part is None:
+        declare_complete(plan, journal)
     if pool is not None:
         print_times(pool.times, seconds, len(missing))
         for line in pool.times.remarks.lines():
@@ -263,10 +300,35 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     return failures
 
 
+def declare_complete(plan: Plan, journal: Journal) -> None:
+    """Write dataset.json of every folder, and delete what was needed until then."""
+    layout = plan.layout
+    if plan.complete:
+        write_options(plan.main_folder / "options.json", plan.config.options())
+    plan.write_indexes({name: journal.entries(name) for name in plan.folders})
+    journal.remove()
+    for path in [*files_of_parts(plan.failures), *files_of_parts(layout.lock)]:
+        path.unlink(missing_ok=True)
+    for name in (".first-shard", ".leases", ".transcoded"):  # of parts that were killed
+        for folder in layout.root.glob(f"{name}-*-of-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def missing_shards(plan: Plan, missing: list[int]) -> str:
+    """The message of --finish where shards are missing."""
+    names = listed([shard_name(shard) for shard in missing])
+    return (
+        f"{len(missing)} of {counted(plan.num_shards, 'shard')} of {plan.layout.root} are missing "
+        f"or damaged: {names}. Run their parts again, or make them here with "
+        f"`{plan.layout.make('flows')}`"
+    )
+
+
 def find_finished(plan: Plan) -> Journal:
     """The journal with those shards of an earlier run that are still as they were published."""
     for folder in plan.folders.values():
-        remove_leftovers(folder)
+        # Temporary files of other parts may be in use.
+        remove_leftovers(folder, map(shard_name, plan.shards) if plan.part else None)
     journal = plan.journal()
     if journal.finished:
         num_finished = len(journal.finished)
@@ -279,7 +341,7 @@ def find_finished(plan: Plan) -> Journal:
                 f"Shard {shard:05d} differs from what was written and is made again.",
                 file=sys.stderr,
             )
-        print(f"continuing: {len(journal.finished)} of {plan.num_shards} shards are finished.")
+        print(f"continuing: {len(journal.finished)} of {len(plan.shards)} shards are finished.")
     return journal
 
 
@@ -292,6 +354,11 @@ def print_plan(plan: Plan) -> None:
     config, flow = plan.config, plan.flow
     clips, shards = counted(len(plan.clips), "clip"), counted(plan.num_shards, "shard")
     print(f"flows: {clips} in {shards} of up to {counted(plan.clips_per_shard, 'clip')}.")
+    if plan.part is not None:
+        print(
+            f"This is part {plan.part}: {counted(plan.num_clips, 'clip')} in "
+            f"{counted(len(plan.shards), 'shard')}."
+        )
     print(f"The videos are in {config.video_root}.")
     print(f"The shards go to {', '.join(plan.folders)} in {plan.layout.root}.")
     print(
@@ -343,7 +410,14 @@ def print_times(times: StageTimes, seconds: float, num_clips: int) -> None:
 
 
 def print_sizes(plan: Plan, num_clips: int) -> None:
-    """Size of each folder; tracks have a line of their own, because they are large."""
+    """Size of each folder; tracks have a line of their own, because they are large.
+
+    After a part of the shards, it says what completes the dataset.
+    """
+    if plan.part is not None:
+        finish = plan.layout.make("flows", "--finish")
+        print(f"Part {plan.part} is finished. After all parts, `{finish}` completes the dataset.")
+        return
     for name, index in plan.indexes.items():
         folder = plan.folders[name]
         total = sum(entry.bytes for entry in index.shards)

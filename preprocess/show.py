@@ -1,6 +1,6 @@
 """Draw the motion of videos: an annotated video and a contact sheet of each.
 
-    python -m preprocess.show video.mp4 other.webm --out out/show
+    python -m preprocess.show video.mp4 other.webm --to out/show
 
 writes out/show/video-motion.mp4 and out/show/video-motion.png. They show the frames with contours
 and motion box, the flow in colours, the motion map, and the patches that the mask of each method
@@ -38,6 +38,7 @@ from preprocess.flow_run.messages import WorkerOptions
 from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.evidence import texture_maps
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
+from preprocess.running.options import former_name
 from preprocess.video.decode import decode_clip
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
@@ -45,7 +46,7 @@ from shared.decoder_masks import DECODER_MASKS
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view
-from shared.manifest import Clip
+from shared.manifest import FOLDER_END, Clip
 from shared.motion_maps import compand, expand
 from shared.progress import bar_options
 
@@ -57,7 +58,7 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
 @click.argument("videos", nargs=-1, required=True, type=FOLDER)
 # What is written
 @click.option(
-    "--out",
+    "--to",
     default="out/show",
     metavar="FOLDER",
     type=FOLDER,
@@ -93,15 +94,14 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
 )
 # How motion is found
 @click.option(
-    "--flow",
+    "--preset",
     "flow_preset",
     default="fast",
     type=click.Choice(list(FLOW_PRESETS)),
     help="Parameter preset of TV-L1 flow.",
 )
 @click.option(
-    "--motion",
-    "motion_preset",
+    "--motion-preset",
     default="default",
     type=click.Choice(list(PRESETS)),
     help="Parameter preset of the motion boxes.",
@@ -163,9 +163,12 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     show_default="something-else for .json, else csv",
 )
 @user_errors
+@former_name("--out", "--to", "to", type=FOLDER)
+@former_name("--flow", "--preset", "flow_preset", type=click.Choice(list(FLOW_PRESETS)))
+@former_name("--motion", "--motion-preset", "motion_preset", type=click.Choice(list(PRESETS)))
 def main(
     videos: tuple[Path, ...],
-    out: Path,
+    to: Path,
     suffix: str,
     light: bool,
     flow_scale: float,
@@ -194,7 +197,7 @@ def main(
             "option-needs-another", "--format has an effect only with --annotations; give both"
         )
     masks = MaskOptions(mask_ratio, inside_ratio, methods, decoder_mask)
-    names, ground = output_names(videos, out), LIGHT if light else DARK
+    names, ground = output_names(videos, to), LIGHT if light else DARK
     missing = [str(video) for video in videos if not video.exists()]
     if missing:
         raise InputError("missing-file", f"no file {', '.join(missing)}")
@@ -216,14 +219,14 @@ def main(
             continue
         drawn, total = video_frames(found, ground), len(found.frames)
         frames = tqdm(drawn, name, total, unit="frame", leave=False, **bar_options())
-        write_atomically(out / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
-        write_atomically(out / f"{name}.{suffix}", contact_sheet(found, ground).file(suffix))
-        print(f"{out / name}.mp4\n{out / name}.{suffix}")
+        write_atomically(to / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
+        write_atomically(to / f"{name}.{suffix}", contact_sheet(found, ground).file(suffix))
+        print(f"{to / name}.mp4\n{to / name}.{suffix}")
     if set_aside:
         sys.exit(EXIT_SET_ASIDE)
 
 
-def output_names(videos: tuple[Path, ...], out: Path) -> list[str]:
+def output_names(videos: tuple[Path, ...], to: Path) -> list[str]:
     """The names of the outputs: `clip-motion` for clip.mp4, numbered if two videos share a name.
 
     Raises:
@@ -234,10 +237,10 @@ def output_names(videos: tuple[Path, ...], out: Path) -> list[str]:
         name, number = f"{video.stem}-motion", 2
         while name in names:
             name, number = f"{video.stem}-motion-{number}", number + 1
-        if (out / f"{name}.mp4").resolve() in [each.resolve() for each in videos]:
+        if (to / f"{name}.mp4").resolve() in [each.resolve() for each in videos]:
             raise InputError(
                 "existing-output",
-                f"{out / name}.mp4 would replace one of the videos; give another --out",
+                f"{to / name}.mp4 would replace one of the videos; give another --to",
             )
         names.append(name)
     return names
@@ -265,7 +268,8 @@ def find_motion(
         ClipError: the video cannot be used.
     """
     options = WorkerOptions(video.parent)
-    clip = Clip("shown", video.name, stop_seconds=seconds)
+    name = video.name + FOLDER_END * video.is_dir()  # a folder of frames
+    clip = Clip("shown", name, stop_seconds=seconds)
     chunks = list(decode_clip(clip, options.video_root, DecodeOptions()))
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import io
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 EXIT_ERROR = 1
 EXIT_SET_ASIDE = 3  # finished, but some clips were set aside (see failures.jsonl)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PRINTED = re.compile(r"error: (?P<message>.*) \[(?P<code>[a-z-]+)\]")  # the line of `fail`
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -186,6 +188,14 @@ def fail(code: str, message: str) -> NoReturn:
     """Print one line, `error: MESSAGE [code]`, on stderr and exit with status 1."""
     print(f"error: {message} [{code}]", file=sys.stderr)
     sys.exit(EXIT_ERROR)
+
+
+def printed_error(line: str) -> InputError | None:
+    """The error of a line that `fail` printed in another process; None for other lines."""
+    match = PRINTED.fullmatch(line.strip())
+    if match is None or match["code"] not in CODES:
+        return None
+    return InputError(match["code"], match["message"])
 
 
 def _describe(error: OSError) -> tuple[str, str]:

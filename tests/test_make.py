@@ -34,8 +34,8 @@ def make(*arguments: str, status: int = 0) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> Path:
-    """OUT with a small toy dataset that went through the whole chain."""
-    out = tmp_path_factory.mktemp("out")
+    """OUT with a small toy dataset that went through the whole chain; its name has spaces."""
+    out = tmp_path_factory.mktemp("out") / "mes données 视频"
     make("toy", f"OUT={out}", f"ARGS={SMALL['toy']}")
     # pretrain makes the manifest, flows and boxes it lacks
     for goal in ("pretrain", "finetune", "scratch"):
@@ -186,6 +186,19 @@ def test_predict_takes_the_finetuned_run_that_args_do_not_name(tmp_path):
 def test_args_for_two_goals_are_refused(tmp_path):
     done = make("flows", "boxes", f"OUT={tmp_path}", "ARGS=--dry-run", status=2)
     assert "ARGS goes to the command of one goal" in done.stderr
+
+
+@pytest.mark.parametrize("goals", [["all"], ["help"], ["lint"], ["out/toy/manifest.csv"]])
+def test_args_that_reach_no_command_are_refused(tmp_path, goals):
+    done = make(*goals, f"OUT={tmp_path}", "ARGS=--dry-run", status=2)
+    assert f"'{goals[0]}' is none that takes it. Known: toy manifest" in done.stderr
+
+
+@pytest.mark.parametrize("out", ["a(b", 'a"b', "a'b", "a#b", "a:b", "a%b", "a\\b", "a;b", "~/a"])
+def test_names_that_make_or_the_shell_would_change_are_refused(out):
+    [character] = set(out) - set("ab/")
+    done = make("-n", "flows", f"OUT={out}", status=2)
+    assert f"has the character {character}" in done.stderr
 
 
 @pytest.mark.parametrize(

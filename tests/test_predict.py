@@ -24,7 +24,7 @@ from video_fixtures import render_video
 from preprocess.boxes import main as make_boxes
 from preprocess.flows import main as make_flows
 from preprocess.manifest import main as make_manifest
-from shared.errors import InputError
+from shared.errors import printed_error
 from shared.layout import DatasetLayout
 from shared.manifest import COLUMNS as MANIFEST_COLUMNS
 from shared.manifest import ClassList, Clip, write_classes, write_manifest
@@ -85,8 +85,9 @@ def in_this_process(monkeypatch):
 def run_here(command: str, *arguments: object) -> None:
     done = CliRunner().invoke(COMMANDS[command], [str(each) for each in arguments])
     if done.exit_code == 1:
-        message, _, code = done.stderr.strip().removesuffix("]").rpartition(" [")
-        raise InputError(code, message.removeprefix("error: "))
+        error = printed_error(done.stderr)
+        assert error is not None, done.stderr
+        raise error
     assert done.exit_code in (0, 3), done.output
 
 

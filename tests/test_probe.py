@@ -52,7 +52,8 @@ def test_a_probe_leaves_figures_scores_and_features(layout):
     lines = run(layout)
     folder = layout.runs / "probe-mofo"
     clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
-    for line, (name, title) in zip(lines[-2:], list(train.probe.PROBES.items())[:2], strict=True):
+    for line, name in zip(lines[-2:], train.probe.BOTH, strict=True):
+        title = train.probe.PROBES[name]
         metrics = json.loads((folder / f"metrics-test-{name}.json").read_text())
         assert line == f"{title}: test top-1 {metrics['top1']:.1f} %"
         assert (metrics["clips"], metrics["probe"]) == (16, name)
@@ -128,6 +129,9 @@ def test_an_attentive_probe_reads_all_tokens_and_leaves_scores(layout):
     with h5py.File(folder / "features-test.h5") as file:
         mean = file["/feature"][:]
     assert np.allclose(tokens.astype(np.float32).mean(axis=1), mean, atol=2e-3)
+    run(layout, "--run", "all-tokens", "--pool", "tokens")
+    scores = json.loads((layout.runs / "all-tokens" / "metrics-test-knn.json").read_text())
+    assert scores["clips"] == 16
     unused = run(layout, "--probe", "attentive", "--pool", "steps", code=1)
     refused(unused[-1], "option-unused", "--pool steps", "--probe attentive")
 
@@ -176,6 +180,20 @@ def blobs(num_clips: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.
     centres = np.random.default_rng(9).normal(size=(3, 6))
     features = centres[labels] + spread * rng.normal(size=(num_clips, 6))
     return (features * np.geomspace(1e-3, 1, 6) + 5).astype(np.float32), labels
+
+
+def test_more_features_than_clips_give_the_same_classifier():
+    """The probe works on the axes that the clips span; scikit-learn works on all features."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 3
+    features = rng.normal(size=(40, 300)).astype(np.float32) + labels[:, None] * 0.2
+    asked = rng.normal(size=(9, 300)).astype(np.float32) + 0.2
+    probe = fit_linear_probe(features, labels, 3, (asked, np.arange(9) % 3))
+    assert probe.basis.shape == (300, 40)
+    slow = LogisticRegression(C=probe.penalty, max_iter=5000, tol=1e-8)
+    slow.fit(probe.standardise(features), labels)
+    expected = slow.predict_proba(probe.standardise(asked))
+    assert np.allclose(probe(asked), expected, atol=2e-3)
 
 
 def test_a_linear_probe_is_the_optimum_of_its_loss():

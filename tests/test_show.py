@@ -307,7 +307,7 @@ def test_only_the_beginning_is_shown(video: Path) -> None:
 
 
 def test_command_writes_video_and_sheet(video: Path, tmp_path: Path) -> None:
-    result = show(video, "--out", tmp_path)
+    result = show(video, "--to", tmp_path)
     assert result.exit_code == 0, result.output
     files = [tmp_path / "square-motion.mp4", tmp_path / "square-motion.png"]
     assert result.stdout.split("\n")[:2] == [str(file) for file in files]
@@ -319,7 +319,7 @@ def test_command_writes_video_and_sheet(video: Path, tmp_path: Path) -> None:
 
 
 def test_a_video_that_is_not_there_is_named_before_any_work(video: Path, tmp_path: Path) -> None:
-    result = show(video, tmp_path / "nope.mp4", "--out", tmp_path / "shown")
+    result = show(video, tmp_path / "nope.mp4", "--to", tmp_path / "shown")
     refused(result, "missing-file", tmp_path / "nope.mp4")
     assert not (tmp_path / "shown").exists()
 
@@ -327,7 +327,7 @@ def test_a_video_that_is_not_there_is_named_before_any_work(video: Path, tmp_pat
 def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video" * 100)
-    result = show(bad, video, "--out", tmp_path)
+    result = show(bad, video, "--to", tmp_path)
     assert result.exit_code == EXIT_SET_ASIDE
     assert str(bad) in result.stderr and "Traceback" not in result.stderr
     assert (tmp_path / "square-motion.png").is_file()
@@ -338,12 +338,12 @@ def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
 def test_pictures_never_replace_a_video() -> None:
     videos = (Path("a/x.mp4"), Path("b/x.webm"))
     assert output_names(videos, Path("o")) == ["x-motion", "x-motion-2"]
-    with refuses("existing-output", "o/x-motion.mp4", "--out"):
+    with refuses("existing-output", "o/x-motion.mp4", "--to"):
         output_names((Path("o/x.mp4"), Path("o/x-motion.mp4")), Path("o"))
 
 
 def test_format_without_annotations_is_refused(video: Path, tmp_path: Path) -> None:
-    result = show(video, "--out", tmp_path, "--format", "csv")
+    result = show(video, "--to", tmp_path, "--format", "csv")
     refused(result, "option-needs-another", "--format", "--annotations")
 
 
@@ -352,9 +352,9 @@ def test_stored_and_annotated_boxes_are_drawn(tmp_path: Path) -> None:
     video = render_video(tmp_path / "square-000.mp4", num_frames=12)
     boxes = tmp_path / "square-000.boxes.csv"
     boxes.write_text("frame,x1,y1,x2,y2\n3,4,5,20,25\n")
-    plain = show(video, "--out", tmp_path / "plain")
+    plain = show(video, "--to", tmp_path / "plain")
     more = ("--boxes", layout.boxes, "--annotations", boxes)
-    marked = show(video, "--out", tmp_path / "marked", *more)
+    marked = show(video, "--to", tmp_path / "marked", *more)
     assert plain.exit_code == marked.exit_code == 0, marked.output
     sheets = [
         cv2.imread(str(tmp_path / name / "square-000-motion.png")) for name in ("plain", "marked")
@@ -396,7 +396,7 @@ def test_stored_boxes_are_those_of_the_likeliest_clip(tmp_path: Path) -> None:
 def test_annotations_of_other_clips_are_refused(video: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "another.boxes.csv"
     boxes.write_text("frame,x1,y1,x2,y2\n3,4,5,20,25\n")
-    result = show(video, "--out", tmp_path, "--annotations", boxes, "--seconds", 0.2)
+    result = show(video, "--to", tmp_path, "--annotations", boxes, "--seconds", 0.2)
     refused(result, "no-match", boxes, f"'{video.stem}'", "but of another;")
 
 
@@ -413,5 +413,5 @@ def test_real_videos(samples: Path, name: str) -> None:
 def test_shown_annotations_of_a_real_clip(samples: Path, tmp_path: Path) -> None:
     video = samples / "davis" / "drift-chicane.mp4"
     boxes = samples / "davis" / "drift-chicane.boxes.csv"
-    result = show(video, "--out", tmp_path, "--seconds", 0.2, "--annotations", boxes)
+    result = show(video, "--to", tmp_path, "--seconds", 0.2, "--annotations", boxes)
     assert result.exit_code == 0, result.output

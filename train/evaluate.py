@@ -2,7 +2,7 @@
 
     python -m train.evaluate --dataset toy --out out --method mofo --head mca
     python -m train.evaluate --dataset toy --run finetune-scratch-mean --split val
-    python -m train.evaluate --dataset ucf101 --on hmdb51 --class-map ucf14-hmdb7.csv
+    python -m train.evaluate --dataset ucf14 --on hmdb51 --class-map data_manifests/ucf14-hmdb7.csv
     python -m train.evaluate --dataset epic100 --epic-lists epic-kitchens-100-annotations
     python -m train.evaluate --dataset k400 --run videomae-base-finetuned-kinetics
 
@@ -17,8 +17,10 @@ metrics-<split>.json, scores-<split>.h5 and the confusion matrix confusion-<spli
 verbs and nouns has two matrices: confusion-<split>-verb.png and confusion-<split>-noun.png. File
 names include the dataset and the class map where these are not the run's own:
 metrics-test-hmdb51-<map>.json. Where classes are matched, a run that prefers a class which the
-target lacks is wrong; `--among-target-classes` leaves such classes out. It takes seconds for the
-toy dataset. The last line is the result: `test top-1 93.1 %`.
+target lacks is wrong; `--among-target-classes` leaves such classes out. A run that learned
+actions, pairs of verb and noun, also gets the accuracy of verbs and of nouns: the probabilities of
+the actions of each are added up. It takes seconds for the toy dataset. The last line is the result:
+`test top-1 93.1 %`.
 
 A run belongs to the manifest and the classes that it was trained with. If its dataset has others
 now, the run is refused. `--on DATASET` with the name of its own dataset tests it on the present
@@ -40,11 +42,12 @@ from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, ClassList, read_classes
 from shared.run_record import write_options
-from train.clips.table import read_clip_table
+from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.class_map import ClassMap, match_names, read_class_map
 from train.evaluation.classifiers import Classifier, find_classifier, run_classifier
 from train.evaluation.run_classes import check_same_dataset, class_names
 from train.network.head_config import KINDS
+from train.options.config import STARTS
 from train.options.recipe import read_recipe
 from train.running.command import data_options, run_option, with_workers
 from train.running.finetune_inputs import labelled, run_name
@@ -52,6 +55,8 @@ from train.running.run_folder import RunFolder
 from train.tables.typed import to_table
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from train.evaluation.epic_lists import EpicLists
 
 
@@ -96,6 +101,13 @@ if TYPE_CHECKING:
     "3 are both ends and the centre.",
 )
 @click.option(
+    "--starts",
+    type=click.Choice(STARTS),
+    show_default="as in the run's recipe",
+    help="Where dense windows may start: at any frame, or at multiples of the stride only, as in "
+    "VideoMAE's code.",
+)
+@click.option(
     "--on",
     metavar="DATASET",
     show_default="the run's dataset",
@@ -137,6 +149,7 @@ def main(
     split: str | None,
     segments: int | None,
     crops: int | None,
+    starts: str | None,
     on: str | None,
     class_map: Path | None,
     among_target_classes: bool,
@@ -164,7 +177,7 @@ def main(
     else:
         folder = RunFolder(layout.runs / name)
         classifier = None
-    given = {"split": split, "segments": segments, "crops": crops}
+    given = {"split": split, "segments": segments, "crops": crops, "starts": starts}
     changes = {key: value for key, value in given.items() if value is not None}
     tested = DatasetLayout(out, on) if on else layout
     clips = Clips(
@@ -244,6 +257,8 @@ def evaluate(
         "segments": views.segments,
         "crops": views.crops,
         "views": views.segments * views.crops,
+        # None is what the files of earlier versions have.
+        "starts": None if views.starts == STARTS[0] else views.starts,
         "clips": len(table),
         "weights": tested.which,
         "weights_digest": digest_of(weights),
@@ -283,7 +298,7 @@ def evaluate(
         asked["classes"] = list(classes.names)
         if not clips.among_tested:
             asked["other_classes"] = list(classes.others)
-    metrics = {**asked, **accuracy(scores, labels)}
+    metrics = {**asked, **accuracy(scores, labels), **_of_verbs_and_nouns(scores, table, clips)}
     if lists:
         metrics |= lists.figures(scores, labels, table.ids)
     if processes.is_first:
@@ -360,6 +375,17 @@ def _record(
         "evaluate": to_table(tested.views),
         "config": config | {"labels": list(tested.labels)},
     }
+
+
+def _of_verbs_and_nouns(
+    scores: dict[str, np.ndarray], table: ClipTable, clips: Clips
+) -> dict[str, float]:
+    """Further figures of a run that learned actions; none where classes are matched."""
+    from train.evaluation.actions import marginal_accuracy
+
+    if clips.class_map is not None or clips.by_name:
+        return {}
+    return marginal_accuracy(scores, table.labels, clips.layout.manifest)
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:

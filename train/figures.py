@@ -3,6 +3,7 @@
     python -m train.figures out/toy/runs/pretrain-mofo
     python -m train.figures out/toy/runs/pretrain-mofo --beside out/toy/runs/pretrain-videomae
     python -m train.figures out/toy/runs/finetune-mofo-mean --block 5
+    python -m train.figures out/toy/runs/finetune-mofo-mca --wrong-in out/toy/runs/OTHER
     python -m train.figures out/toy/runs/finetune-mofo-mean --clip toy00017 --format pdf
 
 A pretraining run that predicts pixels gets figures/reconstructions.png: held-out clips, their
@@ -10,10 +11,11 @@ visible patches, and what each run predicts for the masked patches under the sam
 figures/overview.png, which adds the motion box and the motion map. A run that predicts trajectories
 gets figures/trajectories.png: predicted tracks beside the true ones. A finetuned run gets
 figures/gradcam.png: the tokens of held-out clips that support a class, and the confusion matrix if
-it was tested. Every run gets figures/attention.png, the attention of the encoder from one token,
-and its curves. Runs with verbs and nouns have one picture for each (confusion-matrix-of-verbs.png).
-With --format, files are SVG or PDF. The command takes seconds for the toy dataset, and minutes for
-a ViT-B on a CPU.
+it was tested; with --wrong-in also figures/gained.png: clips that this run gets right and the other
+run wrong, with the GradCAM of both. Every run gets figures/attention.png, the attention of the
+encoder from one token, and its curves. Runs with verbs and nouns have one picture for each
+(confusion-matrix-of-verbs.png). With --format, files are SVG or PDF. The command takes seconds for
+the toy dataset, and minutes for a ViT-B on a CPU.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, ClassList, read_classes
 from shared.shard_index import read_index
 from shared.wording import counted
+from train.options.config import LAYERS
 from train.pictures.style import FILE_KINDS, Chart
 from train.report_sections.page import write_report
 from train.report_sections.runs import Run, read_run, without_outdated_results
@@ -82,6 +85,19 @@ NUM_TIMES = 8  # frames of a clip in a row
     help="Token whose attention is drawn: time step, row and column, each counted from 0.",
 )
 @click.option(
+    "--layer",
+    type=click.Choice(LAYERS),
+    default=LAYERS[0],
+    help="Where in the block GradCAM takes the tokens: at its end (output), or after its first "
+    "norm, as MOFO's public code does (norm1).",
+)
+@click.option(
+    "--wrong-in",
+    type=FOLDER,
+    metavar="RUN",
+    help="Folder of another finetuned run. Draw clips that RUN gets right and this one gets wrong.",
+)
+@click.option(
     "--format",
     "suffix",
     default="png",
@@ -97,6 +113,8 @@ def main(
     clip_ids: tuple[str, ...],
     block: int | None,
     query: tuple[int, int, int] | None,
+    layer: str,
+    wrong_in: Path | None,
     suffix: str,
     report: bool,
 ) -> None:
@@ -112,6 +130,15 @@ def main(
             "option-unused",
             f"--beside compares reconstructions, and {run} has none; leave it out",
         )
+    given = [
+        name for name, value in (("--layer", layer != LAYERS[0]), ("--wrong-in", wrong_in)) if value
+    ]
+    if given and found.kind != "finetune":
+        raise InputError(
+            "option-unused",
+            f"{' and '.join(given)}: only finetuned runs have GradCAM, and {run} is a pretraining; "
+            "leave it out",
+        )
     if clips is not None and clip_ids:
         raise InputError(
             "option-conflict",
@@ -124,7 +151,8 @@ def main(
     folder = run / "figures"
     for name, chart in charts_of(found).items():
         _write(folder / f"{name}.{suffix}", chart.file(suffix))
-    for name, blocks in clips_of(found, beside, clip_ids or clips or 4, block, query).items():
+    drawn = clips_of(found, beside, clip_ids or clips or 4, block, query, layer, wrong_in)
+    for name, blocks in drawn.items():
         from train.pictures.rows import rows_file
 
         _write(folder / f"{name}.{suffix}", rows_file(blocks, suffix))
@@ -172,6 +200,8 @@ def clips_of(
     shown: int | tuple[str, ...],
     block: int | None,
     query: tuple[int, int, int] | None,
+    layer: str = LAYERS[0],
+    wrong_in: Path | None = None,
 ) -> dict[str, list[tuple[str, list]]]:
     """Rows of pictures of held-out clips (see pictures/rows.py) by file name without suffix.
 
@@ -192,7 +222,10 @@ def clips_of(
 
     figures: dict[str, list[tuple[str, list]]] = {}
     if run.kind == "finetune":
-        figures |= _gradcam(run, layout, classes, shown, block, titled)
+        figures |= _gradcam(run, layout, classes, shown, block, layer, titled)
+        if wrong_in is not None:
+            num_clips = shown if isinstance(shown, int) else len(shown)
+            figures |= _gained(run, layout, classes, wrong_in, num_clips, block, layer)
     elif run.picture == "tracks":
         figures |= _trajectories(folder, layout, shown, titled)
     elif run.picture == "pixels":
@@ -213,6 +246,7 @@ def _gradcam(
     classes: ClassList,
     shown: int | tuple[str, ...],
     block: int | None,
+    layer: str,
     titled: Callable[..., tuple[str, list]],
 ) -> dict[str, list[tuple[str, list]]]:
     """One figure for each kind of label that the run learned."""
@@ -221,9 +255,32 @@ def _gradcam(
     figures = {}
     for kind, count in run.num_classes.items():
         names = classes.class_names(kind, count)
-        found = class_maps(layout, run.folder, shown, block, kind)
+        found = class_maps(layout, run.folder, shown, block, kind, layer)
         name = "gradcam" if kind == "label" else f"gradcam-of-{PLURAL[kind]}"
         figures[name] = [titled(clip, clip.rows(names, NUM_TIMES), kind) for clip in found]
+    return figures
+
+
+def _gained(
+    run: Run,
+    layout: DatasetLayout,
+    classes: ClassList,
+    other: Path,
+    num_clips: int,
+    block: int | None,
+    layer: str,
+) -> dict[str, list[tuple[str, list]]]:
+    """One figure for each kind of label that the run learned."""
+    from train.pictures.gained import gained_rows
+
+    theirs = read_run(other).folder
+    figures = {}
+    for kind, count in run.num_classes.items():
+        names = classes.class_names(kind, count)
+        name = "gained" if kind == "label" else f"gained-of-{PLURAL[kind]}"
+        figures[name] = gained_rows(
+            layout, run.folder, theirs, names, num_clips, NUM_TIMES, block, layer, kind
+        )
     return figures
 
 

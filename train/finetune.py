@@ -139,7 +139,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     )
     from train.weights.files import digest_of
 
-    imported = None if weights is None else import_weights(weights)
+    imported = None if weights is None else import_weights(weights, "encoder")
     if imported is not None:
         config = replace(config, model=adopt_norms(config.model, imported))
     setup = set_up(

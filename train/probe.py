@@ -4,11 +4,13 @@
     python -m train.probe --dataset toy --from none            features of random weights
 
 The model has the shape of the weights; the recipe says which frames and labels are used. The
-features of a clip are the mean of its tokens (--pool clip), or the means of each time step one
-after another (--pool steps), without augmentation. The linear probe is a logistic regression on the
-labelled clips of split train. Its penalty is chosen on split val, or by cross-validation on split
-train where val is missing or is the tested split. k-NN votes among the clips of split train. The
-attentive probe (--probe attentive) trains a query that attends to all tokens of a clip.
+features of a clip are the mean of its tokens (--pool clip), the means of each time step one after
+another (--pool steps), or all tokens one after another (--pool tokens), without augmentation.
+
+The linear probe is a logistic regression on the labelled clips of split train. Its penalty is
+chosen on split val, or by cross-validation on split train where val is missing or is the tested
+split. k-NN votes among the clips of split train. The attentive probe (--probe attentive) trains a
+query that attends to all tokens of a clip.
 
 Writes OUT/<dataset>/runs/probe-<method>/: options.json, features-<split>.h5, and for each probe
 metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. A stopped probe continues with the split
@@ -32,6 +34,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, SPLITS, ClassList, read_classes
 from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.run_classes import check_same_dataset
+from train.options.chosen_recipe import choose_recipe
 from train.options.config import POOLS, EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import (
     evaluate_config,
@@ -63,7 +66,7 @@ if TYPE_CHECKING:
 
 PROBES = {"linear": "linear probe", "knn": "k-NN", "attentive": "attentive probe"}
 BOTH = ("linear", "knn")
-TOKENS = "tokens"  # the pool of an attentive probe, which does the pooling
+TOKENS = "tokens"  # the pool of an attentive probe, which learns how to pool
 NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07
 POSITIVE = click.IntRange(min=1)
 
@@ -107,8 +110,8 @@ POSITIVE = click.IntRange(min=1)
     "--pool",
     type=click.Choice(POOLS),
     show_default="clip",
-    help="Average tokens over the whole clip (clip), or over each time step (steps). With steps, "
-    "the order in time stays.",
+    help="Average tokens over the whole clip (clip), over each time step (steps), or not at all "
+    "(tokens). With steps the order in time stays, with tokens also the place in the picture.",
 )
 @click.option(
     "--segments",
@@ -177,7 +180,7 @@ def main(
 ) -> None:
     """Test the frozen features of a pretraining run with simple classifiers."""
     layout = DatasetLayout(out, dataset)
-    tables = read_recipe(dataset, recipe)
+    tables = read_recipe(dataset, choose_recipe(layout, recipe)[0])
     if source and method:
         raise InputError(
             "option-conflict", f"--from {source} and --method {method}: give only one of them"
@@ -277,10 +280,10 @@ def probe(
     from train.weights.exchange import import_weights
     from train.weights.files import digest_of
 
-    imported = None if weights is None else import_weights(weights)
+    imported = None if weights is None else import_weights(weights, "encoder")
     encoder = frozen_encoder(config.model, imported, seed)
     model = encoder.config
-    if "attentive" in probes:
+    if pool == TOKENS or "attentive" in probes:
         count = sum(len(table) for table in splits.values())
         refuse_too_many(count, model.num_tokens, model.width)
     options = {
@@ -404,6 +407,8 @@ def _print_summary(
 def _pooling(pool: str, probes: tuple[str, ...]) -> str:
     if probes == ("attentive",):
         return "pooled by attention"
+    if pool == TOKENS:
+        return "all of them, without an average"
     return f"averaged over each {'clip' if pool == 'clip' else 'time step'}"
 
 
@@ -422,6 +427,11 @@ def _scores(
     from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
 
     labels = splits["train"].labels[kind]
+    if name != "attentive":  # all tokens of a clip, if they are not averaged, are one vector
+        features = {
+            split: values.reshape(len(values), -1).astype(np.float32)
+            for split, values in features.items()
+        }
     if name == "knn":
         known = features["train"], labels, num_classes
         return nearest_neighbours(*known, features[tested], **knn, device=processes.device), {}

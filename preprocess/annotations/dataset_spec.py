@@ -119,7 +119,7 @@ def read_spec(dataset: str, folder: Path = SPEC_FOLDER) -> DatasetSpec | None:
     """
     path = folder / f"{dataset}.toml"
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.flow_run.assembly import Assembly
+from preprocess.flow_run.messages import WrittenShard
 from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import write_failures
 from preprocess.running.journal import Journal, remove_journal
@@ -57,23 +58,24 @@ class RunStart:
         self._journal = journal
         self._log: JsonlLog | None = None
         self._early_failures: list[dict[str, Any]] = []
-        self._staging = plan.layout.root / ".first-shard"
-        shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
+        self._staging = plan.layout.root / f".first-shard{plan.suffix}"
+        for left in (self._staging, plan.leases):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         if not plan.config.overwrite:
             self.start()
 
     def start(self) -> None:
         """Write the journal, then declare the folders unfinished."""
-        plan, layout = self._plan, self._plan.layout
+        plan = self._plan
         self._journal.start()
         for folder in plan.folders.values():
             if folder != self._journal.folder:
                 remove_journal(folder)
         plan.remove_indexes()
         if not plan.complete:  # beside complete folders, the record that `retry` reads stays
-            write_failures(layout.failures, [*self._journal.failures(), *self._early_failures])
+            write_failures(plan.failures, [*self._journal.failures(), *self._early_failures])
             write_options(plan.main_folder / "options.json", plan.config.options())
-        self._log = JsonlLog(layout.failures)
+        self._log = JsonlLog(plan.failures)
         self.has_started = True
 
     def add_failure(self, record: dict[str, Any]) -> None:
@@ -91,13 +93,19 @@ class RunStart:
             return assembly.publish(folders, configs)
         staged = {name: self._staging / name for name in folders}
         entries = assembly.publish(staged, configs)
-        self.start()
-        for name, folder in folders.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            os.replace(staged[name] / entries[name].name, folder / entries[name].name)
-            sync_folder(folder)
-        self.close_staging()
+        self.put_in_place(WrittenShard(assembly.number, self._staging, entries, {}))
         return entries
+
+    def put_in_place(self, written: WrittenShard) -> None:
+        """Move the shards of one number from a folder beside to their final names."""
+        if not self.has_started:
+            self.start()
+        for name, folder in self._plan.folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            file = written.entries[name].name
+            os.replace(written.lease / name / file, folder / file)
+            sync_folder(folder)
+        shutil.rmtree(written.lease, ignore_errors=True)
 
     def close_staging(self) -> None:
         """Remove the folder of the first shard."""

@@ -123,8 +123,8 @@ def refuse_too_many(clips: int, num_tokens: int, width: int) -> None:
     if needed > MOST_BYTES:
         raise InputError(
             "out-of-range",
-            f"the tokens of {clips:,} clips take {needed / 1e9:.0f} GB, and an attentive probe "
-            f"keeps at most {MOST_BYTES / 1e9:.0f} GB in memory; give --labels-per-class",
+            f"the tokens of {clips:,} clips take {needed / 1e9:.0f} GB, and a probe keeps at most "
+            f"{MOST_BYTES / 1e9:.0f} GB in memory; give --labels-per-class",
         )
 
 

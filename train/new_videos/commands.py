@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.errors import CODES, EXIT_ERROR, EXIT_SET_ASIDE, InputError
+from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, printed_error
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = " so far, "  # only lines of progress have this text: shared/progress.py
@@ -49,9 +49,8 @@ def run_preprocess(command: str, *arguments: object) -> None:
         return
     if process.returncode == EXIT_ERROR:
         for line in reversed(lines):
-            message, _, code = line.strip().removesuffix("]").rpartition(" [")
-            if line.startswith("error: ") and code in CODES:
-                raise InputError(code, message.removeprefix("error: "))
+            if (error := printed_error(line)) is not None:
+                raise error
     raise RuntimeError(
         f"preprocess.{command} ended with status {process.returncode}:\n{''.join(lines)}"
     )

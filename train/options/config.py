@@ -24,9 +24,12 @@ from train.tables.nested import check_name
 from train.tables.typed import Choice
 
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
+OPERATIONS = ("colour", "all")
+STARTS = ("frame", "stride")
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
-POOLS = ("clip", "steps")  # the tokens that a probe averages over
+LAYERS = ("output", "norm1")  # where in an encoder block GradCAM takes the tokens
+POOLS = ("clip", "steps", "tokens")  # the tokens that a probe averages over; tokens: none
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -271,8 +274,10 @@ class AugmentConfig:
     """Augmentation in finetuning: colours, erasing and mixing. The default is none."""
 
     rand_layers: int = 0
-    """RandAugment operations that are applied one after another; only colour operations, see
-    train/clips/augment.py. 0 switches RandAugment off."""
+    """RandAugment operations that are applied one after another. 0 switches RandAugment off."""
+    rand_operations: str = "colour"
+    """Operations of RandAugment: colour, the ten on colours; all, also rotation, shear and shift,
+    with which the motion boxes move (train/clips/geometric.py)."""
     rand_magnitude: int = 7
     """Magnitude of RandAugment, 0 to 10."""
     rand_magnitude_std: float = 0.5
@@ -288,6 +293,7 @@ class AugmentConfig:
     """Share of the target that is spread over all classes."""
 
     def __post_init__(self) -> None:
+        check_name("rand_operations", self.rand_operations, OPERATIONS)
         _at_least(self, 0, "rand_layers", "rand_magnitude_std", "mixup_alpha", "cutmix_alpha")
         if not 0 <= self.rand_magnitude <= 10:
             raise InputError(
@@ -299,7 +305,7 @@ class AugmentConfig:
                     "out-of-range",
                     f"{name} is {getattr(self, name)}; it must be at least 0 and below 1",
                 )
-        for name in ("rand_magnitude", "rand_magnitude_std"):
+        for name in ("rand_operations", "rand_magnitude", "rand_magnitude_std"):
             found, default = getattr(self, name), getattr(AugmentConfig, name)
             if self.rand_layers == 0 and found != default:
                 raise InputError(
@@ -408,8 +414,12 @@ class EvaluateConfig:
     """Views along time, at even distances."""
     crops: int = 1
     """Square crops along the long side. 1 is the centre; 3 are both ends and the centre."""
+    starts: str = "frame"
+    """Where windows of dense frames may start: frame, at any frame of the clip; stride, at
+    multiples of the stride only, as in VideoMAE's code."""
 
     def __post_init__(self) -> None:
+        check_name("starts", self.starts, STARTS)
         check_name("split", self.split, SPLITS)
         _at_least(self, 1, "segments", "crops")
 

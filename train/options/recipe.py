@@ -66,8 +66,7 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
     if file is None and not path.is_file():
         path = RECIPES / "default.toml"
     try:
-        with open(path, "rb") as stream:
-            tables = tomllib.load(stream)
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError("missing-file", f"the recipe {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

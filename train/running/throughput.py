@@ -66,7 +66,7 @@ def _cross_attention(config: ModelConfig, head: HeadConfig, tokens: int) -> floa
         return 0.0
     width = config.width
     inner_width = width * head.num_heads if head.head_width == "model" else width
-    maps = OPS * tokens * width * (4 * inner_width + 2 * width * head.mlp_ratio)
+    maps = OPS * tokens * width * (4 * inner_width + 2 * width * head.mlp_share)
     return head.depth * (maps + 2 * OPS * tokens**2 * inner_width)
 
 

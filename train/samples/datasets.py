@@ -9,9 +9,7 @@ Letters: R views of one read, T frames, S output pixels a side, N tokens, M mask
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +20,7 @@ from shared.decoder_masks import DECODER_MASKS
 from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
-from train.clips.augment import ColourAugment, erase
+from train.clips.augment import ColourAugment, FullAugment, erase
 from train.clips.table import ClipTable
 from train.network.model_config import ModelConfig
 from train.options.config import (
@@ -119,7 +117,7 @@ class FinetuneDataset(Dataset):
         self.table, self.config, self.seed = table, config, seed
         self.reader = open_reader(table, loader)
         self._flipped_labels = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
-        self._colours = _colour_augment(config.augment)
+        self._augment = _rand_augment(config.augment)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
@@ -137,14 +135,19 @@ class FinetuneDataset(Dataset):
                     label = self._flipped_labels[flip][label]
                 labels[kind].append(label)
         pixels = clip.pixels(views)
+        inside = clip.inside_tokens(views, config.head.box)
         for number in range(config.repeats):
             rng = counter_generator(self.seed, epoch, clip.clip_id, number, "pixels")
-            if self._colours is not None:
-                pixels[number] = self._colours(pixels[number], rng)
+            if isinstance(self._augment, FullAugment):
+                grid = inside[number].reshape(-1, config.model.grid, config.model.grid)
+                pixels[number], moved = self._augment(pixels[number], grid, rng)
+                inside[number] = moved.ravel()
+            elif self._augment is not None:
+                pixels[number] = self._augment(pixels[number], rng)
             erase(pixels[number], config.augment.erase_probability, rng)
         return {
             "pixels": torch.from_numpy(pixels),
-            "inside": torch.from_numpy(clip.inside_tokens(views, config.head.box)),
+            "inside": torch.from_numpy(inside),
             "index": torch.full((len(views),), index),
             **{kind: torch.tensor(values) for kind, values in labels.items()},
         }
@@ -199,7 +202,8 @@ def _predicted_tokens(mask: np.ndarray, decoded: np.ndarray, visible_too: bool) 
     return np.concatenate([np.flatnonzero(~mask), masked]) if visible_too else masked
 
 
-def _colour_augment(config: AugmentConfig) -> Callable[..., Any] | None:
+def _rand_augment(config: AugmentConfig) -> ColourAugment | FullAugment | None:
     if config.rand_layers == 0:
         return None
-    return ColourAugment(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)
+    kind = FullAugment if config.rand_operations == "all" else ColourAugment
+    return kind(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)

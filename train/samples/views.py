@@ -10,12 +10,20 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from shared.errors import InputError
 from shared.grid import View, inside_boxes
 from shared.motion_cells import cell_means
 from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
-from train.clips.view_rules import CROPS, FRAME_RULES, Box, square_along, view_places
+from train.clips.view_rules import (
+    CROPS,
+    FRAME_RULES,
+    Box,
+    grid_places,
+    square_along,
+    view_places,
+)
 from train.network.model_config import ModelConfig
 from train.objectives.target import ShownView
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig, PretrainConfig
@@ -104,12 +112,25 @@ class StoredClip:
         on."""
         views = []
         for segment in range(config.segments):
-            places = view_places(rule.kind, segment, config.segments, self.model.num_frames)
+            places = self._test_places(rule, config, segment)
             frames = self.choose_frames(rule, places)
             for number in range(config.crops):
                 crop = square_along(*self.stored_size, number, config.crops)
                 views.append(ClipView(frames, crop))
         return views
+
+    def _test_places(self, rule: Choice, config: EvaluateConfig, segment: int) -> np.ndarray:
+        num_frames = self.model.num_frames
+        if config.starts == "frame":
+            return view_places(rule.kind, segment, config.segments, num_frames)
+        if rule.kind != "dense":
+            raise InputError(
+                "option-unused",
+                f"evaluate.starts is {config.starts}, which is a way to place dense windows, and "
+                f"the frames of this run are {rule.kind}; leave it out",
+            )
+        stride = rule.options["stride"]
+        return grid_places(self.num_frames, num_frames, stride, segment, config.segments)
 
     # -----------------------------------------------------------------------------------------
     # The content of views

@@ -74,6 +74,7 @@ def model_card(
         *(_pipeline(usage) if is_classifier else _pretraining()),
         "```",
         "",
+        *([_PIPELINE_READS] if is_classifier else []),
         "The last norm has an epsilon of 1e-5 in transformers, whatever the model was trained with "
         f"(here {config.head_norm_eps:g}), so that scores differ slightly from those of training.",
     ]
@@ -112,6 +113,14 @@ def _pipeline(usage: Usage) -> list[str]:
         f'classify = pipeline("video-classification", model="FOLDER"{rate})',
         'print(classify("clip.mp4"))',
     ]
+
+
+_PIPELINE_READS = (
+    "Versions of transformers that load a video processor need torchcodec. They spread the frames "
+    "over the whole video, and frame_sampling_rate has no effect. Older versions, and newer ones "
+    "after `classify.video_processor = None`, decode with PyAV, and look only at the first "
+    "num_frames x frame_sampling_rate frames; a shorter video needs a smaller rate."
+)
 
 
 def _pretraining() -> list[str]:
