@@ -35,6 +35,7 @@ from preprocess.flow_run.decode_step import grey_frames, jpeg_frames
 from preprocess.flow_run.messages import WorkerOptions
 from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.evidence import texture_maps
+from preprocess.motion_boxes.moving import moving_areas
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from preprocess.video.decode import decode_clip
 from preprocess.video.errors import ClipError
@@ -45,6 +46,7 @@ from shared.grid import canonical_view
 from shared.manifest import Clip
 from shared.motion_maps import compand, expand
 from shared.progress import bar_options
+from shared.scene import INSIDES
 
 FOLDER = click.Path(path_type=Path)
 FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
@@ -106,6 +108,13 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     show_default="the recipe of mofo",
 )
 @click.option(
+    "--inside",
+    type=click.Choice(INSIDES),
+    help="What is inside for the mask of the method mofo: the motion box, or the positions that "
+    "move.",
+    show_default="the recipe of mofo",
+)
+@click.option(
     "--stride",
     default=2,
     metavar="FRAMES",
@@ -142,6 +151,7 @@ def main(
     methods: tuple[str, ...],
     mask_ratio: float | None,
     inside_ratio: float | None,
+    inside: str | None,
     stride: int,
     boxes: Path | None,
     annotations: Path | None,
@@ -159,7 +169,7 @@ def main(
         raise InputError(
             "option-needs-another", "--format has an effect only with --annotations; give both"
         )
-    masks = MaskOptions(mask_ratio, inside_ratio, methods)
+    masks = MaskOptions(mask_ratio, inside_ratio, methods, inside)
     names = output_names(videos, out)
     missing = [str(video) for video in videos if not video.exists()]
     if missing:
@@ -244,6 +254,7 @@ def find_motion(
     textures = texture_maps(np.stack([picture for picture in grey if picture is not None]), size)
     parameters = PRESETS[motion_preset]
     boxes, score, contours = motion_boxes(maps, parameters, textures, residual)
+    areas = moving_areas(contours, boxes, size)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
     boxes = (boxes * np.tile(to_source, 2)).astype(np.float32)
     view = canonical_view(*source_size)
@@ -258,7 +269,7 @@ def find_motion(
         boxes=boxes,
         score=score,
         view=view,
-        masks=draw_masks(video.name, boxes, maps, view, source_size, mask_options, stride),
+        masks=draw_masks(video.name, boxes, maps, view, source_size, mask_options, stride, areas),
     )
 
 

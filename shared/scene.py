@@ -16,6 +16,9 @@ import numpy as np
 
 from shared.errors import InputError
 
+INSIDES = ("box", "positions")
+"""What decides which positions are inside: the motion box, or which of them move."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -28,11 +31,14 @@ class Scene:
             False without boxes.
         motion: float32 [T', R, Q], mean motion in each tubelet of the sampled frames after crop,
             resize and flip, at least 0; None if no mask needs it.
+        moving: bool [R, Q], True if the patch moves in the sampled frames, after crop, resize and
+            flip (`moving_positions` in shared/moving_areas.py); None if no mask needs it.
     """
 
     time_steps: int
     inside: np.ndarray
     motion: np.ndarray | None = None
+    moving: np.ndarray | None = None
 
     @property
     def grid(self) -> tuple[int, int]:

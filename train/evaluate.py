@@ -267,7 +267,8 @@ def evaluate(
     # -----------------------------------------------------------------------------------------
     model = import_weights(weights).build()
     assert isinstance(model, VideoClassifier)
-    dataset = EvaluateDataset(table, config.model, config.frames, views, loader, config.head.box)
+    of_tokens = config.head.box, config.head.inside
+    dataset = EvaluateDataset(table, config.model, config.frames, views, loader, *of_tokens)
     scores = score_clips(model.to(processes.device), dataset, loader, processes, views.split)
     labels = {kind: table.labels[kind] for kind in config.labels}
     if classes:

@@ -16,6 +16,7 @@ from preprocess.drawing.frames import (
     captioned,
     draw_contours,
     draw_mask,
+    draw_positions,
     flow_colours,
     flow_wheel,
     in_grid,
@@ -105,8 +106,12 @@ def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
     }
     for method, mask in found.masks.by_caption.items():
         masked = frame.copy()
-        draw_mask(masked, mask[t], np.array(found.view.crop) * np.tile(scale, 2))
-        draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
+        crop = np.array(found.view.crop) * np.tile(scale, 2)
+        draw_mask(masked, mask[t], crop)
+        if method in found.masks.moving:
+            draw_positions(masked, found.masks.moving[method][t], crop)
+        else:
+            draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
         drawn[method] = masked
     return {text: _widened(picture) for text, picture in drawn.items()}
 

@@ -178,6 +178,11 @@ class PretrainConfig:
         return MASKS[self.mask.kind].needs_boxes
 
     @property
+    def inside(self) -> str:
+        """What is inside for the mask: the motion box, or the positions that move."""
+        return self.mask.options.get("inside", "box")
+
+    @property
     def needed_motion(self) -> MotionNeeds | None:
         """What must be read from the flows shards; None if neither mask nor target needs them."""
         needs = self.target.needed_motion(self.cut)

@@ -41,6 +41,7 @@ MCA_FIELDS = {
     "mca_width": "head_width",
     "mca_residual": "residual",
     "mca_box": "box",
+    "mca_inside": "inside",
 }
 """The field of HeadConfig that each option of the command line sets."""
 
@@ -240,7 +241,8 @@ def _trial_arguments(name: str) -> tuple[Any, ...]:
 
 
 def _still_scene(time_steps: int, grid: int) -> Scene:
-    return Scene(time_steps, np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid)))
+    nothing = np.zeros((grid, grid), np.bool_)
+    return Scene(time_steps, nothing, np.zeros((time_steps, grid, grid)), nothing)
 
 
 def _with_decoder(config: PretrainConfig) -> PretrainConfig:

@@ -41,7 +41,8 @@ class SeenClip:
     Attributes:
         clip_id, label: the clip; label is its class number or None.
         clips: float32 [1, 3, T, S, S], standardised.
-        inside: bool [1, N], True if the patch of a token lies in the motion box.
+        inside: bool [1, N], True if the patch of a token lies in the motion box, or moves if the
+            configuration has `inside = "positions"`.
         motion: float32 [T', rows, columns], or None if the table has no motion maps.
     """
 
@@ -64,10 +65,12 @@ class ClipViews:
     def __init__(self, table: ClipTable, config: PretrainConfig | FinetuneConfig) -> None:
         self.table = table
         loader = LoaderConfig(workers=0)
-        # Masks take the box of the whole clip.
-        box = config.head.box if isinstance(config, FinetuneConfig) else "clip"
+        # Masks take what all frames of the clip decide.
+        of_tokens = ("clip", config.inside)
+        if isinstance(config, FinetuneConfig):
+            of_tokens = (config.head.box, config.head.inside)
         self._clips = EvaluateDataset(
-            table, config.model, config.frames, EvaluateConfig(), loader, box
+            table, config.model, config.frames, EvaluateConfig(), loader, *of_tokens
         )
 
     def __getitem__(self, index: int) -> SeenClip:

@@ -28,6 +28,8 @@ ADDED_LATER: dict[str, Any] = {
     "config.label_share": 1.0,
     "config.label_seed": 0,
     "config.model.predict_visible": False,
+    "config.mask.inside": "box",
+    "config.head.inside": "box",
 }
 # Defaults of METHOD in the Makefile: for the toy dataset, and for all others.
 MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"

@@ -21,6 +21,7 @@ from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
 from train.clips.augment import ColourAugment, erase
+from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.network.model_config import ModelConfig
 from train.options.config import (
@@ -48,6 +49,7 @@ class PretrainDataset(Dataset):
     ) -> None:
         self.table, self.config, self.seed = table, config, seed
         self.reader = open_reader(table, loader)
+        _check_inside(self.reader, config.inside)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
@@ -59,7 +61,8 @@ class PretrainDataset(Dataset):
             view_key = (self.seed, epoch, clip.clip_id, number)
             view, _ = clip.random_view(config, counter_generator(*view_key, "view"))
             motion = clip.motion(view) if mask_entry.needs_motion else None
-            scene = Scene(config.model.time_steps, clip.inside(view), motion)
+            moving = clip.moving(view) if config.inside == "positions" else None
+            scene = Scene(config.model.time_steps, clip.inside(view), motion, moving)
             rng = counter_generator(*view_key, "mask")
             mask = mask_entry.draw(scene, rng, **config.mask.options)
             of_tokens = config.target.of_view(clip.shown(view), cut)
@@ -95,6 +98,7 @@ class FinetuneDataset(Dataset):
     ) -> None:
         self.table, self.config, self.seed = table, config, seed
         self.reader = open_reader(table, loader)
+        _check_inside(self.reader, config.head.inside)
         self._flipped_labels = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
         self._colours = _colour_augment(config.augment)
 
@@ -121,7 +125,9 @@ class FinetuneDataset(Dataset):
             erase(pixels[number], config.augment.erase_probability, rng)
         return {
             "pixels": torch.from_numpy(pixels),
-            "inside": torch.from_numpy(clip.inside_tokens(views, config.head.box)),
+            "inside": torch.from_numpy(
+                clip.inside_tokens(views, config.head.box, config.head.inside)
+            ),
             "index": torch.full((len(views),), index),
             **{kind: torch.tensor(values) for kind, values in labels.items()},
         }
@@ -136,6 +142,7 @@ class EvaluateDataset(Dataset):
     Args:
         frames: the frame rule of training.
         box: clip or tubelet, see `HeadConfig.box`.
+        inside: box or positions, see `HeadConfig.inside`.
     """
 
     def __init__(
@@ -146,23 +153,31 @@ class EvaluateDataset(Dataset):
         config: EvaluateConfig,
         loader: LoaderConfig,
         box: str = "clip",
+        inside: str = "box",
     ) -> None:
         self.table, self.model, self.frames, self.config = table, model, frames, config
         self.reader = open_reader(table, loader)
-        self.box = box
+        self.box, self.inside = box, inside
+        _check_inside(self.reader, inside)
 
     def __getitem__(self, index: int) -> Sample:
         clip = StoredClip(self.table, index, self.reader, self.model)
         views = clip.test_views(self.frames, self.config)
         sample = {
             "pixels": torch.from_numpy(clip.pixels(views)),
-            "inside": torch.from_numpy(clip.inside_tokens(views, self.box)),
+            "inside": torch.from_numpy(clip.inside_tokens(views, self.box, self.inside)),
             "index": torch.tensor([index]),
         }
         if self.table.motion_folder is not None:
             motion = np.stack([clip.motion(view) for view in views])
             sample["motion"] = torch.from_numpy(motion)
         return sample
+
+
+def _check_inside(reader: ClipReader, inside: str) -> None:
+    """Refuse boxes that lack what `inside` needs, before the first batch."""
+    if inside == "positions":
+        reader.check_areas()
 
 
 def _predicted_tokens(mask: np.ndarray, visible_too: bool) -> np.ndarray:
