@@ -15,30 +15,47 @@ ANNOTATIONS ?=
 MANIFEST    ?=
 CLIPS_PER_SHARD ?=
 NUM_GPUS    ?=
+PART        ?=
 STRICT      ?=
 ARGS        ?=
-export DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD NUM_GPUS RAY_ADDRESS
+export DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD NUM_GPUS PART RAY_ADDRESS
 
 ROOT := $(OUT)/$(DATASET)
-RUNS := $(ROOT)/runs
+FAILURES = $(ROOT)/failures$(if $(PART),-$(subst /,-of-,$(PART))).jsonl
 STAMP := .venv/installed
 
-ifneq ($(words $(OUT) $(DATASET)),2)
-  $(error OUT='$(OUT)' and DATASET='$(DATASET)' must be names without spaces, and not empty)
+ifneq ($(words $(DATASET)),1)
+  $(error DATASET='$(DATASET)' must be a name without spaces, and not empty)
 endif
-ifneq ($(strip $(ARGS)),)
-  ifneq ($(words $(MAKECMDGOALS)),1)
-    $(error ARGS goes to the command of one goal, but the goals are '$(or $(MAKECMDGOALS),all)'; give them one at a time)
+ifeq ($(strip $(OUT)),)
+  $(error OUT must not be empty)
+endif
+# OUT may have spaces and letters of every alphabet, but no character with a meaning of its own to Make or the shell.
+comma := ,
+space := $() $()
+hash := \#
+special := " ' ` \ : % ; | & * ? [ ] ( ) < > = ~ $(hash)
+$(foreach each,$(special),$(if $(findstring $(each),$(OUT)),$(error OUT='$(OUT)' has the character $(each); choose a name without it)))
+
+# The same as names of files to Make, which escapes spaces.
+OUT_FILE := $(subst $(space),\$(space),$(OUT))
+ROOT_FILE := $(OUT_FILE)/$(DATASET)
+
+ifneq ($(strip $(PART)),)
+  ifneq ($(MAKECMDGOALS),flows)
+    $(error PART is a share of the work of one goal, flows, but the goals are '$(or $(MAKECMDGOALS),all)')
   endif
 endif
 
 # A mistyped name is reported before hours of work, not after them.
-GOALS := all help toy manifest doctor flows boxes export verify retry show pretrain finetune scratch evaluate report ablation
+GOALS := all help toy manifest doctor flows boxes export verify retry show pretrain finetune scratch evaluate predict report ablation
 TOOLS := test test-slow test-lowest bench lint types update-pins .venv
-METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z_]+)\].*/\1/p' train/recipes/*.toml)))
+METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z0-9_]+)\].*/\1/p' train/recipes/*.toml)))
+# Goals that run no command, or more than one.
+TAKE_NO_ARGS := all help lint types update-pins .venv
 HEADS := mean mca
 DATASETS := $(basename $(notdir $(wildcard data_manifests/*.toml)))
-VARIABLES := DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD RAY_ADDRESS NUM_GPUS STRICT ARGS PYTHON
+VARIABLES := DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD RAY_ADDRESS NUM_GPUS PART STRICT ARGS PYTHON
 # $(call nearest,NAME,KNOWN): the known name that is most like it, if one is.
 nearest = $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1))' '$(1)' $(2))
 # $(call refuse,WHAT,NAME,KNOWN,MORE): end with an error that lists the known names.
@@ -56,8 +73,17 @@ ifneq ($(filter-out $(HEADS),$(HEAD)),)
   $(call refuse,HEAD,$(HEAD),$(HEADS))
 endif
 # A dataset without a TOML is one's own: its videos are named, or its manifest has been made.
-ifeq ($(filter $(DATASET),$(DATASETS))$(VIDEOS)$(wildcard $(ROOT))$(filter $(TOOLS) help toy show ablation,$(MAKECMDGOALS)),)
+ifeq ($(filter $(DATASET),$(DATASETS))$(VIDEOS)$(wildcard $(ROOT_FILE))$(filter $(TOOLS) help toy show ablation,$(MAKECMDGOALS)),)
   $(call refuse,DATASET,$(DATASET),$(DATASETS),; for your own data give VIDEOS=folder)
+endif
+
+ifneq ($(strip $(ARGS)),)
+  ifneq ($(words $(MAKECMDGOALS)),1)
+    $(error ARGS goes to the command of one goal, but the goals are '$(or $(MAKECMDGOALS),all)'; give them one at a time)
+  endif
+  ifeq ($(filter-out $(TAKE_NO_ARGS),$(filter $(GOALS) $(TOOLS),$(MAKECMDGOALS))),)
+    $(error ARGS goes to the command of one goal, and '$(MAKECMDGOALS)' is none that takes it. Known: $(filter-out $(TAKE_NO_ARGS),$(GOALS) $(TOOLS)))
+  endif
 endif
 
 .DEFAULT_GOAL := all
@@ -69,8 +95,8 @@ endif
 goal_args = $(if $(filter $(1),$(MAKECMDGOALS)),$(ARGS))
 run = @status=0; $(3) -m $(1) $(2) || status=$$?; \
   if [ $$status -eq 3 ] && [ -z "$(filter-out 0,$(STRICT))" ]; then \
-    count=$$(grep -c . $(ROOT)/failures.jsonl); \
-    echo "$$count clip$$([ $$count -eq 1 ] || echo s) set aside, see $(ROOT)/failures.jsonl (STRICT=1 stops here)" >&2; \
+    list="$(FAILURES)"; [ -e "$$list" ] || list="$(ROOT)/failures.jsonl"; count=$$(grep -c . "$$list"); \
+    echo "$$count clip$$([ $$count -eq 1 ] || echo s) set aside, see $$list (STRICT=1 stops here)" >&2; \
   elif [ $$status -ne 0 ]; then exit $$status; fi
 
 python := .venv/bin/python
@@ -89,15 +115,16 @@ recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
 # free of the camera's motion (MME, App. A). Flows that have tracks keep them, with or without the
 # camera's motion, whatever the method is now. ARGS="--stabilise off" makes others.
 track_stabilise = $(shell sed -nE 's/.*("stabilise": "([a-z]+)").*/--stabilise \2/p' "$(ROOT)/flows/dataset.json" | head -1)
-tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp)))
+tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(or $(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp),$(if $(call recipe_has,mask = {kind = "flow_tube"),$(flow_tracks)))))
+# A mask that follows the flow follows the picture, with the camera's motion. It needs no shape.
+flow_tracks := --trajectories --track-cell 0
 # Velocities are tracks of one step without shape, and free of the camera's motion.
 velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))
 velocity_tracks := --trajectories --stabilise subtract --track-length 1 --track-points 16 --track-cell 0
 # A method that masks along the codec's motion vectors needs those; the same.
-comma := ,
 vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(call recipe_has,motion_source = "motion-vectors-length"),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
 flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $(vectors) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
-                     $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $(call goal_args,flows),$(python))
+                     $${NUM_GPUS:+--num-gpus "$$NUM_GPUS"} $${PART:+--part "$$PART"} $(call goal_args,flows),$(python))
 boxes_command    = $(call run,preprocess.boxes,$(dataset) $(call goal_args,boxes),$(python))
 # $(call names,GOAL,OPTIONS): what ARGS of the goal have of options that name a run.
 names = $(filter $(2) $(addsuffix =%,$(2)),$(call goal_args,$(1)))
@@ -110,7 +137,7 @@ finetune_command = $(call run,train.finetune,$(dataset) $(call method,finetune,-
 ##@ The main job
 
 # The toy dataset knows where its objects are, so its boxes are measured as well.
-toy_truth := $(if $(filter toy,$(DATASET)),$(ROOT)/box_evaluation.json)
+toy_truth := $(if $(filter toy,$(DATASET)),$(ROOT_FILE)/box_evaluation.json)
 
 # There, the value of pretraining is measured too: the same finetuning starts from random weights.
 toy_scratch := $(if $(filter toy,$(DATASET)),scratch)
@@ -121,39 +148,39 @@ all: manifest flows boxes $(toy_truth) pretrain finetune $(toy_scratch) evaluate
 toy: $(STAMP)  ## Render the toy dataset.
 	$(toy_command)
 
-manifest: $(STAMP) | $(if $(filter toy,$(DATASET)),$(ROOT)/annotations/manifest.csv)  ## List all clips: annotation files -> OUT/DATASET/manifest.csv.
+manifest: $(STAMP) | $(if $(filter toy,$(DATASET)),$(ROOT_FILE)/annotations/manifest.csv)  ## List all clips: annotation files -> OUT/DATASET/manifest.csv.
 	$(manifest_command)
 
-doctor: $(STAMP) | $(ROOT)/manifest.csv  ## Check which videos are missing, unreadable, too short or stored twice.
+doctor: $(STAMP) | $(ROOT_FILE)/manifest.csv  ## Check which videos are missing, unreadable, too short or stored twice.
 	$(call run,preprocess.doctor,$(dataset) $(videos) $(call goal_args,doctor),$(python))
 
-flows: $(STAMP) | $(ROOT)/manifest.csv  ## Decode the videos and compute motion: videos -> frames/ and flows/ shards.
+flows: $(STAMP) | $(ROOT_FILE)/manifest.csv  ## Decode the videos and compute motion: videos -> frames/ and flows/ shards.
 	$(flows_command)
 
-boxes: $(STAMP) | $(ROOT)/flows/dataset.json  ## Find motion boxes and tube masks: flows/ -> boxes/ shards.
+boxes: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Find motion boxes and tube masks: flows/ -> boxes/ shards.
 	$(boxes_command)
 
-export: $(STAMP) | $(ROOT)/boxes/dataset.json  ## Write the boxes as COCO JSON, Something-Else JSON and CSV.
-	$(call run,preprocess.export,--boxes "$(ROOT)/boxes" $(call goal_args,export),$(python))
+export: $(STAMP) | $(ROOT_FILE)/boxes/dataset.json  ## Write the boxes as COCO JSON, Something-Else JSON and CSV.
+	$(call run,preprocess.export,$(dataset) $(call goal_args,export),$(python))
 
-verify: $(STAMP) | $(ROOT)/flows/dataset.json  ## Check every shard for damage; ARGS=--repair rebuilds damaged shards.
+verify: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Check every shard for damage; ARGS=--repair rebuilds damaged shards.
 	$(call run,preprocess.verify,$(dataset) $(if $(findstring --repair,$(ARGS)),$(videos)) \
 	  $(call goal_args,verify),$(python))
 
-retry: $(STAMP) | $(ROOT)/flows/dataset.json  ## Process the clips of failures.jsonl again.
+retry: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Process the clips of failures.jsonl again.
 	$(call run,preprocess.retry,$(dataset) $(videos) $(call goal_args,retry),$(python))
 
 show: $(STAMP)  ## Draw the motion of any video: make show ARGS="clip.mp4".
 	$(if $(strip $(ARGS)),,@echo 'error: name a video: make show ARGS="clip.mp4"' >&2; exit 1)
-	@$(python) -m preprocess.show $(call goal_args,show)
+	@$(python) -m preprocess.show --to "$$OUT/show" $(call goal_args,show)
 
-pretrain: $(STAMP) | $(ROOT)/boxes/dataset.json  ## Pretrain a masked autoencoder (METHOD=mofo, and others).
+pretrain: $(STAMP) | $(ROOT_FILE)/boxes/dataset.json  ## Pretrain a masked autoencoder (METHOD=mofo, and others).
 	$(pretrain_command)
 
-finetune: $(STAMP) | $(if $(call names,finetune,--from --like),$(ROOT)/boxes/dataset.json,$(RUNS)/pretrain-$(METHOD)/finished)  ## Finetune on the labels (HEAD=mean or mca).
+finetune: $(STAMP) | $(if $(call names,finetune,--from --like),$(ROOT_FILE)/boxes/dataset.json,$(ROOT_FILE)/runs/pretrain-$(METHOD)/finished)  ## Finetune on the labels (HEAD=mean or mca).
 	$(finetune_command)
 
-scratch: $(STAMP) | $(ROOT)/boxes/dataset.json  ## Finetune from random weights, and test, for comparison.
+scratch: $(STAMP) | $(ROOT_FILE)/boxes/dataset.json  ## Finetune from random weights, and test, for comparison.
 	$(call run,train.finetune,$(dataset) --from none --run $(scratch_run) $${HEAD:+--head "$$HEAD"} \
 	  $(call goal_args,scratch),$(launch))
 	$(call run,train.evaluate,$(dataset) --run $(scratch_run),$(launch))
@@ -162,22 +189,29 @@ evaluate: $(STAMP)  ## Measure the test accuracy of the finetuned model.
 	$(call run,train.evaluate,$(dataset) $(call method,evaluate,--run --run-name) $${HEAD:+--head "$$HEAD"} \
 	  $(call goal_args,evaluate),$(launch))
 
+# Without a DATASET, somebody else's model is not taken to see clips as the toy recipe does.
+predict: $(STAMP)  ## Predict the classes of any videos: make predict ARGS="clip.mp4 ...".
+	$(if $(strip $(ARGS)),,@echo 'error: name a video: make predict ARGS="clip.mp4"' >&2; exit 1)
+	$(if $(and $(call names,predict,--run),$(filter command,$(origin METHOD) $(origin HEAD))),@echo 'error: METHOD and HEAD name a run and so does --run; give one of them' >&2; exit 1)
+	@$(python) -m train.predict --out "$$OUT" $(if $(and $(call names,predict,--run),$(filter file,$(origin DATASET))),,--dataset "$$DATASET") \
+	  $(if $(call names,predict,--run),,--run "finetune-$$METHOD-$${HEAD:-mean}") $(call goal_args,predict)
+
 report: $(STAMP)  ## Write OUT/DATASET/report.html with pictures and numbers.
 	$(call run,train.report,$(dataset) $(call goal_args,report),$(python))
 
 # What a goal lacks from the one before. Order-only: an existing file is never remade for its age.
-$(OUT)/toy/annotations/manifest.csv: | $(STAMP)
+$(OUT_FILE)/toy/annotations/manifest.csv: | $(STAMP)
 	$(toy_command)
-$(ROOT)/manifest.csv: | $(STAMP) $(if $(filter toy,$(DATASET)),$(ROOT)/annotations/manifest.csv)
+$(ROOT_FILE)/manifest.csv: | $(STAMP) $(if $(filter toy,$(DATASET)),$(ROOT_FILE)/annotations/manifest.csv)
 	$(manifest_command)
-$(ROOT)/flows/dataset.json: | $(ROOT)/manifest.csv
+$(ROOT_FILE)/flows/dataset.json: | $(ROOT_FILE)/manifest.csv
 	$(flows_command)
-$(ROOT)/boxes/dataset.json: | $(ROOT)/flows/dataset.json
+$(ROOT_FILE)/boxes/dataset.json: | $(ROOT_FILE)/flows/dataset.json
 	$(boxes_command)
-$(OUT)/toy/box_evaluation.json: $(OUT)/toy/boxes/dataset.json
-	@$(python) -m preprocess.evaluate_boxes --boxes $(OUT)/toy/boxes --format csv \
-	  --annotations $(OUT)/toy/truth/boxes --json > $@.tmp && mv $@.tmp $@
-$(RUNS)/pretrain-$(METHOD)/finished: | $(ROOT)/boxes/dataset.json
+$(OUT_FILE)/toy/box_evaluation.json: $(OUT_FILE)/toy/boxes/dataset.json
+	@$(python) -m preprocess.evaluate_boxes --boxes "$(OUT)/toy/boxes" --format csv \
+	  --annotations "$(OUT)/toy/truth/boxes" --json > "$@.tmp" && mv "$@.tmp" "$@"
+$(ROOT_FILE)/runs/pretrain-$(METHOD)/finished: | $(ROOT_FILE)/boxes/dataset.json
 	$(pretrain_command)
 
 ablation: $(STAMP)  ## Compare all methods on the same toy clips, three seeds each (hours; can be resumed).
@@ -255,5 +289,6 @@ help:  ## Print this list.
 	  CLIPS_PER_SHARD 'Number of clips in a shard. Default: 512.' \
 	  RAY_ADDRESS 'host:port of a Ray cluster. Default: this machine alone.' \
 	  NUM_GPUS 'Number of GPUs for flows and training. Default: one process.' \
+	  PART 'A share of the shards of make flows, such as 3/16. Default: all.' \
 	  STRICT '1 stops when clips were set aside. Default: make continues.' \
 	  ARGS 'More options for the command of the goal; its --help lists them.'

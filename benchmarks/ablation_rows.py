@@ -66,11 +66,14 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "methods": (
         FROM_RANDOM,
         Row("VideoMAE", "videomae", is_probed=True),
+        Row("VideoMAE V2, half of the hidden tokens decoded", "videomae_v2", is_probed=True),
+        Row("MotionMAE, pixels and frame differences", "motion_mae", is_probed=True),
         MOFO,
         Row("MOFO** (VideoMAE, cross attention)", "videomae", head="mca"),
         Row("MOFO-dagger (MOFO, cross attention)", "mofo", head="mca"),
         Row("SMM", "smm", is_probed=True),
         Row("MGM", "mgm", is_probed=True),
+        Row("MGMAE", "mgmae", is_probed=True),
         Row("MME", "mme", is_probed=True),
     ),
     "inside-ratio": (
@@ -139,6 +142,19 @@ PARTS: dict[str, tuple[Row, ...]] = {
                 f"MME: {kind.upper()} where it is, not followed", "mme", {"trajectories.kind": kind}
             )
             for kind in ("flow", "hog", "hof", "mbh")
+        ),
+    ),
+    "decoder-mask": (
+        FROM_RANDOM,
+        MOFO,
+        *(
+            Row(
+                f"MOFO, {share:.0%} of the hidden tokens decoded, by {kind}",
+                "mofo",
+                {"decoder_mask.kind": kind, **unless(0.5, "decoder_mask.share", share)},
+            )
+            for kind in ("running_cell", "random", "motion")
+            for share in (0.5, 0.25)
         ),
     ),
     # These rows sample frames in another way, so they do not compare with the other parts.

@@ -68,8 +68,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "default": (),
     "without residual lengths": ("--set", "residual=0"),
     "first default": tuple(part for each in FIRST_DEFAULT for part in ("--set", each)),
-    "paper": ("--preset", "paper"),
-    "mofo-code": ("--preset", "mofo-code"),
+    "paper": ("--motion-preset", "paper"),
+    "mofo-code": ("--motion-preset", "mofo-code"),
     "default, DIS flow": ("--source", "dis"),
     "default, motion vectors": ("--source", MOTION_VECTORS),
 }

@@ -65,7 +65,11 @@ class Row:
 @click.option("--annotations", required=True, type=click.Path(path_type=Path), metavar="FILE",
               help="Something-Else annotations (JSON).")  # fmt: skip
 @click.option(
-    "--preset", default="default", type=click.Choice(list(PRESETS)), help="Preset of the boxes."
+    "--motion-preset",
+    "preset",
+    default="default",
+    type=click.Choice(list(PRESETS)),
+    help="Preset of the boxes.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSON file to write.")
 @user_errors

@@ -3,7 +3,8 @@
     python -m benchmarks.step
 
 A step computes targets, forward and backward pass and fused AdamW from standardised clips and
-masks: 16 frames of 224 pixels, with a tube mask of 90 %. On a CPU both contenders take turns on one
+masks: 16 frames of 224 pixels, with a tube mask of 90 %. For pretraining a third contender decodes
+half of the hidden tokens (`decoder_mask` of a recipe). On a CPU all contenders take turns on one
 thread, and times are CPU seconds. On a GPU the precision is bf16, times are wall-clock times after
 the device has finished, blocks are compiled, and batches are larger. TFLOP/s count the operations
 of the model as defined (train/running/throughput.py) for both. The share is relative to the rate of
@@ -14,6 +15,7 @@ CPU.
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ import torch
 from benchmarks.record import NOT_ON_GPU, Figure, conclude, fastest
 from benchmarks.step_contenders import (
     MASK_RATIO,
+    VIT_B,
     Contender,
     Step,
     has_transformers,
@@ -32,11 +35,13 @@ from benchmarks.step_contenders import (
     kept_gigabytes,
     ours,
 )
+from shared.decoder_masks import HALF
 from shared.errors import user_errors
-from train.network.autoencoder import named_config
+from train.network.model_config import ModelConfig
 from train.running.throughput import finetuning_flops, peak_gigabytes, pretraining_flops
 
 TARGETS = {"cpu": 1.5, "cuda": 2.0}
+TARGET_OF_HALF = 1.4  # times the speed of decoding all hidden tokens
 TARGET_SHARE = 0.45  # of the matrix rate, on a GPU
 TASKS = ("pretraining", "finetuning")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -62,7 +67,7 @@ def measure(task: str, rounds: int, batch_size: int) -> list[Figure]:
     A clip takes five times as much work in finetuning, so the batch on a CPU has half the clips.
     """
     if torch.cuda.is_available():
-        return _on_gpu(task, rounds)
+        return at_best_batch(task, rounds, GPU_BATCHES[task], torch.device("cuda"))
     torch.set_num_threads(1)
     if task == "finetuning":
         batch_size = max(1, batch_size // 2)
@@ -79,6 +84,8 @@ def _on_cpu(task: str, precision: str, batch_size: int, rounds: int) -> list[Fig
     device, dtype = torch.device("cpu"), DTYPES[precision]
     peak = matmul_tflops(dtype, device)
     works: dict[str, Step] = {"ours": ours(task, batch_size, dtype, device).step()}
+    if task == "pretraining":
+        works["half"] = ours(task, batch_size, dtype, device, decoded_share=HALF).step()
     if has_transformers():
         works["theirs"] = hugging_face(task, batch_size, dtype, device).step()
     seconds = fastest(works, 1 + rounds)  # the first round warms up
@@ -88,19 +95,29 @@ def _on_cpu(task: str, precision: str, batch_size: int, rounds: int) -> list[Fig
     return figures
 
 
-def _on_gpu(task: str, rounds: int) -> list[Figure]:
-    """Figures of the best batch size of each contender."""
-    device, dtype = torch.device("cuda"), torch.bfloat16
+def at_best_batch(
+    task: str,
+    rounds: int,
+    batch_sizes: tuple[int, ...],
+    device: torch.device,
+    config: ModelConfig = VIT_B,
+) -> list[Figure]:
+    """Figures in bf16 at the best of these batch sizes, which may differ between contenders."""
+    dtype = torch.bfloat16
     best: dict[str, tuple[float, int, float]] = {}
     makers: dict[str, Callable[..., Contender]] = {"ours": ours}
+    if task == "pretraining":
+        makers["half"] = functools.partial(ours, decoded_share=HALF)
     if has_transformers():
         makers["theirs"] = hugging_face
     for name, make in makers.items():
-        for batch_size in GPU_BATCHES[task]:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        for batch_size in batch_sizes:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
             try:
-                seconds = _device_seconds(make(task, batch_size, dtype, device).step(), rounds)
+                step = make(task, batch_size, dtype, device, config).step()
+                seconds = device_seconds(step, rounds, device)
             except torch.cuda.OutOfMemoryError:
                 break
             memory = peak_gigabytes(device)
@@ -108,13 +125,13 @@ def _on_gpu(task: str, rounds: int) -> list[Figure]:
                 best[name] = (seconds / batch_size, batch_size, memory)
     peak = matmul_tflops(dtype, device)
     per_clip = {name: each[0] for name, each in best.items()}
-    figures = _compared(task, "bf16", 1, per_clip, peak, device)
+    figures = _compared(task, "bf16", 1, per_clip, peak, device, config)
     if task == "pretraining":
         figures.append(
             Figure(
                 f"step, {task}, bf16: share of the matrix rate at its best batch",
                 "1",
-                figures[-1].ours,
+                figures[1].ours,
                 "the project's own aim",
                 TARGET_SHARE,
                 target=1.0,
@@ -140,8 +157,9 @@ def _compared(
     seconds: dict[str, float],
     peak: float,
     device: torch.device,
+    config: ModelConfig = VIT_B,
 ) -> list[Figure]:
-    clip_tflop = _clip_flops(task) / 1e12
+    clip_tflop = clip_flops(task, config) / 1e12
     rates = {name: batch_size / each for name, each in seconds.items()}
     what = f"step, {task}, {precision}"
     peer = "Hugging Face"
@@ -169,15 +187,28 @@ def _compared(
             else "",
         ),
     ]
+    if "half" in rates:
+        operations = clip_flops(task, config) / clip_flops(task, config, HALF)
+        figures.append(
+            Figure(
+                f"{what}: half of the hidden tokens decoded",
+                "clips/s",
+                rates["half"],
+                "all decoded",
+                rates["ours"],
+                target=TARGET_OF_HALF,
+                note=f"{operations:.2f} times fewer operations",
+            )
+        )
     return figures
 
 
-def _clip_flops(task: str) -> float:
-    config = named_config("vit-b")
+def clip_flops(task: str, config: ModelConfig = VIT_B, decoded_share: float = 1.0) -> float:
+    """Operations of a step for one clip, see train/running/throughput.py."""
     if task == "finetuning":
         return finetuning_flops(config)
     masked = config.time_steps * int(MASK_RATIO * config.grid**2 + 0.5)
-    return pretraining_flops(config, masked)
+    return pretraining_flops(config, masked, int(decoded_share * masked + 0.5))
 
 
 def matmul_tflops(dtype: torch.dtype, device: torch.device) -> float:
@@ -185,26 +216,34 @@ def matmul_tflops(dtype: torch.dtype, device: torch.device) -> float:
     size = 8192 if device.type == "cuda" else 2048
     one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     if device.type == "cuda":
-        seconds = _device_seconds(lambda: torch.mm(one, other), 20)
+        seconds = device_seconds(lambda: torch.mm(one, other), 20, device)
     else:
         torch.mm(one, other)
         seconds = fastest({"mm": lambda: torch.mm(one, other)}, 5)["mm"]
     return 2 * size**3 / seconds / 1e12
 
 
-def _device_seconds(work: Callable[[], object], rounds: int) -> float:
-    """Lowest seconds of a step on the GPU, with five steps in the queue at a time."""
-    for _ in range(3):
+def device_seconds(work: Callable[[], object], rounds: int, device: torch.device) -> float:
+    """Lowest seconds of a call by the clock; a GPU has five calls in its queue at a time."""
+    on_gpu = device.type == "cuda"
+    calls = 5 if on_gpu else 1
+    for _ in range(3 if on_gpu else 1):
         work()
     least = float("inf")
     for _ in range(rounds):
-        torch.cuda.synchronize()
+        synchronize(device)
         began = time.perf_counter()
-        for _ in range(5):
+        for _ in range(calls):
             work()
-        torch.cuda.synchronize()
-        least = min(least, (time.perf_counter() - began) / 5)
+        synchronize(device)
+        least = min(least, (time.perf_counter() - began) / calls)
     return least
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _of_memory() -> list[Figure]:

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shared.decoder_masks import running_cell
+from shared.scene import Scene
 from train.network.autoencoder import MaskedAutoencoder, VideoEncoder, named_config
 from train.network.compiled import compile_blocks
 from train.network.head import VideoClassifier, build_head
@@ -20,6 +23,7 @@ from train.objectives.pixels import masked_loss, masked_targets, normalised_pixe
 
 MASK_RATIO = 0.9
 NUM_CLASSES = 174
+VIT_B = named_config("vit-b")
 
 Step = Callable[[], None]
 
@@ -45,18 +49,30 @@ class Contender:
 
 
 def ours(
-    task: str, batch_size: int, dtype: torch.dtype, device: torch.device, **changes: Any
+    task: str,
+    batch_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    config: ModelConfig = VIT_B,
+    decoded_share: float = 1.0,
+    **changes: Any,
 ) -> Contender:
-    """The computation of train.pretrain or train.finetune, without DeepSpeed."""
-    config = replace(named_config("vit-b"), **changes)
+    """The computation of train.pretrain or train.finetune, without DeepSpeed.
+
+    With a `decoded_share` below 1 pretraining decodes this share of the hidden tokens.
+    """
+    config = replace(config, **changes)
     clips, mask, num_masked = _inputs(config, batch_size, device)
     model: nn.Module
     if task == "pretraining":
         model = MaskedAutoencoder(config).to(device, dtype)
+        decoded = mask if decoded_share == 1.0 else _decoded(config, mask, decoded_share)
+        num_decoded = int(decoded[0].sum())
+        chosen = None if decoded_share == 1.0 else decoded
 
         def loss() -> Tensor:
-            target = masked_targets(normalised_pixels(clips, config), mask, num_masked)
-            return masked_loss(model(clips, mask, num_masked), target)
+            target = masked_targets(normalised_pixels(clips, config), decoded, num_decoded)
+            return masked_loss(model(clips, mask, num_masked, chosen, num_decoded), target)
     else:
         encoder = VideoEncoder(config, final_norm=False)
         head = build_head(HeadConfig("mean"), config.width, config.head_norm_eps)
@@ -72,7 +88,13 @@ def ours(
     return Contender(model, loss)
 
 
-def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.device) -> Contender:
+def hugging_face(
+    task: str,
+    batch_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    config: ModelConfig = VIT_B,
+) -> Contender:
     """The same with the unchanged models of Hugging Face, whose attention is PyTorch's SDPA."""
     from transformers import (
         VideoMAEConfig,
@@ -80,19 +102,19 @@ def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.d
         VideoMAEForVideoClassification,
     )
 
-    config = named_config("vit-b")
     clips, mask, _ = _inputs(config, batch_size, device)
     clips = clips.transpose(1, 2).contiguous()  # B, T, C, H, W
+    # Their types leave out what every configuration takes, such as the number of labels.
+    make_config: Any = VideoMAEConfig
+    shape = _shape_of(config)
     if task == "pretraining":
-        model: Any = VideoMAEForPreTraining(VideoMAEConfig(norm_pix_loss=True))
+        model: Any = VideoMAEForPreTraining(make_config(norm_pix_loss=True, **shape))
         model = model.to(device, dtype)
 
         def loss() -> Tensor:
             return model(clips.to(dtype), bool_masked_pos=mask).loss
     else:
-        # Their types leave out what every configuration takes, such as the number of labels.
-        make_config: Any = VideoMAEConfig
-        settings = make_config(num_labels=NUM_CLASSES, use_mean_pooling=True)
+        settings = make_config(num_labels=NUM_CLASSES, use_mean_pooling=True, **shape)
         model = VideoMAEForVideoClassification(settings)
         model = model.to(device, dtype)
         labels = torch.arange(batch_size, device=device)
@@ -101,6 +123,24 @@ def hugging_face(task: str, batch_size: int, dtype: torch.dtype, device: torch.d
             return model(clips.to(dtype), labels=labels).loss
 
     return Contender(model.train(), loss)
+
+
+def _shape_of(config: ModelConfig) -> dict[str, int]:
+    """The size of a model by the names of Hugging Face's configuration."""
+    return {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_frames": config.num_frames,
+        "tubelet_size": config.tubelet_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": round(config.width * config.mlp_ratio),
+        "decoder_hidden_size": config.decoder_width,
+        "decoder_num_hidden_layers": config.decoder_depth,
+        "decoder_num_attention_heads": config.decoder_heads,
+        "decoder_intermediate_size": round(config.decoder_width * config.decoder_mlp_ratio),
+    }
 
 
 def _inputs(
@@ -114,6 +154,16 @@ def _inputs(
     hidden[torch.randperm(positions)[: int(MASK_RATIO * positions + 0.5)]] = True
     mask = hidden.repeat(config.time_steps).expand(batch_size, -1).contiguous()
     return torch.randn(shape).to(device), mask.to(device), int(mask[0].sum())
+
+
+def _decoded(config: ModelConfig, mask: Tensor, share: float) -> Tensor:
+    """bool [B, N], True for the tokens that are decoded."""
+    scene = Scene(config.time_steps, np.zeros((config.grid, config.grid), np.bool_))
+    rows = [
+        running_cell(scene, hidden, np.random.default_rng(row), share=share)
+        for row, hidden in enumerate(mask.cpu().numpy())
+    ]
+    return torch.from_numpy(np.stack(rows)).to(mask.device)
 
 
 def kept_gigabytes(contender: Contender) -> float:

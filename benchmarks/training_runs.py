@@ -45,18 +45,29 @@ class Trainer:
 
     def top1(self, run: str) -> float:
         """Test top-1 of a finetuned run, in percent with one decimal."""
-        return _figure(TOP1, self._run("evaluate", "--run", run))
+        return _figure(TOP1, self.evaluate(run))
 
     def probed_top1(self, source: str, seed: int, name: str, *arguments: str) -> float:
         """Test top-1 of a linear probe on the features of a run, or of "none"."""
-        asked = ["--from", source, "--run", name, "--probe", "linear", *arguments]
+        return _figure(PROBED, self.probe(source, seed, name, *arguments))
+
+    def probe(self, source: str, seed: int, name: str, *arguments: str) -> str:
+        """Fit a linear probe on the features of a run, or of "none"; returns what it prints."""
+        asked = ["--from", source, "--run", name, "--probe", "linear", *self._recipe, *arguments]
         if source == "none":
             asked += ["--seed", str(seed)]
-        return _figure(PROBED, self._run("probe", *asked))
+        return self._run("probe", *asked)
+
+    def evaluate(self, run: str, *arguments: str) -> str:
+        """Test a finetuned run; returns what is printed."""
+        return self._run("evaluate", "--run", run, *arguments)
+
+    @property
+    def _recipe(self) -> tuple[str, ...]:
+        return ("--recipe", str(self.recipe.resolve())) if self.recipe else ()
 
     def _train(self, command: str, name: str, seed: int, *arguments: str) -> None:
-        recipe = ("--recipe", str(self.recipe)) if self.recipe else ()
-        self._run(command, "--run", name, "--seed", str(seed), *recipe, *arguments)
+        self._run(command, "--run", name, "--seed", str(seed), *self._recipe, *arguments)
 
     def _run(self, command: str, *arguments: str) -> str:
         data = ("--dataset", self.layout.dataset, "--out", str(self.layout.out.resolve()))

@@ -1,7 +1,7 @@
 """Compute motion boxes of frames and clips, and the table of tube-mask positions.
 
     python -m preprocess.boxes --dataset toy --out out
-    python -m preprocess.boxes --dataset ssv2 --out out --preset paper --name paper
+    python -m preprocess.boxes --dataset ssv2 --out out --motion-preset paper --name paper
     python -m preprocess.boxes --dataset ssv2 --out out --source dis --name dis
     python -m preprocess.boxes --dataset ssv2 --out out --name annotated \\
         --from-annotations boxes.json --format something-else
@@ -24,9 +24,11 @@ import numpy as np
 
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.box_run.inputs import read_inputs
+from preprocess.box_run.like import options_like
 from preprocess.box_run.run import make_box_shards, wanted_index
 from preprocess.running.journal import complete_index, remove_journal
-from preprocess.running.options import dataset_options
+from preprocess.running.like_option import like_option
+from preprocess.running.options import dataset_options, former_name
 from preprocess.running.same_options import refuse_other_manifest
 from shared.errors import user_errors
 from shared.grid import TUBE_POSITIONS
@@ -50,11 +52,12 @@ DIGESTS = ("flows", "frames", "annotations")
 @click.option("--name", metavar="NAME",
               help="Write to the folder boxes-NAME/ instead of boxes/.")  # fmt: skip
 # The recipe
+@like_option("boxes", options_like)
 @click.option("--source", metavar="NAME",
               help="Flow source whose motion maps are read. For dis, the command reads "
               "flows-dis/.  "
               "[default: the source of flows/]")  # fmt: skip
-@click.option("--preset", metavar="NAME",
+@click.option("--motion-preset", "preset", metavar="NAME",
               help="Preset of the box parameters: default, paper or mofo-code. The numbers are in "
               "preprocess/motion_boxes/presets.py.  [default: default]")  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER",
@@ -84,6 +87,7 @@ DIGESTS = ("flows", "frames", "annotations")
               "shards.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan of the run, and write nothing.")
 @user_errors
+@former_name("--preset", "--motion-preset", "preset", metavar="NAME")
 def main(**options: Any) -> None:
     layout = DatasetLayout(options["out"], options["dataset"])
     folder = layout.boxes if options["name"] is None else layout.boxes_of(options["name"])

@@ -142,10 +142,11 @@ def diagnose(
     # ------------------------------------------------------------------ headers
     diagnosis = Diagnosis(len(clips) + len(missing))
     headers: dict[str, VideoHeader | str] = {}
+    rates = {clip.video: clip.frames_per_second for clip in clips}
     began = time.perf_counter()
     found = read_headers(videos, paths, workers)
     for path, header in tqdm(found, "headers", len(paths), unit="video", **bar_options()):
-        headers[path] = header
+        headers[path] = header if isinstance(header, str) else header.at_rate(rates[path])
     diagnosis.headers_per_second = len(paths) / max(time.perf_counter() - began, 1e-9)
     for path in paths:
         header = headers[path]

@@ -1,6 +1,6 @@
 """Measure how well motion boxes agree with annotated boxes, and compare them with trivial boxes.
 
-    python -m preprocess.evaluate_boxes --boxes OUT/ssv2/boxes --format something-else \\
+    python -m preprocess.evaluate_boxes --dataset ssv2 --format something-else \\
         --annotations something_else_boxes.json
 
 Every annotated frame counts; a frame without a motion box counts as 0. The mean is taken over the
@@ -30,6 +30,7 @@ from preprocess.annotated_boxes.metrics import (
     saliency,
     trivial_box,
 )
+from preprocess.running.options import boxes_options
 from shared.errors import InputError, user_errors
 from shared.make_commands import make_around
 from shared.motion_maps import read_maps
@@ -83,8 +84,6 @@ its width and height.
 
 
 @click.command(help=HELP, context_settings={"show_default": True, "max_content_width": 100})
-@click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Folder of boxes shards, such as out/ssv2/boxes.")  # fmt: skip
 @click.option("--format", "box_format", required=True, type=click.Choice(list(FORMATS)),
               help="Format of the annotation files.")  # fmt: skip
 @click.option("--annotations", required=True, type=click.Path(path_type=Path), metavar="PATH",
@@ -107,6 +106,7 @@ its width and height.
               )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 @user_errors
+@boxes_options
 def main(
     boxes: Path,
     box_format: str,

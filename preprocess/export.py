@@ -1,12 +1,17 @@
 """Export the boxes of a dataset as COCO JSON, Something-Else JSON and CSV, for other tools.
 
-    python -m preprocess.export --boxes out/toy/boxes
-    python -m preprocess.export --boxes out/ssv2/boxes --formats coco --to /data/ssv2-boxes
+    python -m preprocess.export --dataset toy
+    python -m preprocess.export --boxes /data/copy/boxes --formats coco --to /data/ssv2-boxes
+    python -m preprocess.export --dataset ssv2 --formats coco --images
 
 The command reads only boxes/, which may be a copy on another machine. It writes to export/ beside
 it: boxes.coco.json, boxes.something-else.json, and boxes-csv/ with <clip_id>.boxes.csv. Each output
 is written completely or not at all, and replaces an earlier one of the same name. Numbers have all
 their decimals, so `preprocess.boxes --from-annotations` makes exactly the same boxes from them.
+
+--images also writes the frames, from frames/ beside the boxes, to boxes.coco-images/. This folder
+and the COCO JSON are what torchvision's CocoDetection and FiftyOne open. The boxes of the JSON are
+then in pixels of these images, whose short side is that of the stored frames.
 """
 
 from __future__ import annotations
@@ -17,11 +22,14 @@ from functools import partial
 from pathlib import Path
 
 import click
+import numpy as np
 from tqdm import tqdm
 
-from preprocess.annotated_boxes.writers import WRITERS, ExportedClip
+from preprocess.annotated_boxes.writers import WRITERS, ExportedClip, write_images
+from preprocess.running.options import boxes_options
 from shared.errors import InputError, user_errors
 from shared.make_commands import make_around
+from shared.manifest import manifest_digest, read_manifest
 from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
@@ -32,14 +40,16 @@ from shared.wording import counted
     help=__doc__.split("\n")[0],
     context_settings={"show_default": True, "max_content_width": 100},
 )
-@click.option("--boxes", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Folder of boxes shards, such as out/ssv2/boxes.")  # fmt: skip
 @click.option("--formats", default=",".join(WRITERS), metavar="NAMES",
               help="Formats of the files that are written, separated by commas.")  # fmt: skip
 @click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Folder for the files.  [default: export/ beside the boxes]")  # fmt: skip
+@click.option("--images", is_flag=True,
+              help="With the format coco, also write the frames as JPEG files, for tools that open "
+              "COCO.")  # fmt: skip
 @user_errors
-def main(boxes: Path, formats: str, to: Path | None) -> None:
+@boxes_options
+def main(boxes: Path, formats: str, to: Path | None, images: bool) -> None:
     names = [name.strip() for name in formats.split(",")]
     for name in names:
         if name not in WRITERS:
@@ -53,9 +63,21 @@ def main(boxes: Path, formats: str, to: Path | None) -> None:
         raise InputError("not-finished", f"no finished boxes at {boxes}; make them with {made}")
     if index.kind != "boxes":
         raise InputError("other-kind", f"{boxes} holds {index.kind}, not boxes")
+    if images and "coco" not in names:
+        raise InputError(
+            "option-needs-another",
+            f"--images has an effect only with the format coco, and --formats is {formats}; add it",
+        )
+    frames = _frames_folder(boxes, index) if images else None
+    videos = _videos(boxes, index)
     folder = boxes.parent / "export" if to is None else to
     for name in dict.fromkeys(names):
-        written = WRITERS[name](folder, boxes.name, partial(_clips, boxes, index, name))
+        of_images = frames if name == "coco" else None
+        if of_images is not None:
+            written = write_images(folder, boxes.name, _jpegs(of_images, index))
+            print(f"{written}: {counted(index.num_clips, 'clip')}")
+        clips = partial(_clips, boxes, index, name, videos, of_images)
+        written = WRITERS[name](folder, boxes.name, clips)
         print(f"{written}: {counted(index.num_clips, 'clip')}")
         print(f"  import: {_import_command(boxes, index, name, written)}")
 
@@ -73,10 +95,75 @@ def _import_command(boxes: Path, index: DatasetIndex, name: str, written: Path) 
     )
 
 
-def _clips(boxes: Path, index: DatasetIndex, what: str) -> Iterator[ExportedClip]:
-    """Yield every clip in the order of the shards."""
+def _frames_folder(boxes: Path, index: DatasetIndex) -> Path:
+    """The folder of the frames beside the boxes.
+
+    Raises:
+        InputError: there are none, or they are frames of other clips.
+    """
+    folder = boxes.parent / "frames"
+    frames = read_index(folder)
+    if frames is None:
+        made = make_around(boxes, "flows")
+        raise InputError(
+            "not-finished",
+            f"--images needs the frames, and there are no finished ones at {folder}; make them "
+            f"with {made}, or leave --images out",
+        )
+    clips = [
+        (each.manifest_digest, [(entry.name, entry.clips) for entry in each.shards])
+        for each in (frames, index)
+    ]
+    if clips[0] != clips[1]:
+        raise InputError(
+            "other-clips",
+            f"{folder} and {boxes} do not hold the same clips; make the older one again, or leave "
+            "--images out",
+        )
+    return folder
+
+
+def _videos(boxes: Path, index: DatasetIndex) -> dict[str, str]:
+    """The path of the video of each clip, where the manifest of the boxes lies beside them."""
+    path = boxes.parent / "manifest.csv"
+    if not path.is_file():
+        return {}
+    clips = read_manifest(path)
+    if manifest_digest(clips) != index.manifest_digest:
+        return {}
+    return {clip.clip_id: clip.video for clip in clips}
+
+
+def _jpegs(frames: Path, index: DatasetIndex) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Yield the id and the JPEG files of every clip, in the order of the shards."""
+    with tqdm(total=index.num_clips, desc="images", unit="clip", **bar_options(1)) as progress:
+        for shard in index.shards:
+            with ShardReader(frames / shard.name, "frames") as reader:
+                for number, clip_id in enumerate(reader.clip_ids()):
+                    first, last = reader.pair("/clip/frames", number)
+                    yield clip_id, reader.ragged("/jpeg/offsets", "/jpeg/values", first, last)
+                    progress.update()
+
+
+def _clips(
+    boxes: Path,
+    index: DatasetIndex,
+    what: str,
+    videos: dict[str, str],
+    frames: Path | None,
+) -> Iterator[ExportedClip]:
+    """Yield every clip in the order of the shards.
+
+    Args:
+        videos: path of the video by clip id.
+        frames: folder of the frames that are written as images; None for no images.
+    """
     with tqdm(total=index.num_clips, desc=what, unit="clip", **bar_options(1)) as progress:
         for shard in index.shards:
+            stored = None
+            if frames is not None:
+                with ShardReader(frames / shard.name, "frames") as reader:
+                    stored = reader["/clip/stored_size"].tolist()
             with ShardReader(boxes / shard.name, "boxes") as reader:
                 rows, sizes = reader["/clip/frames"], reader["/clip/size"]
                 found, scores = reader["/box/xyxy"], reader["/box/score"]
@@ -90,6 +177,8 @@ def _clips(boxes: Path, index: DatasetIndex, what: str) -> Iterator[ExportedClip
                         times[first:last],
                         found[first:last],
                         scores[first:last],
+                        videos.get(clip_id),
+                        None if stored is None else tuple(stored[number]),
                     )
                     progress.update()
 

@@ -2,6 +2,7 @@
 
     python -m preprocess.flows --dataset toy --out out
     python -m preprocess.flows --dataset ssv2 --out out --videos /data/ssv2/videos
+    python -m preprocess.flows --dataset new --videos /data/new --like out/ssv2/flows
 
 The command reads OUT/DATASET/manifest.csv and writes
 
@@ -22,7 +23,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -33,12 +35,15 @@ import h5py
 from tqdm import tqdm
 
 from preprocess.flow.options import STABILISE, FlowOptions, TrackOptions
-from preprocess.flow.sources import SOURCES
+from preprocess.flow.sources import NO_SOURCE, SOURCES
 from preprocess.flow_run.config import FlowsConfig, with_workers
+from preprocess.flow_run.like import options_like
 from preprocess.flow_run.options import shared_option, source_options
+from preprocess.flow_run.part import files_of_parts
 from preprocess.flow_run.plan import Plan, make_plan
 from preprocess.running.failures import read_failures, report_failures, write_failures
 from preprocess.running.journal import Journal
+from preprocess.running.like_option import like_option
 from preprocess.running.options import dataset_options, help_all_option, rare_option
 from shared.errors import InputError, user_errors
 from shared.files import remove_leftovers
@@ -46,8 +51,8 @@ from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.progress import bar_options
 from shared.run_record import RunLock, write_options
-from shared.shard_index import read_index
-from shared.wording import counted
+from shared.shard_index import read_index, shard_name
+from shared.wording import counted, listed
 
 if TYPE_CHECKING:  # a run that finds everything complete does not wait for OpenCV and torch
     from preprocess.flow_run.messages import StageTimes
@@ -58,6 +63,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 )
 @dataset_options("manifest.csv")
 @shared_option("videos")
+@like_option("flows", options_like)
 @click.option("--clips-per-shard", type=click.IntRange(1), default=FlowsConfig.clips_per_shard,
               metavar="CLIPS", help="Number of clips in a shard. 512 clips of Something-Something "
               "V2 are about 440 MB of frames.")  # fmt: skip
@@ -78,7 +84,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @click.option("--source", default=",".join(FlowOptions.sources), metavar="NAMES",
               help=f"Flow sources, separated by commas: {', '.join(SOURCES)}. The first one "
               "writes flows/, from which boxes are made; each further one writes "
-              "flows-SOURCE/.")  # fmt: skip
+              "flows-SOURCE/. With none, only frames are stored.")  # fmt: skip
 @source_options
 @click.option("--stabilise", type=click.Choice(STABILISE), default=FlowOptions.stabilise,
               help="How camera motion is removed: not at all (off); by warping the second frame "
@@ -94,7 +100,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
              )  # fmt: skip
 @rare_option("--boundaries", is_flag=True,
              help="Also store motion maps as MOFO's public code computes them, in "
-             "flows-SOURCE-boundaries/. `preprocess.boxes --preset mofo-code` needs "
+             "flows-SOURCE-boundaries/. `preprocess.boxes --motion-preset mofo-code` needs "
              "them.")  # fmt: skip
 @rare_option("--residual/--no-residual", default=None,
              help="Also store residual lengths beside the motion maps: how far each place moves "
@@ -134,6 +140,12 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
              "of RAY_AUTH_TOKEN."
              )  # fmt: skip
 # The run
+@click.option("--part", metavar="NUMBER/COUNT",
+              help="Make only every COUNT-th shard, from shard NUMBER on, such as 3/16. Several "
+              "machines that share OUT work side by side in this way.")  # fmt: skip
+@click.option("--finish", is_flag=True,
+              help="Check the shards of all parts, and complete the dataset. No shard is made."
+              )  # fmt: skip
 @click.option(
     "--strict",
     is_flag=True,
@@ -160,10 +172,15 @@ def main(**given: Any) -> None:
             "--dashboard shows the Ray that this command starts. Leave out --pool and RAY_ADDRESS",
         )
 
+    if config.finish and (config.part is not None or config.overwrite):
+        raise InputError(
+            "option-conflict", "--finish makes no shard. Leave out --part and --overwrite"
+        )
+
     print_plan(plan)
     if config.dry_run:
         return
-    with RunLock(layout.lock):
+    with locked(plan):
         if not config.overwrite and plan.complete_indexes().keys() == plan.folders.keys():
             with suppress(InputError):  # a journal of other folders, or of a run killed here
                 plan.journal().remove()
@@ -171,12 +188,29 @@ def main(**given: Any) -> None:
             report_failures(layout.failures, read_failures(layout.failures))
             return
         failures = compute(plan)
-        report_failures(layout.failures, failures)
+        report_failures(plan.failures, failures)
+
+
+@contextmanager
+def locked(plan: Plan) -> Iterator[None]:
+    """Refuse other runs on the dataset. Runs of other parts may work beside a run of a part.
+
+    Raises:
+        InputError: another run is using the dataset, or is making the same part.
+    """
+    lock = plan.layout.lock
+    with ExitStack() as stack:
+        stack.enter_context(RunLock(lock, is_shared=plan.part is not None))
+        if plan.part is not None:
+            stack.enter_context(RunLock(lock.with_name(f"{lock.name}{plan.suffix}")))
+        yield
 
 
 def stores_residual(given: dict[str, Any]) -> bool:
     """Whether residual lengths are stored where nothing is said: a finished dataset without stays
     as it is, and its boxes are made of its motion maps."""
+    if given["source"] == NO_SOURCE:
+        return False
     found = read_index(DatasetLayout(given["out"], given["dataset"]).flows)
     return given["overwrite"] or found is None or "residual" in found.config
 
@@ -195,10 +229,11 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     from preprocess.flow_run.run_start import RunStart, require_videos
 
     # ----- What an earlier run finished
-    layout = plan.layout
     plan = plan if plan.config.overwrite else skip_complete(plan)
     journal = find_finished(plan)
-    todo = [shard for shard in range(plan.num_shards) if shard not in journal.finished]
+    todo = [shard for shard in plan.shards if shard not in journal.finished]
+    if plan.config.finish and todo:
+        raise InputError("not-finished", missing_shards(plan, todo))
     set_aside = clips_set_aside(plan, todo)
     missing = [clip for shard in todo for clip in plan.clip_indexes(shard) if clip not in set_aside]
     groups = decode_groups(plan, missing)
@@ -211,8 +246,8 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
         closing(RunStart(plan, journal)) as run,
         running_pool(plan, is_needed=bool(groups)) as pool,
         tqdm(
-            total=len(plan.clips),
-            initial=len(plan.clips) - len(missing),
+            total=plan.num_clips,
+            initial=plan.num_clips - len(missing),
             desc="flows",
             unit="clip",
             **bar_options(),
@@ -240,15 +275,13 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
                     )
                 run.add_failure(failed)
         seconds = time.perf_counter() - began
-    assert len(journal.finished) == plan.num_shards, "every shard must have been published"
+    assert len(journal.finished) == len(plan.shards), "every shard must have been published"
 
     # ----- Every shard exists: declare the folders complete, once
     failures = journal.failures()
-    write_failures(layout.failures, failures)
-    if plan.complete:
-        write_options(layout.flows / "options.json", plan.config.options())
-    plan.write_indexes({name: journal.entries(name) for name in plan.folders})
-    journal.remove()
+    write_failures(plan.failures, failures)
+    if plan.part is None:
+        declare_complete(plan, journal)
     if pool is not None:
         print_times(pool.times, seconds, len(missing))
         for line in pool.times.remarks.lines():
@@ -257,10 +290,32 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
     return failures
 
 
+def declare_complete(plan: Plan, journal: Journal) -> None:
+    """Write dataset.json of every folder, and delete what was needed until then."""
+    layout = plan.layout
+    if plan.complete:
+        write_options(plan.main_folder / "options.json", plan.config.options())
+    plan.write_indexes({name: journal.entries(name) for name in plan.folders})
+    journal.remove()
+    for path in [*files_of_parts(plan.failures), *files_of_parts(layout.lock)]:
+        path.unlink(missing_ok=True)
+
+
+def missing_shards(plan: Plan, missing: list[int]) -> str:
+    """The message of --finish where shards are missing."""
+    names = listed([shard_name(shard) for shard in missing])
+    return (
+        f"{len(missing)} of {counted(plan.num_shards, 'shard')} of {plan.layout.root} are missing "
+        f"or damaged: {names}. Run their parts again, or make them here with "
+        f"`{plan.layout.make('flows')}`"
+    )
+
+
 def find_finished(plan: Plan) -> Journal:
     """The journal with those shards of an earlier run that are still as they were published."""
     for folder in plan.folders.values():
-        remove_leftovers(folder)
+        # Temporary files of other parts may be in use.
+        remove_leftovers(folder, map(shard_name, plan.shards) if plan.part else None)
     journal = plan.journal()
     if journal.finished:
         num_finished = len(journal.finished)
@@ -273,7 +328,7 @@ def find_finished(plan: Plan) -> Journal:
                 f"Shard {shard:05d} differs from what was written and is made again.",
                 file=sys.stderr,
             )
-        print(f"continuing: {len(journal.finished)} of {plan.num_shards} shards are finished.")
+        print(f"continuing: {len(journal.finished)} of {len(plan.shards)} shards are finished.")
     return journal
 
 
@@ -286,17 +341,25 @@ def print_plan(plan: Plan) -> None:
     config, flow = plan.config, plan.flow
     clips, shards = counted(len(plan.clips), "clip"), counted(plan.num_shards, "shard")
     print(f"flows: {clips} in {shards} of up to {counted(plan.clips_per_shard, 'clip')}.")
+    if plan.part is not None:
+        print(
+            f"This is part {plan.part}: {counted(plan.num_clips, 'clip')} in "
+            f"{counted(len(plan.shards), 'shard')}."
+        )
     print(f"The videos are in {config.video_root}.")
     print(f"The shards go to {', '.join(plan.folders)} in {plan.layout.root}.")
     print(
         f"Frames are stored with short side {config.frame_short_side} pixels and JPEG quality "
         f"{config.jpeg_quality}."
     )
-    print(
-        f"Flow comes from {', '.join(flow.sources)}, on frames of short side "
-        f"{config.flow_short_side} pixels."
-    )
-    print(f"Motion maps are stored with short side {config.map_short_side} pixels.")
+    if flow.sources:
+        print(
+            f"Flow comes from {', '.join(flow.sources)}, on frames of short side "
+            f"{config.flow_short_side} pixels."
+        )
+        print(f"Motion maps are stored with short side {config.map_short_side} pixels.")
+    else:
+        print("No flow is computed.")
     if flow.stabilise != FlowOptions.stabilise:
         print(f"The motion of the camera is removed (--stabilise {flow.stabilise}).")
     if flow.tracks is not None:
@@ -305,8 +368,10 @@ def print_plan(plan: Plan) -> None:
             f"{flow.tracks.points} points along the short side."
         )
     device = counted(config.num_gpus, "GPU") if config.num_gpus else "the CPU"
+    by_cluster = "as many as the cluster has CPUs for"
     print(
-        f"Decoder processes: {config.decoders}. Flow processes: {config.flow_workers}, on {device}."
+        f"Decoder processes: {config.decoders or by_cluster}. "
+        f"Flow processes: {config.flow_workers or by_cluster}, on {device}."
     )
     if config.verbose:
         for name, value in config.options().items():
@@ -332,7 +397,14 @@ def print_times(times: StageTimes, seconds: float, num_clips: int) -> None:
 
 
 def print_sizes(plan: Plan, num_clips: int) -> None:
-    """Size of each folder; tracks have a line of their own, because they are large."""
+    """Size of each folder; tracks have a line of their own, because they are large.
+
+    After a part of the shards, it says what completes the dataset.
+    """
+    if plan.part is not None:
+        finish = plan.layout.make("flows", "--finish")
+        print(f"Part {plan.part} is finished. After all parts, `{finish}` completes the dataset.")
+        return
     for name, index in plan.indexes.items():
         folder = plan.folders[name]
         total = sum(entry.bytes for entry in index.shards)

@@ -1,10 +1,11 @@
 """Draw the motion of videos: an annotated video and a contact sheet of each.
 
-    python -m preprocess.show video.mp4 other.webm --out out/show
+    python -m preprocess.show video.mp4 other.webm --to out/show
 
 writes out/show/video-motion.mp4 and out/show/video-motion.png. They show the frames with contours
 and motion box, the flow in colours, the motion map, and the patches that the mask of each method
-leaves visible. The command needs only the videos. It takes some seconds for a clip of four seconds.
+leaves visible. --light draws on white, and --sheet pdf makes a contact sheet for papers. The
+command needs only the videos. It takes some seconds for a clip of four seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from preprocess.annotated_boxes.formats import FORMATS
 from preprocess.annotated_boxes.matching import ClipFrames
 from preprocess.drawing.boxes import annotated_boxes, stored_boxes
+from preprocess.drawing.frames import DARK, LIGHT
 from preprocess.drawing.masks import MaskOptions, draw_masks
 from preprocess.drawing.panels import FoundMotion, contact_sheet, encode_mp4, video_frames
 from preprocess.flow.boundaries import boundary_map, window_sums
@@ -37,13 +39,15 @@ from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.evidence import texture_maps
 from preprocess.motion_boxes.moving import moving_areas
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
+from preprocess.running.options import former_name
 from preprocess.video.decode import decode_clip
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions, scaled_size
+from shared.decoder_masks import DECODER_MASKS
 from shared.errors import EXIT_SET_ASIDE, InputError, user_errors
 from shared.files import write_atomically
 from shared.grid import canonical_view
-from shared.manifest import Clip
+from shared.manifest import FOLDER_END, Clip
 from shared.motion_maps import compand, expand
 from shared.progress import bar_options
 from shared.scene import INSIDES
@@ -56,11 +60,32 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
 @click.argument("videos", nargs=-1, required=True, type=FOLDER)
 # What is written
 @click.option(
-    "--out",
+    "--to",
     default="out/show",
     metavar="FOLDER",
     type=FOLDER,
     help="Folder for the results, VIDEO-motion.mp4 and VIDEO-motion.png.",
+)
+@click.option(
+    "--sheet",
+    "suffix",
+    default="png",
+    type=click.Choice(["png", "svg", "pdf"]),
+    help="Kind of file of the contact sheet. SVG and PDF have sharp text, for papers and slides.",
+)
+@click.option(
+    "--light",
+    is_flag=True,
+    help="Draw on a white background instead of a dark one.",
+)
+@click.option(
+    "--flow-scale",
+    default=0.0,
+    metavar="PIXELS",
+    type=click.FloatRange(min=0),
+    help="Length of the flow, in pixels per frame at the size at which flow is computed, that has "
+    "full colour. Give it to compare the colours of several videos.",
+    show_default="the 98th percentile of each video",
 )
 @click.option(
     "--seconds",
@@ -71,15 +96,14 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
 )
 # How motion is found
 @click.option(
-    "--flow",
+    "--preset",
     "flow_preset",
     default="fast",
     type=click.Choice(list(FLOW_PRESETS)),
     help="Parameter preset of TV-L1 flow.",
 )
 @click.option(
-    "--motion",
-    "motion_preset",
+    "--motion-preset",
     default="default",
     type=click.Choice(list(PRESETS)),
     help="Parameter preset of the motion boxes.",
@@ -115,6 +139,12 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     show_default="the recipe of mofo",
 )
 @click.option(
+    "--decoder-mask",
+    type=click.Choice(list(DECODER_MASKS)),
+    help="Which of the hidden patches each method decodes. Patches that are left out are darker.",
+    show_default="the recipe of each method",
+)
+@click.option(
     "--stride",
     default=2,
     metavar="FRAMES",
@@ -142,9 +172,15 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     show_default="something-else for .json, else csv",
 )
 @user_errors
+@former_name("--out", "--to", "to", type=FOLDER)
+@former_name("--flow", "--preset", "flow_preset", type=click.Choice(list(FLOW_PRESETS)))
+@former_name("--motion", "--motion-preset", "motion_preset", type=click.Choice(list(PRESETS)))
 def main(
     videos: tuple[Path, ...],
-    out: Path,
+    to: Path,
+    suffix: str,
+    light: bool,
+    flow_scale: float,
     seconds: float,
     flow_preset: str,
     motion_preset: str,
@@ -152,6 +188,7 @@ def main(
     mask_ratio: float | None,
     inside_ratio: float | None,
     inside: str | None,
+    decoder_mask: str | None,
     stride: int,
     boxes: Path | None,
     annotations: Path | None,
@@ -169,8 +206,8 @@ def main(
         raise InputError(
             "option-needs-another", "--format has an effect only with --annotations; give both"
         )
-    masks = MaskOptions(mask_ratio, inside_ratio, methods, inside)
-    names = output_names(videos, out)
+    masks = MaskOptions(mask_ratio, inside_ratio, methods, decoder_mask, inside)
+    names, ground = output_names(videos, to), LIGHT if light else DARK
     missing = [str(video) for video in videos if not video.exists()]
     if missing:
         raise InputError("missing-file", f"no file {', '.join(missing)}")
@@ -178,6 +215,8 @@ def main(
     for video, name in zip(videos, names, strict=True):
         try:
             found = find_motion(video, seconds, flow_preset, motion_preset, masks, stride)
+            if flow_scale > 0:
+                found = replace(found, longest_flow=flow_scale)
             if boxes is not None:
                 found = replace(found, stored=stored_boxes(boxes, video, found.pts_seconds))
             if annotations is not None:
@@ -188,17 +227,16 @@ def main(
             print(f"{video}: {error}", file=sys.stderr)
             set_aside += 1
             continue
-        drawn, total = video_frames(found), len(found.frames)
+        drawn, total = video_frames(found, ground), len(found.frames)
         frames = tqdm(drawn, name, total, unit="frame", leave=False, **bar_options())
-        write_atomically(out / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
-        sheet = cv2.imencode(".png", contact_sheet(found)[..., ::-1])[1]
-        write_atomically(out / f"{name}.png", sheet.tobytes())
-        print(f"{out / name}.mp4\n{out / name}.png")
+        write_atomically(to / f"{name}.mp4", encode_mp4(frames, found.frames_per_second))
+        write_atomically(to / f"{name}.{suffix}", contact_sheet(found, ground).file(suffix))
+        print(f"{to / name}.mp4\n{to / name}.{suffix}")
     if set_aside:
         sys.exit(EXIT_SET_ASIDE)
 
 
-def output_names(videos: tuple[Path, ...], out: Path) -> list[str]:
+def output_names(videos: tuple[Path, ...], to: Path) -> list[str]:
     """The names of the outputs: `clip-motion` for clip.mp4, numbered if two videos share a name.
 
     Raises:
@@ -209,10 +247,10 @@ def output_names(videos: tuple[Path, ...], out: Path) -> list[str]:
         name, number = f"{video.stem}-motion", 2
         while name in names:
             name, number = f"{video.stem}-motion-{number}", number + 1
-        if (out / f"{name}.mp4").resolve() in [each.resolve() for each in videos]:
+        if (to / f"{name}.mp4").resolve() in [each.resolve() for each in videos]:
             raise InputError(
                 "existing-output",
-                f"{out / name}.mp4 would replace one of the videos; give another --out",
+                f"{to / name}.mp4 would replace one of the videos; give another --to",
             )
         names.append(name)
     return names
@@ -240,7 +278,8 @@ def find_motion(
         ClipError: the video cannot be used.
     """
     options = WorkerOptions(video.parent)
-    clip = Clip("shown", video.name, stop_seconds=seconds)
+    name = video.name + FOLDER_END * video.is_dir()  # a folder of frames
+    clip = Clip("shown", name, stop_seconds=seconds)
     chunks = list(decode_clip(clip, options.video_root, DecodeOptions()))
     frames = np.concatenate([chunk.rgb for chunk in chunks])
     source_size = chunks[0].source_size
@@ -269,7 +308,9 @@ def find_motion(
         boxes=boxes,
         score=score,
         view=view,
-        masks=draw_masks(video.name, boxes, maps, view, source_size, mask_options, stride, areas),
+        masks=draw_masks(
+            video.name, boxes, maps, view, source_size, mask_options, stride, flow, areas
+        ),
     )
 
 

@@ -16,6 +16,8 @@ CONTOUR_RGB = (90, 225, 255)
 """Contours, around which motion boxes are drawn."""
 HIDDEN_RGB = (88, 96, 104)
 """Masked patches, which the encoder does not see."""
+LEFT_OUT_RGB = (40, 44, 48)
+"""Masked patches that are not decoded either."""
 SEAM_RGB = (70, 77, 84)
 """Lines between masked patches."""
 EDGE_RGB = (20, 20, 20)

@@ -6,16 +6,20 @@ mistake it is, which a person can look up and a test or a script can compare. `C
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
+import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, ParamSpec, TypeVar
 
 EXIT_ERROR = 1
 EXIT_SET_ASIDE = 3  # finished, but some clips were set aside (see failures.jsonl)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PRINTED = re.compile(r"error: (?P<message>.*) \[(?P<code>[a-z-]+)\]")  # the line of `fail`
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,7 +135,8 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         _print_any_path()
         try:
-            return command(*args, **kwargs)
+            with _no_lost_interrupt():
+                return command(*args, **kwargs)
         except InputError as error:
             fail(error.code, error.message)
         except KeyboardInterrupt:
@@ -145,6 +150,34 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+@contextlib.contextmanager
+def _no_lost_interrupt() -> Iterator[None]:
+    """Within it, Ctrl-C ends the command wherever it comes.
+
+    Python cannot raise an exception out of a destructor or the callback of a weak reference: it
+    prints the exception with a traceback and goes on. A Ctrl-C that comes there is raised again
+    a moment later. A timer does so and no thread, since the code underneath may hold any lock.
+    """
+    before = sys.unraisablehook
+
+    def raise_again(lost: sys.UnraisableHookArgs) -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            before(lost)
+            return
+        alarms.append(signal.signal(signal.SIGALRM, signal.default_int_handler))
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    alarms: list[signal._HANDLER] = []
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        if alarms:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarms[0])
+
+
 def _print_any_path() -> None:
     """What stdout cannot encode, such as a path that is no UTF-8, is escaped as on stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
@@ -155,6 +188,14 @@ def fail(code: str, message: str) -> NoReturn:
     """Print one line, `error: MESSAGE [code]`, on stderr and exit with status 1."""
     print(f"error: {message} [{code}]", file=sys.stderr)
     sys.exit(EXIT_ERROR)
+
+
+def printed_error(line: str) -> InputError | None:
+    """The error of a line that `fail` printed in another process; None for other lines."""
+    match = PRINTED.fullmatch(line.strip())
+    if match is None or match["code"] not in CODES:
+        return None
+    return InputError(match["code"], match["message"])
 
 
 def _describe(error: OSError) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
@@ -48,8 +48,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed run left in `folder`."""
-    for path in list(Path(folder).glob(".*.tmp")):
+def remove_leftovers(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Remove temporary files that a killed run left in `folder`.
+
+    Args:
+        names: names of the files that the temporary files were to become; None = any.
+    """
+    patterns = [".*.tmp"] if names is None else [f".{name}.*.tmp" for name in names]
+    for path in [path for pattern in patterns for path in Path(folder).glob(pattern)]:
         if path.is_file():
             path.unlink(missing_ok=True)

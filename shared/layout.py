@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import InputError
 
-DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_NAME_BYTES = 200  # file systems allow 255 for a name, and some names get a suffix
 LENGTHS = "-length"
 """Suffix of a flow source whose maps hold the length of motion, not its differences."""
 BOUNDARIES = "-boundaries"
@@ -18,6 +18,21 @@ UNSTABILISED = "-unstabilised"
 """Suffix of a flow source whose maps keep the motion of the camera."""
 MAP_ENDINGS = (LENGTHS, BOUNDARIES, UNSTABILISED)
 MAKE_DATASET, MAKE_OUT = "toy", Path("out")  # the defaults of the Makefile
+
+
+def is_dataset_name(name: str) -> bool:
+    """Whether a name has only letters and digits of any alphabet, and `.`, `_` and `-`.
+
+    The first character is a letter or a digit. Marks that belong to a letter count as letters:
+    many alphabets write vowels with them.
+    """
+    kinds = [unicodedata.category(character)[0] for character in name]
+    first, rest = kinds[:1], zip(name[1:], kinds[1:], strict=True)
+    return (
+        first in (["L"], ["N"])
+        and all(kind in "LMN" or character in "._-" for character, kind in rest)
+        and len(name.encode()) <= MAX_NAME_BYTES
+    )
 
 
 def split_output(output: str) -> tuple[str, str]:
@@ -137,9 +152,9 @@ class DatasetLayout:
 
 
 def _check_name(what: str, name: str) -> None:
-    if not DATASET_NAME.fullmatch(name):
+    if not is_dataset_name(name):
         raise InputError(
             "bad-name",
-            f"{what} {name!r}: letters, digits, '.', '_' and '-' are allowed, and the first "
-            "character must be a letter or a digit",
+            f"{what} {name[:80]!r}: letters and digits of any alphabet, '.', '_' and '-' are "
+            "allowed, and the first character must be a letter or a digit",
         )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from shared.layout import (
     BOUNDARIES,
-    DATASET_NAME,
     LENGTHS,
     UNSTABILISED,
     DatasetLayout,
+    is_dataset_name,
     split_output,
 )
 from shared.shard_index import read_index
@@ -69,7 +69,7 @@ def make_around(path: Path, goal: str, arguments: str = "") -> str:
     path = Path(path)
     root = path.parent
     is_one = path.name == "manifest.csv" or (root / "manifest.csv").is_file()
-    if is_one and DATASET_NAME.fullmatch(root.name):
+    if is_one and is_dataset_name(root.name):
         return f"`{DatasetLayout(root.parent, root.name).make(goal, arguments)}`"
     given = f" ARGS={shlex.quote(arguments)}" if arguments else ""
     return f"`make {goal}{given}` of its dataset"

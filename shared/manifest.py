@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -29,6 +29,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # these would break a row or a termina
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may escape a single one; UTF-8 cannot hold it
 MAX_CLIP_ID_BYTES = 64  # `/clip/id` is S64 in the shards
 MAX_CLASSES = 100_000  # class numbers decide the size of lists and of a layer
+MAX_FRAMES_PER_SECOND = 10_000  # of high-speed cameras
+FOLDER_END = "/"  # the path of a folder of frames ends with it; that of a file cannot
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class Clip:
 
     Attributes:
         clip_id: unique text, at most 64 bytes of UTF-8; `0123` stays `0123`.
-        video: path of the video, relative to the video root, with forward slashes.
+        video: path of the video, relative to the video root, with forward slashes. A slash at its
+            end means a folder of frames.
         start_seconds, stop_seconds: the span of the clip in the video; None is the start or the end
             of the video.
         split: "train", "val" or "test".
         label, verb, noun: class numbers from 0 to 99,999, or None.
+        frames_per_second: rate of a folder of frames, which states none itself; None for a file.
     """
 
     clip_id: str
@@ -52,6 +56,7 @@ class Clip:
     label: int | None = None
     verb: int | None = None
     noun: int | None = None
+    frames_per_second: float | None = None
 
     def __post_init__(self) -> None:
         num_bytes = len(self.clip_id.encode())
@@ -83,6 +88,18 @@ class Clip:
                     f"{name} is {number:.6g}; class numbers from 0 to {MAX_CLASSES - 1} are "
                     "allowed",
                 )
+        rate = self.frames_per_second
+        if rate is not None and not 0 < rate <= MAX_FRAMES_PER_SECOND:
+            raise InputError(
+                "out-of-range",
+                f"frames_per_second is {rate:.6g}; numbers above 0 and up to "
+                f"{MAX_FRAMES_PER_SECOND} are allowed",
+            )
+
+    @property
+    def is_frame_folder(self) -> bool:
+        """Whether the video is a folder of pictures, one for each frame."""
+        return self.video.endswith(FOLDER_END)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -91,7 +108,9 @@ class Clip:
         return self.start_seconds or 0.0, stop
 
 
-COLUMNS = tuple(column.name for column in fields(Clip))
+OPTIONAL_COLUMNS = ("frames_per_second",)
+"""Columns that a manifest may lack; they are written only if a clip has a value there."""
+COLUMNS = tuple(column.name for column in fields(Clip) if column.name not in OPTIONAL_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -186,23 +205,51 @@ def read_manifest(path: Path) -> list[Clip]:
     return parse_manifest(text, str(path))
 
 
-def parse_manifest(text: str, name: str) -> list[Clip]:
-    """Parse the text of a manifest; `name` is the name of the file in messages.
+def parse_manifest(
+    text: str, name: str, prepare: Callable[[dict[str, str]], dict[str, str]] = dict
+) -> list[Clip]:
+    """Parse the text of a manifest.
+
+    Args:
+        text: content of the file.
+        name: name of the file, for messages.
+        prepare: changes the cells of a row, by column, before they are read.
 
     Raises:
-        InputError: the text is not CSV, a column is missing, or a row has another length, a bad
-            value or a repeated clip_id; the message has the row.
+        InputError: the text is not CSV, a column is missing or there twice, or a row has another
+            length, a bad value or a repeated clip_id; the message has the row.
     """
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        return _clips_of(rows, name)
+        return _clips_of(rows, name, prepare)
     except csv.Error as error:
         raise InputError(
             "wrong-format", f"{name}, row {rows.reader.line_num}: not CSV ({error})"
         ) from None
 
 
-def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
+def check_columns(found: list[str], name: str) -> None:
+    """Refuse a header that has a column twice, because one of the two would be ignored.
+
+    Args:
+        found: the names in the header.
+        name: name of the file, for messages.
+
+    Raises:
+        InputError: there is such a column.
+    """
+    for column in found:
+        if column and found.count(column) > 1:
+            raise InputError(
+                "duplicate",
+                f"{name}, row 1: column {_short(column)} is there {found.count(column)} times; "
+                "keep one of them",
+            )
+
+
+def _clips_of(
+    rows: csv.DictReader[str], name: str, prepare: Callable[[dict[str, str]], dict[str, str]]
+) -> list[Clip]:
     found = list(rows.fieldnames or [])
     missing = [column for column in COLUMNS if column not in found]
     if missing:
@@ -211,6 +258,7 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
             f"{name}, row 1: column {', '.join(missing)} is missing. The header is "
             f"{_short(','.join(found))}, and must be {','.join(COLUMNS)}; cells may be empty",
         )
+    check_columns(found, name)
     clips: list[Clip] = []
     row_of: dict[str, int] = {}
     for row in rows:
@@ -224,7 +272,7 @@ def _clips_of(rows: csv.DictReader[str], name: str) -> list[Clip]:
                     f"{values} values, but the header has {len(found)} columns; put a value with a "
                     "comma into double quotes",
                 )
-            clip = _clip_of(row)
+            clip = _clip_of(prepare(row))
         except InputError as error:
             raise error.at(f"{name}, row {rows.line_num}") from None
         if clip.clip_id in row_of:
@@ -242,9 +290,16 @@ def format_manifest(clips: list[Clip]) -> str:
     """Return the text of manifest.csv, the inverse of `parse_manifest`."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    optional = [
+        column
+        for column in OPTIONAL_COLUMNS
+        if any(getattr(clip, column) is not None for clip in clips)
+    ]
+    columns = [*COLUMNS, *optional]
+    writer.writerow(columns)
     for clip in clips:
-        writer.writerow(["" if value is None else value for value in astuple(clip)])
+        values = [getattr(clip, column) for column in columns]
+        writer.writerow(["" if value is None else value for value in values])
     return stream.getvalue()
 
 
@@ -254,13 +309,15 @@ def write_manifest(path: Path, clips: list[Clip]) -> None:
 
 
 def manifest_digest(clips: list[Clip]) -> str:
-    """Return the sha256 of ids, videos and spans in order, which decide the content of shards.
+    """Return the sha256 of ids, videos, spans and rates in order, which decide what shards hold.
 
     Labels and splits are left out, because they can be corrected without computing motion again.
     """
     hashed = hashlib.sha256()
     for clip in clips:
-        what = (clip.clip_id, clip.video, clip.start_seconds, clip.stop_seconds)
+        what: tuple = (clip.clip_id, clip.video, clip.start_seconds, clip.stop_seconds)
+        if clip.frames_per_second is not None:
+            what += (clip.frames_per_second,)
         hashed.update(json.dumps(what).encode() + b"\n")
     return hashed.hexdigest()
 
@@ -272,7 +329,7 @@ def read_classes(path: Path) -> ClassList:
         InputError: the file does not have the format of `write_classes`.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return ClassList()
     except (ValueError, RecursionError) as error:
@@ -315,17 +372,18 @@ def _clip_of(values: dict[str, str]) -> Clip:
         label=_number(values, "label", int),
         verb=_number(values, "verb", int),
         noun=_number(values, "noun", int),
+        frames_per_second=_number(values, "frames_per_second", float),
     )
 
 
 def _number(values: dict[str, str], column: str, kind: Callable[[str], N]) -> N | None:
-    text = values[column]
+    text = values.get(column, "")
     if text == "":
         return None
     try:
         return kind(text)
     except ValueError:
-        what = "a whole number" if kind is int else "a number of seconds"
+        what = "a whole number" if kind is int else "a number"
         raise InputError(
             "wrong-type", f"{column} is {_short(text)}; {what} or nothing is allowed"
         ) from None

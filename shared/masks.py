@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import InputError
+from shared.flow_tube import flow_tube
 from shared.rectangles import ASPECT, draw_aspect, nearest_cells, sides
 from shared.scene import INSIDES, Scene, check_share, round_half_up, tube_mask
+from shared.weighted_draws import drawn_by_weight
 
 __all__ = ["MASKS", "Mask", "Scene"]
 
@@ -238,7 +240,7 @@ def mgm(
     moves = (motion > 0).any(axis=1)
     source = np.maximum.accumulate(np.where(moves, np.arange(scene.time_steps), 0))
     if pattern == "sparse":
-        return _drawn_by_weight(motion, count, rng)[source].ravel()
+        return drawn_by_weight(motion, count, rng)[source].ravel()
     columns = scene.grid[1]
     ties = rng.random(scene.grid)
     # If nothing moves, every cell is an equally good centre.
@@ -301,22 +303,6 @@ def _moving_pattern(
     return np.stack([np.roll(first, (down, across), axis=(0, 1)) for across, down in moved])
 
 
-def _drawn_by_weight(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw `count` positions of each row without replacement, bool [T', P].
-
-    The probability of a position is proportional to its weight among those that are left. Positions
-    without weight come last, in random order. The method is that of Efraimidis and Spirakis (2006):
-    each position has an exponential clock with its weight as rate, and the first ones to ring win.
-    """
-    clocks = rng.exponential(size=weights.shape)
-    with np.errstate(divide="ignore", over="ignore"):
-        rings = clocks / weights  # infinite without weight
-    order = np.lexsort((clocks, rings), axis=-1)
-    drawn = np.zeros(weights.shape, dtype=np.bool_)
-    np.put_along_axis(drawn, order[:, :count], True, axis=-1)
-    return drawn
-
-
 # ---------------------------------------------------------------------------------------------
 # All masks by name
 # ---------------------------------------------------------------------------------------------
@@ -330,11 +316,13 @@ class Mask:
         draw: `(scene, rng, *, options) -> bool [N]`.
         needs_boxes: whether it uses `scene.inside`, and so needs motion boxes.
         needs_motion: whether it uses `scene.motion`, and so needs motion maps.
+        needs_flow: whether it uses `scene.flow`, and so needs tracks of points.
     """
 
     draw: Callable[..., np.ndarray]
     needs_boxes: bool = False
     needs_motion: bool = False
+    needs_flow: bool = False
 
 
 MASKS: dict[str, Mask] = {
@@ -345,5 +333,6 @@ MASKS: dict[str, Mask] = {
     "cube": Mask(cube),
     "smm": Mask(smm),
     "mgm": Mask(mgm, needs_motion=True),
+    "flow_tube": Mask(flow_tube, needs_flow=True),
 }
 """All masks by the `kind` of a recipe's `mask` table."""

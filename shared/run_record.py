@@ -16,6 +16,7 @@ from typing import Any
 
 from shared.errors import InputError
 from shared.files import write_atomically
+from shared.threads import openmp_settings
 
 PACKAGES = (
     "torch",
@@ -33,12 +34,13 @@ PACKAGES = (
 
 
 def write_options(path: Path, options: dict[str, Any]) -> None:
-    """Write options.json: resolved options, command line, versions and git commit."""
+    """Write options.json: resolved options, command line, versions, git commit and OpenMP."""
     record = {
         "command": command_line(),
         "options": options,
         "versions": versions(),
         "git_commit": git_commit(),
+        "openmp": openmp_settings(),
     }
     write_atomically(path, json.dumps(record, indent=1, default=str).encode() + b"\n")
 
@@ -138,16 +140,23 @@ class RunLock:
 
     It is a kernel lock (flock) on a file, which ends with the process. The lock of a killed run
     therefore does not block. Workers do not inherit the descriptor.
+
+    Args:
+        path: the file of the lock.
+        is_shared: whether other runs may share the lock; each of them has a lock of its own too,
+            whose name begins with that of this one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_shared: bool = False) -> None:
         self.path = Path(path)
+        self._is_shared = is_shared
 
     def __enter__(self) -> RunLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        way = fcntl.LOCK_SH if self._is_shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, way | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(self._descriptor)
@@ -158,18 +167,29 @@ class RunLock:
                     "OUT on another one",
                 ) from None
             holder = os.pread(self._descriptor, 4096, 0).decode(errors="replace").strip()
+            holder = holder or self._first_of_several()
             os.close(self._descriptor)
             raise InputError(
                 "locked",
                 f"{self.path.parent} is in use by another run ({holder or 'starting'}); wait for "
                 "it, stop it, or give another OUT",
             ) from None
+        if self._is_shared:
+            return self
         os.ftruncate(self._descriptor, 0)
         # Paths on the command line may have bytes that are not UTF-8.
         own = f"process {os.getpid()}: {command_line()}".encode(errors="surrogateescape")
         os.pwrite(self._descriptor, own, 0)
         return self
 
+    def _first_of_several(self) -> str:
+        """What one of the runs that share the lock wrote into its own."""
+        for path in sorted(self.path.parent.glob(f"{self.path.name}-*")):
+            if text := path.read_text(encoding="utf-8", errors="replace").strip():
+                return text
+        return ""
+
     def __exit__(self, *raised: object) -> None:
-        os.ftruncate(self._descriptor, 0)
+        if not self._is_shared:
+            os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)

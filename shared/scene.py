@@ -31,6 +31,9 @@ class Scene:
             False without boxes.
         motion: float32 [T', R, Q], mean motion in each tubelet of the sampled frames after crop,
             resize and flip, at least 0; None if no mask needs it.
+        flow: float32 [T' - 1, m * R, m * Q, 2], how far the picture moves from each time step to
+            the next at m x m points of each position (`FINE` of shared/flow_tube.py): x to the
+            right and y down, in positions; NaN where this is not known. None if no mask needs it.
         moving: bool [R, Q], True if the patch moves in the sampled frames, after crop, resize and
             flip (`moving_positions` in shared/moving_areas.py); None if no mask needs it.
     """
@@ -38,6 +41,7 @@ class Scene:
     time_steps: int
     inside: np.ndarray
     motion: np.ndarray | None = None
+    flow: np.ndarray | None = None
     moving: np.ndarray | None = None
 
     @property

@@ -6,7 +6,8 @@
 tests/golden/toy/ holds the shards of 12 clips of the toy dataset, rendered and preprocessed by the
 project's own commands. The shards are stored because optical flow, and with it the boxes and masks,
 depends on the vector instructions of the CPU. A very small model is trained on them for 50 steps:
-pretraining with every method of the toy recipe, and finetuning with both heads. Everything is
+pretraining with every method of the toy recipe and the options in `VARIANTS`, and finetuning with
+both heads. Everything is
 computed on the CPU in float32 by one thread. tests/test_golden_losses.py repeats the runs and
 compares. Write the file again only after a change that is meant to alter training, and name that
 change in the commit.
@@ -50,6 +51,10 @@ SETTINGS = (
 )
 ONLY = {"pretrain-velocity": ("target.points=4", "target.stabilised=false")}
 """Further settings of one run: the stored tracks are few, and have the camera's motion."""
+VARIANTS = {
+    "pretrain-mofo-decodes-motion": ("decoder_mask.kind=motion",),
+}
+"""Further runs of a method, which the name of the run begins with, with settings of their own."""
 DECODER = ("model.decoder_width=32", "model.decoder_depth=1", "model.decoder_heads=2")
 
 
@@ -61,7 +66,8 @@ def methods() -> list[str]:
 
 def run_names() -> list[str]:
     """The recorded runs, in the order of the file's columns."""
-    return [f"pretrain-{name}" for name in methods()] + [f"finetune-{kind}" for kind in HEADS]
+    pretraining = [f"pretrain-{name}" for name in methods()]
+    return [*pretraining, *VARIANTS, *(f"finetune-{kind}" for kind in HEADS)]
 
 
 def make_clips(out: Path) -> DatasetLayout:
@@ -121,7 +127,7 @@ def first_losses(layout: DatasetLayout, run: str, *settings: str, threads: int =
     Returns:
         float64 [STEPS], the loss of every step.
     """
-    command, _, what = run.partition("-")
+    command, what = run.split("-")[:2]
     decoder = DECODER if command == "pretrain" else ()
     common = Common(
         layout.dataset,
@@ -131,6 +137,7 @@ def first_losses(layout: DatasetLayout, run: str, *settings: str, threads: int =
             *decoder,
             f"optim.base_learning_rate={RATE}",
             *ONLY.get(run, ()),
+            *VARIANTS.get(run, ()),
             *settings,
         ),
         epochs=STEPS * BATCH_SIZE // NUM_CLIPS["train"],

@@ -163,7 +163,12 @@ def test_a_box_source_that_nothing_looks_at_is_refused(tmp_path):
 
 ANNOTATED = ("--from-annotations", "x.json")
 WRONG = {  # arguments, code, what the message names
-    "preset": ((*ANNOTATED, "--preset", "paper"), "option-conflict", "--preset", ANNOTATED[0]),
+    "preset": (
+        (*ANNOTATED, "--motion-preset", "paper"),
+        "option-conflict",
+        "--motion-preset",
+        ANNOTATED[0],
+    ),
     "set": ((*ANNOTATED, "--set", "sigma=1"), "option-conflict", "--set", ANNOTATED[0]),
     "source": ((*ANNOTATED, "--source", "dis"), "option-conflict", "--source", ANNOTATED[0]),
     "format": (("--format", "csv"), "option-needs-another", "--format", ANNOTATED[0]),
@@ -173,14 +178,14 @@ WRONG = {  # arguments, code, what the message names
     "name": (("--name", "../up"), "bad-name", "'../up'"),
     "no such source": (("--source", "dis"), "not-finished", "flows-dis", "tvl1,dis'`"),
     "no maps of the code": (
-        ("--preset", "mofo-code"),
+        ("--motion-preset", "mofo-code"),
         "not-finished",
-        "--preset mofo-code",
+        "--motion-preset mofo-code",
         "flows-tvl1-boundaries",
         "--boundaries'`",
     ),
     "nor of dis": (
-        ("--preset", "mofo-code", "--source", "dis"),
+        ("--motion-preset", "mofo-code", "--source", "dis"),
         "not-finished",
         "flows-dis-boundaries",
         ",dis --boundaries'`",
@@ -209,14 +214,14 @@ def of_code(source):
 def test_maps_that_a_preset_is_not_for_are_refused(layout):
     lay_beside(layout, "dis-boundaries", **of_code("dis"))
     lay_beside(layout, "tvl1-length", config={"flow_source": "tvl1", "map": "length"})
-    asked = {"dis-boundaries": "--preset mofo-code", "tvl1-length": "mask mgm"}
+    asked = {"dis-boundaries": "--motion-preset mofo-code", "tvl1-length": "mask mgm"}
     for source, meant_for in asked.items():
         for preset in ("default", "paper"):
-            done = run_boxes(layout, "--source", source, "--preset", preset, "--name", "new")
-            named = (layout.flows_of(source), meant_for, f"--preset {preset} ", "--source")
+            done = run_boxes(layout, "--source", source, "--motion-preset", preset, "--name", "new")
+            named = (layout.flows_of(source), meant_for, f"--motion-preset {preset} ", "--source")
             refused(done, "other-kind", *named)
     assert not (layout.root / "boxes-new").exists()
-    code = ("--preset", "mofo-code", "--name", "code", "--workers", 1)
+    code = ("--motion-preset", "mofo-code", "--name", "code", "--workers", 1)
     assert run_boxes(layout, *code, "--source", "dis-boundaries").exit_code == 0
     lengths = run_boxes(layout, *code, "--source", "tvl1-length")
     refused(lengths, "unknown-name", "tvl1-length", "--source", "dis-boundaries")
@@ -225,7 +230,7 @@ def test_maps_that_a_preset_is_not_for_are_refused(layout):
 def test_maps_of_the_code_are_found_where_the_first_source_has_none(layout):
     index = read_index(layout.flows)
     write_index(layout.flows, dataclasses.replace(index, config={"flow_source": "motion-vectors"}))
-    code = ("--preset", "mofo-code", "--name", "code", "--workers", 1)
+    code = ("--motion-preset", "mofo-code", "--name", "code", "--workers", 1)
     command = "ARGS='--source motion-vectors,tvl1 --boundaries'`"
     refused(run_boxes(layout, *code), "not-finished", layout.flows_of("tvl1-boundaries"), command)
     folder = lay_beside(layout, "dis-boundaries", **of_code("dis"))
@@ -243,7 +248,7 @@ def test_flows_that_an_earlier_run_left_are_not_taken(layout, of):
     left = [dataclasses.replace(entries[0], clips=3), *entries[1:]]
     changes = {"manifest_digest": "0" * 64} if of == "another manifest" else {"shards": left}
     folder = lay_beside(layout, "tvl1-boundaries", **of_code("tvl1"), **changes)
-    done = run_boxes(layout, "--preset", "mofo-code", "--name", "code")
+    done = run_boxes(layout, "--motion-preset", "mofo-code", "--name", "code")
     refused(done, "other-clips", folder, layout.frames, "--source tvl1 --boundaries'`")
     assert not layout.boxes_of("code").exists()
 

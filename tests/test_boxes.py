@@ -133,7 +133,7 @@ def test_a_complete_run_is_reused_and_other_options_are_refused(layout):
     named = (layout.boxes, "--overwrite", "--name NAME")
     refused(run_boxes(layout, "--set", "sigma=4"), "other-options", "sigma was 1.5", "4.0", *named)
     options = ("texture", "frames_before", "mean_factor", "smallest_share")
-    done = run_boxes(layout, "--preset", "paper")
+    done = run_boxes(layout, "--motion-preset", "paper")
     said = refused(done, "other-options", *(f"{option} was " for option in options), *named)
     assert read_index(layout.frames).digest[:8] not in said
     assert checksums(layout.boxes) == before

@@ -172,6 +172,40 @@ FINETUNED = {
 }
 
 
+SCRIPTS = {
+    # encoder and decoder width, decoder depth, pretraining epochs and batch; finetuning epochs,
+    # batch, rate of the script at its batch, layer decay
+    "ssv2-2400": (768, 384, 4, 2400, 2048, 30, 384, 5e-4, 0.75),
+    "ssv2-vit-s": (384, 192, 4, 2400, 2048, 40, 384, 1e-3, 0.7),
+    "k400-1600": (768, 384, 4, 1600, 2048, 75, 384, 5e-4, 0.75),
+    "k400-vit-s": (384, 192, 4, 1600, 1024, 150, 384, 5e-4, 0.75),
+    "k400-vit-l": (1024, 512, 12, 1600, 512, 35, 128, 2e-3, 0.75),
+}
+
+
+@pytest.mark.parametrize("recipe", SCRIPTS)
+def test_other_sizes_and_lengths_have_the_numbers_of_videomaes_scripts(recipe):
+    tables = read_recipe(recipe, None)
+    config, tuned = pretrain_config(tables, "videomae"), finetune_config(tables, "mean")
+    model, rate = config.model, SCRIPTS[recipe][7]
+    found = (
+        model.width,
+        model.decoder_width,
+        model.decoder_depth,
+        config.epochs,
+        config.batch_size,
+    )
+    found += (tuned.epochs, tuned.batch_size)
+    assert (*found, rate, tuned.optim.layer_decay) == SCRIPTS[recipe]
+    assert model.decoder_width == 64 * model.decoder_heads and tuned.repeats == 2
+    # VideoMAE's scripts leave repeated views out of the batch that scales the rate.
+    found_rate = scaled_learning_rate(
+        tuned.optim.base_learning_rate, effective_batch(tuned.batch_size, tuned.repeats)
+    )
+    assert found_rate == pytest.approx(scaled_learning_rate(rate, tuned.batch_size))
+    assert config.cut.stride == (2 if recipe.startswith("ssv2") else 4)
+
+
 @pytest.mark.parametrize("dataset", PUBLISHED)
 def test_pretraining_has_the_published_numbers(dataset):
     config = pretrain_config(read_recipe(dataset, None), "mofo")

@@ -30,6 +30,7 @@ from train.options.recipe import finetune_config, pretrain_config, read_recipe
 from train.samples.datasets import EvaluateDataset, FinetuneDataset, PretrainDataset
 from train.samples.loading import make_loader, read_batches, to_device
 from train.samples.views import StoredClip
+from train.tables.typed import Choice
 
 NO_WORKERS = LoaderConfig(workers=0)
 
@@ -398,7 +399,7 @@ def test_inside_may_be_the_positions_that_move(table, recipe):
     changes = {"model": {"patch_size": 4}, "head": {"kind": "mca", "inside": "positions"}}
     config = finetune_config(recipe, "mca", changes)
     views = (table, config.model, config.frames, EvaluateConfig(), NO_WORKERS)
-    boxes, moving = (EvaluateDataset(*views, "clip", inside) for inside in INSIDES)
+    boxes, moving = (EvaluateDataset(*views, inside=inside) for inside in INSIDES)
     for index in range(1, 12):
         boxed, moves = (each[index]["inside"].view(2, 8, 8) for each in (boxes, moving))
         clip = StoredClip(table, index, moving.reader, config.model)
@@ -448,6 +449,21 @@ def test_evaluation_shows_every_segment_and_crop(tmp_path, recipe):
     assert sample["pixels"].shape == (6, 4, 32, 32, 3) and sample["index"].tolist() == [0]
     assert len({view.numpy().tobytes() for view in sample["pixels"]}) == 6
     assert not sample["inside"].any()  # no boxes were asked for
+
+
+def test_windows_of_an_evaluation_may_start_on_the_grid_of_the_stride(table, recipe):
+    config = finetune_config(recipe, "mean")
+    loader = LoaderConfig(workers=0)
+    found = {}
+    for starts in ("frame", "stride"):
+        views = EvaluateConfig("test", 3, 1, starts)
+        rule = Choice("dense", {"stride": 2})
+        dataset = EvaluateDataset(table, config.model, rule, views, loader)
+        clip = StoredClip(table, 0, dataset.reader, config.model)
+        found[starts] = [int(view.frames[0]) for view in clip.test_views(rule, views)]
+    assert all(start % 2 == 0 for start in found["stride"]) and found["stride"] != found["frame"]
+    with refuses("option-unused", "starts", "segments"):
+        clip.test_views(Choice("segments", {}), views)
 
 
 def test_pixels_arrive_standardised(table, recipe):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import errno
 import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +155,38 @@ def test_helpers_find_what_is_wrong(code):
         refused(line, other)
     with pytest.raises(AssertionError, match=r"not named: b\.csv"):
         refused(line, code, "b.csv")
+
+
+_CTRL_C_IN_A_DESTRUCTOR = """
+import os, signal, time
+from shared.errors import user_errors
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+@user_errors
+def command():
+    held = Held()
+    del held
+    time.sleep(30)
+    print("it went on")
+
+command()
+"""
+
+
+def test_ctrl_c_ends_a_command_even_where_python_cannot_raise_it():
+    ended = subprocess.run(
+        [sys.executable, "-c", _CTRL_C_IN_A_DESTRUCTOR],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        # A shell without job control has what it runs in the background ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert ended.returncode == 130
+    assert ended.stdout == ""
+    assert "run the same command again" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -3,19 +3,23 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from dataset_fixtures import run_boxes
 from errors import refused, refuses
+from PIL import Image
 from shard_fixtures import write_moving_squares
 
-from preprocess.annotated_boxes.writers import WRITERS
+from preprocess.annotated_boxes.writers import WRITERS, write_images
 from preprocess.boxes import main as make_boxes
 from preprocess.evaluate_boxes import main as evaluate_boxes
 from preprocess.export import main
 from shared.layout import DatasetLayout
+from shared.manifest import read_manifest
+from shared.schema import SCHEMAS
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, write_index
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
@@ -202,3 +206,89 @@ def test_a_clip_id_that_is_no_file_name(tmp_path):
     with refuses("bad-name", "'../elsewhere'", "--formats"):
         write_csv(tmp_path / "export", "boxes", lambda: iter([clip]))
     assert not list((tmp_path / "export").iterdir())
+
+
+# ---------------------------------------------------------------------- images
+
+
+def test_images_are_those_of_the_shards_and_carry_their_boxes(layout):
+    """As CocoDetection and FiftyOne read them: a folder, and the names and sizes in the JSON."""
+    assert export(layout, "--formats", "coco", "--images").exit_code == 0
+    folder = layout.root / "export" / "boxes.coco-images"
+    content = json.loads(exported(layout)["coco"].read_text())
+    videos = {clip.clip_id: clip.video for clip in read_manifest(layout.manifest)}
+    assert {image["video"] for image in content["images"]} == set(videos.values())
+    assert all(image["video"] == videos[image["clip_id"]] for image in content["images"])
+    with ShardReader(layout.frames / "00000.h5", "frames") as reader:
+        jpegs = reader.ragged("/jpeg/offsets", "/jpeg/values", *reader.pair("/clip/frames", 1))
+    assert (folder / "square-001" / "0003.jpg").read_bytes() == jpegs[2].tobytes()
+    assert len(list(folder.rglob("*.jpg"))) == len(content["images"]) == 7 * 16
+    for image in content["images"]:
+        with Image.open(folder / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
+
+
+def test_boxes_are_in_pixels_of_smaller_images_and_come_back(layout):
+    """Stored frames are half as large as the source here: boxes are halved, and doubled again."""
+    for folder, kind in ((layout.frames, "frames"), (layout.boxes, "boxes")):
+        index = read_index(folder)
+        entries = []
+        for entry in index.shards:
+            with ShardReader(folder / entry.name, kind) as reader:
+                fields = SCHEMAS[kind]
+                arrays = {
+                    field.path: reader[field.path] for field in fields if field.path in reader
+                }
+                attributes = reader.attributes
+            arrays["/clip/size"] = 2 * arrays["/clip/size"]
+            if kind == "boxes":
+                arrays["/box/xyxy"] = 2 * arrays["/box/xyxy"]
+            written = write_shard(folder / entry.name, kind, arrays, attributes)
+            entries.append(ShardEntry(entry.name, *written, entry.clips))
+        write_index(folder, replace(index, shards=entries))
+    assert export(layout, "--formats", "coco", "--images").exit_code == 0
+    content = json.loads(exported(layout)["coco"].read_text())
+    assert {(image["width"], image["height"]) for image in content["images"]} == {(64, 64)}
+    given = ("--from-annotations", exported(layout)["coco"], "--format", "coco", "--name", "back")
+    assert run_boxes(layout, *given).exit_code == 0
+    with (
+        ShardReader(layout.boxes / "00000.h5", "boxes") as original,
+        ShardReader(layout.boxes_of("back") / "00000.h5", "boxes") as copy,
+    ):
+        boxes = original["/box/xyxy"]
+        assert np.nanmax(boxes) > 64
+        np.testing.assert_allclose(copy["/box/xyxy"], boxes, rtol=1e-5)
+
+
+def test_images_need_frames_of_the_same_clips(layout, tmp_path):
+    done = export(layout, "--formats", "csv", "--images")
+    refused(done, "option-needs-another", "--images", "coco")
+    shutil.copytree(layout.boxes, tmp_path / "alone" / "boxes")
+    arguments = ["--boxes", str(tmp_path / "alone" / "boxes"), "--formats", "coco"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0  # without images, boxes are enough
+    written = json.loads((tmp_path / "alone" / "export" / "boxes.coco.json").read_text())
+    assert "video" not in written["images"][0]
+    done = CliRunner().invoke(main, [*arguments, "--images"])
+    refused(done, "not-finished", tmp_path / "alone" / "frames")
+    index = read_index(layout.frames)
+    write_index(layout.frames, replace(index, manifest_digest="0" * 64))
+    done = export(layout, "--formats", "coco", "--images")
+    refused(done, "other-clips", layout.frames, layout.boxes)
+    assert not (layout.root / "export").exists()
+
+
+@pytest.mark.parametrize("clip_id", ["a/b", ".."])
+def test_a_clip_id_that_is_no_folder_name(clip_id, tmp_path):
+    with refuses("bad-name", repr(clip_id)):
+        write_images(tmp_path / "export", "boxes", iter([(clip_id, [])]))
+    assert not list((tmp_path / "export").iterdir()) and not list(tmp_path.glob("*.jpg"))
+
+
+def test_images_of_one_clip_with_two_sizes_are_refused(layout, tmp_path):
+    image = {"clip_id": "square-001", "width": 64, "height": 64}
+    images = [{**image, "id": 1, "frame_index": 0}, {**image, "id": 2, "frame_index": 1}]
+    images[1]["width"] = 32
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps({"images": images, "annotations": []}))
+    done = run_boxes(layout, "--from-annotations", path, "--format", "coco", "--name", "two")
+    refused(done, "bad-entry", path, "square-001", "(64, 64)", "(32, 64)")

@@ -18,6 +18,7 @@ from track_fixtures import add_tracks
 from shared.grid import canonical_view
 from shared.layout import DatasetLayout
 from train.clips.reader import ClipReader
+from train.evaluation.score_files import Scores
 from train.figures import main
 from train.network.autoencoder import VideoEncoder
 from train.network.head import VideoClassifier
@@ -25,7 +26,8 @@ from train.objectives.tracked_points import trajectory_target
 from train.options.recipe import finetune_config, pretrain_config, read_recipe
 from train.pictures.attention import attention_from, attention_maps, head_weights
 from train.pictures.clips import overlay_tokens
-from train.pictures.gradcam import class_maps, grad_cam
+from train.pictures.gained import gained_clips
+from train.pictures.gradcam import NORM1, class_maps, grad_cam
 from train.pictures.inputs import choose_block, read_held_out
 from train.pictures.trajectories import TrackedClip, pixels_per_unit, starts_of, tracked_clips
 from train.running.classifier import build_classifier
@@ -104,8 +106,25 @@ def test_gradcam_shows_the_token_that_decides() -> None:
     assert np.argwhere(maps[3].numpy() > 0).tolist() == [[1, 2, 1]]
 
 
+def test_gradcam_of_a_first_norm_is_its_equations() -> None:
+    """The gradient goes through the attention of the block, and the residual past the norm."""
+    model = classifier()
+    clips = torch.randn(1, 3, 16, 64, 64)
+    block = model.encoder.blocks[3]
+    seen: list[torch.Tensor] = []
+    handle = block.norm1.register_forward_hook(lambda module, arguments, out: seen.append(out))
+    score = model(clips)["label"][0, 2]
+    handle.remove()
+    (gradient,) = torch.autograd.grad(score, seen[0])
+    expected = (seen[0].detach()[0] @ gradient[0].mean(dim=0)).relu()
+    _, found = grad_cam(model, clips, None, 4, "label", lambda scores: [2], NORM1)
+    torch.testing.assert_close(found[2].flatten(), expected, rtol=1e-4, atol=1e-7)
+    _, others = grad_cam(model, clips, None, 4, "label", lambda scores: [2])
+    assert (found[2] - others[2]).abs().max() > 1e-6
+
+
 def test_class_maps_explain_the_guess_and_the_truth(trained: DatasetLayout) -> None:
-    found = class_maps(trained, RunFolder(trained.runs / "finetune-mofo-mca"), num_clips=4)
+    found = class_maps(trained, RunFolder(trained.runs / "finetune-mofo-mca"), shown=4)
     assert [clip.label for clip in found] == [0, 1, 2, 3] and found[0].block == 4
     for clip in found:
         assert clip.predicted == clip.probability.argmax()
@@ -116,8 +135,7 @@ def test_class_maps_explain_the_guess_and_the_truth(trained: DatasetLayout) -> N
     again = class_maps(
         trained,
         RunFolder(trained.runs / "finetune-mofo-mca"),
-        num_clips=9,
-        clip_ids=["not there", found[2].clip_id],
+        ["not there", found[2].clip_id],
     )
     assert [clip.clip_id for clip in again] == [found[2].clip_id]
     np.testing.assert_array_equal(again[0].maps[2], found[2].maps[2])
@@ -181,7 +199,7 @@ def test_attention_finds_the_token_that_is_alike(attention: str) -> None:
 
 def test_attention_starts_in_the_motion_box(trained: DatasetLayout) -> None:
     for run in ("pretrain-mofo", "finetune-mofo-mca"):
-        found = attention_maps(trained, RunFolder(trained.runs / run), num_clips=2)
+        found = attention_maps(trained, RunFolder(trained.runs / run), shown=2)
         for clip in found:
             assert clip.query[0] == 1 and np.isclose(clip.weights.sum(), 1.0, atol=1e-5)
             assert [len(frames) for _, frames in clip.rows(4)] == [4, 4]
@@ -206,7 +224,7 @@ def test_blocks_and_tokens_beyond_the_model_are_refused(trained: DatasetLayout) 
 
 def test_true_tracks_are_those_of_the_squares(trained: DatasetLayout) -> None:
     """Points in the square move with it by 2 pixels a frame, all others rest."""
-    found = tracked_clips(trained, RunFolder(trained.runs / "pretrain-mme"), num_clips=4)
+    found = tracked_clips(trained, RunFolder(trained.runs / "pretrain-mme"), shown=4)
     directions = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
     for clip in found:
         assert clip.frames.shape == (2, 64, 64, 3) and clip.hidden.shape == (2, 4, 4)
@@ -298,6 +316,32 @@ def test_runs_without_displacements_get_their_other_figures(
     assert not (folder.path / "figures" / "trajectories.png").exists()
     (line,) = result.stderr.splitlines()
     assert str(folder.path) in line and "no trajectories" in line
+
+
+def test_gained_clips_are_right_here_and_wrong_there_the_surest_first() -> None:
+    ids, label = list("abcde"), np.array([0, 1, 2, -1, 1])
+    ours = Scores(
+        "label", 3, ids, label, np.array([0, 1, 2, 0, 0]), np.array([0.4, 0.9, 0.8, 1, 1])
+    )
+    theirs = replace(ours, predicted=np.array([1, 0, 2, 1, 1]))
+    assert gained_clips(ours, theirs) == ["b", "a"]
+    with refuses("other-clips", 5, 4):
+        gained_clips(ours, replace(theirs, clip_id=ids[:4]))
+
+
+def test_figures_show_clips_that_another_run_gets_wrong(trained: DatasetLayout) -> None:
+    names = {"right": (), "wrong": (0, 2)}
+    for name, wrong in names.items():
+        write_finetune_run(trained, f"finetune-{name}-mean", wrong=wrong)
+    run, other = (trained.runs / f"finetune-{name}-mean" for name in names)
+    result = run_figures(run, "--wrong-in", other, "--layer", "norm1", "--clips", 3)
+    assert result.exit_code == 0, result.output
+    [path] = [Path(line) for line in result.stdout.splitlines() if line.endswith("gained.png")]
+    assert cv2.imread(str(path)).std() > 5
+    result = run_figures(other, "--wrong-in", run)
+    refused(result, "no-match", "finetune-wrong-mean", "finetune-right-mean")
+    result = run_figures(trained.runs / "pretrain-mofo", "--wrong-in", run, "--layer", "norm1")
+    refused(result, "option-unused", "--layer and --wrong-in")
 
 
 def test_trajectories_of_pixels_are_refused(trained: DatasetLayout) -> None:

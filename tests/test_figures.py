@@ -27,11 +27,12 @@ from train.pictures.charts import (
     coverage_chart,
     curves_chart,
     inside_chart,
+    most_confused,
     shares_chart,
 )
 from train.pictures.clips import see_view, spread_over_classes
 from train.pictures.reconstruction import reconstruct
-from train.pictures.style import PALETTE, heat_rgba, png_uri, printable
+from train.pictures.style import PALETTE, heat_rgba, png_uri, printable, shortened
 from train.report_sections.page import choose_runs
 from train.report_sections.runs import read_run, read_runs
 from train.running.run_folder import RunFolder
@@ -66,6 +67,7 @@ CHARTS = {
     "no coverage": coverage_chart(np.zeros((32, 32))),
     "inside": inside_chart(np.array([0, 40, 196]), 196, 0.9, 0.75),
     "confusion": confusion_chart(np.arange(16).reshape(4, 4), ["a", "b", "<i>&", "$x_1^"]),
+    "most confused": confusion_chart(np.arange(12).reshape(3, 4), ["a", "b", "c" * 40]),
     "large confusion": confusion_chart(np.eye(174, dtype=int), [str(i) for i in range(174)]),
 }  # fmt: skip
 
@@ -81,7 +83,7 @@ def test_chart_is_an_svg_in_the_colours_of_the_page(name: str) -> None:
 
 def test_chart_as_png_has_its_size() -> None:
     chart = CHARTS["curves"]
-    image = cv2.imdecode(np.frombuffer(chart.png(100), np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(chart.file("png", 100), np.uint8), cv2.IMREAD_COLOR)
     assert image.shape == (round(chart.height * 100), round(chart.width * 100), 3)
     assert image.std() > 5 and image[0, 0].tolist() == [255, 255, 255]
 
@@ -119,6 +121,32 @@ def test_percent_ticks() -> None:
     assert PlainTicks(percent=True).format_ticks([0.0, 0.025]) == ["0.0 %", "2.5 %"]
 
 
+@given(st.integers(2, 9), st.integers(2, 8), st.integers(0, 2**32 - 1))
+def test_most_confused_classes_keep_every_clip_of_theirs(count: int, most: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = rng.integers(0, 4, (count, count)) * (rng.random((count, count)) < 0.4)
+    numbers, counts = most_confused(matrix, most)
+    assert len(numbers) <= most and numbers == sorted(set(numbers))
+    assert counts.shape == (len(numbers), len(numbers) + 1)
+    np.testing.assert_array_equal(counts.sum(axis=1), matrix[numbers].sum(axis=1))
+    np.testing.assert_array_equal(counts[:, :-1], matrix[np.ix_(numbers, numbers)])
+    wrong = matrix + matrix.T
+    np.fill_diagonal(wrong, 0)
+    if wrong.any():
+        first, second = np.unravel_index(wrong.argmax(), wrong.shape)
+        assert wrong[np.ix_(numbers, numbers)].max() == wrong[first, second]
+    else:
+        assert numbers == []
+
+
+@given(st.text(st.characters(exclude_characters="\u2026")), st.integers(3, 30))
+def test_a_shortened_name_keeps_both_ends(name: str, most: int) -> None:
+    whole, shown = printable(name, len(name)), shortened(name, most)
+    assert len(shown) <= most
+    start, _, end = shown.partition("\u2026") if len(whole) > most else (whole, "", "")
+    assert whole.startswith(start) and whole.endswith(end)
+
+
 def test_heat_is_the_share_as_opacity() -> None:
     rgba = heat_rgba(np.array([0.0, 0.5, 1.0, 7.0]))
     assert rgba[:, 3].tolist() == [0, 128, 255, 255]
@@ -153,7 +181,7 @@ def test_clips_are_spread_over_classes(labels: list[int], num_clips: int) -> Non
 
 def test_reconstruction_keeps_what_is_visible(trained: DatasetLayout) -> None:
     folders = [RunFolder(trained.runs / f"pretrain-{name}") for name in ("mofo", "videomae")]
-    found = reconstruct(trained, folders, num_clips=3)
+    found = reconstruct(trained, folders, shown=3)
     assert [clip.split for clip in found] == ["test"] * 3
     assert len({clip.label for clip in found}) == 3
     for clip in found:
@@ -226,19 +254,39 @@ def test_figures_of_verbs_and_nouns(tmp_path: Path) -> None:
     add_verbs_and_nouns(layout)
     run = read_run(write_finetune_run(layout, wrong=(1,), kinds=("verb", "noun")).path)
     assert {name for name in charts_of(run) if name.startswith("confusion")} == {
-        "confusion-matrix-of-verbs.png",
-        "confusion-matrix-of-nouns.png",
+        "confusion-matrix-of-verbs",
+        "confusion-matrix-of-nouns",
     }
     classes, clips = read_classes(layout.classes), read_manifest(layout.manifest)
     of_clip = {clip.clip_id: clip for clip in clips}
     figures = clips_of(run, (), 1, None, None)
-    assert list(figures) == ["gradcam-of-verbs.png", "gradcam-of-nouns.png", "attention.png"]
+    assert list(figures) == ["gradcam-of-verbs", "gradcam-of-nouns", "attention"]
     for name, kind in (("verb", "verb"), ("noun", "noun")):
-        for title, rows in figures[f"gradcam-of-{name}s.png"]:
+        for title, rows in figures[f"gradcam-of-{name}s"]:
             shown, clip_id = title.split(" of split")[0].split(", clip ")
             names = getattr(classes, kind)
             assert shown == names[getattr(of_clip[clip_id], kind)]
             assert all(caption.split(",")[0][4:] in names for caption, _ in rows[1:])
+
+
+@pytest.mark.parametrize(("suffix", "first"), [("svg", b"<?xml"), ("pdf", b"%PDF-")])
+def test_figures_of_chosen_clips_as_vectors(trained: DatasetLayout, suffix: str, first: bytes):
+    run = trained.runs / "pretrain-mofo"
+    held_out = [c.clip_id for c in read_manifest(trained.manifest) if c.split == "test"]
+    options = ("--format", suffix, "--clip", held_out[-1], "--clip", held_out[0])
+    result = run_figures(run, *options)
+    assert result.exit_code == 0, result.output
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    assert [path.suffix for path in paths] == [f".{suffix}"] * 7
+    written = [path.read_bytes() for path in paths]
+    assert all(data.startswith(first) for data in written)
+    run_figures(run, *options)
+    assert [path.read_bytes() for path in paths] == written
+    shown = [
+        title
+        for title, _ in clips_of(read_run(run), (), tuple(held_out[-1:]), None, None)["attention"]
+    ]
+    assert [title.split(", clip ")[1].split(" of ")[0] for title in shown] == held_out[-1:]
 
 
 def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> None:
@@ -247,6 +295,11 @@ def test_figures_say_what_is_wrong(trained: DatasetLayout, tmp_path: Path) -> No
     refused(missing, "unknown-name", "pretrain-none", "finetune-mofo-mean, pretrain-mofo")
     beside = run_figures(finetuned, "--beside", trained.runs / "pretrain-mofo")
     refused(beside, "option-unused", "--beside", finetuned)
+    both = run_figures(finetuned, "--clips", 2, "--clip", "a")
+    refused(both, "option-conflict", "--clips", "--clip")
+    held_out = [c.clip_id for c in read_manifest(trained.manifest) if c.split == "test"]
+    unknown = run_figures(finetuned, "--clip", held_out[0], "--clip", "a")
+    refused(unknown, "no-match", "no clip a;", held_out[0])
     layout = write_moving_squares(tmp_path, num_clips=5)
     run = write_pretrain_run(layout, weights=False).path
     refused(run_figures(run), "not-finished", run)

@@ -303,7 +303,7 @@ def test_boundaries_are_those_of_the_whole_clip(tmp_path, further):
         expected = expand(*compand(expected))
         assert np.array_equal(found[:-1], expected), index
         assert np.array_equal(found[-1], expected[-1])
-    done = run_boxes(layout, "--preset", "mofo-code", "--name", "code")
+    done = run_boxes(layout, "--motion-preset", "mofo-code", "--name", "code")
     assert done.exit_code == 0, done.output
     assert read_index(layout.boxes_of("code")).config["made_from"] == folder.name
     if further:

@@ -112,6 +112,33 @@ def test_parameter_counts_of_the_paper_and_of_its_code() -> None:
     )
 
 
+def test_without_a_block_the_head_is_the_equations_of_the_text() -> None:
+    """MOFO, sec. 2.3: each head is softmax(q k' / sqrt(d)) v of inner queries and outer keys, and
+    the result is the heads side by side, projected. No norm, no residual, no MLP."""
+    head = random_head(HeadConfig("mca", num_heads=2, depth=1, block=False))
+    tokens = 5 + 3 * torch.randn(1, NUM_TOKENS, WIDTH)
+    inside = torch.arange(NUM_TOKENS)[None] < 4
+    (layer,) = head.layers
+    heads = []
+    for h in range(2):
+        cut = slice(h * WIDTH, (h + 1) * WIDTH)  # each head has the width of the model
+        q = tokens[0, :4] @ layer.query.weight[cut].T + layer.query.bias[cut]
+        k = tokens[0, 4:] @ layer.key.weight[cut].T
+        v = tokens[0, 4:] @ layer.value.weight[cut].T + layer.value.bias[cut]
+        heads.append(torch.softmax(q @ k.T / WIDTH**0.5, dim=1) @ v)
+    expected = torch.cat(heads, dim=1) @ layer.proj.weight.T + layer.proj.bias
+    with torch.no_grad():
+        torch.testing.assert_close(head(tokens, inside)[0], head.norm(expected.mean(dim=0)))
+    d = WIDTH
+    assert parameter_counts(head)["total"] == 4 * 2 * d * d + 2 * 2 * d + d + 2 * d
+
+
+@pytest.mark.parametrize(("name", "value"), [("residual", False), ("mlp_ratio", 2.0)])
+def test_without_a_block_its_parts_are_refused(name: str, value: object) -> None:
+    with refuses("option-unused", "block is false", f"{name} is {value}"):
+        HeadConfig("mca", block=False, **{name: value})
+
+
 def test_split_heads_must_divide_the_width() -> None:
     with refuses("out-of-range", 5, "12"):
         build_head(HeadConfig("mca", num_heads=5, head_width="split"), WIDTH)

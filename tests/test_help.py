@@ -9,6 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from preprocess.running.options import FormerOption
+
 ROOT = Path(__file__).resolve().parents[1]
 LINES, COLUMNS = 60, 100
 NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
@@ -71,7 +73,10 @@ def test_defaults_are_not_those_of_this_machine(module):
 @pytest.mark.parametrize("module", modules())
 def test_rare_options_are_shown_by_help_all(module):
     for command in commands(module):
-        rare = [p.opts[0] for p in command.params if isinstance(p, click.Option) and p.hidden]
+        options = [each for each in command.params if isinstance(each, click.Option)]
+        former = [each.opts[0] for each in options if isinstance(each, FormerOption)]
+        rare = [each.opts[0] for each in options if each.hidden and each.opts[0] not in former]
+        assert all(each.hidden for each in options if each.opts[0] in former)
         if not rare:
             continue
         usual = "\n".join(help_text(command))

@@ -2,10 +2,13 @@
 
 import sys
 
+import cv2
+import numpy as np
 import pytest
 from errors import refuses
 from shard_fixtures import write_moving_squares
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from training_fixtures import tiny_run
 
 from shared.run_record import read_jsonl
@@ -48,6 +51,30 @@ def test_steps_that_come_again_are_there_once(tmp_path):
             log.write({"event": "train", "step": step, "loss": loss})
         log.close()
     assert curves(folder) == {"train/loss": [(1, 3.0), (2, 2.5), (3, 1.5)]}
+
+
+def test_tensorboard_has_options_and_pictures(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    options = {"seed": 3, "config": {"epochs": 10, "rate": 1e-3, "frames": [0, 15], "init": None}}
+    picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    log = LiveLog(folder, True, 0, True, None, options)
+    log.write_picture("snapshots/input", picture, 7)
+    log.close()
+    events = EventAccumulator(str(folder.tensorboard), size_guidance={"images": 0}).Reload()
+    [shown] = events.Images("snapshots/input")
+    encoded = np.frombuffer(shown.encoded_image_string, np.uint8)
+    assert shown.step == 7
+    np.testing.assert_array_equal(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1], picture)
+    found = HParamsPluginData.FromString(
+        events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    ).session_start_info.hparams
+    assert {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()} == {
+        "seed": 3.0,
+        "config.epochs": 10.0,
+        "config.rate": 1e-3,
+        "config.frames": "[0, 15]",
+        "config.init": "null",
+    }
 
 
 def test_curves_can_be_left_out_and_others_write_nothing(tmp_path):

@@ -34,8 +34,8 @@ def make(*arguments: str, status: int = 0) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> Path:
-    """OUT with a small toy dataset that went through the whole chain."""
-    out = tmp_path_factory.mktemp("out")
+    """OUT with a small toy dataset that went through the whole chain; its name has spaces."""
+    out = tmp_path_factory.mktemp("out") / "mes données 视频"
     make("toy", f"OUT={out}", f"ARGS={SMALL['toy']}")
     # pretrain makes the manifest, flows and boxes it lacks
     for goal in ("pretrain", "finetune", "scratch"):
@@ -84,6 +84,8 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
 
     assert "--trajectories" not in flows_command("pretrain", "METHOD=mofo")
     assert "--trajectories --stabilise warp" in flows_command("pretrain", "METHOD=mme")
+    of_mgmae = flows_command("pretrain", "METHOD=mgmae")
+    assert "--trajectories --track-cell 0" in of_mgmae and "--stabilise" not in of_mgmae
     vectors = "--source tvl1,motion-vectors --lengths"
     assert vectors not in flows_command("pretrain", "METHOD=mofo")
     assert vectors in flows_command("pretrain", "METHOD=mgm")
@@ -167,9 +169,36 @@ def test_the_method_is_for_runs_that_args_do_not_name(tmp_path, goal, named):
     assert "--method" in commands(tmp_path, goal, f"ARGS={named}", "METHOD=mme")[module]
 
 
+def test_predict_takes_the_finetuned_run_that_args_do_not_name(tmp_path):
+    def ran(*arguments: str) -> str:
+        lines = make("-n", "predict", *arguments, f"OUT={tmp_path}").stdout
+        return " ".join(lines.replace("\\\n", " ").split())
+
+    assert '--dataset "$DATASET" --run "finetune-$METHOD-${HEAD:-mean}" a.mp4' in ran("ARGS=a.mp4")
+    # Somebody else's model belongs to no dataset, unless one is named.
+    named = ran("ARGS=--run theirs a.mp4")
+    assert named.endswith('--out "$OUT" --run theirs a.mp4')
+    assert '--dataset "$DATASET" --run theirs' in ran("ARGS=--run theirs a.mp4", "DATASET=toy")
+    assert "error: METHOD" in ran("ARGS=--run theirs a.mp4", "METHOD=mofo")
+    assert "error: name a video" in ran()
+
+
 def test_args_for_two_goals_are_refused(tmp_path):
     done = make("flows", "boxes", f"OUT={tmp_path}", "ARGS=--dry-run", status=2)
     assert "ARGS goes to the command of one goal" in done.stderr
+
+
+@pytest.mark.parametrize("goals", [["all"], ["help"], ["lint"], ["out/toy/manifest.csv"]])
+def test_args_that_reach_no_command_are_refused(tmp_path, goals):
+    done = make(*goals, f"OUT={tmp_path}", "ARGS=--dry-run", status=2)
+    assert f"'{goals[0]}' is none that takes it. Known: toy manifest" in done.stderr
+
+
+@pytest.mark.parametrize("out", ["a(b", 'a"b', "a'b", "a#b", "a:b", "a%b", "a\\b", "a;b", "~/a"])
+def test_names_that_make_or_the_shell_would_change_are_refused(out):
+    [character] = set(out) - set("ab/")
+    done = make("-n", "flows", f"OUT={out}", status=2)
+    assert f"has the character {character}" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,42 +8,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from errors import refused, refuses
 from hypothesis import given
 from hypothesis import strategies as st
+from manifest_fixtures import HEADER, invoke, manifest_of, own_csv, touch
 
+from preprocess.annotations.base import Annotations
 from preprocess.annotations.class_folders import read_class_folders
 from preprocess.annotations.clip_rows import clip_id_of, format_missing, read_missing
 from preprocess.annotations.dataset_spec import known_datasets, read_spec
 from preprocess.annotations.readers import known_readers, reader_of
-from preprocess.manifest import main
+from preprocess.annotations.splits import SplitRule, split_clips
 from preprocess.video.video_index import SUFFIXES, scan_videos
-from shared.manifest import COLUMNS, CONTROL, ClassList, read_classes, read_manifest, write_classes
+from shared.manifest import CONTROL, ClassList, read_classes, read_manifest, write_classes
 
-HEADER = ",".join(COLUMNS) + "\n"
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def touch(root: Path, *paths: str) -> Path:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).touch()
-    return root
-
-
-def invoke(tmp_path: Path, *arguments: object, dataset: str = "mine") -> Result:
-    given = ["--dataset", dataset, "--out", tmp_path / "out", *arguments]
-    result = CliRunner().invoke(main, [str(argument) for argument in given])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def manifest_of(tmp_path: Path, *arguments: object, dataset: str = "mine") -> dict:
-    done = invoke(tmp_path, *arguments, dataset=dataset)
-    assert done.exit_code == 0, done.output
-    clips = read_manifest(tmp_path / "out" / dataset / "manifest.csv")
-    return {clip.clip_id: clip for clip in clips}
+def split_folders(root: Path, share: float, seed: int) -> Annotations:
+    return split_clips(read_class_folders(scan_videos(root)), SplitRule(share, seed))
 
 
 # ---------------------------------------------------------------------- own folders
@@ -114,14 +97,14 @@ def test_own_split_depends_on_seed_and_names_alone(tmp_path_factory, sizes, shar
     touch(root, *(f"{name}/{i}.mp4" for name, size in sizes.items() for i in range(size)))
     if max(sizes.values()) == 1 and share < 0.5:
         with refuses("too-few-clips", f"--test-share {share} ", " test "):
-            read_class_folders(scan_videos(root), share, seed)
+            split_folders(root, share, seed)
         return
     if max(sizes.values()) == 1:
         with refuses("too-few-clips", f"--test-share {share} ", " train "):
-            read_class_folders(scan_videos(root), share, seed)
+            split_folders(root, share, seed)
         return
-    clips = read_class_folders(scan_videos(root), share, seed).clips
-    again = read_class_folders(scan_videos(root), share, seed).clips
+    clips = split_folders(root, share, seed).clips
+    again = split_folders(root, share, seed).clips
     assert [clip.split for clip in clips] == [clip.split for clip in again]
     for label, name in enumerate(sorted(sizes)):
         num_test = sum(clip.split == "test" for clip in clips if clip.label == label)
@@ -136,14 +119,27 @@ def test_a_share_beside_split_folders_is_refused(tmp_path):
 
 
 def test_another_seed_gives_other_test_clips(tmp_path):
-    index = scan_videos(touch(tmp_path, *(f"{i}.mp4" for i in range(100))))
-    splits = [[c.split for c in read_class_folders(index, 0.5, seed).clips] for seed in (0, 1)]
+    touch(tmp_path, *(f"{i}.mp4" for i in range(100)))
+    splits = [[c.split for c in split_folders(tmp_path, 0.5, seed).clips] for seed in (0, 1)]
     assert splits[0] != splits[1] and splits[0].count("test") == splits[1].count("test") == 50
 
 
 def test_videos_in_and_out_of_class_folders_are_refused(tmp_path):
     videos = touch(tmp_path / "v", "run/1.mp4", "2.mp4")
     refused(invoke(tmp_path, "--videos", videos), "bad-entry", videos, "(run/1)", "(2)")
+
+
+def test_unlabelled_takes_every_video_at_any_depth(tmp_path):
+    videos = touch(tmp_path / "v", "run/1.mp4", "2.mp4", "test/a/b/3.mkv", "train/4.mp4")
+    clips = manifest_of(tmp_path, "--videos", videos, "--unlabelled")
+    assert [clip.video for clip in clips.values()] == [
+        "2.mp4",
+        "run/1.mp4",
+        "test/a/b/3.mkv",
+        "train/4.mp4",
+    ]
+    assert {(clip.split, clip.label) for clip in clips.values()} == {("train", None)}
+    assert read_classes(tmp_path / "out/mine/classes.json") == ClassList()
 
 
 def test_links_out_of_the_root_are_refused_and_inner_ones_used(tmp_path):
@@ -179,12 +175,6 @@ def test_a_pipe_is_refused(tmp_path):
 
 
 # ---------------------------------------------------------------------- own CSV
-
-
-def own_csv(tmp_path: Path, *rows: str, header: str = HEADER) -> Path:
-    path = tmp_path / "mine.csv"
-    path.write_text(header + "".join(row + "\n" for row in rows))
-    return path
 
 
 def test_own_csv_with_missing_videos(tmp_path):
@@ -322,6 +312,9 @@ def test_no_video_at_all_is_an_error(tmp_path):
         ("mine", ["--annotations", "."], "option-unused", ("--annotations", "folders")),
         ("mine", ["--split-number", "1"], "option-unused", ("--split-number", "folders")),
         ("ssv2", ["--test-share", "0.1"], "option-unused", ("--test-share", "ssv2")),
+        ("ssv2", ["--unlabelled"], "option-unused", ("--unlabelled", "ssv2")),
+        ("mine", ["--unlabelled", "--seed", "1"], "option-unused", ("--seed", "--unlabelled")),
+        ("mine", ["--manifest", "x", "--unlabelled"], "option-unused", ("--unlabelled", "CSV")),
         ("ssv2", ["--split-number", "1"], "option-unused", ("--split-number", "ssv2")),
         ("ssv2", ["--manifest", "x", "--prefer", "mp4"], "option-unused", ("--prefer", "CSV")),
         ("ssv2", ["--annotations", "."], "missing-option", ("ssv2", "--videos (VIDEOS=folder)")),

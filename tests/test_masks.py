@@ -22,7 +22,7 @@ def scene_of(rng, time_steps=T, grid=G) -> Scene:
     motion = rng.gamma(0.3, size=(time_steps, grid, grid)).astype(np.float32)
     motion *= rng.random(motion.shape) < 0.8
     moving = rng.random((grid, grid)) < rng.choice([0.0, 0.1, 0.4, 0.8, 1.0])
-    return Scene(time_steps, inside, motion, moving)
+    return Scene(time_steps, inside, motion, moving=moving)
 
 
 KINDS = {

@@ -30,7 +30,6 @@ from preprocess.flow_run.config import recorded_config
 from preprocess.flow_run.decode_groups import ClipTask
 from preprocess.flow_run.decode_step import ClipEncoder
 from preprocess.flow_run.messages import WorkerOptions
-from preprocess.flow_run.ray_pool import START_TRIES, RayPool
 from preprocess.flow_run.stored_clips import stored_events
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.rebuilding.finished_plan import finished_plan
@@ -279,17 +278,16 @@ def test_ray_that_is_missing_or_does_not_start(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=refuse))
     with refuses("no-workers", "this machine", "nobody answers"):
         ray_start.start_ray(1, 0, 1)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
-    with refuses("no-workers", "10.0.0.5:6379", "nobody answers"):
-        ray_start.start_ray(1, 0, 1)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with refuses("no-workers", "the cluster at auto", "nobody answers"):
+        ray_start.connect_to_cluster()
 
+    def leave(**_):
+        sys.exit(15)  # as Ray does, where nobody answers
 
-def test_workers_that_do_not_start():
-    pool = RayPool.__new__(RayPool)
-    pool._ray, pool._failed_starts = SimpleNamespace(kill=lambda handle: None), START_TRIES - 1
-    actor = SimpleNamespace(handle=None, is_starting=True)
-    with refuses("no-workers", "out of memory"):
-        next(pool._replace(actor, "out of memory"))
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=leave))
+    with refuses("no-workers", "the cluster at auto", "does not answer"):
+        ray_start.connect_to_cluster()
 
 
 def test_repairs_need_what_the_run_was_told(tmp_path):

@@ -88,7 +88,7 @@ def test_two_names_of_what_a_finetuning_begins_with(tmp_path):
         (("augment.label_smoothing=1.0",), "out-of-range", ["label_smoothing", 1.0]),
         (("dropout=1.0",), "out-of-range", ["dropout", 1.0]),
         (("augment=strong",), "wrong-type", ["finetune.augment", "'strong'"]),
-        (("crop=shift",), "wrong-type", ["finetune.crop", "'shift'", "kind"]),
+        (("crop=shift",), "missing-key", ["crop", "pixels", "'shift'"]),
         (("crop.pixels",), "bad-setting", ["--set crop.pixels", "KEY=VALUE"]),
     ],
 )

@@ -115,6 +115,46 @@ def test_random_weights_depend_on_the_seed(layout):
     refused(unused[-1], "option-unused", "--seed 1", "pretrain-mofo")
 
 
+def test_an_attentive_probe_reads_all_tokens_and_leaves_scores(layout):
+    line = run(layout, "--run", "attentive", "--probe", "attentive")[-1]
+    folder = layout.runs / "attentive"
+    metrics = json.loads((folder / "metrics-test-attentive.json").read_text())
+    assert line == f"attentive probe: test top-1 {metrics['top1']:.1f} %"
+    assert metrics["label_learning_rate"] > 0
+    with h5py.File(folder / "features-test-tokens.h5") as file:
+        tokens = file["/feature"][:]
+    assert tokens.shape == (16, 8, 24) and tokens.dtype == np.float16
+    run(layout, "--run", "attentive")  # beside it, in the same folder
+    with h5py.File(folder / "features-test.h5") as file:
+        mean = file["/feature"][:]
+    assert np.allclose(tokens.astype(np.float32).mean(axis=1), mean, atol=2e-3)
+    run(layout, "--run", "all-tokens", "--pool", "tokens")
+    scores = json.loads((layout.runs / "all-tokens" / "metrics-test-knn.json").read_text())
+    assert scores["clips"] == 16
+    unused = run(layout, "--probe", "attentive", "--pool", "steps", code=1)
+    refused(unused[-1], "option-unused", "--pool steps", "--probe attentive")
+
+
+def test_the_model_has_the_shape_of_the_weights(layout, tmp_path):
+    """A recipe for another model gives the same features: frames and labels are its alone."""
+    run(layout, "--run", "own-recipe", "--probe", "knn")
+    text = (layout.out / "tiny.toml").read_text()
+    other = tmp_path / "other.toml"
+    other.write_text(
+        text.replace("width = 24", "width = 36", 1)
+        .replace("image_size = 32", "image_size = 48")
+        .replace("depth = 2", "depth = 1", 1)
+    )
+    run(layout, "--run", "other-recipe", "--probe", "knn", "--recipe", str(other))
+    features = []
+    for name in ("own-recipe", "other-recipe"):
+        with h5py.File(layout.runs / name / "features-test.h5") as file:
+            features.append(file["/feature"][:])
+    assert np.array_equal(*features)
+    recorded = json.loads((layout.runs / "other-recipe" / "options.json").read_text())
+    assert recorded["options"]["config"]["model"]["width"] == 24
+
+
 def test_on_the_split_that_would_choose_the_penalty_it_is_not_asked(layout, monkeypatch):
     given = []
     monkeypatch.setattr(
@@ -139,6 +179,20 @@ def blobs(num_clips: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.
     centres = np.random.default_rng(9).normal(size=(3, 6))
     features = centres[labels] + spread * rng.normal(size=(num_clips, 6))
     return (features * np.geomspace(1e-3, 1, 6) + 5).astype(np.float32), labels
+
+
+def test_more_features_than_clips_give_the_same_classifier():
+    """The probe works on the axes that the clips span; scikit-learn works on all features."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 3
+    features = rng.normal(size=(40, 300)).astype(np.float32) + labels[:, None] * 0.2
+    asked = rng.normal(size=(9, 300)).astype(np.float32) + 0.2
+    probe = fit_linear_probe(features, labels, 3, (asked, np.arange(9) % 3))
+    assert probe.basis.shape == (300, 40)
+    slow = LogisticRegression(C=probe.penalty, max_iter=5000, tol=1e-8)
+    slow.fit(probe.standardise(features), labels)
+    expected = slow.predict_proba(probe.standardise(asked))
+    assert np.allclose(probe(asked), expected, atol=2e-3)
 
 
 def test_a_linear_probe_is_the_optimum_of_its_loss():

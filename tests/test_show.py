@@ -18,6 +18,8 @@ from video_fixtures import render_video
 
 from preprocess.drawing.boxes import stored_boxes
 from preprocess.drawing.frames import (
+    DARK,
+    LIGHT,
     caption,
     draw_mask,
     draw_positions,
@@ -28,6 +30,7 @@ from preprocess.drawing.frames import (
 )
 from preprocess.drawing.masks import MaskOptions, draw_masks, method_masks
 from preprocess.drawing.panels import contact_sheet, video_frames
+from preprocess.drawing.sheet import Sheet
 from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
 from preprocess.flow_run.decode_step import Decoder
 from preprocess.flow_run.flow_step import FlowWorker
@@ -36,7 +39,7 @@ from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.presets import PRESETS
 from preprocess.show import find_motion, main, output_names
 from preprocess.video.errors import ClipError
-from shared.drawing import HIDDEN_RGB
+from shared.drawing import HIDDEN_RGB, LEFT_OUT_RGB
 from shared.errors import EXIT_SET_ASIDE
 from shared.grid import canonical_view, positions_inside
 from shared.layout import DatasetLayout
@@ -126,8 +129,8 @@ def test_masks_are_drawn_again_for_each_window() -> None:
     assert masks.boxes[33].tolist() == [16, 16, 120, 120]
     by_method = {text.split(":")[0]: mask for text, mask in masks.by_caption.items()}
     shares = {"mofo": 0.9, "videomae": 0.9, "random": 0.9, "block": 0.75, "smm": 0.75}
-    shares |= {"mgm": 0.75, "mme": 0.7}
-    assert list(by_method) == list(METHODS) == list(shares)
+    shares |= {"mgm": 0.75, "mme": 0.7, "videomae_v2": 0.9, "motion_mae": 0.9, "mgmae": 0.9}
+    assert list(by_method) == list(METHODS) and set(METHODS) == set(shares)
     for method, mask in by_method.items():
         assert mask.shape == (40, 14, 14)
         if method != "random":  # whose count is exact over time only
@@ -144,6 +147,33 @@ def test_masks_are_drawn_again_for_each_window() -> None:
     assert by_method["mofo"][0][inside].sum() == hidden[1]
     later = by_method["mgm"][2:]  # the first mask is at random
     assert not later[:, 13, 0].any() and later[:, 1, 10].all()
+
+
+def test_decoded_patches_are_shown_for_the_recipe_or_any_method() -> None:
+    boxes = np.full((16, 4), np.nan, np.float32)
+    maps = np.random.default_rng(0).random((16, 28, 28)).astype(np.float32)
+    view = canonical_view(224, 224)
+    of_recipe = MaskOptions(methods=("videomae", "videomae_v2"))
+    masks = draw_masks("a", boxes, maps, view, (224, 224), of_recipe, stride=1)
+    [text] = masks.decoded
+    assert text.startswith("videomae_v2: 90 % hidden, 50 % of these decoded")
+    hidden, decoded = masks.by_caption[text], masks.decoded[text]
+    assert not (decoded & ~hidden).any() and 2 * decoded.sum() == hidden.sum()
+    given = MaskOptions(methods=("mofo", "mgm"), decoder_mask="motion")
+    masks = draw_masks("a", boxes, maps, view, (224, 224), given, stride=1)
+    assert list(masks.decoded) == list(masks.by_caption) and len(masks.decoded) == 2
+    none = MaskOptions(methods=("videomae_v2",), decoder_mask="all")
+    assert not draw_masks("a", boxes, maps, view, (224, 224), none, stride=1).decoded
+
+
+def test_patches_that_are_not_decoded_are_darker() -> None:
+    picture = np.full((40, 40, 3), 200, np.uint8)
+    mask = np.array([[True, True], [False, True]])
+    decoded = np.array([[True, False], [False, False]])
+    draw_mask(picture, mask, np.array([0, 0, 40, 40]), decoded)
+    assert picture[10, 10].tolist() == list(HIDDEN_RGB)
+    assert picture[10, 30].tolist() == list(LEFT_OUT_RGB) == picture[30, 30].tolist()
+    assert picture[30, 10].tolist() == [200, 200, 200]
 
 
 def test_masks_that_hide_all_are_refused() -> None:
@@ -254,11 +284,39 @@ def test_sheet_and_video_have_a_panel_each(video: Path) -> None:
     frames = list(video_frames(found))
     assert len(frames) == 12
     assert all(side % 2 == 0 for frame in frames for side in frame.shape[:2])
-    sheet = contact_sheet(found)
+    sheet = contact_sheet(found).pixels()
     panels = 3 + len(METHODS)
     assert sheet.shape[1] == 6 * (200 + 6) + 6
     assert sheet.shape[0] > panels * 150
-    assert frames[0].shape[:2] == (3 * (240 + 22 + 6) + 6, 4 * (320 + 6) + 6)
+    rows = math.ceil((panels + 1) / 4)  # the last tile is the key
+    assert frames[0].shape[:2] == (rows * (240 + 22 + 6) + 6, 4 * (320 + 6) + 6)
+
+
+def test_a_light_sheet_is_dark_on_white(video: Path) -> None:
+    found = replace(find_motion(video, 0.3, "fast", "default", MASKS_OF_RECIPES), longest_flow=9.0)
+    sheets = [contact_sheet(found, ground) for ground in (DARK, LIGHT)]
+    dark, light = (sheet.pixels() for sheet in sheets)
+    assert dark.shape == light.shape
+    assert (tuple(dark[0, 0]), tuple(light[0, 0])) == (DARK.paper, LIGHT.paper)
+    x, y, picture = sheets[1].pictures[0]
+    for sheet in (dark, light):
+        np.testing.assert_array_equal(
+            sheet[y : y + picture.shape[0], x : x + picture.shape[1]], picture
+        )
+    assert any("edge = 9.0 px/frame" in line.text for line in sheets[1].lines)
+    frame = next(video_frames(found, LIGHT))
+    assert tuple(frame[0, 0]) == LIGHT.paper
+
+
+@pytest.mark.parametrize(
+    ("suffix", "first"), [("svg", b"<?xml"), ("pdf", b"%PDF-"), ("png", b"\x89PNG")]
+)
+def test_a_sheet_is_the_same_file_each_time(suffix: str, first: bytes) -> None:
+    sheet = Sheet(300)
+    sheet.add_line("a name that is too long for a sheet of this width, with $math$", strong=True)
+    sheet.add_row([np.full((20, 90, 3), 7 * i, np.uint8) for i in range(3)], 90)
+    written = sheet.file(suffix)
+    assert written.startswith(first) and written == sheet.file(suffix)
 
 
 def test_only_the_beginning_is_shown(video: Path) -> None:
@@ -272,7 +330,7 @@ def test_only_the_beginning_is_shown(video: Path) -> None:
 
 
 def test_command_writes_video_and_sheet(video: Path, tmp_path: Path) -> None:
-    result = show(video, "--out", tmp_path)
+    result = show(video, "--to", tmp_path)
     assert result.exit_code == 0, result.output
     files = [tmp_path / "square-motion.mp4", tmp_path / "square-motion.png"]
     assert result.stdout.split("\n")[:2] == [str(file) for file in files]
@@ -284,7 +342,7 @@ def test_command_writes_video_and_sheet(video: Path, tmp_path: Path) -> None:
 
 
 def test_a_video_that_is_not_there_is_named_before_any_work(video: Path, tmp_path: Path) -> None:
-    result = show(video, tmp_path / "nope.mp4", "--out", tmp_path / "shown")
+    result = show(video, tmp_path / "nope.mp4", "--to", tmp_path / "shown")
     refused(result, "missing-file", tmp_path / "nope.mp4")
     assert not (tmp_path / "shown").exists()
 
@@ -292,7 +350,7 @@ def test_a_video_that_is_not_there_is_named_before_any_work(video: Path, tmp_pat
 def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video" * 100)
-    result = show(bad, video, "--out", tmp_path)
+    result = show(bad, video, "--to", tmp_path)
     assert result.exit_code == EXIT_SET_ASIDE
     assert str(bad) in result.stderr and "Traceback" not in result.stderr
     assert (tmp_path / "square-motion.png").is_file()
@@ -303,12 +361,12 @@ def test_damaged_video_is_set_aside(video: Path, tmp_path: Path) -> None:
 def test_pictures_never_replace_a_video() -> None:
     videos = (Path("a/x.mp4"), Path("b/x.webm"))
     assert output_names(videos, Path("o")) == ["x-motion", "x-motion-2"]
-    with refuses("existing-output", "o/x-motion.mp4", "--out"):
+    with refuses("existing-output", "o/x-motion.mp4", "--to"):
         output_names((Path("o/x.mp4"), Path("o/x-motion.mp4")), Path("o"))
 
 
 def test_format_without_annotations_is_refused(video: Path, tmp_path: Path) -> None:
-    result = show(video, "--out", tmp_path, "--format", "csv")
+    result = show(video, "--to", tmp_path, "--format", "csv")
     refused(result, "option-needs-another", "--format", "--annotations")
 
 
@@ -317,9 +375,9 @@ def test_stored_and_annotated_boxes_are_drawn(tmp_path: Path) -> None:
     video = render_video(tmp_path / "square-000.mp4", num_frames=12)
     boxes = tmp_path / "square-000.boxes.csv"
     boxes.write_text("frame,x1,y1,x2,y2\n3,4,5,20,25\n")
-    plain = show(video, "--out", tmp_path / "plain")
+    plain = show(video, "--to", tmp_path / "plain")
     more = ("--boxes", layout.boxes, "--annotations", boxes)
-    marked = show(video, "--out", tmp_path / "marked", *more)
+    marked = show(video, "--to", tmp_path / "marked", *more)
     assert plain.exit_code == marked.exit_code == 0, marked.output
     sheets = [
         cv2.imread(str(tmp_path / name / "square-000-motion.png")) for name in ("plain", "marked")
@@ -361,14 +419,14 @@ def test_stored_boxes_are_those_of_the_likeliest_clip(tmp_path: Path) -> None:
 def test_annotations_of_other_clips_are_refused(video: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "another.boxes.csv"
     boxes.write_text("frame,x1,y1,x2,y2\n3,4,5,20,25\n")
-    result = show(video, "--out", tmp_path, "--annotations", boxes, "--seconds", 0.2)
+    result = show(video, "--to", tmp_path, "--annotations", boxes, "--seconds", 0.2)
     refused(result, "no-match", boxes, f"'{video.stem}'", "but of another;")
 
 
 @pytest.mark.parametrize("name", ["ssv2/3201.webm", "clips/video_90.mov"])
 def test_real_videos(samples: Path, name: str) -> None:
     found = find_motion(samples / name, 0.3, "fast", "default", MASKS_OF_RECIPES)
-    sheet = contact_sheet(found)
+    sheet = contact_sheet(found).pixels()
     assert sheet.std() > 10
     height, width = found.frames.shape[1:3]
     assert (height > width) == (name == "clips/video_90.mov")  # upright
@@ -378,5 +436,5 @@ def test_real_videos(samples: Path, name: str) -> None:
 def test_shown_annotations_of_a_real_clip(samples: Path, tmp_path: Path) -> None:
     video = samples / "davis" / "drift-chicane.mp4"
     boxes = samples / "davis" / "drift-chicane.boxes.csv"
-    result = show(video, "--out", tmp_path, "--seconds", 0.2, "--annotations", boxes)
+    result = show(video, "--to", tmp_path, "--seconds", 0.2, "--annotations", boxes)
     assert result.exit_code == 0, result.output

@@ -82,13 +82,23 @@ def test_a_target_of_ones_own_needs_no_other_file(tables, tmp_path):
         (
             {"kind": "flow"},
             "unknown-name",
-            ["target", "'flow'", "normalised_pixels, trajectories, velocity, speed"],
+            [
+                "target",
+                "'flow'",
+                "normalised_pixels, trajectories, velocity",
+                "speed",
+            ],
         ),
         ({"powers": 3}, "unknown-name", ["target", "'None'"]),
         (
             "nope",
             "unknown-name",
-            ["target", "'nope'", "normalised_pixels, trajectories, velocity, speed"],
+            [
+                "target",
+                "'nope'",
+                "normalised_pixels, trajectories, velocity",
+                "speed",
+            ],
         ),
         ({"kind": "normalised_pixels", "powers": 3}, "unknown-key", ["powers", "none"]),
         ({"kind": "trajectories", "length": 3}, "unknown-key", ["pretrain.target", "length"]),

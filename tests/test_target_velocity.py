@@ -19,6 +19,7 @@ from shared.tracks import Tracks, read_tracks
 from train.clips.reader import ClipReader
 from train.clips.table import read_clip_table
 from train.clips.tracks import PlacedTracks
+from train.clips.view_rules import dense
 from train.network.autoencoder import MaskedAutoencoder, split_mask
 from train.network.model_config import ModelConfig
 from train.objectives.target import ClipCut, ShownView
@@ -41,7 +42,7 @@ flips = ["x", "y"]
 GRID, FRAMES = 3, 6  # patches a side; frames of the clip of random tracks
 
 
-def random_shown(view: View, rng: np.random.Generator) -> ShownView:
+def random_shown(view: View, rng: np.random.Generator, stride: int) -> ShownView:
     """A clip of 60 x 40 pixels, tracked at 30 x 20 from 6 x 9 points."""
     steps = rng.integers(0, 3, (FRAMES, 54)).astype(np.uint8)
     steps[-1] = 0  # no frame follows
@@ -52,8 +53,8 @@ def random_shown(view: View, rng: np.random.Generator) -> ShownView:
     def tracks(firsts: np.ndarray) -> PlacedTracks:
         return PlacedTracks(whole.take(firsts), FRAMES - 1 - firsts, (6, 9), (30, 20))
 
-    frames = np.array([0, 2, 4, 6])
-    return ShownView(frames, frames[::2], FRAMES, view, (60, 40), tracks, lambda: np.zeros(0))
+    frames = np.array([0, 1, 1, 2, 3, 4, 4, 5] if stride == 2 else [0, 1, 2, 3, 2, 3, 4, 5])
+    return ShownView(frames, frames[::4], FRAMES, view, (60, 40), tracks, lambda: np.zeros(0))
 
 
 def slow_target(shown: ShownView, target: Velocity, cut: ClipCut) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +63,7 @@ def slow_target(shown: ShownView, target: Velocity, cut: ClipCut) -> tuple[np.nd
     x1, y1, x2, y2 = shown.view.crop
     frames_a_step = cut.model.tubelet_size // steps
     rows, found = [], []
-    for first in shown.first_frames:
+    for tubelet in shown.frames.reshape(2, -1):
         for token in range(GRID**2):
             for point in range(target.points):
                 for step in range(steps):
@@ -72,8 +73,8 @@ def slow_target(shown: ShownView, target: Velocity, cut: ClipCut) -> tuple[np.nd
                     y = y1 + (1 - y if shown.view.flip_y else y) * (y2 - y1)
                     vectors = []
                     for frame in range(step * frames_a_step, (step + 1) * frames_a_step):
-                        number = first + cut.stride * frame
-                        if number >= FRAMES or not (0 <= x < 60 and 0 <= y < 40):
+                        number = tubelet[frame]
+                        if not (0 <= x < 60 and 0 <= y < 40):
                             continue
                         placed = shown.tracks(np.array([number]))
                         cell = int(y / 40 * 6) * 9 + int(x / 60 * 9)
@@ -101,7 +102,7 @@ def test_the_target_is_that_of_loops(flips, points, steps, stride):
     target = Velocity(points=points, steps=steps)
     model = ModelConfig(12, 8, 4, 4, width=6, num_heads=1, decoder_width=6, decoder_heads=1)
     cut = ClipCut(model, stride, Choice("centre", {}))
-    shown = random_shown(view, rng)
+    shown = random_shown(view, rng, stride)
     made = target.of_view(shown, cut)
     wanted, counts = slow_target(shown, target, cut)
     assert made["target"].dtype == np.float32
@@ -109,6 +110,32 @@ def test_the_target_is_that_of_loops(flips, points, steps, stride):
     np.testing.assert_array_equal(made["counts"], counts)
     assert target.num_values(cut) == (made["target"].shape[1],)
     assert 0.2 < counts.mean() < 1.0
+
+
+@pytest.mark.parametrize(("num_frames", "stride"), [(30, 3), (30, 1), (64, 4), (12, 1)])
+def test_velocities_are_those_of_the_frames_that_are_shown(num_frames, stride):
+    """A clip that speeds up: from frame f on, its picture moves 0.1 * f pixels to the right."""
+    speeds = 0.1 * np.arange(num_frames)
+    moves = np.zeros((num_frames, 1, 1, 2), np.float32)
+    moves[:, 0, 0, 0] = speeds
+    steps = np.ones((num_frames, 1), np.uint8)
+    steps[-1] = 0
+    whole = Tracks(moves, steps, np.zeros((num_frames, 1, 1, 0), np.float32))
+
+    def tracks(firsts: np.ndarray) -> PlacedTracks:
+        return PlacedTracks(whole.take(firsts), num_frames - 1 - firsts, (1, 1), (16, 16))
+
+    model = ModelConfig(16, 16, 16, 4, width=6, num_heads=1, decoder_width=6, decoder_heads=1)
+    cut = ClipCut(model, stride, Choice("centre", {}))
+    frames = dense(num_frames, 16, np.full(16, 0.5), stride=stride)
+    view = View((0.0, 0.0, 16.0, 16.0), (16, 16))
+    shown = ShownView(frames, frames[::4], num_frames, view, (16, 16), tracks, lambda: np.zeros(0))
+    # Softness so large that lengths are kept: values are pixels per frame.
+    made = Velocity(points=1, steps=1, softness=1e6, scale=1.0).of_view(shown, cut)
+    for tubelet, (x, y, length) in zip(frames.reshape(4, 4), made["target"], strict=True):
+        known = [speeds[frame] for frame in tubelet if frame < num_frames - 1]
+        assert x == length == pytest.approx(np.mean(known), rel=1e-4) and y == 0.0
+    assert made["counts"].all()
 
 
 def test_long_vectors_are_shortened_and_short_ones_kept():

@@ -4,10 +4,11 @@
     python -m train.checkpoint export SOURCE WEIGHTS.safetensors|FOLDER
     python -m train.checkpoint reshard RUN --processes 8
 
-A SOURCE is a .pth file of VideoMAE or VideoMAE V2, a Hugging Face VideoMAE folder, a .safetensors
-file of this project, or a run folder of this project or one of its checkpoints. A ViT-B takes
-seconds. Weights that do not fit exactly are refused; the message lists the tensors that are missing
-or left over.
+A SOURCE is a .pth or .safetensors file of VideoMAE or VideoMAE V2, a Hugging Face VideoMAE folder,
+a .safetensors file of this project, or a run folder of this project or one of its checkpoints. Of a
+finished finetuning the weights are taken that `train.evaluate` tests. A ViT-B takes seconds.
+Weights that do not fit exactly are refused; the message lists the tensors that are missing or left
+over.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ from shared.manifest import read_classes
 from train.network.autoencoder import VideoEncoder
 from train.options.recipe import parse_changes
 from train.weights.exchange import ImportedWeights, import_weights, write_safetensors
-from train.weights.huggingface import export_huggingface
-from train.weights.own_runs import find_checkpoint, import_run, is_run
+from train.weights.huggingface import FILES, export_huggingface
+from train.weights.own_runs import (
+    find_checkpoint,
+    import_result,
+    is_run,
+    measured,
+    with_usage,
+)
 from train.weights.zero_partitions import reshard
 
 PATH = click.Path(path_type=Path)
@@ -72,7 +79,8 @@ def import_command(source: Path, target: Path, settings: tuple[str, ...], overwr
     "--classes",
     type=PATH,
     metavar="FILE",
-    help="File classes.json whose class names go into config.json of the Hugging Face folder.",
+    help="File classes.json whose class names go into config.json of the Hugging Face folder. A "
+    "run records the names itself.",
 )
 @SETTINGS
 @OVERWRITE
@@ -84,7 +92,11 @@ def export_command(
     settings: tuple[str, ...],
     overwrite: bool,
 ) -> None:
-    """Convert the weights of SOURCE to TARGET, a Hugging Face folder or FILE.safetensors."""
+    """Convert the weights of SOURCE to TARGET, a Hugging Face folder or FILE.safetensors.
+
+    The folder has config.json with the names of the classes, preprocessor_config.json, a model card
+    (README.md) and model.safetensors. `pipeline("video-classification")` of transformers takes it.
+    """
     imported = read_any(source, parse_changes(settings))
     if target.suffix == ".safetensors":
         if classes is not None:
@@ -109,8 +121,9 @@ def export_command(
                     "other-kind", f"--classes: {source} holds no classifier; leave --classes out"
                 )
             names = read_classes(classes).label
-        _refuse_existing(target, target / "config.json", overwrite)
-        export_huggingface(target, model, names)
+        for name in FILES:  # a model card must not replace somebody's README.md
+            _refuse_existing(target / name, target / name, overwrite)
+        export_huggingface(target, model, names, imported.usage, measured(imported))
     print(described(imported, target))
 
 
@@ -140,8 +153,8 @@ def read_any(source: Path, overrides: dict[str, Any]) -> ImportedWeights:
                 "option-unused",
                 "--set: a run of this project records all values of its model; leave --set out",
             )
-        return import_run(source)
-    return import_weights(source, **overrides)
+        return import_result(source)
+    return with_usage(import_weights(source, **overrides), source)
 
 
 def described(imported: ImportedWeights, target: Path) -> str:

@@ -1,9 +1,15 @@
-"""Tests a finetuned run: averages the softmax scores of several views of each clip.
+"""Tests a finetuned model: averages the softmax scores of several views of each clip.
 
     python -m train.evaluate --dataset toy --out out --method mofo --head mca
     python -m train.evaluate --dataset toy --run finetune-scratch-mean --split val
-    python -m train.evaluate --dataset ucf101 --on hmdb51 --class-map ucf14-hmdb7.csv
+    python -m train.evaluate --dataset ucf14 --on hmdb51 --class-map data_manifests/ucf14-hmdb7.csv
     python -m train.evaluate --dataset epic100 --epic-lists epic-kitchens-100-annotations
+    python -m train.evaluate --dataset k400 --run videomae-base-finetuned-kinetics
+
+--run names a run, or weights of others: a Hugging Face folder of VideoMAE with a classifier, a
+.safetensors file or a .pth file. Results of such weights go to OUT/<dataset>/runs/evaluate-<name>/.
+Their classes are matched to those of the dataset by name. The recipe of the dataset says how frames
+are sampled and how many views a clip gets, unless a folder that this project exported says it.
 
 Reads a finished run below OUT/<dataset>/runs and uses its best weights on split val, or its last
 weights where split val has no labelled clips. Writes into the folder of the run
@@ -11,8 +17,10 @@ metrics-<split>.json, scores-<split>.h5 and the confusion matrix confusion-<spli
 verbs and nouns has two matrices: confusion-<split>-verb.png and confusion-<split>-noun.png. File
 names include the dataset and the class map where these are not the run's own:
 metrics-test-hmdb51-<map>.json. Where classes are matched, a run that prefers a class which the
-target lacks is wrong; `--among-target-classes` leaves such classes out. It takes seconds for the
-toy dataset. The last line is the result: `test top-1 93.1 %`.
+target lacks is wrong; `--among-target-classes` leaves such classes out. A run that learned
+actions, pairs of verb and noun, also gets the accuracy of verbs and of nouns: the probabilities of
+the actions of each are added up. It takes seconds for the toy dataset. The last line is the result:
+`test top-1 93.1 %`.
 
 A run belongs to the manifest and the classes that it was trained with. If its dataset has others
 now, the run is refused. `--on DATASET` with the name of its own dataset tests it on the present
@@ -22,6 +30,7 @@ clips, with classes matched by name.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,26 +40,32 @@ import click
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
-from shared.manifest import SPLITS, read_classes
-from train.clips.table import read_clip_table
+from shared.manifest import SPLITS, ClassList, read_classes
+from shared.run_record import write_options
+from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.class_map import ClassMap, match_names, read_class_map
+from train.evaluation.classifiers import Classifier, find_classifier, run_classifier
 from train.evaluation.run_classes import check_same_dataset, class_names
 from train.network.head_config import KINDS
-from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
-from train.options.merging import merge
-from train.options.recipe import read_recipe, recorded_finetune_config
+from train.options.config import STARTS
+from train.options.recipe import read_recipe
 from train.running.command import data_options, run_option, with_workers
 from train.running.finetune_inputs import labelled, run_name
 from train.running.run_folder import RunFolder
-from train.tables.typed import build
+from train.tables.typed import to_table
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from train.evaluation.epic_lists import EpicLists
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
 @data_options
-@run_option("Name of the finetuned run to test, instead of --method and --head.")
+@run_option(
+    "Name of the finetuned run to test, instead of --method and --head; or the path of somebody "
+    "else's finetuned model, a Hugging Face folder or a .safetensors file."
+)
 @click.option(
     "--method",
     metavar="NAME",
@@ -84,6 +99,13 @@ if TYPE_CHECKING:
     show_default="as in the run's recipe",
     help="Number of square crops of each view along the long side of the frame. 1 is the centre; "
     "3 are both ends and the centre.",
+)
+@click.option(
+    "--starts",
+    type=click.Choice(STARTS),
+    show_default="as in the run's recipe",
+    help="Where dense windows may start: at any frame, or at multiples of the stride only, as in "
+    "VideoMAE's code.",
 )
 @click.option(
     "--on",
@@ -127,13 +149,14 @@ def main(
     split: str | None,
     segments: int | None,
     crops: int | None,
+    starts: str | None,
     on: str | None,
     class_map: Path | None,
     among_target_classes: bool,
     epic_lists: Path | None,
     overwrite: bool,
 ) -> None:
-    """Test a finetuned run on a split, and write the results into the folder of the run."""
+    """Test a finetuned model on a split, and write the results into the folder of the run."""
     layout = DatasetLayout(out, dataset)
     if among_target_classes and on is None and class_map is None:
         raise InputError(
@@ -148,14 +171,19 @@ def main(
             "either --run or these two",
         )
     name = run or run_name(f"pretrain-{method or 'mofo'}", head or _default_head(dataset))
-    folder = RunFolder(layout.runs / name)
-    given = {"split": split, "segments": segments, "crops": crops}
+    classifier = find_classifier(run, layout, read_recipe(dataset, None)) if run else None
+    if classifier is not None and classifier.run is None:
+        folder = RunFolder(layout.runs / f"evaluate-{classifier.name}")
+    else:
+        folder = RunFolder(layout.runs / name)
+        classifier = None
+    given = {"split": split, "segments": segments, "crops": crops, "starts": starts}
     changes = {key: value for key, value in given.items() if value is not None}
     tested = DatasetLayout(out, on) if on else layout
     clips = Clips(
         tested, class_map, epic_lists, by_name=on is not None, among_tested=among_target_classes
     )
-    evaluate(layout, folder, changes, workers, device, overwrite, clips)
+    evaluate(layout, folder, changes, workers, device, overwrite, clips, classifier)
 
 
 @dataclass(frozen=True)
@@ -186,47 +214,41 @@ def evaluate(
     device: str = "auto",
     overwrite: bool = False,
     clips: Clips | None = None,
+    classifier: Classifier | None = None,
 ) -> dict[str, Any]:
     """Score a split with a run's weights; returns the content of metrics-<split>.json.
 
     Args:
+        folder: the run, or the folder for the results of weights of others.
         changes: changes to the EvaluateConfig of the run.
         clips: the clips to test on; None for those of the run's own dataset.
+        classifier: weights of others; None for those of the run.
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
     # -----------------------------------------------------------------------------------------
-    options = folder.options_of("finetune", "is not a finetuned run; only those have an accuracy")
-    if not folder.is_finished:
-        raise InputError(
-            "not-finished", f"{folder.path} is not finished; run its command again to finish it"
-        )
-    config = recorded_finetune_config(options["config"])
-    views = build(EvaluateConfig, merge(options["evaluate"], changes), "evaluate")
-    loader = with_workers(build(LoaderConfig, options["loader"], "loader"), workers)
-    loader = replace(loader, cache_megabytes=0)  # each clip is read once
-    best = folder.best_weights.is_file()
-    weights = folder.best_weights if best else folder.weights
+    tested = (classifier or run_classifier(folder)).with_views(changes)
+    views, weights = tested.views, tested.weights
+    loader = replace(with_workers(tested.loader, workers), cache_megabytes=0)  # clips are read once
     clips = clips or Clips(layout)
-    needs, source = config.needs_boxes, config.box_source
+    needs, source = tested.needs_boxes, tested.box_source
     table = read_clip_table(clips.layout, [views.split], needs, box_source=source)
-    if clips.layout == layout and not clips.by_name:
-        now = read_classes(layout.classes)
-        check_same_dataset(layout, folder, options, now, table.manifest_digest)
-    learned = class_names(options, read_classes(layout.classes))
-    classes = _class_map(layout, clips, options)
-    table = classes.take(table) if classes else labelled(table, config, options["classes"])
-    lists = _epic_lists(clips, config, views.split)
+    now = read_classes(layout.classes)
+    if tested.run and clips.layout == layout and not clips.by_name:
+        check_same_dataset(layout, folder, tested.options, now, table.manifest_digest)
+    learned = _learned(tested, now)
+    classes = _class_map(layout, clips, tested, learned)
+    kinds = tested.labels
+    table = classes.take(table) if classes else labelled(table, tested, tested.num_classes)
+    lists = _epic_lists(clips, kinds, views.split)
     name = _name(layout, clips, views.split)
     names = {"label": classes.columns(clips.among_tested)} if classes else learned
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
     from train.evaluation.scoring import score_clips
-    from train.network.head import VideoClassifier
     from train.running.engine import start_processes
     from train.samples.datasets import EvaluateDataset
-    from train.weights.exchange import import_weights
     from train.weights.files import digest_of
 
     asked = {
@@ -235,8 +257,10 @@ def evaluate(
         "segments": views.segments,
         "crops": views.crops,
         "views": views.segments * views.crops,
+        # None is what the files of earlier versions have.
+        "starts": None if views.starts == STARTS[0] else views.starts,
         "clips": len(table),
-        "weights": "best on val" if best else "last",
+        "weights": tested.which,
         "weights_digest": digest_of(weights),
         "data": table.data_digest,
         "dataset": clips.layout.dataset,
@@ -245,12 +269,12 @@ def evaluate(
         "epic_lists": lists.digest if lists else None,
     }
     processes = start_processes(device)
-    processes.say(f"  run      {folder.path}, {asked['weights']} weights")
+    processes.say(f"  run      {folder.path}, {tested.which} weights{_sampling(tested)}")
     processes.say(
         f"  clips    {len(table):,} of split {views.split} of {clips.layout.dataset}, "
         f"{views.segments} x {views.crops} views each"
     )
-    if best and views.split == "val" and clips.layout == layout:
+    if tested.which == "best on val" and views.split == "val" and clips.layout == layout:
         processes.say(
             "  warning  the weights were chosen on split val, so its accuracy is too high"
         )
@@ -265,21 +289,29 @@ def evaluate(
     # -----------------------------------------------------------------------------------------
     # Score
     # -----------------------------------------------------------------------------------------
-    model = import_weights(weights).build()
-    assert isinstance(model, VideoClassifier)
-    of_tokens = config.head.box, config.head.inside
-    dataset = EvaluateDataset(table, config.model, config.frames, views, loader, *of_tokens)
-    scores = score_clips(model.to(processes.device), dataset, loader, processes, views.split)
-    labels = {kind: table.labels[kind] for kind in config.labels}
+    model = tested.build().to(processes.device)
+    dataset = EvaluateDataset(
+        table,
+        tested.model,
+        tested.frames,
+        views,
+        loader,
+        tested.head.box,
+        inside=tested.head.inside,
+    )
+    scores = score_clips(model, dataset, loader, processes, views.split)
+    labels = {kind: table.labels[kind] for kind in kinds}
     if classes:
         scores = {"label": classes.regroup(scores["label"], clips.among_tested)}
         asked["classes"] = list(classes.names)
         if not clips.among_tested:
             asked["other_classes"] = list(classes.others)
-    metrics = {**asked, **accuracy(scores, labels)}
+    metrics = {**asked, **accuracy(scores, labels), **_of_verbs_and_nouns(scores, table, clips)}
     if lists:
         metrics |= lists.figures(scores, labels, table.ids)
     if processes.is_first:
+        if tested.run is None:
+            write_options(folder.options, _record(tested, asked, learned))
         write_scores(folder.scores(name), table, scores)
         write_atomically(path, json.dumps(metrics, indent=1).encode() + b"\n")
         for key, value in metrics.items():
@@ -294,11 +326,29 @@ def _top1(metrics: dict[str, Any]) -> str:
     return f"{metrics['split']} top-1 {metrics['top1']:.1f} %"
 
 
-def _class_map(layout: DatasetLayout, clips: Clips, options: dict[str, Any]) -> ClassMap | None:
-    """None where all classes of the run are tested on clips of its own dataset."""
-    if clips.class_map is None and clips.layout == layout and not clips.by_name:
+def _sampling(classifier: Classifier) -> str:
+    """How weights of others see a clip, which may be a guess; nothing for a run."""
+    if classifier.run is not None:
+        return ""
+    frames = ", ".join(f"{name} {value}" for name, value in classifier.frames.to_table().items())
+    return f" of {classifier.weights}; frames by {frames}"
+
+
+def _learned(classifier: Classifier, now: ClassList) -> dict[str, list[str]]:
+    """The names of the classes that a model learned; without names, those of the dataset now."""
+    known = {"classes": classifier.num_classes, "class_names": classifier.class_names}
+    return class_names(known, now)
+
+
+def _class_map(
+    layout: DatasetLayout, clips: Clips, classifier: Classifier, names: dict[str, list[str]]
+) -> ClassMap | None:
+    """None where all classes of the model are tested, under their own numbers."""
+    counts = classifier.num_classes
+    own = clips.layout == layout and not clips.by_name
+    present = read_classes(clips.layout.classes).label
+    if clips.class_map is None and own and (classifier.run or names.get("label") == present):
         return None
-    counts = options["classes"]
     if set(counts) != {"label"}:
         raise InputError(
             "option-unused",
@@ -306,17 +356,44 @@ def _class_map(layout: DatasetLayout, clips: Clips, options: dict[str, Any]) -> 
             "learned classes of kind label",
         )
     now = read_classes(layout.classes)
-    if not options.get("class_names") and len(now.label) != counts["label"]:
+    if not classifier.class_names and len(now.label) != counts["label"]:
         raise InputError(
             "other-classes",
-            f"{layout.classes} names {len(now.label)} classes, and the run learned "
+            f"{layout.classes} names {len(now.label)} classes, and the model learned "
             f"{counts['label']}; it did not record their names, so restore the manifest that it "
-            "was trained with",
+            "was trained with, or name them in id2label of config.json",
         )
-    [learned], tested = class_names(options, now).values(), read_classes(clips.layout.classes).label
     if clips.class_map is None:
-        return match_names(learned, tested)
-    return read_class_map(clips.class_map, learned, tested)
+        return match_names(names["label"], present)
+    return read_class_map(clips.class_map, names["label"], present)
+
+
+def _record(
+    tested: Classifier, asked: Mapping[str, Any], learned: dict[str, list[str]]
+) -> dict[str, Any]:
+    """The options.json beside the results of weights of others."""
+    config = {name: to_table(getattr(tested, name)) for name in ("model", "head", "frames")}
+    return {
+        "command": "evaluate",
+        "from": str(tested.weights),
+        "from_digest": asked["weights_digest"],
+        "data": asked["data"],
+        "classes": tested.num_classes,
+        "class_names": learned,
+        "evaluate": to_table(tested.views),
+        "config": config | {"labels": list(tested.labels)},
+    }
+
+
+def _of_verbs_and_nouns(
+    scores: dict[str, np.ndarray], table: ClipTable, clips: Clips
+) -> dict[str, float]:
+    """Further figures of a run that learned actions; none where classes are matched."""
+    from train.evaluation.actions import marginal_accuracy
+
+    if clips.class_map is not None or clips.by_name:
+        return {}
+    return marginal_accuracy(scores, table.labels, clips.layout.manifest)
 
 
 def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -> None:
@@ -326,11 +403,11 @@ def _draw_confusion(folder: RunFolder, name: str, names: dict[str, list[str]]) -
         print(f"  {'confusion matrix':<24}  {path}")
 
 
-def _epic_lists(clips: Clips, config: FinetuneConfig, split: str) -> EpicLists | None:
+def _epic_lists(clips: Clips, kinds: tuple[str, ...], split: str) -> EpicLists | None:
     if clips.epic_lists is None:
         return None
-    if set(config.labels) != {"verb", "noun"}:
-        learned = " and ".join(config.labels)
+    if set(kinds) != {"verb", "noun"}:
+        learned = " and ".join(kinds)
         raise InputError(
             "option-unused",
             f"--epic-lists needs a run that learned verb and noun, and this one learned {learned}",

@@ -27,6 +27,7 @@ import click
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from train.clips.table import read_clip_table
+from train.evaluation.probe_series import ProbeSeries
 from train.options.recipe import pretrain_config
 from train.running.command import Common, read_common, training_options
 from train.running.run_folder import RunFolder
@@ -47,8 +48,16 @@ from train.running.run_folder import RunFolder
     help="Start from the weights in this file or folder (.safetensors, .pth or Hugging Face "
     "folder) instead of random weights.",
 )
+@click.option(
+    "--probe-every",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="STEPS",
+    help="Test the features on the labels of split val every so many steps, with a linear probe "
+    "and k-NN. 0 never tests.",
+)
 @user_errors
-def main(method: str | None, init: Path | None, **options: Any) -> None:
+def main(method: str | None, init: Path | None, probe_every: int, **options: Any) -> None:
     """Pretrain a masked autoencoder on the clips of split train.
 
     The command writes the run to OUT/DATASET/runs/pretrain-METHOD/. If the run exists already, the
@@ -59,11 +68,17 @@ def main(method: str | None, init: Path | None, **options: Any) -> None:
         method = earlier.recorded("--method", earlier.options["method"], method)
         before = earlier.options.get("init")
         init = earlier.recorded("--init", before and Path(before), init)
-    pretrain(common, method or "mofo", init)
+    pretrain(common, method or "mofo", init, probe_every)
 
 
-def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder:
-    """Run a pretraining to its end, or until a stop is requested; returns its run folder."""
+def pretrain(
+    common: Common, method: str, init: Path | None = None, probe_every: int = 0
+) -> RunFolder:
+    """Run a pretraining to its end, or until a stop is requested; returns its run folder.
+
+    Args:
+        probe_every: optimiser steps between two probes of the features; 0 never probes.
+    """
     # -----------------------------------------------------------------------------------------
     # Resolve
     # -----------------------------------------------------------------------------------------
@@ -77,6 +92,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     table = read_clip_table(
         layout, ["train"], config.needs_boxes, config.needed_motion, config.box_source
     )
+    probes = ProbeSeries(layout, tables, config, probe_every)
     # These imports take seconds. They come after the checks, so that mistakes are reported at once.
     import torch
 
@@ -87,7 +103,7 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
     from train.running.run_setup import set_up
     from train.running.throughput import pretraining_flops
     from train.running.training import Training
-    from train.samples.datasets import PretrainDataset
+    from train.samples.datasets import PretrainDataset, token_counts
     from train.samples.loading import to_device
     from train.weights.exchange import (
         adopt_norms,
@@ -137,20 +153,27 @@ def pretrain(common: Common, method: str, init: Path | None = None) -> RunFolder
         with Training(setup, model, dataset, stop) as training:
             while training.has_steps_left:
                 for _, batch in training.micro_batches():
-                    num_masked = int(batch["mask"][0].sum())  # on the CPU: no wait
+                    num_masked, num_decoded = token_counts(batch)
                     batch = to_device(batch, processes.device)
-                    target, weight = config.target.of_batch(batch, num_masked, config.cut)
-                    predicted = training.engine(batch["clips"], batch["mask"], num_masked)
+                    target, weight = config.target.of_batch(batch, num_decoded, config.cut)
+                    predicted = training.engine(
+                        batch["clips"], batch["mask"], num_masked, batch.get("decoded"), num_decoded
+                    )
                     loss = masked_loss(predicted, target, weight)
                     training.backward(loss, mean_predictor_loss(target, weight))
                 training.end_step()
                 if processes.is_first and snapshots.is_due(training.step):
-                    snapshots.take(training.engine.module, training.step, processes.device)
+                    for name, picture in snapshots.take(
+                        training.engine.module, training.step, processes.device
+                    ).items():
+                        training.log_picture(f"snapshots/{name}", picture)
+                if probes.is_due(training.step, setup.num_steps):
+                    probes.run(training, setup)
                 if training.should_log():
                     mean = training.mean_losses()
                     training.log(
                         {"loss": mean[0], "mean_predictor_loss": mean[1]},
-                        pretraining_flops(config.model, num_masked),
+                        pretraining_flops(config.model, num_masked, num_decoded),
                         **{"loss": f"{mean[0]:.3f}", words.level: f"{mean[1]:.3f}"},
                     )
                     training.save_or_stop()

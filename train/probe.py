@@ -1,12 +1,16 @@
-"""Tests the frozen features of a pretraining run: a linear probe and nearest neighbours (k-NN).
+"""Tests the frozen features of a pretraining run: linear probe, k-NN, attentive probe.
 
     python -m train.probe --dataset toy --method mofo
     python -m train.probe --dataset toy --from none            features of random weights
 
-The features of a clip are the mean of its tokens (--pool clip), or the means of each time step one
-after another (--pool steps), without augmentation. The linear probe is a logistic regression on the
-labelled clips of split train. Its penalty is chosen on split val, or by cross-validation on split
-train where val is missing or is the tested split. k-NN votes among the clips of split train.
+The model has the shape of the weights; the recipe says which frames and labels are used. The
+features of a clip are the mean of its tokens (--pool clip), the means of each time step one after
+another (--pool steps), or all tokens one after another (--pool tokens), without augmentation.
+
+The linear probe is a logistic regression on the labelled clips of split train. Its penalty is
+chosen on split val, or by cross-validation on split train where val is missing or is the tested
+split. k-NN votes among the clips of split train. The attentive probe (--probe attentive) trains a
+query that attends to all tokens of a clip.
 
 Writes OUT/<dataset>/runs/probe-<method>/: options.json, features-<split>.h5, and for each probe
 metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. A stopped probe continues with the split
@@ -30,6 +34,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, SPLITS, ClassList, read_classes
 from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.run_classes import check_same_dataset
+from train.options.chosen_recipe import choose_recipe
 from train.options.config import POOLS, EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import (
     evaluate_config,
@@ -59,7 +64,9 @@ from train.running.run_folder import RunFolder
 if TYPE_CHECKING:
     from train.running.engine import Processes
 
-PROBES = {"linear": "linear probe", "knn": "k-NN"}
+PROBES = {"linear": "linear probe", "knn": "k-NN", "attentive": "attentive probe"}
+BOTH = ("linear", "knn")
+TOKENS = "tokens"  # the pool of an attentive probe, which learns how to pool
 NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07
 POSITIVE = click.IntRange(min=1)
 
@@ -70,8 +77,8 @@ POSITIVE = click.IntRange(min=1)
     "--recipe",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Recipe, a TOML file. The probe uses its [model], and the frames and labels of its "
-    "[finetune].  [default: that of the dataset, or default.toml]",
+    help="Recipe, a TOML file. The probe uses the frames and labels of its [finetune], and for "
+    "random weights its [model].  [default: that of the dataset, or default.toml]",
 )
 @click.option(
     "--method",
@@ -90,7 +97,8 @@ POSITIVE = click.IntRange(min=1)
     "probes",
     type=click.Choice([*PROBES, "both"]),
     default="both",
-    help="Classifier to train on the features.",
+    help="Classifier to train on the features: linear, knn, both of these, or attentive, a learned "
+    "query that attends to the tokens.",
 )
 @click.option(
     "--split",
@@ -101,9 +109,9 @@ POSITIVE = click.IntRange(min=1)
 @click.option(
     "--pool",
     type=click.Choice(POOLS),
-    default="clip",
-    help="Average tokens over the whole clip (clip), or over each time step (steps). With steps, "
-    "the order in time stays.",
+    show_default="clip",
+    help="Average tokens over the whole clip (clip), over each time step (steps), or not at all "
+    "(tokens). With steps the order in time stays, with tokens also the place in the picture.",
 )
 @click.option(
     "--segments",
@@ -158,7 +166,7 @@ def main(
     source: str | None,
     probes: str,
     split: str | None,
-    pool: str,
+    pool: str | None,
     labels_per_class: int | None,
     label_share: float | None,
     label_seed: int | None,
@@ -170,9 +178,9 @@ def main(
     run: str | None,
     overwrite: bool,
 ) -> None:
-    """Test the frozen features of a pretraining run with a linear probe and k-NN."""
+    """Test the frozen features of a pretraining run with simple classifiers."""
     layout = DatasetLayout(out, dataset)
-    tables = read_recipe(dataset, recipe)
+    tables = read_recipe(dataset, choose_recipe(layout, recipe)[0])
     if source and method:
         raise InputError(
             "option-conflict", f"--from {source} and --method {method}: give only one of them"
@@ -186,11 +194,17 @@ def main(
         )
     knn = {"neighbours": neighbours, "temperature": temperature}
     given = {name: value for name, value in knn.items() if value is not None}
-    if given and probes == "linear":
+    if given and probes not in ("both", "knn"):
         raise InputError(
             "option-unused",
-            f"--{' and --'.join(given)} have an effect only on k-NN, and not on --probe linear; "
+            f"--{' and --'.join(given)} have an effect only on k-NN, and not on --probe {probes}; "
             "leave them out",
+        )
+    if pool is not None and probes == "attentive":
+        raise InputError(
+            "option-unused",
+            f"--pool {pool} has no effect on --probe attentive, which learns how to pool; leave it "
+            "out",
         )
     limits = {
         "labels_per_class": labels_per_class,
@@ -206,11 +220,11 @@ def main(
         source,
         EvaluateConfig(split or evaluate_config(tables).split, segments, crops),
         NEIGHBOURS | given,
-        tuple(PROBES) if probes == "both" else (probes,),
+        BOTH if probes == "both" else (probes,),
         seed or 0,
         device,
         overwrite,
-        pool,
+        pool or "clip",
     )
     for kind, metrics in figures.items():
         print(f"{PROBES[kind]}: {metrics['split']} top-1 {metrics['top1']:.1f} %")
@@ -224,7 +238,7 @@ def probe(
     source: str,
     views: EvaluateConfig,
     knn: dict[str, Any],
-    probes: tuple[str, ...] = tuple(PROBES),
+    probes: tuple[str, ...] = BOTH,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
@@ -233,7 +247,7 @@ def probe(
     """Compute features and test them; returns the metrics of each probe.
 
     Args:
-        config: the model, frames and labels of this configuration are used.
+        config: the frames and labels of this configuration are used, and without weights its model.
         source: name of a run, path of weights, or "none".
         views: the views of each clip, in all splits, and the split to test on.
         knn: "neighbours" and "temperature".
@@ -258,6 +272,7 @@ def probe(
     manifest = splits["train"].manifest_digest
     _check_source(layout, source, classes, manifest)
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
+    from train.evaluation.attentive import refuse_too_many
     from train.evaluation.features import clip_features, frozen_encoder
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
@@ -267,6 +282,10 @@ def probe(
 
     imported = None if weights is None else import_weights(weights)
     encoder = frozen_encoder(config.model, imported, seed)
+    model = encoder.config
+    if pool == TOKENS or "attentive" in probes:
+        count = sum(len(table) for table in splits.values())
+        refuse_too_many(count, model.num_tokens, model.width)
     options = {
         "command": "probe",
         "dataset": layout.dataset,
@@ -282,7 +301,7 @@ def probe(
         "crops": views.crops,
         "pool": pool,
         "config": {
-            "model": encoder.config.to_dict(),
+            "model": model.to_dict(),
             "frames": config.frames.to_table(),
             "labels": list(config.labels),
         },
@@ -303,10 +322,12 @@ def probe(
         # Features: one forward pass a clip and view
         # -------------------------------------------------------------------------------------
         encoder = encoder.to(processes.device)
+        pools = {TOKENS if name == "attentive" else pool for name in probes}
         features = {
-            name: clip_features(
-                folder, name, encoder, table, config, views, loader, processes, pool
+            (name, each): clip_features(
+                folder, name, encoder, table, config, views, loader, processes, each
             )
+            for each in sorted(pools)
             for name, table in splits.items()
         }
         if not processes.is_first:
@@ -318,11 +339,13 @@ def probe(
         tested, figures = splits[views.split], {}
         labels = {kind: tested.labels[kind] for kind in config.labels}
         for name in probes:
+            of_pool = TOKENS if name == "attentive" else pool
+            pooled = {split: features[split, of_pool] for split in splits}
             scores: dict[str, np.ndarray] = {}
             chosen: dict[str, float] = {}
             for kind in config.labels:
                 scores[kind], how = _scores(
-                    name, kind, features, splits, views.split, num_classes[kind], knn, processes
+                    name, kind, pooled, splits, views.split, num_classes[kind], knn, processes
                 )
                 chosen |= {f"{kind}_{key}": value for key, value in how.items()}
             metrics = {
@@ -372,13 +395,21 @@ def _print_summary(
         "clips": clips,
         "classes": classes,
         "tested on": f"split {views.split}, {views.segments} x {views.crops} views of a clip",
-        "tokens": f"averaged over each {'clip' if options['pool'] == 'clip' else 'time step'}",
+        "tokens": _pooling(options["pool"], probes),
         "folder": folder.path,
     }
     if "knn" in probes:
         rows["k-NN"] = f"{knn['neighbours']} neighbours, temperature {knn['temperature']:g}"
     for name, value in rows.items():
         processes.say(f"  {name:<12}  {value}")
+
+
+def _pooling(pool: str, probes: tuple[str, ...]) -> str:
+    if probes == ("attentive",):
+        return "pooled by attention"
+    if pool == TOKENS:
+        return "all of them, without an average"
+    return f"averaged over each {'clip' if pool == 'clip' else 'time step'}"
 
 
 def _scores(
@@ -391,16 +422,27 @@ def _scores(
     knn: dict[str, Any],
     processes: Processes,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Return the scores of the tested clips for one kind of label, and the chosen penalty."""
+    """Return the scores of the tested clips for one kind of label, and what was chosen for it."""
+    from train.evaluation.attentive import fit_attentive_probe
     from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
 
     labels = splits["train"].labels[kind]
+    if name != "attentive":  # all tokens of a clip, if they are not averaged, are one vector
+        features = {
+            split: values.reshape(len(values), -1).astype(np.float32)
+            for split, values in features.items()
+        }
     if name == "knn":
         known = features["train"], labels, num_classes
         return nearest_neighbours(*known, features[tested], **knn, device=processes.device), {}
     held_out = None
     if "val" in splits and tested != "val":
         held_out = features["val"], splits["val"].labels[kind]
+    if name == "attentive":
+        attentive = fit_attentive_probe(
+            features["train"], labels, num_classes, held_out, device=processes.device
+        )
+        return attentive(features[tested]), {"learning_rate": attentive.learning_rate}
     linear = fit_linear_probe(features["train"], labels, num_classes, held_out)
     return linear(features[tested]), {"inverse_penalty": linear.penalty}
 

@@ -1,7 +1,8 @@
 """Reads boxes in COCO's instance format: each frame is an image, each box an annotation.
 
 COCO has no videos, so an image has two more keys: `clip_id`, and `frame_index` from 0. `bbox` is
-x, y, width, height in pixels.
+x, y, width, height in pixels of the image. If an image has `width` and `height`, these may differ
+from the size of the clip.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def open_coco(
             to no image.
     """
     boxes: dict[str, dict[int, list]] = defaultdict(dict)
+    sizes: dict[str, tuple[float, float]] = {}
     others: set[str] = set()
     for file in files:
         content = read_json(file, dict)
@@ -36,6 +38,7 @@ def open_coco(
                     f"{file}: there is no list {key!r}, so this is not COCO's instance format",
                 )
         rows = _frame_rows(file, content["images"], wanted, boxes)
+        _read_sizes(file, content["images"], boxes, sizes)
         others.update(image["clip_id"] for image in content["images"][:3])
         for number, entry in enumerate(content["annotations"], start=1):
             where = f"{file}, annotation {number}"
@@ -57,7 +60,33 @@ def open_coco(
         clip_id: {index: box_array(found, clip_id) for index, found in numbered.items()}
         for clip_id, numbered in boxes.items()
     }
-    return BoxAnnotations(frames.keys(), frames.__getitem__, others=others - frames.keys())
+    return BoxAnnotations(
+        frames.keys(),
+        frames.__getitem__,
+        annotated_size=sizes.get,
+        others=others - frames.keys(),
+    )
+
+
+def _read_sizes(
+    file: Path, images: list, wanted: Collection[str], sizes: dict[str, tuple[float, float]]
+) -> None:
+    """Add the size of the images of each clip, where they have one.
+
+    Raises:
+        InputError: images of one clip have different sizes.
+    """
+    for image in images:
+        clip_id, size = image["clip_id"], (image.get("width"), image.get("height"))
+        is_size = all(type(side) in (int, float) and side > 0 for side in size)
+        if not is_size or clip_id not in wanted:
+            continue
+        if (other := sizes.setdefault(clip_id, size)) != size:
+            raise InputError(
+                "bad-entry",
+                f"{file}: images of clip {clip_id!r} are {other} and {size} pixels; all images of "
+                "a clip must have one size",
+            )
 
 
 def _frame_rows(

@@ -38,7 +38,8 @@ class BoxAnnotations:
         of_videos: whether the names are videos. Frame numbers are then times, (number - 1) / rate,
             and a clip belongs to the video whose id is the clip id without its last `_N`.
         rate: frames per second of the frame numbers, by video; None = frame rate of the video.
-        annotated_size: width and height that the boxes refer to, by name; None = those of the clip.
+        annotated_size: width and height that the boxes refer to, by name; None = those of the clip,
+            of all clips or of the one that it is called for.
         others: some annotated names that were not wanted, for messages.
     """
 
@@ -46,7 +47,7 @@ class BoxAnnotations:
     load: Callable[[str], Frames]
     of_videos: bool = False
     rate: Callable[[str], float] | None = None
-    annotated_size: Callable[[str], tuple[float, float]] | None = None
+    annotated_size: Callable[[str], tuple[float, float] | None] | None = None
     others: Collection[str] = ()
 
     @property
@@ -73,8 +74,8 @@ class BoxAnnotations:
         frames = self.load(name)
         if self.of_videos:
             frames = _nearest_frames(frames, self._rate(name, clip), clip.pts_seconds)
-        if self.annotated_size is not None:
-            width, height = self.annotated_size(name)
+        if (size := self.annotated_size and self.annotated_size(name)) is not None:
+            width, height = size
             scale = np.array([clip.size[0] / width, clip.size[1] / height] * 2, np.float32)
             frames = {index: boxes * scale for index, boxes in frames.items()}
         return {index: boxes for index, boxes in frames.items() if len(boxes)}

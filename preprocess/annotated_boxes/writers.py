@@ -11,8 +11,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,6 +35,9 @@ class ExportedClip:
         pts_seconds: float64 [T].
         boxes: float32 [T, 4], x1 y1 x2 y2 in source pixels, NaN where there is none.
         scores: float32 [T], NaN where they were not measured.
+        video: path of the video in the manifest; None where that is not known.
+        image_size: width and height in pixels of the images that are written beside the boxes; None
+            if there are no images. COCO has its boxes in these pixels, or else in source pixels.
     """
 
     clip_id: str
@@ -41,6 +45,17 @@ class ExportedClip:
     pts_seconds: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
+    video: str | None = None
+    image_size: tuple[int, int] | None = None
+
+    def in_image_pixels(self) -> ExportedClip:
+        """The same clip with its boxes in pixels of the images."""
+        if self.image_size in (None, self.size):
+            return self
+        assert self.image_size is not None
+        scale = np.array(self.image_size, np.float64) / np.array(self.size)
+        boxes = (self.boxes * np.tile(scale, 2)).astype(np.float32)
+        return replace(self, boxes=boxes, size=self.image_size)
 
     def rows(self) -> Iterator[tuple[int, float, list[float] | None, float | None]]:
         """Yield (frame from 0, seconds, box or None, score or None) for every frame."""
@@ -55,15 +70,18 @@ Clips: TypeAlias = "Callable[[], Iterator[ExportedClip]]"
 
 
 def write_coco(folder: Path, name: str, clips: Clips) -> Path:
-    """Write one JSON in COCO's instance format: frames are images, boxes are annotations."""
+    """Write one JSON in COCO's instance format: frames are images, boxes are annotations.
+
+    Boxes are in pixels of the images, if images are written beside it.
+    """
     path = folder / f"{name}.coco.json"
     with atomic_file(path) as stream:
         stream.write(b'{"info": {"description": "motion boxes"},\n"categories": ')
         stream.write(_json([{"id": 1, "name": CATEGORY}]))
         stream.write(b',\n"images": [')
-        _write_items(stream, _coco_images(clips()))
+        _write_items(stream, _coco_images(clip.in_image_pixels() for clip in clips()))
         stream.write(b'],\n"annotations": [')
-        _write_items(stream, _coco_annotations(clips()))
+        _write_items(stream, _coco_annotations(clip.in_image_pixels() for clip in clips()))
         stream.write(b"]}\n")
     return path
 
@@ -81,7 +99,7 @@ def _coco_images(clips: Iterator[ExportedClip]) -> Iterator[dict[str, Any]]:
                 "clip_id": clip.clip_id,
                 "frame_index": frame,
                 "pts_seconds": seconds,
-            }
+            } | ({} if clip.video is None else {"video": clip.video})
 
 
 def _coco_annotations(clips: Iterator[ExportedClip]) -> Iterator[dict[str, Any]]:
@@ -134,10 +152,7 @@ def write_csv(folder: Path, name: str, clips: Clips) -> Path:
         InputError: a clip id cannot be the name of a file.
     """
     path = folder / f"{name}-csv"
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{path.name}.{secrets.token_hex(6)}.tmp"
-    temporary.mkdir()
-    try:
+    with _new_folder(path) as temporary:
         for clip in clips():
             if "/" in clip.clip_id:
                 raise InputError(
@@ -146,14 +161,47 @@ def write_csv(folder: Path, name: str, clips: Clips) -> Path:
                     "something-else instead (--formats)",
                 )
             _write_clip_csv(temporary / f"{clip.clip_id}.boxes.csv", clip)
+    return path
+
+
+def write_images(folder: Path, name: str, clips: Iterable[tuple[str, list[np.ndarray]]]) -> Path:
+    """Write the frames of clips as `<clip_id>/0001.jpg`, the names in the JSON of `write_coco`.
+
+    Args:
+        clips: id and JPEG files, uint8 [bytes], of each clip.
+
+    Raises:
+        InputError: a clip id cannot be the name of a folder.
+    """
+    path = folder / f"{name}.coco-images"
+    with _new_folder(path) as temporary:
+        for clip_id, jpegs in clips:
+            if "/" in clip_id or clip_id in (".", ".."):
+                raise InputError(
+                    "bad-name",
+                    f"clip id {clip_id!r} cannot be the name of a folder; leave --images out",
+                )
+            (temporary / clip_id).mkdir()
+            for frame, jpeg in enumerate(jpegs):
+                (temporary / _image_name(clip_id, frame)).write_bytes(jpeg.tobytes())
+    return path
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that replaces `path` at the end of the block, unless that raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(folder)
-    return path
+    sync_folder(path.parent)
 
 
 def _write_clip_csv(path: Path, clip: ExportedClip) -> None:
@@ -174,7 +222,11 @@ WRITERS: dict[str, Callable[[Path, str, Clips], Path]] = {
 
 
 def _frame_name(clip: ExportedClip, frame: int) -> str:
-    return f"{clip.clip_id}/{frame + 1:04d}.jpg"
+    return _image_name(clip.clip_id, frame)
+
+
+def _image_name(clip_id: str, frame: int) -> str:
+    return f"{clip_id}/{frame + 1:04d}.jpg"
 
 
 def _write_items(stream: Any, items: Iterator[dict[str, Any]]) -> None:

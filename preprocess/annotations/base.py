@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class AnnotatedClip:
         rooted: `video` is a path below the video root. Files with that name in other folders
             belong to other clips.
         exact: `video` is such a path with its suffix.
+        frames_per_second: rate of a folder of frames, if the annotation gives it.
+        columns: further columns of the row, which the splits may be made from.
     """
 
     where: str
@@ -41,6 +43,8 @@ class AnnotatedClip:
     frames: tuple[int, int] | None = None
     rooted: bool = False
     exact: bool = False
+    frames_per_second: float | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,14 @@ class Annotations:
         clips: the clips, in the order of the files: train, val, test.
         classes: class names, and what flips do to labels.
         notes: lines for the screen, such as the name of a split file that does not exist.
+        splits_from: what gives the splits, for messages, such as "the official lists"; None if
+            nothing does, so that the clips are to be divided. They all have split train then.
     """
 
     clips: list[AnnotatedClip]
     classes: ClassList
     notes: list[str] = field(default_factory=list)
+    splits_from: str | None = "the official lists"
 
 
 @dataclass(frozen=True)

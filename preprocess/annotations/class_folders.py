@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from dataclasses import replace
+from collections import Counter
 
 from preprocess.annotations.base import AnnotatedClip, Annotations
-from preprocess.video.video_index import VideoIndex
+from preprocess.video.video_index import VideoIndex, composed, without_suffix
 from shared.errors import InputError
 from shared.manifest import SPLITS, ClassList
+from shared.wording import counted, listed
 
-TEST_SHARE = 0.2  # of each class, if the clips have labels and the user gives no share
 
-
-def read_class_folders(index: VideoIndex, test_share: float | None, seed: int) -> Annotations:
-    """List the clips of a folder tree: one clip for each file name without its suffix.
+def read_class_folders(index: VideoIndex) -> Annotations:
+    """List the clips of a folder tree: one clip for each video name without its suffix.
 
     The first folder of a path is the class. Classes are sorted by name. Videos in the root itself
     have no label. If all first folders are named train, val or test, they are the splits, and the
-    next folder is the class. Otherwise `test_share` of each class becomes the test split: the
-    clips with the smallest hash of (seed, name), so that the split depends on nothing else.
+    next folder is the class. Otherwise all clips are in split train, and are yet to be divided.
 
     Args:
         index: the videos.
-        test_share: 0..1; None = TEST_SHARE for clips with labels, 0 for clips without.
-        seed: seed of the hash.
 
     Raises:
-        InputError: there is no video, a video is refused, some videos lie in folders and some
-            beside them, or a split would be empty.
+        InputError: there is no video, a video is refused, or some videos lie in folders and some
+            beside them.
     """
     _refuse_odd(index)
-    names = sorted({path.rpartition(".")[0] for path in index.paths})
+    names = sorted({without_suffix(path) for path in index.paths})
     if not names:
-        raise InputError("empty", f"no video below {index.root}")
+        raise InputError("empty", f"no video below {index.root}{_found_instead(index)}")
     given_splits = {name.split("/")[0] for name in names} <= set(SPLITS) and "/" in names[0]
     rests = {name: name.partition("/")[2] if given_splits else name for name in names}
     flat = [name for name in names if "/" not in rests[name]]
@@ -45,7 +39,9 @@ def read_class_folders(index: VideoIndex, test_share: float | None, seed: int) -
             f"{index.root} has videos in class folders ({nested}) and videos outside of them "
             f"({flat[0]}); use one of the two, or list the clips in a CSV (--manifest)",
         )
-    classes = sorted({rests[name].split("/")[0] for name in names}) if not flat else []
+    # macOS may store one name in two forms; they are one class.
+    class_of = {name: composed(rests[name].split("/")[0]) for name in names}
+    classes = sorted(set(class_of.values())) if not flat else []
     number_of = {name: number for number, name in enumerate(classes)}
     clips = [
         AnnotatedClip(
@@ -53,52 +49,71 @@ def read_class_folders(index: VideoIndex, test_share: float | None, seed: int) -
             name=name.replace("/", "__"),
             video=name,
             split=name.split("/")[0] if given_splits else "train",
-            label=number_of.get(rests[name].split("/")[0]) if classes else None,
+            label=number_of.get(class_of[name]),
             rooted=True,
         )
         for name in names
     ]
-    if given_splits:
-        if test_share is not None:
-            raise InputError(
-                "option-unused",
-                f"--test-share has no effect, because {index.root} has the folders "
-                f"{', '.join(SPLITS)}; leave it out",
-            )
-    else:
-        clips = _split(clips, test_share, seed)
-    return Annotations(clips, ClassList(label=classes))
+    notes = _vanished(index, set(classes), given_splits) if classes else []
+    splits_from = f"the folders {', '.join(SPLITS)} of {index.root}" if given_splits else None
+    return Annotations(clips, ClassList(label=classes), notes, splits_from)
 
 
-def _split(clips: list[AnnotatedClip], test_share: float | None, seed: int) -> list[AnnotatedClip]:
-    """The clips, with the split test for a share of each class."""
-    groups: dict[int | None, list[AnnotatedClip]] = defaultdict(list)
-    for clip in clips:
-        groups[clip.label].append(clip)
-    share = test_share if test_share is not None else 0.0 if None in groups else TEST_SHARE
-    test: set[str] = set()
-    for group in groups.values():
-        ranked = sorted(group, key=lambda clip: _hash(seed, clip.name))
-        test |= {clip.name for clip in ranked[: _num_test(len(group), share)]}
-    if (share and not test) or len(test) == len(clips):
-        raise InputError(
-            "too-few-clips",
-            f"--test-share {share} leaves the split {'train' if test else 'test'} empty, because "
-            "no class has enough clips for both splits; give --test-share 0, or add clips",
+def read_unlabelled(index: VideoIndex) -> Annotations:
+    """List the clips of a folder tree without labels, all in split train; folders mean nothing.
+
+    Raises:
+        InputError: there is no video, or a video is refused.
+    """
+    _refuse_odd(index)
+    names = sorted({without_suffix(path) for path in index.paths})
+    if not names:
+        raise InputError("empty", f"no video below {index.root}{_found_instead(index)}")
+    clips = [
+        AnnotatedClip(
+            where=f"{index.root}/{name}",
+            name=name.replace("/", "__"),
+            video=name,
+            split="train",
+            rooted=True,
         )
-    return [replace(clip, split="test") if clip.name in test else clip for clip in clips]
+        for name in names
+    ]
+    return Annotations(clips, ClassList())
 
 
-def _num_test(num_clips: int, share: float) -> int:
-    """Number of test clips of a class: with two clips or more, each split gets at least one."""
-    wanted = int(share * num_clips + 0.5)
-    if share > 0 and num_clips > 1:
-        return min(max(wanted, 1), num_clips - 1)
-    return wanted
+def _vanished(index: VideoIndex, classes: set[str], given_splits: bool) -> list[str]:
+    """A line on the folders at the place of classes that have no video, and so are no classes."""
+    depth = 2 if given_splits else 1
+    held: dict[str, Counter[str]] = {}
+    for path in [*index.folders, *index.links]:
+        parts = path.split("/")
+        if len(parts) >= depth and composed(parts[depth - 1]) not in classes:
+            held.setdefault("/".join(parts[:depth]), Counter())
+    for (folder, suffix), number in index.others.items():
+        place = "/".join(folder.split("/")[:depth])
+        if place in held:
+            held[place][suffix or "without suffix"] += number
+    if not held:
+        return []
+    texts = [f"{place} ({_contents(held[place], place in index.links)})" for place in sorted(held)]
+    return [
+        f"{counted(len(held), 'class folder')} without a video, no class is made of: "
+        f"{listed(texts)}"
+    ]
 
 
-def _hash(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+def _contents(found: Counter[str], is_link: bool) -> str:
+    if is_link:
+        return "a link"
+    return ", ".join(f"{number} {suffix}" for suffix, number in found.most_common(3)) or "empty"
+
+
+def _found_instead(index: VideoIndex) -> str:
+    suffixes: Counter[str] = Counter()
+    for (_, suffix), number in index.others.items():
+        suffixes[suffix or "without suffix"] += number
+    return f"; it has {_contents(suffixes, False)}" if suffixes else ""
 
 
 def _refuse_odd(index: VideoIndex) -> None:

@@ -8,10 +8,11 @@ import io
 from dataclasses import dataclass, field, replace
 
 from preprocess.annotations.base import AnnotatedClip
+from preprocess.video.frame_folder import FRAMES_PER_SECOND
 from preprocess.video.headers import VideoHeader
 from preprocess.video.video_index import VideoIndex
 from shared.errors import InputError
-from shared.manifest import CONTROL, MAX_CLIP_ID_BYTES, Clip
+from shared.manifest import CONTROL, FOLDER_END, MAX_CLIP_ID_BYTES, Clip
 
 HASH_DIGITS = 12  # 48 bits: two of a million shortened names meet once in 500 datasets
 MISSING_COLUMNS = ("clip_id", "video", "split")
@@ -26,21 +27,30 @@ class ClipRows:
         frames: clip_id -> span in frame numbers, for clips whose annotation gives no seconds.
         missing: (clip_id, video, split) of annotated clips whose video does not exist.
         doubles: clip_id -> files of the clip, for clips with several. The first is used.
+        recomposed: (name in the list, path on disk) of videos that the list spells in another
+            Unicode form.
     """
 
     clips: list[Clip] = field(default_factory=list)
     frames: dict[str, tuple[int, int]] = field(default_factory=dict)
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     doubles: dict[str, list[str]] = field(default_factory=dict)
+    recomposed: list[tuple[str, str]] = field(default_factory=list)
 
 
-def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str) -> ClipRows:
+def match_videos(
+    annotated: list[AnnotatedClip],
+    index: VideoIndex,
+    prefer: str,
+    frames_per_second: float = FRAMES_PER_SECOND,
+) -> ClipRows:
     """Find the video of each annotated clip.
 
     Args:
         annotated: the clips.
         index: the videos.
         prefer: suffix of the file to use if a clip has several, such as "webm".
+        frames_per_second: rate of folders of frames for which the annotation gives none.
 
     Raises:
         InputError: a clip_id occurs twice, a video may not be used, or a span ends before it
@@ -71,6 +81,7 @@ def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str)
                 one.label,
                 one.verb,
                 one.noun,
+                _rate_of(one, found, frames_per_second),
             )
         except InputError as error:
             raise error.at(one.where) from None
@@ -80,11 +91,30 @@ def match_videos(annotated: list[AnnotatedClip], index: VideoIndex, prefer: str)
             rows.missing.append((clip_id, one.video, one.split))
             continue
         rows.clips.append(clip)
+        if one.exact and clip.video.removesuffix(FOLDER_END) != one.video.removesuffix(FOLDER_END):
+            rows.recomposed.append((one.video, clip.video))
         if one.frames is not None:
             rows.frames[clip_id] = one.frames
         if len(found) > 1:
             rows.doubles[clip_id] = found
     return rows
+
+
+def _rate_of(one: AnnotatedClip, found: list[str], frames_per_second: float) -> float | None:
+    """The rate of a folder of frames; None for a file, which states its own.
+
+    Raises:
+        InputError: the annotation gives a rate for a file.
+    """
+    if found and found[0].endswith(FOLDER_END):
+        return one.frames_per_second or frames_per_second
+    if found and one.frames_per_second is not None:
+        raise InputError(
+            "bad-entry",
+            f"frames_per_second is {one.frames_per_second:g}, but video {found[0]!r} is a file, "
+            "which states its rate; leave the cell empty",
+        )
+    return one.frames_per_second
 
 
 def frames_to_seconds(clip: Clip, frames: tuple[int, int], header: VideoHeader | str) -> Clip:
@@ -95,7 +125,10 @@ def frames_to_seconds(clip: Clip, frames: tuple[int, int], header: VideoHeader |
     start and no stop. Neither has a clip whose header has no frame rate: such a clip is the whole
     video.
     """
-    if isinstance(header, str) or header.frames_per_second is None:
+    if isinstance(header, str):
+        return clip
+    header = header.at_rate(clip.frames_per_second)
+    if header.frames_per_second is None:
         return clip
     first, last = frames
     start, stop = (header.picture_start + (n - 0.5) / header.frames_per_second for n in frames)

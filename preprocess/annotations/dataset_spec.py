@@ -32,6 +32,7 @@ class DatasetSpec:
         num_splits: number of official train/test splits to choose from; 0 = there is just one.
         labels: class names in official order, if no official file lists them.
         frame_rates: frame rates of the videos, frames per second; empty = any.
+        only: names of the classes whose clips are used, in the order of their numbers; empty = all.
 
     Raises:
         InputError: a value is not allowed.
@@ -47,6 +48,7 @@ class DatasetSpec:
     num_splits: int = 0
     labels: tuple[str, ...] = ()
     frame_rates: tuple[float, ...] = ()
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(
@@ -117,7 +119,7 @@ def read_spec(dataset: str, folder: Path = SPEC_FOLDER) -> DatasetSpec | None:
     """
     path = folder / f"{dataset}.toml"
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -147,9 +149,11 @@ def _spec_of(dataset: str, content: dict) -> DatasetSpec:
             f"files.{role} must be a list of patterns",
         )
     classes = dict(content.get("classes", {}))
-    labels = classes.pop("labels", [])
+    labels, only = classes.pop("labels", []), classes.pop("only", [])
     rates = content.get("frame_rates", [])
-    _check("wrong-type", _all(labels, str), "classes.labels must be a list of strings")
+    for name, names in (("labels", labels), ("only", only)):
+        _check("wrong-type", _all(names, str), f"classes.{name} must be a list of strings")
+    _check("duplicate", len(set(only)) == len(only), "classes.only has a name twice")
     _check(
         "wrong-type",
         _all(list(classes.values()), int),
@@ -167,6 +171,7 @@ def _spec_of(dataset: str, content: dict) -> DatasetSpec:
         num_splits=content.get("num_splits", 0),
         labels=tuple(labels),
         frame_rates=tuple(rates),
+        only=tuple(only),
     )
 
 

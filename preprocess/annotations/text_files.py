@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import InputError
+from shared.manifest import check_columns
 
 
 def read_text(path: Path) -> str:
@@ -25,10 +27,11 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         position, wrong = error.start, error.object[error.start]
         row = error.object.count(b"\n", 0, position) + 1
+        is_utf_16 = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        kind = "UTF-16, not UTF-8" if is_utf_16 else "not UTF-8"
         raise InputError(
             "wrong-format",
-            f"{path}, row {row}: not UTF-8 (byte {position} is 0x{wrong:02x}); save the file as "
-            "UTF-8",
+            f"{path}, row {row}: {kind} (byte {position} is 0x{wrong:02x}); save the file as UTF-8",
         ) from None
 
 
@@ -43,12 +46,13 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[s
     """Yield (where, row) for every row of a CSV file whose header has at least `columns`.
 
     Raises:
-        InputError: a column is missing, or a row has too few values.
+        InputError: a column is missing or there twice, or a row has too few values.
     """
     rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         found = [name.strip() for name in rows.fieldnames or []]
         rows.fieldnames = found
+        check_columns(found, str(path))
         missing = [column for column in columns if column not in found]
         if missing:
             raise InputError(

@@ -69,7 +69,7 @@ def read_inputs(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
 def _refuse_unused(options: dict[str, Any]) -> None:
     """Refuse options of motion maps beside --from-annotations, and of annotations without it."""
     annotated = options["from_annotations"] is not None
-    names = {"changes": "set", "box_format": "format"}
+    names = {"changes": "set", "box_format": "format", "preset": "motion-preset"}
     for option in MOTION_OPTIONS if annotated else ANNOTATION_OPTIONS:
         if options[option] not in (None, ()):
             name = names.get(option, option).replace("_", "-")

@@ -12,7 +12,7 @@ from shared.make_commands import first_source, make_flows
 from shared.shard_index import DatasetIndex, read_index
 
 OTHER_MAPS = {
-    "boundaries": "the motion maps of MOFO's public code, which are for --preset "
+    "boundaries": "the motion maps of MOFO's public code, which are for --motion-preset "
     + " or ".join(OF_BOUNDARIES),
     "length": "the length of the flow, which is for the mask mgm and not for boxes",
 }
@@ -41,9 +41,9 @@ def maps_folder(layout: DatasetLayout, source: str | None, preset: str) -> Path:
     if kind is not None and preset not in OF_BOUNDARIES:
         raise InputError(
             "other-kind",
-            f"{folder} holds {OTHER_MAPS.get(kind, f'maps of kind {kind!r}')}; --preset {preset} "
-            "needs motion maps of equation 1, such as those of flows/: give another --source or "
-            "another --preset",
+            f"{folder} holds {OTHER_MAPS.get(kind, f'maps of kind {kind!r}')}; "
+            f"--motion-preset {preset} needs motion maps of equation 1, such as those of flows/: "
+            "give another --source or another --motion-preset",
         )
     for other in (layout.frames, layout.flows):
         found = read_index(other)
@@ -90,13 +90,13 @@ def _boundaries_folder(layout: DatasetLayout, source: str | None, preset: str) -
         names = ", ".join(path.name.removeprefix("flows-") for path in others)
         raise InputError(
             "unknown-name",
-            f"--preset {preset} needs the motion maps of MOFO's public code, and there are none of "
-            f"{wanted}; give --source with one of {names}",
+            f"--motion-preset {preset} needs the motion maps of MOFO's public code, and there are "
+            f"none of {wanted}; give --source with one of {names}",
         )
     if wanted == MOTION_VECTORS:  # such maps need a flow vector for every pixel
         folder = layout.flows_of("tvl1" + BOUNDARIES)
     raise _not_complete(layout, folder).at(
-        f"--preset {preset} needs the motion maps of MOFO's public code"
+        f"--motion-preset {preset} needs the motion maps of MOFO's public code"
     )
 
 

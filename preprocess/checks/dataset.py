@@ -78,7 +78,10 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
 def folder_names(layout: DatasetLayout) -> list[str]:
     """frames, flows, folders of further flows, and all folders of boxes, complete or not."""
     others = sorted(path.name for path in layout.root.glob("flows-*") if path.is_dir())
-    return ["frames", "flows", *others, *(folder.name for folder in layout.boxes_folders())]
+    # A run that computes no flow leaves its record in frames/.
+    are_frames_alone = (layout.frames / "options.json").is_file() and not layout.flows.is_dir()
+    first = ["frames"] if are_frames_alone else ["frames", "flows"]
+    return [*first, *others, *(folder.name for folder in layout.boxes_folders())]
 
 
 def _index_problems(found: FoundDataset, name: str) -> Iterator[str]:

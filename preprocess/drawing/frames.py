@@ -6,6 +6,7 @@ Pictures are uint8 [H, W, 3], RGB. Boxes are drawn by shared/drawing.py.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from shared.drawing import (
     CONTOUR_RGB,
     FINE_BITS,
     HIDDEN_RGB,
+    LEFT_OUT_RGB,
     MAP_COLOURS,
     SEAM_RGB,
     fixed_point,
@@ -24,9 +26,21 @@ from shared.drawing import (
 )
 
 STORED_RGB = (245, 110, 220)
-PAPER_RGB = (20, 24, 28)
-INK_RGB = (230, 233, 236)
-MUTED_RGB = (155, 167, 178)
+TEXT_INDENT = 4  # pixels before a line of text
+TEXT_SHARE = 0.6  # size of letters in the height of their line
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The colours around pictures: of the background, of strong text and of other text."""
+
+    paper: tuple[int, int, int]
+    ink: tuple[int, int, int]
+    muted: tuple[int, int, int]
+
+
+DARK = Ground(paper=(20, 24, 28), ink=(230, 233, 236), muted=(155, 167, 178))
+LIGHT = Ground(paper=(255, 255, 255), ink=(29, 35, 41), muted=(80, 91, 101))
 
 # The colour wheel of Baker et al. ("A database and evaluation methodology for optical flow", IJCV
 # 2011, after a design of Scott Daniel): red, yellow, green, cyan, blue, magenta and back to red, at
@@ -58,13 +72,13 @@ def flow_colours(flow: np.ndarray, longest: float) -> np.ndarray:
     return np.round(255 * colours).astype(np.uint8)
 
 
-def flow_wheel(diameter: int) -> np.ndarray:
-    """Draw the key to `flow_colours`: a disc on a dark background, uint8 [D, D, 3]."""
+def flow_wheel(diameter: int, ground: Ground = DARK) -> np.ndarray:
+    """Draw the key to `flow_colours`: a disc on a background, uint8 [D, D, 3]."""
     axis = (np.arange(diameter) + 0.5) / diameter * 2 - 1
     flow = np.stack(np.meshgrid(axis, axis)).astype(np.float32)
     wheel = flow_colours(flow, 1.0)
     edge = np.clip((1 - np.hypot(*flow)) * diameter / 2, 0, 1)[..., None]  # one pixel wide
-    return np.round(edge * wheel + (1 - edge) * np.array(PAPER_RGB)).astype(np.uint8)
+    return np.round(edge * wheel + (1 - edge) * np.array(ground.paper)).astype(np.uint8)
 
 
 def map_colours(motion_map: np.ndarray, brightest: float) -> np.ndarray:
@@ -88,21 +102,31 @@ def draw_contours(picture: np.ndarray, contours: list[np.ndarray]) -> None:
         cv2.polylines(picture, [points], True, CONTOUR_RGB, 1, cv2.LINE_AA, FINE_BITS)
 
 
-def draw_mask(picture: np.ndarray, mask: np.ndarray, crop: np.ndarray) -> None:
+def draw_mask(
+    picture: np.ndarray, mask: np.ndarray, crop: np.ndarray, decoded: np.ndarray | None = None
+) -> None:
     """Cover the masked patches of the crop that a model sees, and darken the rest of the frame.
 
     Args:
         picture: uint8 [H, W, 3], changed in place.
         mask: bool [rows, columns], True = hidden from the encoder.
         crop: x1 y1 x2 y2 of the crop, in pixels of the image.
+        decoded: bool [rows, columns], True = hidden and decoded. The other hidden patches are
+            darker. None: all hidden patches are decoded.
     """
     rows, columns = mask.shape
     x = np.round(np.linspace(crop[0], crop[2], columns + 1)).astype(int)
     y = np.round(np.linspace(crop[1], crop[3], rows + 1)).astype(int)
     seen = picture[y[0] : y[-1], x[0] : x[-1]].copy()
     picture //= 4
-    hidden = np.repeat(np.repeat(mask, np.diff(y), axis=0), np.diff(x), axis=1)
+
+    def of_pixels(patches: np.ndarray) -> np.ndarray:
+        return np.repeat(np.repeat(patches, np.diff(y), axis=0), np.diff(x), axis=1)
+
+    hidden = of_pixels(mask)
     seen[hidden] = HIDDEN_RGB
+    if decoded is not None:
+        seen[of_pixels(mask & ~decoded)] = LEFT_OUT_RGB
     seams = np.zeros_like(hidden)  # lines between patches, so that they can be counted
     seams[y[:-1] - y[0]] = seams[:, x[:-1] - x[0]] = True
     seen[seams & hidden] = SEAM_RGB
@@ -134,32 +158,43 @@ def draw_positions(picture: np.ndarray, positions: np.ndarray, crop: np.ndarray)
             picture[top : bottom + 1, right] = CONTOUR_RGB
 
 
-def captioned(picture: np.ndarray, text: str, height: int = 22) -> np.ndarray:
+def captioned(picture: np.ndarray, text: str, ground: Ground = DARK) -> np.ndarray:
     """Add a line of text above an image."""
-    return np.concatenate([caption(text, picture.shape[1], height), picture])
+    return np.concatenate([caption(text, picture.shape[1], ground=ground), picture])
 
 
 @functools.lru_cache(maxsize=256)
-def caption(text: str, width: int, height: int = 22, strong: bool = False) -> np.ndarray:
-    """Draw a line of text on a dark background, uint8 [height, width, 3].
+def caption(
+    text: str, width: int, height: int = 22, strong: bool = False, ground: Ground = DARK
+) -> np.ndarray:
+    """Draw a line of text on a background, uint8 [height, width, 3].
 
     Text that is too long ends with an ellipsis.
     """
-    image = Image.new("RGB", (width, height), PAPER_RGB)
+    image = Image.new("RGB", (width, height), ground.paper)
     draw = ImageDraw.Draw(image)
-    font = _font(round(height * 0.6))
-    while text and draw.textlength(text, font) > width - 8:
-        text = text.rstrip("\u2026")[:-1] + "\u2026" if len(text) > 2 else ""
-    draw.text((4, height / 2), text, INK_RGB if strong else MUTED_RGB, font, anchor="lm")
+    colour = ground.ink if strong else ground.muted
+    text = fitted(text, width, height)
+    draw.text((TEXT_INDENT, height / 2), text, colour, font_of_line(height), anchor="lm")
     return np.array(image)
 
 
-def in_grid(pictures: list[np.ndarray], columns: int, gap: int = 6) -> np.ndarray:
-    """Arrange images of one size in a grid on a dark background."""
+def fitted(text: str, width: int, height: int) -> str:
+    """The text, or as much of it as fits in a line of this size in pixels, with an ellipsis."""
+    font = font_of_line(height)
+    while text and font.getlength(text) > width - 2 * TEXT_INDENT:
+        text = text.rstrip("\u2026")[:-1] + "\u2026" if len(text) > 2 else ""
+    return text
+
+
+def in_grid(
+    pictures: list[np.ndarray], columns: int, gap: int = 6, ground: Ground = DARK
+) -> np.ndarray:
+    """Arrange images of one size in a grid on a background."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     grid = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)
-    grid[:] = PAPER_RGB
+    grid[:] = ground.paper
     for i, picture in enumerate(pictures):
         y, x = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         grid[y : y + height, x : x + width] = picture
@@ -167,5 +202,7 @@ def in_grid(pictures: list[np.ndarray], columns: int, gap: int = 6) -> np.ndarra
 
 
 @functools.lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of_line(height: int) -> ImageFont.FreeTypeFont:
+    """The font of a line of text of a height in pixels."""
+    size = round(height * TEXT_SHARE)
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shared.decoder_masks import ALL, DECODER_MASKS
 from shared.errors import InputError
+from shared.flow_tube import FINE, fine_points
 from shared.grid import View, inside_boxes, window_box
 from shared.masks import MASKS, Scene
 from shared.motion_cells import cell_means
@@ -38,6 +40,7 @@ class MaskOptions:
         inside_ratio: share of the patches in the motion box to hide, 0..1, for masks that use the
             box; None takes the value of the recipe.
         methods: names of the methods; empty for all methods of the recipe.
+        decoder_mask: name of the decoder mask; None takes that of each recipe.
         inside: "box" or "positions", what is inside for masks that use motion boxes; None takes the
             value of the recipe.
     """
@@ -45,6 +48,7 @@ class MaskOptions:
     mask_ratio: float | None = None
     inside_ratio: float | None = None
     methods: tuple[str, ...] = ()
+    decoder_mask: str | None = None
     inside: str | None = None
 
 
@@ -56,13 +60,16 @@ class ShownMasks:
         by_caption: for each method bool [T, rows, columns], True = hidden from the encoder.
         boxes: float32 [T, 4], source pixels, the box around all motion boxes of the window of each
             frame, which the masks use; NaN without motion.
+        decoded: for each method that decodes only some of its hidden patches, by caption, bool
+            [T, rows, columns], True = hidden and decoded.
         moving: bool [T, rows, columns], the positions that move in the window of each frame, for
             each caption whose mask uses them instead of the box.
     """
 
     by_caption: dict[str, np.ndarray]
     boxes: np.ndarray
-    moving: dict[str, np.ndarray]
+    moving: dict[str, np.ndarray] = field(default_factory=dict)
+    decoded: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def draw_masks(
@@ -73,6 +80,7 @@ def draw_masks(
     source_size: tuple[int, int],
     options: MaskOptions,
     stride: int = 2,
+    flow: np.ndarray | None = None,
     areas: np.ndarray | None = None,
 ) -> ShownMasks:
     """Draw one mask of each method for each window of a video.
@@ -85,6 +93,8 @@ def draw_masks(
         source_size: width and height in pixels.
         options: which masks are drawn, and what they hide.
         stride: frames of the video between two frames of a clip.
+        flow: float32 [T, 2, h, w], flow from each frame to the next, in pixels of its own size, for
+            masks that follow it. None: nothing moves.
         areas: bool [T, h, w], what moves in each frame (`moving_areas`); None takes the boxes.
 
     Raises:
@@ -95,17 +105,16 @@ def draw_masks(
     steps = CLIP_FRAMES // TUBELET
     window = CLIP_FRAMES * stride  # frames of the video
     of_step = np.arange(len(boxes)) % window // (TUBELET * stride)
-    methods = {
-        method: {"kind": table["kind"], **_arguments(table, options)}
-        for method, table in _chosen(method_masks(), options.methods).items()
-    }
-    if options.inside is not None and not any("inside" in table for table in methods.values()):
+    methods = _chosen(method_masks(), options.methods)
+    arguments = {name: _arguments(table["mask"], options) for name, table in methods.items()}
+    if options.inside is not None and not any("inside" in each for each in arguments.values()):
         raise InputError(
             "option-unused",
             f"--inside is {options.inside}, but no mask of {', '.join(methods)} uses motion boxes; "
             "leave it out, or add --method mofo",
         )
     masks = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
+    decoded = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
     inside, moving = (np.empty((len(boxes), *grid), np.bool_) for _ in range(2))
     window_boxes = np.empty((len(boxes), 4), np.float32)
     for first in range(0, len(boxes), window):
@@ -120,35 +129,89 @@ def draw_masks(
         )
         # A window that is cut short by the end of the video repeats its last motion.
         motion = np.concatenate([motion, np.repeat(motion[-1:], steps - len(motion), axis=0)])
-        scene = Scene(steps, inside[first], motion, moving[first])
+        if flow is None:
+            followed = np.zeros((steps - 1, grid[0] * FINE, grid[1] * FINE, 2), np.float32)
+        else:
+            followed = flow_of_steps(
+                flow[part], steps, TUBELET * stride, view.crop, source_size, grid
+            )
+        scene = Scene(steps, inside[first], motion, followed, moving[first])
         for method, table in methods.items():
             rng = counter_generator("show", name, method, first)
-            arguments = {name: value for name, value in table.items() if name != "kind"}
-            mask = MASKS[table["kind"]].draw(scene, rng, **arguments).reshape(steps, *grid)
+            mask = MASKS[table["mask"]["kind"]].draw(scene, rng, **arguments[method])
             _refuse_extremes(method, mask)
-            masks[method][part] = mask[of_step[part]]
-    of_moving = {name for name, table in methods.items() if table.get("inside") == "positions"}
+            masks[method][part] = mask.reshape(steps, *grid)[of_step[part]]
+            chosen = _decoded(table["decoder_mask"], options, scene, mask, rng)
+            decoded[method][part] = chosen.reshape(steps, *grid)[of_step[part]]
+    of_moving = {name for name in methods if arguments[name].get("inside") == "positions"}
     captions = {
-        name: _caption(name, mask, moving, "of what moves")
-        if name in of_moving
-        else _caption(name, mask, inside, "in box")
-        for name, mask in masks.items()
+        method: _caption(method, mask, decoded[method])
+        + (
+            _share(mask, moving, "of what moves")
+            if method in of_moving
+            else _share(mask, inside, "in box")
+        )
+        for method, mask in masks.items()
     }
     return ShownMasks(
-        {captions[name]: mask for name, mask in masks.items()},
+        {captions[method]: mask for method, mask in masks.items()},
         window_boxes,
-        {captions[name]: moving for name in of_moving},
+        {captions[method]: moving for method in of_moving},
+        {
+            captions[method]: chosen
+            for method, chosen in decoded.items()
+            if (chosen != masks[method]).any()
+        },
     )
 
 
 def method_masks(recipe: Path = RECIPE) -> dict[str, dict[str, Any]]:
-    """The `mask` table of each method in a recipe: `kind`, a name in MASKS, and its options."""
+    """The tables `mask` and `decoder_mask` of each method in a recipe.
+
+    A table has `kind`, a name in MASKS or DECODER_MASKS, and its options.
+    """
     methods = tomllib.loads(recipe.read_text(encoding="utf-8"))["pretrain"]
     return {
-        name: table["mask"]
+        name: {"mask": table["mask"], "decoder_mask": table.get("decoder_mask", ALL)}
         for name, table in methods.items()
         if isinstance(table, dict) and "mask" in table
     }
+
+
+def flow_of_steps(
+    flow: np.ndarray,
+    steps: int,
+    span: int,
+    crop: tuple[float, float, float, float],
+    source_size: tuple[int, int],
+    grid: tuple[int, int],
+) -> np.ndarray:
+    """The flow from each time step to the next (`Scene.flow`), frame by frame along dense flow.
+
+    Args:
+        flow: float32 [T, 2, h, w], from each frame to the next, in pixels of its own size. Nothing
+            moves after its last frame.
+        steps: T', number of time steps.
+        span: frames from one time step to the next.
+        crop: x1 y1 x2 y2 of the view in source pixels.
+        source_size: width and height in pixels.
+        grid: rows and columns of positions.
+    """
+    x1, y1, x2, y2 = crop
+    size = np.array(flow.shape[:1:-1])  # w, h
+    scale = size / np.array(source_size)
+    cell = np.array([(x2 - x1) / grid[1], (y2 - y1) / grid[0]]) * scale
+    starts = fine_points((grid[0] * FINE, grid[1] * FINE)) * cell + np.array([x1, y1]) * scale
+    found = np.empty((steps - 1, *starts.shape), np.float32)
+    for step in range(steps - 1):
+        places = starts.copy()
+        for frame in range(step * span, min((step + 1) * span, len(flow))):
+            known = ((places >= 0) & (places < size)).all(axis=-1)  # False for NaN
+            x, y = np.where(known[..., None], places, 0).astype(int).transpose(2, 0, 1)
+            moved = places + flow[frame][:, y, x].transpose(1, 2, 0)
+            places = np.where(known[..., None], moved, np.nan)
+        found[step] = (places - starts) / cell
+    return found
 
 
 def _chosen(tables: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
@@ -173,6 +236,20 @@ def _arguments(table: dict[str, Any], options: MaskOptions) -> dict[str, Any]:
     return arguments | {k: v for k, v in given.items() if k in known and v is not None}
 
 
+def _decoded(
+    table: dict[str, Any] | str,
+    options: MaskOptions,
+    scene: Scene,
+    hidden: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The decoded tokens, bool [N]. A given decoder mask replaces that of the recipe."""
+    chosen = table if options.decoder_mask is None else options.decoder_mask
+    kind, arguments = (chosen, {}) if isinstance(chosen, str) else (chosen["kind"], dict(chosen))
+    arguments.pop("kind", None)
+    return DECODER_MASKS[kind].draw(scene, hidden, rng, **arguments)
+
+
 def _refuse_extremes(method: str, mask: np.ndarray) -> None:
     if mask.all() or not mask.any():
         raise InputError(
@@ -182,6 +259,12 @@ def _refuse_extremes(method: str, mask: np.ndarray) -> None:
         )
 
 
-def _caption(method: str, mask: np.ndarray, inside: np.ndarray, where: str) -> str:
+def _caption(method: str, mask: np.ndarray, decoded: np.ndarray) -> str:
     text = f"{method}: {100 * mask.mean():.0f} % hidden"
-    return text + (f", {100 * mask[inside].mean():.0f} % {where}" if inside.any() else "")
+    if (decoded != mask).any():
+        text += f", {100 * decoded.sum() / mask.sum():.0f} % of these decoded"
+    return text
+
+
+def _share(mask: np.ndarray, inside: np.ndarray, where: str) -> str:
+    return f", {100 * mask[inside].mean():.0f} % {where}" if inside.any() else ""

@@ -11,7 +11,9 @@ import av
 import numpy as np
 
 from preprocess.drawing.frames import (
+    DARK,
     STORED_RGB,
+    Ground,
     caption,
     captioned,
     draw_contours,
@@ -24,13 +26,15 @@ from preprocess.drawing.frames import (
     resized,
 )
 from preprocess.drawing.masks import ShownMasks
-from shared.drawing import ANNOTATION_RGB, BOX_RGB, draw_box
+from preprocess.drawing.sheet import Line, Sheet
+from shared.drawing import ANNOTATION_RGB, BOX_RGB, LEFT_OUT_RGB, draw_box
 from shared.grid import View
 
 VIDEO_PANEL_HEIGHT = 240  # pixels
 VIDEO_COLUMNS = 4
 SHEET_PANEL_HEIGHT = 150
 SHEET_COLUMNS = 6
+KEY_HEIGHT = 112
 NARROWEST_PANEL = 200  # pixels: captions need that
 
 
@@ -52,6 +56,8 @@ class FoundMotion:
         view: the crop that a model sees.
         masks: masks of each method for every frame.
         stored, annotated: boxes to compare with, float32 [K, 4] for each frame; None = not given.
+        longest_flow: length of the flow with full colour, pixels per frame; 0 takes the 98th
+            percentile of the clip.
     """
 
     name: str
@@ -67,13 +73,14 @@ class FoundMotion:
     masks: ShownMasks
     stored: list[np.ndarray] | None = None
     annotated: list[np.ndarray] | None = None
-    longest_flow: float = field(init=False)
+    longest_flow: float = 0.0
     brightest: float = field(init=False)
 
     def __post_init__(self) -> None:
         # Computed over the whole clip, so that colours can be compared between frames.
-        length = np.hypot(self.flow[:, 0, ::2, ::2], self.flow[:, 1, ::2, ::2])
-        object.__setattr__(self, "longest_flow", max(0.5, float(np.percentile(length, 98))))
+        if self.longest_flow == 0:
+            length = np.hypot(self.flow[:, 0, ::2, ::2], self.flow[:, 1, ::2, ::2])
+            object.__setattr__(self, "longest_flow", max(0.5, float(np.percentile(length, 98))))
         object.__setattr__(self, "brightest", float(np.percentile(self.maps, 99.7)))
 
     @property
@@ -83,7 +90,7 @@ class FoundMotion:
         return Fraction(1 / step if step > 0 else 25).limit_denominator(1001)
 
 
-def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
+def panels(found: FoundMotion, t: int, height: int, ground: Ground = DARK) -> dict[str, np.ndarray]:
     """Draw the panels of frame t: caption -> uint8 [height, width, 3]."""
     width = round(height * found.source_size[0] / found.source_size[1])
     size = (max(2, width), height)
@@ -107,28 +114,33 @@ def panels(found: FoundMotion, t: int, height: int) -> dict[str, np.ndarray]:
     for method, mask in found.masks.by_caption.items():
         masked = frame.copy()
         crop = np.array(found.view.crop) * np.tile(scale, 2)
-        draw_mask(masked, mask[t], crop)
+        decoded = found.masks.decoded.get(method)
+        draw_mask(masked, mask[t], crop, None if decoded is None else decoded[t])
         if method in found.masks.moving:
             draw_positions(masked, found.masks.moving[method][t], crop)
         else:
             draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
         drawn[method] = masked
-    return {text: _widened(picture) for text, picture in drawn.items()}
+    return {text: _widened(picture, ground) for text, picture in drawn.items()}
 
 
-def video_frames(found: FoundMotion) -> Iterator[np.ndarray]:
+def video_frames(found: FoundMotion, ground: Ground = DARK) -> Iterator[np.ndarray]:
     """Yield every frame as a grid of panels, uint8 [H, W, 3] with even sides."""
     key = None
     for t in range(len(found.frames)):
-        drawn = panels(found, t, VIDEO_PANEL_HEIGHT)
+        drawn = panels(found, t, VIDEO_PANEL_HEIGHT, ground)
         if key is None:
-            key = _key(found, next(iter(drawn.values())).shape)
+            height, width = next(iter(drawn.values())).shape[:2]
+            empty = Sheet(width, height, ground)
+            _add_key(empty, found)
+            key = empty.pixels()
         last = key.copy()
         when = f"frame {t} of {len(found.frames)}, {found.pts_seconds[t]:.2f} s"
         for i, text in enumerate((when, _box_text(found, t))):
-            last[4 + 24 * i : 28 + 24 * i] = caption(text, last.shape[1], 24, strong=i == 0)
-        tiles = [captioned(picture, text) for text, picture in drawn.items()]
-        grid = in_grid([*tiles, captioned(last, found.name)], columns=VIDEO_COLUMNS)
+            last[4 + 24 * i : 28 + 24 * i] = caption(text, last.shape[1], 24, i == 0, ground)
+        tiles = [captioned(picture, text, ground) for text, picture in drawn.items()]
+        tiles.append(captioned(last, found.name, ground))
+        grid = in_grid(tiles, columns=VIDEO_COLUMNS, ground=ground)
         yield grid[: grid.shape[0] // 2 * 2, : grid.shape[1] // 2 * 2]
 
 
@@ -149,31 +161,28 @@ def encode_mp4(pictures: Iterator[np.ndarray], frames_per_second: Fraction) -> b
     return stream.getvalue()
 
 
-def contact_sheet(found: FoundMotion) -> np.ndarray:
-    """Draw six frames of the clip with their motion, one column each, uint8 [H, W, 3]."""
+def contact_sheet(found: FoundMotion, ground: Ground = DARK) -> Sheet:
+    """Draw six frames of the clip with their motion, one column each."""
     times = np.unique(np.linspace(0, len(found.frames) - 1, SHEET_COLUMNS + 2).round().astype(int))
     times = times[1:-1] if len(times) > 2 else times
-    drawn = [panels(found, int(t), SHEET_PANEL_HEIGHT) for t in times]
-    when = [
-        caption(f"frame {t}, {found.pts_seconds[t]:.2f} s", next(iter(each.values())).shape[1])
-        for t, each in zip(times, drawn, strict=True)
-    ]
-    rows = [in_grid(when, columns=len(times))]
-    width = rows[0].shape[1]
-    for text in drawn[0]:
-        rows.append(caption(text, width))
-        rows.append(in_grid([each[text] for each in drawn], columns=len(times)))
+    drawn = [panels(found, int(t), SHEET_PANEL_HEIGHT, ground) for t in times]
+    column = next(iter(drawn[0].values())).shape[1]
+    sheet = Sheet(width=len(times) * (column + 6) + 6, ground=ground)
+    sheet.add_line(found.name, 34, strong=True)
     moving = float((~np.isnan(found.boxes[:, 0])).mean())
     seconds = found.pts_seconds[-1] - found.pts_seconds[0]
     source = "{} x {}".format(*found.source_size)
-    facts = (
+    sheet.add_line(
         f"{source} px, {len(found.frames)} frames in {seconds:.1f} s; motion boxes in "
         f"{100 * moving:.0f} % of the frames, {100 * found.score.mean():.0f} % of the motion inside"
     )
-    key = _key(found, (90, width, 3))
-    return np.concatenate(
-        [caption(found.name, width, 34, strong=True), caption(facts, width), *rows, key]
-    )
+    sheet.add_row([f"frame {t}, {found.pts_seconds[t]:.2f} s" for t in times], column)
+    for text in drawn[0]:
+        sheet.add_line(text)
+        sheet.add_row([each[text] for each in drawn], column)
+    sheet.height += KEY_HEIGHT
+    _add_key(sheet, found)
+    return sheet
 
 
 def _box_text(found: FoundMotion, t: int) -> str:
@@ -183,34 +192,36 @@ def _box_text(found: FoundMotion, t: int) -> str:
     return f"box {x1},{y1} to {x2},{y2}: {100 * found.score[t]:.0f} % of the motion"
 
 
-def _key(found: FoundMotion, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw the key: the colour wheel of the flow and the colours of the boxes."""
-    panel = np.zeros((shape[0], shape[1], 3), np.uint8)
-    panel[:] = (20, 24, 28)
+def _add_key(sheet: Sheet, found: FoundMotion) -> None:
+    """Add the key at the bottom: the colour wheel of the flow and the colours of the boxes."""
     side = 84
-    wheel = flow_wheel(side)
-    y = shape[0] - side - 4
-    panel[y : y + side, 8 : 8 + side] = wheel
+    top = sheet.height - side - 4
+    sheet.pictures.append((8, top, flow_wheel(side, sheet.ground)))
     texts = [
         (f"flow: edge = {found.longest_flow:.1f} px/frame at {found.flow.shape[2]} lines", None),
         ("motion box", BOX_RGB),
     ]
+    if found.masks.decoded:
+        texts.append(("hidden and not decoded", LEFT_OUT_RGB))
     if found.stored is not None:
         texts.append(("stored box", STORED_RGB))
     if found.annotated is not None:
         texts.append(("annotated box", ANNOTATION_RGB))
+    first = min(top, sheet.height - 4 - 21 * len(texts))
     for i, (text, rgb) in enumerate(texts):
-        row, x = y + 21 * i, side + 16
+        y, x = first + 21 * i, side + 16
         if rgb is not None:
-            panel[row + 6 : row + 16, x + 4 : x + 14] = rgb
+            sheet.pictures.append((x + 4, y + 6, np.full((10, 10, 3), rgb, np.uint8)))
             x += 16
-        line = caption(text, min(360, shape[1] - x), 21)
-        panel[row : row + 21, x : x + line.shape[1]] = line
-    return panel
+        sheet.lines.append(Line(x, y, min(360, sheet.width - x), 21, text, False))
 
 
-def _widened(picture: np.ndarray) -> np.ndarray:
-    """Add dark margins to narrow images, so that captions fit above them."""
-    missing = max(0, NARROWEST_PANEL - picture.shape[1])
-    left = missing // 2
-    return np.pad(picture, ((0, 0), (left, missing - left), (0, 0)), constant_values=24)
+def _widened(picture: np.ndarray, ground: Ground) -> np.ndarray:
+    """Add margins to narrow images, so that captions fit above them."""
+    height, width = picture.shape[:2]
+    if width >= NARROWEST_PANEL:
+        return picture
+    wide = np.full((height, NARROWEST_PANEL, 3), ground.paper, np.uint8)
+    left = (NARROWEST_PANEL - width) // 2
+    wide[:, left : left + width] = picture
+    return wide

@@ -11,6 +11,7 @@ from preprocess.flow.boundaries import OVERLAP
 from preprocess.flow.source_options import SourceOptions, declarations, read_source_options
 from preprocess.flow.sources import (
     MOTION_VECTORS,
+    NO_SOURCE,
     SOURCES,
     VectorOptions,
     check_sources,
@@ -69,7 +70,8 @@ class FlowOptions:
     """Which flows are computed. Each output is a folder of shards; the first is `flows/`.
 
     Attributes:
-        sources: names of flow sources (preprocess/flow/sources.py). Each gives an output.
+        sources: names of flow sources (preprocess/flow/sources.py). Each gives an output. Without
+            a source only frames are stored.
         source_options: options of the sources. A source without options here has its defaults.
         stabilise: how camera motion is removed (preprocess/flow/camera.py). "off": not at all.
             "warp": the second frame is warped back, and flow is computed again. "subtract":
@@ -105,6 +107,8 @@ class FlowOptions:
                 "unknown-name",
                 f"--stabilise is {self.stabilise!r}; allowed: {', '.join(STABILISE)}",
             )
+        if not self.sources:
+            self._refuse_all_but_frames()
         if self.keep_unstabilised and self.stabilise == "off":
             raise InputError(
                 "option-needs-another",
@@ -125,6 +129,20 @@ class FlowOptions:
                         "missing-option",
                         f"--source {source} needs {declared.flag} {declared.metavar}; give both",
                     )
+
+    def _refuse_all_but_frames(self) -> None:
+        without = FlowOptions()
+        names = ("stabilise", "keep_unstabilised", "lengths", "boundaries")
+        unused = [name for name in names if getattr(self, name) != getattr(without, name)]
+        if self.tracks:
+            unused.append("trajectories")
+        if unused:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            raise InputError(
+                "option-unused",
+                f"{flags} has no effect with --source {NO_SOURCE}, which computes no flow; leave "
+                f"it out, or name one of the sources {', '.join(SOURCES)}",
+            )
 
     def options_of(self, source: str) -> SourceOptions:
         """The options of one source."""
@@ -227,6 +245,12 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
             )
         if flags:
             source_options.append(options)
+    if not names and given["residual"]:
+        raise InputError(
+            "option-unused",
+            f"--residual has no effect with --source {NO_SOURCE}, which computes no flow; leave it "
+            "out",
+        )
     tracks: dict[str, Any] = {
         name: given[f"track_{name}"]
         for name in TRACK_NAMES
@@ -252,7 +276,7 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
 
 def recorded_flow_options(flow: FlowOptions) -> dict[str, Any]:
     """The options by name, for options.json; the inverse of `read_flow_options`."""
-    record: dict[str, Any] = {"source": ",".join(flow.sources)}
+    record: dict[str, Any] = {"source": ",".join(flow.sources) or NO_SOURCE}
     for name, source in SOURCES.items():
         for declared in declarations(source.options):
             record[declared.name] = None
@@ -268,8 +292,8 @@ def recorded_flow_options(flow: FlowOptions) -> dict[str, Any]:
 
 def flow_folders(options: FlowOptions) -> dict[str, str]:
     """The folder of each output below OUT/DATASET. Boxes are made from the first."""
-    first, *others = options.outputs
-    return {first: "flows"} | {output: f"flows-{output}" for output in others}
+    names = [f"flows-{output}" for output in options.outputs]
+    return dict(zip(options.outputs, ["flows", *names[1:]], strict=False))
 
 
 def shard_kind(folder: str) -> str:

@@ -272,15 +272,16 @@ def _companded(flows: torch.Tensor, short_side: int, output: str) -> tuple[np.nd
     height, width = flows.shape[2:]
     map_width, map_height = scaled_size(width, height, short_side)
     if output.endswith(LENGTHS):
-        maps = torch.linalg.vector_norm(flows, dim=1) * (map_width / width)
+        # vector_norm along dim 1 takes 45 times as long on a CPU.
+        maps = torch.hypot(flows[:, 0], flows[:, 1]) * (map_width / width)
     elif output.endswith(BOUNDARIES):
         maps = boundary_map(flows)
     else:
         maps = motion_map(flows)
-    maps = reduce_maps(maps, (map_height, map_width)).cpu().numpy()
-    if not np.isfinite(maps).all():
+    reduced = reduce_maps(maps, (map_height, map_width)).cpu().numpy()
+    if not np.isfinite(reduced).all():
         raise ClipError("not-finite", "the flow has NaN or infinite values", "flow")
-    return compand(maps)
+    return compand(reduced)
 
 
 def _residual(

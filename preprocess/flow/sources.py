@@ -30,6 +30,7 @@ FlowSource: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 -> flow from first to second, float32 [B, 2, H, W], u (right) then v (down), pixels per frame."""
 
 MOTION_VECTORS = "motion-vectors"
+NO_SOURCE = "none"  # stands alone for no source at all: frames are stored, and no flow
 DIS_PRESETS = ("ultrafast", "fast", "medium")  # names of OpenCV
 
 
@@ -170,12 +171,14 @@ def option_names() -> OptionNames:
 
 
 def parse_sources(text: str) -> tuple[str, ...]:
-    """Split `tvl1,motion-vectors` into ("tvl1", "motion-vectors").
+    """Split `tvl1,motion-vectors` into ("tvl1", "motion-vectors"), and `none` into ().
 
     Raises:
         InputError: a name is unknown, or given twice.
     """
     names = tuple(name.strip() for name in text.split(","))
+    if names == (NO_SOURCE,):
+        return ()
     check_sources(names)
     return names
 

@@ -35,11 +35,13 @@ class FlowsConfig:
         max_frames: largest accepted number of frames of a clip, 2 or more.
         max_seconds: longest accepted clip, seconds, above 0.
         pool: "ray", or "in-process" on one core.
-        decoders: number of decoder processes; None = as many as suit the machine.
-        flow_workers: number of flow processes; None = one for each core, or one for each GPU.
+        decoders: number of decoder processes; None = as many as suit the machine or the cluster.
+        flow_workers: number of flow processes; None = the same.
         num_gpus: number of GPUs for flow; 0 = flow is computed on CPU cores.
         clip_timeout: seconds without an answer after which a worker is killed.
         dashboard: whether Ray shows its dashboard on 127.0.0.1.
+        part: which share of the shards is made, such as "3/16"; None = all.
+        finish: whether the shards of all parts are checked and declared complete; none is made.
         strict: whether the first clip that fails ends the run.
         overwrite: whether all shards are made again, also with other options.
         dry_run: whether the command prints its plan and stops.
@@ -68,6 +70,8 @@ class FlowsConfig:
     clip_timeout: float = 300.0
     dashboard: bool = False
     # The run
+    part: str | None = None
+    finish: bool = False
     strict: bool = False
     overwrite: bool = False
     dry_run: bool = False
@@ -105,7 +109,10 @@ class FlowsConfig:
 
 
 # How a run was divided among processes says nothing about the next machine.
-NOT_TAKEN_OVER = ("decoders", "flow_workers", "strict", "overwrite", "dry_run", "verbose")
+NOT_TAKEN_OVER = (
+    *("decoders", "flow_workers", "part", "finish"),
+    *("strict", "overwrite", "dry_run", "verbose"),
+)
 
 
 def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsConfig:
@@ -144,21 +151,48 @@ def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsCon
 def with_workers(config: FlowsConfig) -> FlowsConfig:
     """The config with numbers of workers that suit the machine.
 
-    On CPU most processes compute flow; beside a GPU most of them decode.
+    The numbers stay None where RAY_ADDRESS names a cluster. RayPool asks the cluster for its CPUs.
 
     Raises:
         InputError: flow workers cannot be spread evenly over the GPUs.
     """
     if config.pool == "in-process":
         return replace(config, decoders=1, flow_workers=1)
-    cores = len(os.sched_getaffinity(0))
-    gpus = config.num_gpus
-    decoders = config.decoders or (cores if gpus else max(1, cores // 4))
-    flow_workers = config.flow_workers or gpus or cores
-    if gpus and flow_workers % gpus:
+    gpus, flow_workers = config.num_gpus, config.flow_workers
+    if gpus and flow_workers and flow_workers % gpus:
         raise InputError(
             "out-of-range",
             f"--flow-workers is {flow_workers} and --num-gpus is {gpus}. Each GPU serves the same "
             f"number of workers, so give a multiple of {gpus}",
         )
-    return replace(config, decoders=decoders, flow_workers=flow_workers)
+    if os.environ.get("RAY_ADDRESS"):
+        return config
+    cores, computes_flow = len(os.sched_getaffinity(0)), bool(config.flow.sources)
+    decoders, flow_defaults = default_workers(cores, gpus, computes_flow)
+    return replace(
+        config, decoders=config.decoders or decoders, flow_workers=flow_workers or flow_defaults
+    )
+
+
+def default_workers(
+    cores: int, gpus: int, computes_flow: bool = True, one_core_each: bool = False
+) -> tuple[int, int]:
+    """Numbers of decoders and flow workers that suit a number of CPU cores.
+
+    On CPU most processes compute flow; beside a GPU, or without flow, most of them decode.
+
+    Args:
+        cores: number of CPU cores.
+        gpus: number of GPUs; 0 = flow is computed on CPU cores.
+        computes_flow: whether there is flow to compute.
+        one_core_each: whether there may be no more workers than cores (but one of each kind). Ray
+            gives each worker of a cluster a core of its own; on one machine a few workers more
+            keep all cores busy.
+    """
+    few = gpus or (0 if computes_flow else 1)  # flow workers, if few are enough
+    if not one_core_each:
+        return (cores, few) if few else (max(1, cores // 4), cores)
+    if few:
+        return max(1, cores - few), few
+    decoders = max(1, round(cores / 5))
+    return decoders, max(1, cores - decoders)

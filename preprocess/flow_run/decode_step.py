@@ -8,6 +8,7 @@ not depend on which worker computed which chunk.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,7 +53,8 @@ class Decoder:
         if (
             options.decode.scratch is not None
         ):  # a folder of its own, which it may clear at any time
-            scratch = options.decode.scratch / f"decoder-{os.getpid()}"
+            # On several machines two decoders may have the same process id.
+            scratch = options.decode.scratch / f"decoder-{os.getpid()}-{secrets.token_hex(4)}"
             self._decode = replace(self._decode, scratch=scratch)
         self._video = ""
         self._group = DecodeGroup(())  # the running group, without the clips that have ended

@@ -34,7 +34,7 @@ def skip_complete(plan: Plan) -> Plan:
         InputError: a folder was made with other options or from another manifest.
     """
     complete = plan.complete_indexes()
-    if not complete or is_under_way(plan.layout.flows):
+    if not complete or is_under_way(plan.main_folder):
         return plan
     left = {name: index for name, index in plan.indexes.items() if name not in complete}
     return replace(plan, indexes=left, complete=complete)

@@ -78,13 +78,15 @@ _SHARED: dict[str, _SharedOption] = {
         click.IntRange(1),
         "Number of processes that decode videos.",
         metavar="PROCESSES",
-        default_text="one for every four cores, or one for each core if GPUs compute flow",
+        default_text="one for every four cores, or one for each core if GPUs compute flow; in a "
+        "cluster, a fifth of its CPUs, or all that flow workers leave",
     ),
     "flow_workers": _SharedOption(
         click.IntRange(1),
         "Number of processes that compute flow.",
         metavar="PROCESSES",
-        default_text="one for each core, or one for each GPU if GPUs compute flow",
+        default_text="one for each core, or one for each GPU if GPUs compute flow; in a cluster, "
+        "one for each CPU that decoders leave",
     ),
     "num_gpus": _SharedOption(
         click.IntRange(0),

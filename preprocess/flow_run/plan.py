@@ -13,6 +13,7 @@ from typing import Any
 from preprocess.flow.options import FlowOptions, flow_folders, shard_kind
 from preprocess.flow.sources import option_names
 from preprocess.flow_run.config import FlowsConfig
+from preprocess.flow_run.part import Part, read_part
 from preprocess.running.journal import (
     Journal,
     complete_index,
@@ -55,6 +56,22 @@ class Plan:
         return self.config.clips_per_shard
 
     @property
+    def part(self) -> Part | None:
+        """The part of the shards that this run makes; None = all."""
+        return read_part(self.config.part) if self.config.part is not None else None
+
+    @property
+    def suffix(self) -> str:
+        """What is added to the names of files that runs of other parts must not touch."""
+        return self.part.suffix if self.part else ""
+
+    @property
+    def failures(self) -> Path:
+        """The clips that were set aside by this run: failures.jsonl, or a file of its part."""
+        whole = self.layout.failures
+        return whole.with_name(f"{whole.stem}{self.suffix}{whole.suffix}")
+
+    @property
     def folders(self) -> dict[str, Path]:
         """Folders that the run writes: frames/, flows/, and one for each further flow."""
         return {name: self.layout.root / name for name in self.indexes}
@@ -65,8 +82,23 @@ class Plan:
         return {name: index.config for name, index in self.indexes.items()}
 
     @property
+    def main_folder(self) -> Path:
+        """The folder with the record of the run: flows/, or frames/ if no flow is computed."""
+        return self.layout.flows if self.flow.sources else self.layout.frames
+
+    @property
     def num_shards(self) -> int:
         return -(-len(self.clips) // self.clips_per_shard)
+
+    @property
+    def shards(self) -> range:
+        """The numbers of the shards that this run makes."""
+        return self.part.shards(self.num_shards) if self.part else range(self.num_shards)
+
+    @property
+    def num_clips(self) -> int:
+        """How many clips the shards of this run have in the manifest."""
+        return sum(len(self.clip_indexes(shard)) for shard in self.shards)
 
     def shard_of(self, clip_index: int) -> int:
         return clip_index // self.clips_per_shard
@@ -88,10 +120,10 @@ class Plan:
         return {name: index for name, index in found.items() if index is not None}
 
     def journal(self) -> Journal:
-        """The journal of all folders, with the shards that an earlier run finished.
+        """The journal of all folders, with those of `shards` that an earlier run finished.
 
-        It lies in flows/, or in the first of the folders that are made beside complete ones. With
-        --overwrite it is empty, and what an earlier run left is neither read nor deleted.
+        It lies in the main folder, or in the first of those that are made beside complete ones.
+        With --overwrite it is empty, and what an earlier run left is neither read nor deleted.
 
         Raises:
             InputError: the earlier run had other options or another manifest.
@@ -102,13 +134,20 @@ class Plan:
                 is_its_own = wanted.setdefault(option, value) != value
                 if is_its_own:
                     wanted[f"{name}: {option}"] = value
-        folder = self.layout.flows
+        folder = self.main_folder
         if self.complete:
             wanted["beside"] = {name: index.digest for name, index in self.complete.items()}
             folder = next(iter(self.folders.values()))
         if not self.config.overwrite:
             drop_beside_others(folder, wanted.get("beside"))
-        return Journal(folder, wanted, option_names(), is_new=self.config.overwrite)
+        return Journal(
+            folder,
+            wanted,
+            option_names(),
+            is_new=self.config.overwrite,
+            suffix=self.suffix,
+            shards=self.shards if self.part else None,
+        )
 
     def remove_indexes(self) -> None:
         """Declare the folders unfinished, before one of their shards is replaced."""

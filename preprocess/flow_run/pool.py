@@ -45,7 +45,6 @@ def running_pool(plan: Plan, is_needed: bool) -> Iterator[RayPool | InProcessPoo
     if config.pool == "in-process":
         pool = InProcessPool(options)
     else:
-        assert config.decoders and config.flow_workers, "numbers of workers are resolved"
         pool = RayPool(
             options,
             config.decoders,
@@ -73,7 +72,9 @@ def worker_options(plan: Plan) -> WorkerOptions:
             max_frames=config.max_frames,
             max_seconds=config.max_seconds,
             # Re-encoded copies of videos are kept here until the run ends.
-            scratch=plan.layout.root.resolve() / ".transcoded" if plan.flow.transcode else None,
+            scratch=plan.layout.root.resolve() / f".transcoded{plan.suffix}"
+            if plan.flow.transcode
+            else None,
         ),
         jpeg_quality=config.jpeg_quality,
         flow_short_side=config.flow_short_side,
@@ -97,7 +98,7 @@ class InProcessPool:
     ) -> None:
         self.times = StageTimes()
         self._decoder = decoder(options)
-        self._flow_worker = flow_worker(options)
+        self._flow_worker = flow_worker(options) if options.flow.pictured else None
 
     def run(self, groups: Iterable[DecodeGroup]) -> Iterator[Event]:
         waiting = deque(groups)
@@ -108,9 +109,10 @@ class InProcessPool:
                 self.times.add_decoding(result)
                 waiting.extendleft(reversed(result.retries))
                 yield from result.events
-                flow_result = self._flow_worker.run(batch)
-                self.times.flow_busy += flow_result.busy_seconds
-                yield from flow_result.events
+                if self._flow_worker is not None:
+                    flow_result = self._flow_worker.run(batch)
+                    self.times.flow_busy += flow_result.busy_seconds
+                    yield from flow_result.events
                 given = []
                 if result.running is None:
                     break

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
-from preprocess.flow_run.decode_groups import DecodeGroup
+from preprocess.flow_run.config import default_workers
+from preprocess.flow_run.decode_groups import ClipTask, DecodeGroup
 from preprocess.flow_run.decode_step import BATCH_GROUPS, Decoder
 from preprocess.flow_run.flow_step import FlowWorker
 from preprocess.flow_run.messages import (
@@ -18,36 +19,11 @@ from preprocess.flow_run.messages import (
     StageTimes,
     WorkerOptions,
 )
-from preprocess.flow_run.ray_start import start_ray
-from shared.errors import InputError
+from preprocess.flow_run.ray_crew import TEND_SECONDS, Actor, Crew, FlowTask, Kind, Stage
+from preprocess.flow_run.ray_start import connect_to_cluster, is_cluster_named, start_ray
 
-START_SECONDS = 300.0  # a new actor must answer within this time; importing torch can be slow
-START_TRIES = 3
-
-
-@dataclass
-class _Actor:
-    """A Ray actor and the one call that it works on."""
-
-    handle: Any
-    is_decoder: bool
-    call: Any = None  # ObjectRef that the driver waits for
-    batch: Any = None  # ObjectRef of the batch that a decoder is making
-    since: float = 0.0
-    is_starting: bool = True
-    running: DecodeGroup | None = None  # started by a decoder in an earlier call
-    groups: list[DecodeGroup] = field(default_factory=list)  # sent with the call
-    flow_task: _FlowTask | None = None
-
-
-@dataclass(frozen=True)
-class _FlowTask:
-    """Chunks of a batch for a flow worker."""
-
-    batch: Any  # ObjectRef of list[GreyFrames]
-    clip_indexes: list[int]  # of all chunks of the batch
-    selected: list[int]  # numbers of the chunks to compute
-    attempt: int = 0
+DECODER, FLOW = "decoder", "flow worker"
+LOST_NODES = 3  # how many nodes may be lost with a clip before the clip is blamed
 
 
 class RayPool:
@@ -59,9 +35,13 @@ class RayPool:
     each alone on a new actor. A clip that loses a second actor is set aside. So a clip that kills
     its worker costs only itself, and a worker that is killed from outside costs no clip.
 
+    A cluster may lose machines. Clips that were on a lost machine are decoded again, and are not
+    blamed. Workers wait until a CPU is free for them (preprocess/flow_run/ray_crew.py).
+
     Args:
         options: options of the workers.
-        num_decoders, num_flow_workers: number of actors of each kind.
+        num_decoders, num_flow_workers: number of actors of each kind; None = as many as suit the
+            CPUs of the cluster.
         num_gpus: number of GPUs that the flow actors share; 0 on CPU.
         clip_timeout: seconds until a call counts as hung. A call covers at most 16 groups and
             about BATCH_FRAMES frames, never a whole long video.
@@ -75,31 +55,45 @@ class RayPool:
     def __init__(
         self,
         options: WorkerOptions,
-        num_decoders: int,
-        num_flow_workers: int,
+        num_decoders: int | None,
+        num_flow_workers: int | None,
         num_gpus: int = 0,
         clip_timeout: float = 300.0,
         decoder: type[Decoder] = Decoder,
         flow_worker: type[FlowWorker] = FlowWorker,
         dashboard: bool = False,
     ) -> None:
-        self._options = options
         self._timeout = clip_timeout
+        on_cluster = is_cluster_named()
+        if on_cluster:
+            self._ray = connect_to_cluster()
+            cpus = int(self._ray.cluster_resources().get("CPU", 0))
+            defaults = default_workers(
+                cpus, num_gpus, bool(options.flow.sources), one_core_each=True
+            )
+            num_decoders = num_decoders or defaults[0]
+            num_flow_workers = num_flow_workers or defaults[1]
+        assert num_decoders and num_flow_workers, "numbers of workers are resolved"
         self._max_queued = num_flow_workers + 1
         self.times = StageTimes(num_decoders, num_flow_workers)
-        batches = num_decoders + num_flow_workers + self._max_queued
-        if options.flow.tracks:
-            batches *= 4  # the tracks of a batch are larger than its frames
-        num_workers = num_decoders + num_flow_workers
-        self._ray = start_ray(num_workers, num_gpus, batches, dashboard)
-        remote = self._ray.remote(max_restarts=0, max_task_retries=0, num_cpus=1)
-        self._decoder = remote(decoder)
-        self._flow_worker = remote(flow_worker).options(num_gpus=num_gpus / num_flow_workers)
-        self._failed_starts = 0
-        self._actors = [self._new_actor(True) for _ in range(num_decoders)]
-        self._actors += [self._new_actor(False) for _ in range(num_flow_workers)]
+        if not on_cluster:
+            batches = num_decoders + num_flow_workers + self._max_queued
+            if options.flow.tracks:
+                batches *= 4  # the tracks of a batch are larger than its frames
+            num_workers = num_decoders + num_flow_workers
+            self._ray = start_ray(num_workers, num_gpus, batches, dashboard)
+        kinds = {
+            DECODER: Kind(decoder, num_decoders),
+            FLOW: Kind(flow_worker, num_flow_workers, num_gpus / num_flow_workers),
+        }
+        self._groups: deque[DecodeGroup] = deque()
+        self._flow_tasks: deque[FlowTask] = deque()
+        # Of clips that were started again: the newest attempt, and how many nodes were lost.
+        self._attempts: dict[int, int] = {}
+        self._lost_nodes: Counter[int] = Counter()
+        self._crew = Crew(self._ray, kinds, options, on_cluster)
         try:
-            while any(actor.is_starting for actor in self._actors):
+            while not self._crew.has_started:
                 for _ in self._next_events():
                     raise AssertionError("no group was given yet")
         except BaseException:
@@ -108,60 +102,70 @@ class RayPool:
 
     def close(self) -> None:
         """Kill the actors and disconnect from Ray; a Ray that was started here ends."""
-        for actor in self._actors:
-            self._ray.kill(actor.handle)
+        self._crew.close()
         self._ray.shutdown()
 
     def run(self, groups: Iterable[DecodeGroup]) -> Iterator[Event]:
-        self._groups = deque(groups)
-        self._flow_tasks: deque[_FlowTask] = deque()
+        self._groups.extend(groups)
         while True:
             self._assign()
-            busy = [actor for actor in self._actors if actor.call is not None]
-            if not self._groups and not self._flow_tasks and all(a.is_starting for a in busy):
+            is_working = any(
+                actor.stage is Stage.READY and actor.call is not None for actor in self._crew.actors
+            )
+            if not self._groups and not self._flow_tasks and not is_working:
                 return
             yield from self._next_events()
 
     def _next_events(self) -> Iterator[Event]:
-        """Wait until a call ends or takes too long."""
-        busy = [actor for actor in self._actors if actor.call is not None]
-        calls = {actor.call: actor for actor in busy}
-        ready, _ = self._ray.wait(list(calls), num_returns=1, timeout=self._seconds_left(busy))
-        for call in ready:
+        """Wait until calls end or take too long."""
+        for ended in self._crew.tend():
+            self._take_back(ended)
+        calls = {actor.call: actor for actor in self._crew.actors if actor.call is not None}
+        if not calls:
+            time.sleep(TEND_SECONDS / 10)  # all workers wait to be requested again
+            return
+        for call in self._ready(list(calls)):
             yield from self._finish(calls[call])
-        if not ready:
-            for actor in busy:
-                if time.monotonic() - actor.since > self._timeout_of(actor):
-                    yield from self._replace(actor, f"no answer in {self._timeout_of(actor):.0f} s")
+        now = time.monotonic()
+        for actor in self._crew.actors:
+            if actor.call is None or now <= actor.since + self._seconds_allowed(actor):
+                continue
+            if not self._ray.wait([actor.call], timeout=0)[0]:
+                reason = f"no answer in {self._seconds_allowed(actor):.0f} s"
+                yield from self._replace(actor, reason)
 
-    def _new_actor(self, is_decoder: bool) -> _Actor:
-        remote = self._decoder if is_decoder else self._flow_worker
-        handle = remote.remote(self._options)
-        is_ready = handle.__ray_ready__.remote()
-        return _Actor(handle, is_decoder, call=is_ready, since=time.monotonic())
+    def _ready(self, calls: list[Any]) -> list[Any]:
+        """The calls that have ended; wait for the first one, for no longer than calls may take."""
+        busy = [actor for actor in self._crew.actors if actor.call is not None]
+        left = min(actor.since + self._seconds_allowed(actor) for actor in busy) - time.monotonic()
+        if any(actor.stage in (Stage.WAITING, Stage.AWAY) for actor in self._crew.actors):
+            left = min(left, TEND_SECONDS)
+        ready, rest = self._ray.wait(calls, num_returns=1, timeout=max(0.0, left) + 0.01)
+        if ready and rest:
+            ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        return ready
 
-    def _timeout_of(self, actor: _Actor) -> float:
-        return START_SECONDS if actor.is_starting else self._timeout
+    def _seconds_allowed(self, actor: Actor) -> float:
+        return self._crew.seconds_allowed(actor, self._timeout)
 
-    def _seconds_left(self, busy: list[_Actor]) -> float:
-        """Seconds until the first running call counts as hung."""
-        return max(0.0, min(a.since + self._timeout_of(a) for a in busy) - time.monotonic()) + 0.01
+    # ----------------------------------------------------------------------------------------------
+    # Work for the workers
 
     def _assign(self) -> None:
-        for actor in self._actors:
-            if actor.call is not None:
+        for actor in self._crew.actors:
+            if actor.call is not None or actor.stage is not Stage.READY:
                 continue
-            if actor.is_decoder:
+            if actor.kind == DECODER:
                 self._assign_to_decoder(actor)
             elif self._flow_tasks:
                 actor.flow_task = self._flow_tasks.popleft()
-                actor.call = actor.handle.run.remote(
-                    actor.flow_task.batch, actor.flow_task.selected
+                actor.call = actor.handle.call.remote(
+                    "run", actor.flow_task.batch, actor.flow_task.selected
                 )
                 actor.since = time.monotonic()
 
-    def _assign_to_decoder(self, actor: _Actor) -> None:
-        decoding = sum(1 for other in self._actors if other.is_decoder and other.batch is not None)
+    def _assign_to_decoder(self, actor: Actor) -> None:
+        decoding = sum(1 for other in self._crew.of(DECODER) if other.batch is not None)
         if len(self._flow_tasks) + decoding >= self._max_queued + self.times.num_decoders - 1:
             return
         if actor.running is None and not self._groups:
@@ -169,8 +173,8 @@ class RayPool:
         actor.groups = self._take_groups(is_idle=actor.running is None)
         if actor.running is None and not actor.groups:
             return
-        next_batch = actor.handle.next_batch.options(num_returns=2)
-        actor.call, actor.batch = next_batch.remote(actor.groups)
+        next_batch = actor.handle.call.options(num_returns=2)
+        actor.call, actor.batch = next_batch.remote("next_batch", actor.groups)
         actor.since = time.monotonic()
 
     def _take_groups(self, is_idle: bool) -> list[DecodeGroup]:
@@ -184,66 +188,121 @@ class RayPool:
             taken.append(self._groups.popleft())
         return taken
 
-    def _finish(self, actor: _Actor) -> Iterator[Event]:
+    # ----------------------------------------------------------------------------------------------
+    # Results of the workers
+
+    def _finish(self, actor: Actor) -> Iterator[Event]:
         """Handle the result of an actor's call, or the death of the actor."""
+        errors = self._ray.exceptions
         try:
             result = self._ray.get(actor.call)
-        except self._ray.exceptions.RayActorError:
-            yield from self._replace(actor, "worker died")
+        except errors.RayActorError as error:
+            yield from self._replace(actor, "worker died", self._crew.is_of_lost_node(actor, error))
             return
-        except self._ray.exceptions.RayError as error:  # for example, a result was lost
-            yield from self._replace(actor, f"worker failed: {type(error).__name__}")
+        except errors.ObjectLostError as error:  # the node that had a batch or a result is lost
+            if actor.flow_task is None or not isinstance(error, errors.RayTaskError):
+                is_lost = self._crew.is_of_lost_node(actor, error)
+                yield from self._replace(actor, f"worker failed: {_name_of(error)}", is_lost)
+                return
+            lost, actor.flow_task, actor.call = actor.flow_task, None, None
+            for index in lost.selected:
+                yield from self._restart(DecodeGroup((lost.tasks[index],)), "frames were lost")
+            return
+        except errors.RayError as error:
+            yield from self._replace(actor, f"worker failed: {_name_of(error)}")
+            return
+        if actor.stage is not Stage.READY:
+            self._crew.advance(actor, result)
             return
         actor.call = None
-        if actor.is_starting:
-            actor.is_starting = False
-            self._failed_starts = 0
-        elif actor.is_decoder:
+        if actor.kind == DECODER:
             yield from self._finish_decoding(actor, result)
         else:
             self.times.flow_busy += result.busy_seconds
             actor.flow_task = None
             yield from result.events
 
-    def _finish_decoding(self, actor: _Actor, result: DecodeResult) -> Iterator[Event]:
+    def _finish_decoding(self, actor: Actor, result: DecodeResult) -> Iterator[Event]:
         self.times.add_decoding(result)
+        tasks = {task.clip_index: task for group in _held(actor) for task in group.tasks}
         self._groups.extendleft(reversed(actor.groups[result.num_started :]))
-        self._groups.extendleft(reversed(result.retries))
+        for group in reversed(result.retries):
+            (task,) = group.tasks
+            if task.attempt > self._attempts.get(task.clip_index, 0):
+                self._attempts[task.clip_index] = task.attempt
+                self._groups.appendleft(group)
         actor.running = result.running
         actor.groups = []
         if result.batch_clip_indexes:
-            selected = list(range(len(result.batch_clip_indexes)))
-            self._flow_tasks.append(_FlowTask(actor.batch, result.batch_clip_indexes, selected))
+            of_chunks = [tasks[clip_index] for clip_index in result.batch_clip_indexes]
+            self._flow_tasks.append(FlowTask(actor.batch, of_chunks, list(range(len(of_chunks)))))
         actor.batch = None
         yield from result.events
 
-    def _replace(self, actor: _Actor, reason: str) -> Iterator[Event]:
+    # ----------------------------------------------------------------------------------------------
+    # Workers that were lost, and their work
+
+    def _replace(self, actor: Actor, reason: str, is_node_lost: bool = False) -> Iterator[Event]:
         """Replace an actor that died or hung; its clips are tried again, or fail."""
-        self._ray.kill(actor.handle)
-        if actor.is_starting:
-            self._failed_starts += 1
-            if self._failed_starts == START_TRIES:
-                raise InputError(
-                    "no-workers",
-                    f"Worker processes do not start under Ray: {reason}. Try --pool in-process",
-                )
-        self._actors[self._actors.index(actor)] = self._new_actor(actor.is_decoder)
-        lost = [actor.running, *actor.groups] if actor.running else actor.groups
-        for group in reversed(lost):
-            if group.is_suspect:
+        if actor.stage is not Stage.READY:
+            self._crew.start_failed(actor, reason)
+            return
+        groups, flow_task = _held(actor), actor.flow_task
+        self._crew.dismiss(actor)
+        for group in reversed(groups):
+            if is_node_lost:
+                yield from self._restart(group, reason)
+            elif group.is_suspect:
                 for task in group.tasks:
                     yield ClipFailed(task.clip_index, "decode", reason, "worker-lost")
             else:
                 for task in reversed(group.tasks):
-                    self._groups.appendleft(group.retry_of(task.clip_index, is_suspect=True))
-        if actor.flow_task is not None:
-            yield from self._retry_flow(actor.flow_task, reason)
+                    self._try_again(task, is_suspect=True)
+        if flow_task is not None:
+            yield from self._retry_flow(flow_task, reason, is_node_lost)
 
-    def _retry_flow(self, lost: _FlowTask, reason: str) -> Iterator[Event]:
+    def _retry_flow(self, lost: FlowTask, reason: str, is_node_lost: bool) -> Iterator[Event]:
+        if is_node_lost:  # its batch may lie on another node
+            self._flow_tasks.appendleft(lost)
+            return
         for index in reversed(lost.selected):
             if lost.attempt > 0:
-                yield ClipFailed(lost.clip_indexes[index], "flow", reason, "worker-lost")
+                yield ClipFailed(lost.tasks[index].clip_index, "flow", reason, "worker-lost")
             else:
-                self._flow_tasks.appendleft(
-                    _FlowTask(lost.batch, lost.clip_indexes, [index], attempt=1)
-                )
+                self._flow_tasks.appendleft(replace(lost, selected=[index], attempt=1))
+
+    def _restart(self, group: DecodeGroup, reason: str) -> Iterator[Event]:
+        """Decode clips again that were lost with their node, but not without end."""
+        for task in reversed(group.tasks):
+            if task.attempt < self._attempts.get(task.clip_index, 0):
+                continue  # another part of the clip was lost before
+            self._lost_nodes[task.clip_index] += 1
+            if self._lost_nodes[task.clip_index] > LOST_NODES:
+                yield ClipFailed(task.clip_index, "decode", reason, "worker-lost")
+            else:
+                self._try_again(task, group.is_suspect)
+
+    def _try_again(self, task: ClipTask, is_suspect: bool) -> None:
+        """Decode a clip again, unless a newer attempt has been made."""
+        if task.attempt < self._attempts.get(task.clip_index, 0):
+            return
+        again = DecodeGroup((task,)).retry_of(task.clip_index, is_suspect)
+        self._attempts[task.clip_index] = again.tasks[0].attempt
+        self._groups.appendleft(again)
+
+    def _take_back(self, ended: Actor) -> None:
+        """Decode those clips elsewhere that an actor held which was ended to make room."""
+        for group in reversed(_held(ended)):
+            for task in reversed(group.tasks):
+                self._try_again(task, group.is_suspect)
+
+
+def _held(actor: Actor) -> list[DecodeGroup]:
+    """The groups that a decoder has started or was sent."""
+    return [actor.running, *actor.groups] if actor.running else actor.groups
+
+
+def _name_of(error: Exception) -> str:
+    """The kind of an error in a worker: of its cause, where Ray tells it."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}".splitlines()[0][:200]

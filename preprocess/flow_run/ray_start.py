@@ -5,36 +5,78 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from preprocess.flow_run.cluster_address import require_answer
 from shared.errors import InputError
 
 OBJECT_STORE_BYTES = 80 << 20  # lower limit; Ray refuses less
 OBJECT_STORE_BYTES_A_BATCH = 32 << 20
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a program that was submitted as a job
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 NOT_SENT = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
 
 
+def is_cluster_named() -> bool:
+    """Whether RAY_ADDRESS names a cluster; without it, Ray is started on this machine alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def connect_to_cluster() -> Any:
+    """Connect to the cluster at RAY_ADDRESS, and send the code there; returns the module.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster cannot be reached.
+    """
+    address = os.environ["RAY_ADDRESS"]
+    ray = _imported_ray()
+    require_answer(address)
+    root = Path(__file__).resolve().parents[2]
+    environment: dict[str, Any] = {"working_dir": str(root), "excludes": NOT_SENT}
+    if IN_A_JOB in os.environ:
+        environment = {}  # `ray job submit` has sent the code already; Ray refuses it twice
+    with _plain_errors(f"the cluster at {address}", "Check RAY_ADDRESS"):
+        ray.init(address=address, runtime_env=environment, **QUIET)
+    return ray
+
+
 def start_ray(num_workers: int, num_gpus: int, num_batches: int, dashboard: bool = False) -> Any:
-    """Start Ray on this machine, or connect to the cluster at RAY_ADDRESS; returns the module.
+    """Start Ray on this machine; returns the module.
 
     Args:
         num_workers: number of worker processes.
         num_gpus: number of GPUs for them.
         num_batches: number of batches that exist at once.
-        dashboard: whether a Ray that is started here shows its dashboard.
+        dashboard: whether Ray shows its dashboard.
 
     Raises:
-        InputError: Ray is not installed, or the cluster cannot be reached.
+        InputError: Ray is not installed, or does not start.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    # Ray listens on all interfaces, except on systems that it does not support in a cluster.
+    # There it listens on 127.0.0.1 only. Ray reads this variable when it is imported.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    _require_token()
+    ray = _imported_ray()
+    with _plain_errors("this machine", "Try --pool in-process"):
+        context = ray.init(
+            address="local",
+            num_cpus=num_workers,
+            num_gpus=num_gpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=max(OBJECT_STORE_BYTES, num_batches * OBJECT_STORE_BYTES_A_BATCH),
+            **QUIET,
+        )
+    if dashboard:
+        print(f"Ray's dashboard is at http://{context.dashboard_url}")
+    return ray
+
+
+def _imported_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address:
-        # Ray listens on all interfaces, except on systems that it does not support in a cluster.
-        # There it listens on 127.0.0.1 only. Ray reads this variable when it is imported.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        _require_token()
     # Ray prints twenty lines of advice for each actor that dies. failures.jsonl has one line.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     try:
@@ -44,35 +86,19 @@ def start_ray(num_workers: int, num_gpus: int, num_batches: int, dashboard: bool
             "missing-package",
             "Ray is not installed. Install it (pip install ray), or use --pool in-process",
         ) from None
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if address:
-            root = Path(__file__).resolve().parents[2]
-            environment: dict[str, Any] = {"working_dir": str(root), "excludes": NOT_SENT}
-            if IN_A_JOB in os.environ:
-                environment = {}  # `ray job submit` has sent the code already; Ray refuses it twice
-            ray.init(address=address, runtime_env=environment, **common)
-        else:
-            context = ray.init(
-                address="local",
-                num_cpus=num_workers,
-                num_gpus=num_gpus,
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                object_store_memory=max(
-                    OBJECT_STORE_BYTES, num_batches * OBJECT_STORE_BYTES_A_BATCH
-                ),
-                **common,
-            )
-            if dashboard:
-                print(f"Ray's dashboard is at http://{context.dashboard_url}")
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        where = f"the cluster at {address}" if address else "this machine"
-        advice = "Check the address" if address else "Try --pool in-process"
-        raise InputError(
-            "no-workers", f"Ray does not start on {where}: {error}. {advice}"
-        ) from None
     return ray
+
+
+@contextmanager
+def _plain_errors(where: str, advice: str) -> Iterator[None]:
+    """One line for what Ray raises where it does not start; it ends the program for some causes."""
+    try:
+        yield
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, SystemExit) as error:
+        reason = "it does not answer" if isinstance(error, SystemExit) else str(error)
+        raise InputError(
+            "no-workers", f"Ray does not start on {where}: {reason}. {advice}"
+        ) from None
 
 
 def _require_token() -> None:

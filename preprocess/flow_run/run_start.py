@@ -57,23 +57,23 @@ class RunStart:
         self._journal = journal
         self._log: JsonlLog | None = None
         self._early_failures: list[dict[str, Any]] = []
-        self._staging = plan.layout.root / ".first-shard"
+        self._staging = plan.layout.root / f".first-shard{plan.suffix}"
         shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
         if not plan.config.overwrite:
             self.start()
 
     def start(self) -> None:
         """Write the journal, then declare the folders unfinished."""
-        plan, layout = self._plan, self._plan.layout
+        plan = self._plan
         self._journal.start()
         for folder in plan.folders.values():
             if folder != self._journal.folder:
                 remove_journal(folder)
         plan.remove_indexes()
         if not plan.complete:  # beside complete folders, the record that `retry` reads stays
-            write_failures(layout.failures, [*self._journal.failures(), *self._early_failures])
-            write_options(layout.flows / "options.json", plan.config.options())
-        self._log = JsonlLog(layout.failures)
+            write_failures(plan.failures, [*self._journal.failures(), *self._early_failures])
+            write_options(plan.main_folder / "options.json", plan.config.options())
+        self._log = JsonlLog(plan.failures)
         self.has_started = True
 
     def add_failure(self, record: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,10 @@ class Journal:
         folder: folder of the shards.
         wanted: the options and digests that decide the content of the shards.
         names: names of options, for messages.
-        is_new: ignore the journal of an earlier run, which `start` then replaces.
+        is_new: ignore the journals of an earlier run, which `start` then replaces.
+        suffix: added to the name of the journal, for a run that makes a part of the shards beside
+            runs of other parts. The journals of all parts are read.
+        shards: the numbers of the shards of this part; None = all.
 
     Attributes:
         folder: folder of the journal.
@@ -71,28 +74,44 @@ class Journal:
         wanted: dict[str, Any],
         names: OptionNames = NO_NAMES,
         is_new: bool = False,
+        suffix: str = "",
+        shards: Container[int] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self._path = self.folder / JOURNAL_NAME
-        # A shard whose line is damaged is made again.
-        records = [] if is_new else read_jsonl(self._path, skip_damaged=True)
-        if records and "shard" in records[0]:
-            raise InputError(
-                "damaged-file",
-                f"the first line of {self._path} is damaged, so the options of the stopped run "
-                "are unknown. Move the file elsewhere; the same command then makes all shards "
-                "again",
-            )
-        if records:
-            refuse_other_options(folder, records[0], wanted, names)
-        self.finished = {record["shard"]: record for record in records[1:]}
+        self._path = self.folder / f"{Path(JOURNAL_NAME).stem}{suffix}.jsonl"
+        self._is_part = shards is not None
         self._head = wanted
+        self.finished: dict[int, dict[str, Any]] = {}
+        for path in [] if is_new else journals_in(folder):
+            # A shard whose line is damaged is made again.
+            records = read_jsonl(path, skip_damaged=True)
+            if records and "shard" in records[0]:
+                raise InputError(
+                    "damaged-file",
+                    f"the first line of {path} is damaged, so the options of the stopped run "
+                    "are unknown. Move the file elsewhere; the same command then makes its shards "
+                    "again",
+                )
+            if records:
+                refuse_other_options(folder, records[0], wanted, names)
+            self.finished |= {
+                record["shard"]: record
+                for record in records[1:]
+                if shards is None or record["shard"] in shards
+            }
 
     def start(self) -> None:
-        """Write a new file with the shards in `finished`."""
+        """Write a new file with the shards in `finished`.
+
+        Journals that it replaces are deleted: those of all parts by the journal of the whole, and
+        those of other options by the journal of a part.
+        """
         records = [self._head, *(self.finished[number] for number in sorted(self.finished))]
         text = "".join(json.dumps(record) + "\n" for record in records)
         write_atomically(self._path, text.encode())
+        for path in journals_in(self.folder):
+            if path != self._path and not (self._is_part and _head_of(path) == self._head):
+                path.unlink(missing_ok=True)
 
     def add(self, record: dict[str, Any]) -> None:
         """Record a shard as finished, after it has been published."""
@@ -128,7 +147,7 @@ class Journal:
         return [ShardEntry(**self.finished[number][kind]) for number in sorted(self.finished)]
 
     def remove(self) -> None:
-        """Delete the file: the run is finished."""
+        """Delete the journals: the run is finished."""
         remove_journal(self.folder)
 
 
@@ -143,15 +162,36 @@ def is_intact(path: Path, entry: ShardEntry) -> bool:
         return False
 
 
+def journals_in(folder: Path) -> list[Path]:
+    """The journals in a folder, of the whole run and of parts, the one changed last at the end."""
+    name = Path(JOURNAL_NAME)
+    found = {path: _changed_at(path) for path in Path(folder).glob(f"{name.stem}*{name.suffix}")}
+    return sorted(found, key=lambda path: (found[path], path.name))
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # another part has deleted it
+        return 0
+
+
+def _head_of(path: Path) -> dict[str, Any] | None:
+    """The line of options of a journal; None for a file without a line."""
+    records = read_jsonl(path, skip_damaged=True)
+    return records[0] if records else None
+
+
 def remove_journal(folder: Path) -> None:
-    """Delete the journal of a folder, if there is one."""
-    (Path(folder) / JOURNAL_NAME).unlink(missing_ok=True)
+    """Delete the journals of a folder, if there are any."""
+    for path in journals_in(folder):
+        path.unlink(missing_ok=True)
 
 
 def is_under_way(folder: Path) -> bool:
     """Whether the folder has the journal of a stopped run of all folders."""
-    records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
-    return bool(records) and "beside" not in records[0]
+    heads = [_head_of(path) for path in journals_in(folder)]
+    return any(head is not None and "beside" not in head for head in heads)
 
 
 def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
@@ -162,9 +202,10 @@ def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
     Args:
         digests: digests of the complete folders by name; None if no folder is complete.
     """
-    records = read_jsonl(Path(folder) / JOURNAL_NAME, skip_damaged=True)
-    if records and records[0].get("beside") != digests:
-        remove_journal(folder)
+    for path in journals_in(folder):
+        head = _head_of(path)
+        if head is not None and head.get("beside") != digests:
+            path.unlink(missing_ok=True)
 
 
 def remove_other_shards(folder: Path, entries: list[ShardEntry]) -> None:

@@ -22,6 +22,7 @@ from preprocess.video.completeness import TIME_TOLERANCE, Completeness
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
+from preprocess.video.frame_folder import decode_frame_folder
 from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
 from preprocess.video.orientation import Orientation
 from preprocess.video.remarks import LATE, Remark, remarks_on
@@ -72,6 +73,7 @@ def decode_clip(
     A clip with a span takes the frames with start <= time < stop (to a millisecond), decoded from
     the keyframe before. The span counts from the start of the file, as annotators' players do; the
     times of the frames count from the first picture.
+    A folder of frames is read as preprocess/video/frame_folder.py says.
     One decoding thread: decoders run side by side as processes, and damaged files then decode the
     same from run to run.
 
@@ -79,8 +81,13 @@ def decode_clip(
         ClipError: the clip cannot be used (see the module). The caller must discard the chunks
             that were yielded before.
     """
-    path = find_video(clip.video, video_root)
     tally = tally or Tally()
+    if clip.is_frame_folder:
+        for chunk in decode_frame_folder(clip, video_root, options):
+            tally.num_frames += len(chunk.rgb)
+            yield chunk
+        return
+    path = find_video(clip.video, video_root)
     try:
         yield from _chunks(clip, path, options, tally, from_the_start=False)
     except LandedLateError:  # before the first chunk

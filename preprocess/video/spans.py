@@ -17,6 +17,7 @@ from preprocess.video.decode import (
     Tally,
     check_caps,
     check_length,
+    decode_clip,
     note_remarks,
     open_at_span,
     orientation_of,
@@ -66,10 +67,25 @@ def decode_together(
         Exception: anything stops the pass. Clips that have not ended must be decoded alone.
     """
     assert not options.vectors, "vectors depend on the keyframe at which decoding starts"
+    if clips[0].is_frame_folder:  # its frames are files, which are read in any order
+        yield from _one_by_one(clips, video_root, options, tally)
+        return
     try:
         yield from _together(clips, video_root, options, tally, from_the_start=False)
     except LandedLateError:  # before the first step
         yield from _together(clips, video_root, options, tally, from_the_start=True)
+
+
+def _one_by_one(
+    clips: Sequence[Clip], video_root: Path, options: DecodeOptions, tally: Tally
+) -> Iterator[Step]:
+    for index, clip in enumerate(clips):
+        try:
+            for chunk in decode_clip(clip, video_root, options, tally):
+                yield index, chunk
+            yield index, None
+        except ClipError as error:
+            yield index, error
 
 
 def _together(

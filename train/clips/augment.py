@@ -1,14 +1,14 @@
-"""Augmentation of colours and random erasing, the same for all frames of a clip.
+"""RandAugment and random erasing, the same for all frames of a clip.
 
-The rotations, shears and shifts of RandAugment are not used: they would move the motion boxes, and
-timm does not return which operations it drew.
+By default RandAugment has only its operations on colours. With all operations it also rotates,
+shears and shifts (geometric.py), and the motion boxes move with the pixels.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,11 +16,48 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment, rand_augment_ops
 from torchvision.transforms import RandomErasing
 
+from train.clips.geometric import GEOMETRIC_OPERATIONS, draw_movement, magnitude_of
+
 COLOUR_OPERATIONS = [
     *("AutoContrast", "Equalize", "Invert", "PosterizeIncreasing", "SolarizeIncreasing"),
     *("SolarizeAdd", "ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing"),
     "SharpnessIncreasing",
 ]
+
+
+ALL_OPERATIONS = (*COLOUR_OPERATIONS, *GEOMETRIC_OPERATIONS)
+APPLIED = 0.5  # timm applies each drawn operation with this probability
+
+
+class FullAugment:
+    """All fifteen operations of RandAugment for a whole clip and its motion boxes.
+
+    Args:
+        magnitude, layers, magnitude_std: as for `ColourAugment`.
+    """
+
+    def __init__(self, magnitude: int, layers: int, magnitude_std: float) -> None:
+        hparams = {"magnitude_std": magnitude_std}
+        colours = rand_augment_ops(magnitude, 1.0, hparams, COLOUR_OPERATIONS)
+        self._colours = dict(zip(COLOUR_OPERATIONS, colours, strict=True))
+        self._drawn = (magnitude, magnitude_std)
+        self._layers = layers
+
+    def __call__(
+        self, frames: np.ndarray, inside: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augment frames uint8 [T, S, S, 3] and inside bool [T', g, g]; shapes stay the same."""
+        for name in rng.choice(ALL_OPERATIONS, self._layers):
+            if rng.random() >= APPLIED:
+                continue
+            if name in self._colours:
+                frames = _as_one_picture(self._colours[name], frames, rng)
+            else:
+                magnitude = magnitude_of(*self._drawn, rng)
+                movement = draw_movement(name, magnitude, frames.shape[1], rng)
+                frames = movement.of_frames(frames)
+                inside = movement.of_inside(inside, frames.shape[1])
+        return frames, inside
 
 
 class ColourAugment:
@@ -43,9 +80,15 @@ class ColourAugment:
         The frames are stacked into one tall picture, so that operations that use a histogram change
         all frames in the same way, and the clip does not flicker.
         """
-        with seeded_globals(rng):
-            tall = self._augment(Image.fromarray(frames.reshape(-1, *frames.shape[2:])))
-        return np.asarray(tall).reshape(frames.shape)
+        return _as_one_picture(self._augment, frames, rng)
+
+
+def _as_one_picture(
+    operation: Callable[[Image.Image], Image.Image], frames: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    with seeded_globals(rng):
+        tall = operation(Image.fromarray(frames.reshape(-1, *frames.shape[2:])))
+    return np.asarray(tall).reshape(frames.shape)
 
 
 def erase(frames: np.ndarray, probability: float, rng: np.random.Generator) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from shared.errors import InputError
+from train.tables.nested import check_name
 from train.tables.typed import Choice
 
 Box = tuple[int, int, int, int]
@@ -25,15 +26,25 @@ Box = tuple[int, int, int, int]
 # ---------------------------------------------------------------------------------------------
 
 
-def dense(length: int, num_frames: int, places: np.ndarray, *, stride: int) -> np.ndarray:
+SHORT = ("spread", "repeat")
+
+
+def dense(
+    length: int, num_frames: int, places: np.ndarray, *, stride: int, short: str = "spread"
+) -> np.ndarray:
     """A window of frames at distances of `stride`; places[0] decides where the window starts.
 
-    If a clip is shorter than the window, the frames are spread evenly over the whole clip and some
-    are repeated. This avoids a still end that repeats only the last frame.
+    Args:
+        short: what happens to a clip that is shorter than the window. spread: the frames are spread
+            evenly over the whole clip, and some are repeated. repeat: they keep their distance, and
+            the last frame fills the rest (VideoMAE's code), which makes a still end.
     """
     if stride < 1:
         raise InputError("out-of-range", f"stride is {stride} frames; it must be at least 1")
+    check_name("short", short, SHORT)
     span = (num_frames - 1) * stride + 1
+    if length < span and short == "repeat":
+        return np.minimum(stride * np.arange(num_frames, dtype=np.int64), length - 1)
     if length < span:
         return np.rint(np.linspace(0, length - 1, num_frames)).astype(np.int64)
     begin = min(int(places[0] * (length - span + 1)), length - span)
@@ -59,6 +70,22 @@ def view_places(kind: str, segment: int, num_segments: int, num_frames: int) -> 
     if num_segments == 1:
         return np.full(num_frames, 0.5)
     return np.full(num_frames, segment / (num_segments - (kind == "dense")))
+
+
+def grid_places(
+    length: int, num_frames: int, stride: int, segment: int, num_segments: int
+) -> np.ndarray:
+    """The `places` of a dense view whose window starts at a multiple of the stride.
+
+    VideoMAE's test code first takes every `stride`-th frame of the clip, and cuts windows of
+    `num_frames` out of these at even distances, rounded down. A single view is in the middle.
+    """
+    kept = -(-length // stride)
+    room = max(kept - num_frames, 0)
+    first = room // 2 if num_segments == 1 else int(segment * room / (num_segments - 1))
+    span = (num_frames - 1) * stride + 1
+    # dense() starts at the whole part of places[0] times the number of windows.
+    return np.full(num_frames, (stride * first + 0.5) / max(length - span + 1, 1))
 
 
 # ---------------------------------------------------------------------------------------------

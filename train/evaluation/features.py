@@ -3,7 +3,8 @@
 Pool `clip` averages all tokens of a clip. The order of the time steps is then lost, except for what
 each token holds about other times. Pool `steps` averages the tokens of each time step and puts
 these means one after another. This keeps the order, which matters where classes are motions, and
-makes the vector longer by the number of time steps.
+makes the vector longer by the number of time steps. Pool `tokens` averages nothing; an attentive
+probe learns how to pool.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.running.engine import Processes
 from train.running.run_folder import RunFolder
 from train.samples.datasets import EvaluateDataset, Sample
-from train.weights.exchange import ImportedWeights, adopt_norms, build_encoder
+from train.tables.typed import Choice
+from train.weights.exchange import ImportedWeights, adopt_shape, build_encoder
 
 
 def frozen_encoder(
@@ -34,13 +36,11 @@ def frozen_encoder(
 ) -> VideoEncoder:
     """Build an encoder in evaluation mode, with imported weights or with random ones.
 
-    A pretrained encoder keeps the norm after its last block.
-
-    Raises:
-        InputError: the imported weights belong to another model.
+    A pretrained encoder keeps the norm after its last block. Imported weights decide the shape of
+    the encoder and the size of its clips; without them `config` does.
     """
     if imported is not None:
-        return build_encoder(adopt_norms(config, imported), imported).eval()
+        return build_encoder(adopt_shape(config, imported), imported).eval()
     torch.manual_seed(seed)
     return VideoEncoder(config, final_norm=True).eval()
 
@@ -56,38 +56,67 @@ def clip_features(
     processes: Processes,
     pool: str = "clip",
 ) -> np.ndarray:
-    """Return features float32 [n, D] of the clips of a table, averaged over the views of each clip.
+    """Return the features of the clips of a table, averaged over the views of each clip.
 
-    D is the width of the encoder for pool `clip`, and time steps * width for pool `steps`.
+    They are float32 [n, D]. D is the width of the encoder for pool `clip`, and time steps * width
+    for pool `steps`. Pool `tokens` gives all tokens, float16 [n, tokens, width].
 
-    The features are kept in features-<split>.h5 of the folder (/clip/id S64 [n], /feature float32
-    [n, D]). If the file exists, they are read from it. All processes must call this function.
+    The features are kept in features-<split>.h5 of the folder (/clip/id S64 [n], /feature [n, D]),
+    and all tokens in features-<split>-tokens.h5. If the file exists, they are read from it. All
+    processes must call this function.
 
     Raises:
         InputError: the file is damaged, or holds other clips.
     """
-    path = folder.path / f"features-{split}.h5"
+    path = folder.path / f"features-{split}{'-tokens' if pool == 'tokens' else ''}.h5"
     if processes.from_first(path.is_file()):
         return _read(path, table)
 
-    def features(batch: Sample) -> dict[str, Tensor]:
-        tokens = encoder(batch["clips"])
-        if pool == "clip":
-            return {"feature": tokens.mean(dim=1)}
-        of_steps = tokens.unflatten(1, (encoder.config.time_steps, -1)).mean(dim=2)
-        return {"feature": of_steps.flatten(1)}
-
-    loader = replace(loader, cache_megabytes=0)  # each clip is read once
-    dataset = EvaluateDataset(table, config.model, config.frames, views, loader)
-    found = mean_over_views(features, encoder, dataset, loader, processes, f"features of {split}")
+    found = compute_features(encoder, table, config.frames, views, loader, processes, pool, split)
     if processes.is_first:
         with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
             file.create_dataset("/clip/id", data=table.ids, track_times=False)
-            file.create_dataset("/feature", data=found["feature"], track_times=False)
+            file.create_dataset("/feature", data=found, track_times=False)
             file.flush()
             data = file.id.get_file_image()
         write_atomically(path, data)
-    return found["feature"]
+    return found
+
+
+def compute_features(
+    encoder: VideoEncoder,
+    table: ClipTable,
+    frames: Choice,
+    views: EvaluateConfig,
+    loader: LoaderConfig,
+    processes: Processes,
+    pool: str,
+    name: str,
+) -> np.ndarray:
+    """Compute the features of the clips of a table; see `clip_features`.
+
+    Args:
+        frames: the frame rule.
+        name: of the clips, for the progress bar.
+    """
+    config = encoder.config
+
+    def features(batch: Sample) -> dict[str, Tensor]:
+        tokens = encoder(batch["clips"])
+        if pool == "tokens":
+            return {"feature": tokens.flatten(1)}
+        if pool == "clip":
+            return {"feature": tokens.mean(dim=1)}
+        of_steps = tokens.unflatten(1, (config.time_steps, -1)).mean(dim=2)
+        return {"feature": of_steps.flatten(1)}
+
+    loader = replace(loader, cache_megabytes=0)  # each clip is read once
+    dataset = EvaluateDataset(table, config, frames, views, loader)
+    means = mean_over_views(features, encoder, dataset, loader, processes, f"features of {name}")
+    found = means["feature"]
+    if pool == "tokens":
+        return found.astype(np.float16).reshape(len(found), config.num_tokens, -1)
+    return found
 
 
 def _read(path: Path, table: ClipTable) -> np.ndarray:

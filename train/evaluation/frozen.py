@@ -47,9 +47,14 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear classifier on standardised features, and the penalty that was chosen for it."""
+    """A linear classifier on standardised features, and the penalty that was chosen for it.
+
+    Attributes:
+        basis: float32 [D, n], the axes that the model works on; see `_span`.
+    """
 
     standardise: Standardiser
+    basis: np.ndarray | None
     model: LogisticRegression
     num_classes: int
     penalty: float
@@ -57,7 +62,8 @@ class LinearProbe:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features [m, D] -> scores float32 [m, C]."""
         scores = np.zeros((len(features), self.num_classes), np.float32)
-        scores[:, self.model.classes_] = self.model.predict_proba(self.standardise(features))
+        inputs = _on_axes(self.standardise(features), self.basis)
+        scores[:, self.model.classes_] = self.model.predict_proba(inputs)
         return scores
 
 
@@ -85,8 +91,10 @@ def fit_linear_probe(
         )
     standardise = Standardiser.of(features)
     inputs = standardise(features)
+    basis = _span(inputs)
+    inputs = _on_axes(inputs, basis)
     if held_out is not None:
-        others = standardise(held_out[0])
+        others = _on_axes(standardise(held_out[0]), basis)
         right = _right_by_penalty(inputs, labels, others, held_out[1])
     else:
         if len(labels) < 2 * FOLDS:
@@ -101,7 +109,22 @@ def fit_linear_probe(
     penalty = PENALTIES[int(np.argmax(right))]  # the strongest one of those that are equally good
     model = _regression(penalty)
     _fit(model, inputs, labels)
-    return LinearProbe(standardise, model, num_classes, penalty)
+    return LinearProbe(standardise, basis, model, num_classes, penalty)
+
+
+def _span(inputs: np.ndarray) -> np.ndarray | None:
+    """Axes [D, n] that span n clips of D > n features; None if there are fewer features.
+
+    With an L2 penalty the weights of the optimum are sums of the training clips, and the penalty
+    does not depend on the axes. So the same classifier is found with n features instead of D.
+    """
+    if inputs.shape[1] <= len(inputs):
+        return None
+    return np.linalg.svd(inputs, full_matrices=False)[2].T
+
+
+def _on_axes(inputs: np.ndarray, basis: np.ndarray | None) -> np.ndarray:
+    return inputs if basis is None else inputs @ basis
 
 
 def _right_by_penalty(

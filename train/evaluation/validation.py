@@ -48,7 +48,7 @@ class Validation:
                 one_view,
                 setup.loader,
                 config.head.box,
-                config.head.inside,
+                inside=config.head.inside,
             )
 
     @staticmethod

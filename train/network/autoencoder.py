@@ -3,6 +3,8 @@
 Letters in shapes: B clips of a batch, C = 3 colour channels, T frames, H and W pixels,
 N tokens of a clip (V visible + M masked), D channels of a token, P numbers of a tubelet.
 Mask polarity everywhere: True is masked (hidden from the encoder), False is visible.
+Of the M masked tokens the decoder predicts K: all, or a share of them (VideoMAE V2, Wang et al.
+2023, sec. 3.2).
 Parameter names are those of VideoMAE, so that its checkpoints need no renaming.
 """
 
@@ -176,14 +178,14 @@ class Decoder(nn.Module):
         self.apply(initialise)
 
     def forward(self, tokens: Tensor, num_predicted: int) -> Tensor:
-        """Tokens [B, V + M, D] with the masked tokens last -> predictions [B, P, numbers] for the
+        """Tokens [B, V + K, D] with the masked tokens last -> predictions [B, P, numbers] for the
         last P = `num_predicted` tokens."""
         tokens = _run(self.blocks, tokens, self.config.activation_checkpointing)
         return self.head(self.norm(tokens[:, tokens.shape[1] - num_predicted :]))
 
 
 class MaskedAutoencoder(nn.Module):
-    """An encoder of the visible tokens, and a decoder that predicts the masked tokens.
+    """An encoder of the visible tokens, and a decoder that predicts masked tokens.
 
     With `predict_visible` the decoder predicts the visible tokens too.
     """
@@ -205,27 +207,41 @@ class MaskedAutoencoder(nn.Module):
         self.second_decoder = Decoder(config, second) if second else None
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
-    def forward(self, clips: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
-        """Predict the masked tokens of clips [B, C, T, H, W].
+    def forward(
+        self,
+        clips: Tensor,
+        mask: Tensor,
+        num_masked: int | None = None,
+        decoded: Tensor | None = None,
+        num_decoded: int | None = None,
+    ) -> Tensor:
+        """Predict the masked tokens of clips [B, C, T, H, W], or some of them.
 
         Args:
             clips: standardised RGB, any float type.
             mask: bool [B, N], True = masked, the same number in every row.
             num_masked: this number, which avoids a wait for the GPU (see `split_mask`).
+            decoded: bool [B, N], True = masked and predicted, the same number in every row. The
+                other masked tokens are left out of the decoder. None predicts all masked tokens.
+            num_decoded: this number, K.
 
         Returns:
-            [B, M, output_dim] of the masked tokens in increasing order of position. With
-            `predict_visible` [B, V + M, output_dim], with the visible tokens first, in increasing
+            [B, K, output_dim] of the decoded tokens in increasing order of position. With
+            `predict_visible` [B, V + K, output_dim], with the visible tokens first, in increasing
             order too.
         """
         visible, masked = split_mask(mask, num_masked)
+        if decoded is not None:
+            masked = split_mask(decoded, num_decoded)[1]
         tokens = self.encoder_to_decoder(self.encoder(clips, visible))
         positions = self.decoder_positions.to(tokens.dtype)
         # Tokens stay in the order visible, masked; the position table is put into the same order.
         seen = tokens + take_tokens(positions, visible)
         hidden = self.mask_token.to(tokens.dtype) + take_tokens(positions, masked)
         tokens = torch.cat([seen, hidden], dim=1)
-        num_predicted = self.config.num_predicted(masked.shape[1])
+        num_predicted = masked.shape[1]
+        if self.config.predict_visible:
+            num_predicted += visible.shape[1]
         predicted = self.decoder(tokens, num_predicted)
         if self.second_decoder is None:
             return predicted

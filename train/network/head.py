@@ -94,7 +94,10 @@ class CrossAttentionHead(nn.Module):
 
 
 class CrossAttentionLayer(nn.Module):
-    """Norms, cross attention with an optional residual, and an MLP with a residual."""
+    """Norms, cross attention with an optional residual, and an MLP with a residual.
+
+    With `block = false` of the configuration, cross attention alone.
+    """
 
     def __init__(self, width: int, config: HeadConfig, eps: float) -> None:
         super().__init__()
@@ -106,14 +109,14 @@ class CrossAttentionLayer(nn.Module):
             )
         inner_width = width * config.num_heads if config.head_width == "model" else width
         self.num_heads = config.num_heads
-        self.residual = config.residual
-        self.query_norm = nn.LayerNorm(width, eps=eps)
-        self.key_norm = nn.LayerNorm(width, eps=eps)
+        self.residual = config.adds_queries
+        self.query_norm = nn.LayerNorm(width, eps=eps) if config.block else nn.Identity()
+        self.key_norm = nn.LayerNorm(width, eps=eps) if config.block else nn.Identity()
         self.query = nn.Linear(width, inner_width)
         self.key = nn.Linear(width, inner_width, bias=False)  # softmax cancels a bias
         self.value = nn.Linear(width, inner_width)
         self.proj = nn.Linear(inner_width, width)
-        hidden = round(width * config.mlp_ratio)
+        hidden = round(width * config.mlp_share)
         self.mlp_norm = nn.LayerNorm(width, eps=eps) if hidden else None
         self.mlp = Mlp(width, hidden) if hidden else None
 

@@ -28,6 +28,10 @@ class HeadConfig(PlainValues):
     head_width: str = "model"
     """Channels of one attention head. model: D channels each, projected from h * D to D (MOFO's
     equations). split: D / h channels (MOFO's code)."""
+    block: bool = True
+    """Whether a layer is a block of a transformer: norms before attention, a residual, and an MLP.
+    Without it a layer is cross attention alone, as in the equations of MOFO's text; the pooled
+    vector keeps its norm."""
     residual: bool = True
     """Whether the queries are added to the result of attention. Without it, an inner token has an
     effect only through its query."""
@@ -61,10 +65,29 @@ class HeadConfig(PlainValues):
                 raise InputError(
                     "out-of-range", f"{name} is {value!r}; it must be a whole number of at least 1"
                 )
+        parts = {"residual": True, "mlp_ratio": 4.0}
+        given = {name: getattr(self, name) for name in parts}
+        if not self.block and given != parts:
+            said = ", ".join(f"{k} is {v}" for k, v in given.items() if v != parts[k])
+            raise InputError(
+                "option-unused",
+                f"block is false, so that a layer has neither residual nor MLP, and {said}; leave "
+                "it out",
+            )
         if not self.mlp_ratio >= 0.0:
             raise InputError(
                 "out-of-range", f"mlp_ratio is {self.mlp_ratio}; it must be at least 0"
             )
+
+    @property
+    def adds_queries(self) -> bool:
+        """Whether a layer adds its queries to the result of attention."""
+        return self.block and self.residual
+
+    @property
+    def mlp_share(self) -> float:
+        """Hidden width of the MLP of a layer, as a multiple of D; 0 if it has none."""
+        return self.mlp_ratio if self.block else 0.0
 
     @property
     def needs_boxes(self) -> bool:

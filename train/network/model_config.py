@@ -140,9 +140,11 @@ class ModelConfig(PlainValues):
         """Numbers of a tubelet: tubelet_size * patch_size**2 * 3."""
         return self.tubelet_size * self.patch_size**2 * NUM_CHANNELS
 
-    def num_predicted(self, num_masked: int) -> int:
-        """Tokens of a clip that are predicted where so many are masked."""
-        return self.num_tokens if self.predict_visible else num_masked
+    def num_predicted(self, num_masked: int, num_decoded: int | None = None) -> int:
+        """Tokens of a clip that are predicted if so many are masked, and so many of these decoded.
+        None decodes all of them."""
+        decoded = num_masked if num_decoded is None else num_decoded
+        return decoded + (self.num_tokens - num_masked if self.predict_visible else 0)
 
     @property
     def output_dim(self) -> int:

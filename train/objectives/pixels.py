@@ -87,7 +87,8 @@ def pixels_from_prediction(
     contrast of a reconstruction are given, and its content is predicted.
 
     Args:
-        predicted: [B, M, patch_dim], the masked tokens in increasing order of position.
+        predicted: [B, M, patch_dim or more], the masked tokens in increasing order of position.
+            Numbers after the pixels are of another target and are not used.
         clips: standardised RGB [B, C, T, H, W].
         mask: bool [B, N], True = masked.
         config: the model.
@@ -97,7 +98,9 @@ def pixels_from_prediction(
     """
     tubelets, mean, std = _tubelet_statistics(clips, config)
     masked = split_mask(mask)[1]
-    content = predicted.float().unflatten(2, (-1, NUM_CHANNELS)).transpose(2, 3)
+    content = (
+        predicted[..., : config.patch_dim].float().unflatten(2, (-1, NUM_CHANNELS)).transpose(2, 3)
+    )
     content = content * (take_tokens(std, masked) + STD_OFFSET) + take_tokens(mean, masked)
     rows = torch.arange(len(masked), device=masked.device)[:, None]
     return join_tubelets(tubelets.index_put((rows, masked), content), config).clamp(0.0, 1.0)

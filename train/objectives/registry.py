@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import InputError
+from train.objectives.differences import PixelsAndDifferences
 from train.objectives.target import LossWords, NormalisedPixels, Target
 from train.objectives.trajectories import Trajectories
 from train.objectives.velocity import Velocity
@@ -16,6 +17,7 @@ TARGETS: dict[str, type[Target]] = {
     NormalisedPixels.name: NormalisedPixels,
     Trajectories.name: Trajectories,
     Velocity.name: Velocity,
+    PixelsAndDifferences.name: PixelsAndDifferences,
 }
 
 OWN_TABLES = tuple(name for name, target in TARGETS.items() if target.has_own_table)

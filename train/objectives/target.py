@@ -1,11 +1,12 @@
-"""The base class of targets. A target is what the decoder predicts for each masked token.
+"""The base class of targets. A target is what the decoder predicts for each decoded token.
 
 A target is a frozen dataclass; its fields are its options in a recipe. To add a target, write a
 class in a new file and add it to `TARGETS` (train/objectives/registry.py). Functions that use torch
 import it themselves, so that a mistake in a recipe is reported without the seconds that torch
 needs.
 
-Letters: B clips, N tokens of a clip, M masked tokens, D numbers of a token, T' time steps.
+Letters: B clips, N tokens of a clip, M decoded tokens (all masked ones, or the share that a decoder
+mask chooses), D numbers of a token, T' time steps.
 """
 
 from __future__ import annotations
@@ -110,14 +111,15 @@ class Target(ABC):
 
     @abstractmethod
     def of_batch(
-        self, batch: dict[str, Tensor], num_masked: int, cut: ClipCut
+        self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
     ) -> tuple[Tensor, Tensor | None]:
-        """The target of the masked tokens of a batch, computed on the device.
+        """The target of the decoded tokens of a batch, computed on the device.
 
         Args:
             batch: "clips" float32 [B, 3, T, H, W], standardised; "mask" bool [B, N] (True =
-                masked); and the results of `of_view` for the masked tokens, [B, M, ...].
-            num_masked: M. Counting the mask would wait for the GPU.
+                masked); "decoded" bool [B, N] if only some of these are decoded; and the results
+                of `of_view` for the decoded tokens, [B, M, ...].
+            num_decoded: M. Counting the mask would wait for the GPU.
 
         Returns:
             target float32 [B, M, D], and weights in the loss of the same shape (None: all 1).
@@ -162,12 +164,13 @@ class ClipTarget(Target):
         return (self.of_clips(clip, cut.model).shape[-1],)
 
     def of_batch(
-        self, batch: dict[str, Tensor], num_masked: int, cut: ClipCut
+        self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
     ) -> tuple[Tensor, Tensor | None]:
         from train.objectives.pixels import masked_targets
 
         target = self.of_clips(batch["clips"], cut.model)
-        return masked_targets(target, batch["mask"], num_masked), None
+        decoded = batch.get("decoded", batch["mask"])
+        return masked_targets(target, decoded, num_decoded), None
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class Trajectories(TrajectoryConfig, Target):
         return {"target": target, "counts": counts}
 
     def of_batch(
-        self, batch: dict[str, Tensor], num_masked: int, cut: ClipCut
+        self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
     ) -> tuple[Tensor, Tensor | None]:
         return batch["target"], loss_weights(batch["counts"], self, cut.stride)
 

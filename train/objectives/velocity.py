@@ -98,9 +98,10 @@ class Velocity(Target):
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
         """target float32 [N, K * S * 3], by point, step and value; counts bool [N, K, S], whether
         the point lies in the frame and a next frame exists."""
-        depth, stride, steps = cut.model.tubelet_size, cut.stride, self.num_steps(cut)
-        frames = shown.first_frames[:, None] + stride * np.arange(depth)
-        frames = np.minimum(frames, shown.num_frames - 1)  # tracks have no step there
+        depth, steps = cut.model.tubelet_size, self.num_steps(cut)
+        # The input frames: those of a clip that is shorter than the window lie closer than the
+        # stride. The tracks of the clip's last frame have no step.
+        frames = shown.frames.reshape(-1, depth)
         placed = shown.tracks(frames.ravel())
         per_side, grid = math.isqrt(self.points), cut.model.grid
         across = (grid * per_side, grid * per_side)
@@ -125,7 +126,7 @@ class Velocity(Target):
         return {"target": target, "counts": number > 0}
 
     def of_batch(
-        self, batch: dict[str, Tensor], num_masked: int, cut: ClipCut
+        self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
     ) -> tuple[Tensor, Tensor | None]:
         counts = batch["counts"].unsqueeze(-1)
         return batch["target"], counts.expand(*counts.shape[:-1], VALUES).flatten(2).float()

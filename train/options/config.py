@@ -5,14 +5,17 @@ train/options/recipe.py builds them from a recipe.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from shared.decoder_masks import ALL, DECODER_MASKS
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import MASKS
 from train.clips.few_labels import FewLabels
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
+from train.clips.view_rules import least_side
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.objectives.registry import TARGETS
@@ -21,9 +24,12 @@ from train.tables.nested import check_name
 from train.tables.typed import Choice
 
 LABELS = (("label",), ("verb",), ("noun",), ("verb", "noun"))
+OPERATIONS = ("colour", "all")
+STARTS = ("frame", "stride")
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
-POOLS = ("clip", "steps")  # the tokens that a probe averages over
+LAYERS = ("output", "norm1")  # where in an encoder block GradCAM takes the tokens
+POOLS = ("clip", "steps", "tokens")  # the tokens that a probe averages over; tokens: none
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -132,6 +138,10 @@ class PretrainConfig:
     """AdamW."""
     flips: tuple[str, ...] = ()
     """Any of x, y, time. Each flips half of the clips."""
+    decoder_mask: Choice = field(default_factory=lambda: Choice(ALL, {}))
+    """Which masked tokens are decoded and in the loss: all; or a `share` of them (0.5), chosen by
+    running_cell (VideoMAE V2, evenly over space and time), random or motion. The name of a decoder
+    mask of shared/decoder_masks.py, or a table with kind and options."""
     target: Target = field(default_factory=NormalisedPixels)
     """What the decoder predicts: a name in TARGETS (train/objectives/registry.py), or a table with
     kind and options. The options of trajectories have a table of their own, `trajectories`."""
@@ -150,16 +160,27 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _check_training(self)
         check_name("mask.kind", self.mask.kind, tuple(MASKS))
+        check_name("decoder_mask.kind", self.decoder_mask.kind, tuple(DECODER_MASKS))
         self.target.check(self.cut, self.flips)
-        reads_flows = MASKS[self.mask.kind].needs_motion or self.target.needs_flows
+        follows_flow = MASKS[self.mask.kind].needs_flow
+        if follows_flow and "time" in self.flips:
+            raise InputError(
+                "option-conflict",
+                f"flips has 'time', but the mask {self.mask.kind} follows points that are tracked "
+                "only forward in time; leave 'time' out",
+            )
+        reads_flows = self.masks_by_motion or follows_flow or self.target.needs_flows
         if self.motion_source != FLOW and not reads_flows:
-            masks = ", ".join(sorted(name for name, mask in MASKS.items() if mask.needs_motion))
+            masks = ", ".join(
+                sorted(name for name, mask in MASKS.items() if mask.needs_motion or mask.needs_flow)
+            )
             targets = ", ".join(name for name, target in TARGETS.items() if target.needs_flows)
             raise InputError(
                 "option-unused",
                 f"motion_source is {self.motion_source!r}, but neither the mask {self.mask.kind} "
-                f"nor the target {self.target.name} uses motion; leave it out, or choose one of "
-                f"the masks {masks} or the target {targets}",
+                f"nor the decoder mask {self.decoder_mask.kind} nor the target {self.target.name} "
+                f"uses motion; leave it out, or choose one of the masks {masks}, the decoder mask "
+                f"motion, or one of the targets {targets}",
             )
         if self.box_source != DEFAULT_BOXES and not self.needs_boxes:
             masks = ", ".join(sorted(name for name, mask in MASKS.items() if mask.needs_boxes))
@@ -183,12 +204,44 @@ class PretrainConfig:
         return self.mask.options.get("inside", "box")
 
     @property
+    def masks_by_motion(self) -> bool:
+        """Whether the mask of the encoder or of the decoder uses the motion of the clip."""
+        return (
+            MASKS[self.mask.kind].needs_motion or DECODER_MASKS[self.decoder_mask.kind].needs_motion
+        )
+
+    @property
+    def decodes_all(self) -> bool:
+        """Whether all masked tokens are decoded."""
+        return self.decoder_mask.kind == ALL
+
+    @property
     def needed_motion(self) -> MotionNeeds | None:
-        """What must be read from the flows shards; None if neither mask nor target needs them."""
+        """What must be read from the flows shards; None if neither masks nor target need them."""
         needs = self.target.needed_motion(self.cut)
-        if needs is None and MASKS[self.mask.kind].needs_motion:
+        if needs is None and self.masks_by_motion:
             needs = MotionNeeds()
+        if MASKS[self.mask.kind].needs_flow:
+            needs = self._with_flow(needs or MotionNeeds())
         return needs and replace(needs, source=self.motion_source)
+
+    def _with_flow(self, needs: MotionNeeds) -> MotionNeeds:
+        """These needs and those of a mask that follows the flow."""
+        stabilised = self.mask.options.get("stabilised")
+        if None not in (stabilised, needs.stabilised) and stabilised != needs.stabilised:
+            raise InputError(
+                "option-conflict",
+                f"mask.stabilised is {stabilised} and the target {self.target.name} has stabilised "
+                f"{needs.stabilised}; both read the same tracks, so leave one of them out",
+            )
+        # One start of a track for each position in the smallest crop.
+        points = math.floor(self.model.grid / least_side(self.crop))
+        return replace(
+            needs,
+            track_length=max(1, needs.track_length),
+            track_points=max(points, needs.track_points),
+            stabilised=needs.stabilised if stabilised is None else stabilised,
+        )
 
     @property
     def cut(self) -> ClipCut:
@@ -206,8 +259,10 @@ class AugmentConfig:
     """Augmentation in finetuning: colours, erasing and mixing. The default is none."""
 
     rand_layers: int = 0
-    """RandAugment operations that are applied one after another; only colour operations, see
-    train/clips/augment.py. 0 switches RandAugment off."""
+    """RandAugment operations that are applied one after another. 0 switches RandAugment off."""
+    rand_operations: str = "colour"
+    """Operations of RandAugment: colour, the ten on colours; all, also rotation, shear and shift,
+    with which the motion boxes move (train/clips/geometric.py)."""
     rand_magnitude: int = 7
     """Magnitude of RandAugment, 0 to 10."""
     rand_magnitude_std: float = 0.5
@@ -223,6 +278,7 @@ class AugmentConfig:
     """Share of the target that is spread over all classes."""
 
     def __post_init__(self) -> None:
+        check_name("rand_operations", self.rand_operations, OPERATIONS)
         _at_least(self, 0, "rand_layers", "rand_magnitude_std", "mixup_alpha", "cutmix_alpha")
         if not 0 <= self.rand_magnitude <= 10:
             raise InputError(
@@ -234,7 +290,7 @@ class AugmentConfig:
                     "out-of-range",
                     f"{name} is {getattr(self, name)}; it must be at least 0 and below 1",
                 )
-        for name in ("rand_magnitude", "rand_magnitude_std"):
+        for name in ("rand_operations", "rand_magnitude", "rand_magnitude_std"):
             found, default = getattr(self, name), getattr(AugmentConfig, name)
             if self.rand_layers == 0 and found != default:
                 raise InputError(
@@ -335,8 +391,12 @@ class EvaluateConfig:
     """Views along time, at even distances."""
     crops: int = 1
     """Square crops along the long side. 1 is the centre; 3 are both ends and the centre."""
+    starts: str = "frame"
+    """Where windows of dense frames may start: frame, at any frame of the clip; stride, at
+    multiples of the stride only, as in VideoMAE's code."""
 
     def __post_init__(self) -> None:
+        check_name("starts", self.starts, STARTS)
         check_name("split", self.split, SPLITS)
         _at_least(self, 1, "segments", "crops")
 

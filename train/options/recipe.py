@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from shared.decoder_masks import DECODER_MASKS
 from shared.errors import InputError
+from shared.flow_tube import FINE
 from shared.masks import MASKS, Scene
 from train.clips.view_rules import CROPS, FRAME_RULES
 from train.network.head_config import KINDS as HEAD_KINDS
@@ -65,8 +67,7 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
     if file is None and not path.is_file():
         path = RECIPES / "default.toml"
     try:
-        with open(path, "rb") as stream:
-            tables = tomllib.load(stream)
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError("missing-file", f"the recipe {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -154,7 +155,10 @@ def recorded_pretrain_config(table: Mapping[str, Any]) -> PretrainConfig:
     rest = {key: value for key, value in table.items() if key not in OWN_TABLES}
     config = build(PretrainConfig, rest | {"target": build_target(table)}, "pretrain")
     masks = {name: mask.draw for name, mask in MASKS.items()}
-    config = _with_choices(config, frames=FRAME_RULES, crop=CROPS, mask=masks)
+    decoder_masks = {name: mask.draw for name, mask in DECODER_MASKS.items()}
+    config = _with_choices(
+        config, frames=FRAME_RULES, crop=CROPS, mask=masks, decoder_mask=decoder_masks
+    )
     _check_mask(config)
     return _with_decoder(config)
 
@@ -237,12 +241,14 @@ def _trial_arguments(name: str) -> tuple[Any, ...]:
         "frames": (8, 2, np.zeros(2)),
         "crop": (64, 64, rng),
         "mask": (_still_scene(1, 14), rng),
+        "decoder_mask": (_still_scene(1, 14), np.ones(14 * 14, np.bool_), rng),
     }[name]
 
 
 def _still_scene(time_steps: int, grid: int) -> Scene:
-    nothing = np.zeros((grid, grid), np.bool_)
-    return Scene(time_steps, nothing, np.zeros((time_steps, grid, grid)), nothing)
+    nothing, motion = np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid))
+    flow = np.zeros((time_steps - 1, grid * FINE, grid * FINE, 2))
+    return Scene(time_steps, nothing, motion, flow, nothing)
 
 
 def _with_decoder(config: PretrainConfig) -> PretrainConfig:

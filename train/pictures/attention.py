@@ -7,6 +7,7 @@ was trained on visible tokens only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +26,13 @@ from train.pictures.clips import (
     enlarge_for_tokens,
     mark_token,
     overlay_tokens,
-    spread_over_classes,
     spread_times,
 )
 from train.pictures.inputs import (
     ClipViews,
     SeenClip,
     choose_block,
+    chosen_clips,
     read_autoencoder,
     read_classifier,
     read_finetuning,
@@ -85,7 +86,7 @@ class AttentionMap:
 def attention_maps(
     layout: DatasetLayout,
     folder: RunFolder,
-    num_clips: int,
+    shown: int | Sequence[str],
     block: int | None = None,
     query: Query | None = None,
 ) -> list[AttentionMap]:
@@ -93,7 +94,7 @@ def attention_maps(
 
     Args:
         folder: a pretraining or finetuned run.
-        num_clips: number of clips, of classes spread over the list; each call takes the same clips.
+        shown: number or ids of clips, as for `chosen_clips`.
         block: number of the encoder block, from 1; None is the fifth, or the last if there are
             fewer.
         query: the query token; None is the token in the middle of the motion box, half-way through
@@ -113,7 +114,7 @@ def attention_maps(
     table, split = read_held_out(layout)
     views = ClipViews(table, config)
     found = []
-    for index in spread_over_classes(table.labels["label"], num_clips):
+    for index in chosen_clips(table, shown):
         clip = views[index]
         asks = query or _middle_of_motion(clip, config.model)
         weights = attention_from(encoder, clip.clips, number, asks)

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import Formatter, MaxNLocator
 
 from shared.scene import masked_counts
-from train.pictures.style import PALETTE, SERIES, Chart, heat_rgba, printable
+from train.pictures.style import PALETTE, SERIES, Chart, heat_rgba, printable, shortened
 
 MOST_NAMED_CLASSES = 16  # with more, the axes of a confusion matrix show class numbers
+LONGEST_NAME = 34  # characters of the name of a class beside a confusion matrix
 MOST_POINTS = 600  # points of a curve that a chart of this width can show
 
 
@@ -165,13 +166,15 @@ def confusion_chart(matrix: np.ndarray, names: list[str], title: str = "Confusio
     """Confusion matrix [true, predicted] of counts; opacity shows the share of the true class.
 
     With many classes, opacity shows the square root of the share, so that single mistakes can be
-    seen.
+    seen. One more column than rows, as of `most_confused`, is named "another class".
     """
     totals = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(totals, 1)
     count = len(matrix)
     named = count <= MOST_NAMED_CLASSES
     side = 3.2 + 0.17 * count if named else 5.6  # inches: cells of one size
+    longest = max((len(name) for name in names), default=0) if named else 0
+    side += 0.07 * max(0, min(longest, LONGEST_NAME) - 16)
 
     def draw(axes: Axes) -> None:
         opacity = shares if named else np.sqrt(shares)
@@ -186,12 +189,13 @@ def confusion_chart(matrix: np.ndarray, names: list[str], title: str = "Confusio
             axes.set_xlabel("predicted class number")
             axes.set_ylabel("true class number")
         else:
-            short = [printable(name, 22) for name in names]
+            short = [shortened(name, LONGEST_NAME) for name in names]
             rotation = 0 if max(map(len, short)) * count <= 44 else 45
             place: dict[str, Any] = (
                 {"ha": "center"} if rotation == 0 else {"ha": "right", "rotation_mode": "anchor"}
             )
-            axes.set_xticks(range(count), short, rotation=rotation, **place)
+            others = ["another class"] * (matrix.shape[1] - count)
+            axes.set_xticks(range(matrix.shape[1]), short + others, rotation=rotation, **place)
             axes.set_yticks(range(count), short)
             axes.tick_params(length=0)
             for row, column in np.ndindex(matrix.shape):
@@ -208,6 +212,31 @@ def confusion_chart(matrix: np.ndarray, names: list[str], title: str = "Confusio
                     )
 
     return Chart(title, draw, width=side, height=0.94 * side)
+
+
+def most_confused(
+    matrix: np.ndarray, most: int = MOST_NAMED_CLASSES
+) -> tuple[list[int], np.ndarray]:
+    """Choose the classes of a confusion matrix [true, predicted] that are confused most often.
+
+    Returns:
+        at most `most` class numbers in rising order, and the counts [n, n + 1] of their clips by
+        predicted class; the last column counts all other classes.
+    """
+    mistakes = matrix + matrix.T
+    pairs = np.argsort(-np.triu(mistakes, 1), axis=None, kind="stable")
+    chosen: dict[int, None] = {}
+    for pair in pairs:
+        two = np.unravel_index(pair, matrix.shape)
+        if mistakes[two] == 0 or two[0] == two[1]:
+            break
+        added = [int(number) for number in two if int(number) not in chosen]
+        if len(chosen) + len(added) <= most:
+            chosen |= dict.fromkeys(added)
+    numbers = sorted(chosen)
+    counts = matrix[np.ix_(numbers, numbers)]
+    others = matrix[numbers].sum(axis=1, keepdims=True) - counts.sum(axis=1, keepdims=True)
+    return numbers, np.concatenate([counts, others], axis=1)
 
 
 def _right_axis(axes: Axes, label: str) -> Axes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from shared.files import write_atomically
 from shared.manifest import PLURAL
 from train.evaluation.score_files import Scores, read_scores
-from train.pictures.charts import confusion_chart
+from train.pictures.charts import MOST_NAMED_CLASSES, confusion_chart, most_confused
 from train.pictures.style import Chart
 from train.running.run_folder import RunFolder
 
@@ -21,6 +21,19 @@ def confusion_picture(scores: Scores, names: Sequence[str]) -> Chart:
     """
     of_kind = "" if scores.kind == "label" else f" of {PLURAL[scores.kind]}"
     return confusion_chart(scores.confusion(), list(names), f"Confusion matrix{of_kind}")
+
+
+def most_confused_picture(scores: Scores, names: Sequence[str]) -> Chart | None:
+    """The matrix of the classes that are confused most often, with their names.
+
+    None if the whole matrix is small enough to show its names, or if nothing is confused.
+    """
+    matrix = scores.confusion()
+    numbers, counts = most_confused(matrix)
+    if len(matrix) <= MOST_NAMED_CLASSES or not numbers:
+        return None
+    of_kind = "classes" if scores.kind == "label" else PLURAL[scores.kind]
+    return confusion_chart(counts, [names[i] for i in numbers], f"Most confused {of_kind}")
 
 
 def write_confusion(folder: RunFolder, name: str, names: Mapping[str, Sequence[str]]) -> list[Path]:
@@ -36,6 +49,6 @@ def write_confusion(folder: RunFolder, name: str, names: Mapping[str, Sequence[s
     paths = []
     for scores in read_scores(folder.scores(name)):
         path = folder.confusion(name, scores.kind)
-        write_atomically(path, confusion_picture(scores, names[scores.kind]).png())
+        write_atomically(path, confusion_picture(scores, names[scores.kind]).file())
         paths.append(path)
     return paths

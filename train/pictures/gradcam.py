@@ -2,13 +2,15 @@
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
 Localization", ICCV 2017, on the tokens of a video transformer. MOFO's figure of GradCAM uses the
-fifth encoder block. A map has one value for each token: 8 x 14 x 14 for ViT-B with tubelets of 2
-frames, 2 x 14 x 14 with tubelets of 8.
+fifth encoder block. MOFO's public code hooks the first norm of a block, for all twelve
+(GradCAM_videoMAE_MOFO.py, `blocks[layer].norm1`), which is the layer `norm1` here. A map has one
+value for each token: 8 x 14 x 14 for ViT-B with tubelets of 2 frames, 2 x 14 x 14 with tubelets of
+8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +20,20 @@ from torch import Tensor, nn
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from train.network.head import VideoClassifier
-from train.pictures.clips import overlay_tokens, spread_over_classes, spread_times
+from train.options.config import LAYERS
+from train.pictures.clips import overlay_tokens, spread_times
 from train.pictures.inputs import (
     ClipViews,
     SeenClip,
     choose_block,
+    chosen_clips,
     read_classifier,
     read_finetuning,
     read_held_out,
 )
 from train.running.run_folder import RunFolder
+
+OUTPUT, NORM1 = LAYERS
 
 
 @dataclass(frozen=True)
@@ -70,21 +76,20 @@ class ClassMaps:
 def class_maps(
     layout: DatasetLayout,
     folder: RunFolder,
-    num_clips: int,
+    shown: int | Sequence[str],
     block: int | None = None,
-    clip_ids: list[str] | None = None,
     kind: str | None = None,
+    layer: str = OUTPUT,
 ) -> list[ClassMaps]:
     """Compute GradCAM of a finetuned run for the predicted class and the true class of each clip.
 
     Args:
         folder: a finetuned run.
-        num_clips: number of held-out clips, of classes spread over the list; each call takes the
-            same clips.
+        shown: number or ids of held-out clips, as for `chosen_clips`.
         block: number of the encoder block, from 1; None is the fifth, or the last if there are
             fewer.
-        clip_ids: take these clips of the held-out split instead; missing ones are left out.
         kind: kind of label; None is the first one that the run learned.
+        layer: one of LAYERS.
 
     Raises:
         InputError: the run has no weights or is of another kind, there is no such block, or there
@@ -98,15 +103,10 @@ def class_maps(
     table, split = read_held_out(
         layout, config.needs_boxes, preferred=evaluated, box_source=config.box_source
     )
-    views = ClipViews(table, config)
-    if clip_ids is None:
-        chosen = spread_over_classes(table.labels[kind], num_clips)
-        clips = [views[index] for index in chosen]
-    else:
-        clips = [clip for clip in map(views.of, clip_ids[:num_clips]) if clip is not None]
-    labels = dict(zip(table.ids, table.labels[kind].tolist(), strict=True))
+    views, labels = ClipViews(table, config), table.labels[kind]
     return [
-        _maps_of(clip, split, labels[clip.clip_id.encode()], model, kind, number) for clip in clips
+        _maps_of(views[index], split, int(labels[index]), model, kind, number, layer)
+        for index in chosen_clips(table, shown, kind)
     ]
 
 
@@ -117,12 +117,13 @@ def grad_cam(
     block: int,
     kind: str,
     choose: Callable[[Tensor], list[int]],
+    layer: str = OUTPUT,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Compute GradCAM maps of the encoder tokens of one clip (Selvaraju et al., eq. 1 and 2).
 
-    The activations are the output tokens of a block. The weight of a channel is the mean of its
-    gradient over the tokens. The value of a token is the weighted sum of its channels, or 0 if the
-    sum is negative.
+    The activations are the output tokens of a block, or those of its first norm. The weight of a
+    channel is the mean of its gradient over the tokens. The value of a token is the weighted sum of
+    its channels, or 0 if the sum is negative.
 
     Args:
         model: the classifier, in evaluation mode.
@@ -131,6 +132,8 @@ def grad_cam(
         block: number of the encoder block, from 1.
         kind: kind of label.
         choose: takes the scores [classes] and returns the numbers of the classes to explain.
+        layer: one of LAYERS. The gradient through `norm1` is that through the attention of the
+            block alone, because the residual goes past the norm.
 
     Returns:
         the scores before the softmax, float32 [classes], and by class float32
@@ -142,7 +145,10 @@ def grad_cam(
         kept.append(tokens.detach().requires_grad_())  # no gradient is needed before this block
         return kept[0]
 
-    handle = model.encoder.blocks[block - 1].register_forward_hook(cut)
+    module = model.encoder.get_submodule(f"blocks.{block - 1}")
+    if layer == NORM1:
+        module = module.get_submodule(NORM1)
+    handle = module.register_forward_hook(cut)
     try:
         with torch.enable_grad():
             scores = model(clips, inside)[kind][0]
@@ -159,7 +165,13 @@ def grad_cam(
 
 
 def _maps_of(
-    clip: SeenClip, split: str, label: int, model: VideoClassifier, kind: str, block: int
+    clip: SeenClip,
+    split: str,
+    label: int,
+    model: VideoClassifier,
+    kind: str,
+    block: int,
+    layer: str,
 ) -> ClassMaps:
     if label >= model.num_classes[kind]:
         raise InputError(
@@ -172,7 +184,7 @@ def _maps_of(
         predicted = int(scores.argmax())
         return [predicted] if label in (-1, predicted) else [predicted, label]
 
-    scores, maps = grad_cam(model, clip.clips, clip.inside, block, kind, guess_and_truth)
+    scores, maps = grad_cam(model, clip.clips, clip.inside, block, kind, guess_and_truth, layer)
     tiny = torch.finfo(torch.float32).tiny  # if no token supports a class
     return ClassMaps(
         clip_id=clip.clip_id,

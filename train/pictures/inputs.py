@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.masks import MASKS
 from shared.shard_index import read_index
 from train.clips.table import DEFAULT_BOXES, ClipTable, MotionNeeds, read_clip_table
 from train.clips.view_rules import FRAME_RULES, view_places
@@ -23,6 +25,7 @@ from train.options.config import (
     PretrainConfig,
 )
 from train.options.recipe import recorded_finetune_config, recorded_pretrain_config
+from train.pictures.clips import spread_over_classes
 from train.running.checkpoints import complete_checkpoints
 from train.running.run_folder import RunFolder
 from train.samples.datasets import EvaluateDataset
@@ -44,6 +47,7 @@ class SeenClip:
         inside: bool [1, N], True if the patch of a token lies in the motion box, or moves if the
             configuration has `inside = "positions"`.
         motion: float32 [T', rows, columns], or None if the table has no motion maps.
+        flow: flow between time steps, see `Scene.flow`; None if no mask needs it.
     """
 
     clip_id: str
@@ -51,6 +55,7 @@ class SeenClip:
     clips: Tensor
     inside: Tensor
     motion: np.ndarray | None
+    flow: np.ndarray | None
 
     @property
     def frames(self) -> np.ndarray:
@@ -66,11 +71,13 @@ class ClipViews:
         self.table = table
         loader = LoaderConfig(workers=0)
         # Masks take what all frames of the clip decide.
-        of_tokens = ("clip", config.inside)
+        box, inside, flow = "clip", "box", False
         if isinstance(config, FinetuneConfig):
-            of_tokens = (config.head.box, config.head.inside)
+            box, inside = config.head.box, config.head.inside
+        else:
+            inside, flow = config.inside, MASKS[config.mask.kind].needs_flow
         self._clips = EvaluateDataset(
-            table, config.model, config.frames, EvaluateConfig(), loader, *of_tokens
+            table, config.model, config.frames, EvaluateConfig(), loader, box, flow, inside
         )
 
     def __getitem__(self, index: int) -> SeenClip:
@@ -82,12 +89,8 @@ class ClipViews:
             clips=sample["clips"],
             inside=sample["inside"],
             motion=sample["motion"][0].numpy() if "motion" in sample else None,
+            flow=sample["flow"][0].numpy() if "flow" in sample else None,
         )
-
-    def of(self, clip_id: str) -> SeenClip | None:
-        """The clip with an id, or None if the table does not have it."""
-        found = np.flatnonzero(self.table.ids == clip_id.encode())
-        return self[found[0]] if len(found) else None
 
 
 def evaluated_frames(
@@ -132,6 +135,20 @@ def read_held_out(
             continue
     split = HELD_OUT_FIRST[-1]
     return read_clip_table(layout, [split], boxes, motion, box_source), split
+
+
+def chosen_clips(table: ClipTable, shown: int | Sequence[str], kind: str = "label") -> list[int]:
+    """Numbers of the clips of a table that are drawn.
+
+    Args:
+        shown: how many clips, of classes spread over the list, where each call takes the same
+            clips; or the ids of clips, of which those that the table lacks are left out.
+        kind: kind of label over whose classes clips are spread.
+    """
+    if isinstance(shown, int):
+        return spread_over_classes(table.labels[kind], shown).tolist()
+    number_of = {clip_id.decode(): number for number, clip_id in enumerate(table.ids)}
+    return [number_of[clip_id] for clip_id in shown if clip_id in number_of]
 
 
 def read_pretraining(folder: RunFolder) -> PretrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +19,13 @@ from train.running.run_folder import RunFolder
 
 
 def overview_rows(
-    layout: DatasetLayout, folder: RunFolder, num_clips: int, num_times: int
+    layout: DatasetLayout, folder: RunFolder, shown: int | Sequence[str], num_times: int
 ) -> list[tuple[Reconstruction, Rows]]:
     """Rows of held-out clips: motion box and contours, motion map, visible patches, prediction.
 
     Args:
         folder: a pretraining run that predicts pixels.
+        shown: number or ids of clips, as for `chosen_clips`.
         num_times: number of frames of each clip.
 
     Raises:
@@ -40,7 +42,7 @@ def overview_rows(
     table, _ = read_held_out(layout, config.needs_boxes, config.needed_motion)
     index_of = {clip_id.decode(): index for index, clip_id in enumerate(table.ids)}
     found = []
-    for clip in reconstruct(layout, [folder], num_clips):
+    for clip in reconstruct(layout, [folder], shown):
         if clip.clip_id not in row_of:
             continue
         times = spread_times(len(clip.clip), num_times)
@@ -50,12 +52,12 @@ def overview_rows(
         view = canonical_view(*stored.size, size=config.model.image_size)
         nothing = np.zeros((config.model.grid, config.model.grid), bool)
         tiles = draw_tiles(stored, view, config.model.patch_size, nothing)
-        shown = replace(view, size=(TILE_HEIGHT, TILE_HEIGHT))
+        drawn = replace(view, size=(TILE_HEIGHT, TILE_HEIGHT))
         rows: Rows = [("motion box, around the strongest contours", tiles.boxed)]
         if tiles.maps:
             rows.append(("motion map, derivatives of optical flow", tiles.maps))
         rows = [
-            (caption, [see_view(picture, stored.size, shown) for picture in pictures])
+            (caption, [see_view(picture, stored.size, drawn) for picture in pictures])
             for caption, pictures in rows
         ]
         predictions = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,11 @@ from train.objectives.pixels import (
     pixels_from_prediction,
 )
 from train.options.config import PretrainConfig
-from train.pictures.clips import spread_over_classes, spread_times
+from train.pictures.clips import spread_times
 from train.pictures.inputs import (
     ClipViews,
     SeenClip,
+    chosen_clips,
     frames_of,
     read_autoencoder,
     read_held_out,
@@ -70,12 +72,13 @@ class Reconstruction:
 
 
 def reconstruct(
-    layout: DatasetLayout, folders: list[RunFolder], num_clips: int
+    layout: DatasetLayout, folders: list[RunFolder], shown: int | Sequence[str]
 ) -> list[Reconstruction]:
     """Mask patches of a few held-out clips and let each run predict them.
 
     Args:
         folders: pretraining runs. The mask and the frame sampling are those of the first.
+        shown: number or ids of clips, as for `chosen_clips`.
 
     Raises:
         InputError: a run has no weights or is of another kind, or models need clips of different
@@ -92,7 +95,7 @@ def reconstruct(
     clips = ClipViews(table, first)
     return [
         _reconstruct_one(clips[index], split, first, folders, models)
-        for index in spread_over_classes(table.labels["label"], num_clips)
+        for index in chosen_clips(table, shown)
     ]
 
 
@@ -107,7 +110,7 @@ def _reconstruct_one(
     cut = models[0].config
     inside = clip.inside[0].numpy().reshape(cut.time_steps, cut.grid, cut.grid)[0]
     rng = counter_generator("reconstruction", clip.clip_id)
-    scene = Scene(cut.time_steps, inside, clip.motion, inside)
+    scene = Scene(cut.time_steps, inside, clip.motion, clip.flow, inside)
     mask = torch.from_numpy(MASKS[config.mask.kind].draw(scene, rng, **config.mask.options))[None]
     target = masked_targets(normalised_pixels(clip.clips, cut), mask)
     predicted, loss = {}, {}
@@ -116,7 +119,7 @@ def _reconstruct_one(
         predicted[folder.path.name] = frames_of(
             pixels_from_prediction(output, clip.clips, mask, cut)
         )
-        loss[folder.path.name] = float(masked_loss(output, target))
+        loss[folder.path.name] = float(masked_loss(output[..., : cut.patch_dim], target))
     return Reconstruction(
         clip_id=clip.clip_id,
         split=split,

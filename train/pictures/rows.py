@@ -1,8 +1,9 @@
-"""Puts rows of pictures of clips into one PNG file: the layout of all figures of models."""
+"""Puts rows of pictures of clips into one file: the layout of all figures of models."""
 
 from __future__ import annotations
 
 import io
+import warnings
 
 import matplotlib
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from train.pictures.style import STYLE, printable
+from train.pictures.style import NO_DATE, STYLE, printable
 
 Rows = list[tuple[str, list[np.ndarray]]]  # (caption, pictures uint8 [H, W, 3]) of one clip
 
@@ -19,11 +20,14 @@ ROW_INCHES = 8.0  # width of a row of pictures, if each is then 1 to 2.4 inches 
 GAP = 0.35  # inches between clips
 
 
-def rows_png(blocks: list[tuple[str, Rows]], dots_per_inch: int = 120) -> bytes:
+def rows_file(
+    blocks: list[tuple[str, Rows]], suffix: str = "png", dots_per_inch: int = 120
+) -> bytes:
     """Draw clips below each other on white, with the captions of rows on the left.
 
     Args:
         blocks: title and rows of each clip; all pictures have one shape.
+        suffix: a kind of file of FILE_KINDS. In SVG and PDF, pictures keep their own pixels.
     """
     num_columns = max(len(pictures) for _, rows in blocks for _, pictures in rows)
     wide = min(2.4, max(1.0, ROW_INCHES / num_columns))
@@ -31,7 +35,9 @@ def rows_png(blocks: list[tuple[str, Rows]], dots_per_inch: int = 120) -> bytes:
     tall = wide * first.shape[0] / first.shape[1]
     num_rows = sum(len(rows) for _, rows in blocks)
     width, height = LABEL_INCHES + num_columns * wide, num_rows * tall + len(blocks) * GAP + 0.05
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # The font lacks some scripts; it draws a box for each of their characters.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(width, height), dpi=dots_per_inch, facecolor="white")
         top = height
         for title, rows in blocks:
@@ -41,6 +47,11 @@ def rows_png(blocks: list[tuple[str, Rows]], dots_per_inch: int = 120) -> bytes:
             for caption, pictures in rows:
                 top -= tall
                 _draw_row(figure, caption, pictures, top, (wide, tall))
+        if suffix != "png":
+            stream = io.BytesIO()
+            with matplotlib.rc_context({"svg.fonttype": "path"}):
+                figure.savefig(stream, format=suffix, facecolor="white", metadata=NO_DATE[suffix])
+            return stream.getvalue()
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     opaque = np.asarray(canvas.buffer_rgba())[..., :3]  # without alpha the file is smaller

@@ -54,17 +54,25 @@ class Snapshots:
         return step in self._due
 
     @torch.inference_mode()
-    def take(self, model: MaskedAutoencoder, step: int, device: torch.device) -> None:
-        """Write the prediction of the model after `step`; the first time, also write the input."""
+    def take(
+        self, model: MaskedAutoencoder, step: int, device: torch.device
+    ) -> dict[str, np.ndarray]:
+        """Write the prediction of the model after `step`; the first time, also write the input.
+
+        Returns:
+            the written pictures uint8 [H, W, 3], RGB, named input, masked and prediction.
+        """
         batch = {name: values.to(device) for name, values in self._clips().items()}
         clips, mask = batch["clips"], batch["mask"]
         was_training = model.training
         model.eval()
         predicted = pixels_from_prediction(model(clips, mask), clips, mask, self._config.model)
         model.train(was_training)
+        written = {}
         if not (self._folder / "masked.png").is_file():
-            self._write_input(clips, mask)
-        self._write(f"step-{step:08d}.png", _frames(predicted))
+            written = self._write_input(clips, mask)
+        written["prediction"] = self._write(f"step-{step:08d}.png", _frames(predicted))
+        return written
 
     def _clips(self) -> dict[str, torch.Tensor]:
         # The dataset is opened again each time, which happens rarely: the loader forks its workers,
@@ -75,27 +83,28 @@ class Snapshots:
         joined = {name: torch.cat([each[name] for each in samples]) for name in ("pixels", "mask")}
         return to_device(joined, torch.device("cpu"))
 
-    def _write_input(self, clips: torch.Tensor, mask: torch.Tensor) -> None:
+    def _write_input(self, clips: torch.Tensor, mask: torch.Tensor) -> dict[str, np.ndarray]:
         cut = self._config.model
         frames = _frames(unstandardise(clips).clamp(0, 1))
-        self._write("input.png", frames)
+        written = {"input": self._write("input.png", frames)}
         tokens = mask.reshape(-1, cut.time_steps, 1, cut.grid, 1, cut.grid, 1).cpu().numpy()
         shape = (len(frames), cut.time_steps, cut.tubelet_size, cut.grid, cut.patch_size)
         hidden = np.broadcast_to(tokens, (*shape, cut.grid, cut.patch_size)).reshape(
             frames.shape[:-1]
         )
-        self._write(
-            "masked.png", np.where(hidden[..., None], np.array(HIDDEN_RGB, np.uint8), frames)
-        )
+        masked = np.where(hidden[..., None], np.array(HIDDEN_RGB, np.uint8), frames)
+        return written | {"masked": self._write("masked.png", masked)}
 
-    def _write(self, name: str, frames: np.ndarray) -> None:
+    def _write(self, name: str, frames: np.ndarray) -> np.ndarray:
         """Write frames uint8 [B, T, S, S, 3] at NUM_TIMES times, one row for each clip."""
         num_frames = frames.shape[1]
         times = np.linspace(0, num_frames - 1, min(NUM_TIMES, num_frames)).round().astype(int)
         rows = [np.concatenate(list(clip[times]), axis=1) for clip in frames]
-        done, encoded = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
+        picture = np.concatenate(rows)
+        done, encoded = cv2.imencode(".png", picture[..., ::-1])
         assert done, name
         write_atomically(self._folder / name, encoded.tobytes())
+        return picture
 
 
 def shown_epochs(epochs: int) -> list[int]:

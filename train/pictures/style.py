@@ -70,6 +70,15 @@ STYLE: dict[Any, Any] = {
 }
 
 
+FILE_KINDS = ("png", "svg", "pdf")
+# The same figure makes the same file.
+NO_DATE: dict[str, dict[str, Any]] = {
+    "png": {},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart that can be drawn into a page or a file.
@@ -91,12 +100,21 @@ class Chart:
         text = self._save(format="svg", metadata=metadata).decode()
         return _inline_svg(text, self.title)
 
-    def png(self, pixels_per_inch: int = 200) -> bytes:
-        """The chart as a PNG file on white."""
-        return self._save(format="png", dpi=pixels_per_inch, facecolor="white")
+    def file(self, suffix: str = "png", pixels_per_inch: int = 200) -> bytes:
+        """The chart as a file of a kind in FILE_KINDS, on white.
 
-    def _save(self, **options: Any) -> bytes:
-        with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        Text of an SVG becomes outlines, which look the same where the font is missing.
+        """
+        return self._save(
+            {"svg.fonttype": "path"},
+            format=suffix,
+            dpi=pixels_per_inch,
+            facecolor="white",
+            metadata=NO_DATE[suffix],
+        )
+
+    def _save(self, further: dict[Any, Any] | None = None, **options: Any) -> bytes:
+        with matplotlib.rc_context({**STYLE, **(further or {})}), warnings.catch_warnings():
             # Some scripts are not in the font that measures text; the fonts of the page draw them.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure = Figure(figsize=(self.width, self.height), layout="constrained")
@@ -123,6 +141,13 @@ def printable(text: str, most: int = 60) -> str:
     """Make text fit for one line of a chart: visible, and at most `most` characters long."""
     kept = visible(text).replace("\n", " ").replace("\t", " ")
     return kept if len(kept) <= most else kept[: most - 1] + "\u2026"
+
+
+def shortened(text: str, most: int) -> str:
+    """As `printable`, but cut in the middle: names of classes often differ at the end only."""
+    kept = printable(text, len(text))
+    start, end = (most - 1) // 2, (most - 1) - (most - 1) // 2
+    return kept if len(kept) <= most else f"{kept[:start].rstrip()}\u2026{kept[-end:].lstrip()}"
 
 
 def _is_hidden(character: str) -> bool:

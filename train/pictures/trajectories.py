@@ -7,12 +7,14 @@ al., "Masked Motion Encoding for Self-Supervised Video Representation Learning",
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 
+from shared.decoder_masks import ALL
 from shared.drawing import ANNOTATION_RGB, BOX_RGB, FINE_BITS, fixed_point
 from shared.errors import InputError
 from shared.layout import DatasetLayout
@@ -21,8 +23,14 @@ from train.objectives.pixels import masked_loss, mean_predictor_loss, unstandard
 from train.objectives.tracked_points import STILL_PIXELS
 from train.objectives.trajectories import Trajectories, loss_weights
 from train.options.config import LoaderConfig, PretrainConfig
-from train.pictures.clips import TILE_HEIGHT, enlarge, spread_over_classes, spread_times
-from train.pictures.inputs import frames_of, read_autoencoder, read_held_out, read_pretraining
+from train.pictures.clips import TILE_HEIGHT, enlarge, spread_times
+from train.pictures.inputs import (
+    chosen_clips,
+    frames_of,
+    read_autoencoder,
+    read_held_out,
+    read_pretraining,
+)
 from train.running.run_folder import RunFolder
 from train.samples.datasets import PretrainDataset
 from train.samples.loading import to_device
@@ -90,11 +98,13 @@ class TrackedClip:
         return picture
 
 
-def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> list[TrackedClip]:
+def tracked_clips(
+    layout: DatasetLayout, folder: RunFolder, shown: int | Sequence[str]
+) -> list[TrackedClip]:
     """Mask patches of held-out clips and let a run predict how their points move.
 
     Frame sampling and mask are those of the run. The crop is the middle of the frame, without
-    flips.
+    flips. `shown` is the number or the ids of clips, as for `chosen_clips`.
 
     Raises:
         InputError: the run has no weights or predicts no displacements, or there are no tracks.
@@ -108,12 +118,11 @@ def tracked_clips(layout: DatasetLayout, folder: RunFolder, num_clips: int) -> l
     table, split = read_held_out(
         layout, config.needs_boxes, config.needed_motion, box_source=config.box_source
     )
-    still = replace(config, flips=(), crop=Choice("centre", {}), repeats=1)
+    still = replace(
+        config, flips=(), crop=Choice("centre", {}), repeats=1, decoder_mask=Choice(ALL, {})
+    )
     dataset = PretrainDataset(table, still, LoaderConfig(workers=0), seed=0)
-    return [
-        _track_one(dataset, int(index), split, still, model)
-        for index in spread_over_classes(table.labels["label"], num_clips)
-    ]
+    return [_track_one(dataset, index, split, still, model) for index in chosen_clips(table, shown)]
 
 
 def predicts_displacements(config: PretrainConfig) -> bool:

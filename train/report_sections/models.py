@@ -132,9 +132,7 @@ def _mistakes(dataset: Dataset, run: Run) -> dict[str, Any]:
         chosen = confident_mistakes(of_kind, NUM_CLIPS // len(scores))
         if not chosen:
             continue
-        found = class_maps(
-            dataset.layout, run.folder, len(chosen), clip_ids=chosen, kind=of_kind.kind
-        )
+        found = class_maps(dataset.layout, run.folder, chosen, kind=of_kind.kind)
         if not found:
             missing = [f"The clips that {run.name} was tested on are no longer in the shards."]
             continue

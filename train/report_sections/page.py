@@ -183,6 +183,7 @@ def _numbers(dataset: Dataset, chosen: ChosenRuns, runs: list[Run]) -> list[dict
         notes += [f"{' and '.join(kinds)} both right"] if len(kinds) > 1 else []
         scratch = from_random_weights(finetuned, runs)
         notes += [] if scratch is None else [f"random weights {scratch.test_top1:.1f} %"]
+        notes += [] if finetuned.folder.is_finished else ["not finished"]
         notes += [counted((finetuned.metrics or {}).get("clips", 0), "clip"), finetuned.name]
         numbers.append((f"{finetuned.tested_split} top-1", f"{finetuned.test_top1:.1f} %", notes))
     if pretrained is not None and pretrained.last("loss") is not None:

@@ -12,7 +12,7 @@ from train.clips.stored_boxes import read_clip
 from train.evaluation.score_files import Scores
 from train.pictures.charts import curves_chart
 from train.pictures.clips import draw_thumbnail
-from train.pictures.confusion import confusion_picture
+from train.pictures.confusion import confusion_picture, most_confused_picture
 from train.pictures.style import Chart, jpeg_uri
 from train.report_sections.runs import Run, scores_of
 from train.report_sections.sections import Dataset
@@ -48,9 +48,21 @@ def pretraining_section(layout: DatasetLayout, run: Run | None) -> dict:
             curves_chart("Pretraining loss", curves, "epoch", "loss", reference=reference),
             caption,
         ),
+        *_probe_chart(run),
         *_pace_charts(run, Chart.width),
     ]
     return {"sentence": sentence, "charts": charts, "missing": []}
+
+
+def _probe_chart(run: Run) -> list[tuple]:
+    """What the features were worth during pretraining; nothing without --probe-every."""
+    names = {"linear_top1": "linear probe", "knn_top1": "k-NN"}
+    curves = [run.curve(key, "probe", name=name) for key, name in names.items()]
+    curves = [curve for curve in curves if curve.is_line]
+    if not curves:
+        return []
+    chart = curves_chart("Probes of the features", curves, "epoch", "accuracy, %", from_zero=True)
+    return [(chart, "Accuracy on split val of simple classifiers on the frozen features.")]
 
 
 def predictor_level(runs: list[Run]) -> tuple[float, str] | None:
@@ -136,7 +148,14 @@ def _confusion(dataset: Dataset, scores: Scores, split: str) -> dict:
                 "images": _middle_frames(dataset, [scores.clip_id[i] for i in found]),
             }
         )
+    confused = most_confused_picture(scores, names)
+    plural = "classes" if scores.kind == "label" else PLURAL[scores.kind]
+    named = (
+        f"The {plural} that are confused most often, with the number of clips. The last column "
+        f"counts clips for which one of the other {plural} was predicted."
+    )
     return {
+        "more_charts": [] if confused is None else [(confused, named)],
         "of": "" if scores.kind == "label" else f" of {PLURAL[scores.kind]}",
         "chart": confusion_picture(scores, names),
         "caption": f"Clips of split {split} by true and predicted {one}. {right:,} of {total:,} "

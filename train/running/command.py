@@ -16,6 +16,7 @@ from shared.layout import DatasetLayout
 from shared.run_record import RunLock
 from shared.scene import INSIDES
 from train.network.head_config import BOXES, HEAD_WIDTHS
+from train.options.chosen_recipe import choose_recipe
 from train.options.config import LoaderConfig
 from train.options.merging import merge
 from train.options.recipe import MCA_FIELDS, loader_config, parse_changes, read_recipe
@@ -52,6 +53,7 @@ class Common:
     overwrite: bool = False
     dry_run: bool = False
     verbose: bool = False
+    recipe_line: str | None = None  # says why the recipe was chosen, where nobody named it
 
     def read_recipe(self) -> dict[str, Any]:
         """The tables of the recipe, or of the earlier run that --like names."""
@@ -75,15 +77,17 @@ class Common:
 def read_common(command: str, like: str | None, **given: Any) -> Common:
     """Read the options of a command line, and the record of the run that `--like` names."""
     seed = given.pop("seed")
+    layout = DatasetLayout(given["out"], given["dataset"])
     if like is None:
-        return Common(**given, seed=seed or 0)
+        given["recipe"], line = choose_recipe(layout, given["recipe"])
+        return Common(**given, recipe_line=line, seed=seed or 0)
     if given["recipe"] is not None:
         raise InputError(
             "option-conflict",
             "--recipe and --like both name the options of the run; give one of them, and change "
             "single options with --set",
         )
-    earlier = read_earlier(DatasetLayout(given["out"], given["dataset"]), like, command)
+    earlier = read_earlier(layout, like, command)
     given["run"] = given["run"] or f"{earlier.name}-again"
     seed = earlier.options["seed"] if seed is None else seed
     return Common(**given, seed=seed, earlier=earlier)
@@ -148,8 +152,8 @@ def training_options(command: Callable) -> Callable:
         click.option(
             "--recipe",
             type=FOLDER,
-            metavar="FILE",
-            help="Recipe file (TOML).  [default: the dataset's, else default.toml]",
+            metavar="RECIPE",
+            help="Recipe file, or a name in train/recipes/.  [default: by dataset]",
         ),
         click.option(
             "--set",

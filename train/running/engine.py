@@ -95,15 +95,7 @@ def start_processes(device: str) -> Processes:
     Raises:
         InputError: a GPU is requested and there is none, or the launcher set only some variables.
     """
-    kind = device
-    if device == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-        if kind == "cpu" and (line := unused_gpu(torch.cuda)):
-            print(line, file=sys.stderr)
-    if kind == "cuda" and (reason := why_no_gpu(torch.cuda)):
-        raise InputError(
-            "no-gpu", f"--device cuda: no GPU can be used here: {reason}; give --device cpu"
-        )
+    kind = _kind_of(device)
     with _launched():
         rank, world_size, local_rank = (int(os.environ[name]) for name in LAUNCHER_VARIABLES[:3])
         if kind == "cuda":
@@ -120,6 +112,29 @@ def start_processes(device: str) -> Processes:
             atexit.register(dist.destroy_process_group)
     here = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
     return Processes(rank, world_size, here)
+
+
+def one_process(device: str) -> Processes:
+    """This process alone, without DeepSpeed; the arguments are those of `start_processes`.
+
+    Raises:
+        InputError: a GPU is requested and there is none.
+    """
+    return Processes(0, 1, torch.device(_kind_of(device)))
+
+
+def _kind_of(device: str) -> str:
+    """cpu or cuda."""
+    kind = device
+    if device == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        if kind == "cpu" and (line := unused_gpu(torch.cuda)):
+            print(line, file=sys.stderr)
+    if kind == "cuda" and (reason := why_no_gpu(torch.cuda)):
+        raise InputError(
+            "no-gpu", f"--device cuda: no GPU can be used here: {reason}; give --device cpu"
+        )
+    return kind
 
 
 def wants_bf16(precision: str, uses_cuda: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -138,7 +139,14 @@ def count_classes(
     return counts
 
 
-def labelled(table: ClipTable, config: FinetuneConfig, num_classes: dict[str, int]) -> ClipTable:
+class HasLabels(Protocol):
+    """What has kinds of label: a configuration or a model."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+
+def labelled(table: ClipTable, config: HasLabels, num_classes: dict[str, int]) -> ClipTable:
     """The same table, after a check that each clip has labels, and that classes.json has these."""
     for kind in config.labels:
         labels = table.labels[kind]

@@ -3,21 +3,32 @@ Biases.
 
 All three have the same figures under the same names. The report reads log.jsonl. For an event
 {"event": "train", "step": 10, "loss": 0.9} TensorBoard and Weights & Biases get train/loss = 0.9 at
-step 10.
+step 10. TensorBoard also gets the options of the run, for its page "HParams", and pictures.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from shared.errors import InputError
 from shared.files import write_atomically
 from shared.run_record import JsonlLog
 from train.running.run_folder import RunFolder
+from train.tables.nested import flatten
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+COMPARED = ("train/loss", "validate/top1")
+"""The curves whose last values TensorBoard lists beside the options of each run."""
 
 
 class LiveLog:
@@ -29,7 +40,7 @@ class LiveLog:
         first_step: steps that were done before this start of the run.
         tensorboard: whether event files are written to the folder tensorboard/ of the run.
         project: project of Weights & Biases; None for no project.
-        options: options of the run, for Weights & Biases.
+        options: options of the run, for Weights & Biases and TensorBoard.
 
     Raises:
         InputError: Weights & Biases is requested and cannot be used.
@@ -55,6 +66,7 @@ class LiveLog:
             # Hides what a killed run wrote after its last checkpoint: those steps are computed
             # again.
             self._curves = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1)
+            _write_options(self._curves, options)
         self._log = JsonlLog(folder.log)
 
     def write(self, event: dict[str, Any]) -> None:
@@ -74,6 +86,12 @@ class LiveLog:
         if self._remote is not None:
             self._remote.log(figures, step=event["step"])
 
+    def write_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Show a picture uint8 [H, W, 3] in TensorBoard, if it is written."""
+        if self._curves is not None:
+            self._curves.add_image(name, picture, step, dataformats="HWC")
+            self._curves.flush()
+
     def close(self) -> None:
         if self._log is not None:
             self._log.close()
@@ -81,6 +99,22 @@ class LiveLog:
             self._curves.close()
         if self._remote is not None:
             self._remote.finish()
+
+
+def _write_options(curves: SummaryWriter, options: Mapping[str, Any]) -> None:
+    """Write options as hyper-parameters, which TensorBoard compares between runs.
+
+    `SummaryWriter.add_hparams` would write them to a run of their own, apart from the curves.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {
+        name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+        for name, value in flatten(options).items()
+    }
+    for summary in hparams(plain, dict.fromkeys(COMPARED, 0.0)):
+        curves._get_file_writer().add_summary(summary)
+    curves.flush()
 
 
 def _start_wandb(project: str, folder: RunFolder, options: Mapping[str, Any]) -> Any:

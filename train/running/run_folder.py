@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.errors import InputError
 from shared.files import write_atomically
-from shared.layout import DATASET_NAME, DatasetLayout
+from shared.layout import DatasetLayout, is_dataset_name
 from shared.run_record import write_options
 from train.tables.nested import flatten
 
@@ -30,6 +30,10 @@ ADDED_LATER: dict[str, Any] = {
     "config.model.predict_visible": False,
     "config.mask.inside": "box",
     "config.head.inside": "box",
+    "config.head.block": True,
+    "config.frames.short": "spread",
+    "config.augment.rand_operations": "colour",
+    "config.decoder_mask.kind": "all",
 }
 # Defaults of METHOD in the Makefile: for the toy dataset, and for all others.
 MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"
@@ -205,7 +209,7 @@ def _how_to_make(run: Path) -> str:
     """The make command that makes a run of this name, for the message; empty if there is none."""
     named = re.fullmatch(r"(pretrain|finetune)-([a-z_]+?)(-mean|-mca)?", run.name)
     root = run.parent.parent
-    if named is None or run.parent.name != "runs" or not DATASET_NAME.fullmatch(root.name):
+    if named is None or run.parent.name != "runs" or not is_dataset_name(root.name):
         return ""
     goal, method, head = named.groups()
     if (goal == "finetune") != (head is not None):

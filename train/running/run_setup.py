@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -112,8 +112,12 @@ def set_up(
 
     Raises:
         InputError: the batch cannot be divided; or with --like, the input has changed.
+
+    Returns:
+        the run. Its batch is smaller than that of `config` if there are fewer clips.
     """
     processes = start_processes(common.device)
+    config, batch_line = _with_fitting_batch(config, loader, len(table), processes.world_size)
     options = {
         "command": command,
         "dataset": common.dataset,
@@ -132,13 +136,36 @@ def set_up(
     if common.verbose or common.dry_run:
         for line in _option_lines(options):
             processes.say(line)
-    for line in _summary_lines(setup, num_steps):
-        processes.say(line)
+    for said in [common.recipe_line, batch_line, *_summary_lines(setup, num_steps)]:
+        if said is not None:
+            processes.say(said)
     if earlier := common.earlier:
         if changed := earlier.differences():
             processes.say(f"Versions differ from run {earlier.name}: {', '.join(changed)}.")
         earlier.check_input(options)
     return setup
+
+
+def _with_fitting_batch(
+    config: PretrainConfig | FinetuneConfig, loader: LoaderConfig, num_clips: int, world_size: int
+) -> tuple[PretrainConfig | FinetuneConfig, str | None]:
+    """The config with a batch that is no larger than the dataset, and a line if it was cut.
+
+    A batch that was cut can be divided over the processes, and into full micro-batches if it has
+    more than one.
+    """
+    batch_size = config.batch_size
+    if batch_size <= num_clips:
+        return config, None
+    full = loader.micro_batch_size * world_size
+    cut = num_clips // full * full or num_clips // world_size * world_size
+    if cut == 0:  # refused where steps are counted
+        return config, None
+    line = (
+        f"The batch of {counted(batch_size, 'clip')} is cut to {cut:,}, because split train has "
+        f"{counted(num_clips, 'clip')}."
+    )
+    return replace(config, batch_size=cut), line
 
 
 def _option_lines(options: dict[str, Any]) -> list[str]:

@@ -21,18 +21,25 @@ BACKWARD = 2  # the backward pass in forward passes: gradients of inputs and of 
 OPS = 2  # operations of a multiply-add
 
 
-def pretraining_flops(config: ModelConfig, num_masked: int) -> float:
-    """Operations of the forward and backward pass of a clip with `num_masked` masked tokens."""
+def pretraining_flops(
+    config: ModelConfig, num_masked: int, num_decoded: int | None = None
+) -> float:
+    """Operations of the forward and backward pass of a clip with `num_masked` masked tokens.
+
+    `num_decoded` of these are decoded; None decodes all.
+    """
     visible = config.num_tokens - num_masked
+    decoded = num_masked if num_decoded is None else num_decoded
     tubelet = NUM_CHANNELS * config.tubelet_size * config.patch_size**2
     embed = OPS * visible * tubelet * config.width
     encoder = _blocks(visible, config.width, config.depth, config.mlp_ratio, config)
     between = OPS * visible * config.width * config.decoder_width
     decoder = _blocks(
-        config.num_tokens, config.decoder_width, config.decoder_depth, config.decoder_mlp_ratio
+        visible + decoded, config.decoder_width, config.decoder_depth, config.decoder_mlp_ratio
     )
     decoder *= 1 if config.second_prediction_dim is None else 2
-    head = OPS * config.num_predicted(num_masked) * config.decoder_width * config.output_dim
+    predicted = config.num_predicted(num_masked, decoded)
+    head = OPS * predicted * config.decoder_width * config.output_dim
     # Pixels need no gradient.
     return embed * BACKWARD + (encoder + between + decoder + head) * (1 + BACKWARD)
 
@@ -55,7 +62,7 @@ def _cross_attention(config: ModelConfig, head: HeadConfig) -> float:
         return 0.0
     tokens, width = config.num_tokens, config.width
     inner_width = width * head.num_heads if head.head_width == "model" else width
-    maps = OPS * tokens * width * (4 * inner_width + 2 * width * head.mlp_ratio)
+    maps = OPS * tokens * width * (4 * inner_width + 2 * width * head.mlp_share)
     return head.depth * (maps + 2 * OPS * tokens**2 * inner_width)
 
 

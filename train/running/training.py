@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -130,6 +131,7 @@ class Training:
                     **bar_options(),
                 )
             )
+            self._bar.set_postfix({"epoch": self._epoch}, refresh=False)
             trace = setup.folder.trace if common.profile else None
             self._profiler = opened.enter_context(StepProfiler(trace, processes))
             self._opened = opened.pop_all()
@@ -204,8 +206,13 @@ class Training:
             **self._watch.read(clip_flops),
             **self._skipped(),
         )
-        epoch = f"{self.step / self._setup.epoch_steps:.1f}"
-        self._bar.set_postfix({"epoch": epoch, **shown}, refresh=False)
+        self._bar.set_postfix({"epoch": self._epoch, **shown}, refresh=False)
+
+    @property
+    def _epoch(self) -> str:
+        """How far the run is, such as `3.4 of 10`."""
+        setup = self._setup
+        return f"{self.step / setup.epoch_steps:.1f} of {setup.config.epochs}"
 
     def _skipped(self) -> dict[str, int]:
         """Number of steps that DeepSpeed skipped in bf16 because a gradient was infinite, if
@@ -215,6 +222,10 @@ class Training:
     def log_event(self, event: str, **figures: float) -> None:
         """Write a line of the log about another event than a step, such as a validation."""
         self._log.write({"event": event, "step": self.step, **figures})
+
+    def log_picture(self, name: str, picture: np.ndarray) -> None:
+        """Show a picture uint8 [H, W, 3] in TensorBoard."""
+        self._log.write_picture(name, picture, self.step)
 
     def save_or_stop(self) -> None:
         """Save if a checkpoint is due, at the end of the run, or when a stop was requested."""

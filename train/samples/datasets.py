@@ -9,18 +9,16 @@ Letters: R views of one read, T frames, S output pixels a side, N tokens, M mask
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from shared.decoder_masks import DECODER_MASKS
 from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
-from train.clips.augment import ColourAugment, erase
+from train.clips.augment import ColourAugment, FullAugment, erase
 from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.network.model_config import ModelConfig
@@ -40,8 +38,9 @@ Sample = dict[str, Tensor]
 class PretrainDataset(Dataset):
     """Clips with masks. The key (epoch, index) gives {"pixels", "mask", "index"}.
 
-    pixels is uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R]. A sample
-    also has the arrays of `Target.of_view` for the tokens that are predicted, [R, P, ...].
+    pixels is uint8 [R, T, S, S, 3], mask bool [R, N] (True = masked), index int64 [R]. If a decoder
+    mask leaves tokens out, a sample also has "decoded", bool [R, N] (True = masked and predicted).
+    It also has the arrays of `Target.of_view` for the tokens that are predicted, [R, P, ...].
     """
 
     def __init__(
@@ -55,30 +54,47 @@ class PretrainDataset(Dataset):
         epoch, index = key
         config, cut = self.config, self.config.cut
         clip = StoredClip(self.table, index, self.reader, config.model)
-        mask_entry = MASKS[config.mask.kind]
-        views, masks, targets = [], [], []
+        mask_entry, decoder_entry = (
+            MASKS[config.mask.kind],
+            DECODER_MASKS[config.decoder_mask.kind],
+        )
+        views, masks, chosen, targets = [], [], [], []
         for number in range(config.repeats):
             view_key = (self.seed, epoch, clip.clip_id, number)
             view, _ = clip.random_view(config, counter_generator(*view_key, "view"))
-            motion = clip.motion(view) if mask_entry.needs_motion else None
+            motion = clip.motion(view) if config.masks_by_motion else None
+            flow = clip.flow(view) if mask_entry.needs_flow else None
             moving = clip.moving(view) if config.inside == "positions" else None
-            scene = Scene(config.model.time_steps, clip.inside(view), motion, moving)
+            scene = Scene(config.model.time_steps, clip.inside(view), motion, flow, moving)
             rng = counter_generator(*view_key, "mask")
             mask = mask_entry.draw(scene, rng, **config.mask.options)
+            rng = counter_generator(*view_key, "decoder mask")
+            decoded = decoder_entry.draw(scene, mask, rng, **config.decoder_mask.options)
             of_tokens = config.target.of_view(clip.shown(view), cut)
-            predicted = _predicted_tokens(mask, config.target.predicts_visible)
+            predicted = _predicted_tokens(mask, decoded, config.target.predicts_visible)
             targets.append({name: values[predicted] for name, values in of_tokens.items()})
             views.append(view)
             masks.append(mask)
+            chosen.append(decoded)
         return {
             "pixels": torch.from_numpy(clip.pixels(views)),
             "mask": torch.from_numpy(np.stack(masks)),
             "index": torch.full((len(views),), index),
+            **({} if config.decodes_all else {"decoded": torch.from_numpy(np.stack(chosen))}),
             **{
                 name: torch.from_numpy(np.stack([target[name] for target in targets]))
                 for name in targets[0]
             },
         }
+
+
+def token_counts(batch: Sample) -> tuple[int, int]:
+    """Masked tokens of a clip, and how many of them are decoded.
+
+    The batch of a `PretrainDataset` is on the CPU, where counting waits for nothing.
+    """
+    num_masked = int(batch["mask"][0].sum())
+    return num_masked, int(batch["decoded"][0].sum()) if "decoded" in batch else num_masked
 
 
 class FinetuneDataset(Dataset):
@@ -100,7 +116,7 @@ class FinetuneDataset(Dataset):
         self.reader = open_reader(table, loader)
         _check_inside(self.reader, config.head.inside)
         self._flipped_labels = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
-        self._colours = _colour_augment(config.augment)
+        self._augment = _rand_augment(config.augment)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
@@ -118,16 +134,19 @@ class FinetuneDataset(Dataset):
                     label = self._flipped_labels[flip][label]
                 labels[kind].append(label)
         pixels = clip.pixels(views)
+        inside = clip.inside_tokens(views, config.head.box, config.head.inside)
         for number in range(config.repeats):
             rng = counter_generator(self.seed, epoch, clip.clip_id, number, "pixels")
-            if self._colours is not None:
-                pixels[number] = self._colours(pixels[number], rng)
+            if isinstance(self._augment, FullAugment):
+                grid = inside[number].reshape(-1, config.model.grid, config.model.grid)
+                pixels[number], moved = self._augment(pixels[number], grid, rng)
+                inside[number] = moved.ravel()
+            elif self._augment is not None:
+                pixels[number] = self._augment(pixels[number], rng)
             erase(pixels[number], config.augment.erase_probability, rng)
         return {
             "pixels": torch.from_numpy(pixels),
-            "inside": torch.from_numpy(
-                clip.inside_tokens(views, config.head.box, config.head.inside)
-            ),
+            "inside": torch.from_numpy(inside),
             "index": torch.full((len(views),), index),
             **{kind: torch.tensor(values) for kind, values in labels.items()},
         }
@@ -138,10 +157,12 @@ class EvaluateDataset(Dataset):
 
     pixels is uint8 [R, T, S, S, 3] and inside bool [R, N] with R = segments * crops; index is int64
     [1]. If the table has motion maps, a sample also has "motion", float32 [R, T', rows, columns].
+    With `flow` it also has "flow", float32 [R, T' - 1, fine rows, fine columns, 2].
 
     Args:
         frames: the frame rule of training.
         box: clip or tubelet, see `HeadConfig.box`.
+        flow: whether samples have the flow between time steps (`Scene.flow`).
         inside: box or positions, see `HeadConfig.inside`.
     """
 
@@ -153,11 +174,12 @@ class EvaluateDataset(Dataset):
         config: EvaluateConfig,
         loader: LoaderConfig,
         box: str = "clip",
+        flow: bool = False,
         inside: str = "box",
     ) -> None:
         self.table, self.model, self.frames, self.config = table, model, frames, config
         self.reader = open_reader(table, loader)
-        self.box, self.inside = box, inside
+        self.box, self.flow, self.inside = box, flow, inside
         _check_inside(self.reader, inside)
 
     def __getitem__(self, index: int) -> Sample:
@@ -171,6 +193,8 @@ class EvaluateDataset(Dataset):
         if self.table.motion_folder is not None:
             motion = np.stack([clip.motion(view) for view in views])
             sample["motion"] = torch.from_numpy(motion)
+        if self.flow:
+            sample["flow"] = torch.from_numpy(np.stack([clip.flow(view) for view in views]))
         return sample
 
 
@@ -180,13 +204,14 @@ def _check_inside(reader: ClipReader, inside: str) -> None:
         reader.check_areas()
 
 
-def _predicted_tokens(mask: np.ndarray, visible_too: bool) -> np.ndarray:
-    """int64 [P], in the model's order: visible tokens before masked ones, each rising."""
-    masked = np.flatnonzero(mask)
+def _predicted_tokens(mask: np.ndarray, decoded: np.ndarray, visible_too: bool) -> np.ndarray:
+    """int64 [P], in the model's order: visible tokens before decoded ones, each rising."""
+    masked = np.flatnonzero(decoded)
     return np.concatenate([np.flatnonzero(~mask), masked]) if visible_too else masked
 
 
-def _colour_augment(config: AugmentConfig) -> Callable[..., Any] | None:
+def _rand_augment(config: AugmentConfig) -> ColourAugment | FullAugment | None:
     if config.rand_layers == 0:
         return None
-    return ColourAugment(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)
+    kind = FullAugment if config.rand_operations == "all" else ColourAugment
+    return kind(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)

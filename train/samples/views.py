@@ -10,16 +10,25 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from shared.errors import InputError
 from shared.grid import View, inside_boxes
 from shared.motion_cells import cell_means
 from shared.moving_areas import moving_positions
 from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
-from train.clips.view_rules import CROPS, FRAME_RULES, Box, square_along, view_places
+from train.clips.view_rules import (
+    CROPS,
+    FRAME_RULES,
+    Box,
+    grid_places,
+    square_along,
+    view_places,
+)
 from train.network.model_config import ModelConfig
 from train.objectives.target import ShownView
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig, PretrainConfig
+from train.samples.followed import flow_between_steps
 from train.tables.typed import Choice
 
 SHRINK_LINEAR = 1.5  # a resize interpolates up to this factor; for larger factors it averages
@@ -104,12 +113,25 @@ class StoredClip:
         on."""
         views = []
         for segment in range(config.segments):
-            places = view_places(rule.kind, segment, config.segments, self.model.num_frames)
+            places = self._test_places(rule, config, segment)
             frames = self.choose_frames(rule, places)
             for number in range(config.crops):
                 crop = square_along(*self.stored_size, number, config.crops)
                 views.append(ClipView(frames, crop))
         return views
+
+    def _test_places(self, rule: Choice, config: EvaluateConfig, segment: int) -> np.ndarray:
+        num_frames = self.model.num_frames
+        if config.starts == "frame":
+            return view_places(rule.kind, segment, config.segments, num_frames)
+        if rule.kind != "dense":
+            raise InputError(
+                "option-unused",
+                f"evaluate.starts is {config.starts}, which is a way to place dense windows, and "
+                f"the frames of this run are {rule.kind}; leave it out",
+            )
+        stride = rule.options["stride"]
+        return grid_places(self.num_frames, num_frames, stride, segment, config.segments)
 
     # -----------------------------------------------------------------------------------------
     # The content of views
@@ -179,6 +201,13 @@ class StoredClip:
         grid = self.model.grid
         cells = cell_means(maps, self.source_view(view), self.source_size, (grid, grid))
         return cells.reshape(self.model.time_steps, -1, grid, grid).mean(axis=1)
+
+    def flow(self, view: ClipView) -> np.ndarray:
+        """How far the picture moves between time steps, see `Scene.flow`."""
+        firsts = view.frames[:: self.model.tubelet_size]
+        grid = (self.model.grid, self.model.grid)
+        shown = self.source_view(view)
+        return flow_between_steps(self.tracks, firsts, shown, self.source_size, grid)
 
     def tracks(self, first_frames: np.ndarray) -> PlacedTracks:
         """Tracks that start at the given frames, int64 [K]."""

@@ -97,11 +97,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     None."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Choice:
-        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-            raise InputError(
-                "wrong-type", f'{where} is {value!r}; it must be a table with kind = "..."'
-            )
-        return Choice(value["kind"], {k: v for k, v in value.items() if k != "kind"})
+        return _choice(value, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(value) and isinstance(value, kind):
         return value  # was built before
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -123,6 +119,18 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     if type(value) is not kind:
         raise InputError("wrong-type", f"{where} is {value!r}; it must be of type {kind.__name__}")
     return value
+
+
+def _choice(value: Any, where: str) -> Choice:
+    """A name, or a table with `kind` and options."""
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+        raise InputError(
+            "wrong-type",
+            f'{where} is {value!r}; it must be a name, or a table with kind = "..."',
+        )
+    return Choice(value["kind"], {k: v for k, v in value.items() if k != "kind"})
 
 
 def to_table(value: Any) -> Any:

@@ -23,6 +23,7 @@ from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncod
 from train.network.head import VideoClassifier, build_head
 from train.network.head_config import HeadConfig
 from train.weights import files, huggingface, videomae
+from train.weights.usage import Usage
 
 Kind = Literal["pretraining", "classification", "encoder"]
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
@@ -34,6 +35,7 @@ _ENCODER_FIELDS = (
     *("patch_size", "tubelet_size", "width", "depth", "num_heads"),
     *("positions", "attention", "layer_norm_eps"),
 )
+_CLIP_FIELDS = ("num_frames", "image_size")
 _DECODER_FIELDS = ("decoder_width", "decoder_depth", "decoder_heads", "head_norm_eps")
 
 
@@ -52,6 +54,10 @@ class ImportedWeights:
     """Number of classes of each kind of label; empty unless kind is classification."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The pooling head; used only if kind is classification."""
+    usage: Usage = field(default_factory=Usage)
+    """How a classifier is used, as far as the file says it."""
+    knows_clip_size: bool = True
+    """Whether num_frames and image_size of the config are from the file; a .pth file lacks them."""
 
     def build(self) -> MaskedAutoencoder | VideoClassifier | VideoEncoder:
         """Build the model with these weights."""
@@ -94,10 +100,10 @@ def import_weights(path: Path, **overrides: Any) -> ImportedWeights:
 
     Args:
         path: a .pth file of VideoMAE, a folder of Hugging Face VideoMAE (config.json and
-            safetensors), or a .safetensors file of ours.
-        overrides: fields of ModelConfig that replace those of the file. A .pth file does not
-        contain
-            num_frames (default 16), image_size (default 224) or the number of heads.
+            safetensors), or a .safetensors file of ours or with the tensors of one of the others.
+        overrides: fields of ModelConfig that replace those of the file. A file of tensors alone
+            does not contain num_frames (default 16), image_size (default 224) or the number of
+            heads.
 
     Raises:
         InputError: the file has an unknown format, is refused, or does not hold exactly one model.
@@ -112,8 +118,8 @@ def import_weights(path: Path, **overrides: Any) -> ImportedWeights:
     else:
         raise InputError(
             "wrong-format",
-            f"{path} is not a file of weights; allowed: .pth (VideoMAE), .safetensors (of this "
-            "project), a Hugging Face folder",
+            f"{path} is not a file of weights; allowed: .pth (VideoMAE), .safetensors, a "
+            "Hugging Face folder",
         )
     imported.check()
     return imported
@@ -126,6 +132,15 @@ def adopt_norms(config: ModelConfig, imported: ImportedWeights) -> ModelConfig:
     Face).
     """
     return dataclasses.replace(config, layer_norm_eps=imported.config.layer_norm_eps)
+
+
+def adopt_shape(config: ModelConfig, imported: ImportedWeights) -> ModelConfig:
+    """The configuration with the encoder of the imported weights, and their size of clips.
+
+    A .pth file does not have the size of clips; that of `config` stays.
+    """
+    names = (*_ENCODER_FIELDS, "mlp_ratio", *(_CLIP_FIELDS if imported.knows_clip_size else ()))
+    return dataclasses.replace(config, **{name: getattr(imported.config, name) for name in names})
 
 
 def load_autoencoder(model: MaskedAutoencoder, imported: ImportedWeights) -> None:
@@ -182,29 +197,26 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], source: st
 
 def _import_pth(path: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
     state = videomae.from_videomae(videomae.read_pth(path))
-    return _recognise(state, videomae.infer_config(state, overrides), path)
+    return _recognise(state, videomae.infer_config(state, overrides, str(path)), path)
 
 
 def _import_huggingface(folder: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
     fields, theirs = files.read_folder(folder)
     config = ModelConfig.from_dict({**huggingface.model_config(fields).to_dict(), **overrides})
-    return _recognise(huggingface.from_huggingface(theirs), config, folder)
+    imported = _recognise(huggingface.from_huggingface(theirs), config, folder)
+    return dataclasses.replace(imported, usage=huggingface.usage_of(fields, folder))
 
 
 def _import_safetensors(path: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
     state, metadata = files.read_safetensors(path)
     if metadata.get("format") != FORMAT:
-        raise InputError(
-            "wrong-format",
-            f"{path} is not a file of this project (its metadata has format "
-            f"{metadata.get('format')!r}); for Hugging Face weights give the folder with "
-            "config.json",
-        )
+        return _import_tensors(state, path, overrides)
     try:
         version, kind = int(metadata["format_version"]), _KINDS[metadata["kind"]]
         config, head, num_classes = (
             json.loads(metadata[name]) for name in ("config", "head", "num_classes")
         )
+        usage = json.loads(metadata.get("usage", "{}"))  # older files have none
     except (KeyError, ValueError) as error:
         raise InputError("damaged-file", f"{path} has damaged metadata: {error!r}") from error
     if version > FORMAT_VERSION:
@@ -220,7 +232,22 @@ def _import_safetensors(path: Path, overrides: Mapping[str, Any]) -> ImportedWei
         source=str(path),
         num_classes=num_classes,
         head=HeadConfig.from_dict(head),
+        usage=Usage.from_dict(usage, path),
     )
+
+
+def _import_tensors(
+    theirs: dict[str, Tensor], path: Path, overrides: Mapping[str, Any]
+) -> ImportedWeights:
+    """Weights of others in a .safetensors file: with a config.json beside it, or by their names."""
+    if path.name == "model.safetensors" and (path.parent / "config.json").is_file():
+        return _import_huggingface(path.parent, overrides)
+    if huggingface.has_names_of(theirs):
+        state = huggingface.from_huggingface(theirs)
+        overrides = {**huggingface.DEFAULT_EPS, **overrides}
+    else:
+        state = videomae.from_videomae(theirs)
+    return _recognise(state, videomae.infer_config(state, overrides, str(path)), path)
 
 
 def _recognise(state: dict[str, Tensor], config: ModelConfig, path: Path) -> ImportedWeights:
@@ -232,7 +259,9 @@ def _recognise(state: dict[str, Tensor], config: ModelConfig, path: Path) -> Imp
     elif "classifiers.label.weight" in state:
         kind = "classification"
         num_classes = {"label": state["classifiers.label.weight"].shape[0]}
-    return ImportedWeights(kind, config, state, str(path), num_classes)
+    return ImportedWeights(
+        kind, config, state, str(path), num_classes, knows_clip_size=path.is_dir()
+    )
 
 
 def _require_same_fields(
@@ -274,7 +303,9 @@ def _require_same_tensors(
 # ---------------------------------------------------------------------------------------------
 
 
-def export_safetensors(path: Path, model: MaskedAutoencoder | VideoClassifier) -> None:
+def export_safetensors(
+    path: Path, model: MaskedAutoencoder | VideoClassifier, usage: Usage | None = None
+) -> None:
     """Write a model as a safetensors file that `import_weights` reads, atomically."""
     if isinstance(model, VideoClassifier):
         weights = ImportedWeights(
@@ -284,6 +315,7 @@ def export_safetensors(path: Path, model: MaskedAutoencoder | VideoClassifier) -
             source=str(path),
             num_classes=model.num_classes,
             head=model.head.config,
+            usage=usage or Usage(),
         )
     else:
         weights = ImportedWeights("pretraining", model.config, model.state_dict(), str(path))
@@ -307,4 +339,6 @@ def write_safetensors(path: Path, weights: ImportedWeights) -> None:
         "head": json.dumps(weights.head.to_dict()),
         "num_classes": json.dumps(weights.num_classes),
     }
+    if usage := weights.usage.to_dict():
+        metadata["usage"] = json.dumps(usage)
     write_atomically(path, files.safetensors_image(weights.state_dict, metadata))

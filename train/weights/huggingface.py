@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,16 @@ from train.network.autoencoder import MaskedAutoencoder
 from train.network.head import VideoClassifier
 from train.network.model_config import NUM_CHANNELS, ModelConfig
 from train.weights.files import safetensors_image
+from train.weights.model_card import model_card, preprocessor_config
+from train.weights.usage import Usage
 
 # transformers always uses PyTorch's default for the decoder's last norm and for fc_norm, and not
 # layer_norm_eps of the configuration.
 FIXED_NORM_EPS = 1e-5
+DEFAULT_EPS = {"layer_norm_eps": 1e-12, "head_norm_eps": FIXED_NORM_EPS}  # without a config.json
+FILES = ("README.md", "preprocessor_config.json", "model.safetensors", "config.json")
+OWN_KEY = "mofo"  # of config.json: how the model is used, as `Usage` has it
+UNNAMED = re.compile(r"LABEL_\d+")
 
 # Names of this project -> names of transformers, which has separate query, key and value matrices.
 _OUTSIDE_BLOCKS = {
@@ -52,19 +59,25 @@ def export_huggingface(
     folder: Path,
     model: MaskedAutoencoder | VideoClassifier,
     class_names: Iterable[str] | None = None,
+    usage: Usage | None = None,
+    facts: Sequence[str] = (),
 ) -> None:
-    """Write a folder that `from_pretrained` of transformers reads.
+    """Write a folder that `from_pretrained` and `pipeline` of transformers read.
 
     Args:
-        folder: config.json and model.safetensors are written into it.
+        folder: config.json, preprocessor_config.json, README.md (a model card) and
+            model.safetensors are written into it.
         model: a masked autoencoder (VideoMAEForPreTraining), or a classifier with the mean head
             and one kind of label (VideoMAEForVideoClassification).
-        class_names: names of the classes for id2label; None gives LABEL_0, LABEL_1, ...
+        class_names: names of the classes for id2label; None takes those of `usage`, or else gives
+            LABEL_0, LABEL_1, ...
+        usage: how the model is used.
+        facts: further sentences for the model card.
 
     Raises:
         InputError: Hugging Face's VideoMAE does not support the model.
     """
-    folder = Path(folder)
+    folder, usage = Path(folder), usage or Usage()
     if isinstance(model, VideoClassifier):
         if model.head.config.kind != "mean" or list(model.num_classes) != ["label"]:
             raise InputError(
@@ -73,15 +86,51 @@ def export_huggingface(
                 f"model has the head {model.head.config.kind} and {', '.join(model.num_classes)}; "
                 "export to FILE.safetensors instead",
             )
+        if class_names is None:
+            class_names = usage.class_names.get("label")
         names = _names(class_names, model.num_classes["label"])
         architecture, config = "VideoMAEForVideoClassification", model.encoder.config
     else:
         architecture, config, names = "VideoMAEForPreTraining", model.config, None
     fields = huggingface_config(config, architecture, names)
+    if kept := replace(usage, class_names={}).to_dict():
+        fields[OWN_KEY] = kept
     image = safetensors_image(to_huggingface(model.state_dict()), {"format": "pt"})
     write_atomically(folder / "model.safetensors", image)
-    text = json.dumps(fields, indent=2) + "\n"
-    write_atomically(folder / "config.json", text.encode())
+    card = model_card(config, usage, names, facts)
+    write_atomically(folder / "README.md", card.encode())
+    _write_json(folder / "preprocessor_config.json", preprocessor_config(config))
+    _write_json(folder / "config.json", fields)  # last: a folder with it is complete
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def usage_of(fields: Mapping[str, Any], folder: Path) -> Usage:
+    """What a config.json says about the use of a classifier.
+
+    Raises:
+        InputError: an entry is not as it must be.
+    """
+    usage = Usage.from_dict(fields.get(OWN_KEY) or {}, folder / "config.json")
+    table = fields.get("id2label")
+    if not isinstance(table, Mapping) or not table:
+        return usage
+    try:
+        names = [str(table[str(number)]) for number in range(len(table))]
+    except KeyError as error:
+        raise InputError(
+            "damaged-file", f"{folder / 'config.json'}: id2label has no class {error}"
+        ) from None
+    if all(UNNAMED.fullmatch(name) for name in names):  # names that nobody chose
+        return usage
+    return replace(usage, class_names={"label": names})
+
+
+def has_names_of(theirs: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the parameter names of transformers."""
+    return any("embeddings.patch_embeddings.projection" in key for key in theirs)
 
 
 def _names(class_names: Iterable[str] | None, count: int) -> list[str]:

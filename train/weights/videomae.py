@@ -85,13 +85,16 @@ def _rename(key: str) -> str:
     return key
 
 
-def infer_config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> ModelConfig:
+def infer_config(
+    state: Mapping[str, Tensor], overrides: Mapping[str, Any], source: str
+) -> ModelConfig:
     """Infer the configuration from the shapes of a state dict with the names of this project.
 
     Args:
         state: weights.
         overrides: fields that the weights do not contain (image_size, num_frames, num_heads, ...).
             They replace the defaults: 16 frames of 224 pixels, and the heads of VideoMAE.
+        source: the file, for messages.
 
     Raises:
         InputError: there is no video transformer, or its number of heads must be given.
@@ -100,7 +103,7 @@ def infer_config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> M
     if kernel is None or kernel.dim() != 5 or kernel.shape[1] != NUM_CHANNELS:
         raise InputError(
             "wrong-format",
-            "the file holds no VideoMAE encoder, which has patch_embed.proj.weight with 5 "
+            f"{source} holds no VideoMAE encoder, which has patch_embed.proj.weight with 5 "
             f"dimensions and {NUM_CHANNELS} channels; the file starts with "
             f"{', '.join(list(state)[:5])}",
         )

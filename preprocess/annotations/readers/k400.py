@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from preprocess.annotations.base import (
     AnnotatedClip,
     Annotations,
@@ -26,23 +29,53 @@ def read(source: Source) -> Annotations:
         InputError: a clip does not end after its start, has no label, or has an unknown split.
     """
     notes: list[str] = []
-    rows: list[tuple[str, str, str, str]] = []  # where, video, split, label name
+    rows: list[Row] = []
     for split, path in source.split_files(notes):
-        columns = COLUMNS if split == "test" else ("label", *COLUMNS)
-        first = len(rows)
-        rows += [_row(where, row) for where, row in read_csv(path, columns)]
-        require_clips(rows[first:], path)
-    names = sorted({label for *_, label in rows if label})
+        rows += read_rows(split, path)
+    names = sorted({row.label for row in rows if row.label})
     check_count("label", names, source, notes)
+    return Annotations(clips_of(rows, names), source.spec.class_list(names), notes)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a list: where it is, id and span of the video, split, and name of the class."""
+
+    where: str
+    youtube_id: str
+    span: tuple[int, int]
+    split: str
+    label: str
+
+    @property
+    def video(self) -> str:
+        """Name of the trimmed file without its suffix."""
+        start, end = self.span
+        return f"{self.youtube_id}_{start:06d}_{end:06d}"
+
+
+def read_rows(split: str, path: Path) -> list[Row]:
+    """The rows of the list of a split.
+
+    Raises:
+        InputError: the list has no row, or a row is wrong.
+    """
+    columns = COLUMNS if split == "test" else ("label", *COLUMNS)
+    rows = [_row(where, row) for where, row in read_csv(path, columns)]
+    require_clips(rows, path)
+    return rows
+
+
+def clips_of(rows: list[Row], names: list[str]) -> list[AnnotatedClip]:
+    """The clips of rows; the number of a class is its place in `names`."""
     number_of = {name: number for number, name in enumerate(names)}
-    clips = [
-        AnnotatedClip(where, video, video, split, number_of.get(label))
-        for where, video, split, label in rows
+    return [
+        AnnotatedClip(row.where, row.video, row.video, row.split, number_of.get(row.label))
+        for row in rows
     ]
-    return Annotations(clips, source.spec.class_list(names), notes)
 
 
-def _row(where: str, row: dict[str, str]) -> tuple[str, str, str, str]:
+def _row(where: str, row: dict[str, str]) -> Row:
     start = whole_number(row["time_start"], "time_start", where)
     end = whole_number(row["time_end"], "time_end", where)
     if end <= start:
@@ -58,4 +91,4 @@ def _row(where: str, row: dict[str, str]) -> tuple[str, str, str, str]:
         raise InputError(
             "missing-label", f"{where}: the row has no label; only test clips may have none"
         )
-    return where, f"{row['youtube_id']}_{start:06d}_{end:06d}", split, label
+    return Row(where, row["youtube_id"], (start, end), split, label)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from preprocess.annotations.base import AnnotatedClip, Annotations, Source, require_clips
-from preprocess.annotations.text_files import read_text
+from preprocess.annotations.class_numbers import numbered_classes, refuse_unlisted
+from preprocess.annotations.text_files import read_csv, read_text
 from shared.errors import InputError
-from shared.manifest import LABEL_KINDS, ClassList, Clip, parse_manifest, read_classes
+from shared.manifest import COLUMNS, LABEL_KINDS, OPTIONAL_COLUMNS, parse_manifest, read_classes
 
 ROLES = ("manifest", "classes")
 
@@ -18,7 +19,10 @@ def read(source: Source) -> Annotations:
 
 
 def read_manifest_csv(path: Path, classes_path: Path | None = None) -> Annotations:
-    """Read the clips of a CSV. Its videos are paths with a suffix.
+    """Read the clips of a CSV. Its videos are paths with a suffix, or folders of frames.
+
+    If all cells of the column `split` are empty, the clips are yet to be divided. Backslashes in
+    paths are read as slashes. Columns that a manifest does not have are kept for the splits.
 
     Args:
         path: the CSV.
@@ -33,19 +37,34 @@ def read_manifest_csv(path: Path, classes_path: Path | None = None) -> Annotatio
             "missing-file",
             f"no file {path}; give --manifest a CSV with the columns of manifest.csv",
         )
-    rows = parse_manifest(read_text(path), str(path))
+    text = read_text(path)
+    raw = [row for _, row in read_csv(path, ())]
+    is_undivided = bool(raw) and all(row.get("split") == "" for row in raw)
+    has_backslash = any("\\" in (row.get("video") or "") for row in raw)
+
+    def prepare(row: dict[str, str]) -> dict[str, str]:
+        split = "train" if is_undivided else row["split"]
+        return row | {"video": row["video"].replace("\\", "/"), "split": split}
+
+    rows = parse_manifest(text, str(path), prepare)
     classes_path = classes_path or path.with_name("classes.json")
-    classes = read_classes(classes_path) if classes_path.is_file() else _numbered(rows)
+    if classes_path.is_file():
+        classes = read_classes(classes_path)
+    else:
+        classes = numbered_classes(
+            {
+                kind: [value for row in rows if (value := getattr(row, kind)) is not None]
+                for kind in LABEL_KINDS
+            }
+        )
     clips = []
-    for number, row in enumerate(rows, start=2):
+    known = {*COLUMNS, *OPTIONAL_COLUMNS}
+    for number, (row, cells) in enumerate(zip(rows, raw, strict=True), start=2):
         where = f"{path}, row {number} (clip {row.clip_id!r})"
         for kind in LABEL_KINDS:
-            names, value = getattr(classes, kind), getattr(row, kind)
-            if value is not None and value >= len(names):
-                raise InputError(
-                    "bad-entry",
-                    f"{where}: {kind} is {value}, but {classes_path.name} has {len(names)} classes",
-                )
+            value = getattr(row, kind)
+            if value is not None:
+                refuse_unlisted(classes, kind, value, classes_path.name, where)
         clips.append(
             AnnotatedClip(
                 where,
@@ -58,16 +77,11 @@ def read_manifest_csv(path: Path, classes_path: Path | None = None) -> Annotatio
                 row.start_seconds,
                 row.stop_seconds,
                 exact=True,
+                frames_per_second=row.frames_per_second,
+                columns={name: text for name, text in cells.items() if name not in known},
             )
         )
     require_clips(clips, path)
-    return Annotations(clips, classes)
-
-
-def _numbered(rows: list[Clip]) -> ClassList:
-    """Class lists for labels without names. Their length is the largest label plus 1."""
-    lists: dict[str, list[str]] = {}
-    for kind in LABEL_KINDS:
-        numbers = [value for row in rows if (value := getattr(row, kind)) is not None]
-        lists[kind] = [str(number) for number in range(max(numbers, default=-1) + 1)]
-    return ClassList(label=lists["label"], verb=lists["verb"], noun=lists["noun"])
+    notes = ["backslashes in the paths of the CSV are read as slashes"] if has_backslash else []
+    splits_from = None if is_undivided else f"the column split of {path}"
+    return Annotations(clips, classes, notes, splits_from)

@@ -1,0 +1,145 @@
+"""Writes the results of benchmarks/real_video.py: a JSON file, tables in Markdown, and a picture.
+
+The JSON file has one entry for each row with its interval, and the difference of each row to random
+weights and to VideoMAE. Cells that were asked for and are not finished are listed as missing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paired_bootstrap import LEVEL, RESAMPLES, Accuracies, Estimate
+from benchmarks.real_video_cells import ALL, METHODS
+from benchmarks.real_video_scores import Results, Row
+from benchmarks.record import machine
+from shared.files import write_atomically
+from shared.run_record import versions
+from train.pictures.charts import Curve, curves_chart
+
+RESULTS = Path(__file__).parent / "results" / "real_video.json"
+BASELINES = ("random", "videomae")
+TITLES = {"probe": "Linear probe on frozen features", "finetune": "Finetuning"}
+
+
+def write_results(
+    results: Results, missing: list[dict[str, Any]], setting: dict[str, Any], path: Path = RESULTS
+) -> None:
+    """Write the JSON file, and the tables and the picture of the same name beside it.
+
+    Args:
+        missing: fold, method, seed, labels and measure of cells that are not finished.
+        setting: what the figures were made with: compute, folds, seeds, clips, command.
+    """
+    content = {
+        **setting,
+        "machine": machine(),
+        "versions": versions(),
+        "interval": {"level": LEVEL, "resamples": RESAMPLES, "of": "source videos"},
+        "rows": [_row(results, row) for row in sorted(results.rows(), key=_order)],
+        "missing": missing,
+    }
+    write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")
+    write_atomically(path.with_suffix(".md"), tables(content).encode())
+    for measure in sorted({row["measure"] for row in content["rows"]}):
+        png = path.with_name(f"{path.stem}-{measure}.png")
+        write_atomically(png, efficiency_curves(content, measure))
+
+
+def tables(content: dict[str, Any]) -> str:
+    """The content of the results file as Markdown."""
+    folds, seeds = (", ".join(map(str, content[name])) for name in ("folds", "seeds"))
+    lines = [
+        "# Pretraining on real clips",
+        "",
+        f"`{content['command']}` on {content['machine']['processor']}. JHMDB-21, folds {folds} by "
+        f"source video, seeds {seeds};",
+        f"chance is 4.8 %. A pretraining has {content['teraflops']:g} TFLOP. Brackets have the "
+        f"{LEVEL:.0%} interval over source",
+        "videos; differences are paired. All figures: [real_video.json](real_video.json).",
+    ]
+    for measure in ("probe", "finetune"):
+        rows = [row for row in content["rows"] if row["measure"] == measure]
+        if rows:
+            lines += ["", f"## {TITLES[measure]}", "", *_table(rows)]
+    if content["missing"]:
+        lines += ["", f"Not run yet: {len(content['missing'])} cells, listed in real_video.json."]
+    return "\n".join(lines) + "\n"
+
+
+def efficiency_curves(content: dict[str, Any], measure: str) -> bytes:
+    """A PNG with top-1 over labels per class, one curve for each method."""
+    curves = []
+    for key, method in METHODS.items():
+        points = sorted(
+            (row["labelled_clips"], row["top1"]["value"])
+            for row in content["rows"]
+            if row["measure"] == measure and row["method"] == key
+        )
+        if points:
+            x, y = zip(*points, strict=True)
+            curves.append(Curve(method.name, x, y))
+    chart = curves_chart(TITLES[measure], curves, "labelled clips", "test top-1, %", width=5.0)
+    return chart.file()
+
+
+def _row(results: Results, row: Row) -> dict[str, Any]:
+    key, labels, measure = row
+    cells = results.cells_of(row)
+    entry: dict[str, Any] = {
+        "method": key,
+        "labels_per_class": labels or "all",
+        "measure": measure,
+        "folds": sorted({fold for fold, _ in cells}),
+        "seeds": sorted({seed for _, seed in cells}),
+        "labelled_clips": results.labelled_clips(row),
+        **_rounded(results.accuracies(row)),
+    }
+    for baseline in BASELINES:
+        if baseline != key:
+            difference = results.difference(row, (baseline, labels, measure))
+            if difference is not None:
+                entry[f"minus_{baseline}"] = _rounded(difference)
+    return entry
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| labels a class | method | folds x seeds | top-1 | mean class | minus random weights | "
+        "minus VideoMAE |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            str(row["labels_per_class"]),
+            METHODS[row["method"]].name,
+            f"{len(row['folds'])} x {len(row['seeds'])}",
+            _text(row["top1"]),
+            f"{row['mean_class']['value']:.1f}",
+            *(
+                _text(row[f"minus_{baseline}"]["top1"], "+") if f"minus_{baseline}" in row else ""
+                for baseline in BASELINES
+            ),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _rounded(accuracies: Accuracies) -> dict[str, dict[str, float]]:
+    return {
+        name: {key: round(value, 2) for key, value in estimate.items()}
+        for name, estimate in asdict(accuracies).items()
+    }
+
+
+def _text(estimate: dict[str, float], sign: str = "") -> str:
+    """`+8.3 [4.1, 12.4]`."""
+    numbers = Estimate(**estimate)
+    return f"{numbers.value:{sign}.1f} [{numbers.low:.1f}, {numbers.high:.1f}]"
+
+
+def _order(row: Row) -> tuple[str, int, int]:
+    key, labels, measure = row
+    return measure, labels if labels != ALL else 10**9, list(METHODS).index(key)

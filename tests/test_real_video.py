@@ -1,0 +1,232 @@
+"""The benchmark on real clips: folds by source, equal compute, paired intervals, its plan."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from errors import refused, refuses
+from hypothesis import given
+from hypothesis import strategies as st
+from video_fixtures import render_video
+
+from benchmarks import real_video
+from benchmarks.paired_bootstrap import Resampler
+from benchmarks.real_clips import (
+    count_clips,
+    count_labelled,
+    make_fold,
+    read_labels,
+    read_sources,
+    write_clip_list,
+)
+from benchmarks.real_video_cells import ALL, METHODS, flops_of_clip, plan_cells
+from benchmarks.real_video_plan import list_trainings
+from benchmarks.real_video_scores import Results, TestedClips
+from benchmarks.real_video_tables import efficiency_curves, tables, write_results
+from shared.layout import DatasetLayout
+from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
+
+CLASSES = ("jump", "run")
+FOLDS, PER_FOLD = 4, 3
+
+
+@pytest.fixture
+def actions(tmp_path):
+    """A folder like that of the samples: labels.csv, and empty videos of the hockey clips."""
+    folder = tmp_path / "actions"
+    (folder / "jhmdb21").mkdir(parents=True)
+    rows = [
+        {"path": f"videos/{name}/{name}{fold}{number}.mp4", "label": name,
+         "group": f"{name}{fold}", "fold": fold, "frames": 40}
+        for name in CLASSES for fold in range(FOLDS) for number in range(PER_FOLD)
+    ]  # fmt: skip
+    with open(folder / "jhmdb21" / "labels.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    for name in ("fight", "nofight"):
+        (folder / "hockey" / "videos" / name).mkdir(parents=True)
+        (folder / "hockey" / "videos" / name / "1.mp4").touch()
+    return folder
+
+
+@pytest.fixture
+def clips(actions, tmp_path):
+    """The dataset of all clips, with a manifest and no shards."""
+    layout = DatasetLayout(tmp_path / "out", "clips")
+    listed = write_clip_list(actions, layout.root / "list", hockey=True)
+    write_manifest(layout.manifest, read_manifest(listed))
+    write_classes(layout.classes, read_classes(listed.with_name("classes.json")))
+    layout.frames.mkdir()
+    return layout
+
+
+def test_a_fold_tests_its_own_sources_and_trains_on_all_others(actions, clips):
+    sources = read_sources(actions)
+    layout = make_fold(clips, actions, 2)
+    splits = {clip.clip_id: clip.split for clip in read_manifest(layout.manifest)}
+    tested = {clip_id for clip_id, split in splits.items() if split == "test"}
+    assert len(tested) == len(CLASSES) * PER_FOLD and set(splits.values()) == {"train", "test"}
+    rest = {sources[clip_id] for clip_id in set(sources) - tested}
+    assert not {sources[clip_id] for clip_id in tested} & rest
+    assert count_clips(layout) == len(CLASSES) * 3 * PER_FOLD + 2  # the hockey clips too
+    assert count_labelled(layout, ALL) == len(CLASSES) * 3 * PER_FOLD
+    assert count_labelled(layout, 5) == len(CLASSES) * 5
+    assert layout.frames.resolve() == clips.frames.resolve() and not layout.boxes.exists()
+
+
+def test_the_fold_of_choices_has_no_test_clips(actions, clips):
+    layout = make_fold(clips, actions, 0)
+    assert {clip.split for clip in read_manifest(layout.manifest)} == {"train", "val"}
+
+
+def test_a_folder_without_labels_is_refused(tmp_path):
+    with refuses("missing-file", "labels.csv", tmp_path):
+        read_labels(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------
+# Cells
+
+
+def test_pretrainings_of_all_methods_take_the_same_compute():
+    budget, count = 20e12, 696
+    cells = plan_cells(tuple(METHODS), (1,), (0,), (10,), ("finetune",), {1: count}, budget)
+    pretrainings = [cell.pretraining for cell in cells if cell.pretraining is not None]
+    assert len(pretrainings) == len(METHODS) - 1
+    for each in pretrainings:
+        assert abs(each.flops - budget) <= each.clip_flops * count / 2  # rounded to an epoch
+
+
+def test_a_mask_that_hides_more_makes_a_clip_cheaper():
+    assert flops_of_clip("videomae") < flops_of_clip("smm")
+
+
+def test_no_two_cells_share_a_run():
+    counts = {1: 696, 2: 697}
+    cells = list(
+        plan_cells(tuple(METHODS), (1, 2), (0, 1), (5, ALL), ("probe", "finetune"), counts, 20e12)
+    )
+    runs = {(cell.fold, cell.run) for cell in cells}
+    assert len(runs) == len(cells)
+    probed = {cell.key for cell in cells if cell.measure == "probe"}
+    assert probed == set(METHODS) - {"mofo-mca"}  # a probe has no head
+
+
+def test_rows_that_differ_after_pretraining_share_it(actions, clips):
+    layouts = {1: make_fold(clips, actions, 1)}
+    cells = list(
+        plan_cells(("mofo", "mofo-mca"), (1,), (0,), (5, 10), ("finetune",), {1: 20}, 1e12)
+    )
+    kinds = [training.kind for training in list_trainings(cells, layouts)]
+    assert sum(kind.startswith("pretrain") for kind in kinds) == 1 and len(kinds) == 1 + 4
+
+
+def test_the_plan_is_printed_before_anything_runs(actions, clips):
+    out = str(clips.out)
+    clips.root.rename(clips.out / "jhmdb")
+    options = ["--videos", str(actions), "--out", out, "--plan", "--methods", "random,velocity"]
+    shown = CliRunner().invoke(real_video.main, options)
+    assert shown.exit_code == 0, shown.output
+    assert "pretrain velocity" in shown.output and "36 figures, 0 of them finished" in shown.output
+    assert not list(clips.out.glob("*/runs"))
+
+
+def test_mistakes_are_refused_before_anything_runs(actions, tmp_path):
+    def run(*options):
+        given = ["--videos", str(actions), "--out", str(tmp_path / "none"), *options]
+        return CliRunner().invoke(real_video.main, given)
+
+    refused(run("--methods", "mofoo"), "unknown-name", "mofoo", "velocity")
+    refused(run("--folds", "4"), "unknown-name", "4", "0, 1, 2, 3")
+    refused(run("--labels", "few"), "bad-setting", "few")
+    assert not (tmp_path / "none").exists()
+
+
+# --------------------------------------------------------------------------------------------------
+# Intervals
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_value_is_the_accuracy_and_lies_in_the_interval(seed):
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 40))
+    sources, classes = rng.integers(5, size=count), rng.integers(3, size=count)
+    correct, other = rng.random((2, count)) < 0.4
+    resampler = Resampler(sources, classes, resamples=50)
+    found = resampler.accuracies(correct)
+    assert found.top1.value == pytest.approx(100 * correct.mean())
+    means = [correct[classes == each].mean() for each in np.unique(classes)]
+    assert found.mean_class.value == pytest.approx(100 * np.mean(means))
+    assert 0 <= found.top1.low <= found.top1.high <= 100
+    difference = resampler.difference(correct, other)
+    expected = found.top1.value - resampler.accuracies(other).top1.value
+    assert difference.top1.value == pytest.approx(expected)
+
+
+def test_a_method_does_not_differ_from_itself():
+    correct = np.arange(60) % 3 == 0
+    resampler = Resampler(np.arange(60) // 4, np.arange(60) % 5, 50)
+    found = resampler.difference(correct, correct).top1
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_clips_of_one_source_count_as_one_observation():
+    """The same accuracy, but of 4 sources instead of 400: the interval must be much wider."""
+    correct, classes = np.repeat([1.0, 0.0, 1.0, 0.0], 100), np.zeros(400, int)
+    of_source = Resampler(np.arange(400) // 100, classes, 200).accuracies(correct).top1
+    of_clip = Resampler(np.arange(400), classes, 200).accuracies(correct).top1
+    assert of_source.value == of_clip.value == 50
+    assert of_source.high - of_source.low > 5 * (of_clip.high - of_clip.low)
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables
+
+
+def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
+    sources = read_sources(actions)
+    ids = sorted(sources)
+    labels = np.array([CLASSES.index(clip_id.partition("/")[0]) for clip_id in ids])
+    results = Results(sources)
+    share = {"random": 4, "velocity": 2}
+    for cell in plan_cells(tuple(share), (1,), (0,), (5, ALL), ("probe",), {1: 18}, 1e12):
+        correct = np.arange(len(ids)) % share[cell.key] == 0
+        results.add(cell, TestedClips(ids, labels, correct), 10 if cell.labels else 18)
+    missing = [{"fold": 2, "method": "mofo", "seed": 0, "labels_per_class": 5, "measure": "probe"}]
+    setting = {"command": "python", "folds": [1], "seeds": [0], "teraflops": 1.0}
+    path = tmp_path / "real.json"
+    write_results(results, missing, setting, path)
+    content = json.loads(path.read_text())
+    [few] = [
+        row for row in content["rows"]
+        if row["method"] == "velocity" and row["labels_per_class"] == 5
+    ]  # fmt: skip
+    assert few["top1"]["value"] == 50 and few["minus_random"]["top1"]["value"] == 25
+    assert "minus_videomae" not in few  # VideoMAE has no figure yet
+    assert "| 5 | velocities | 1 x 1 | 50.0 [" in path.with_suffix(".md").read_text()
+    assert "Not run yet: 1 cells" in tables(content)
+    assert efficiency_curves(content, "probe").startswith(b"\x89PNG")
+    assert (tmp_path / "real-probe.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_stopped_benchmark_continues_and_ends_with_a_table(actions, tmp_path):
+    """From videos to the table, on rendered clips; the second call computes nothing again."""
+    for number, row in enumerate(read_labels(actions)):
+        path = actions / "jhmdb21" / row["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        render_video(path, 20, rate=10 + number)
+    options = ["--videos", str(actions), "--out", str(tmp_path / "out"), "--folds", "1",
+               "--methods", "random,velocity", "--labels", "all", "--measures", "probe",
+               "--teraflops", "0.01", "--pool", "in-process",
+               "--results", str(tmp_path / "real.json")]  # fmt: skip
+    first = CliRunner().invoke(real_video.main, options)
+    assert first.exit_code == 0, first.output
+    assert json.loads((tmp_path / "real.json").read_text())["missing"] == []
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("finished")}
+    again = CliRunner().invoke(real_video.main, options)
+    assert again.exit_code == 0 and "2 figures, 2 of them finished" in again.output
+    assert finished == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("finished")}

@@ -1,0 +1,151 @@
+"""The attentive probe: a learned query that attends to the frozen tokens of a clip.
+
+A mean over tokens hides what only a few of them hold. V-JEPA (Bardes et al. 2024, sec. 4.2) and
+others therefore test frozen features with a cross-attention pooling layer, of which only the query
+and its maps are trained. The layer is timm's AttentionPoolLatent.
+
+Letters: n clips, N tokens of a clip, D channels, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from timm.layers import AttentionPoolLatent
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shared.errors import InputError
+from train.evaluation.frozen import Standardiser
+
+RATES = (3e-4, 1e-3, 3e-3)  # learning rates that are tried
+WEIGHT_DECAY = 0.1
+EPOCHS = 30
+BATCH = 64
+CHANNELS_OF_HEAD = 64
+MOST_BYTES = 16e9  # tokens that are kept in memory
+
+
+class AttentivePooling(nn.Module):
+    """Attention pooling and a linear classifier: tokens [B, N, D] -> logits [B, C]."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        heads = max(1, width // CHANNELS_OF_HEAD)
+        while width % heads:
+            heads -= 1
+        self.pool = AttentionPoolLatent(width, num_heads=heads, norm_layer=nn.LayerNorm)
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.classifier(self.norm(self.pool(tokens)))
+
+
+@dataclass(frozen=True)
+class AttentiveProbe:
+    """A trained attentive probe, and the learning rate that was chosen for it."""
+
+    standardise: Standardiser
+    model: AttentivePooling
+    device: torch.device
+    learning_rate: float
+
+    @torch.inference_mode()
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens [m, N, D] -> scores float32 [m, C]; each row adds up to 1."""
+        scores = [
+            self.model(_inputs(self.standardise, part, self.device)).softmax(1).cpu()
+            for part in np.array_split(tokens, max(1, len(tokens) // BATCH))
+        ]
+        return torch.cat(scores).numpy()
+
+
+def fit_attentive_probe(
+    tokens: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    held_out: tuple[np.ndarray, np.ndarray] | None,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> AttentiveProbe:
+    """Train the pooling and the classifier with AdamW; the learning rate is chosen on other clips.
+
+    Args:
+        tokens: float [n, N, D].
+        labels: int64 [n], 0 to num_classes - 1.
+        held_out: tokens and labels of the clips that choose the learning rate. None chooses it on
+            every fifth training clip, and trains on all clips again.
+        seed: of the initial weights and of the order of clips.
+
+    Raises:
+        InputError: there are fewer than two classes, or fewer than five clips.
+    """
+    if len(np.unique(labels)) < 2 or len(labels) < 5:
+        raise InputError(
+            "too-few-clips",
+            f"there are {len(labels)} training clips of {len(np.unique(labels))} classes; an "
+            "attentive probe needs at least five clips and two classes",
+        )
+    device = device or torch.device("cpu")
+    is_fit = np.ones(len(labels), np.bool_)
+    if held_out is None:
+        order = np.random.default_rng(seed).permutation(len(labels))
+        is_fit[order[::5]] = False
+        held_out = tokens[~is_fit], labels[~is_fit]
+    standardise = Standardiser.of(tokens[is_fit].reshape(-1, tokens.shape[2]))
+
+    def train_probe(rate: float, chosen: np.ndarray) -> AttentiveProbe:
+        inputs = _inputs(standardise, tokens[chosen], device)
+        targets = torch.from_numpy(labels[chosen]).to(device)
+        model = _train(inputs, targets, num_classes, rate, seed)
+        return AttentiveProbe(standardise, model, device, rate)
+
+    best, most_right = None, -1
+    for rate in RATES:
+        probe = train_probe(rate, is_fit)
+        right = int((probe(held_out[0]).argmax(1) == held_out[1]).sum())
+        if right > most_right:
+            best, most_right = probe, right
+    assert best is not None
+    return best if is_fit.all() else train_probe(best.learning_rate, np.ones_like(is_fit))
+
+
+def refuse_too_many(clips: int, num_tokens: int, width: int) -> None:
+    """Refuse tokens that do not fit into memory.
+
+    Raises:
+        InputError: they take more than MOST_BYTES.
+    """
+    needed = 2.0 * clips * num_tokens * width  # float16
+    if needed > MOST_BYTES:
+        raise InputError(
+            "out-of-range",
+            f"the tokens of {clips:,} clips take {needed / 1e9:.0f} GB, and a probe keeps at most "
+            f"{MOST_BYTES / 1e9:.0f} GB in memory; give --labels-per-class",
+        )
+
+
+def _train(
+    inputs: Tensor, targets: Tensor, num_classes: int, rate: float, seed: int
+) -> AttentivePooling:
+    torch.manual_seed(seed)
+    model = AttentivePooling(inputs.shape[2], num_classes).to(inputs.device)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
+    steps = EPOCHS * -(-len(inputs) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(len(inputs)).split(BATCH):
+            batch = batch.to(inputs.device)
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def _inputs(standardise: Standardiser, tokens: np.ndarray, device: torch.device) -> Tensor:
+    """float32 [n, N, D], each channel standardised."""
+    return torch.from_numpy(standardise(tokens.astype(np.float32))).to(device)

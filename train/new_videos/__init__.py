@@ -1,0 +1,1 @@
+"""Shards of videos that were not preprocessed, made by the commands of preprocess/."""
