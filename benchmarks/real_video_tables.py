@@ -56,8 +56,8 @@ def tables(content: dict[str, Any]) -> str:
         "",
         f"`{content['command']}`",
         "",
-        f"JHMDB-21, folds {folds} by source video, seeds {seeds}; chance is 4.8 %. In brackets: the",
-        f"{LEVEL:.0%} interval over source videos; differences are paired. All figures: "
+        f"JHMDB-21, folds {folds} by source video, seeds {seeds}; chance is 4.8 %. In brackets:",
+        f"the {LEVEL:.0%} interval over source videos; differences are paired. All figures: "
         "[real_video.json](real_video.json).",
     ]
     if content["pretrainings"]:
@@ -98,7 +98,9 @@ def efficiency_curves(content: dict[str, Any], measure: str) -> bytes:
         if points:
             x, y = zip(*points, strict=True)
             curves.append(Curve(method.name, x, y))
-    chart = curves_chart(TITLES[measure], curves, "labelled clips", "test top-1, %", width=5.0)
+    chart = curves_chart(
+        TITLES[measure], curves, "labelled clips", "test top-1, %", from_zero=True, width=5.0
+    )
     return chart.file()
 
 
