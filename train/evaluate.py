@@ -288,7 +288,15 @@ def evaluate(
     # Score
     # -----------------------------------------------------------------------------------------
     model = tested.build().to(processes.device)
-    dataset = EvaluateDataset(table, tested.model, tested.frames, views, loader, tested.head.box)
+    dataset = EvaluateDataset(
+        table,
+        tested.model,
+        tested.frames,
+        views,
+        loader,
+        tested.head.box,
+        inside=tested.head.inside,
+    )
     scores = score_clips(model, dataset, loader, processes, views.split)
     labels = {kind: table.labels[kind] for kind in kinds}
     if classes:

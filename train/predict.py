@@ -205,7 +205,13 @@ def _predict(
     loader = replace(with_workers(classifier.loader, workers), cache_megabytes=0)
     views = classifier.views
     dataset = EvaluateDataset(
-        table, classifier.model, classifier.frames, views, loader, classifier.head.box
+        table,
+        classifier.model,
+        classifier.frames,
+        views,
+        loader,
+        classifier.head.box,
+        inside=classifier.head.inside,
     )
     process = one_process(device)
     model = classifier.build().to(process.device)
