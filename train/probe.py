@@ -10,7 +10,8 @@ another (--pool steps), or all tokens one after another (--pool tokens), without
 The linear probe is a logistic regression on the labelled clips of split train. Its penalty is
 chosen on split val, or by cross-validation on split train where val is missing or is the tested
 split. k-NN votes among the clips of split train. The attentive probe (--probe attentive) trains a
-query that attends to all tokens of a clip. --probe sgd trains the linear probe as papers do, by SGD.
+query that attends to all tokens of a clip. --probe sgd trains the linear probe by SGD, as papers
+do.
 
 Writes OUT/<dataset>/runs/probe-<method>/: options.json, features-<split>.h5, and for each probe
 metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. A stopped probe continues with the split

@@ -25,6 +25,9 @@ class Extractor(nn.Module):
         mean, deviation: how the model standardises RGB in 0..1.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self,
         model: nn.Module,
