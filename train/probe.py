@@ -10,7 +10,7 @@ another (--pool steps), or all tokens one after another (--pool tokens), without
 The linear probe is a logistic regression on the labelled clips of split train. Its penalty is
 chosen on split val, or by cross-validation on split train where val is missing or is the tested
 split. k-NN votes among the clips of split train. The attentive probe (--probe attentive) trains a
-query that attends to all tokens of a clip. --probe sgd trains the linear probe by SGD, as papers
+query that attends to all tokens of a clip. --probe sgd trains the linear probe with SGD, as papers
 do.
 
 Writes OUT/<dataset>/runs/probe-<method>/: options.json, features-<split>.h5, and for each probe
@@ -315,7 +315,7 @@ def probe(
     if extractor is not None:
         encoder = extractor.read(seed, config.model.num_frames)
     else:
-        imported = None if weights is None else import_weights(weights)
+        imported = None if weights is None else import_weights(weights, "encoder")
         encoder = frozen_encoder(config.model, imported, seed)
     model = encoder.config
     if pool == TOKENS or "attentive" in probes:

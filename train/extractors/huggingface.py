@@ -38,7 +38,7 @@ def read_huggingface(folder: Path, kind: str, num_frames: int) -> Extractor:
             f"{folder} holds a model of kind {kind}, which transformers computes, and that is not "
             "installed; run `.venv/bin/pip install transformers`",
         ) from None
-    classes = {"vjepa2": transformers.VJEPA2Model, "hiera": transformers.HieraModel}
+    classes: dict[str, Any] = {"vjepa2": transformers.VJEPA2Model, "hiera": transformers.HieraModel}
     try:
         model: Any = classes[kind].from_pretrained(
             folder, local_files_only=True, use_safetensors=True
@@ -53,7 +53,8 @@ def read_huggingface(folder: Path, kind: str, num_frames: int) -> Extractor:
     side = int(model.config.image_size[0])
     with torch.inference_mode():
         tokens = model(torch.zeros(1, 3, side, side)).last_hidden_state
-    return FrameExtractor(model, shape_of_frames(side, *tokens.shape[1:], num_frames))
+    _, count, width = tokens.shape
+    return FrameExtractor(model, shape_of_frames(side, count, width, num_frames))
 
 
 def _shape_of_vjepa2(config: Any) -> ModelConfig:

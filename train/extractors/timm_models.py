@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -58,9 +59,10 @@ def read_timm(name: str, weights: Path | None, seed: int, num_frames: int) -> Ti
                 f"{weights} does not hold the weights of {name}: {len(missing)} are missing and "
                 f"{len(others)} are left over, such as {(missing + others)[0]}",
             )
-    data = model.pretrained_cfg
+    data: Any = model.pretrained_cfg
     side = data["input_size"][1]
     with torch.inference_mode():
         tokens = patch_tokens(model.eval(), torch.zeros(1, 3, side, side))
-    shape = shape_of_frames(side, *tokens.shape[1:], num_frames)
+    _, count, width = tokens.shape
+    shape = shape_of_frames(side, count, width, num_frames)
     return TimmExtractor(model, shape, data["mean"], data["std"])
