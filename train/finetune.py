@@ -208,7 +208,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                     best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
                     training.log(
                         {"loss": mean},
-                        finetuning_flops(config.model, config.head),
+                        finetuning_flops(config.model, config.head, config.token_share),
                         loss=f"{mean:.3f}",
                         best_val=best,
                     )
