@@ -158,7 +158,7 @@ def main(
         # -------------------------------------------------------------------------------------
         done = finished_parts(folder, names)
         process = one_process(device)
-        network = embedder.imported.build().eval().to(process.device)
+        network = embedder.build().eval().to(process.device)
         views = EvaluateConfig("test", segments, crops)
         split_of = {clip.clip_id: clip.split for clip in read_manifest(layout.manifest)}
         bar = tqdm(

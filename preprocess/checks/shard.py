@@ -21,6 +21,7 @@ from shared.errors import InputError
 from shared.grid import TUBE_POSITIONS
 from shared.moving_areas import has_areas
 from shared.schema import CLIP_PATHS
+from shared.shard_cache import drop, fetch_again
 from shared.shard_index import ShardEntry
 from shared.shards import ShardReader
 
@@ -80,6 +81,9 @@ def check_shards(shards: ShardsOfNumber) -> dict[str, list[str]]:
         good = {name: reader for name, reader in readers.items() if not problems[name]}
         for name, problem in _disagreements(good):
             problems[name].append(problem)
+    for name, file in shards.files.items():
+        if problems[name]:
+            drop(file.path)
     return problems
 
 
@@ -93,8 +97,9 @@ def kills_its_reader(shards: ShardsOfNumber) -> dict[str, list[str]]:
 
 
 def _file_problems(file: ShardFile) -> Iterator[str]:
-    """Problems of size and sha256; HDF5 is not used."""
+    """Problems of size and sha256; HDF5 is not used. Object storage is read, not its mirror."""
     try:
+        fetch_again(file.path)
         num_bytes = file.path.stat().st_size
         with open(file.path, "rb") as stream:
             if num_bytes != file.entry.bytes:

@@ -82,8 +82,8 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
     base = tables.pop("extends", None)
     if base is None:
         return tables
-    known = sorted(recipe.stem for recipe in RECIPES.glob("*.toml"))
-    check_name("extends", base, tuple(name for name in known if name != path.stem))
+    known = sorted(each.stem for each in RECIPES.glob("*.toml") if each != path.resolve())
+    check_name("extends", base, tuple(known))
     return merge(read_recipe(base, None), tables)
 
 

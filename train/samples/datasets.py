@@ -9,6 +9,8 @@ Letters: R views of one read, T frames, S output pixels a side, N tokens, M mask
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,6 +64,9 @@ class PretrainDataset(Dataset):
         for number in range(config.repeats):
             view_key = (self.seed, epoch, clip.clip_id, number)
             view, _ = clip.random_view(config, counter_generator(*view_key, "view"))
+            if config.shuffle_frames:
+                order = counter_generator(*view_key, "order").permutation(len(view.frames))
+                view = replace(view, frames=view.frames[order])
             motion = clip.motion(view) if config.masks_by_motion else None
             flow = clip.flow(view) if mask_entry.needs_flow else None
             moving = clip.moving(view) if config.inside == "positions" else None
