@@ -144,6 +144,31 @@ PARTS: dict[str, tuple[Row, ...]] = {
             for kind in ("flow", "hog", "hof", "mbh")
         ),
     ),
+    "mme-options": (
+        FROM_RANDOM,
+        Row("MME: positions and HOG along the track", "mme"),
+        *(
+            Row(
+                f"MME: {kind.upper()} and HOG where they are, not followed",
+                "mme",
+                {"trajectories.kind": kind, "trajectories.fixed_hog": "true"},
+            )
+            for kind in ("flow", "hof", "mbh")
+        ),
+        Row(
+            "MME: positions, and HOG where it is",
+            "mme",
+            {"trajectories.shape": "false", "trajectories.fixed_hog": "true"},
+        ),
+        *(
+            Row(f"MME: the {how} of the tracks of a patch", "mme", {"trajectories.merge": how})
+            for how in ("mean", "max")
+        ),
+        Row("MME: not normalised over a patch", "mme", {"trajectories.normalise": "false"}),
+        Row("MME: without a loss mask", "mme", {"trajectories.loss_mask": "false"}),
+        Row("MME: frames in random order", "mme", {"shuffle_frames": "true"}),
+        Row("MME: a quarter of the clips", "mme", {"clip_share": 0.25}),
+    ),
     "decoder-mask": (
         FROM_RANDOM,
         MOFO,

@@ -76,6 +76,8 @@ from shared.run_record import command_line
               help="Source of the flow of velocities and boxes.")  # fmt: skip
 @click.option("--pool", type=click.Choice(["ray", "in-process"]), default="ray",
               help="How preprocess.flows runs its workers.")  # fmt: skip
+@click.option("--only-tables", is_flag=True,
+              help="Write the tables of finished figures, and run nothing.")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Print the cost of each pretraining and stop.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, metavar="FILE",
               show_default="benchmarks/results/real_video.json",
@@ -93,6 +95,7 @@ def main(
     hockey: bool,
     source: str,
     pool: str,
+    only_tables: bool,
     plan: bool,
     results: Path,
 ) -> None:
@@ -108,7 +111,7 @@ def main(
     # ---------------------------------------------------------------------------------------------
     # Data: once for all folds
     # ---------------------------------------------------------------------------------------------
-    if plan:
+    if plan or only_tables:
         if not clips.manifest.is_file():
             list_clips(clips, videos, hockey)
     else:
@@ -138,9 +141,11 @@ def main(
     # ---------------------------------------------------------------------------------------------
     # Cells: the tables are written after each
     # ---------------------------------------------------------------------------------------------
-    for cell in tqdm(cells, "cells", unit="cell", **bar_options()):
+    waiting = [each for each in cells if not score_file(layouts[each.fold], each).is_file()]
+    for cell in tqdm([] if only_tables else waiting, "cells", unit="cell", **bar_options()):
         run_cell(layouts[cell.fold], cell)
         write_results(collect(cells, layouts, sources), missing(cells, layouts), setting, results)
+    write_results(collect(cells, layouts, sources), missing(cells, layouts), setting, results)
     print(results.with_suffix(".md").read_text())
 
 

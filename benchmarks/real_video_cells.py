@@ -54,6 +54,7 @@ METHODS = {
     "mgm": Method("MGM", "mgm", needs_tracks=True),
     "mme": Method("MME", "mme", settings={"motion_source": TRACKS_NAME}, needs_tracks=True),
     "velocity": Method("velocities", "velocity"),
+    "velocity-shape": Method("velocities and shape", "velocity", settings={"target.shape": "true"}),
 }
 
 
@@ -78,7 +79,9 @@ class Pretraining:
     @property
     def run(self) -> str:
         """Name of the run. Rows that differ only after pretraining share it."""
-        return f"pretrain-{METHODS[self.key].method}-{self.epochs}epochs-seed{self.seed}"
+        method = METHODS[self.key]
+        words = ["pretrain", method.method, *map(_slug, method.settings.items())]
+        return f"{'-'.join(map(str, words))}-{self.epochs}epochs-seed{self.seed}"
 
     @property
     def clips_seen(self) -> int:
@@ -87,6 +90,11 @@ class Pretraining:
     @property
     def flops(self) -> float:
         return self.clips_seen * self.clip_flops
+
+
+def _slug(setting: tuple[str, object]) -> str:
+    key, value = setting
+    return f"{key.rpartition('.')[2]}_{value}"
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ of the output say how much.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
@@ -55,7 +56,7 @@ from shared.shard_index import read_index, shard_name
 from shared.wording import counted, listed
 
 if TYPE_CHECKING:  # a run that finds everything complete does not wait for OpenCV and torch
-    from preprocess.flow_run.messages import StageTimes
+    from preprocess.flow_run.messages import Event, StageTimes
 
 
 @click.command(
@@ -135,6 +136,10 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @shared_option("flow_workers")
 @shared_option("num_gpus")
 @shared_option("clip_timeout")
+@rare_option("--shard-writers", type=click.IntRange(0), metavar="PROCESSES",
+             help="Number of processes that put shards together and write them in place of this "
+             "one. Their machines must see --out. With 0, this process does.  [default: 0; in a "
+             "cluster that sees --out, one for every 32 workers]")  # fmt: skip
 @rare_option("--dashboard", is_flag=True,
              help="Show Ray's dashboard on 127.0.0.1. The dashboard asks for a token, the value "
              "of RAY_AUTH_TOKEN."
@@ -242,9 +247,13 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
 
     # ----- Decode and flow at once; clips end in any order, shards as their last clip does
     of_lost_shards, known_failures = split_by_shard(plan, set_aside)
+
+    def known(shard: int) -> Iterable[Event]:
+        return known_failures.get(shard, ())
+
     with (
         closing(RunStart(plan, journal)) as run,
-        running_pool(plan, is_needed=bool(groups)) as pool,
+        running_pool(plan, bool(groups), known) as pool,
         tqdm(
             total=plan.num_clips,
             initial=plan.num_clips - len(missing),
@@ -260,8 +269,9 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
             events,
             journal,
             plan.folders,
-            lambda shard: known_failures.get(shard, ()),
+            known,
             run.publish,
+            run.put_in_place,
         ):
             if event.clip_index in set_aside:
                 continue
@@ -299,6 +309,9 @@ def declare_complete(plan: Plan, journal: Journal) -> None:
     journal.remove()
     for path in [*files_of_parts(plan.failures), *files_of_parts(layout.lock)]:
         remove_file(path)
+    for name in (".first-shard", ".leases", ".transcoded"):  # of parts that were killed
+        for folder in layout.root.glob(f"{name}-*-of-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def missing_shards(plan: Plan, missing: list[int]) -> str:

@@ -354,7 +354,7 @@ def _refuse_unused(dataset: str, spec: DatasetSpec | None, options: ManifestOpti
     elif spec is None:
         kind, unused = "own data in folders", {"annotations", "split_number"}
         if options.unlabelled:
-            kind, unused = "--unlabelled", unused | {"test_share", "seed"}
+            kind, unused = "--unlabelled", unused | {"test_share", "seed", "group_by", "fold"}
     else:
         kind, unused = f"dataset {dataset}", set(OWN_OPTIONS)
         unused |= {"prefer"} if spec.has_own_manifest else set()

@@ -235,21 +235,27 @@ ON_LOOPBACK = {
     **os.environ,
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "disabled",
-    "RAY_raylet_start_wait_time_s": "180",  # a node may take long to start beside other work
 }
 MACHINES = """
 import sys
 from ray.cluster_utils import Cluster
 
-num_cpus = int(sys.argv[1])
+def again(start):  # Ray gives a node 30 s to start, which is too little beside other work
+    for _ in range(5):
+        try:
+            return start()
+        except Exception as error:
+            failed = error
+    raise failed
+
 quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
-node = {"num_cpus": num_cpus, "object_store_memory": 100 << 20}
+node = {"num_cpus": 2, "object_store_memory": 100 << 20}
 head = {**node, "include_dashboard": False, "_system_config": quick}
-machines = Cluster(initialize_head=True, head_node_args=head)
+machines = again(lambda: Cluster(initialize_head=True, head_node_args=head))
 print(machines.address, flush=True)
 for order in sys.stdin:
     if order == "add\\n":
-        machines.add_node(**{**node, "num_cpus": 1})
+        again(lambda: machines.add_node(**{**node, "num_cpus": 1}))
     else:
         machines.remove_node(next(iter(machines.worker_nodes)), allow_graceful=False)
     print("done", flush=True)
@@ -258,13 +264,13 @@ machines.shutdown()
 
 
 @contextmanager
-def cluster(num_cpus: int):
-    """A Ray cluster of one node on loopback: its address, and a function that takes orders.
+def cluster():
+    """A Ray cluster of a node with two CPUs on loopback: its address, and what takes orders.
 
     "add" adds a node of one CPU, "kill" kills one that was added.
     """
     machines = subprocess.Popen(
-        [sys.executable, "-c", MACHINES, str(num_cpus)],
+        [sys.executable, "-c", MACHINES],
         env=ON_LOOPBACK,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -314,7 +320,7 @@ def copy_of(undisturbed, tmp_path) -> DatasetLayout:
 @pytest.mark.slow
 def test_a_lost_node_costs_time_alone_and_a_new_one_helps(undisturbed, tmp_path):
     layout = copy_of(undisturbed, tmp_path)
-    with cluster(num_cpus=2) as (address, order):
+    with cluster() as (address, order):
         order("add")
         run = start_on(address, layout, "--clips-per-shard", 2)
         wait_for_shards(layout, 6, run)
@@ -333,7 +339,7 @@ def test_a_lost_node_costs_time_alone_and_a_new_one_helps(undisturbed, tmp_path)
 @pytest.mark.slow
 def test_more_workers_than_cpus_of_a_cluster(undisturbed, tmp_path):
     layout = copy_of(undisturbed, tmp_path)
-    with cluster(num_cpus=2) as (address, _):
+    with cluster() as (address, _):
         more = ("--clips-per-shard", 2, "--decoders", 3, "--flow-workers", 3)
         run = start_on(address, layout, *more)
         output, errors = run.communicate(timeout=300)

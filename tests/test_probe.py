@@ -52,7 +52,8 @@ def test_a_probe_leaves_figures_scores_and_features(layout):
     lines = run(layout)
     folder = layout.runs / "probe-mofo"
     clips = {clip.clip_id: clip for clip in read_manifest(layout.manifest)}
-    for line, (name, title) in zip(lines[-2:], train.probe.PROBES.items(), strict=True):
+    for line, name in zip(lines[-2:], train.probe.BOTH, strict=True):
+        title = train.probe.PROBES[name]
         metrics = json.loads((folder / f"metrics-test-{name}.json").read_text())
         assert line == f"{title}: test top-1 {metrics['top1']:.1f} %"
         assert (metrics["clips"], metrics["probe"]) == (16, name)
@@ -113,6 +114,15 @@ def test_random_weights_depend_on_the_seed(layout):
     assert not np.allclose(features[0], features[2])
     unused = run(layout, "--from", "pretrain-mofo", "--seed", "1", code=1)
     refused(unused[-1], "option-unused", "--seed 1", "pretrain-mofo")
+
+
+def test_a_probe_by_sgd_leaves_figures(layout):
+    line = run(layout, "--run", "by-sgd", "--probe", "sgd", "--probe-epochs", "2")[-1]
+    metrics = json.loads((layout.runs / "by-sgd" / "metrics-test-sgd.json").read_text())
+    assert line == f"linear probe by SGD: test top-1 {metrics['top1']:.1f} %"
+    assert metrics["epochs"] == 2 and metrics["label_learning_rate"] > 0
+    unused = run(layout, "--probe-epochs", "2", code=1)
+    refused(unused[-1], "option-unused", "--probe-epochs 2", "--probe both")
 
 
 def test_an_attentive_probe_reads_all_tokens_and_leaves_scores(layout):

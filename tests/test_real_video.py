@@ -223,6 +223,8 @@ def test_a_stopped_benchmark_continues_and_ends_with_a_table(actions, tmp_path):
                "--methods", "random,velocity", "--labels", "all", "--measures", "probe",
                "--teraflops", "0.01", "--pool", "in-process",
                "--results", str(tmp_path / "real.json")]  # fmt: skip
+    before = CliRunner().invoke(real_video.main, [*options, "--only-tables"])
+    assert before.exit_code == 0 and "Not run yet: 2 cells" in before.output
     first = CliRunner().invoke(real_video.main, options)
     assert first.exit_code == 0, first.output
     assert json.loads((tmp_path / "real.json").read_text())["missing"] == []

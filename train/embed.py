@@ -158,7 +158,7 @@ def main(
         # -------------------------------------------------------------------------------------
         done = finished_parts(folder, names)
         process = one_process(device)
-        network = embedder.imported.build().eval().to(process.device)
+        network = embedder.build().eval().to(process.device)
         views = EvaluateConfig("test", segments, crops)
         split_of = {clip.clip_id: clip.split for clip in read_manifest(layout.manifest)}
         bar = tqdm(
@@ -215,8 +215,10 @@ def compute(
     from train.evaluation.scoring import mean_over_views
     from train.samples.datasets import EvaluateDataset
 
-    box = embedder.head.box
-    dataset = EvaluateDataset(table, embedder.model, embedder.frames, views, loader, box)
+    head = embedder.head
+    dataset = EvaluateDataset(
+        table, embedder.model, embedder.frames, views, loader, head.box, inside=head.inside
+    )
     found = mean_over_views(
         lambda batch: {"feature": embedder.compute(network, batch)},
         network, dataset, loader, process, "part",

@@ -139,7 +139,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     )
     from train.weights.files import digest_of
 
-    imported = None if weights is None else import_weights(weights)
+    imported = None if weights is None else import_weights(weights, "encoder")
     if imported is not None:
         config = replace(config, model=adopt_norms(config.model, imported))
     setup = set_up(
@@ -208,7 +208,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
                     best = f"{progress['best_top1']:.1f}" if progress["best_epoch"] else "none"
                     training.log(
                         {"loss": mean},
-                        finetuning_flops(config.model, config.head),
+                        finetuning_flops(config.model, config.head, config.token_share),
                         loss=f"{mean:.3f}",
                         best_val=best,
                     )

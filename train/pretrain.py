@@ -26,6 +26,7 @@ import click
 
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
+from train.clips.few_labels import share_of_clips
 from train.clips.table import read_clip_table
 from train.evaluation.probe_series import ProbeSeries
 from train.options.recipe import pretrain_config
@@ -92,6 +93,7 @@ def pretrain(
     table = read_clip_table(
         layout, ["train"], config.needs_boxes, config.needed_motion, config.box_source
     )
+    table = share_of_clips(table, config.clip_share)
     probes = ProbeSeries(layout, tables, config, probe_every)
     # These imports take seconds. They come after the checks, so that mistakes are reported at once.
     import torch

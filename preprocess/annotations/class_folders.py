@@ -79,7 +79,7 @@ def read_unlabelled(index: VideoIndex) -> Annotations:
         )
         for name in names
     ]
-    return Annotations(clips, ClassList())
+    return Annotations(clips, ClassList(), splits_from="--unlabelled")
 
 
 def _vanished(index: VideoIndex, classes: set[str], given_splits: bool) -> list[str]:

@@ -37,6 +37,8 @@ class FlowsConfig:
         pool: "ray", or "in-process" on one core.
         decoders: number of decoder processes; None = as many as suit the machine or the cluster.
         flow_workers: number of flow processes; None = the same.
+        shard_writers: number of processes that assemble and write shards; 0 = the run itself does;
+            None = 0, or on a cluster that sees `out` one for every 32 workers.
         num_gpus: number of GPUs for flow; 0 = flow is computed on CPU cores.
         clip_timeout: seconds without an answer after which a worker is killed.
         dashboard: whether Ray shows its dashboard on 127.0.0.1.
@@ -66,6 +68,7 @@ class FlowsConfig:
     pool: str = POOLS[0]
     decoders: int | None = None
     flow_workers: int | None = None
+    shard_writers: int | None = None
     num_gpus: int = 0
     clip_timeout: float = 300.0
     dashboard: bool = False
@@ -110,7 +113,7 @@ class FlowsConfig:
 
 # How a run was divided among processes says nothing about the next machine.
 NOT_TAKEN_OVER = (
-    *("decoders", "flow_workers", "part", "finish"),
+    *("decoders", "flow_workers", "shard_writers", "part", "finish"),
     *("strict", "overwrite", "dry_run", "verbose"),
 )
 
@@ -154,9 +157,16 @@ def with_workers(config: FlowsConfig) -> FlowsConfig:
     The numbers stay None where RAY_ADDRESS names a cluster. RayPool asks the cluster for its CPUs.
 
     Raises:
-        InputError: flow workers cannot be spread evenly over the GPUs.
+        InputError: flow workers cannot be spread evenly over the GPUs, or shard writers are
+            requested in a single process.
     """
     if config.pool == "in-process":
+        if config.shard_writers:
+            raise InputError(
+                "option-unused",
+                f"--shard-writers is {config.shard_writers}, and --pool in-process has no other "
+                "process. Leave out one of the two",
+            )
         return replace(config, decoders=1, flow_workers=1)
     gpus, flow_workers = config.num_gpus, config.flow_workers
     if gpus and flow_workers and flow_workers % gpus:

@@ -14,6 +14,7 @@ from preprocess.flow_run.decode_groups import DecodeGroup
 from preprocess.running.failures import INTERNAL_STAGE
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.remarks import Remark, Remarks
+from shared.shard_index import ShardEntry
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,36 @@ class ClipFailed:
         return cls(clip_index, INTERNAL_STAGE, reason, "program-fault", text)
 
 
+@dataclass(frozen=True)
+class ClipEnd:
+    """A clip of a shard that a worker assembles is complete, or has failed."""
+
+    clip_index: int
+    failed: ClipFailed | None = None
+
+
+@dataclass(frozen=True)
+class WrittenShard:
+    """A worker has written a shard: every folder's file of its number is whole.
+
+    Attributes:
+        number: number of the shard.
+        lease: folder with a folder of the same name for each folder of the run.
+        entries: the entries for dataset.json, by name of the folder.
+        failures: the clips that are not in it, by their index.
+    """
+
+    number: int
+    lease: Path
+    entries: dict[str, ShardEntry]
+    failures: dict[int, ClipFailed]
+
+
 DecodeEvent = EncodedFrames | Maps | ClipDecoded | ClipFailed
 FlowEvent = Maps | TracksOfFrames | ClipFailed
 Event = DecodeEvent | FlowEvent
+PoolEvent = Event | ClipEnd | WrittenShard
+"""What a pool yields: events of clips, or what workers made of them."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -126,6 +154,7 @@ class DecodeResult:
         num_frames: number of decoded frames, including frames that no clip keeps.
         remarks: (video, remark) for the videos that were opened.
         busy_seconds: how long the call took.
+        event_clips: the clips of the events, where the events travel apart from this result.
     """
 
     events: list[DecodeEvent] = field(default_factory=list)
@@ -136,14 +165,16 @@ class DecodeResult:
     num_frames: int = 0
     remarks: list[tuple[str, Remark]] = field(default_factory=list)
     busy_seconds: float = 0.0
+    event_clips: list[int] = field(default_factory=list)
 
 
 @dataclass
 class FlowResult:
-    """The result of one call of a flow worker."""
+    """The result of one call of a flow worker; `event_clips` is as in DecodeResult."""
 
     events: list[FlowEvent] = field(default_factory=list)
     busy_seconds: float = 0.0
+    event_clips: list[int] = field(default_factory=list)
 
 
 @dataclass

@@ -92,6 +92,11 @@ class Plan:
         return -(-len(self.clips) // self.clips_per_shard)
 
     @property
+    def leases(self) -> Path:
+        """The folder in which workers write shards; see preprocess/flow_run/leases.py."""
+        return self.layout.root / f".leases{self.suffix}"
+
+    @property
     def shards(self) -> range:
         """The numbers of the shards that this run makes."""
         return self.part.shards(self.num_shards) if self.part else range(self.num_shards)

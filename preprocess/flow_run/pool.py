@@ -11,22 +11,35 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from preprocess.flow_run.assembler import AssemblerOptions
 from preprocess.flow_run.decode_groups import DecodeGroup
 from preprocess.flow_run.decode_step import Decoder
 from preprocess.flow_run.flow_step import FlowWorker
+from preprocess.flow_run.leases import Leases
 from preprocess.flow_run.messages import Event, StageTimes, WorkerOptions
 from preprocess.flow_run.plan import Plan
+from preprocess.flow_run.ray_assemblers import Assembling
 from preprocess.flow_run.ray_pool import RayPool
 from preprocess.video.frame_chunks import DecodeOptions
 from shared.gpus import refuse_too_few
 
+KnownEvents = Callable[[int], Iterable[Event]]
+"""Gives the events of those clips of a shard that no worker computes."""
+
 
 @contextmanager
-def running_pool(plan: Plan, is_needed: bool) -> Iterator[RayPool | InProcessPool | None]:
+def running_pool(
+    plan: Plan, is_needed: bool, known: KnownEvents | None = None
+) -> Iterator[RayPool | InProcessPool | None]:
     """The workers of a run; None if there is nothing to compute.
+
+    Args:
+        plan: plan of the run.
+        is_needed: whether there is anything to compute.
+        known: for workers that write shards; None = workers write none.
 
     Raises:
         InputError: there are fewer GPUs than requested, or Ray does not start.
@@ -52,6 +65,7 @@ def running_pool(plan: Plan, is_needed: bool) -> Iterator[RayPool | InProcessPoo
             config.num_gpus,
             config.clip_timeout,
             dashboard=config.dashboard,
+            assembling=_assembling(plan, known) if known else None,
         )
     try:
         yield pool
@@ -59,6 +73,21 @@ def running_pool(plan: Plan, is_needed: bool) -> Iterator[RayPool | InProcessPoo
         pool.close()
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _assembling(plan: Plan, known: KnownEvents) -> Assembling | None:
+    """What workers that write shards need to know; None if the run writes them itself."""
+    if plan.config.shard_writers == 0:
+        return None
+    leases = Leases(plan.leases)
+    return Assembling(
+        plan.config.shard_writers,
+        leases,
+        AssemblerOptions(plan.flow, plan.configs, leases.probe, leases.probe_text),
+        plan.shard_of,
+        lambda shard: {index: plan.clips[index] for index in plan.clip_indexes(shard)},
+        known,
+    )
 
 
 def worker_options(plan: Plan) -> WorkerOptions:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from preprocess.flow_run.assembly import Assembly
 from preprocess.flow_run.further_outputs import refuse_other_videos
-from preprocess.flow_run.messages import ClipFailed, Event
+from preprocess.flow_run.messages import ClipEnd, ClipFailed, Event, PoolEvent, WrittenShard
 from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import failure_record
 from preprocess.running.journal import Journal
@@ -27,12 +27,13 @@ ShardWriter = Callable[
 
 def settled_clips(
     plan: Plan,
-    events: Iterable[Event],
+    events: Iterable[PoolEvent],
     journal: Journal,
     folders: dict[str, Path],
     known: Callable[[int], Iterable[Event]] = lambda _: (),
     write: ShardWriter = Assembly.publish,
-) -> Iterator[Event]:
+    put_in_place: Callable[[WrittenShard], None] | None = None,
+) -> Iterator[Event | ClipEnd]:
     """Yield the event that completes or fails each clip; publish each shard after its last clip.
 
     Args:
@@ -41,12 +42,23 @@ def settled_clips(
         folders: folders of the shards, by name.
         known: gives, for the number of a shard, the events of those clips that no worker computes.
         write: writes the shards of an assembly.
+        put_in_place: moves the shards that a worker has written to their folders.
     """
     assemblies: dict[int, Assembly] = {}
     shown_faults: set[str] = set()
     spill_folder = next(iter(folders.values()))
     try:
         for event in events:
+            if isinstance(event, WrittenShard):
+                assert put_in_place is not None
+                put_in_place(event)
+                record(plan, journal, event.number, event.entries, event.failures)
+                continue
+            if isinstance(event, ClipEnd):
+                if event.failed is not None:
+                    show_fault(plan.clips[event.clip_index], event.failed, shown_faults)
+                yield event.failed or event
+                continue
             shard = plan.shard_of(event.clip_index)
             if shard in journal.finished:
                 continue  # an event of a clip that has failed before
@@ -59,7 +71,7 @@ def settled_clips(
                     assemblies[shard].add(one)
             if not assemblies[shard].add(event):
                 continue
-            if isinstance(event, ClipFailed) and event.traceback:
+            if isinstance(event, ClipFailed):
                 show_fault(plan.clips[event.clip_index], event, shown_faults)
             yield event
             if assemblies[shard].is_settled:
@@ -79,18 +91,29 @@ def publish(
 ) -> None:
     """Write the shards of an assembly and record them in the journal."""
     entries = write(assembly, folders, plan.configs)
-    refuse_other_videos(plan, assembly.number)
+    record(plan, journal, assembly.number, entries, assembly.failures)
+
+
+def record(
+    plan: Plan,
+    journal: Journal,
+    number: int,
+    entries: dict[str, ShardEntry],
+    failed: dict[int, ClipFailed],
+) -> None:
+    """Record in the journal that the shards of a number are in their folders."""
+    refuse_other_videos(plan, number)
     failures = [
         failure_record(
             plan.clips[clip_index], event.stage, event.reason, event.code, event.traceback
         )
-        for clip_index, event in sorted(assembly.failures.items())
+        for clip_index, event in sorted(failed.items())
     ]
-    record = {kind: asdict(entry) for kind, entry in entries.items()}
-    journal.add({"shard": assembly.number, "failures": failures} | record)
+    of_folders = {kind: asdict(entry) for kind, entry in entries.items()}
+    journal.add({"shard": number, "failures": failures} | of_folders)
 
 
-def failed_record(plan: Plan, event: Event) -> dict[str, Any] | None:
+def failed_record(plan: Plan, event: Event | ClipEnd) -> dict[str, Any] | None:
     """The record for failures.jsonl of an event that fails a clip; None for other events."""
     if not isinstance(event, ClipFailed):
         return None
@@ -99,8 +122,8 @@ def failed_record(plan: Plan, event: Event) -> dict[str, Any] | None:
 
 
 def show_fault(clip: Clip, event: ClipFailed, shown: set[str]) -> None:
-    """Print the traceback of a fault of this program, unless its reason is in `shown`."""
-    if event.reason not in shown:
+    """Print the traceback of a fault of this program, if it is one whose reason is not `shown`."""
+    if event.traceback and event.reason not in shown:
         shown.add(event.reason)
         tqdm.write(f"Fault of this program at clip {clip.clip_id}:", file=sys.stderr)
         tqdm.write(event.traceback, file=sys.stderr)

@@ -82,7 +82,8 @@ class Actor:
         node: id of its node.
         failed_starts: number of failed starts in a row.
         request_at: when an actor that is AWAY is requested; of time.monotonic.
-        batch: reference to the batch that a decoder is making.
+        result, events, batch: references to what the call returns: its result, the events, and the
+            batch of a decoder. `call` is one of them.
         running: the group that a decoder started in an earlier call.
         groups: the groups that were sent with the call.
         flow_task: what a flow worker computes.
@@ -96,6 +97,8 @@ class Actor:
     node: str = ""
     failed_starts: int = 0
     request_at: float = 0.0
+    result: Any = None
+    events: Any = None
     batch: Any = None
     running: DecodeGroup | None = None
     groups: list[DecodeGroup] = field(default_factory=list)
@@ -217,7 +220,8 @@ class Crew:
         """End an actor, forget its work, and request it again after some seconds."""
         self._kill(actor)
         actor.stage, actor.handle, actor.call, actor.node = Stage.AWAY, None, None, ""
-        actor.batch, actor.running, actor.groups, actor.flow_task = None, None, [], None
+        actor.result = actor.events = actor.batch = actor.running = actor.flow_task = None
+        actor.groups = []
         actor.failed_starts = 0
         actor.request_at = time.monotonic() + seconds
 
@@ -288,10 +292,10 @@ class Crew:
         """Say when more workers wait than was said before, and when none waits any more."""
         if num_late > self._num_reported:
             num_cpus = int(self._ray.cluster_resources().get("CPU", 0))
-            text = f"{num_late} of {len(self.actors)} worker processes wait for a free CPU. "
-            text += f"The Ray cluster has {counted(num_cpus, 'CPU')} now."
+            text = f"{num_late} of {len(self.actors)} worker processes wait for a free CPU, or for "
+            text += f"their process to start. The Ray cluster has {counted(num_cpus, 'CPU')} now."
         elif self._num_reported and not num_waiting:
-            text = "No worker process waits for a CPU any more."
+            text = "No worker process waits any more."
         else:
             return
         self._num_reported = num_late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -16,9 +17,11 @@ from preprocess.flow_run.messages import (
     ClipFailed,
     DecodeResult,
     Event,
+    PoolEvent,
     StageTimes,
     WorkerOptions,
 )
+from preprocess.flow_run.ray_assemblers import Assembling, RayAssemblers
 from preprocess.flow_run.ray_crew import TEND_SECONDS, Actor, Crew, FlowTask, Kind, Stage
 from preprocess.flow_run.ray_start import connect_to_cluster, is_cluster_named, start_ray
 
@@ -47,6 +50,8 @@ class RayPool:
             about BATCH_FRAMES frames, never a whole long video.
         decoder, flow_worker: classes that the actors run.
         dashboard: whether a Ray that is started here shows its dashboard, on 127.0.0.1.
+        assembling: how actors assemble and write shards; None = the caller of `run` does. With it,
+            `run` yields what they have done: the ends of clips, and shards that were written.
 
     Raises:
         InputError: Ray is not installed, or actors do not start.
@@ -62,6 +67,7 @@ class RayPool:
         decoder: type[Decoder] = Decoder,
         flow_worker: type[FlowWorker] = FlowWorker,
         dashboard: bool = False,
+        assembling: Assembling | None = None,
     ) -> None:
         self._timeout = clip_timeout
         on_cluster = is_cluster_named()
@@ -92,7 +98,15 @@ class RayPool:
         self._attempts: dict[int, int] = {}
         self._lost_nodes: Counter[int] = Counter()
         self._crew = Crew(self._ray, kinds, options, on_cluster)
+        self._assemblers: RayAssemblers | None = None
+        self._max_delivered = 2 * (num_decoders + num_flow_workers)
         try:
+            if assembling is not None:
+                num_workers = num_decoders + num_flow_workers
+                found = RayAssemblers(
+                    self._ray, assembling, num_workers, on_cluster, self._decode_again
+                )
+                self._assemblers = found if len(found) else None
             while not self._crew.has_started:
                 for _ in self._next_events():
                     raise AssertionError("no group was given yet")
@@ -103,29 +117,48 @@ class RayPool:
     def close(self) -> None:
         """Kill the actors and disconnect from Ray; a Ray that was started here ends."""
         self._crew.close()
+        if self._assemblers is not None:
+            self._assemblers.close()
         self._ray.shutdown()
 
-    def run(self, groups: Iterable[DecodeGroup]) -> Iterator[Event]:
+    def run(self, groups: Iterable[DecodeGroup]) -> Iterator[PoolEvent]:
         self._groups.extend(groups)
         while True:
             self._assign()
             is_working = any(
                 actor.stage is Stage.READY and actor.call is not None for actor in self._crew.actors
             )
+            is_working = is_working or bool(self._assemblers and self._assemblers.calls)
             if not self._groups and not self._flow_tasks and not is_working:
                 return
-            yield from self._next_events()
+            for event in self._next_events():
+                if self._assemblers is None:
+                    yield event
+                else:
+                    self._assemblers.deliver([event], [event.clip_index])
+            if self._assemblers is not None:
+                yield from self._assembled()
+
+    def _assembled(self) -> Iterator[PoolEvent]:
+        """What the assemblers have done since the last look."""
+        assert self._assemblers is not None
+        calls = self._assemblers.calls
+        if calls:
+            for call in self._ray.wait(calls, num_returns=len(calls), timeout=0)[0]:
+                yield from self._assemblers.finish(call)
 
     def _next_events(self) -> Iterator[Event]:
         """Wait until calls end or take too long."""
         for ended in self._crew.tend():
             self._take_back(ended)
         calls = {actor.call: actor for actor in self._crew.actors if actor.call is not None}
-        if not calls:
+        awaited = [*calls, *(self._assemblers.calls if self._assemblers else ())]
+        if not awaited:
             time.sleep(TEND_SECONDS / 10)  # all workers wait to be requested again
             return
-        for call in self._ready(list(calls)):
-            yield from self._finish(calls[call])
+        for call in self._ready(awaited):
+            if call in calls:
+                yield from self._finish(calls[call])
         now = time.monotonic()
         for actor in self._crew.actors:
             if actor.call is None or now <= actor.since + self._seconds_allowed(actor):
@@ -137,9 +170,11 @@ class RayPool:
     def _ready(self, calls: list[Any]) -> list[Any]:
         """The calls that have ended; wait for the first one, for no longer than calls may take."""
         busy = [actor for actor in self._crew.actors if actor.call is not None]
-        left = min(actor.since + self._seconds_allowed(actor) for actor in busy) - time.monotonic()
+        ends = [actor.since + self._seconds_allowed(actor) for actor in busy]
+        left = min(ends, default=math.inf) - time.monotonic()
         if any(actor.stage in (Stage.WAITING, Stage.AWAY) for actor in self._crew.actors):
             left = min(left, TEND_SECONDS)
+        left = min(left, self._timeout)
         ready, rest = self._ray.wait(calls, num_returns=1, timeout=max(0.0, left) + 0.01)
         if ready and rest:
             ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
@@ -152,6 +187,8 @@ class RayPool:
     # Work for the workers
 
     def _assign(self) -> None:
+        if self._assemblers is not None and len(self._assemblers.calls) > self._max_delivered:
+            return  # results would pile up in Ray's object store
         for actor in self._crew.actors:
             if actor.call is not None or actor.stage is not Stage.READY:
                 continue
@@ -159,10 +196,9 @@ class RayPool:
                 self._assign_to_decoder(actor)
             elif self._flow_tasks:
                 actor.flow_task = self._flow_tasks.popleft()
-                actor.call = actor.handle.call.remote(
-                    "run", actor.flow_task.batch, actor.flow_task.selected
-                )
-                actor.since = time.monotonic()
+                task = actor.flow_task
+                run = actor.handle.call_apart.options(num_returns=2)
+                self._begin(actor, *run.remote("run", task.batch, task.selected))
 
     def _assign_to_decoder(self, actor: Actor) -> None:
         decoding = sum(1 for other in self._crew.of(DECODER) if other.batch is not None)
@@ -173,8 +209,13 @@ class RayPool:
         actor.groups = self._take_groups(is_idle=actor.running is None)
         if actor.running is None and not actor.groups:
             return
-        next_batch = actor.handle.call.options(num_returns=2)
-        actor.call, actor.batch = next_batch.remote("next_batch", actor.groups)
+        next_batch = actor.handle.call_apart.options(num_returns=3)
+        self._begin(actor, *next_batch.remote("next_batch", actor.groups))
+
+    def _begin(self, actor: Actor, result: Any, events: Any, batch: Any = None) -> None:
+        actor.result, actor.events, actor.batch = result, events, batch
+        # Waiting for the events also fetches them. Where assemblers take them, they stay away.
+        actor.call = events if self._assemblers is None else result
         actor.since = time.monotonic()
 
     def _take_groups(self, is_idle: bool) -> list[DecodeGroup]:
@@ -195,7 +236,9 @@ class RayPool:
         """Handle the result of an actor's call, or the death of the actor."""
         errors = self._ray.exceptions
         try:
-            result = self._ray.get(actor.call)
+            result = self._ray.get(actor.call if actor.result is None else actor.result)
+            if actor.result is not None and self._assemblers is None:
+                result.events = self._ray.get(actor.events)
         except errors.RayActorError as error:
             yield from self._replace(actor, "worker died", self._crew.is_of_lost_node(actor, error))
             return
@@ -205,6 +248,7 @@ class RayPool:
                 yield from self._replace(actor, f"worker failed: {_name_of(error)}", is_lost)
                 return
             lost, actor.flow_task, actor.call = actor.flow_task, None, None
+            actor.result = actor.events = None
             for index in lost.selected:
                 yield from self._restart(DecodeGroup((lost.tasks[index],)), "frames were lost")
             return
@@ -214,7 +258,9 @@ class RayPool:
         if actor.stage is not Stage.READY:
             self._crew.advance(actor, result)
             return
-        actor.call = None
+        if self._assemblers is not None and result.event_clips:
+            self._assemblers.deliver(actor.events, result.event_clips)
+        actor.call = actor.result = actor.events = None
         if actor.kind == DECODER:
             yield from self._finish_decoding(actor, result)
         else:
@@ -289,6 +335,11 @@ class RayPool:
         again = DecodeGroup((task,)).retry_of(task.clip_index, is_suspect)
         self._attempts[task.clip_index] = again.tasks[0].attempt
         self._groups.appendleft(again)
+
+    def _decode_again(self, task: ClipTask) -> None:
+        """Decode a clip again whose events were lost, whichever attempt they were of."""
+        newest = self._attempts.get(task.clip_index, 0)
+        self._try_again(replace(task, attempt=newest), is_suspect=False)
 
     def _take_back(self, ended: Actor) -> None:
         """Decode those clips elsewhere that an actor held which was ended to make room."""

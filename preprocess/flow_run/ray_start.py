@@ -16,6 +16,7 @@ from shared.errors import InputError
 OBJECT_STORE_BYTES = 80 << 20  # lower limit; Ray refuses less
 OBJECT_STORE_BYTES_A_BATCH = 32 << 20
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a program that was submitted as a job
+START_TRIES, TOO_SLOW = 3, "timed out during startup"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 # Folders that do not go to a cluster with the code.
 NOT_SENT = ["out/", "s3.mirror/", ".venv/", ".git/", "build/", "tests/"]
@@ -62,7 +63,8 @@ def start_ray(num_workers: int, num_gpus: int, num_batches: int, dashboard: bool
     _require_token()
     ray = _imported_ray()
     with _plain_errors("this machine", "Try --pool in-process"):
-        context = ray.init(
+        context = _start_patiently(
+            ray,
             address="local",
             num_cpus=num_workers,
             num_gpus=num_gpus,
@@ -74,6 +76,18 @@ def start_ray(num_workers: int, num_gpus: int, num_batches: int, dashboard: bool
     if dashboard:
         print(f"Ray's dashboard is at http://{context.dashboard_url}")
     return ray
+
+
+def _start_patiently(ray: Any, **options: Any) -> Any:
+    """`ray.init`, again where other work keeps Ray's processes from starting within its 30 s."""
+    for _ in range(START_TRIES - 1):
+        try:
+            return ray.init(**options)
+        except Exception as error:
+            if TOO_SLOW not in str(error):
+                raise
+            ray.shutdown()
+    return ray.init(**options)
 
 
 def _imported_ray() -> Any:
@@ -95,7 +109,7 @@ def _plain_errors(where: str, advice: str) -> Iterator[None]:
     """One line for what Ray raises where it does not start; it ends the program for some causes."""
     try:
         yield
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # Ray raises plain exceptions too
         reason = "it does not answer" if isinstance(error, SystemExit) else str(error)
         raise InputError(
             "no-workers", f"Ray does not start on {where}: {reason}. {advice}"

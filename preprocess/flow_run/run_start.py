@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.flow_run.assembly import Assembly
+from preprocess.flow_run.messages import WrittenShard
 from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import write_failures
 from preprocess.running.journal import Journal, remove_journal
@@ -58,7 +59,8 @@ class RunStart:
         self._log: JsonlLog | None = None
         self._early_failures: list[dict[str, Any]] = []
         self._staging = plan.layout.root / f".first-shard{plan.suffix}"
-        shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
+        for left in (self._staging, plan.leases):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         if not plan.config.overwrite:
             self.start()
 
@@ -91,12 +93,18 @@ class RunStart:
             return assembly.publish(folders, configs)
         staged = {name: self._staging / name for name in folders}
         entries = assembly.publish(staged, configs)
-        self.start()
-        for name, folder in folders.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            put_in_place(staged[name] / entries[name].name, folder / entries[name].name)
-        self.close_staging()
+        self.put_in_place(WrittenShard(assembly.number, self._staging, entries, {}))
         return entries
+
+    def put_in_place(self, written: WrittenShard) -> None:
+        """Move the shards of one number from a folder beside to their final names."""
+        if not self.has_started:
+            self.start()
+        for name, folder in self._plan.folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            file = written.entries[name].name
+            put_in_place(written.lease / name / file, folder / file)
+        shutil.rmtree(written.lease, ignore_errors=True)
 
     def close_staging(self) -> None:
         """Remove the folder of the first shard."""

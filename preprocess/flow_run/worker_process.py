@@ -26,3 +26,18 @@ class WorkerProcess:
     def call(self, method: str, *given: Any) -> Any:
         """Call a method of the worker."""
         return getattr(self._worker, method)(*given)
+
+    def call_apart(self, method: str, *given: Any) -> tuple[Any, ...]:
+        """Call a method whose result has events, and return the events apart from it.
+
+        Ray then moves the events, which are most of the bytes, only to the process that asks for
+        them.
+
+        Returns:
+            the result without events, the events, and what the method returned beside the result.
+        """
+        returned = self.call(method, *given)
+        result, *more = returned if isinstance(returned, tuple) else (returned,)
+        events, result.events = result.events, []
+        result.event_clips = sorted({event.clip_index for event in events})
+        return result, events, *more

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess.flow_run.decode_groups import decode_groups
-from preprocess.flow_run.messages import ClipFailed, Event
+from preprocess.flow_run.messages import ClipEnd, ClipFailed, Event
 from preprocess.flow_run.plan import Plan
 from preprocess.flow_run.pool import running_pool
 from preprocess.flow_run.publishing import settled_clips
@@ -80,6 +80,7 @@ def rebuild(
         for event in settled_clips(
             plan, events, journal, folders, lambda shard: _stored_clips(plan, shard, chosen)
         ):
+            assert not isinstance(event, ClipEnd), "no worker writes shards here"
             progress.update()
             num_failed += isinstance(event, ClipFailed)
             on_settled(event)

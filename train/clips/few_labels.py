@@ -15,6 +15,7 @@ import numpy as np
 from shared.errors import InputError
 from shared.scene import round_half_up
 from shared.wording import counted
+from train.clips.table import ClipTable
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ class FewLabels:
             return "all"
         of_class = f"{self.per_class}" if self.per_class else f"{100 * self.share:g} %"
         return f"{of_class} of each class, seed {self.seed}"
+
+
+def share_of_clips(table: ClipTable, share: float) -> ClipTable:
+    """A share of the clips of a table, at least one, whatever their labels."""
+    if share == 1.0:
+        return table
+    one_class = np.zeros((len(table), 1), np.int64)
+    return table.take(FewLabels(share=share).choose(table.ids, one_class))
 
 
 def say_labels(few: FewLabels, chosen: int, with_label: int, clips: int) -> str | None:

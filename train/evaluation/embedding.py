@@ -8,21 +8,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from shared.errors import InputError
 from train.clips.table import DEFAULT_BOXES
 from train.clips.view_rules import FRAME_RULES
-from train.network.autoencoder import MaskedAutoencoder, VideoEncoder
+from train.network.autoencoder import VideoEncoder
 from train.network.head import VideoClassifier
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.options.config import FinetuneConfig
 from train.samples.datasets import Sample
 from train.tables.typed import Choice, choose, convert
-from train.weights.exchange import ImportedWeights, import_weights
+from train.weights.exchange import ImportedWeights, build_encoder, import_weights
 from train.weights.own_runs import with_usage
 
 PER = ("clip", "step", "token")
@@ -86,12 +85,20 @@ class Embedder:
             return f"Mean of the encoder's output over {of_what[self.per]}."
         return "Output of the encoder for each token, in the order time step, row, column."
 
-    def compute(self, network: Any, batch: Sample) -> Tensor:
+    def build(self) -> VideoClassifier | VideoEncoder:
+        """The network that `compute` uses, with its weights, on the CPU."""
+        if not self.pools_with_head:
+            return build_encoder(self.model, self.imported)
+        network = self.imported.build()
+        assert isinstance(network, VideoClassifier)
+        return network
+
+    def compute(self, network: VideoClassifier | VideoEncoder, batch: Sample) -> Tensor:
         """Features of a batch of views on the device, float [B, D], [B, T' * D] or [B, N * D]."""
         if self.pools_with_head:
             assert isinstance(network, VideoClassifier)
             return network.features(batch["clips"], batch["inside"])
-        tokens = _encoder_of(network)(batch["clips"])
+        tokens = network(batch["clips"])
         if self.per == "clip":
             return tokens.mean(dim=1)
         if self.per == "step":
@@ -110,7 +117,7 @@ def read_embedder(weights: Path, config: FinetuneConfig, per: str) -> Embedder:
     Raises:
         InputError: the weights cannot be read, or what they say of their use is wrong.
     """
-    imported = with_usage(import_weights(weights), weights)
+    imported = with_usage(import_weights(weights, "encoder"), weights)
     frames = config.frames
     if imported.usage.frames is not None:
         try:
@@ -126,10 +133,3 @@ def _box_source(weights: Path) -> str:
         return DEFAULT_BOXES
     options = json.loads(record.read_text(encoding="utf-8"))["options"]
     return options["config"].get("box_source", DEFAULT_BOXES)
-
-
-def _encoder_of(network: Any) -> VideoEncoder:
-    if isinstance(network, MaskedAutoencoder | VideoClassifier):
-        return network.encoder
-    assert isinstance(network, VideoEncoder)
-    return network

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,6 +164,8 @@ class VideoClassifier(nn.Module):
         dropout: dropout probability of the pooled vector, 0..1.
         init_scale: factor on the initial weights of the classifiers. A small factor gives nearly
             equal scores at the start (VideoMAE: 0.001).
+        token_share: share of the tokens of a clip that training computes, drawn at random for each
+            forward pass (MME, table 10). In evaluation mode all tokens are computed.
     """
 
     def __init__(
@@ -172,8 +175,10 @@ class VideoClassifier(nn.Module):
         num_classes: Mapping[str, int],
         dropout: float = 0.0,
         init_scale: float = 0.001,
+        token_share: float = 1.0,
     ) -> None:
         super().__init__()
+        self.token_share = token_share
         if not num_classes or min(num_classes.values()) < 1:
             raise InputError(
                 "too-few-clips",
@@ -192,7 +197,13 @@ class VideoClassifier(nn.Module):
 
     def features(self, clips: Tensor, inside: Tensor | None = None) -> Tensor:
         """The pooled vector of each clip, [B, D]: the input of a linear probe and of k-NN."""
-        return self.head(self.encoder(clips), inside)
+        if not self.training or self.token_share == 1.0:
+            return self.head(self.encoder(clips), inside)
+        config = self.encoder.config
+        order = torch.rand(len(clips), config.num_tokens, device=clips.device).argsort(dim=1)
+        kept, _ = order[:, : config.num_kept(self.token_share)].sort(dim=1)
+        inside = None if inside is None else inside.gather(1, kept)
+        return self.head(self.encoder(clips, kept), inside)
 
     def forward(self, clips: Tensor, inside: Tensor | None = None) -> dict[str, Tensor]:
         """Scores before the softmax, [B, number of classes] for each kind of label.

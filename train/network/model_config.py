@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +146,10 @@ class ModelConfig(PlainValues):
         None decodes all of them."""
         decoded = num_masked if num_decoded is None else num_decoded
         return decoded + (self.num_tokens - num_masked if self.predict_visible else 0)
+
+    def num_kept(self, share: float) -> int:
+        """How many tokens of a clip a share of them is, at least 1."""
+        return max(1, math.floor(share * self.num_tokens + 0.5))
 
     @property
     def output_dim(self) -> int:

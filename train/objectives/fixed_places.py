@@ -105,15 +105,15 @@ def fixed_target(
 
     found, counts = of_patches(values[:, points]), of_patches(known[:, points] & within)
     if config.kind == "flow":
-        target = scaled(found, counts)
+        target = scaled(found, counts, config.normalise)
     elif config.kind == "hog":
-        target = standardised(found, counts)
+        target = standardised(found, counts, config.normalise)
     else:
         votes = _hof_votes(found) if config.kind == "hof" else _mbh_votes(found)
         number = np.maximum(counts.sum(axis=1, keepdims=True), 1)[..., None]
         histograms = (votes * counts[..., None]).sum(axis=1, keepdims=True) / number
         counts = np.any(counts, axis=1, keepdims=True)
-        target = standardised(histograms.astype(np.float32), counts)
+        target = standardised(histograms.astype(np.float32), counts, config.normalise)
     return target.reshape(len(target), -1).astype(np.float32), counts
 
 

@@ -101,6 +101,11 @@ class Target(ABC):
     """How train/pictures/ draws a prediction: pixels, tracks, or "" for no picture."""
 
     @property
+    def needs_order(self) -> bool:
+        """Whether input frames must be in the order of the video."""
+        return False
+
+    @property
     @abstractmethod
     def words(self) -> LossWords:
         """The loss in words."""

@@ -23,7 +23,7 @@ import numpy as np
 from shared.grid import View
 from shared.tracks import MIRRORED_BINS, NUM_BINS
 from train.clips.tracks import PlacedTracks
-from train.objectives.trajectory_config import TrajectoryConfig
+from train.objectives.trajectory_config import UNIT, TrajectoryConfig
 
 STILL_PIXELS = 0.1  # pixels of the view, added to the root mean square displacement of a patch
 FLAT_GREY = 0.1  # grey values per pixel, added to the standard deviation of the HOG of a patch
@@ -48,7 +48,8 @@ def trajectory_target(
 
     Returns:
         target float32 [N, D]: displacements by point, step and x, y; then HOG by point, step and
-        bin. counts bool [N, K, S]: whether a step is in the loss. Tracks that leave the frame or
+        bin. counts bool [N, K, S] (K = 1 for merged tracks): whether a step is known. Tracks that
+        leave the frame or
         start outside of it are left out, and so are steps after the end of the clip and steps
         without length; their targets are 0.
     """
@@ -71,11 +72,13 @@ def trajectory_target(
     displacements, hog, counts = (
         by_patch(values, grid, per_side) for values in (displacements, hog, counts)
     )
+    if config.merge != "none":
+        displacements, hog, counts = _merged(displacements, hog, counts, config.merge)
     values = []
     if config.positions:
-        values.append(scaled(displacements, counts))
+        values.append(scaled(displacements, counts, config.normalise))
     if config.shape:
-        values.append(standardised(hog, counts))
+        values.append(standardised(hog, counts, config.normalise))
     flat = [each.reshape(len(each), -1) for each in values]
     return np.concatenate(flat, axis=1), counts
 
@@ -104,6 +107,31 @@ def _joined_steps(
     reached = counts.sum(axis=-1)[..., None]  # counted steps are the first ones of a track
     last = ends[:, None, None, 1:]
     return moved, shapes, (last <= reached) & (last > ends[:, None, None, :-1])
+
+
+def _merged(
+    displacements: np.ndarray, hog: np.ndarray, counts: np.ndarray, how: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One track of the K of each patch: their mean, or the one that moves furthest ("max").
+
+    Args:
+        displacements, hog, counts: [N, K, S, 2], [N, K, S, bins], [N, K, S].
+
+    Returns:
+        The same with K = 1.
+    """
+    if how == "mean":
+        number = np.maximum(counts.sum(axis=1, keepdims=True), 1)[..., None].astype(np.float32)
+        mean = [
+            (each * counts[..., None]).sum(axis=1, keepdims=True) / number
+            for each in (displacements, hog)
+        ]
+        return mean[0], mean[1], counts.any(axis=1, keepdims=True)
+    lengths = (np.linalg.norm(displacements, axis=-1) * counts).sum(axis=2)  # [N, K]
+    # Among tracks that do not move, a known one comes before an unknown one.
+    furthest = np.lexsort((counts.sum(axis=2), lengths), axis=1)[:, -1:]
+    rows = np.arange(len(counts))[:, None]
+    return displacements[rows, furthest], hog[rows, furthest], counts[rows, furthest]
 
 
 def nearest_starts(
@@ -144,16 +172,21 @@ def by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.nda
     return np.moveaxis(cut, 2, 3).reshape(num_tokens, per_side * per_side, *rest)
 
 
-def scaled(displacements: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Displacements [N, K, S, 2], divided by the root mean square of their patch; 0 if not
-    counted."""
+def scaled(displacements: np.ndarray, counts: np.ndarray, normalise: bool = True) -> np.ndarray:
+    """Displacements [N, K, S, 2], divided by the root mean square of their patch, or by `UNIT`; 0
+    if not counted."""
     kept = displacements * counts[..., None]
+    if not normalise:
+        return kept / np.float32(UNIT)
     mean_square = np.square(kept).sum(axis=(1, 2, 3), keepdims=True) / _numbers(counts, 2)
     return kept / (np.sqrt(mean_square) + np.float32(STILL_PIXELS))
 
 
-def standardised(hog: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Histograms [N, K, S, bins], standardised over each patch; 0 if not counted."""
+def standardised(hog: np.ndarray, counts: np.ndarray, normalise: bool = True) -> np.ndarray:
+    """Histograms [N, K, S, bins], standardised over each patch, or divided by `UNIT`; 0 if not
+    counted."""
+    if not normalise:
+        return hog * counts[..., None] / np.float32(UNIT)
     kept, number = counts[..., None], _numbers(counts, hog.shape[-1])
     mean = (hog * kept).sum(axis=(1, 2, 3), keepdims=True) / number
     centred = (hog - mean) * kept

@@ -17,12 +17,13 @@ from train.clips.view_rules import least_side
 from train.objectives.fixed_places import fixed_target, frames_to_read
 from train.objectives.target import ClipCut, LossWords, ShownView, Target
 from train.objectives.tracked_points import trajectory_target
-from train.objectives.trajectory_config import KINDS, TRACKS, TrajectoryConfig
+from train.objectives.trajectory_config import TRACKS, TrajectoryConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _STILL, _EVEN = ("that nothing moves", "rest"), ("even histograms", "even histograms")
+_EMPTY = ("empty histograms", "empty histograms")
 _WORDS = {
     "positions": LossWords("displacements of points", *_STILL),
     "shape": LossWords("histograms of oriented gradients", *_EVEN),
@@ -48,15 +49,27 @@ class Trajectories(TrajectoryConfig, Target):
 
     @property
     def words(self) -> LossWords:
-        predicted = [part for part in ("positions", "shape") if getattr(self, part)]
-        words = [_WORDS[part] for part in (predicted if self.kind == TRACKS else [self.kind])]
+        parts = [self.kind]
+        if self.kind == TRACKS:
+            parts = [part for part in ("positions", "shape") if getattr(self, part)]
+        words = [_WORDS[part] for part in [*parts, *(["hog"] if self.fixed_hog else [])]]
+        if not self.normalise:  # without the mean, zeros are histograms of nothing
+            words = [
+                LossWords(each.target, *_EMPTY) if each.zeros == _EVEN[0] else each
+                for each in words
+            ]
         joined = (" and ".join(getattr(each, f.name) for each in words) for f in fields(LossWords))
         return LossWords(*joined)
 
     @property
+    def needs_order(self) -> bool:
+        return not self.interpolate
+
+    @property
     def predicts_displacements(self) -> bool:
-        """Whether displacements of points are predicted."""
-        return self.kind == TRACKS and self.positions
+        """Whether the displacements of each point are predicted, normalised over a patch."""
+        each_point = self.kind == TRACKS and self.positions and self.merge == "none"
+        return each_point and self.normalise
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
         if "time" in flips:
@@ -86,7 +99,8 @@ class Trajectories(TrajectoryConfig, Target):
         return sizes if self.decoders == 2 else (sum(sizes),)
 
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
-        """target float32 [N, D], and counts bool [N, K, S]: whether a step is in the loss."""
+        """target float32 [N, D], counts bool [N, K, S]: whether a step is known; with HOG at fixed
+        positions also hog_counts, the same for its points."""
         grid = (cut.model.grid, cut.model.grid)
         geometry = (shown.view, shown.source_size, grid)
         ends = self.step_ends(shown.frames, cut.model.time_steps, cut.stride)
@@ -97,33 +111,51 @@ class Trajectories(TrajectoryConfig, Target):
             frames, lengths, places = frames_to_read(ends, shown.num_frames)
             placed = shown.tracks(frames)
             target, counts = fixed_target(placed, lengths, places, *geometry, self)
-        return {"target": target, "counts": counts}
+        arrays = {"target": target, "counts": counts}
+        if self.fixed_hog:
+            frames, lengths, places = frames_to_read(ends, shown.num_frames)
+            placed = shown.tracks(frames)
+            hog, known = fixed_target(placed, lengths, places, *geometry, self.of_fixed_hog)
+            arrays = {
+                "target": np.concatenate([target, hog], axis=1),
+                "counts": counts,
+                "hog_counts": known,
+            }
+        return arrays
 
     def of_batch(
         self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
     ) -> tuple[Tensor, Tensor | None]:
-        return batch["target"], loss_weights(batch["counts"], self, cut.stride)
+        counts, of_hog = batch["counts"], batch.get("hog_counts")
+        return batch["target"], loss_weights(counts, self, cut.stride, of_hog)
 
 
-def loss_weights(counts: Tensor, config: TrajectoryConfig, stride: int) -> Tensor:
+def loss_weights(
+    counts: Tensor, config: TrajectoryConfig, stride: int, hog_counts: Tensor | None = None
+) -> Tensor:
     """The weight of each number of the target in the loss.
 
-    For tracks, displacements and HOG have the same total weight, although their numbers differ. If
-    all steps count, the mean weight is 1.
+    Motion and HOG have the same total weight, although their numbers differ. If all steps count,
+    the mean weight is 1. Without `loss_mask` all steps count.
 
     Args:
-        counts: bool [B, M, K, S]; [B, M, 1, S] for histograms.
+        counts: bool [B, M, K, S]; [B, M, 1, S] for histograms and merged tracks.
+        hog_counts: bool [B, M, K, S], of HOG at fixed positions.
 
     Returns:
         float32 [B, M, D].
     """
     import torch
 
-    parts = config.part_sizes(stride)
-    share = sum(parts) / sum(number > 0 for number in parts)
-    weights = [
-        counts.unsqueeze(-1).expand(*counts.shape, each).flatten(2) * (share / number)
-        for number, each in zip(parts, KINDS[config.kind], strict=True)
-        if number
-    ]
+    parts, channels = config.part_sizes(stride), config.part_channels
+    share = sum(parts) / len(parts)
+    known = [counts] * len(parts)
+    if config.fixed_hog:
+        assert hog_counts is not None
+        known[-1] = hog_counts
+    weights = []
+    for number, each, some in zip(parts, channels, known, strict=True):
+        counted = some if config.loss_mask else torch.ones_like(some)
+        expanded = counted.unsqueeze(-1).expand(*some.shape, each)
+        weights.append(expanded.flatten(2) * (share / number))
     return torch.cat(weights, dim=2)

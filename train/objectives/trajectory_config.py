@@ -19,6 +19,10 @@ from train.tables.nested import check_name
 TRACKS = "tracks"
 KINDS = {TRACKS: (2, NUM_BINS), "flow": (2,), "hog": (NUM_BINS,), "hof": (9,), "mbh": (16,)}
 HISTOGRAMS = ("hof", "mbh")  # one histogram per patch, not one per point
+MERGES = ("none", "mean", "max")
+UNIT = (
+    20.0  # pixels, and grey values per pixel: the divisor without normalisation, as in MME's code
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,18 @@ class TrajectoryConfig:
     """Whether displacements are predicted. Only for kind tracks."""
     shape: bool = True
     """Whether HOG is predicted. Only for kind tracks."""
+    fixed_hog: bool = False
+    """Whether HOG at fixed positions is predicted beside the rest (MME, table 5). For kind tracks
+    it takes the place of HOG along the track, so that shape must be false."""
+    merge: str = "none"
+    """How the tracks of a patch become one: not (none), their mean, or the one that moves furthest
+    (max). Only for kind tracks."""
+    normalise: bool = True
+    """Whether numbers are normalised over their patch. Without it displacements, flow and
+    histograms are divided by 20 pixels, and HOG by 20 grey values per pixel."""
+    loss_mask: bool = True
+    """Whether steps outside of the frame or the clip are left out of the loss. Without it their
+    target is zero."""
     decoders: int = 1
     """With 1, one decoder predicts displacements and HOG. With 2, each has a decoder of the same
     size."""
@@ -70,16 +86,42 @@ class TrajectoryConfig:
             )
         if self.decoders not in (1, 2):
             raise InputError("out-of-range", f"decoders is {self.decoders}; it must be 1 or 2")
-        if self.decoders == 2 and not (self.kind == TRACKS and self.positions and self.shape):
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        check_name("merge", self.merge, MERGES)
+        if self.merge != "none" and self.kind != TRACKS:
+            raise InputError(
+                "option-unused",
+                f"merge is {self.merge}, but kind {self.kind} has no tracks to merge; leave it out",
+            )
+        has_hog = self.kind == "hog" or (self.kind == TRACKS and self.shape)
+        if self.fixed_hog and has_hog:
             raise InputError(
                 "option-conflict",
-                "decoders is 2, but only displacements and HOG together have two decoders; leave "
-                "decoders at 1",
+                f"fixed_hog is true, but kind {self.kind} predicts HOG already; leave it out, or "
+                "set shape to false",
+            )
+        if self.decoders == 2 and len(self.part_channels) != 2:
+            raise InputError(
+                "option-conflict",
+                "decoders is 2, but only motion and HOG together have two decoders: kind tracks "
+                "with positions and shape, or fixed_hog; leave decoders at 1",
             )
 
     @property
     def needs_hog(self) -> bool:
-        return self.shape if self.kind == TRACKS else self.kind == "hog"
+        along = self.shape if self.kind == TRACKS else self.kind == "hog"
+        return along or self.fixed_hog
+
+    @property
+    def part_channels(self) -> tuple[int, ...]:
+        """Numbers of a point and step for each predicted part; HOG at fixed positions is last."""
+        channels = KINDS[self.kind]
+        if self.kind == TRACKS:
+            wanted = (self.positions, self.shape)
+            channels = tuple(c for c, on in zip(channels, wanted, strict=True) if on)
+        return (*channels, NUM_BINS) if self.fixed_hog else channels
 
     def step_frames(self, stride: int) -> int:
         """Largest number of frames of the video in a step of the target."""
@@ -128,10 +170,23 @@ class TrajectoryConfig:
         return ends
 
     def part_sizes(self, stride: int) -> tuple[int, ...]:
-        """How many numbers each part of a token has: displacements and HOG for tracks, 0 if off."""
-        per_patch = 1 if self.kind in HISTOGRAMS else self.points
-        number = per_patch * self.num_steps(stride)
-        channels = KINDS[self.kind]
-        if self.kind == TRACKS:
-            channels = (channels[0] * self.positions, channels[1] * self.shape)
-        return tuple(number * each for each in channels)
+        """How many numbers each predicted part of a token has, see `part_channels`."""
+        per_patch = 1 if self.kind in HISTOGRAMS or self.merge != "none" else self.points
+        points = [per_patch] * len(self.part_channels)
+        if self.fixed_hog:
+            points[-1] = self.points
+        steps = self.num_steps(stride)
+        return tuple(
+            number * steps * each for number, each in zip(points, self.part_channels, strict=True)
+        )
+
+    @property
+    def of_fixed_hog(self) -> TrajectoryConfig:
+        """The options of HOG at fixed positions alone."""
+        return TrajectoryConfig(
+            kind="hog",
+            length=self.length,
+            points=self.points,
+            interpolate=self.interpolate,
+            normalise=self.normalise,
+        )

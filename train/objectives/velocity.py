@@ -39,8 +39,6 @@ class Velocity(Target):
     name = "velocity"
     needs_flows = True
     predicts_visible = True
-    words = LossWords("velocities", "that nothing moves", "rest")
-
     points: int = 4
     """Points of a patch (K), a square number. The patch is divided into K cells; each point is the
     one nearest to the centre of its cell."""
@@ -55,6 +53,10 @@ class Velocity(Target):
     """Whether tracks must be without camera motion (flows made with --stabilise) or with it.
     Without a value both are accepted."""
 
+    shape: bool = False
+    """Whether the histograms of oriented gradients of the patch are predicted too, with the same
+    total weight as the velocities (train/objectives/orientations.py)."""
+
     def __post_init__(self) -> None:
         if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
             raise InputError(
@@ -68,6 +70,12 @@ class Velocity(Target):
                 raise InputError(
                     "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
                 )
+
+    @property
+    def words(self) -> LossWords:
+        if self.shape:
+            return LossWords("velocities and shape", "rest and even histograms", "rest")
+        return LossWords("velocities", "that nothing moves", "rest")
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
         if "time" in flips:
@@ -93,11 +101,21 @@ class Velocity(Target):
         )
 
     def num_values(self, cut: ClipCut) -> tuple[int, ...]:
-        return (self.points * self.num_steps(cut) * VALUES,)
+        return (sum(self._part_sizes(cut)),)
+
+    def _part_sizes(self, cut: ClipCut) -> tuple[int, int]:
+        """How many numbers of a token are velocities, and how many are histograms."""
+        histograms = 0
+        if self.shape:
+            from train.objectives.orientations import BINS, cells_of
+
+            histograms = BINS * cells_of(cut.model) ** 2
+        return self.points * self.num_steps(cut) * VALUES, histograms
 
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
         """target float32 [N, K * S * 3], by point, step and value; counts bool [N, K, S], whether
-        the point lies in the frame and a next frame exists."""
+        the point lies in the frame and a next frame exists; with `shape` also token int64 [N], the
+        number of the token."""
         depth, steps = cut.model.tubelet_size, self.num_steps(cut)
         # The input frames: those of a clip that is shorter than the window lie closer than the
         # stride. The tracks of the clip's last frame have no step.
@@ -123,10 +141,23 @@ class Velocity(Target):
             self.scale / (1.0 + length / self.softness)
         )
         target = soft.reshape(len(soft), -1).astype(np.float32)
-        return {"target": target, "counts": number > 0}
+        found = {"target": target, "counts": number > 0}
+        return found | {"token": np.arange(len(target))} if self.shape else found
 
     def of_batch(
         self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
     ) -> tuple[Tensor, Tensor | None]:
         counts = batch["counts"].unsqueeze(-1)
-        return batch["target"], counts.expand(*counts.shape[:-1], VALUES).flatten(2).float()
+        weight = counts.expand(*counts.shape[:-1], VALUES).flatten(2).float()
+        if not self.shape:
+            return batch["target"], weight
+        import torch
+
+        from train.network.autoencoder import take_tokens
+        from train.objectives.orientations import oriented_gradients
+
+        histograms = take_tokens(oriented_gradients(batch["clips"], cut.model), batch["token"])
+        sizes = self._part_sizes(cut)
+        half = sum(sizes) / 2
+        weights = weight * (half / sizes[0]), torch.full_like(histograms, half / sizes[1])
+        return torch.cat([batch["target"], histograms], dim=2), torch.cat(weights, dim=2)

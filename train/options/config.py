@@ -147,6 +147,13 @@ class PretrainConfig:
     kind and options. The options of trajectories have a table of their own, `trajectories`."""
     repeats: int = 1
     """Views of a clip that are made from one read. Each has its own crop and mask."""
+    clip_share: float = 1.0
+    """Share of the clips of split train that is used, chosen by their ids. The clips of a smaller
+    share are among those of a larger one (MME, table 10: 25 % of the data)."""
+    shuffle_frames: bool = False
+    """Whether the input frames of a view are put into random order, so that nothing can be learned
+    from the order of motion (MME, fig. 3). A target of tracks describes the motion that follows
+    each frame in the video."""
     shuffle_shards: int = 16
     """Shards whose clips are shuffled together. More shards are more random, and more files are
     read."""
@@ -168,6 +175,19 @@ class PretrainConfig:
                 "option-conflict",
                 f"flips has 'time', but the mask {self.mask.kind} follows points that are tracked "
                 "only forward in time; leave 'time' out",
+            )
+        if not 0.0 < self.clip_share <= 1.0:
+            raise InputError(
+                "out-of-range", f"clip_share is {self.clip_share}; it must be above 0 and at most 1"
+            )
+        if self.shuffle_frames and (follows_flow or self.target.needs_order):
+            what = (
+                f"the mask {self.mask.kind}" if follows_flow else f"the target {self.target.name}"
+            )
+            raise InputError(
+                "option-conflict",
+                f"shuffle_frames is true, but {what} follows points from one input frame to the "
+                "next; leave shuffle_frames out",
             )
         reads_flows = self.masks_by_motion or follows_flow or self.target.needs_flows
         if self.motion_source != FLOW and not reads_flows:
@@ -197,6 +217,11 @@ class PretrainConfig:
     @property
     def needs_boxes(self) -> bool:
         return MASKS[self.mask.kind].needs_boxes
+
+    @property
+    def inside(self) -> str:
+        """What is inside for the mask: the motion box, or the positions that move."""
+        return self.mask.options.get("inside", "box")
 
     @property
     def masks_by_motion(self) -> bool:
@@ -325,6 +350,9 @@ class FinetuneConfig:
     """Dropout probability of the pooled vector."""
     init_scale: float = 0.001
     """Factor on the initial weights of the classifier."""
+    token_share: float = 1.0
+    """Share of the tokens of a clip that training computes, drawn at random for each step (MME,
+    table 10: 50 %). Validation and evaluation compute all tokens."""
     repeats: int = 1
     """Views of a clip that are made from one read (repeated augmentation)."""
     shuffle_shards: int = 16
@@ -358,6 +386,11 @@ class FinetuneConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(
                 "out-of-range", f"dropout is {self.dropout}; it must be at least 0 and below 1"
+            )
+        if not 0.0 < self.token_share <= 1.0:
+            raise InputError(
+                "out-of-range",
+                f"token_share is {self.token_share}; it must be above 0 and at most 1",
             )
         if self.box_source != DEFAULT_BOXES and not self.needs_boxes:
             raise InputError(

@@ -21,7 +21,7 @@ from shared.layout import DatasetLayout
 from train.network.autoencoder import MaskedAutoencoder
 from train.objectives.pixels import masked_loss, mean_predictor_loss, unstandardise
 from train.objectives.tracked_points import STILL_PIXELS
-from train.objectives.trajectories import Trajectories, loss_weights
+from train.objectives.trajectories import Trajectories
 from train.options.config import LoaderConfig, PretrainConfig
 from train.pictures.clips import TILE_HEIGHT, enlarge, spread_times
 from train.pictures.inputs import (
@@ -173,7 +173,7 @@ def _track_one(
     cut, wanted = config.model, config.target
     assert isinstance(wanted, Trajectories)
     output = model(batch["clips"], batch["mask"])
-    weight = loss_weights(batch["counts"], wanted, config.cut.stride)
+    _, weight = wanted.of_batch(batch, int(batch["mask"][0].sum()), config.cut)
     counts = batch["counts"][0].numpy()
     moves = wanted.part_sizes(config.cut.stride)[0]
     shape = (*counts.shape, 2)

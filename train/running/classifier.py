@@ -12,4 +12,6 @@ def build_classifier(config: FinetuneConfig, num_classes: dict[str, int]) -> Vid
     label."""
     encoder = VideoEncoder(config.model, final_norm=False)
     head = build_head(config.head, config.model.width, config.model.head_norm_eps)
-    return VideoClassifier(encoder, head, num_classes, config.dropout, config.init_scale)
+    return VideoClassifier(
+        encoder, head, num_classes, config.dropout, config.init_scale, config.token_share
+    )

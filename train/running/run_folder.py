@@ -28,10 +28,20 @@ ADDED_LATER: dict[str, Any] = {
     "config.label_share": 1.0,
     "config.label_seed": 0,
     "config.model.predict_visible": False,
+    "config.target.shape": False,
+    "config.mask.inside": "box",
+    "config.head.inside": "box",
     "config.head.block": True,
     "config.frames.short": "spread",
     "config.augment.rand_operations": "colour",
     "config.decoder_mask.kind": "all",
+    "config.clip_share": 1.0,
+    "config.shuffle_frames": False,
+    "config.token_share": 1.0,
+    "config.trajectories.fixed_hog": False,
+    "config.trajectories.merge": "none",
+    "config.trajectories.normalise": True,
+    "config.trajectories.loss_mask": True,
 }
 # Defaults of METHOD in the Makefile: for the toy dataset, and for all others.
 MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"

@@ -44,23 +44,27 @@ def pretraining_flops(
     return embed * BACKWARD + (encoder + between + decoder + head) * (1 + BACKWARD)
 
 
-def finetuning_flops(config: ModelConfig, head: HeadConfig = MEAN) -> float:
+def finetuning_flops(
+    config: ModelConfig, head: HeadConfig = MEAN, token_share: float = 1.0
+) -> float:
     """Operations of the forward and backward pass of a clip with a pooling head.
 
-    The classifier and the head mean are left out; they are less than a percent.
+    A share of the tokens is computed, see `FinetuneConfig.token_share`. The classifier and the head
+    mean are left out; they are less than a percent.
     """
     tubelet = NUM_CHANNELS * config.tubelet_size * config.patch_size**2
-    embed = OPS * config.num_tokens * tubelet * config.width
-    encoder = _blocks(config.num_tokens, config.width, config.depth, config.mlp_ratio, config)
-    return embed * BACKWARD + (encoder + _cross_attention(config, head)) * (1 + BACKWARD)
+    tokens = config.num_kept(token_share)
+    embed = OPS * tokens * tubelet * config.width
+    encoder = _blocks(tokens, config.width, config.depth, config.mlp_ratio, config)
+    return embed * BACKWARD + (encoder + _cross_attention(config, head, tokens)) * (1 + BACKWARD)
 
 
-def _cross_attention(config: ModelConfig, head: HeadConfig) -> float:
+def _cross_attention(config: ModelConfig, head: HeadConfig, tokens: int) -> float:
     """Operations of the forward pass of the cross-attention head: all tokens are queries and
     keys."""
     if head.kind != "mca":
         return 0.0
-    tokens, width = config.num_tokens, config.width
+    width = config.width
     inner_width = width * head.num_heads if head.head_width == "model" else width
     maps = OPS * tokens * width * (4 * inner_width + 2 * width * head.mlp_share)
     return head.depth * (maps + 2 * OPS * tokens**2 * inner_width)

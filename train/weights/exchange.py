@@ -2,7 +2,7 @@
 
 Import: VideoMAE and VideoMAE V2 (.pth), Hugging Face VideoMAE (a folder), and safetensors files of
 this project. Export: safetensors files of this project, and Hugging Face folders. Imports are
-strict: if a tensor is missing, left over or of another shape, the error lists it.
+strict on what is needed: if a tensor is missing, left over or of another shape, the error lists it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncod
 from train.network.head import VideoClassifier, build_head
 from train.network.head_config import HeadConfig
 from train.weights import files, huggingface, videomae
+from train.weights.names import plain_names
 from train.weights.usage import Usage
 
 Kind = Literal["pretraining", "classification", "encoder"]
+Need = Literal["all", "encoder"]
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+MOST_LISTED = 10  # names of tensors in a message
 FORMAT, FORMAT_VERSION = "mofo", 1  # in the metadata of safetensors files
 
 # These fields must be equal, or an encoder computes something else with the weights. Clip length
@@ -65,11 +68,15 @@ class ImportedWeights:
         load_strictly(model, self.state_dict, self.source)
         return model.encoder if isinstance(model, _EncoderAlone) else model
 
-    def check(self) -> None:
-        """Raise InputError unless the weights are exactly the tensors of the model."""
+    def check(self, need: Need = "all") -> None:
+        """Raise InputError unless the weights are exactly the tensors of the model, or of its
+        encoder."""
+        found = self.state_dict
         with torch.device("meta"):
-            model = self._empty()
-        _require_same_tensors(model.state_dict(), self.state_dict, self.source)
+            model = self._empty() if need == "all" else _encoder_alone(self.config, found)
+        if need == "encoder":
+            found = _of_encoder(found)
+        _require_same_tensors(model.state_dict(), found, self.source)
 
     def _empty(self) -> MaskedAutoencoder | VideoClassifier | _EncoderAlone:
         if self.kind == "pretraining":
@@ -78,8 +85,7 @@ class ImportedWeights:
             encoder = VideoEncoder(self.config, final_norm=False)
             head = build_head(self.head, self.config.width, self.config.head_norm_eps)
             return VideoClassifier(encoder, head, self.num_classes)
-        with_norm = "encoder.norm.weight" in self.state_dict
-        return _EncoderAlone(VideoEncoder(self.config, final_norm=with_norm))
+        return _encoder_alone(self.config, self.state_dict)
 
 
 class _EncoderAlone(nn.Module):
@@ -90,38 +96,50 @@ class _EncoderAlone(nn.Module):
         self.encoder = encoder
 
 
+def _encoder_alone(config: ModelConfig, state: Mapping[str, Tensor]) -> _EncoderAlone:
+    """An encoder with random weights, and with a final norm if the weights have one."""
+    return _EncoderAlone(VideoEncoder(config, final_norm="encoder.norm.weight" in state))
+
+
+def _of_encoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in state.items() if key.startswith("encoder.")}
+
+
 # ---------------------------------------------------------------------------------------------
 # Import
 # ---------------------------------------------------------------------------------------------
 
 
-def import_weights(path: Path, **overrides: Any) -> ImportedWeights:
+def import_weights(path: Path, need: Need = "all", **overrides: Any) -> ImportedWeights:
     """Read the weights of a model.
 
     Args:
-        path: a .pth file of VideoMAE, a folder of Hugging Face VideoMAE (config.json and
-            safetensors), or a .safetensors file of ours or with the tensors of one of the others.
+        path: a .pth file of VideoMAE, a folder of Hugging Face VideoMAE or VideoMAE V2 (config.json
+            and safetensors), or a .safetensors file of ours or with the tensors of one of the
+            others.
+        need: what the caller uses. With "encoder" only the tensors of the encoder must be complete,
+            and tensors outside of it do not matter.
         overrides: fields of ModelConfig that replace those of the file. A file of tensors alone
             does not contain num_frames (default 16), image_size (default 224) or the number of
             heads.
 
     Raises:
-        InputError: the file has an unknown format, is refused, or does not hold exactly one model.
+        InputError: the file has an unknown format, is refused, or does not hold what is needed.
     """
     path = Path(path)
     if path.is_dir():
-        imported = _import_huggingface(path, overrides)
+        imported = _import_huggingface(path, need, overrides)
     elif path.suffix == ".safetensors":
-        imported = _import_safetensors(path, overrides)
+        imported = _import_safetensors(path, need, overrides)
     elif path.suffix in (".pth", ".pt", ".bin"):
-        imported = _import_pth(path, overrides)
+        imported = _import_videomae(videomae.read_pth(path), path, need, overrides)
     else:
         raise InputError(
             "wrong-format",
             f"{path} is not a file of weights; allowed: .pth (VideoMAE), .safetensors, a "
             "Hugging Face folder",
         )
-    imported.check()
+    imported.check(need)
     return imported
 
 
@@ -170,8 +188,8 @@ def load_encoder(classifier: VideoClassifier, imported: ImportedWeights) -> None
     _require_same_fields(classifier.encoder.config, imported, _ENCODER_FIELDS)
     found = {
         key: tensor
-        for key, tensor in imported.state_dict.items()
-        if key.startswith("encoder.") and not key.startswith("encoder.norm.")
+        for key, tensor in _of_encoder(imported.state_dict).items()
+        if not key.startswith("encoder.norm.")
     }
     load_strictly(_EncoderAlone(classifier.encoder), found, imported.source)
 
@@ -183,8 +201,8 @@ def build_encoder(config: ModelConfig, imported: ImportedWeights) -> VideoEncode
         InputError: the encoders differ; tensors are missing or left over.
     """
     _require_same_fields(config, imported, _ENCODER_FIELDS)
-    found = {key: each for key, each in imported.state_dict.items() if key.startswith("encoder.")}
-    model = _EncoderAlone(VideoEncoder(config, final_norm="encoder.norm.weight" in found))
+    found = _of_encoder(imported.state_dict)
+    model = _encoder_alone(config, found)
     load_strictly(model, found, imported.source)
     return model.encoder
 
@@ -195,22 +213,36 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], source: st
     model.load_state_dict(state_dict)
 
 
-def _import_pth(path: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
-    state = videomae.from_videomae(videomae.read_pth(path))
-    return _recognise(state, videomae.infer_config(state, overrides, str(path)), path)
+def _import_videomae(
+    theirs: Mapping[str, Tensor], path: Path, need: Need, overrides: Mapping[str, Any]
+) -> ImportedWeights:
+    """Tensors with the names of VideoMAE, whose shapes give the configuration."""
+    state = videomae.from_videomae(plain_names(theirs, str(path)))
+    return _inferred(state, path, need, overrides)
 
 
-def _import_huggingface(folder: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
+def _inferred(
+    state: dict[str, Tensor], path: Path, need: Need, overrides: Mapping[str, Any]
+) -> ImportedWeights:
+    needed = state if need == "all" else _of_encoder(state)
+    config = videomae.infer_config(needed, overrides, str(path))
+    return _recognise(state, config, path)
+
+
+def _import_huggingface(folder: Path, need: Need, overrides: Mapping[str, Any]) -> ImportedWeights:
     fields, theirs = files.read_folder(folder)
+    if (of_hub := huggingface.hub_overrides(fields, folder)) is not None:
+        return _import_videomae(theirs, folder, need, {**of_hub, **overrides})
+    theirs = plain_names(theirs, str(folder))
     config = ModelConfig.from_dict({**huggingface.model_config(fields).to_dict(), **overrides})
     imported = _recognise(huggingface.from_huggingface(theirs), config, folder)
     return dataclasses.replace(imported, usage=huggingface.usage_of(fields, folder))
 
 
-def _import_safetensors(path: Path, overrides: Mapping[str, Any]) -> ImportedWeights:
+def _import_safetensors(path: Path, need: Need, overrides: Mapping[str, Any]) -> ImportedWeights:
     state, metadata = files.read_safetensors(path)
     if metadata.get("format") != FORMAT:
-        return _import_tensors(state, path, overrides)
+        return _import_tensors(state, path, need, overrides)
     try:
         version, kind = int(metadata["format_version"]), _KINDS[metadata["kind"]]
         config, head, num_classes = (
@@ -237,17 +269,15 @@ def _import_safetensors(path: Path, overrides: Mapping[str, Any]) -> ImportedWei
 
 
 def _import_tensors(
-    theirs: dict[str, Tensor], path: Path, overrides: Mapping[str, Any]
+    theirs: dict[str, Tensor], path: Path, need: Need, overrides: Mapping[str, Any]
 ) -> ImportedWeights:
     """Weights of others in a .safetensors file: with a config.json beside it, or by their names."""
     if path.name == "model.safetensors" and (path.parent / "config.json").is_file():
-        return _import_huggingface(path.parent, overrides)
-    if huggingface.has_names_of(theirs):
-        state = huggingface.from_huggingface(theirs)
-        overrides = {**huggingface.DEFAULT_EPS, **overrides}
-    else:
-        state = videomae.from_videomae(theirs)
-    return _recognise(state, videomae.infer_config(state, overrides, str(path)), path)
+        return _import_huggingface(path.parent, need, overrides)
+    if not huggingface.has_names_of(theirs):
+        return _import_videomae(theirs, path, need, overrides)
+    state = huggingface.from_huggingface(plain_names(theirs, str(path)))
+    return _inferred(state, path, need, {**huggingface.DEFAULT_EPS, **overrides})
 
 
 def _recognise(state: dict[str, Tensor], config: ModelConfig, path: Path) -> ImportedWeights:
@@ -259,6 +289,8 @@ def _recognise(state: dict[str, Tensor], config: ModelConfig, path: Path) -> Imp
     elif "classifiers.label.weight" in state:
         kind = "classification"
         num_classes = {"label": state["classifiers.label.weight"].shape[0]}
+    else:  # VideoMAE V2 on the Hub has the norm of a classifier, and no classifier
+        state = {key: each for key, each in state.items() if not key.startswith("head.norm.")}
     return ImportedWeights(
         kind, config, state, str(path), num_classes, knows_clip_size=path.is_dir()
     )
@@ -280,6 +312,12 @@ def _require_same_fields(
         )
 
 
+def _capped(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _require_same_tensors(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str
 ) -> None:
@@ -291,7 +329,7 @@ def _require_same_tensors(
         if key in found and found[key].shape != expected[key].shape
     ]
     parts = (("missing", missing), ("left over", left_over), ("of another shape", misshapen))
-    problems = [f"{title}: {', '.join(keys)}" for title, keys in parts if keys]
+    problems = [f"{title}: {_capped(keys)}" for title, keys in parts if keys]
     if problems:
         raise InputError(
             "other-model", f"the weights of {source} do not fit the model; {'; '.join(problems)}"

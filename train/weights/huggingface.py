@@ -128,6 +128,42 @@ def usage_of(fields: Mapping[str, Any], folder: Path) -> Usage:
     return replace(usage, class_names={"label": names})
 
 
+def hub_overrides(fields: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """The fields of ModelConfig in a config.json of VideoMAE V2 on the Hub; None for others.
+
+    Its models come with code of their own (`trust_remote_code`), which is not needed here: the
+    tensors have the names of VideoMAE's code, with the prefix `model.`.
+
+    Raises:
+        InputError: the model has something that this project does not have.
+    """
+    if not str(fields.get("model_type", "")).lower().startswith("videomaev2"):
+        return None
+    theirs = fields.get("model_config")
+    if not isinstance(theirs, Mapping):
+        raise InputError(
+            "damaged-file", f"{folder / 'config.json'} has no model_config; download it again"
+        )
+    for name, allowed in (
+        *(("in_chans", NUM_CHANNELS), ("cos_attn", False), ("use_learnable_pos_emb", False)),
+        *(("qkv_bias", True), ("qk_scale", None)),
+    ):
+        if theirs.get(name, allowed) != allowed:
+            raise InputError(
+                "not-supported",
+                f"{folder / 'config.json'}: {name} is {theirs[name]!r}; allowed: {allowed!r}",
+            )
+    names = {
+        "num_frames": "num_frames",
+        "num_heads": "num_heads",
+        "layer_norm_eps": "layer_norm_eps",
+    }
+    found = {ours: theirs[name] for name, ours in names.items() if name in theirs}
+    if "img_size" in theirs:
+        found["image_size"] = _square(theirs, "img_size", 224)
+    return found
+
+
 def has_names_of(theirs: Mapping[str, Tensor]) -> bool:
     """Whether a state dict has the parameter names of transformers."""
     return any("embeddings.patch_embeddings.projection" in key for key in theirs)
@@ -145,7 +181,10 @@ def _names(class_names: Iterable[str] | None, count: int) -> list[str]:
 
 
 def from_huggingface(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a state dict of transformers' VideoMAE models; unknown names do not change."""
+    """Rename a state dict of transformers' VideoMAE models, after `plain_names`.
+
+    Unknown names do not change.
+    """
     theirs = {_older_name(key): tensor for key, tensor in theirs.items()}
     if not any(key.startswith("videomae.") for key in theirs):  # a bare VideoMAEModel
         theirs = {f"videomae.{key}": tensor for key, tensor in theirs.items()}

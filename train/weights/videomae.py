@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from train.network.model_config import NUM_CHANNELS, ModelConfig
 ENCODER_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}  # S, B, L, H, g
 DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
 
-_STATE_KEYS = ("model", "module")  # names of the weights in files of VideoMAE and DeepSpeed
+# Names of the weights in files of VideoMAE, DeepSpeed, and training frameworks.
+_STATE_KEYS = ("model", "module", "state_dict", "model_state_dict")
+_OBJECT = re.compile(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)")  # what PyTorch refuses
 _ENCODER_PARTS = ("patch_embed.", "blocks.", "norm.")
 
 
@@ -37,11 +40,11 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
         raise InputError(
             "unsafe-file",
             f"{path} is refused: it is not a pickle of only tensors and plain values, and "
-            f"unpickling anything else could run code ({reason}); ask its author for safetensors",
+            f"unpickling anything else could run code ({_refused(str(error))}); ask its author for "
+            "safetensors",
         ) from error
     except Exception as error:  # a damaged pickle can raise any error
         reason = str(error).split("\n")[0]
@@ -65,17 +68,23 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def from_videomae(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a state dict of VideoMAE; unknown names do not change.
+def _refused(reason: str) -> str:
+    """The object that PyTorch refuses to unpickle; its message begins with advice to do it."""
+    if match := _OBJECT.search(reason):
+        return f"it holds {match[1] or match[2]}"
+    return reason.rpartition("WeightsUnpickler error: ")[2].split("\n")[0]
 
-    Pretraining has the prefixes `encoder.` and `decoder.` of this project. Classifiers have no
-    prefix. Encoders for other uses have `backbone.`.
+
+def from_videomae(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a state dict of VideoMAE, after `plain_names`; unknown names do not change.
+
+    Pretraining has the prefixes `encoder.` and `decoder.` of this project. Classifiers and encoders
+    have no prefix.
     """
     return {_rename(key): tensor for key, tensor in theirs.items()}
 
 
 def _rename(key: str) -> str:
-    key = key.removeprefix("backbone.")
     if key.startswith(_ENCODER_PARTS):
         return f"encoder.{key}"
     if key.startswith("fc_norm."):
