@@ -20,7 +20,10 @@ STRICT      ?=
 ARGS        ?=
 export DATASET OUT METHOD HEAD VIDEOS ANNOTATIONS MANIFEST CLIPS_PER_SHARD NUM_GPUS PART RAY_ADDRESS
 
-ROOT := $(OUT)/$(DATASET)
+# Make knows files. Those of OUT=s3://bucket/path are in the mirror of this machine (docs/storage.md).
+BUCKET := $(patsubst s3://%,%,$(filter s3://%,$(OUT)))
+FOLDER := $(if $(BUCKET),$(or $(MOFO_MIRROR),.)/s3.mirror/$(patsubst %/,%,$(BUCKET)),$(OUT))
+ROOT := $(FOLDER)/$(DATASET)
 FAILURES = $(ROOT)/failures$(if $(PART),-$(subst /,-of-,$(PART))).jsonl
 STAMP := .venv/installed
 
@@ -35,10 +38,10 @@ comma := ,
 space := $() $()
 hash := \#
 special := " ' ` \ : % ; | & * ? [ ] ( ) < > = ~ $(hash)
-$(foreach each,$(special),$(if $(findstring $(each),$(OUT)),$(error OUT='$(OUT)' has the character $(each); choose a name without it)))
+$(foreach each,$(special),$(if $(findstring $(each),$(or $(BUCKET),$(OUT))),$(error OUT='$(OUT)' has the character $(each); choose a name without it)))
 
 # The same as names of files to Make, which escapes spaces.
-OUT_FILE := $(subst $(space),\$(space),$(OUT))
+OUT_FILE := $(subst $(space),\$(space),$(FOLDER))
 ROOT_FILE := $(OUT_FILE)/$(DATASET)
 
 ifneq ($(strip $(PART)),)
@@ -71,6 +74,14 @@ ifeq ($(filter $(METHOD),$(METHODS))$(findstring --recipe,$(ARGS)),)
 endif
 ifneq ($(filter-out $(HEADS),$(HEAD)),)
   $(call refuse,HEAD,$(HEAD),$(HEADS))
+endif
+# What other machines have put into the bucket is pulled first, so that Make knows what there is.
+ifneq ($(and $(BUCKET),$(wildcard $(STAMP)),$(filter-out $(TOOLS) help show,$(or $(MAKECMDGOALS),all))),)
+  pulled := $(shell .venv/bin/python -c 'import sys; from pathlib import Path; from shared.errors import user_errors; \
+    from shared.layout import DatasetLayout; user_errors(DatasetLayout)(Path(sys.argv[1]), sys.argv[2])' '$(OUT)' '$(DATASET)' 2>&1)
+  ifneq ($(.SHELLSTATUS),0)
+    $(error $(pulled))
+  endif
 endif
 # A dataset without a TOML is one's own: its videos are named, or its manifest has been made.
 ifeq ($(filter $(DATASET),$(DATASETS))$(VIDEOS)$(wildcard $(ROOT_FILE))$(filter $(TOOLS) help toy show ablation,$(MAKECMDGOALS)),)
@@ -209,8 +220,8 @@ $(ROOT_FILE)/flows/dataset.json: | $(ROOT_FILE)/manifest.csv
 $(ROOT_FILE)/boxes/dataset.json: | $(ROOT_FILE)/flows/dataset.json
 	$(boxes_command)
 $(OUT_FILE)/toy/box_evaluation.json: $(OUT_FILE)/toy/boxes/dataset.json
-	@$(python) -m preprocess.evaluate_boxes --boxes "$(OUT)/toy/boxes" --format csv \
-	  --annotations "$(OUT)/toy/truth/boxes" --json > "$@.tmp" && mv "$@.tmp" "$@"
+	@$(python) -m preprocess.evaluate_boxes --boxes "$(FOLDER)/toy/boxes" --format csv \
+	  --annotations "$(FOLDER)/toy/truth/boxes" --json > "$@.tmp" && mv "$@.tmp" "$@"
 $(ROOT_FILE)/runs/pretrain-$(METHOD)/finished: | $(ROOT_FILE)/boxes/dataset.json
 	$(pretrain_command)
 
@@ -283,7 +294,7 @@ help:  ## Print this list.
 	  VIDEOS 'Folder of the videos. Its subfolders are searched too.' \
 	  ANNOTATIONS 'Folder of the official annotation files, as downloaded.' \
 	  MANIFEST 'CSV file that lists your own clips.' \
-	  OUT 'Folder for all output. Default: out.' \
+	  OUT 'Folder for all output, or s3://bucket/path. Default: out.' \
 	  METHOD 'Pretraining method, a table of the recipe. Default: mofo; velocity on toy.' \
 	  HEAD 'Finetuning head: mean or mca. Default: the one of the recipe.' \
 	  CLIPS_PER_SHARD 'Number of clips in a shard. Default: 512.' \

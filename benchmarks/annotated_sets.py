@@ -22,6 +22,7 @@ from preprocess.annotated_boxes.formats import open_annotations
 from preprocess.annotated_boxes.matching import ClipFrames, Frames, ReadOptions
 from preprocess.annotated_boxes.metrics import clip_to_frame
 from shared.layout import DatasetLayout
+from shared.moving_areas import read_areas
 from shared.shard_index import read_index
 from shared.shards import ShardReader
 
@@ -60,6 +61,7 @@ class AnnotatedClip:
         boxes: float32 [T, 4], motion boxes; NaN where there is none.
         frames: int64 [F], numbers of the annotated frames, below T.
         annotated: float64 [F, K, 4], NaN where there are fewer than K.
+        areas: bool [T, h, w], what moves in each frame.
     """
 
     clip_id: str
@@ -68,6 +70,7 @@ class AnnotatedClip:
     boxes: np.ndarray
     frames: np.ndarray
     annotated: np.ndarray
+    areas: np.ndarray
 
 
 def half_of(source: str) -> str:
@@ -128,7 +131,10 @@ def read_clips(folder: Path, of_set: AnnotatedSet) -> list[AnnotatedClip]:
                 boxes = reader.rows("/box/xyxy", first, last)
                 source = of_set.source_of(clip_id)
                 if len(frames):
-                    clips.append(AnnotatedClip(clip_id, source, size, boxes, frames, annotated))
+                    areas = read_areas(reader, number, first, last)
+                    clips.append(
+                        AnnotatedClip(clip_id, source, size, boxes, frames, annotated, areas)
+                    )
     return clips
 
 

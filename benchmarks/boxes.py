@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -48,8 +48,16 @@ from preprocess.annotated_boxes.metrics import (
 from preprocess.flow.sources import MOTION_VECTORS
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
-from shared.grid import TUBE_POSITIONS, canonical_view, positions_inside, window_box
+from shared.grid import (
+    PATCH,
+    TUBE_GRID,
+    TUBE_POSITIONS,
+    canonical_view,
+    positions_inside,
+    window_box,
+)
 from shared.layout import DatasetLayout
+from shared.moving_areas import moving_positions
 from shared.run_record import command_line, git_commit, versions
 
 FIRST_DEFAULT = ("residual=0", "frames_before=4", "frames_after=4", "sigma=5.625",
@@ -139,6 +147,7 @@ def _rows_of(
     if recipe == "default":
         for trivial, share in TRIVIAL_BOXES.items():
             found[trivial] = [_constant(clip, trivial_box(share, (1, 1))) for clip in judged]
+        found["default, positions that move"] = [moving_measures(clip) for clip in judged]
         best = best_constant([clip for clip in clips if half_of(clip.source) == "tune"])
         found["constant of the tune half"] = [_constant(clip, best) for clip in judged]
         smaller = [clip for clip in judged if _annotated_share(clip) <= LARGE_SHARE]
@@ -174,6 +183,37 @@ def measures(clip: AnnotatedClip, boxes: np.ndarray) -> ClipMeasures:
         np.array(positions),
         float(np.mean(recalls)),
     )
+
+
+def moving_measures(clip: AnnotatedClip) -> ClipMeasures:
+    """Of what moves in a clip's windows (`moving_positions`); per frame, of its boxes.
+
+    The recall is that of the annotated area of the canonical view.
+    """
+    view = canonical_view(*clip.size)
+    annotated = view.apply(bounding_boxes(clip_to_frame(clip.annotated, clip.size)))
+    positions, recalls = [], []
+    for window in windows(len(clip.boxes)):
+        moves = moving_positions(clip.areas[window], view, clip.size, PATCH)
+        positions.append(moves.sum())
+        rows = np.flatnonzero(np.isin(clip.frames, window))
+        shares = np.array([_shares_of_patches(box) for box in annotated[rows]])
+        if shares.sum() > 0:
+            recalls.append(shares[:, moves].sum() / shares.sum())
+    recall = float(np.mean(recalls)) if recalls else 0.0
+    boxed = measures(clip, clip.boxes)
+    return replace(boxed, positions=np.array(positions), recall=recall)
+
+
+def _shares_of_patches(box: np.ndarray) -> np.ndarray:
+    """float [14, 14]: how much of each patch of the canonical view lies in a box [4]."""
+    edges = np.arange(TUBE_GRID[0] + 1) * PATCH
+    x1, y1, x2, y2 = np.nan_to_num(box)  # a box outside of the view covers nothing
+    across, down = (
+        np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None) / PATCH
+        for low, high in ((x1, x2), (y1, y2))
+    )
+    return np.outer(down, across)
 
 
 def windows(num_frames: int) -> list[np.ndarray]:

@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import h5py
 from tqdm import tqdm
 
 from preprocess.flow.options import STABILISE, FlowOptions, TrackOptions
@@ -47,11 +46,12 @@ from preprocess.running.journal import Journal
 from preprocess.running.like_option import like_option
 from preprocess.running.options import dataset_options, help_all_option, rare_option
 from shared.errors import InputError, user_errors
-from shared.files import remove_leftovers
+from shared.files import remove_file, remove_leftovers
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.progress import bar_options
 from shared.run_record import RunLock, write_options
+from shared.shard_cache import open_shard
 from shared.shard_index import read_index, shard_name
 from shared.wording import counted, listed
 
@@ -64,7 +64,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 )
 @dataset_options("manifest.csv")
 @shared_option("videos")
-@like_option("flows", options_like)
+@like_option("flows", options_like, is_rare=True)
 @click.option("--clips-per-shard", type=click.IntRange(1), default=FlowsConfig.clips_per_shard,
               metavar="CLIPS", help="Number of clips in a shard. 512 clips of Something-Something "
               "V2 are about 440 MB of frames.")  # fmt: skip
@@ -308,7 +308,7 @@ def declare_complete(plan: Plan, journal: Journal) -> None:
     plan.write_indexes({name: journal.entries(name) for name in plan.folders})
     journal.remove()
     for path in [*files_of_parts(plan.failures), *files_of_parts(layout.lock)]:
-        path.unlink(missing_ok=True)
+        remove_file(path)
     for name in (".first-shard", ".leases", ".transcoded"):  # of parts that were killed
         for folder in layout.root.glob(f"{name}-*-of-*"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -421,7 +421,8 @@ def print_sizes(plan: Plan, num_clips: int) -> None:
     for name, index in plan.indexes.items():
         folder = plan.folders[name]
         total = sum(entry.bytes for entry in index.shards)
-        tracks = sum(track_bytes(folder / entry.name) for entry in index.shards)
+        has_tracks = "track_length" in index.config
+        tracks = sum(track_bytes(folder / entry.name) for entry in index.shards if has_tracks)
         print(f"{folder} has {counted(num_clips, 'clip')} in {_size(total - tracks, num_clips)}.")
         if tracks:
             print(f"  The tracks are {_size(tracks, num_clips)} more.")
@@ -429,7 +430,7 @@ def print_sizes(plan: Plan, num_clips: int) -> None:
 
 def track_bytes(shard: Path) -> int:
     """Number of bytes of a shard that hold tracks."""
-    with h5py.File(shard, "r") as file:
+    with open_shard(shard, partly=True)[0] as file:
         tracks = file.get("track", {})
         return sum(dataset.id.get_storage_size() for dataset in tracks.values())
 

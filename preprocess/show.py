@@ -37,6 +37,7 @@ from preprocess.flow_run.decode_step import grey_frames, jpeg_frames
 from preprocess.flow_run.messages import WorkerOptions
 from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.evidence import texture_maps
+from preprocess.motion_boxes.moving import moving_areas
 from preprocess.motion_boxes.presets import OF_BOUNDARIES, PRESETS
 from preprocess.running.options import former_name
 from preprocess.video.decode import decode_clip
@@ -49,6 +50,7 @@ from shared.grid import canonical_view
 from shared.manifest import FOLDER_END, Clip
 from shared.motion_maps import compand, expand
 from shared.progress import bar_options
+from shared.scene import INSIDES
 
 FOLDER = click.Path(path_type=Path)
 FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
@@ -130,6 +132,13 @@ FLOW_BATCH = 8  # pairs of frames that a thread computes at a time
     show_default="the recipe of mofo",
 )
 @click.option(
+    "--inside",
+    type=click.Choice(INSIDES),
+    help="What is inside for the mask of the method mofo: the motion box, or the positions that "
+    "move.",
+    show_default="the recipe of mofo",
+)
+@click.option(
     "--decoder-mask",
     type=click.Choice(list(DECODER_MASKS)),
     help="Which of the hidden patches each method decodes. Patches that are left out are darker.",
@@ -178,6 +187,7 @@ def main(
     methods: tuple[str, ...],
     mask_ratio: float | None,
     inside_ratio: float | None,
+    inside: str | None,
     decoder_mask: str | None,
     stride: int,
     boxes: Path | None,
@@ -196,7 +206,7 @@ def main(
         raise InputError(
             "option-needs-another", "--format has an effect only with --annotations; give both"
         )
-    masks = MaskOptions(mask_ratio, inside_ratio, methods, decoder_mask)
+    masks = MaskOptions(mask_ratio, inside_ratio, methods, decoder_mask, inside)
     names, ground = output_names(videos, to), LIGHT if light else DARK
     missing = [str(video) for video in videos if not video.exists()]
     if missing:
@@ -283,6 +293,7 @@ def find_motion(
     textures = texture_maps(np.stack([picture for picture in grey if picture is not None]), size)
     parameters = PRESETS[motion_preset]
     boxes, score, contours = motion_boxes(maps, parameters, textures, residual)
+    areas = moving_areas(contours, boxes, size)
     to_source = np.array(source_size) / np.array(maps.shape[:0:-1])
     boxes = (boxes * np.tile(to_source, 2)).astype(np.float32)
     view = canonical_view(*source_size)
@@ -297,7 +308,9 @@ def find_motion(
         boxes=boxes,
         score=score,
         view=view,
-        masks=draw_masks(video.name, boxes, maps, view, source_size, mask_options, stride, flow),
+        masks=draw_masks(
+            video.name, boxes, maps, view, source_size, mask_options, stride, flow, areas
+        ),
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import InputError
+from shared.mirror import local_folder, shown
+from shared.mirror_sync import pull
 
 MAX_NAME_BYTES = 200  # file systems allow 255 for a name, and some names get a suffix
 LENGTHS = "-length"
@@ -45,8 +47,12 @@ def split_output(output: str) -> tuple[str, str]:
 class DatasetLayout:
     """Paths of one dataset: `DatasetLayout(Path("out"), "ssv2").boxes` is `out/ssv2/boxes`.
 
+    For an OUT in object storage, s3://bucket/path, the paths are those of the mirror on this
+    machine (shared/mirror.py), whose small files are then as in the store.
+
     Raises:
-        InputError: the dataset name has characters that could leave OUT or confuse a shell.
+        InputError: the dataset name has characters that could leave OUT or confuse a shell, or the
+            object storage cannot be reached.
     """
 
     out: Path
@@ -54,10 +60,12 @@ class DatasetLayout:
 
     def __post_init__(self) -> None:
         _check_name("dataset name", self.dataset)
+        if local_folder(self.out) != Path(self.out):
+            pull(self.root)
 
     @property
     def root(self) -> Path:
-        return Path(self.out) / self.dataset
+        return local_folder(self.out) / self.dataset
 
     @property
     def manifest(self) -> Path:
@@ -144,7 +152,7 @@ class DatasetLayout:
         if self.dataset != MAKE_DATASET:
             words.append(f"DATASET={self.dataset}")
         if Path(self.out) != MAKE_OUT:
-            words.append(f"OUT={shlex.quote(str(self.out))}")
+            words.append(f"OUT={shlex.quote(shown(local_folder(self.out)))}")
         words += [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
         if arguments:
             words.append(f"ARGS={shlex.quote(arguments)}")

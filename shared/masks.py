@@ -18,7 +18,7 @@ import numpy as np
 from shared.errors import InputError
 from shared.flow_tube import flow_tube
 from shared.rectangles import ASPECT, draw_aspect, nearest_cells, sides
-from shared.scene import Scene, check_share, round_half_up, tube_mask
+from shared.scene import INSIDES, Scene, check_share, round_half_up, tube_mask
 from shared.weighted_draws import drawn_by_weight
 
 __all__ = ["MASKS", "Mask", "Scene"]
@@ -37,17 +37,29 @@ def tube(scene: Scene, rng: np.random.Generator, *, mask_ratio: float) -> np.nda
 
 
 def motion_tube(
-    scene: Scene, rng: np.random.Generator, *, mask_ratio: float, inside_ratio: float
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    mask_ratio: float,
+    inside_ratio: float,
+    inside: str = "box",
 ) -> np.ndarray:
-    """A tube that masks `inside_ratio` of the positions in the motion box (MOFO, sec. 2.2).
+    """A tube that masks `inside_ratio` of the positions where motion is (MOFO, sec. 2.2).
 
     A share `mask_ratio` of all positions is masked. If both shares are not possible, the total is
     kept: see `masked_counts` in shared/scene.py.
+
+    Args:
+        inside: "box" for the positions in the motion box of the clip's frames; "positions" for
+            those that move in them.
     """
     check_share("mask_ratio", mask_ratio)
     if not 0.0 <= inside_ratio <= 1.0:
         raise InputError("out-of-range", f"inside_ratio is {inside_ratio}; 0 to 1 is allowed")
-    positions = tube_mask(scene.inside.ravel(), mask_ratio, inside_ratio, rng)
+    _check_name("inside", inside, INSIDES)
+    where = scene.inside if inside == "box" else scene.moving
+    assert where is not None, "the mask needs the table of what moves in the clip"
+    positions = tube_mask(where.ravel(), mask_ratio, inside_ratio, rng)
     return np.tile(positions, scene.time_steps)
 
 

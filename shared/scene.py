@@ -16,6 +16,9 @@ import numpy as np
 
 from shared.errors import InputError
 
+INSIDES = ("box", "positions")
+"""What decides which positions are inside: the motion box, or which of them move."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -31,12 +34,15 @@ class Scene:
         flow: float32 [T' - 1, m * R, m * Q, 2], how far the picture moves from each time step to
             the next at m x m points of each position (`FINE` of shared/flow_tube.py): x to the
             right and y down, in positions; NaN where this is not known. None if no mask needs it.
+        moving: bool [R, Q], True if the patch moves in the sampled frames, after crop, resize and
+            flip (`moving_positions` in shared/moving_areas.py); None if no mask needs it.
     """
 
     time_steps: int
     inside: np.ndarray
     motion: np.ndarray | None = None
     flow: np.ndarray | None = None
+    moving: np.ndarray | None = None
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """The datasets of each kind of shard, format version 1: the table that writer and reader share.
 
-Letters of dimensions: N clips, F frames of all clips, B bytes of all JPEG files, M values of all
-motion maps, K positions of all tube tables, P vertices of all contours, R tracks, D and H values of
-their displacements and HOG. The rows of a clip in every per-frame dataset are `first:last` of
-`/clip/frames`. Ragged data is stored as `offsets` and `values`.
+Letters of dimensions: N clips, F frames of all clips, B bytes of all JPEG files or tables of what
+moves, M values of all motion maps, K and J positions of all tube tables, P vertices of all
+contours, R tracks, D and H values of their displacements and HOG. The rows of a clip in every
+per-frame dataset are `first:last` of `/clip/frames`. Ragged data is stored as `offsets` and
+`values`.
 """
 
 from __future__ import annotations
@@ -151,6 +152,55 @@ TRACK_FIELDS = (
     ),
 )
 
+# What moves in each frame: masks and heads with `inside = "positions"` (shared/moving_areas.py).
+# Shards that were made before it existed lack it.
+MOVING_FIELDS = (
+    Field(
+        "/clip/moving_size",
+        "<i4",
+        ("N", "2"),
+        "cell",
+        "width, height of the clip's tables of what moves; their cells fill the whole frame",
+        optional=True,
+    ),
+    Field(
+        "/moving/offsets",
+        "<i8",
+        ("F+1",),
+        "byte",
+        "table of frame i is bits[offsets[i]:offsets[i+1]]",
+        gzip=True,
+        optional=True,
+    ),
+    Field(
+        "/moving/bits",
+        "|u1",
+        ("B",),
+        "",
+        "1 where a cell of the frame moves; row by row, 8 cells a byte, the first in the highest "
+        "bit (numpy.packbits)",
+        gzip=True,
+        optional=True,
+    ),
+    Field(
+        "/moving/tube_offsets",
+        "<i8",
+        ("N+1",),
+        "value",
+        "clip i is tube_index[tube_offsets[i]:tube_offsets[i+1]]",
+        optional=True,
+    ),
+    Field(
+        "/moving/tube_index",
+        "<i2",
+        ("J",),
+        "",
+        "sorted grid positions row*14+column of which a quarter moves in 15 % of the clip's moving "
+        "frames or more, in the canonical view (short side to 224, centre crop)",
+        optional=True,
+    ),
+)
+
 SCHEMAS: dict[str, tuple[Field, ...]] = {
     "frames": CLIP_FIELDS
     + (
@@ -235,7 +285,8 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             "sorted grid positions row*14+column whose patch centre lies in the clip's box, in the "
             "canonical view (short side to 224, centre crop)",
         ),
-    ),
+    )
+    + MOVING_FIELDS,
 }
 
 

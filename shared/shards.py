@@ -18,6 +18,7 @@ from shared.chunks import GZIP, PLAIN, CheckedRows, ChunkError, filters_of
 from shared.errors import InputError
 from shared.make_commands import make_around
 from shared.schema import FORMAT_VERSION, SCHEMAS, Field, sizes_of
+from shared.shard_cache import open_shard
 
 MAX_CHUNK_BYTES = 1 << 18  # largest chunk that is decompressed
 MAX_WHOLE_BYTES = 1 << 28  # largest dataset that is read at once
@@ -30,8 +31,9 @@ class ShardReader:
     """Reads one shard and refuses anything that the format does not allow. A context manager.
 
     Args:
-        path: the shard.
+        path: the shard. A shard of object storage is fetched (shared/shard_cache.py).
         kind: the expected kind.
+        partly: of a shard of object storage that is not on this machine, get only what is read.
 
     Attributes:
         num_clips, num_frames: N and F.
@@ -43,12 +45,12 @@ class ShardReader:
             virtual storage, or claims more data than the file can hold.
     """
 
-    def __init__(self, path: Path, kind: str) -> None:
+    def __init__(self, path: Path, kind: str, partly: bool = False) -> None:
         self.path = Path(path)
         self.kind = kind
         self._fields = {field.path: field for field in SCHEMAS[kind]}
         try:
-            self._file = h5py.File(self.path, "r")
+            self._file, self._num_bytes = open_shard(self.path, partly)
         except FileNotFoundError:
             raise InputError("missing-file", f"no shard at {self.path}") from None
         except OSError as error:
@@ -217,9 +219,7 @@ class ShardReader:
         chunk_bytes, num_bytes = (
             math.prod(shape) * dataset.dtype.itemsize for shape in (dataset.chunks, dataset.shape)
         )
-        most = (
-            self.path.stat().st_size * (MAX_DEFLATE_RATIO if filters == GZIP else 1) + chunk_bytes
-        )
+        most = self._num_bytes * (MAX_DEFLATE_RATIO if filters == GZIP else 1) + chunk_bytes
         if chunk_bytes > MAX_CHUNK_BYTES or num_bytes > most:
             raise InputError(
                 "damaged-file", f"{where} claims {num_bytes} bytes, more than the file can hold"

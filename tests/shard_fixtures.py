@@ -6,15 +6,20 @@ flow is computed: the motion maps and boxes are drawn from where the square is k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 
+from preprocess.box_run.moving_tables import MovingTables
 from shared.grid import canonical_view, positions_inside, window_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip, manifest_digest, write_classes, write_manifest
 from shared.randomness import counter_generator
+from shared.schema import Field
 from shared.shard_index import DatasetIndex, ShardEntry, read_index, shard_name, write_index
 from shared.shard_writer import write_shard
 
@@ -125,6 +130,9 @@ def _arrays(kind: str, drawn: list[dict], size: tuple[int, int]) -> dict[str, np
     unions = np.stack([window_box(clip["boxes"]) for clip in drawn])
     tubes = [_tube(box, size) for box in unions]
     moves = ~np.isnan(boxes[:, 0])
+    moving = MovingTables()
+    for clip in drawn:
+        moving.add(_areas(clip["boxes"], size), np.array(size))
     return arrays | {
         "/clip/box": unions,
         "/box/xyxy": boxes,
@@ -133,7 +141,18 @@ def _arrays(kind: str, drawn: list[dict], size: tuple[int, int]) -> dict[str, np
         "/contour/vertices": _outlines(boxes[moves]),
         "/tube/offsets": _offsets(tubes),
         "/tube/index": np.concatenate(tubes).astype(np.int16),
+        **moving.arrays(),
     }
+
+
+def _areas(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """bool [T, H, W]: the left half of the square of each frame, whose box is the whole square."""
+    areas = np.zeros((len(boxes), size[1], size[0]), dtype=np.bool_)
+    for area, box in zip(areas, boxes, strict=True):
+        if not np.isnan(box).any():
+            x1, y1, x2, y2 = box.astype(int)
+            area[y1:y2, x1 : (x1 + x2) // 2] = True
+    return areas
 
 
 def _outlines(boxes: np.ndarray) -> np.ndarray:
@@ -158,3 +177,14 @@ def _ragged(path: str, items: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def _offsets(items: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum([len(item) for item in items])]).astype(np.int64)
+
+
+def without_fields(path: Path, fields: Iterable[Field]) -> None:
+    """Take optional datasets out of a shard, as if an earlier version had made it."""
+    with h5py.File(path, "a") as shard:
+        for field in fields:
+            del shard[field.path]
+    folder = path.parent
+    index = read_index(folder)
+    sizes = [replace(e, bytes=(folder / e.name).stat().st_size) for e in index.shards]
+    write_index(folder, replace(index, shards=sizes))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.annotated_sets import AnnotatedClip, annotated_sets, half_of
-from benchmarks.boxes import best_constant, figures, interval, measures, windows
+from benchmarks.boxes import best_constant, figures, interval, measures, moving_measures, windows
 
 SAMPLES = Path(__file__).resolve().parents[1] / ".." / "shared" / "samples"
 SIZE = (320, 240)
@@ -16,7 +16,10 @@ def clip(boxes, source="a") -> AnnotatedClip:
     """A clip whose annotated boxes are those given, and that has them as motion boxes too."""
     boxes = np.array(boxes, np.float32)
     frames = np.arange(len(boxes))
-    return AnnotatedClip("clip", source, SIZE, boxes, frames, boxes[:, None].astype(np.float64))
+    areas = np.zeros((len(boxes), 24, 32), np.bool_)
+    areas[:, :, :16] = True  # the left half
+    annotated = boxes[:, None].astype(np.float64)
+    return AnnotatedClip("clip", source, SIZE, boxes, frames, annotated, areas)
 
 
 def test_halves_are_fixed():
@@ -43,6 +46,13 @@ def test_right_boxes_measure_perfectly_and_missing_ones_as_nothing():
     missing = right.boxes.copy()
     missing[::2] = np.nan
     assert measures(right, missing).iou == pytest.approx(15 / 31)
+
+
+def test_what_moves_is_measured_against_the_annotated_area():
+    """The canonical view is 240 of 320 pixels wide, so the left half is 120 of its 240 pixels."""
+    found = moving_measures(clip([(100, 0, 220, 240)] * 31))
+    assert found.positions.tolist() == [7 * 14]
+    assert found.recall == pytest.approx(0.5) and found.iou == 1
 
 
 def test_the_best_constant_box_is_found():

@@ -14,6 +14,7 @@ from training_fixtures import TINY_RECIPE
 
 from shared.grid import canonical_view, positions_inside, window_box
 from shared.layout import DatasetLayout
+from shared.moving_areas import read_areas
 from shared.shard_index import read_index, write_index
 from shared.shards import ShardReader
 from train.clips.reader import ClipReader
@@ -96,6 +97,11 @@ def test_annotated_boxes_are_the_smallest_around_all(layout):
         inside = positions_inside(canonical_view(*SIZE).apply(clip_box), (224, 224))
         assert positions[offsets[1] : offsets[2]].tolist() == np.flatnonzero(inside).tolist()
         assert offsets[1] == 0 and offsets[2] == offsets[-1]
+        areas = read_areas(reader, 1, first, first + 6)
+        assert reader.pair("/clip/moving_size", 1) == SIZE and areas.shape == (6, *SIZE[::-1])
+        expected = np.zeros(SIZE[::-1], np.bool_)
+        expected[8:18, 10:20] = expected[5:12, 15:30] = True
+        assert np.array_equal(areas[3], expected) and not areas[4].any()
     with ShardReader(layout.boxes / "00001.h5", "boxes") as reader:
         assert reader["/clip/box"][1].tolist() == [0, 0, 64, 48]
 

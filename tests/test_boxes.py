@@ -13,6 +13,7 @@ from preprocess.running.journal import JOURNAL_NAME
 from shared.grid import canonical_view, positions_inside, window_box
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest, write_manifest
+from shared.moving_areas import moving_positions, read_areas
 from shared.run_record import RunLock
 from shared.shard_index import read_index
 from shared.shards import ShardReader
@@ -62,6 +63,30 @@ def test_boxes_come_from_flows_and_frames(layout):
             view = canonical_view(*boxes["/clip/size"][clip].tolist())
             inside = np.flatnonzero(positions_inside(view.apply(box), (224, 224)))
             assert positions[offsets[clip] : offsets[clip + 1]].tolist() == inside.tolist()
+
+
+def test_what_moves_lies_in_the_boxes(layout):
+    assert run_boxes(layout).exit_code == 0
+    with (
+        ShardReader(layout.flows / "00001.h5", "flows") as flows,
+        ShardReader(layout.boxes / "00001.h5", "boxes") as boxes,
+    ):
+        assert np.array_equal(boxes["/clip/moving_size"], flows["/clip/map_size"])
+        width, height = boxes.pair("/clip/moving_size", 0)
+        offsets, positions = boxes["/moving/tube_offsets"], boxes["/moving/tube_index"]
+        for clip, (first, last) in enumerate(boxes["/clip/frames"]):
+            areas = read_areas(boxes, clip, first, last)
+            assert areas.shape == (last - first, height, width) and areas.any()
+            size = boxes.pair("/clip/size", clip)
+            for area, box in zip(areas, boxes["/box/xyxy"][first:last], strict=True):
+                y, x = np.nonzero(area)
+                if len(x):
+                    corners = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+                    cell = np.tile(np.divide(size, (width, height)), 2)
+                    assert np.all((corners * cell - box) * (1, 1, -1, -1) >= -cell)
+            moves = moving_positions(areas, canonical_view(*size), size, 16)
+            stored = positions[offsets[clip] : offsets[clip + 1]]
+            assert stored.tolist() == np.flatnonzero(moves).tolist() and len(stored)
 
 
 def test_without_texture_flows_are_enough(layout):

@@ -8,13 +8,17 @@ import torch
 from errors import refuses
 from hypothesis import given
 from hypothesis import strategies as st
-from shard_fixtures import write_moving_squares
+from shard_fixtures import without_fields, write_moving_squares
 from training_fixtures import TINY_RECIPE
 
 import train.clips.reader
-from shared.grid import positions_inside, window_box
+from shared.grid import View, positions_inside, window_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest, write_manifest
+from shared.moving_areas import moving_positions
+from shared.randomness import counter_generator
+from shared.scene import INSIDES, masked_counts
+from shared.schema import MOVING_FIELDS
 from shared.shards import ShardReader
 from train.clips.reader import ClipReader, decode_jpeg
 from train.clips.sampler import BatchPlan, StepSampler, epoch_order, steps_per_epoch
@@ -388,6 +392,51 @@ def test_inside_tokens_may_be_those_of_each_tubelet(table, recipe):
     )
     inside = trained[0, 3]["inside"].view(2, 64)
     assert not torch.equal(inside[0], inside[1])
+
+
+def test_inside_may_be_the_positions_that_move(table, recipe):
+    """The left half of the square moves; its box is the whole square. 4-pixel patches."""
+    changes = {"model": {"patch_size": 4}, "head": {"kind": "mca", "inside": "positions"}}
+    config = finetune_config(recipe, "mca", changes)
+    views = (table, config.model, config.frames, EvaluateConfig(), NO_WORKERS)
+    boxes, moving = (EvaluateDataset(*views, inside=inside) for inside in INSIDES)
+    for index in range(1, 12):
+        boxed, moves = (each[index]["inside"].view(2, 8, 8) for each in (boxes, moving))
+        clip = StoredClip(table, index, moving.reader, config.model)
+        frames = clip.test_views(config.frames, EvaluateConfig())[0].frames
+        areas = moving.reader.areas(index, frames)
+        view = View((0.0, 0.0, 64.0, 64.0), (32, 32))
+        assert np.array_equal(moves[0], moving_positions(areas, view, (64, 64), 4))
+        assert torch.equal(moves[0], moves[1])
+        assert 0 < moves.sum() and not torch.equal(moves, boxed)
+    labels = ClassList(list("lrud"), flip_x=[1, 0, 2, 3])
+    trained = FinetuneDataset(table, labels, config, NO_WORKERS, seed=0)
+    assert 0 < trained[0, 3]["inside"].sum() < 64
+
+
+def test_a_mask_of_positions_hides_its_share_of_what_moves(table, recipe):
+    changes = {"model": {"patch_size": 4}, "mask": {"inside": "positions"}}
+    config = pretrain_config(recipe, "mofo", changes)
+    dataset = PretrainDataset(table, config, NO_WORKERS, seed=0)
+    for index in range(1, 6):
+        mask = dataset[0, index]["mask"][0].view(2, 64).numpy()
+        clip = StoredClip(table, index, dataset.reader, config.model)
+        rng = counter_generator(0, 0, clip.clip_id, 0, "view")
+        moves = clip.moving(clip.random_view(config, rng)[0]).ravel()
+        total, inside = masked_counts(64, int(moves.sum()), 0.5, 0.75)
+        assert mask[0].sum() == total and mask[0][moves].sum() == inside
+
+
+def test_boxes_of_an_earlier_version_say_how_to_add_what_moves(tmp_path, recipe):
+    layout = write_moving_squares(tmp_path, num_clips=5)
+    without_fields(layout.boxes / "00000.h5", MOVING_FIELDS)
+    table = read_clip_table(layout, ["train"], boxes=True)
+    config = pretrain_config(recipe, "mofo")
+    assert PretrainDataset(table, config, NO_WORKERS, seed=0)[0, 1]["mask"].any()
+    config = pretrain_config(recipe, "mofo", {"mask": {"inside": "positions"}})
+    command = f"`make boxes DATASET=squares OUT={tmp_path} ARGS=--overwrite`"
+    with refuses("missing-data", "boxes/00000.h5", "positions", command):
+        PretrainDataset(table, config, NO_WORKERS, seed=0)
 
 
 def test_evaluation_shows_every_segment_and_crop(tmp_path, recipe):

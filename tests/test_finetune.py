@@ -144,7 +144,7 @@ def test_the_head_by_options_of_its_own(out, pretrained):
         *("--dataset", "squares", "--out", str(out), "--recipe", str(out / "tiny.toml")),
         *("--device", "cpu", "--dry-run", "--from", "none"),
         *("--mca-heads", "4", "--mca-depth", "2", "--mca-width", "split", "--no-mca-residual"),
-        *("--mca-box", "tubelet"),
+        *("--mca-box", "tubelet", "--mca-inside", "positions"),
     ]
     done = CliRunner().invoke(train.finetune.main, [*arguments, "--head", "mca"])
     assert done.exit_code == 0, done.output
@@ -154,12 +154,15 @@ def test_the_head_by_options_of_its_own(out, pretrained):
     assert resolved == {
         "config.head.kind": "mca", "config.head.num_heads": "4", "config.head.depth": "2",
         "config.head.head_width": "split", "config.head.residual": "False",
+        "config.head.block": "True",
         "config.head.mlp_ratio": "4.0", "config.head.box": "tubelet",
+        "config.head.inside": "positions",
     }  # fmt: skip
     refused(
         CliRunner().invoke(train.finetune.main, [*arguments, "--head", "mean"]),
         "option-unused",
         *("--mca-box", "--mca-depth", "--mca-width", "--mca-heads", "--mca-residual"),
+        "--mca-inside",
         "--head mca",
     )
 

@@ -20,12 +20,15 @@ def scene_of(rng, time_steps=T, grid=G) -> Scene:
     (top, bottom), (left, right) = np.sort(rng.integers(0, grid + 1, (2, 2)), axis=1)
     inside[top:bottom, left:right] = True
     motion = rng.gamma(0.3, size=(time_steps, grid, grid)).astype(np.float32)
-    return Scene(time_steps, inside, motion * (rng.random(motion.shape) < 0.8))
+    motion *= rng.random(motion.shape) < 0.8
+    moving = rng.random((grid, grid)) < rng.choice([0.0, 0.1, 0.4, 0.8, 1.0])
+    return Scene(time_steps, inside, motion, moving=moving)
 
 
 KINDS = {
     "tube": {"mask_ratio": 0.9},
     "motion_tube": {"mask_ratio": 0.9, "inside_ratio": 0.75},
+    "motion_tube positions": {"mask_ratio": 0.9, "inside_ratio": 0.75, "inside": "positions"},
     "random": {"mask_ratio": 0.9},
     "block": {"mask_ratio": 0.75},
     "cube": {"mask_ratio": 0.4},
@@ -74,10 +77,10 @@ def test_counts_are_exact_over_random_boxes_and_seeds(name):
             continue
         count = round_half_up(ratio * grid * grid)
         assert (mask.sum(axis=(1, 2)) == count).all()
-        if name == "motion_tube":
-            num_inside = int(scene.inside.sum())
-            inside = masked_counts(grid * grid, num_inside, ratio, 0.75)[1]
-            assert (mask[:, scene.inside].sum(axis=1) == inside).all()
+        if name.startswith("motion_tube"):
+            where = scene.moving if name.endswith("positions") else scene.inside
+            inside = masked_counts(grid * grid, int(where.sum()), ratio, 0.75)[1]
+            assert (mask[:, where].sum(axis=1) == inside).all()
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -122,7 +125,13 @@ def test_every_position_of_a_part_is_equally_likely(box):
             assert uniform_pvalue(counts[part], DRAWS) > 1e-6
 
 
-@pytest.mark.parametrize("name", ["tube", "motion_tube", "block"])
+def test_what_is_inside_has_two_names():
+    scene = scene_of(np.random.default_rng(4))
+    with refuses("unknown-name", "inside", "contours", "box", "positions"):
+        draw("motion_tube", scene, 0, inside="contours")
+
+
+@pytest.mark.parametrize("name", ["tube", "motion_tube", "motion_tube positions", "block"])
 def test_static_masks_do_not_move(name):
     for number in range(100):
         mask = draw(name, scene_of(np.random.default_rng(number)), number)

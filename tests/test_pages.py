@@ -117,6 +117,7 @@ def test_the_page_of_manifests_shows_clips_and_classes_that_are_read(tmp_path):
 
 
 WEIGHTS = "Weights of a run elsewhere"
+MASKS = "Masks for VideoMAE's own code"  # tests/test_reuse_masks.py runs these
 
 
 def reuse_blocks() -> list[Block]:
@@ -147,7 +148,7 @@ def test_weights_of_the_reuse_page(tmp_path, monkeypatch, capsys):
 def test_python_of_the_reuse_page(tmp_path):
     """The blocks follow one another, as somebody would paste them, beside a dataset called toy."""
     write_moving_squares(tmp_path / "out", dataset="toy", still=(3,))
-    blocks = [b for b in reuse_blocks() if b.heading != WEIGHTS]
+    blocks = [b for b in reuse_blocks() if b.heading not in (WEIGHTS, MASKS)]
     assert {block.language for block in blocks} == {"python"} and len(blocks) == 4
     code = "\n".join(block.text for block in blocks)
     code = code.replace("num_workers=2", "num_workers=0")  # a program given with -c cannot spawn

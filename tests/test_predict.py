@@ -142,12 +142,14 @@ def test_folders_and_lists_of_clips(layout, runs, tmp_path):
         writer.writerow(MANIFEST_COLUMNS)
         video = next(folder.rglob("7.mp4")).relative_to(folder)
         writer.writerow(["piece", video, 0.25, 1.0, "test", "", "", ""])
+        writer.writerow(["lost", "gone.mp4", "", "", "test", "", "", ""])
     rows_file, pictures = tmp_path / "found.csv", tmp_path / "pictures"
     arguments = ["--run", runs["mca"].path, folder, tmp_path / "clips.csv", "--videos", folder]
     outputs = ["--csv", rows_file, "--draw", pictures, "--top", 1, "--crops", 1]
     done = predict(layout, *arguments, *outputs)
     assert done.exit_code == 3, done.output
     assert "broken.mp4: " in done.stderr and "[damaged-file]" in done.stderr
+    assert "lost: no video gone" in done.stderr
     with open(rows_file, newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 3 and {row["rank"] for row in rows} == {"1"}
@@ -157,6 +159,9 @@ def test_folders_and_lists_of_clips(layout, runs, tmp_path):
     assert len(drawn) == 3 and cv2.imread(str(drawn[0])).std() > 5
     again = predict(layout, *arguments, *outputs)
     refused(again, "existing-output", rows_file, "--overwrite")
+    again = predict(layout, *arguments, "--draw", pictures)
+    refused(again, "existing-output", drawn[0], "--overwrite")
+    refused(predict(layout, *arguments, "--overwrite"), "option-needs-another", "--overwrite")
 
 
 def test_kept_shards_are_used_again(layout, runs, tmp_path):

@@ -116,6 +116,15 @@ def test_random_weights_depend_on_the_seed(layout):
     refused(unused[-1], "option-unused", "--seed 1", "pretrain-mofo")
 
 
+def test_a_probe_by_sgd_leaves_figures(layout):
+    line = run(layout, "--run", "by-sgd", "--probe", "sgd", "--probe-epochs", "2")[-1]
+    metrics = json.loads((layout.runs / "by-sgd" / "metrics-test-sgd.json").read_text())
+    assert line == f"linear probe by SGD: test top-1 {metrics['top1']:.1f} %"
+    assert metrics["epochs"] == 2 and metrics["label_learning_rate"] > 0
+    unused = run(layout, "--probe-epochs", "2", code=1)
+    refused(unused[-1], "option-unused", "--probe-epochs 2", "--probe both")
+
+
 def test_an_attentive_probe_reads_all_tokens_and_leaves_scores(layout):
     line = run(layout, "--run", "attentive", "--probe", "attentive")[-1]
     folder = layout.runs / "attentive"

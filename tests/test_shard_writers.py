@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dataset_fixtures import checksums, copy_of, make_dataset, run_flows, start
@@ -16,18 +18,26 @@ from preprocess.flow_run.assembly import Assembly
 from preprocess.flow_run.leases import Leases, sees
 from preprocess.flow_run.messages import ClipFailed, WorkerOptions
 from preprocess.flow_run.pool import InProcessPool
-from preprocess.flow_run.ray_assemblers import RayAssemblers
+from preprocess.flow_run.ray_assemblers import Assembling, RayAssemblers
 from shared.layout import DatasetLayout
+from shared.manifest import Clip
 
 KINDS = ("frames", "flows")
 CONFIGS = {kind: {"of": kind} for kind in KINDS}
 
 
-def test_shards_of_assemblers_are_those_of_the_run(tmp_path):
+@pytest.fixture(scope="module")
+def four_clips(tmp_path_factory):
+    """Tasks of four clips, and their events."""
+    folder = tmp_path_factory.mktemp("four")
+    tasks = make_tasks(folder, ["a", "long-b", "c", "d"])
+    return tasks, list(InProcessPool(WorkerOptions(folder)).run(each_alone(tasks)))
+
+
+def test_shards_of_assemblers_are_those_of_the_run(four_clips, tmp_path):
     """Two shards with one assembler each, which both get all events, in an order of their own."""
-    tasks = make_tasks(tmp_path, ["a", "long-b", "c", "d"])
-    events = list(InProcessPool(WorkerOptions(tmp_path)).run(each_alone(tasks)))
-    events.insert(0, ClipFailed(3, "flow", "for the test"))
+    tasks, events = four_clips
+    events = [ClipFailed(3, "flow", "for the test"), *events]
     leases = Leases(tmp_path / ".leases")
     options = AssemblerOptions(FlowOptions(), CONFIGS, leases.probe, leases.probe_text)
     for number, clip_indexes in enumerate(((0, 1), (2, 3))):
@@ -55,9 +65,9 @@ def test_shards_of_assemblers_are_those_of_the_run(tmp_path):
         assert not assembler.add([], events).ended, "the shard is written"
 
 
-def test_nothing_is_written_into_a_lease_that_has_ended(tmp_path):
-    tasks = make_tasks(tmp_path, ["a"])
-    events = list(InProcessPool(WorkerOptions(tmp_path)).run(each_alone(tasks)))
+def test_nothing_is_written_into_a_lease_that_has_ended(four_clips, tmp_path):
+    tasks, events = four_clips
+    events = [event for event in events if event.clip_index == 0]
     leases = Leases(tmp_path / ".leases")
     assembler = Assembler(AssemblerOptions(FlowOptions(), CONFIGS, leases.probe, ""))
     lost, next_one = leases.take(0), leases.take(0)
@@ -81,6 +91,169 @@ def test_shard_writers_need_other_processes(tmp_path):
     layout = make_dataset(tmp_path, num_clips=1)
     done = run_flows(layout, "--shard-writers", 1)
     refused(done, "option-unused", "--shard-writers is 1", "--pool in-process")
+
+
+# --------------------------------------------------------------------------------------------------
+# Assemblers that die, without a Ray: its calls are made at once, in this process
+
+
+class ActorError(Exception):
+    """As ray.exceptions.RayActorError."""
+
+
+class LostError(Exception):
+    """As ray.exceptions.ObjectLostError."""
+
+
+class TaskError(Exception):
+    """As ray.exceptions.RayTaskError."""
+
+    def __init__(self, cause):
+        self.cause = cause
+
+
+class Here:
+    """What RayAssemblers asks of Ray. Events that are not a list are lost."""
+
+    exceptions = SimpleNamespace(
+        RayActorError=ActorError, ObjectLostError=LostError, RayTaskError=TaskError,
+        RayError=(ActorError, LostError, TaskError),
+    )  # fmt: skip
+
+    def __init__(self):
+        self.started, self.killed = [], set()
+
+    def remote(self, **_):
+        return lambda worker: SimpleNamespace(remote=lambda: self._new(worker()))
+
+    def _new(self, process):
+        handle = SimpleNamespace()
+        for name in ("start", "call"):
+            handle.__dict__[name] = SimpleNamespace(
+                remote=lambda *given, name=name: self._call(handle, getattr(process, name), *given)
+            )
+        self.started.append(handle)
+        return handle
+
+    def _call(self, handle, method, *given):
+        if id(handle) in self.killed:
+            return Answer(ActorError())
+        if given[0] == "add" and not isinstance(given[2], list):
+            return Answer(LostError())
+        try:
+            return Answer(method(*given))
+        except OSError as error:
+            return Answer(TaskError(error))
+
+    def kill(self, handle):
+        self.killed.add(id(handle))
+
+    def get(self, result, timeout=None):
+        if isinstance(result.value, Exception):
+            raise result.value
+        return result.value
+
+
+class Answer:
+    """As ray.ObjectRef."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+@pytest.fixture
+def assembled(four_clips, tmp_path):
+    """Events of four clips in two shards, assemblers on a Ray of this process, and clips again."""
+    tasks, events = four_clips
+    leases = Leases(tmp_path / ".leases")
+    again: list[int] = []
+    here = Here()
+
+    def clips_of(shard):
+        return {index: tasks[index].clip for index in (2 * shard, 2 * shard + 1)}
+
+    def assemblers(count, probe_text=leases.probe_text):
+        options = AssemblerOptions(FlowOptions(), CONFIGS, leases.probe, probe_text)
+        given = Assembling(count, leases, options, lambda i: i // 2, clips_of, lambda _: ())
+        return RayAssemblers(here, given, 64, True, lambda task: again.append(task.clip_index))
+
+    return SimpleNamespace(
+        events=events, here=here, leases=leases, again=again, assemblers=assemblers
+    )
+
+
+def outcome(assemblers):
+    return [one for call in assemblers.calls for one in assemblers.finish(call)]
+
+
+def test_an_assembler_that_dies_loses_only_its_shards(assembled, tmp_path):
+    assemblers = assembled.assemblers(None)
+    assert len(assemblers) == 2, "one for every 32 workers"
+    first = [event for event in assembled.events if event.clip_index == 0]
+    others = [event for event in assembled.events if event.clip_index == 2]
+    assemblers.deliver(first, [0])
+    assemblers.deliver(others, [2])
+    assert [end.clip_index for end in outcome(assemblers)] == [0, 2]
+    lost = next(path for path in assembled.leases.folder.iterdir() if path.name[:5] == "00000")
+    assembled.here.kill(assembled.here.started[0])
+    last = [event for event in assembled.events if event.clip_index == 1]
+    assemblers.deliver(last[:2], [1])
+    assemblers.deliver(last[2:], [1])
+    assert outcome(assemblers) == [] and assembled.again == [1, 0] and not lost.exists()
+    assert len(assemblers) == 2, "another one took its place"
+
+    # Both clips come again, as attempts of their own; the end of clip 0 was said before.
+    assemblers.deliver([replace(e, attempt=1) for e in first + last], [0, 1])
+    assemblers.deliver([e for e in assembled.events if e.clip_index == 3], [3])
+    end, written, other_end, other = outcome(assemblers)
+    assert (end.clip_index, written.number, other_end.clip_index, other.number) == (1, 0, 3, 1)
+    for number, one in ((0, written), (1, other)):
+        clips = {event.clip_index for event in assembled.events if event.clip_index // 2 == number}
+        named = dict(zip(sorted(clips), clips_named(number), strict=True))
+        expected = Assembly(number, named, tmp_path / "spill")
+        for event in assembled.events:
+            if event.clip_index in clips:
+                expected.add(event)
+        assert expected.publish({k: tmp_path / k for k in KINDS}, CONFIGS) == one.entries
+
+
+def clips_named(number: int) -> list[Clip]:
+    names = [("a", "short.mp4"), ("long-b", "long.mp4"), ("c", "short.mp4"), ("d", "short.mp4")]
+    return [Clip(*name) for name in names[2 * number : 2 * number + 2]]
+
+
+def test_events_that_are_lost_on_the_way_are_made_again(assembled):
+    assemblers = assembled.assemblers(1)
+    assemblers.deliver("a reference to events of a lost node", [1, 2])
+    assert outcome(assemblers) == [] and assembled.again == [2, 1]
+
+
+def test_a_shard_whose_assemblers_die_always_ends_the_run(assembled):
+    assemblers = assembled.assemblers(1)
+    with refuses("no-workers", "00000.h5", "--shard-writers 0"):
+        for _ in range(9):
+            assemblers.deliver(assembled.events[:1], [0])
+            assembled.here.kill(assembled.here.started[-1])
+            assemblers.deliver(assembled.events[:1], [0])
+            assert not outcome(assemblers)
+
+
+def test_a_full_disk_of_an_assembler_is_the_error_of_the_run(assembled):
+    assemblers = assembled.assemblers(1)
+    assemblers.deliver([event for event in assembled.events if event.clip_index == 0], [0])
+    (lease,) = [path for path in assembled.leases.folder.iterdir() if path.is_dir()]
+    (lease / "frames").write_text("a file where a folder must be")
+    assemblers.deliver([event for event in assembled.events if event.clip_index == 1], [1])
+    with pytest.raises(FileExistsError):
+        outcome(assemblers)
+
+
+def test_writers_that_do_not_see_the_output(assembled, capsys, tmp_path):
+    """As where OUT is on a disk of one machine."""
+    with refuses("missing-folder", "2 of 2 shard writers", tmp_path):
+        assembled.assemblers(2, "another text")
+    assert len(assembled.assemblers(None, "another text")) == 0
+    assert "writes all shards" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------------
@@ -162,24 +335,3 @@ def test_a_shard_writer_that_is_killed_costs_time_alone(undisturbed, tmp_path):
     assert run.returncode == 3, errors
     assert kills == 2
     check_same(layout, undisturbed)
-
-
-@pytest.mark.slow
-def test_writers_that_do_not_see_the_output_are_refused(tmp_path):
-    """As where OUT is on a disk of one machine. Here, the probe says something else."""
-    import ray
-
-    from preprocess.flow_run.ray_assemblers import Assembling
-
-    leases = Leases(tmp_path / ".leases")
-    options = AssemblerOptions(FlowOptions(), CONFIGS, leases.probe, "another text")
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        given = Assembling(1, leases, options, lambda _: 0, lambda _: {}, lambda _: ())
-        with refuses("missing-folder", "1 of 1 shard writers", tmp_path):
-            RayAssemblers(ray, given, 2, True, lambda _: None)
-        given = Assembling(None, leases, options, lambda _: 0, lambda _: {}, lambda _: ())
-        assert len(RayAssemblers(ray, given, 2, True, lambda _: None)) == 0
-        assert len(RayAssemblers(ray, given, 2, False, lambda _: None)) == 0
-    finally:
-        ray.shutdown()

@@ -42,6 +42,11 @@ def boxes_arrays(frames_per_clip=(3, 0, 2)):
         "/contour/vertices": np.zeros((0, 3), dtype="<i2"),
         "/tube/offsets": np.arange(num_clips + 1, dtype="<i8") * 2,
         "/tube/index": np.arange(num_clips * 2, dtype="<i2"),
+        "/clip/moving_size": np.tile(np.array([4, 3], dtype="<i4"), (num_clips, 1)),
+        "/moving/offsets": np.arange(num_frames + 1, dtype="<i8") * 2,
+        "/moving/bits": np.arange(num_frames * 2, dtype="|u1"),
+        "/moving/tube_offsets": np.arange(num_clips + 1, dtype="<i8"),
+        "/moving/tube_index": np.arange(num_clips, dtype="<i2"),
     }
 
 

@@ -22,6 +22,7 @@ from preprocess.drawing.frames import (
     LIGHT,
     caption,
     draw_mask,
+    draw_positions,
     flow_colours,
     flow_wheel,
     in_grid,
@@ -194,6 +195,28 @@ def test_given_ratios_and_methods_replace_those_of_the_recipes() -> None:
     assert [text.split(":")[0] for text in masks.by_caption] == ["mofo", "smm"]
     with refuses("unknown-name", "--method", "moco", "videomae"):
         draw_masks("a", boxes, maps, view, (64, 64), MaskOptions(methods=("moco",)))
+
+
+def test_the_mask_of_mofo_may_be_that_of_what_moves() -> None:
+    boxes = np.tile(np.array([0.0, 0, 64, 64], np.float32), (16, 1))
+    areas = np.zeros((16, 8, 8), np.bool_)
+    areas[:, :4] = True  # the upper half
+    maps = np.zeros((16, 8, 8), np.float32)
+    view = canonical_view(64, 64)
+    options = MaskOptions(inside="positions")
+    masks = draw_masks("a", boxes, maps, view, (64, 64), options, stride=1, areas=areas)
+    [(text, moving)] = masks.moving.items()
+    assert text == "mofo: 90 % hidden, 80 % of what moves"
+    assert moving.shape == (16, 14, 14) and moving[0, :7].all() and not moving[0, 7:].any()
+    assert masks.by_caption[text][0][moving[0]].sum() == 78  # of 98; all 98 others are hidden
+    picture = np.zeros((28, 28, 3), np.uint8)
+    draw_positions(picture, moving[0], np.array([0, 0, 28, 28]))
+    outline = np.ones((14, 28), bool)
+    outline[1:-1, 1:-1] = False
+    assert np.array_equal(picture.any(axis=2), np.pad(outline, ((0, 14), (0, 0))))
+    with refuses("option-unused", "--inside", "positions", "videomae", "--method mofo"):
+        options = MaskOptions(methods=("videomae",), inside="positions")
+        draw_masks("a", boxes, maps, view, (64, 64), options)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -142,6 +142,10 @@ CONTRADICTIONS = {
     "jpegs out of order": ("frames", lambda a, _: a["/jpeg/offsets"].__setitem__(2, 1), "in order"),
     "a box outside": ("boxes", lambda a, _: a["/box/xyxy"].__setitem__((0, 2), 99), "outside its"),
     "a position too many": ("boxes", lambda a, _: a["/tube/index"].__setitem__(0, 196), "0..195"),
+    "bits out of order": ("boxes", lambda a, _: a["/moving/offsets"].__setitem__(2, 1), "in order"),
+    "another moving size": ("boxes", lambda a, _: a["/clip/moving_size"].__iadd__(9), "not fit"),
+    "a moving position too many": (
+        "boxes", lambda a, _: a["/moving/tube_index"].__setitem__(0, -1), "0..195"),
     "other flows": ("boxes", lambda _, c: c.update(flows="0" * 64), "made from another flows"),
     "other options": ("frames", lambda _, c: c.update(jpeg_quality=5), "jpeg_quality 5;"),
 }  # fmt: skip

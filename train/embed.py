@@ -215,8 +215,10 @@ def compute(
     from train.evaluation.scoring import mean_over_views
     from train.samples.datasets import EvaluateDataset
 
-    box = embedder.head.box
-    dataset = EvaluateDataset(table, embedder.model, embedder.frames, views, loader, box)
+    head = embedder.head
+    dataset = EvaluateDataset(
+        table, embedder.model, embedder.frames, views, loader, head.box, inside=head.inside
+    )
     found = mean_over_views(
         lambda batch: {"feature": embedder.compute(network, batch)},
         network, dataset, loader, process, "part",

@@ -172,11 +172,9 @@ def main(
         )
     name = run or run_name(f"pretrain-{method or 'mofo'}", head or _default_head(dataset))
     classifier = find_classifier(run, layout, read_recipe(dataset, None)) if run else None
-    if classifier is not None and classifier.run is None:
-        folder = RunFolder(layout.runs / f"evaluate-{classifier.name}")
-    else:
-        folder = RunFolder(layout.runs / name)
-        classifier = None
+    folder = RunFolder(layout.runs / name)
+    if classifier is not None:
+        folder = classifier.run or RunFolder(layout.runs / f"evaluate-{classifier.name}")
     given = {"split": split, "segments": segments, "crops": crops, "starts": starts}
     changes = {key: value for key, value in given.items() if value is not None}
     tested = DatasetLayout(out, on) if on else layout
@@ -290,7 +288,15 @@ def evaluate(
     # Score
     # -----------------------------------------------------------------------------------------
     model = tested.build().to(processes.device)
-    dataset = EvaluateDataset(table, tested.model, tested.frames, views, loader, tested.head.box)
+    dataset = EvaluateDataset(
+        table,
+        tested.model,
+        tested.frames,
+        views,
+        loader,
+        tested.head.box,
+        inside=tested.head.inside,
+    )
     scores = score_clips(model, dataset, loader, processes, views.split)
     labels = {kind: table.labels[kind] for kind in kinds}
     if classes:

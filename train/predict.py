@@ -106,9 +106,12 @@ def main(
 ) -> None:
     """Predict the classes of the videos of PATHS: files, folders, or CSV files of clips."""
     # ------------------------------------------------------------------ resolve
-    for file in (csv_file, json_file):
-        if file is not None and file.exists() and not overwrite:
-            raise InputError("existing-output", f"{file} exists; give another name, or --overwrite")
+    if overwrite and not (csv_file or json_file or draw):
+        raise InputError(
+            "option-needs-another",
+            "--overwrite has an effect only with --csv, --json or --draw; leave it out",
+        )
+    _refuse_existing([file for file in (csv_file, json_file) if file], overwrite)
     layout = DatasetLayout(out, dataset or "toy")
     tables = read_recipe(dataset or "default", recipe)
     classifier = find_classifier(source, layout, tables)
@@ -126,13 +129,17 @@ def main(
         tempfile.TemporaryDirectory(prefix="predict-") if work is None else nullcontext(work)
     )
     with temporary as folder:
-        clips = list_clips(paths, videos, Path(folder))
+        listing = list_clips(paths, videos, Path(folder))
+        clips = listing.clips
+        pictures = [] if draw is None else [_picture(draw, n, clip) for n, clip in enumerate(clips)]
+        _refuse_existing(pictures, overwrite)
         print(f"predict: {counted(len(clips), 'clip')} with {classifier.weights}")
         shards = _shards(classifier, clips, Path(folder), device)
         for note in shards.notes:
             print(f"  {note}")
-        for clip, reason in shards.failures:
-            print(f"{clip.name}: {reason}", file=sys.stderr)
+        lost = [*listing.missing, *((clip.name, reason) for clip, reason in shards.failures)]
+        for name, reason in lost:
+            print(f"{name}: {reason}", file=sys.stderr)
         # -------------------------------------------------------------- predict
         failed = {clip for clip, _ in shards.failures}
         good = [number for number, clip in enumerate(clips) if clip not in failed]
@@ -147,14 +154,21 @@ def main(
     if csv_file is not None:
         write_atomically(csv_file, as_csv(predictions).encode(errors="backslashreplace"))
     if json_file is not None:
-        failures = [
-            {"clip": clip.name, "video": str(clip.video), "reason": reason}
-            for clip, reason in shards.failures
-        ]
+        failures = [{"clip": name, "reason": reason} for name, reason in lost]
         text = as_json(_description(classifier), predictions, failures)
         write_atomically(json_file, text.encode(errors="backslashreplace"))
-    if shards.failures:
+    if lost:
         sys.exit(EXIT_SET_ASIDE)
+
+
+def _picture(folder: Path, number: int, clip: NewClip) -> Path:
+    return folder / f"{number:04d}-{clip.video.stem}.png"
+
+
+def _refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
+    for file in files:
+        if file.exists() and not overwrite:
+            raise InputError("existing-output", f"{file} exists; give another name, or --overwrite")
 
 
 def _shards(classifier: Classifier, clips: Sequence[NewClip], work: Path, device: str) -> NewShards:
@@ -191,7 +205,13 @@ def _predict(
     loader = replace(with_workers(classifier.loader, workers), cache_megabytes=0)
     views = classifier.views
     dataset = EvaluateDataset(
-        table, classifier.model, classifier.frames, views, loader, classifier.head.box
+        table,
+        classifier.model,
+        classifier.frames,
+        views,
+        loader,
+        classifier.head.box,
+        inside=classifier.head.inside,
     )
     process = one_process(device)
     model = classifier.build().to(process.device)
@@ -206,7 +226,7 @@ def _predict(
         from train.pictures.predictions import prediction_png  # matplotlib is needed only here
 
         for row, (number, prediction) in enumerate(zip(good, predictions, strict=True)):
-            path = draw / f"{number:04d}-{clips[number].video.stem}.png"
+            path = _picture(draw, number, clips[number])
             write_atomically(path, prediction_png(prediction, table, row))
             print(path)
     return predictions

@@ -10,7 +10,8 @@ another (--pool steps), or all tokens one after another (--pool tokens), without
 The linear probe is a logistic regression on the labelled clips of split train. Its penalty is
 chosen on split val, or by cross-validation on split train where val is missing or is the tested
 split. k-NN votes among the clips of split train. The attentive probe (--probe attentive) trains a
-query that attends to all tokens of a clip.
+query that attends to all tokens of a clip. --probe sgd trains the linear probe with SGD, as papers
+do.
 
 Writes OUT/<dataset>/runs/probe-<method>/: options.json, features-<split>.h5, and for each probe
 metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. A stopped probe continues with the split
@@ -34,6 +35,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, SPLITS, ClassList, read_classes
 from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.run_classes import check_same_dataset
+from train.extractors.sources import find_extractor
 from train.options.chosen_recipe import choose_recipe
 from train.options.config import POOLS, EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.options.recipe import (
@@ -62,12 +64,20 @@ from train.running.finetune_inputs import (
 from train.running.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from train.extractors.extractor import Extractor
+    from train.network.autoencoder import VideoEncoder
     from train.running.engine import Processes
 
-PROBES = {"linear": "linear probe", "knn": "k-NN", "attentive": "attentive probe"}
+PROBES = {
+    "linear": "linear probe",
+    "knn": "k-NN",
+    "attentive": "attentive probe",
+    "sgd": "linear probe by SGD",
+}
 BOTH = ("linear", "knn")
 TOKENS = "tokens"  # the pool of an attentive probe, which learns how to pool
 NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07
+SGD_EPOCHS = 100  # papers have 100, and some 20
 POSITIVE = click.IntRange(min=1)
 
 
@@ -90,15 +100,24 @@ POSITIVE = click.IntRange(min=1)
     "--from",
     "source",
     metavar="RUN|WEIGHTS|none",
-    help="Test the features of this run, of this file of weights, or of random weights (none).",
+    help="Test the features of this run, of this file of weights, of random weights (none), of a "
+    "Hugging Face folder of V-JEPA 2 or Hiera, or of an image model of timm "
+    "(timm:NAME=FILE.safetensors).",
 )
 @click.option(
     "--probe",
     "probes",
     type=click.Choice([*PROBES, "both"]),
     default="both",
-    help="Classifier to train on the features: linear, knn, both of these, or attentive, a learned "
-    "query that attends to the tokens.",
+    help="Classifier to train on the features: linear, knn, both of these; attentive, a learned "
+    "query that attends to the tokens; or sgd, a linear classifier that is trained by SGD.",
+)
+@click.option(
+    "--probe-epochs",
+    type=POSITIVE,
+    metavar="EPOCHS",
+    show_default=str(SGD_EPOCHS),
+    help="Epochs of the probe sgd.",
 )
 @click.option(
     "--split",
@@ -165,6 +184,7 @@ def main(
     method: str | None,
     source: str | None,
     probes: str,
+    probe_epochs: int | None,
     split: str | None,
     pool: str | None,
     labels_per_class: int | None,
@@ -186,7 +206,9 @@ def main(
             "option-conflict", f"--from {source} and --method {method}: give only one of them"
         )
     source = source or f"pretrain-{method or 'mofo'}"
-    if seed is not None and source != "none":
+    extractor = find_extractor(source)
+    is_random = source == "none" or (extractor is not None and extractor.weights is None)
+    if seed is not None and not is_random:
         raise InputError(
             "option-unused",
             f"--seed {seed} has an effect only on random weights (--from none), and the weights "
@@ -199,6 +221,12 @@ def main(
             "option-unused",
             f"--{' and --'.join(given)} have an effect only on k-NN, and not on --probe {probes}; "
             "leave them out",
+        )
+    if probe_epochs is not None and probes != "sgd":
+        raise InputError(
+            "option-unused",
+            f"--probe-epochs {probe_epochs} has an effect only on --probe sgd, and not on --probe "
+            f"{probes}; leave it out",
         )
     if pool is not None and probes == "attentive":
         raise InputError(
@@ -214,7 +242,7 @@ def main(
     few = parse_changes(label_settings(limits))
     figures = probe(
         layout,
-        RunFolder(layout.runs / (run or f"probe-{short_name(source)}")),
+        RunFolder(layout.runs / (run or f"probe-{_name_of(source)}")),
         finetune_config(tables, "mean", few),
         with_workers(loader_config(tables), workers),
         source,
@@ -225,6 +253,7 @@ def main(
         device,
         overwrite,
         pool or "clip",
+        probe_epochs or SGD_EPOCHS,
     )
     for kind, metrics in figures.items():
         print(f"{PROBES[kind]}: {metrics['split']} top-1 {metrics['top1']:.1f} %")
@@ -243,6 +272,7 @@ def probe(
     device: str = "auto",
     overwrite: bool = False,
     pool: str = "clip",
+    sgd_epochs: int = SGD_EPOCHS,
 ) -> dict[str, dict[str, Any]]:
     """Compute features and test them; returns the metrics of each probe.
 
@@ -255,7 +285,8 @@ def probe(
     # -----------------------------------------------------------------------------------------
     # Resolve
     # -----------------------------------------------------------------------------------------
-    weights = find_weights(layout, source)
+    extractor = find_extractor(source)
+    weights = extractor.weights if extractor else find_weights(layout, source)
     config = replace(config, flips=())  # a probe does not augment, so no labels are swapped
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
@@ -280,8 +311,12 @@ def probe(
     from train.weights.exchange import import_weights
     from train.weights.files import digest_of
 
-    imported = None if weights is None else import_weights(weights, "encoder")
-    encoder = frozen_encoder(config.model, imported, seed)
+    encoder: VideoEncoder | Extractor
+    if extractor is not None:
+        encoder = extractor.read(seed, config.model.num_frames)
+    else:
+        imported = None if weights is None else import_weights(weights, "encoder")
+        encoder = frozen_encoder(config.model, imported, seed)
     model = encoder.config
     if pool == TOKENS or "attentive" in probes:
         count = sum(len(table) for table in splits.values())
@@ -345,7 +380,8 @@ def probe(
             chosen: dict[str, float] = {}
             for kind in config.labels:
                 scores[kind], how = _scores(
-                    name, kind, pooled, splits, views.split, num_classes[kind], knn, processes
+                    *(name, kind, pooled, splits, views.split, num_classes[kind]),
+                    *(knn, sgd_epochs, processes),
                 )
                 chosen |= {f"{kind}_{key}": value for key, value in how.items()}
             metrics = {
@@ -355,6 +391,7 @@ def probe(
                 "clips": len(tested),
                 **chosen,
                 **(knn if name == "knn" else {}),
+                **({"epochs": sgd_epochs} if name == "sgd" else {}),
                 **accuracy(scores, labels),
             }
             write_scores(folder.scores(f"{views.split}-{name}"), tested, scores)
@@ -363,6 +400,12 @@ def probe(
             figures[name] = metrics
         folder.finish({f"{name}_top1": each["top1"] for name, each in figures.items()})
     return figures
+
+
+def _name_of(source: str) -> str:
+    """The part of the name of the folder that says whose features are tested."""
+    extractor = find_extractor(source)
+    return f"{extractor.kind}-{extractor.name}" if extractor else short_name(source)
 
 
 def _check_source(layout: DatasetLayout, source: str, classes: ClassList, manifest: str) -> None:
@@ -391,7 +434,7 @@ def _print_summary(
     classes = ", ".join(f"{n:,} {PLURAL[kind]}" for kind, n in options["classes"].items())
     seed = options["seed"]
     rows = {
-        "features of": options["from"] if seed is None else f"random weights, seed {seed}",
+        "features of": _described(options["from"], seed),
         "clips": clips,
         "classes": classes,
         "tested on": f"split {views.split}, {views.segments} x {views.crops} views of a clip",
@@ -402,6 +445,12 @@ def _print_summary(
         rows["k-NN"] = f"{knn['neighbours']} neighbours, temperature {knn['temperature']:g}"
     for name, value in rows.items():
         processes.say(f"  {name:<12}  {value}")
+
+
+def _described(source: str, seed: int | None) -> str:
+    if seed is None:
+        return source
+    return f"{'' if source == 'none' else f'{source}, '}random weights, seed {seed}"
 
 
 def _pooling(pool: str, probes: tuple[str, ...]) -> str:
@@ -420,11 +469,13 @@ def _scores(
     tested: str,
     num_classes: int,
     knn: dict[str, Any],
+    sgd_epochs: int,
     processes: Processes,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Return the scores of the tested clips for one kind of label, and what was chosen for it."""
     from train.evaluation.attentive import fit_attentive_probe
     from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
+    from train.evaluation.sgd_probe import fit_sgd_probe
 
     labels = splits["train"].labels[kind]
     if name != "attentive":  # all tokens of a clip, if they are not averaged, are one vector
@@ -443,6 +494,11 @@ def _scores(
             features["train"], labels, num_classes, held_out, device=processes.device
         )
         return attentive(features[tested]), {"learning_rate": attentive.learning_rate}
+    if name == "sgd":
+        by_sgd = fit_sgd_probe(
+            features["train"], labels, num_classes, held_out, sgd_epochs, device=processes.device
+        )
+        return by_sgd(features[tested]), {"learning_rate": by_sgd.learning_rate}
     linear = fit_linear_probe(features["train"], labels, num_classes, held_out)
     return linear(features[tested]), {"inverse_penalty": linear.penalty}
 

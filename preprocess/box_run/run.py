@@ -17,7 +17,7 @@ from preprocess.box_run.inputs import BoxInputs
 from preprocess.box_run.shards import ShardBuilder
 from preprocess.running.journal import Journal, described, remove_other_shards
 from preprocess.running.processes import executor
-from shared.files import remove_leftovers, sync_folder
+from shared.files import put_in_place, remove_file, remove_leftovers
 from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID
 from shared.layout import DatasetLayout
 from shared.progress import bar_options
@@ -82,7 +82,7 @@ def make_box_shards(
 
     def start() -> None:
         journal.start()
-        (folder / INDEX_NAME).unlink(missing_ok=True)
+        remove_file(folder / INDEX_NAME)
         on_start()
 
     if overwrite and shards:
@@ -124,8 +124,7 @@ def _replace_first(
     try:
         number, entry = make_shard(*task)
         start()
-        os.replace(staged, folder / staged.name)
-        sync_folder(folder)
+        put_in_place(staged, folder / staged.name)
     finally:
         shutil.rmtree(staged.parent, ignore_errors=True)
     journal.add({"shard": number, "boxes": asdict(entry)})

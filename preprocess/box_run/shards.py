@@ -15,6 +15,8 @@ import numpy as np
 
 from preprocess.annotated_boxes.matching import BoxAnnotations, ClipFrames
 from preprocess.annotated_boxes.metrics import bounding_boxes, clip_to_frame
+from preprocess.box_run.moving_tables import MovingTables
+from preprocess.motion_boxes.moving import covered_cells, moving_areas
 from preprocess.motion_boxes.presets import MotionParameters
 from shared.errors import InputError
 from shared.grid import canonical_view, inside_boxes, window_box
@@ -22,6 +24,9 @@ from shared.make_commands import make_around
 from shared.motion_maps import expand, has_residual, read_maps
 from shared.schema import LARGEST_VERTEX
 from shared.shards import ShardReader
+
+ANNOTATED_LINES = 64
+"""Short side of the tables of what moves, for annotated boxes; those of motion maps have theirs."""
 
 
 class ShardBuilder(Protocol):
@@ -63,6 +68,7 @@ class FromMotion:
             boxes = np.full((reader.num_frames, 4), np.nan, dtype="<f4")
             scores = np.zeros(reader.num_frames, dtype="<f4")
             vertices: list[np.ndarray] = []
+            moving = MovingTables()
             for clip, (first, last) in enumerate(frames):
                 maps = expand(*read_maps(reader, clip, int(first), int(last)))
                 textures = None if pictures is None else _textures(pictures, first, last, maps)
@@ -76,7 +82,8 @@ class FromMotion:
                 to_source = sizes[clip] / maps.shape[:0:-1]
                 boxes[first:last] = found * np.tile(to_source, 2)
                 vertices += contour_vertices(contours, to_source)
-            return _shard_arrays(reader, boxes, scores, vertices)
+                moving.add(moving_areas(contours, found, maps.shape[1:]), sizes[clip])
+            return _shard_arrays(reader, boxes, scores, vertices, moving)
 
 
 def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) -> np.ndarray:
@@ -113,22 +120,33 @@ class FromAnnotations:
             boxes = np.full((reader.num_frames, 4), np.nan, dtype="<f4")
             scores = np.full(reader.num_frames, np.nan, dtype="<f4")
             vertices = [np.empty((0, 3), "<i2")] * reader.num_frames
+            moving = MovingTables()
             for clip_id, (first, last), size in zip(
                 reader.clip_ids(), reader["/clip/frames"], reader["/clip/size"], strict=True
             ):
                 times = reader.rows("/frame/pts_seconds", first, last)
                 clip = ClipFrames(clip_id, (int(size[0]), int(size[1])), times)
+                scale = min(1.0, ANNOTATED_LINES / min(clip.size))
+                width, height = (max(1, round(scale * side)) for side in clip.size)
+                areas = np.zeros((len(times), height, width), dtype=np.bool_)
                 for index, annotated in self.annotations.of(clip).items():
                     inside = clip_to_frame(annotated, clip.size)
                     inside = inside[~np.isnan(inside).any(axis=1)]
                     if index < len(times) and len(inside):
                         boxes[first + index] = bounding_boxes(inside[None])[0]
                         vertices[first + index] = _corners(inside)
-            return _shard_arrays(reader, boxes, scores, vertices)
+                        to_cells = np.tile(np.array([width, height]) / clip.size, 2)
+                        areas[index] = covered_cells(inside * to_cells, (height, width))
+                moving.add(areas, size)
+            return _shard_arrays(reader, boxes, scores, vertices, moving)
 
 
 def _shard_arrays(
-    reader: ShardReader, boxes: np.ndarray, scores: np.ndarray, vertices: list[np.ndarray]
+    reader: ShardReader,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    vertices: list[np.ndarray],
+    moving: MovingTables,
 ) -> dict[str, np.ndarray]:
     """All arrays of a boxes shard.
 
@@ -137,6 +155,7 @@ def _shard_arrays(
         boxes: float32 [F, 4], source pixels, NaN where a frame has no box.
         scores: float32 [F].
         vertices: for each frame the vertices of its contours, int16 [k, 3].
+        moving: what moves in each clip.
     """
     sizes, frames = reader["/clip/size"], reader["/clip/frames"]
     clip_boxes = np.full((reader.num_clips, 4), np.nan, dtype="<f4")
@@ -156,6 +175,7 @@ def _shard_arrays(
         "/contour/vertices": np.concatenate([np.empty((0, 3), "<i2"), *vertices]),
         "/tube/offsets": np.cumsum([0, *map(len, tubes)], dtype="<i8"),
         "/tube/index": np.concatenate([np.empty(0, "<i2"), *tubes]).astype("<i2"),
+        **moving.arrays(),
     }
 
 

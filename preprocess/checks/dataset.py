@@ -11,6 +11,7 @@ from preprocess.checks.shard import ShardFile, ShardsOfNumber
 from preprocess.flow.options import shard_kind
 from preprocess.running.failures import read_failures
 from shared.errors import InputError
+from shared.files import file_sizes
 from shared.layout import DatasetLayout
 from shared.make_commands import make_boxes, make_flows
 from shared.manifest import Clip, manifest_digest, read_manifest
@@ -98,7 +99,8 @@ def _index_problems(found: FoundDataset, name: str) -> Iterator[str]:
     names = [entry.name for entry in index.shards]
     if names != expected:
         yield f"dataset.json lists {len(names)} shards; the manifest needs {len(expected)} in order"
-    unknown = sorted({path.name for path in folder.glob("[!.]*.h5")} - set(names))
+    shards = {name for name in file_sizes(folder) if name.endswith(".h5") and name[0] != "."}
+    unknown = sorted(shards - set(names))
     if unknown:
         yield (
             f"{counted(len(unknown), 'file')} not listed in dataset.json, such as "

@@ -19,7 +19,9 @@ import numpy as np
 from preprocess.box_run.inputs import source_of
 from shared.errors import InputError
 from shared.grid import TUBE_POSITIONS
+from shared.moving_areas import has_areas
 from shared.schema import CLIP_PATHS
+from shared.shard_cache import drop, fetch_again
 from shared.shard_index import ShardEntry
 from shared.shards import ShardReader
 
@@ -79,6 +81,9 @@ def check_shards(shards: ShardsOfNumber) -> dict[str, list[str]]:
         good = {name: reader for name, reader in readers.items() if not problems[name]}
         for name, problem in _disagreements(good):
             problems[name].append(problem)
+    for name, file in shards.files.items():
+        if problems[name]:
+            drop(file.path)
     return problems
 
 
@@ -92,8 +97,9 @@ def kills_its_reader(shards: ShardsOfNumber) -> dict[str, list[str]]:
 
 
 def _file_problems(file: ShardFile) -> Iterator[str]:
-    """Problems of size and sha256; HDF5 is not used."""
+    """Problems of size and sha256; HDF5 is not used. Object storage is read, not its mirror."""
     try:
+        fetch_again(file.path)
         num_bytes = file.path.stat().st_size
         with open(file.path, "rb") as stream:
             if num_bytes != file.entry.bytes:
@@ -200,6 +206,22 @@ def _boxes_problems(reader: ShardReader) -> Iterator[str]:
     positions = reader["/tube/index"]
     if np.any((positions < 0) | (positions >= TUBE_POSITIONS)):
         yield f"/tube/index has a position that is not in 0..{TUBE_POSITIONS - 1}"
+    if has_areas(reader):
+        yield from _moving_problems(reader, lengths)
+
+
+def _moving_problems(reader: ShardReader, lengths: np.ndarray) -> Iterator[str]:
+    """Problems of the tables of what moves; `lengths` has the frames of each clip."""
+    yield from _offset_problems(reader, "/moving/offsets", reader.length("/moving/bits"), least=1)
+    cells = reader["/clip/moving_size"].astype(np.int64).prod(axis=1)
+    num_bytes = np.repeat(-(-cells // 8), lengths)
+    if not np.array_equal(np.diff(reader["/moving/offsets"]), num_bytes):
+        yield "/moving/offsets does not fit /clip/moving_size"
+    path = "/moving/tube_index"
+    yield from _offset_problems(reader, "/moving/tube_offsets", reader.length(path))
+    positions = reader[path]
+    if np.any((positions < 0) | (positions >= TUBE_POSITIONS)):
+        yield f"{path} has a position that is not in 0..{TUBE_POSITIONS - 1}"
 
 
 def _offset_problems(

@@ -133,6 +133,31 @@ def draw_mask(
     picture[y[0] : y[-1], x[0] : x[-1]] = seen
 
 
+def draw_positions(picture: np.ndarray, positions: np.ndarray, crop: np.ndarray) -> None:
+    """Draw the outline of positions of the crop that a model sees, in the colour of contours.
+
+    Args:
+        picture: uint8 [H, W, 3], changed in place.
+        positions: bool [rows, columns].
+        crop: x1 y1 x2 y2 of the crop, in pixels of the image.
+    """
+    rows, columns = positions.shape
+    x = np.round(np.linspace(crop[0], crop[2], columns + 1)).astype(int)
+    y = np.round(np.linspace(crop[1], crop[3], rows + 1)).astype(int)
+    padded = np.pad(positions, 1)
+    for row, column in zip(*np.nonzero(positions), strict=True):
+        left, right, top, bottom = x[column], x[column + 1] - 1, y[row], y[row + 1] - 1
+        beside = padded[row : row + 3, column : column + 3]
+        if not beside[0, 1]:
+            picture[top, left : right + 1] = CONTOUR_RGB
+        if not beside[2, 1]:
+            picture[bottom, left : right + 1] = CONTOUR_RGB
+        if not beside[1, 0]:
+            picture[top : bottom + 1, left] = CONTOUR_RGB
+        if not beside[1, 2]:
+            picture[top : bottom + 1, right] = CONTOUR_RGB
+
+
 def captioned(picture: np.ndarray, text: str, ground: Ground = DARK) -> np.ndarray:
     """Add a line of text above an image."""
     return np.concatenate([caption(text, picture.shape[1], ground=ground), picture])

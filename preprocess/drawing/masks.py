@@ -8,6 +8,7 @@ that length. Each window has its own masks, which depend on its motion, as in tr
 
 from __future__ import annotations
 
+import inspect
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from shared.flow_tube import FINE, fine_points
 from shared.grid import View, inside_boxes, window_box
 from shared.masks import MASKS, Scene
 from shared.motion_cells import cell_means
+from shared.moving_areas import moving_positions
 from shared.randomness import counter_generator
 
 PATCH = 16  # pixels of the view
@@ -39,12 +41,15 @@ class MaskOptions:
             box; None takes the value of the recipe.
         methods: names of the methods; empty for all methods of the recipe.
         decoder_mask: name of the decoder mask; None takes that of each recipe.
+        inside: "box" or "positions", what is inside for masks that use motion boxes; None takes the
+            value of the recipe.
     """
 
     mask_ratio: float | None = None
     inside_ratio: float | None = None
     methods: tuple[str, ...] = ()
     decoder_mask: str | None = None
+    inside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,13 @@ class ShownMasks:
             frame, which the masks use; NaN without motion.
         decoded: for each method that decodes only some of its hidden patches, by caption, bool
             [T, rows, columns], True = hidden and decoded.
+        moving: bool [T, rows, columns], the positions that move in the window of each frame, for
+            each caption whose mask uses them instead of the box.
     """
 
     by_caption: dict[str, np.ndarray]
     boxes: np.ndarray
+    moving: dict[str, np.ndarray] = field(default_factory=dict)
     decoded: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -73,6 +81,7 @@ def draw_masks(
     options: MaskOptions,
     stride: int = 2,
     flow: np.ndarray | None = None,
+    areas: np.ndarray | None = None,
 ) -> ShownMasks:
     """Draw one mask of each method for each window of a video.
 
@@ -86,23 +95,34 @@ def draw_masks(
         stride: frames of the video between two frames of a clip.
         flow: float32 [T, 2, h, w], flow from each frame to the next, in pixels of its own size, for
             masks that follow it. None: nothing moves.
+        areas: bool [T, h, w], what moves in each frame (`moving_areas`); None takes the boxes.
 
     Raises:
-        InputError: a method is unknown, or a ratio hides all tokens or none.
+        InputError: a method is unknown, a ratio hides all tokens or none, or no chosen method uses
+            `options.inside`.
     """
     grid = (view.size[0] // PATCH, view.size[1] // PATCH)
     steps = CLIP_FRAMES // TUBELET
     window = CLIP_FRAMES * stride  # frames of the video
     of_step = np.arange(len(boxes)) % window // (TUBELET * stride)
     methods = _chosen(method_masks(), options.methods)
+    arguments = {name: _arguments(table["mask"], options) for name, table in methods.items()}
+    if options.inside is not None and not any("inside" in each for each in arguments.values()):
+        raise InputError(
+            "option-unused",
+            f"--inside is {options.inside}, but no mask of {', '.join(methods)} uses motion boxes; "
+            "leave it out, or add --method mofo",
+        )
     masks = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
     decoded = {method: np.empty((len(boxes), *grid), np.bool_) for method in methods}
-    inside = np.empty((len(boxes), *grid), np.bool_)
+    inside, moving = (np.empty((len(boxes), *grid), np.bool_) for _ in range(2))
     window_boxes = np.empty((len(boxes), 4), np.float32)
     for first in range(0, len(boxes), window):
         part = slice(first, first + window)
         window_boxes[part] = window_box(boxes[part])
-        inside[part] = inside_boxes(boxes[part], view, PATCH)
+        inside[part] = moving[part] = inside_boxes(boxes[part], view, PATCH)
+        if areas is not None:
+            moving[part] = moving_positions(areas[part], view, source_size, PATCH)
         cells = cell_means(maps[part], view, source_size, grid)
         motion = np.stack(
             [cells[of_step[part] == t].mean(axis=0) for t in np.unique(of_step[part])]
@@ -115,21 +135,28 @@ def draw_masks(
             followed = flow_of_steps(
                 flow[part], steps, TUBELET * stride, view.crop, source_size, grid
             )
-        scene = Scene(steps, inside[first], motion, followed)
+        scene = Scene(steps, inside[first], motion, followed, moving[first])
         for method, table in methods.items():
             rng = counter_generator("show", name, method, first)
-            draw, arguments = MASKS[table["mask"]["kind"]].draw, _arguments(table["mask"], options)
-            mask = draw(scene, rng, **arguments)
+            mask = MASKS[table["mask"]["kind"]].draw(scene, rng, **arguments[method])
             _refuse_extremes(method, mask)
             masks[method][part] = mask.reshape(steps, *grid)[of_step[part]]
             chosen = _decoded(table["decoder_mask"], options, scene, mask, rng)
             decoded[method][part] = chosen.reshape(steps, *grid)[of_step[part]]
+    of_moving = {name for name in methods if arguments[name].get("inside") == "positions"}
     captions = {
-        method: _caption(method, mask, decoded[method], inside) for method, mask in masks.items()
+        method: _caption(method, mask, decoded[method])
+        + (
+            _share(mask, moving, "of what moves")
+            if method in of_moving
+            else _share(mask, inside, "in box")
+        )
+        for method, mask in masks.items()
     }
     return ShownMasks(
         {captions[method]: mask for method, mask in masks.items()},
         window_boxes,
+        {captions[method]: moving for method in of_moving},
         {
             captions[method]: chosen
             for method, chosen in decoded.items()
@@ -198,10 +225,15 @@ def _chosen(tables: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _arguments(table: dict[str, Any], options: MaskOptions) -> dict[str, Any]:
-    """The arguments of a mask. Given ratios replace those of the recipe."""
-    given = {"mask_ratio": options.mask_ratio, "inside_ratio": options.inside_ratio}
+    """The arguments of a mask. Given options replace those of the recipe."""
+    given = {
+        "mask_ratio": options.mask_ratio,
+        "inside_ratio": options.inside_ratio,
+        "inside": options.inside,
+    }
     arguments = {name: value for name, value in table.items() if name != "kind"}
-    return arguments | {k: v for k, v in given.items() if k in arguments and v is not None}
+    known = inspect.signature(MASKS[table["kind"]].draw).parameters
+    return arguments | {k: v for k, v in given.items() if k in known and v is not None}
 
 
 def _decoded(
@@ -227,8 +259,12 @@ def _refuse_extremes(method: str, mask: np.ndarray) -> None:
         )
 
 
-def _caption(method: str, mask: np.ndarray, decoded: np.ndarray, inside: np.ndarray) -> str:
+def _caption(method: str, mask: np.ndarray, decoded: np.ndarray) -> str:
     text = f"{method}: {100 * mask.mean():.0f} % hidden"
     if (decoded != mask).any():
         text += f", {100 * decoded.sum() / mask.sum():.0f} % of these decoded"
-    return text + (f", {100 * mask[inside].mean():.0f} % in box" if inside.any() else "")
+    return text
+
+
+def _share(mask: np.ndarray, inside: np.ndarray, where: str) -> str:
+    return f", {100 * mask[inside].mean():.0f} % {where}" if inside.any() else ""

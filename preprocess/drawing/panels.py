@@ -18,6 +18,7 @@ from preprocess.drawing.frames import (
     captioned,
     draw_contours,
     draw_mask,
+    draw_positions,
     flow_colours,
     flow_wheel,
     in_grid,
@@ -112,14 +113,13 @@ def panels(found: FoundMotion, t: int, height: int, ground: Ground = DARK) -> di
     }
     for method, mask in found.masks.by_caption.items():
         masked = frame.copy()
+        crop = np.array(found.view.crop) * np.tile(scale, 2)
         decoded = found.masks.decoded.get(method)
-        draw_mask(
-            masked,
-            mask[t],
-            np.array(found.view.crop) * np.tile(scale, 2),
-            None if decoded is None else decoded[t],
-        )
-        draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
+        draw_mask(masked, mask[t], crop, None if decoded is None else decoded[t])
+        if method in found.masks.moving:
+            draw_positions(masked, found.masks.moving[method][t], crop)
+        else:
+            draw_box(masked, found.masks.boxes[t] * np.tile(scale, 2), BOX_RGB)
         drawn[method] = masked
     return {text: _widened(picture, ground) for text, picture in drawn.items()}
 

@@ -22,6 +22,7 @@ from preprocess.running.journal import (
     remove_other_shards,
 )
 from shared.errors import InputError
+from shared.files import remove_file
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, manifest_digest
 from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, write_index
@@ -157,7 +158,7 @@ class Plan:
     def remove_indexes(self) -> None:
         """Declare the folders unfinished, before one of their shards is replaced."""
         for folder in self.folders.values():
-            (folder / INDEX_NAME).unlink(missing_ok=True)
+            remove_file(folder / INDEX_NAME)
 
     def write_indexes(self, entries: dict[str, list[ShardEntry]]) -> None:
         """Declare all folders complete, and delete shards that no clip belongs to."""

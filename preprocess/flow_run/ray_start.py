@@ -18,7 +18,8 @@ OBJECT_STORE_BYTES_A_BATCH = 32 << 20
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a program that was submitted as a job
 START_TRIES, TOO_SLOW = 3, "timed out during startup"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-NOT_SENT = ["out/", ".venv/", ".git/", "build/", "tests/"]  # to a cluster, with the code
+# Folders that do not go to a cluster with the code.
+NOT_SENT = ["out/", "s3.mirror/", ".venv/", ".git/", "build/", "tests/"]
 
 
 def is_cluster_named() -> bool:

@@ -13,7 +13,7 @@ from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import write_failures
 from preprocess.running.journal import Journal, remove_journal
 from shared.errors import InputError
-from shared.files import sync_folder
+from shared.files import put_in_place
 from shared.run_record import JsonlLog, write_options
 from shared.shard_index import ShardEntry
 
@@ -103,8 +103,7 @@ class RunStart:
         for name, folder in self._plan.folders.items():
             folder.mkdir(parents=True, exist_ok=True)
             file = written.entries[name].name
-            os.replace(written.lease / name / file, folder / file)
-            sync_folder(folder)
+            put_in_place(written.lease / name / file, folder / file)
         shutil.rmtree(written.lease, ignore_errors=True)
 
     def close_staging(self) -> None:

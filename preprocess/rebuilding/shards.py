@@ -9,7 +9,6 @@ they will be, the files are moved, and dataset.json is written again. If this is
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -28,7 +27,8 @@ from preprocess.flow_run.stored_clips import stored_events
 from preprocess.running.failures import read_failures, write_failures
 from preprocess.running.journal import Journal, is_intact
 from shared.errors import InputError
-from shared.files import sync_folder
+from shared.files import put_in_place, remove_file
+from shared.mirror import stored_address
 from shared.progress import bar_options
 from shared.shard_index import INDEX_NAME, DatasetIndex, ShardEntry, read_index, shard_name
 from shared.shards import ShardReader
@@ -141,15 +141,16 @@ def _put_in_place(
     # ----- The dataset is unfinished while files are moved
     journal.start()
     for folder in plan.folders.values():
-        (folder / INDEX_NAME).unlink()
+        remove_file(folder / INDEX_NAME)
     for record in staged.finished.values():
         for name, folder in plan.folders.items():
             entry = ShardEntry(**record[name])
-            if not is_intact(folder / entry.name, entry):  # a good file is not touched
-                os.replace(folders[name] / entry.name, folder / entry.name)
-                print(f"Replaced {folder / entry.name} ({counted(entry.clips, 'clip')}).")
-    for folder in plan.folders.values():
-        sync_folder(folder)
+            made, path = folders[name] / entry.name, folder / entry.name
+            # A good file is not touched. What object storage says of a file is not its content.
+            is_bad = stored_address(path) is not None or not is_intact(path, entry)
+            if is_bad and made.exists():
+                put_in_place(made, path)
+                print(f"Replaced {path} ({counted(entry.clips, 'clip')}).")
 
     # ----- Every shard exists: declare the folders complete, once
     left = journal.failures()

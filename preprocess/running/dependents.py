@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.files import file_sizes
 from shared.layout import DatasetLayout
 
 SHARD_FOLDERS = ("frames", "flows", "flows-*", "boxes", "boxes-*")
@@ -17,5 +18,5 @@ def dependents(layout: DatasetLayout, with_shards: bool) -> list[str]:
     patterns = SHARD_FOLDERS if with_shards else ()
     shards = sorted({path for pattern in patterns for path in layout.root.glob(pattern)})
     runs = sorted(path.parent for path in layout.runs.glob("*/options.json"))
-    made = [path for path in shards if any(path.glob("*.h5"))]
+    made = [path for path in shards if any(name.endswith(".h5") for name in file_sizes(path))]
     return [path.relative_to(layout.root).as_posix() for path in [*made, *runs]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import EXIT_ERROR, EXIT_SET_ASIDE, InputError
-from shared.files import write_atomically
+from shared.files import remove_file, write_atomically
 from shared.manifest import Clip
 from shared.run_record import read_jsonl
 from shared.wording import counted
@@ -49,7 +49,7 @@ def read_failures(path: Path) -> list[dict[str, Any]]:
 def write_failures(path: Path, failures: list[dict[str, Any]]) -> None:
     """Replace the file; without failures, delete it."""
     if not failures:
-        path.unlink(missing_ok=True)
+        remove_file(path)
         return
     text = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
     write_atomically(path, text.encode())

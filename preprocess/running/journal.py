@@ -10,11 +10,11 @@ from typing import Any
 
 from preprocess.running.same_options import NO_NAMES, OptionNames, refuse_other_options
 from shared.errors import InputError
-from shared.files import write_atomically
+from shared.files import file_sizes, remove_file, sent_as, write_atomically
+from shared.mirror import JOURNAL_NAME, stored_address
+from shared.mirror_sync import send
 from shared.run_record import read_jsonl
 from shared.shard_index import DatasetIndex, ShardEntry, read_index
-
-JOURNAL_NAME = ".journal.jsonl"
 
 
 def complete_index(
@@ -31,11 +31,9 @@ def complete_index(
     if index is None:
         return None
     refuse_other_options(folder, described(index), described(wanted), names)
-    for shard in index.shards:
-        path = folder / shard.name
-        if not path.is_file() or path.stat().st_size != shard.bytes:
-            return None
-    return index
+    sizes = file_sizes(folder)
+    is_whole = all(sizes.get(shard.name) == shard.bytes for shard in index.shards)
+    return index if is_whole else None
 
 
 def described(index: DatasetIndex) -> dict[str, Any]:
@@ -111,13 +109,14 @@ class Journal:
         write_atomically(self._path, text.encode())
         for path in journals_in(self.folder):
             if path != self._path and not (self._is_part and _head_of(path) == self._head):
-                path.unlink(missing_ok=True)
+                remove_file(path)
 
     def add(self, record: dict[str, Any]) -> None:
         """Record a shard as finished, after it has been published."""
         self.finished[record["shard"]] = record
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
+        send(self._path, self._path)
 
     def keep_intact(
         self, folders: dict[str, Path], on_checked: Callable[[int], None] = lambda _: None
@@ -152,7 +151,12 @@ class Journal:
 
 
 def is_intact(path: Path, entry: ShardEntry) -> bool:
-    """Whether a file has the size and the sha256 of its entry."""
+    """Whether a file has the size and the sha256 of its entry.
+
+    Of a file in object storage these are asked for, and its content is not read.
+    """
+    if stored_address(path) is not None:
+        return sent_as(path) == (entry.bytes, entry.sha256)
     try:
         if path.stat().st_size != entry.bytes:
             return False
@@ -185,7 +189,7 @@ def _head_of(path: Path) -> dict[str, Any] | None:
 def remove_journal(folder: Path) -> None:
     """Delete the journals of a folder, if there are any."""
     for path in journals_in(folder):
-        path.unlink(missing_ok=True)
+        remove_file(path)
 
 
 def is_under_way(folder: Path) -> bool:
@@ -205,12 +209,12 @@ def drop_beside_others(folder: Path, digests: dict[str, str] | None) -> None:
     for path in journals_in(folder):
         head = _head_of(path)
         if head is not None and head.get("beside") != digests:
-            path.unlink(missing_ok=True)
+            remove_file(path)
 
 
 def remove_other_shards(folder: Path, entries: list[ShardEntry]) -> None:
     """Delete shards that an earlier run with more shards left in the folder."""
     names = {entry.name for entry in entries}
-    for path in Path(folder).glob("*.h5"):
-        if path.name not in names:
-            path.unlink()
+    for name in file_sizes(folder):
+        if name.endswith(".h5") and name not in names:
+            remove_file(Path(folder) / name)

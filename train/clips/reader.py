@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 
 from shared.errors import InputError
+from shared.make_commands import make_around
 from shared.motion_maps import expand, read_maps
+from shared.moving_areas import has_areas, read_areas
 from shared.shard_writer import CHUNK_BYTES
 from shared.shards import ShardReader
 from shared.tracks import NUM_BINS, Tracks, read_tracks
@@ -89,6 +91,39 @@ class ClipReader:
         first, last = (int(row) for row in self._table.frames[index])
         shard = self._boxes[int(self._table.shard[index])]
         return shard.rows("/box/xyxy", first, last)[chosen]
+
+    def areas(self, index: int, chosen: np.ndarray) -> np.ndarray:
+        """What moves in the chosen frames, bool [K, h, w]; each covers the whole frame.
+
+        Raises:
+            InputError: the boxes have no table of what moves.
+        """
+        assert self._boxes is not None, "the table was read without boxes"
+        shard = self._boxes[int(self._table.shard[index])]
+        self._check_areas(shard)
+        start = int(self._table.frames[index][0])
+        first, last = int(chosen.min()), int(chosen.max()) + 1
+        areas = read_areas(shard, int(self._table.row[index]), start + first, start + last)
+        return areas[chosen - first]
+
+    def check_areas(self) -> None:
+        """Refuse boxes without a table of what moves, by their first shard."""
+        if self._boxes is not None and self._table.shard_names:
+            self._check_areas(self._boxes[0])
+
+    @staticmethod
+    def _check_areas(shard: ShardReader) -> None:
+        if not has_areas(shard):
+            folder = shard.path.parent
+            name = folder.name.removeprefix("boxes").removeprefix("-")
+            options = f"--name {name} ... --overwrite" if name else "--overwrite"
+            made = make_around(folder, "boxes", options)
+            raise InputError(
+                "missing-data",
+                f'{shard.path} has no table of what moves, which inside = "positions" needs, '
+                f"because an earlier version made it; make the boxes again with {made}, or use "
+                'inside = "box"',
+            )
 
     def motion(self, index: int, chosen: np.ndarray) -> np.ndarray:
         """Motion maps float32 [K, h, w] of the chosen frames; each covers the whole frame."""

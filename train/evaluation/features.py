@@ -21,6 +21,7 @@ from shared.errors import InputError
 from shared.files import write_atomically
 from train.clips.table import ClipTable
 from train.evaluation.scoring import mean_over_views
+from train.extractors.extractor import Extractor
 from train.network.autoencoder import VideoEncoder
 from train.network.model_config import ModelConfig
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
@@ -48,7 +49,7 @@ def frozen_encoder(
 def clip_features(
     folder: RunFolder,
     split: str,
-    encoder: VideoEncoder,
+    encoder: VideoEncoder | Extractor,
     table: ClipTable,
     config: FinetuneConfig,
     views: EvaluateConfig,
@@ -84,7 +85,7 @@ def clip_features(
 
 
 def compute_features(
-    encoder: VideoEncoder,
+    encoder: VideoEncoder | Extractor,
     table: ClipTable,
     frames: Choice,
     views: EvaluateConfig,

@@ -15,6 +15,7 @@ from train.options.config import LoaderConfig
 from train.running.engine import Processes, wants_bf16
 from train.samples.datasets import EvaluateDataset, Sample
 from train.samples.loading import make_loader, read_batches, to_device
+from train.samples.prefetch import with_prefetching
 
 
 def score_clips(
@@ -82,7 +83,8 @@ def mean_over_views(
         disable=not processes.is_first,
         **bar_options(),
     )
-    stream = read_batches(make_loader(dataset, batches, loader, processes.uses_cuda))
+    order = with_prefetching(dataset.table, batches)
+    stream = read_batches(make_loader(dataset, order, loader, processes.uses_cuda))
     with closing(stream), closing(bar):
         for batch in stream:
             batch = to_device(batch, processes.device)

@@ -42,7 +42,13 @@ class Validation:
             one_view = EvaluateConfig(segments=1, crops=1)
             self._labels = {kind: held_out.labels[kind] for kind in config.labels}
             self._clips = EvaluateDataset(
-                held_out, config.model, config.frames, one_view, setup.loader, config.head.box
+                held_out,
+                config.model,
+                config.frames,
+                one_view,
+                setup.loader,
+                config.head.box,
+                inside=config.head.inside,
             )
 
     @staticmethod

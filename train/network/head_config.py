@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.errors import InputError
+from shared.scene import INSIDES
 from train.tables.typed import PlainValues
 
 KINDS = ("mean", "mca")
@@ -39,13 +40,20 @@ class HeadConfig(PlainValues):
     box: str = "clip"
     """Which tokens are inside. clip: patches in the motion box of all frames of the view
     (MOFO; `window_box` in shared/grid.py). tubelet: patches in the box of the tubelet's frames."""
+    inside: str = "box"
+    """What decides it. box: the motion box. positions: the patches that move in these frames
+    (`moving_positions` in shared/moving_areas.py)."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(
                 "unknown-name", f"there is no head {self.kind!r}; allowed: {', '.join(KINDS)}"
             )
-        for name, allowed in (("head_width", HEAD_WIDTHS), ("box", BOXES)):
+        for name, allowed in (
+            ("head_width", HEAD_WIDTHS),
+            ("box", BOXES),
+            ("inside", INSIDES),
+        ):
             if getattr(self, name) not in allowed:
                 found = getattr(self, name)
                 raise InputError(

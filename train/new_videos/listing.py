@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +31,21 @@ class NewClip:
     span: tuple[float | None, float | None] = (None, None)
 
 
-def list_clips(paths: Sequence[Path], videos: Path | None, work: Path) -> list[NewClip]:
-    """List the clips in the order of the paths.
+@dataclass(frozen=True)
+class Listing:
+    """What is found at the named paths.
+
+    Attributes:
+        clips: the clips, in the order of the paths.
+        missing: (name, reason) of each row of a CSV whose video does not exist.
+    """
+
+    clips: list[NewClip]
+    missing: list[tuple[str, str]]
+
+
+def list_clips(paths: Sequence[Path], videos: Path | None, work: Path) -> Listing:
+    """List the clips of paths.
 
     Args:
         paths: video files; folders, whose videos are found as `preprocess.manifest` finds them; and
@@ -52,6 +66,7 @@ def list_clips(paths: Sequence[Path], videos: Path | None, work: Path) -> list[N
             "it out",
         )
     clips: list[NewClip] = []
+    missing: list[tuple[str, str]] = []
     for number, path in enumerate(paths):
         layout = DatasetLayout(work / "lists" / str(number), DATASET)
         if path.is_dir():
@@ -79,7 +94,11 @@ def list_clips(paths: Sequence[Path], videos: Path | None, work: Path) -> list[N
             ]
         else:
             clips.append(NewClip(str(path), path.resolve()))
-    return clips
+        if layout.missing.is_file():
+            with open(layout.missing, encoding="utf-8", newline="") as stream:
+                _, *rows = csv.reader(stream)
+            missing += [(row[0], f"no video {row[1]} in {videos or path.parent}") for row in rows]
+    return Listing(clips, missing)
 
 
 def write_list(clips: Sequence[NewClip], layout: DatasetLayout) -> Path:

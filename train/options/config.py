@@ -219,6 +219,11 @@ class PretrainConfig:
         return MASKS[self.mask.kind].needs_boxes
 
     @property
+    def inside(self) -> str:
+        """What is inside for the mask: the motion box, or the positions that move."""
+        return self.mask.options.get("inside", "box")
+
+    @property
     def masks_by_motion(self) -> bool:
         """Whether the mask of the encoder or of the decoder uses the motion of the clip."""
         return (

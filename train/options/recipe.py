@@ -43,6 +43,7 @@ MCA_FIELDS = {
     "mca_width": "head_width",
     "mca_residual": "residual",
     "mca_box": "box",
+    "mca_inside": "inside",
 }
 """The field of HeadConfig that each option of the command line sets."""
 
@@ -245,10 +246,9 @@ def _trial_arguments(name: str) -> tuple[Any, ...]:
 
 
 def _still_scene(time_steps: int, grid: int) -> Scene:
-    inside, motion = np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid))
-    return Scene(
-        time_steps, inside, motion, np.zeros((time_steps - 1, grid * FINE, grid * FINE, 2))
-    )
+    nothing, motion = np.zeros((grid, grid), np.bool_), np.zeros((time_steps, grid, grid))
+    flow = np.zeros((time_steps - 1, grid * FINE, grid * FINE, 2))
+    return Scene(time_steps, nothing, motion, flow, nothing)
 
 
 def _with_decoder(config: PretrainConfig) -> PretrainConfig:

@@ -44,7 +44,8 @@ class SeenClip:
     Attributes:
         clip_id, label: the clip; label is its class number or None.
         clips: float32 [1, 3, T, S, S], standardised.
-        inside: bool [1, N], True if the patch of a token lies in the motion box.
+        inside: bool [1, N], True if the patch of a token lies in the motion box, or moves if the
+            configuration has `inside = "positions"`.
         motion: float32 [T', rows, columns], or None if the table has no motion maps.
         flow: flow between time steps, see `Scene.flow`; None if no mask needs it.
     """
@@ -69,11 +70,14 @@ class ClipViews:
     def __init__(self, table: ClipTable, config: PretrainConfig | FinetuneConfig) -> None:
         self.table = table
         loader = LoaderConfig(workers=0)
-        # Masks take the box of the whole clip.
-        box = config.head.box if isinstance(config, FinetuneConfig) else "clip"
-        flow = isinstance(config, PretrainConfig) and MASKS[config.mask.kind].needs_flow
+        # Masks take what all frames of the clip decide.
+        box, inside, flow = "clip", "box", False
+        if isinstance(config, FinetuneConfig):
+            box, inside = config.head.box, config.head.inside
+        else:
+            inside, flow = config.inside, MASKS[config.mask.kind].needs_flow
         self._clips = EvaluateDataset(
-            table, config.model, config.frames, EvaluateConfig(), loader, box, flow
+            table, config.model, config.frames, EvaluateConfig(), loader, box, flow, inside
         )
 
     def __getitem__(self, index: int) -> SeenClip:

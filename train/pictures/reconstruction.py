@@ -110,7 +110,7 @@ def _reconstruct_one(
     cut = models[0].config
     inside = clip.inside[0].numpy().reshape(cut.time_steps, cut.grid, cut.grid)[0]
     rng = counter_generator("reconstruction", clip.clip_id)
-    scene = Scene(cut.time_steps, inside, clip.motion, clip.flow)
+    scene = Scene(cut.time_steps, inside, clip.motion, clip.flow, inside)
     mask = torch.from_numpy(MASKS[config.mask.kind].draw(scene, rng, **config.mask.options))[None]
     target = masked_targets(normalised_pixels(clip.clips, cut), mask)
     predicted, loss = {}, {}

@@ -226,7 +226,9 @@ def mask_settings(run: Run | None) -> MaskSettings:
     mask = run.option("config", "mask") or {}
     if not all(map(_is_number, sides.values())):
         return MaskSettings()
-    if mask.get("kind") not in ("tube", "motion_tube") or not _is_number(mask.get("mask_ratio")):
+    is_tube = mask.get("kind") in ("tube", "motion_tube")
+    of_box = mask.get("inside", "box") == "box"  # the pictures have boxes
+    if not (is_tube and of_box and _is_number(mask.get("mask_ratio"))):
         return MaskSettings(**sides)
     return MaskSettings(
         **sides,

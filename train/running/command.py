@@ -14,6 +14,7 @@ import click
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.run_record import RunLock
+from shared.scene import INSIDES
 from train.network.head_config import BOXES, HEAD_WIDTHS
 from train.options.chosen_recipe import choose_recipe
 from train.options.config import LoaderConfig
@@ -242,6 +243,9 @@ def mca_options(command: Callable) -> Callable:
                      help="Add the queries of the head mca to the result of attention, or not."),
         click.option("--mca-box", type=click.Choice(BOXES), show_default=RECIPE,
                      help="Motion boxes that the head mca uses: one per clip, or per tubelet."),
+        click.option("--mca-inside", type=click.Choice(INSIDES), show_default=RECIPE,
+                     help="What is inside for the head mca: the motion box, or the positions that "
+                     "move."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -29,6 +29,8 @@ ADDED_LATER: dict[str, Any] = {
     "config.label_seed": 0,
     "config.model.predict_visible": False,
     "config.target.shape": False,
+    "config.mask.inside": "box",
+    "config.head.inside": "box",
     "config.head.block": True,
     "config.frames.short": "spread",
     "config.augment.rand_operations": "colour",

@@ -24,6 +24,7 @@ from train.running.progress import Interruption, LossWatch, SaveClock, Stopwatch
 from train.running.run_setup import RunSetup
 from train.samples.datasets import Sample
 from train.samples.loading import make_loader, read_batches
+from train.samples.prefetch import with_prefetching
 
 
 class Training:
@@ -104,7 +105,8 @@ class Training:
             setup.config.shuffle_shards,
         )
         self._watch = Stopwatch(processes)
-        loader = make_loader(self._dataset, order, setup.loader, processes.uses_cuda)
+        batches = with_prefetching(setup.table, order)
+        loader = make_loader(self._dataset, batches, setup.loader, processes.uses_cuda)
         self._losses = LossWatch(processes, setup.table.clip_id)
         self._clock = SaveClock(setup.loader.checkpoint_minutes)
         with ExitStack() as opened:

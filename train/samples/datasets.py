@@ -21,6 +21,7 @@ from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
 from train.clips.augment import ColourAugment, FullAugment, erase
+from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.network.model_config import ModelConfig
 from train.options.config import (
@@ -49,6 +50,7 @@ class PretrainDataset(Dataset):
     ) -> None:
         self.table, self.config, self.seed = table, config, seed
         self.reader = open_reader(table, loader)
+        _check_inside(self.reader, config.inside)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
@@ -67,7 +69,8 @@ class PretrainDataset(Dataset):
                 view = replace(view, frames=view.frames[order])
             motion = clip.motion(view) if config.masks_by_motion else None
             flow = clip.flow(view) if mask_entry.needs_flow else None
-            scene = Scene(config.model.time_steps, clip.inside(view), motion, flow)
+            moving = clip.moving(view) if config.inside == "positions" else None
+            scene = Scene(config.model.time_steps, clip.inside(view), motion, flow, moving)
             rng = counter_generator(*view_key, "mask")
             mask = mask_entry.draw(scene, rng, **config.mask.options)
             rng = counter_generator(*view_key, "decoder mask")
@@ -116,6 +119,7 @@ class FinetuneDataset(Dataset):
     ) -> None:
         self.table, self.config, self.seed = table, config, seed
         self.reader = open_reader(table, loader)
+        _check_inside(self.reader, config.head.inside)
         self._flipped_labels = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
         self._augment = _rand_augment(config.augment)
 
@@ -135,7 +139,7 @@ class FinetuneDataset(Dataset):
                     label = self._flipped_labels[flip][label]
                 labels[kind].append(label)
         pixels = clip.pixels(views)
-        inside = clip.inside_tokens(views, config.head.box)
+        inside = clip.inside_tokens(views, config.head.box, config.head.inside)
         for number in range(config.repeats):
             rng = counter_generator(self.seed, epoch, clip.clip_id, number, "pixels")
             if isinstance(self._augment, FullAugment):
@@ -164,6 +168,7 @@ class EvaluateDataset(Dataset):
         frames: the frame rule of training.
         box: clip or tubelet, see `HeadConfig.box`.
         flow: whether samples have the flow between time steps (`Scene.flow`).
+        inside: box or positions, see `HeadConfig.inside`.
     """
 
     def __init__(
@@ -175,17 +180,19 @@ class EvaluateDataset(Dataset):
         loader: LoaderConfig,
         box: str = "clip",
         flow: bool = False,
+        inside: str = "box",
     ) -> None:
         self.table, self.model, self.frames, self.config = table, model, frames, config
         self.reader = open_reader(table, loader)
-        self.box, self.flow = box, flow
+        self.box, self.flow, self.inside = box, flow, inside
+        _check_inside(self.reader, inside)
 
     def __getitem__(self, index: int) -> Sample:
         clip = StoredClip(self.table, index, self.reader, self.model)
         views = clip.test_views(self.frames, self.config)
         sample = {
             "pixels": torch.from_numpy(clip.pixels(views)),
-            "inside": torch.from_numpy(clip.inside_tokens(views, self.box)),
+            "inside": torch.from_numpy(clip.inside_tokens(views, self.box, self.inside)),
             "index": torch.tensor([index]),
         }
         if self.table.motion_folder is not None:
@@ -194,6 +201,12 @@ class EvaluateDataset(Dataset):
         if self.flow:
             sample["flow"] = torch.from_numpy(np.stack([clip.flow(view) for view in views]))
         return sample
+
+
+def _check_inside(reader: ClipReader, inside: str) -> None:
+    """Refuse boxes that lack what `inside` needs, before the first batch."""
+    if inside == "positions":
+        reader.check_areas()
 
 
 def _predicted_tokens(mask: np.ndarray, decoded: np.ndarray, visible_too: bool) -> np.ndarray:
@@ -205,5 +218,5 @@ def _predicted_tokens(mask: np.ndarray, decoded: np.ndarray, visible_too: bool) 
 def _rand_augment(config: AugmentConfig) -> ColourAugment | FullAugment | None:
     if config.rand_layers == 0:
         return None
-    kind = FullAugment if config.rand_operations == "all" else ColourAugment
-    return kind(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)
+    drawn = config.rand_magnitude, config.rand_layers, config.rand_magnitude_std
+    return FullAugment(*drawn) if config.rand_operations == "all" else ColourAugment(*drawn)

@@ -13,6 +13,7 @@ import numpy as np
 from shared.errors import InputError
 from shared.grid import View, inside_boxes
 from shared.motion_cells import cell_means
+from shared.moving_areas import moving_positions
 from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
@@ -161,19 +162,35 @@ class StoredClip:
         boxes = self.reader.boxes(self.index, view.frames if frames is None else frames)
         return inside_boxes(boxes, self.source_view(view), self.model.patch_size)
 
-    def inside_tokens(self, views: list[ClipView], box: str) -> np.ndarray:
-        """Tokens bool [R, N] inside a motion box.
+    def moving(self, view: ClipView, frames: np.ndarray | None = None) -> np.ndarray:
+        """Patch positions that move in the window, bool [rows, columns].
+
+        The window is that of `inside`. All False if the table has no boxes.
+
+        Raises:
+            InputError: the boxes have no table of what moves.
+        """
+        if self.table.boxes_folder is None:
+            return np.zeros((self.model.grid, self.model.grid), dtype=np.bool_)
+        areas = self.reader.areas(self.index, view.frames if frames is None else frames)
+        return moving_positions(
+            areas, self.source_view(view), self.source_size, self.model.patch_size
+        )
+
+    def inside_tokens(self, views: list[ClipView], box: str, inside: str) -> np.ndarray:
+        """Tokens bool [R, N] inside a motion box, or that move.
 
         Args:
-            box: "clip": the box of all frames of the view, so that all time steps have the same
-                positions; "tubelet": the box of the frames of the tubelet. See `HeadConfig.box`.
+            box: "clip": what all frames of the view decide, so that all time steps have the same
+                positions; "tubelet": what the frames of the tubelet decide. See `HeadConfig.box`.
+            inside: "box" or "positions", see `HeadConfig.inside`.
         """
         steps = self.model.time_steps
+        of_window = self.inside if inside == "box" else self.moving
         if box == "clip":
-            inside = np.stack([self.inside(view).ravel() for view in views])
-            return np.tile(inside, (1, steps))
+            return np.tile(np.stack([of_window(view).ravel() for view in views]), (1, steps))
         of_tubelets = [
-            [self.inside(view, frames).ravel() for frames in np.split(view.frames, steps)]
+            [of_window(view, frames).ravel() for frames in np.split(view.frames, steps)]
             for view in views
         ]
         return np.stack(of_tubelets).reshape(len(views), -1)
