@@ -154,6 +154,7 @@ def test_the_head_by_options_of_its_own(out, pretrained):
     assert resolved == {
         "config.head.kind": "mca", "config.head.num_heads": "4", "config.head.depth": "2",
         "config.head.head_width": "split", "config.head.residual": "False",
+        "config.head.block": "True",
         "config.head.mlp_ratio": "4.0", "config.head.box": "tubelet",
         "config.head.inside": "positions",
     }  # fmt: skip
