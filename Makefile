@@ -270,7 +270,7 @@ $(STAMP): setup.cfg constraints.txt
 	@$(PYTHON) .preflight.py
 	@rm -rf .venv-lowest
 	@$(PYTHON) -m venv .venv-lowest
-	@sed -nE 's/^ +([A-Za-z0-9-]+)(\[[a-z]+\])?>=([0-9.]+)$$/\1==\3/p' setup.cfg | sort -u > .venv-lowest/lowest.txt
+	@sed -nE 's/^ +([A-Za-z0-9-]+)(\[[a-z0-9]+\])?>=([0-9.]+)$$/\1==\3/p' setup.cfg | sort -u > .venv-lowest/lowest.txt
 	@echo "installing the lowest versions into .venv-lowest (several GB of packages, some minutes)"
 	@.venv-lowest/bin/pip install --disable-pip-version-check --progress-bar off --quiet -c .venv-lowest/lowest.txt '.[test]'
 	@touch $@

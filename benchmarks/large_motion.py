@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
@@ -25,7 +26,7 @@ from benchmarks.flow_measures import end_point_error
 from benchmarks.tvl1 import Flow, opencv, ours, tensors, timed
 from benchmarks.tvl1_pairs import Pair, rubberwhale
 from preprocess.tvl1_solvers import native
-from preprocess.tvl1_solvers.presets import PRESETS
+from preprocess.tvl1_solvers.presets import PRESETS, Preset
 from shared.errors import user_errors
 from shared.files import write_atomically
 from shared.run_record import command_line, git_commit, versions
@@ -54,6 +55,7 @@ def main(samples: Path, ideas: bool, out: Path | None) -> None:
     print(" " * 22 + " ".join(f"{name:>12}" for name in contenders) + "   times OpenCV's speed")
     rows = []
     for pair in [*real_pairs(samples), *rendered_pairs()]:
+        assert pair.truth is not None, "pairs with true flow"
         errors, seconds = {}, {}
         for name, flow in contenders.items():
             found, seconds[name] = timed(flow, pair, 1 if name == "opencv" else 2)
@@ -92,12 +94,13 @@ def _print_summary(rows: list[dict], names: list[str]) -> None:
 def real_pairs(samples: Path) -> list[Pair]:
     pairs = [rubberwhale(samples)]
     for folder in sorted((samples / "flow" / "pairs").iterdir()):
-        frames = [
+        first, second = (
             np.asarray(cv2.imread(str(folder / f"frame{i}.png"), cv2.IMREAD_GRAYSCALE))
             for i in (0, 1)
-        ]
+        )
         truth = cv2.readOpticalFlow(str(folder / "flow.flo")).transpose(2, 0, 1)
-        pairs.append(Pair(folder.name, *frames, truth, np.all(np.abs(truth) < UNKNOWN, axis=0)))
+        known = np.all(np.abs(truth) < UNKNOWN, axis=0)
+        pairs.append(Pair(folder.name, first, second, truth, known))
     return pairs
 
 
@@ -136,7 +139,8 @@ def rendered(seed: int, motion: float) -> Pair:
     to_x, to_y = x + truth[0], y + truth[1]
     seen = (to_x >= 0) & (to_x <= WIDTH - 1) & (to_y >= 0) & (to_y <= HEIGHT - 1)
     seen &= front | ~covered(near, to_x, to_y)
-    return Pair(f"ellipse {motion} px, {seed}", *frames, truth.astype(np.float32), seen)
+    first, second = frames
+    return Pair(f"ellipse {motion} px, {seed}", first, second, truth.astype(np.float32), seen)
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:
@@ -167,10 +171,10 @@ def nothing(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return solver.calc(first, second, None).transpose(2, 0, 1)
+    return solver.calc(first, second, np.empty(0, np.float32)).transpose(2, 0, 1)
 
 
-def varied(**changes: float | int | str) -> Flow:
+def varied(**changes: Any) -> Flow:
     """The preset fast with other numbers."""
     preset = replace(FAST, **changes)
     return lambda first, second: _solve(first, second, preset)
@@ -183,7 +187,7 @@ def patch_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     solver.setFinestScale(1)
     solver.setPatchStride(4)
     solver.setGradientDescentIterations(25)
-    return solver.calc(first, second, None).transpose(2, 0, 1)
+    return solver.calc(first, second, np.empty(0, np.float32)).transpose(2, 0, 1)
 
 
 def from_patches(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -197,8 +201,8 @@ def chosen(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Better is what differs less in brightness and leads back, over a window.
     """
-    small = tuple(_reduced(frame) for frame in (first, second))
-    both = (small, small[::-1])
+    one, other = _reduced(first), _reduced(second)
+    both = ((one, other), (other, one))
     found = [
         [
             _solve(a, b, replace(FAST, max_levels=4, presmooth=0.0)),
@@ -208,7 +212,7 @@ def chosen(first: np.ndarray, second: np.ndarray) -> np.ndarray:
             both, (patch_flow(first, second), patch_flow(second, first)), strict=True
         )
     ]
-    costs = [_cost(*small, there, back) for there, back in zip(*found, strict=True)]
+    costs = [_cost(one, other, there, back) for there, back in zip(*found, strict=True)]
     best = np.where(costs[1] < costs[0], found[0][1], found[0][0])
     return _solve(first, second, replace(FAST, max_levels=5), _resized(best, first.shape))
 
@@ -229,7 +233,7 @@ IDEAS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def _solve(
-    first: np.ndarray, second: np.ndarray, preset: object, start: np.ndarray | None = None
+    first: np.ndarray, second: np.ndarray, preset: Preset, start: np.ndarray | None = None
 ) -> np.ndarray:
     one, other = (frame.float() for frame in tensors(first, second))
     initial = None if start is None else torch.from_numpy(np.ascontiguousarray(start))[None]

@@ -56,16 +56,16 @@ def prepare(
     """
     list_clips(clips, actions, hockey)
     flows = (*("--source", source), *VELOCITIES, *SHARDS, "--pool", pool)
-    _run("flows", clips, *_videos(actions), *flows)
+    run_preprocess("flows", clips, *_videos(actions), *flows)
     if boxes:
-        _run("boxes", clips)
+        run_preprocess("boxes", clips)
 
 
 def prepare_tracks(clips: DatasetLayout, actions: Path, hockey: bool, pool: str) -> None:
     """Compute the tracks of MME and the motion vectors of MGM of all clips, beside `clips`."""
     tracks = tracks_of(clips)
     list_clips(tracks, actions, hockey)
-    _run("flows", tracks, *_videos(actions), *TRACKS, *SHARDS, "--pool", pool)
+    run_preprocess("flows", tracks, *_videos(actions), *TRACKS, *SHARDS, "--pool", pool)
 
 
 def tracks_of(clips: DatasetLayout) -> DatasetLayout:
@@ -76,14 +76,14 @@ def tracks_of(clips: DatasetLayout) -> DatasetLayout:
 def list_clips(layout: DatasetLayout, actions: Path, hockey: bool) -> None:
     """Write the manifest of all clips; arguments as in `prepare`."""
     listed = write_clip_list(actions, layout.root / "list", hockey).resolve()
-    _run("manifest", layout, *_videos(actions), "--manifest", str(listed))
+    run_preprocess("manifest", layout, *_videos(actions), "--manifest", str(listed))
 
 
 def _videos(actions: Path) -> tuple[str, str]:
     return "--videos", str(actions.resolve())
 
 
-def _run(module: str, layout: DatasetLayout, *arguments: str) -> None:
+def run_preprocess(module: str, layout: DatasetLayout, *arguments: str) -> None:
     """Run a command of preprocess/ on a dataset."""
     data = ("--dataset", layout.dataset, "--out", str(layout.out.resolve()))
     whole = [sys.executable, "-m", f"preprocess.{module}", *data, *arguments]
@@ -155,6 +155,8 @@ def make_fold(clips: DatasetLayout, actions: Path, fold: int) -> DatasetLayout:
     write_classes(layout.classes, read_classes(clips.classes))
     for name in SHARD_FOLDERS:
         _link(layout.root / name, clips.root / name)
+    for folder in clips.boxes_folders():
+        _link(layout.root / folder.name, folder)
     tracks = tracks_of(clips)
     _link(layout.flows_of(TRACKS_NAME), tracks.flows)
     vectors = "motion-vectors-length"

@@ -23,6 +23,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from benchmarks.real_boxes import prepare_boxes
 from benchmarks.real_clips import (
     FOLDS,
     count_clips,
@@ -42,6 +43,7 @@ from benchmarks.real_video_cells import (
     Cell,
     needs_boxes,
     plan_cells,
+    usual_methods,
 )
 from benchmarks.real_video_plan import plan_text
 from benchmarks.real_video_scores import Results, read_tested, score_file
@@ -58,8 +60,9 @@ from shared.run_record import command_line
               help="Folder that holds jhmdb21/ and hockey/.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/real"), metavar="FOLDER",
               help="Folder for datasets and runs.")  # fmt: skip
-@click.option("--methods", default=",".join(METHODS), metavar="LIST",
-              help="Methods to compare, in the order in which they run.")  # fmt: skip
+@click.option("--methods", default=",".join(usual_methods()), metavar="LIST",
+              help="Methods to compare, in the order in which they run. mofo-annotated and "
+              "mofo-others need --boxes.")  # fmt: skip
 @click.option("--folds", default="1,2,3", metavar="LIST",
               help="Folds to test on. Fold 0 is for choices.")  # fmt: skip
 @click.option("--labels", default="10,5,all", metavar="LIST",
@@ -72,6 +75,8 @@ from shared.run_record import command_line
               metavar="TFLOP", help="Operations of each pretraining, in 10^12.")  # fmt: skip
 @click.option("--hockey", is_flag=True,
               help="Pretrain on the hockey clips too, which have no labels.")  # fmt: skip
+@click.option("--boxes", type=click.Path(path_type=Path), metavar="FILE",
+              help="CSV file with annotated boxes: clip,frame,x1,y1,x2,y2.")  # fmt: skip
 @click.option("--source", type=click.Choice(["tvl1", "dis"]), default="tvl1",
               help="Source of the flow of velocities and boxes.")  # fmt: skip
 @click.option("--pool", type=click.Choice(["ray", "in-process"]), default="ray",
@@ -93,6 +98,7 @@ def main(
     seeds: str,
     teraflops: float,
     hockey: bool,
+    boxes: Path | None,
     source: str,
     pool: str,
     only_tables: bool,
@@ -105,6 +111,12 @@ def main(
     chosen_seeds = whole_numbers("--seeds", seeds)
     per_class = tuple(ALL if count == "all" else whole_numbers("--labels", count)[0]
                       for count in labels.split(","))  # fmt: skip
+    of_annotations = {METHODS[key].boxes for key in keys} - {""}
+    if of_annotations and boxes is None:
+        raise InputError(
+            "missing-option",
+            f"--methods {methods}: the boxes {', '.join(sorted(of_annotations))} need --boxes FILE",
+        )
     clips = DatasetLayout(out, "jhmdb-hockey" if hockey else "jhmdb")
     sources = read_sources(videos)
 
@@ -118,6 +130,9 @@ def main(
         prepare(clips, videos, hockey, source, pool, any(needs_boxes(key) for key in keys))
         if any(METHODS[key].needs_tracks for key in keys):
             prepare_tracks(clips, videos, hockey, pool)
+        for name in sorted(of_annotations):
+            assert boxes is not None
+            prepare_boxes(clips, videos, boxes, sources, name)
     layouts = {fold: make_fold(clips, videos, fold) for fold in numbers}
 
     # ---------------------------------------------------------------------------------------------
@@ -195,7 +210,7 @@ def missing(cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout]) -> list
 def shown_command() -> str:
     """The command line for the results file, without the folders of this machine."""
     words = command_line().split()
-    for option in ("--videos", "--out", "--results"):
+    for option in ("--videos", "--out", "--results", "--boxes"):
         if option in words:
             words[words.index(option) + 1] = "FOLDER"
     return " ".join(words)

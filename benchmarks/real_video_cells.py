@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.real_boxes import ANNOTATED, OTHERS
 from benchmarks.real_clips import TRACKS_NAME
 from shared.masks import MASKS
 from shared.scene import Scene
@@ -35,6 +36,7 @@ class Method:
         method: the table of the recipe that pretrains; None for random weights.
         head: pooling head of finetuning.
         settings: further settings of the pretraining, such as {"box_source": "annotated"}.
+        boxes: the boxes of benchmarks/real_boxes.py that it needs; "" for none of these.
         needs_tracks: whether it needs the tracks and motion vectors of benchmarks/real_clips.py.
     """
 
@@ -43,12 +45,19 @@ class Method:
     head: str = "mean"
     settings: Mapping[str, object] = field(default_factory=dict)
     needs_tracks: bool = False
+    boxes: str = ""
 
 
 METHODS = {
     "random": Method("random weights", None),
     "videomae": Method("VideoMAE", "videomae"),
     "mofo": Method("MOFO", "mofo"),
+    "mofo-annotated": Method(
+        "MOFO, annotated boxes", "mofo", settings={"box_source": ANNOTATED}, boxes=ANNOTATED
+    ),
+    "mofo-others": Method(
+        "MOFO, boxes of other clips", "mofo", settings={"box_source": OTHERS}, boxes=OTHERS
+    ),
     "mofo-mca": Method("MOFO, cross attention", "mofo", head="mca"),
     "smm": Method("SMM", "smm"),
     "mgm": Method("MGM", "mgm", needs_tracks=True),
@@ -141,12 +150,17 @@ def flops_of_clip(key: str) -> float:
     return pretraining_flops(model, int(mask.sum()))
 
 
+def usual_methods() -> tuple[str, ...]:
+    """The methods that need no annotated boxes."""
+    return tuple(key for key, method in METHODS.items() if not method.boxes)
+
+
 def needs_boxes(key: str) -> bool:
-    """Whether a method masks with motion boxes, or pools with them."""
+    """Whether a method masks or pools with the boxes that motion gives."""
     method = METHODS[key]
-    return method.head == "mca" or (
-        method.method is not None and pretraining_config(key).needs_boxes
-    )
+    if method.boxes or method.method is None:
+        return False
+    return method.head == "mca" or pretraining_config(key).needs_boxes
 
 
 def plan_pretraining(key: str, fold: int, seed: int, clips: int, flops: float) -> Pretraining:

@@ -64,7 +64,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 )
 @dataset_options("manifest.csv")
 @shared_option("videos")
-@like_option("flows", options_like)
+@like_option("flows", options_like, is_rare=True)
 @click.option("--clips-per-shard", type=click.IntRange(1), default=FlowsConfig.clips_per_shard,
               metavar="CLIPS", help="Number of clips in a shard. 512 clips of Something-Something "
               "V2 are about 440 MB of frames.")  # fmt: skip

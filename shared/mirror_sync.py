@@ -16,6 +16,7 @@ from pathlib import Path
 from shared.mirror import address_of, is_shard, stored_address
 from shared.object_store import StoredObject, get, listing, put, remove
 
+DEPTH = 2  # files of a dataset lie in its folder, or in a folder of that
 RECORD = ".objects.json"
 """In each folder: the ETags of its small files as they were last in the store, by name."""
 
@@ -34,6 +35,10 @@ def pull(root: Path) -> None:
     assert address is not None, root
     wanted: dict[Path, dict[str, StoredObject]] = {path.parent: {} for path in _records(root)}
     for name, entry in listing(address).items():
+        parts = name.split("/")
+        # A key may be any text. What is no file of a dataset, or leads elsewhere, is left alone.
+        if len(parts) > DEPTH or not all(parts) or ".." in parts:
+            continue
         path = root / name
         if stored_address(path) is not None and not is_shard(path.name):
             wanted.setdefault(path.parent, {})[path.name] = entry
@@ -52,9 +57,9 @@ def _pull_folder(folder: Path, entries: dict[str, StoredObject]) -> None:
         (folder / name).unlink(missing_ok=True)
     _write_record(folder, {name: entry.etag for name, entry in entries.items()})
     after = _shard_hashes(folder)
-    if before is not None and after != before:
+    if after != before:
         for path in folder.glob("[0-9]*.h5"):
-            if after is None or after.get(path.name) != before.get(path.name):
+            if path.name not in after or after[path.name] != before.get(path.name):
                 path.unlink(missing_ok=True)
 
 
@@ -114,10 +119,10 @@ def _write_record(folder: Path, record: dict[str, str]) -> None:
     os.replace(temporary, folder / RECORD)
 
 
-def _shard_hashes(folder: Path) -> dict[str, str] | None:
-    """The sha256 of each shard by dataset.json as it is on this machine; None without one."""
+def _shard_hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of each shard by dataset.json as it is on this machine; {} without one."""
     try:
         content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         return {shard["name"]: shard["sha256"] for shard in content["shards"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+        return {}

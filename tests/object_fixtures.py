@@ -33,7 +33,7 @@ class Faults:
         self.plan: list[tuple[str, str, str]] = []
         self.met: list[str] = []
         self.requests: list[tuple[str, str]] = []
-        self.slow_seconds = 1.5
+        self.slow_seconds = 2.5
         self._lock = threading.Lock()
         faults = self
 
@@ -182,7 +182,7 @@ def faults(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(object_store, "WAITS", (0.01,) * 6)
-    monkeypatch.setattr(object_store, "TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(object_store, "TIMEOUT_SECONDS", 2)
     pull.cache_clear()
     connection = http.client.HTTPConnection("127.0.0.1", s3_port)
     connection.request("POST", "/moto-api/reset")

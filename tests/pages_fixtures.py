@@ -10,7 +10,7 @@ from pathlib import Path
 from video_fixtures import render_video
 
 NUM_CLIPS = 12
-OWN_CLIPS = 80  # four fifths of them are trained on: a batch of the page's 64
+OWN_CLIPS = 40  # four fifths of them are trained on: a batch of the recipe `small`
 
 
 def write_stand_ins(data: Path) -> None:

@@ -93,11 +93,7 @@ def test_a_dataset_of_few_clips_gets_the_small_recipe(tmp_path):
         done = invoke(command, layout, *more, "--dry-run")
         assert done.exit_code == 0, done.output
         assert "The recipe is small, because split train has 12 clips" in done.output
-        assert (
-            "The batch of 32 clips is cut to 12" in done.output and "12 = 12 clips" in done.output
-        )
-        named = invoke(command, layout, *more, "--dry-run", "--recipe", "small")
-        assert named.exit_code == 0 and "The recipe is" not in named.output
+        assert "The batch of 32 clips is cut to 12" in done.output
     refused(invoke(pretrain_command, layout, "--recipe", "tiny"), "unknown-name", "small")
 
 
@@ -109,8 +105,6 @@ def test_a_run_records_the_batch_that_was_cut(tmp_path):
     assert done.exit_code == 0 and "The batch of 50 clips is cut to 12" in done.output
     record = json.loads((layout.runs / "pretrain-mofo" / "options.json").read_text())
     assert record["options"]["config"]["batch_size"] == 12
-    again = invoke(pretrain_command, layout, *asked)
-    assert again.exit_code == 0 and "is finished" in again.output
 
 
 @pytest.mark.parametrize("method", ["mofo", "velocity", "videomae", "mme"])

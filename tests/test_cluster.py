@@ -95,7 +95,9 @@ class Machines:
 
     def __init__(self, num_cpus: int) -> None:
         self.num_cpus, self.free, self.alive, self.killed = num_cpus, 0, ["n1"], []
-        self.exceptions = SimpleNamespace(ActorUnavailableError=UnavailableError)
+        self.exceptions = SimpleNamespace(
+            ActorUnavailableError=UnavailableError, ObjectLostError=LookupError
+        )
 
     def remote(self, **_):
         return lambda worker: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=_Handle))

@@ -24,9 +24,11 @@ from shared.run_record import write_options
 from train.clips.view_rules import random_resized, shift
 from train.evaluate import Clips, _class_map
 from train.evaluation.class_map import ClassMap, match_names
+from train.evaluation.classifiers import Classifier
 from train.evaluation.features import _read
+from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
-from train.options.config import AugmentConfig
+from train.options.config import AugmentConfig, EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
 from train.pictures.gradcam import _maps_of
 from train.pictures.overview import overview_rows
@@ -37,6 +39,7 @@ from train.running.finetune_inputs import refuse_single_clips
 from train.running.live_log import LiveLog
 from train.running.rerun import read_earlier
 from train.running.run_folder import RunFolder
+from train.tables.typed import Choice
 from train.weights.videomae import _stack
 
 
@@ -166,8 +169,10 @@ def test_a_class_list_that_has_changed_since(layout, tmp_path):
     now = DatasetLayout(tmp_path, "squares")
     now.root.mkdir()
     write_classes(now.classes, ClassList(label=["left", "right"]))
+    how = (ModelConfig(), HeadConfig(), Choice("segments", {}), {"label": 4}, {})
+    learned = Classifier("old", tmp_path, "last", *how, EvaluateConfig(), LoaderConfig())
     with refuses("other-classes", now.classes, "2 classes", "learned 4"):
-        _class_map(now, Clips(layout), {"classes": {"label": 4}})
+        _class_map(now, Clips(layout), learned, {"label": ["left", "right", "2", "3"]})
 
 
 # --------------------------------------------------------------------------------------------------

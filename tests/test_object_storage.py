@@ -4,6 +4,7 @@ The S3 server is moto's, on loopback; each request goes through a proxy that can
 """
 
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from shared.mirror_sync import pull
 from shared.shard_cache import local_shard
 from shared.shards import ShardReader
 
+ROOT = Path(__file__).resolve().parents[1]
 OUT = Path(f"s3://{BUCKET}/path")
 SHARDS = ["00000.h5", "00001.h5", "00002.h5"]
 
@@ -83,6 +85,16 @@ def test_addresses_of_out(monkeypatch, tmp_path):
         assert stored_address(folder / "toy" / here) is None
     for there in ("manifest.csv", "frames/00000.h5", "flows/.journal.jsonl"):
         assert stored_address(folder / "toy" / there) == f"bucket/a/b/toy/{there}"
+
+
+def test_make_knows_what_is_in_the_bucket(on_disk, faults):  # noqa: F811
+    can_pull = subprocess.run([ROOT / ".venv/bin/python", "-c", "import s3fs"], capture_output=True)
+    if can_pull.returncode:
+        pytest.skip("the extra s3 is not installed in .venv")
+    upload(on_disk)
+    asked = ["make", "-n", "pretrain", "DATASET=rendered", f"OUT=s3://{BUCKET}/path"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "train.pretrain" in done.stdout and "preprocess" not in done.stdout
 
 
 @pytest.mark.parametrize("out", ["s3://", "gs://bucket/path", "s3://bucket/../other"])
@@ -196,6 +208,23 @@ def test_another_machine_continues_a_run(on_disk, faults, monkeypatch, tmp_path)
         assert kept == {n: (on_disk.root / name / n).read_bytes() for n in expected if "h5" in n}
 
 
+@pytest.mark.slow
+def test_parts_on_several_machines(on_disk, faults, monkeypatch, tmp_path):  # noqa: F811
+    videos = make_there(on_disk).videos
+    for machine, options in {
+        "a": ["--part", "1/2"],
+        "b": ["--part", "2/2"],
+        "c": ["--finish"],
+    }.items():
+        layout = another_machine(monkeypatch, tmp_path, machine)
+        done = run_flows(layout, "--clips-per-shard", 2, "--videos", videos, *options)
+        assert done.exit_code == 0, done.output
+    for name in ("frames", "flows"):
+        kept = {key: value for key, value in in_store(name).items() if key.endswith(".h5")}
+        assert kept == {n: (on_disk.root / name / n).read_bytes() for n in SHARDS}
+    assert not [name for name in in_store("flows") if "journal" in name]
+
+
 def test_wrong_bytes_in_the_store_are_refused(on_disk, faults):  # noqa: F811
     layout = upload(on_disk)
     store = object_store._store()
@@ -207,6 +236,7 @@ def test_wrong_bytes_in_the_store_are_refused(on_disk, faults):  # noqa: F811
     assert not (layout.frames / SHARDS[0]).exists()
 
 
+@pytest.mark.slow
 def test_verify_finds_and_repairs_bad_objects(on_disk, faults):  # noqa: F811
     from click.testing import CliRunner
 
@@ -245,6 +275,17 @@ def test_the_cache_keeps_its_limit(on_disk, faults, monkeypatch):  # noqa: F811
     assert len(list(layout.root.rglob("*.h5"))) == 2
 
 
+@pytest.mark.parametrize("key", ["../escaped.json", "/etc/x.json", "a/../../x.json", "a/b/c.json"])
+def test_keys_that_lead_elsewhere_are_left_alone(key, faults, tmp_path):  # noqa: F811
+    store = object_store._store()
+    store.call_s3("put_object", Bucket=BUCKET, Key=f"path/rendered/{key}", Body=b"x")
+    store.call_s3("put_object", Bucket=BUCKET, Key="path/rendered/classes.json", Body=b"{}")
+    layout = DatasetLayout(OUT, "rendered")
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name[0] != "."]
+    assert files == [layout.classes]
+
+
+@pytest.mark.slow
 def test_what_another_machine_replaced_is_fetched_again(on_disk, faults, tmp_path):  # noqa: F811
     layout = upload(on_disk)
     for name in SHARDS:
@@ -287,7 +328,7 @@ def batches_of(layout: DatasetLayout, workers: int) -> list[dict]:
     model = {"image_size": 32, "num_frames": 4, "tubelet_size": 2, "patch_size": 8}
     config = pretrain_config(read_recipe("toy", None), "mofo", {"model": model})
     loader = LoaderConfig(workers=workers, open_shards=1)
-    order = StepSampler(table.shard, BatchPlan(2, 1, 1), 0, 0, 9, 0, window_shards=1)
+    order = StepSampler(table.shard, BatchPlan(2, 1, 1), 0, 0, 5, 0, window_shards=1)
     dataset = PretrainDataset(table, config, loader, seed=0)
     return list(read_batches(make_loader(dataset, with_prefetching(table, order), loader, False)))
 

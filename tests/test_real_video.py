@@ -13,6 +13,7 @@ from video_fixtures import render_video
 
 from benchmarks import real_video
 from benchmarks.paired_bootstrap import Resampler
+from benchmarks.real_boxes import exchanged, read_person_boxes, something_else
 from benchmarks.real_clips import (
     count_clips,
     count_labelled,
@@ -88,6 +89,41 @@ def test_a_folder_without_labels_is_refused(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
+# Annotated boxes
+
+
+def test_annotated_boxes_are_in_pixels_of_the_copy(actions, tmp_path):
+    rows = ["clip,frame,x1,y1,x2,y2"]
+    for row in read_labels(actions)[:2]:
+        path = actions / "jhmdb21" / row["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        render_video(path, 3, size=(160, 120))
+        rows += [f"{row['label']}/{path.stem},{frame},32,24,64,{48 + frame}" for frame in (0, 1)]
+    (tmp_path / "boxes.csv").write_text("\n".join(rows) + "\n")
+    found = read_person_boxes(tmp_path / "boxes.csv", actions)
+    assert list(found) == ["jump/jump00", "jump/jump01"]
+    assert found["jump/jump00"].tolist() == [[16, 12, 32, 24], [16, 12, 32, 24.5]]
+    [first, second] = something_else(found)["jump/jump00"]
+    assert (first["name"], second["labels"][0]["box2d"]["y2"]) == ("0001.jpg", 24.5)
+    with refuses("missing-file", tmp_path / "none.csv"):
+        read_person_boxes(tmp_path / "none.csv", actions)
+
+
+def test_exchanged_boxes_are_of_another_source_and_fit_the_length():
+    sources = {f"{number}": f"source {number // 3}" for number in range(12)}
+    boxes = {
+        clip_id: int(clip_id) + np.tile(np.arange(4 + int(clip_id) % 3)[:, None] / 100, 4)
+        for clip_id in sources
+    }
+    found = exchanged(boxes, sources)
+    givers = {clip_id: str(int(each[0, 0])) for clip_id, each in found.items()}
+    assert sorted(givers.values()) == sorted(sources)
+    assert all(sources[clip_id] != sources[giver] for clip_id, giver in givers.items())
+    for clip_id, each in found.items():
+        assert len(each) == len(boxes[clip_id]) and (np.diff(each[:, 0]) >= 0).all()
+
+
+# --------------------------------------------------------------------------------------------------
 # Cells
 
 
@@ -142,6 +178,7 @@ def test_mistakes_are_refused_before_anything_runs(actions, tmp_path):
     refused(run("--methods", "mofoo"), "unknown-name", "mofoo", "velocity")
     refused(run("--folds", "4"), "unknown-name", "4", "0, 1, 2, 3")
     refused(run("--labels", "few"), "bad-setting", "few")
+    refused(run("--methods", "mofo-others"), "missing-option", "mofo-others", "--boxes")
     assert not (tmp_path / "none").exists()
 
 

@@ -241,14 +241,15 @@ class Crew:
         return START_SECONDS
 
     def is_of_lost_node(self, actor: Actor, error: Exception) -> bool:
-        """Whether an actor is gone because its machine is.
+        """Whether an actor, or the result of its call, is gone because its machine is.
 
         Ray takes some seconds to declare a node dead. Until then, it calls the actor unavailable. A
-        process that ends alone is reported as dead at once, by its node.
+        process that ends alone is reported as dead at once, by its node, which keeps its results.
         """
         if not self._on_cluster:
             return False
-        if isinstance(error, self._ray.exceptions.ActorUnavailableError):
+        errors = self._ray.exceptions
+        if isinstance(error, errors.ActorUnavailableError | errors.ObjectLostError):
             return True
         return actor.node not in {
             node["NodeID"] for node in self._ray.nodes() if node.get("Alive", True)

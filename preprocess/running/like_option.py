@@ -14,7 +14,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def like_option(
-    kind: str, read: Callable[[Path], Mapping[str, Any]]
+    kind: str, read: Callable[[Path], Mapping[str, Any]], is_rare: bool = False
 ) -> Callable[[Function], Function]:
     """Add `--like` to a command. Options that are given beside it replace those of the folder.
 
@@ -22,6 +22,7 @@ def like_option(
         kind: the kind of shards, for the help.
         read: returns the value of each option of the command that is taken from a folder, by the
             name of its parameter. It raises InputError if the folder has no record of them.
+        is_rare: whether only `--help-all` shows the option.
     """
 
     def take(context: click.Context, _: click.Parameter, folder: Path | None) -> None:
@@ -39,6 +40,7 @@ def like_option(
         metavar="FOLDER",
         is_eager=True,  # it decides the defaults of the others
         expose_value=False,
+        hidden=is_rare,
         callback=take,
         help=f"Take every option that decides what is stored from the {kind} shards of this "
         "folder. Options that are given too replace them.",

@@ -13,6 +13,7 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, ClassList, Clip
 from shared.motion_maps import expand, read_maps
+from shared.shard_cache import local_shard
 from shared.shard_index import read_index
 from shared.shards import ShardReader
 
@@ -229,7 +230,7 @@ def _rows_of(reader: ShardReader, row: int, clip_id: str) -> tuple[int, int]:
 
 
 def _read_maps(path: Path, row: int, clip_id: str, wanted: np.ndarray) -> list[np.ndarray]:
-    if not path.is_file():
+    if not local_shard(path).is_file():
         return []
     with ShardReader(path, "flows") as reader:
         values, scale = read_maps(reader, row, *_rows_of(reader, row, clip_id))

@@ -126,7 +126,8 @@ def _merged(
             (each * counts[..., None]).sum(axis=1, keepdims=True) / number
             for each in (displacements, hog)
         ]
-        return mean[0], mean[1], counts.any(axis=1, keepdims=True)
+        known: np.ndarray = np.any(counts, axis=1, keepdims=True)
+        return mean[0], mean[1], known
     lengths = (np.linalg.norm(displacements, axis=-1) * counts).sum(axis=2)  # [N, K]
     # Among tracks that do not move, a known one comes before an unknown one.
     furthest = np.lexsort((counts.sum(axis=2), lengths), axis=1)[:, -1:]

@@ -12,6 +12,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import ClassList, Clip
 from shared.randomness import counter_generator
 from shared.scene import tube_mask
+from shared.shard_cache import local_shard
 from train.clips.stored_boxes import BoxTable, read_clip
 from train.pictures.clips import (
     draw_thumbnail,
@@ -129,7 +130,7 @@ def unusual(table: BoxTable, most: int = NUM_UNUSUAL) -> list[tuple[int, str, st
 
 def unusual_pictures(layout: DatasetLayout, table: BoxTable) -> list[dict]:
     """Thumbnails of unusual clips for the template; without pictures if there are no frames."""
-    with_frames = (layout.frames / table.shard[0]).is_file()
+    with_frames = local_shard(layout.frames / table.shard[0]).is_file()
     pictures = []
     for row, why, value in unusual(table):
         image = None

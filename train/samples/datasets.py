@@ -218,5 +218,5 @@ def _predicted_tokens(mask: np.ndarray, decoded: np.ndarray, visible_too: bool) 
 def _rand_augment(config: AugmentConfig) -> ColourAugment | FullAugment | None:
     if config.rand_layers == 0:
         return None
-    kind = FullAugment if config.rand_operations == "all" else ColourAugment
-    return kind(config.rand_magnitude, config.rand_layers, config.rand_magnitude_std)
+    drawn = config.rand_magnitude, config.rand_layers, config.rand_magnitude_std
+    return FullAugment(*drawn) if config.rand_operations == "all" else ColourAugment(*drawn)
