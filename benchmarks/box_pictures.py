@@ -80,13 +80,17 @@ def chart(results: Path, picture: Path) -> None:
         panel.set_xticks(range(len(EDGES) - 1), [str(edge) for edge in EDGES[:-1]], fontsize=7)
         panel.set_xlabel("positions inside, from", fontsize=8)
         panel.legend(fontsize=6)
+    panels[0].set_ylim(top=1.35 * panels[0].get_ylim()[1])  # room for the legends
     panels[0].set_ylabel("share of windows", fontsize=8)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110, metadata={"Software": None})
     print(picture)
 
 
-@main.command(help="Draw the worst clips of a set and some at random, to FOLDER.")
+@main.command(
+    help="Draw the worst clips of a set and some at random, to FOLDER.",
+    context_settings={"show_default": True},
+)
 @click.argument("folder", type=PATH)
 @click.option("--samples", required=True, type=PATH, metavar="FOLDER",
               help="Folder with ssv2/, davis/, actions/jhmdb21/ and boxes/.")  # fmt: skip
