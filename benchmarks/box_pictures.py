@@ -57,7 +57,10 @@ def main() -> None:
     pass
 
 
-@main.command(help="Draw the histogram of positions inside, from RESULTS to PICTURE.")
+@main.command(
+    help="Draw the histogram of positions inside, from RESULTS to PICTURE.",
+    context_settings={"show_default": True},
+)
 @click.argument("results", type=PATH)
 @click.argument("picture", type=PATH)
 @user_errors
@@ -87,7 +90,10 @@ def chart(results: Path, picture: Path) -> None:
     print(picture)
 
 
-@main.command(help="Draw the worst clips of a set and some at random, to FOLDER.")
+@main.command(
+    help="Draw the worst clips of a set and some at random, to FOLDER.",
+    context_settings={"show_default": True},
+)
 @click.argument("folder", type=PATH)
 @click.option("--samples", required=True, type=PATH, metavar="FOLDER",
               help="Folder with ssv2/, davis/, actions/jhmdb21/ and boxes/.")  # fmt: skip
