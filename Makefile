@@ -53,7 +53,7 @@ endif
 # A mistyped name is reported before hours of work, not after them.
 GOALS := all help toy manifest doctor flows boxes export verify retry show pretrain finetune scratch evaluate predict report ablation
 TOOLS := test test-slow test-lowest bench lint types update-pins .venv
-METHODS := $(filter-out optim,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z0-9_]+)\].*/\1/p' train/recipes/*.toml)))
+METHODS := $(filter-out optim model,$(sort $(shell sed -nE 's/^\[pretrain\.([a-z0-9_]+)\].*/\1/p' train/recipes/*.toml)))
 # Goals that run no command, or more than one.
 TAKE_NO_ARGS := all help lint types update-pins .venv
 HEADS := mean mca
@@ -183,7 +183,7 @@ retry: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Process the clips of failu
 
 show: $(STAMP)  ## Draw the motion of any video: make show ARGS="clip.mp4".
 	$(if $(strip $(ARGS)),,@echo 'error: name a video: make show ARGS="clip.mp4"' >&2; exit 1)
-	@$(python) -m preprocess.show --to "$$OUT/show" $(call goal_args,show)
+	@$(python) -m preprocess.show --to "$(FOLDER)/show" $(call goal_args,show)
 
 pretrain: $(STAMP) | $(ROOT_FILE)/boxes/dataset.json  ## Pretrain a masked autoencoder (METHOD=mofo, and others).
 	$(pretrain_command)

@@ -47,9 +47,12 @@ Part = Callable[[Place], Iterator[Figure]]
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.argument("name")
-@click.option("--device", type=click.Choice(["cuda", "cpu"]), required=True)
-@click.option("--figures", type=click.Path(path_type=Path), required=True, metavar="FILE")
-@click.option("--samples", type=click.Path(path_type=Path), required=True, metavar="FOLDER")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), required=True,
+              help="Device that computes.")  # fmt: skip
+@click.option("--figures", type=click.Path(path_type=Path), required=True, metavar="FILE",
+              help="File of JSON lines to which the figures are added.")  # fmt: skip
+@click.option("--samples", type=click.Path(path_type=Path), required=True, metavar="FOLDER",
+              help="Folder of sample clips.")  # fmt: skip
 @user_errors
 def main(name: str, device: str, figures: Path, samples: Path) -> None:
     log = JsonlLog(figures)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -41,18 +42,20 @@ from benchmarks.real_video_cells import (
     METHODS,
     RECIPE,
     Cell,
+    Pretraining,
     needs_boxes,
     plan_cells,
     usual_methods,
 )
 from benchmarks.real_video_plan import plan_text
-from benchmarks.real_video_scores import Results, read_tested, score_file
+from benchmarks.real_video_scores import Results, hours_of, read_tested, score_file
 from benchmarks.real_video_tables import RESULTS, write_results
 from benchmarks.training_runs import Trainer
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.progress import bar_options
 from shared.run_record import command_line
+from train.running.run_folder import RunFolder
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
@@ -144,14 +147,17 @@ def main(
     print(plan_text(cells, layouts))
     if plan:
         return
-    setting = {
+    setting: dict[str, Any] = {
         "command": shown_command(),
         "folds": numbers,
         "seeds": chosen_seeds,
         "teraflops": teraflops,
         "flow": source,
-        "clips_of_an_epoch": {str(fold): count for fold, count in counts.items()},
     }
+
+    def write_tables() -> None:
+        setting["pretrainings"] = pretrainings(cells, layouts)
+        write_results(collect(cells, layouts, sources), missing(cells, layouts), setting, results)
 
     # ---------------------------------------------------------------------------------------------
     # Cells: the tables are written after each
@@ -159,8 +165,8 @@ def main(
     waiting = [each for each in cells if not score_file(layouts[each.fold], each).is_file()]
     for cell in tqdm([] if only_tables else waiting, "cells", unit="cell", **bar_options()):
         run_cell(layouts[cell.fold], cell)
-        write_results(collect(cells, layouts, sources), missing(cells, layouts), setting, results)
-    write_results(collect(cells, layouts, sources), missing(cells, layouts), setting, results)
+        write_tables()
+    write_tables()
     print(results.with_suffix(".md").read_text())
 
 
@@ -197,6 +203,31 @@ def collect(
     return results
 
 
+def pretrainings(
+    cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout]
+) -> dict[str, dict[str, float]]:
+    """What the finished pretrainings of each method took, as means over folds and seeds."""
+    found: dict[str, dict[tuple[int, int], Pretraining]] = {}
+    for cell in cells:
+        if (each := cell.pretraining) is not None:
+            folder = RunFolder(layouts[cell.fold].runs / each.run)
+            if folder.is_finished:
+                found.setdefault(cell.key, {})[cell.fold, cell.seed] = each
+    return {
+        key: {
+            "runs": len(those),
+            "epochs": fmean(each.epochs for each in those.values()),
+            "clips_seen": fmean(each.clips_seen for each in those.values()),
+            "teraflops": round(fmean(each.flops for each in those.values()) / 1e12, 2),
+            "hours": round(fmean(
+                hours_of(RunFolder(layouts[fold].runs / each.run))
+                for (fold, _), each in those.items()
+            ), 3),
+        }
+        for key, those in found.items()
+    }  # fmt: skip
+
+
 def missing(cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout]) -> list[dict[str, Any]]:
     """The cells that are not finished."""
     return [
@@ -209,7 +240,7 @@ def missing(cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout]) -> list
 
 def shown_command() -> str:
     """The command line for the results file, without the folders of this machine."""
-    words = command_line().split()
+    words = [word for word in command_line().split() if word != "--only-tables"]
     for option in ("--videos", "--out", "--results", "--boxes"):
         if option in words:
             words[words.index(option) + 1] = "FOLDER"

@@ -75,7 +75,7 @@ class Pretraining:
         key: the method, a key of METHODS.
         epochs: as many as the budget of compute allows.
         clip_flops: operations of one clip, forward and backward.
-        clips: number of clips of split train.
+        clips: number of clips that an epoch sees.
     """
 
     key: str
@@ -164,9 +164,13 @@ def needs_boxes(key: str) -> bool:
 
 
 def plan_pretraining(key: str, fold: int, seed: int, clips: int, flops: float) -> Pretraining:
-    """The pretraining of a method that takes `flops` operations, in whole epochs of `clips`."""
-    each = flops_of_clip(key)
-    return Pretraining(key, fold, seed, max(1, round(flops / (each * clips))), each, clips)
+    """The pretraining of a method on `clips` clips that takes `flops` operations, in whole epochs.
+
+    An epoch leaves out the clips that do not fill a batch.
+    """
+    batch = min(pretraining_config(key).batch_size, clips)
+    seen, each = clips // batch * batch, flops_of_clip(key)
+    return Pretraining(key, fold, seed, max(1, round(flops / (each * seen))), each, seen)
 
 
 def plan_cells(

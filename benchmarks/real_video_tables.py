@@ -54,12 +54,14 @@ def tables(content: dict[str, Any]) -> str:
     lines = [
         "# Pretraining on real clips",
         "",
-        f"`{content['command']}` on {content['machine']['processor']}. JHMDB-21, folds {folds} by "
-        f"source video, seeds {seeds};",
-        f"chance is 4.8 %. A pretraining has {content['teraflops']:g} TFLOP. Brackets have the "
-        f"{LEVEL:.0%} interval over source",
-        "videos; differences are paired. All figures: [real_video.json](real_video.json).",
+        f"`{content['command']}`",
+        "",
+        f"JHMDB-21, folds {folds} by source video, seeds {seeds}; chance is 4.8 %. In brackets:",
+        f"the {LEVEL:.0%} interval over source videos; differences are paired. All figures: "
+        "[real_video.json](real_video.json).",
     ]
+    if content["pretrainings"]:
+        lines += ["", *_costs(content)]
     for measure in ("probe", "finetune"):
         rows = [row for row in content["rows"] if row["measure"] == measure]
         if rows:
@@ -67,6 +69,21 @@ def tables(content: dict[str, Any]) -> str:
     if content["missing"]:
         lines += ["", f"Not run yet: {len(content['missing'])} cells, listed in real_video.json."]
     return "\n".join(lines) + "\n"
+
+
+def _costs(content: dict[str, Any]) -> list[str]:
+    """What a pretraining of each method takes."""
+    lines = [
+        f"| pretraining ({content['machine']['processor']}, one thread) | epochs | clips seen | "
+        "TFLOP | minutes |",
+        "|---|---|---|---|---|",
+    ]
+    for key, cost in content["pretrainings"].items():
+        lines.append(
+            f"| {METHODS[key].name} | {cost['epochs']:g} | {cost['clips_seen']:,.0f} | "
+            f"{cost['teraflops']:.2f} | {60 * cost['hours']:.1f} |"
+        )
+    return lines
 
 
 def efficiency_curves(content: dict[str, Any], measure: str) -> bytes:
@@ -81,7 +98,9 @@ def efficiency_curves(content: dict[str, Any], measure: str) -> bytes:
         if points:
             x, y = zip(*points, strict=True)
             curves.append(Curve(method.name, x, y))
-    chart = curves_chart(TITLES[measure], curves, "labelled clips", "test top-1, %", width=5.0)
+    chart = curves_chart(
+        TITLES[measure], curves, "labelled clips", "test top-1, %", from_zero=True, width=5.0
+    )
     return chart.file()
 
 
@@ -98,7 +117,7 @@ def _row(results: Results, row: Row) -> dict[str, Any]:
         **_rounded(results.accuracies(row)),
     }
     for baseline in BASELINES:
-        if baseline != key:
+        if baseline != key and key != "random":
             difference = results.difference(row, (baseline, labels, measure))
             if difference is not None:
                 entry[f"minus_{baseline}"] = _rounded(difference)

@@ -146,8 +146,8 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
              )  # fmt: skip
 # The run
 @click.option("--part", metavar="NUMBER/COUNT",
-              help="Make only every COUNT-th shard, from shard NUMBER on, such as 3/16. Several "
-              "machines that share OUT work side by side in this way.")  # fmt: skip
+              help="Make only every COUNT-th shard, from shard NUMBER on, such as 3/16, beside "
+              "other machines that share OUT.")  # fmt: skip
 @click.option("--finish", is_flag=True,
               help="Check the shards of all parts, and complete the dataset. No shard is made."
               )  # fmt: skip

@@ -58,6 +58,8 @@ def flow_tube(
     centres = np.stack([visible % columns, visible // columns], axis=1) + 0.5
     ties = rng.random(scene.grid)
     mask = np.ones((steps, rows * columns), dtype=np.bool_)
+    if visible.size == 0:
+        return mask.ravel()
     for step, (places, held) in enumerate(base_places(scene.flow, first)):
         # Of equal values those win that come from the base and not from a filled hole.
         values = _mixture(places, centres, spread) * np.where(held, 1.0, HOLE)

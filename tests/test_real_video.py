@@ -233,7 +233,9 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
         correct = np.arange(len(ids)) % share[cell.key] == 0
         results.add(cell, TestedClips(ids, labels, correct), 10 if cell.labels else 18)
     missing = [{"fold": 2, "method": "mofo", "seed": 0, "labels_per_class": 5, "measure": "probe"}]
-    setting = {"command": "python", "folds": [1], "seeds": [0], "teraflops": 1.0}
+    cost = {"epochs": 15, "clips_seen": 10455, "teraflops": 3.36, "hours": 0.05, "runs": 1}
+    setting = {"command": "python", "folds": [1], "seeds": [0], "teraflops": 1.0,
+               "pretrainings": {"velocity": cost}}  # fmt: skip
     path = tmp_path / "real.json"
     write_results(results, missing, setting, path)
     content = json.loads(path.read_text())
@@ -245,6 +247,7 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
     assert "minus_videomae" not in few  # VideoMAE has no figure yet
     assert "| 5 | velocities | 1 x 1 | 50.0 [" in path.with_suffix(".md").read_text()
     assert "Not run yet: 1 cells" in tables(content)
+    assert "| velocities | 15 | 10,455 | 3.36 | 3.0 |" in tables(content)
     assert efficiency_curves(content, "probe").startswith(b"\x89PNG")
     assert (tmp_path / "real-probe.png").is_file()
 

@@ -78,15 +78,15 @@ _SHARED: dict[str, _SharedOption] = {
         click.IntRange(1),
         "Number of processes that decode videos.",
         metavar="PROCESSES",
-        default_text="one for every four cores, or one for each core if GPUs compute flow; in a "
-        "cluster, a fifth of its CPUs, or all that flow workers leave",
+        default_text="one for every four cores, or one for each core if GPUs compute flow; "
+        "a fifth of the CPUs of a cluster",
     ),
     "flow_workers": _SharedOption(
         click.IntRange(1),
         "Number of processes that compute flow.",
         metavar="PROCESSES",
-        default_text="one for each core, or one for each GPU if GPUs compute flow; in a cluster, "
-        "one for each CPU that decoders leave",
+        default_text="one for each core, or one for each GPU if GPUs compute flow; "
+        "the other CPUs of a cluster",
     ),
     "num_gpus": _SharedOption(
         click.IntRange(0),

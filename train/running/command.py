@@ -160,8 +160,7 @@ def training_options(command: Callable) -> Callable:
             "settings",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change a value of the recipe, such as optim.weight_decay=0.1 or mask.kind=tube. "
-            "May be repeated.",
+            help="Change a value of the recipe: mask.kind=tube. May be repeated.",
         ),
         click.option(
             "--epochs",
@@ -182,7 +181,7 @@ def training_options(command: Callable) -> Callable:
             type=int,
             metavar="N",
             show_default="0",
-            help="Seed for weight initialisation, data order, augmentation and masks.",
+            help="Seed for weights, order, augmentation and masks.",
         ),
         click.option(
             "--like",
