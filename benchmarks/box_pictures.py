@@ -57,7 +57,10 @@ def main() -> None:
     pass
 
 
-@main.command(help="Draw the histogram of positions inside, from RESULTS to PICTURE.")
+@main.command(
+    help="Draw the histogram of positions inside, from RESULTS to PICTURE.",
+    context_settings={"show_default": True},
+)
 @click.argument("results", type=PATH)
 @click.argument("picture", type=PATH)
 @user_errors

@@ -84,7 +84,8 @@ def test_the_command_line_goes_last(tiny):
     changes = parse_changes(("optim.weight_decay=0.2", "mask.inside_ratio=0.5", "flips=[]"))
     config = pretrain_config(tiny, "mofo", {**changes, "epochs": 7})
     assert config.optim.weight_decay == 0.2 and config.optim.base_learning_rate == 0.1
-    assert config.mask == Choice("motion_tube", {"mask_ratio": 0.5, "inside_ratio": 0.5})
+    options = {"mask_ratio": 0.5, "inside_ratio": 0.5, "inside": "box"}
+    assert config.mask == Choice("motion_tube", options)
     assert config.flips == () and config.epochs == 7
 
 
@@ -214,7 +215,7 @@ def test_pretraining_has_the_published_numbers(dataset):
     optim, model = config.optim, config.model
     assert (optim.betas, optim.weight_decay, optim.warmup_epochs) == ((0.9, 0.95), 0.05, 40.0)
     assert config.crop.to_table() == {"kind": "multi_scale", "scales": (1.0, 0.875, 0.75, 0.66)}
-    assert config.mask.options == {"mask_ratio": 0.9, "inside_ratio": 0.75}
+    assert config.mask.options == {"mask_ratio": 0.9, "inside_ratio": 0.75, "inside": "box"}
     assert (model.num_tokens, model.decoder_depth, model.decoder_width) == (1568, 4, 384)
 
 

@@ -236,10 +236,10 @@ def mca_options(command: Callable) -> Callable:
         click.option("--mca-depth", type=count, metavar="LAYERS", show_default=RECIPE,
                      help="Number of cross-attention layers of the head mca."),
         click.option("--mca-width", type=click.Choice(HEAD_WIDTHS), show_default=RECIPE,
-                     help="Channels of one attention head: all channels of a token (model), or its "
-                     "channels divided by the number of heads (split)."),
+                     help="Channels of one attention head: all channels of a token (model), or "
+                     "an equal part of them (split)."),
         click.option("--mca-residual/--no-mca-residual", default=None, show_default=RECIPE,
-                     help="Add the queries of the head mca to the result of attention, or not."),
+                     help="Add queries to the attention result."),
         click.option("--mca-box", type=click.Choice(BOXES), show_default=RECIPE,
                      help="Motion boxes that the head mca uses: one per clip, or per tubelet."),
         click.option("--mca-inside", type=click.Choice(INSIDES), show_default=RECIPE,
