@@ -162,6 +162,7 @@ def _rectangles(
 PATTERNS = ("dense", "sparse")
 VELOCITIES = ("step", "clip")
 FIRST_STEPS = ("random", "motion")
+ROUNDING = 1e-5  # relative difference of motion up to which two cells are equally good
 
 
 def smm(
@@ -243,8 +244,10 @@ def mgm(
         return drawn_by_weight(motion, count, rng)[source].ravel()
     columns = scene.grid[1]
     ties = rng.random(scene.grid)
-    # If nothing moves, every cell is an equally good centre.
-    largest = np.where(motion == motion.max(axis=1, keepdims=True), rng.random(motion.shape), -1.0)
+    # If nothing moves, every cell is an equally good centre. So are cells whose motion differs by
+    # rounding alone, which depends on the processor.
+    nearly = motion >= motion.max(axis=1, keepdims=True) * (1 - ROUNDING)
+    largest = np.where(nearly, rng.random(motion.shape), -1.0)
     row, column = np.divmod(largest.argmax(axis=1), columns)
     centre = np.stack([column, row], axis=1) + 0.5
     size = sides(count, draw_aspect(rng, aspect, scene.time_steps), scene.grid)

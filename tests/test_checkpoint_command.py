@@ -180,9 +180,10 @@ def test_a_run_cut_short_gives_those_of_its_last_checkpoint(whole, out, tmp_path
 def test_a_finetuned_run_gives_its_classifier(out, tmp_path):
     folder = finetune(tiny_run(out, run="finetuned"), "mca", "none")
     succeed("import", folder.path, tmp_path / "run.safetensors")
-    assert_same_weights(tmp_path / "run.safetensors", folder.weights)
+    # Of a finished run these are the weights that `evaluate` tests.
+    assert_same_weights(tmp_path / "run.safetensors", folder.best_weights)
     found = import_weights(tmp_path / "run.safetensors")
-    expected = import_weights(folder.weights)
+    expected = import_weights(folder.best_weights)
     for name in ("kind", "config", "head", "num_classes"):
         assert getattr(found, name) == getattr(expected, name)
 

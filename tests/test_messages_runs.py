@@ -191,7 +191,7 @@ def test_pictures_of_what_has_none(layout, tmp_path):
     label = SimpleNamespace(clip_id="square-000")
     model = SimpleNamespace(num_classes={"label": 4})
     with refuses("other-classes", "square-000", "class 7", "4 classes"):
-        _maps_of(label, "test", 7, model, "label", 0)
+        _maps_of(label, "test", 7, model, "label", 0, "output")
 
 
 def test_pictures_of_runs_that_cut_clips_otherwise(layout):

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train.weights.files import read_json
-
 if TYPE_CHECKING:
     from train.extractors.extractor import Extractor
 
@@ -53,6 +51,8 @@ def find_extractor(source: str) -> ExtractorSource | None:
     config = Path(source) / "config.json"
     if not config.is_file():
         return None
+    from train.weights.files import read_json  # it imports PyTorch, which takes seconds
+
     kind = read_json(config).get("model_type")
     if kind not in ("vjepa2", "hiera"):
         return None
