@@ -1,6 +1,8 @@
 """From shards to batches: what is found, in which order, and that nothing depends on workers."""
 
+import gc
 import json
+import os
 
 import numpy as np
 import pytest
@@ -473,3 +475,30 @@ def test_pixels_arrive_standardised(table, recipe):
     assert batch["clips"].shape == (1, 3, 4, 32, 32) and "pixels" not in batch
     back = unstandardise(batch["clips"])[0].permute(1, 2, 3, 0) * 255
     assert torch.allclose(back, sample["pixels"][0].float(), atol=1e-3)
+
+
+class _Garbage:
+    """An object that only the garbage collector can delete, and that notes in which process."""
+
+    def __init__(self, note):
+        self.itself, self.note = self, note
+
+    def __del__(self):
+        self.note.write_text(str(os.getpid()))
+
+
+def test_a_forked_worker_collects_no_garbage_of_its_parent(tmp_path):
+    note = tmp_path / "note"
+    gc.disable()
+    try:
+        _Garbage(note)
+        worker = os.fork()
+        if worker == 0:
+            gc.collect()
+            os._exit(0)
+        assert os.waitpid(worker, 0)[1] == 0
+        assert not note.exists()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert note.read_text() == str(os.getpid())

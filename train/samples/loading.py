@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import os
 import signal
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -16,6 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from shared.errors import InputError
 from train.options.config import LoaderConfig
 from train.samples.datasets import Sample
+
+# A forked worker must not collect garbage of this process. Some destructors, such as those of PyAV's
+# decoders, wait for threads that a fork does not copy, and the worker would hang.
+os.register_at_fork(after_in_child=gc.freeze)
 
 GRACE_SECONDS = 600  # a worker lives this long after SIGTERM, for the current step
 
