@@ -19,8 +19,8 @@ from shared.errors import InputError
 from train.options.config import LoaderConfig
 from train.samples.datasets import Sample
 
-# A forked worker must not collect garbage of this process. Some destructors, such as those of PyAV's
-# decoders, wait for threads that a fork does not copy, and the worker would hang.
+# A forked worker must not collect garbage of this process. Some destructors, such as those of
+# PyAV's decoders, wait for threads that a fork does not copy, and the worker would hang.
 os.register_at_fork(after_in_child=gc.freeze)
 
 GRACE_SECONDS = 600  # a worker lives this long after SIGTERM, for the current step
