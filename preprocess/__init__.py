@@ -1,5 +1,5 @@
 """Turns videos into HDF5 shards: frames, motion maps, motion boxes."""
 
-from shared.threads import wait_asleep
+from shared.threads import spin_briefly
 
-wait_asleep()
+spin_briefly()

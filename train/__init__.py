@@ -1,5 +1,5 @@
 """Streams the shards into a masked-autoencoder video transformer: pretrain, finetune, evaluate."""
 
-from shared.threads import wait_asleep
+from shared.threads import spin_briefly
 
-wait_asleep()
+spin_briefly()
