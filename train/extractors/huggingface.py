@@ -38,9 +38,16 @@ def read_huggingface(folder: Path, kind: str, num_frames: int) -> Extractor:
             f"{folder} holds a model of kind {kind}, which transformers computes, and that is not "
             "installed; run `.venv/bin/pip install transformers`",
         ) from None
-    classes: dict[str, Any] = {"vjepa2": transformers.VJEPA2Model, "hiera": transformers.HieraModel}
+    name = {"vjepa2": "VJEPA2Model", "hiera": "HieraModel"}[kind]
+    kind_of_model: Any = getattr(transformers, name, None)
+    if kind_of_model is None:
+        raise InputError(
+            "missing-package",
+            f"transformers {transformers.__version__} has no {name}, which {folder} needs; run "
+            "`.venv/bin/pip install --upgrade transformers`",
+        )
     try:
-        model: Any = classes[kind].from_pretrained(
+        model: Any = kind_of_model.from_pretrained(
             folder, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
