@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 
 from benchmarks.datasets import ROOT, make_videos, names_of
+from benchmarks.options import out_option, samples_option
 from benchmarks.record import Figure, conclude
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
@@ -56,21 +57,10 @@ print(json.dumps(result))
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option(
-    "--samples",
-    type=click.Path(path_type=Path),
-    default=Path("../shared/samples"),
-    metavar="FOLDER",
-    help="Folder of sample clips. Without its ssv2/, toy clips are used.",
-)
+@samples_option("Folder of sample clips. Without its ssv2/, toy clips are used.")
 @click.option("--clips", type=click.IntRange(min=1), default=64, metavar="COUNT",
               help="Number of clips.")  # fmt: skip
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="JSON file to write.  [default: benchmarks/results/driver-HOST.json]",
-)
+@out_option("driver-HOST")
 @user_errors
 def main(samples: Path, clips: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import make_dataset, make_videos, names_of, run
+from benchmarks.options import out_option, samples_option
 from benchmarks.record import NOT_ON_GPU, Figure, conclude
 from preprocess.boxes import main as boxes_command
 from preprocess.flows import main as flows_command
@@ -51,23 +52,12 @@ SUMMARY = re.compile(
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option(
-    "--samples",
-    type=click.Path(path_type=Path),
-    default=Path("../shared/samples"),
-    metavar="FOLDER",
-    help="Folder of sample clips. Without its ssv2/, toy clips are used.",
-)
+@samples_option("Folder of sample clips. Without its ssv2/, toy clips are used.")
 @click.option("--pairs", type=click.IntRange(min=1), default=3, metavar="COUNT",
               help="Number of frame pairs of each clip for OpenCV's flow.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(min=1), default=2, metavar="COUNT",
               help="Number of runs of ours; the fastest one counts.")  # fmt: skip
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="JSON file to write.  [default: benchmarks/results/flows-HOST.json]",
-)
+@out_option("flows-HOST")
 @user_errors
 def main(samples: Path, pairs: int, rounds: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:

@@ -27,6 +27,7 @@ import click
 import torch
 
 from benchmarks.gpu_parts import PARTS
+from benchmarks.options import chosen_parts, out_option, parts_option, samples_option
 from benchmarks.record import RESULTS, Figure, machine, text_of, write_record
 from shared.errors import InputError, user_errors
 from shared.gpus import why_no_gpu
@@ -40,20 +41,13 @@ ROOT = Path(__file__).resolve().parent.parent
               metavar="MINUTES", help="Time for all parts; what runs then is stopped.")  # fmt: skip
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda",
               help="With cpu, each part runs with small sizes.")  # fmt: skip
-@click.option("--only", metavar="NAMES", help="Parts to run, separated by commas.  [default: all]")
-@click.option(
-    "--samples",
-    type=click.Path(path_type=Path),
-    default=Path("../shared/samples"),
-    metavar="FOLDER",
-    help="Folder of real clips. Without it, rendered clips are used.",
-)
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON file to write.  [default: benchmarks/results/gpu-NAME.json]")  # fmt: skip
+@parts_option
+@samples_option("Folder of real clips. Without it, rendered clips are used.")
+@out_option("gpu-NAME")
 @user_errors
 def main(minutes: float, device: str, only: str | None, samples: Path, out: Path | None) -> None:
     deadline = time.monotonic() + 60 * minutes
-    names = chosen_parts(only)
+    names = chosen_parts(only, PARTS)
     if device == "cuda" and (reason := why_no_gpu(torch.cuda)):
         raise InputError(
             "no-gpu", f"no GPU can be used here: {reason}; --device cpu shows that the parts run"
@@ -74,19 +68,6 @@ def main(minutes: float, device: str, only: str | None, samples: Path, out: Path
         if how != "whole":
             print(f"  {name}: {how}", flush=True)
     print(f"{path} ({sum(part['seconds'] for part in taken.values()) / 60:.1f} minutes)")
-
-
-def chosen_parts(only: str | None) -> list[str]:
-    """Names of the parts to run, in order of worth.
-
-    Raises:
-        InputError: a name is unknown.
-    """
-    asked = list(PARTS) if only is None else [name.strip() for name in only.split(",")]
-    for name in asked:
-        if name not in PARTS:
-            raise InputError("unknown-name", f"no part {name!r}; there are: {', '.join(PARTS)}")
-    return [name for name in PARTS if name in asked]
 
 
 def device_name(device: str) -> str:

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import make_dataset, make_videos, names_of
+from benchmarks.options import out_option, samples_option
 from benchmarks.record import Figure, conclude, fastest, resident_megabytes
 from benchmarks.video_peers import Decode, available, pillow_transform
 from shared.errors import user_errors
@@ -49,13 +50,7 @@ TARGET = 3.0
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option(
-    "--samples",
-    type=click.Path(path_type=Path),
-    default=Path("../shared/samples"),
-    metavar="FOLDER",
-    help="Folder of sample clips. Without its ssv2/, only toy clips are used.",
-)
+@samples_option("Folder of sample clips. Without its ssv2/, only toy clips are used.")
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
@@ -70,12 +65,7 @@ TARGET = 3.0
     metavar="CLIPS",
     help="Clips to read with one reader to see whether memory grows; 0 skips this.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="JSON file to write.  [default: benchmarks/results/loader-HOST.json]",
-)
+@out_option("loader-HOST")
 @user_errors
 def main(samples: Path, rounds: int, soak: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:

@@ -24,6 +24,7 @@ from pathlib import Path
 import click
 import torch
 
+from benchmarks.options import out_option
 from benchmarks.record import NOT_ON_GPU, Figure, conclude, fastest
 from benchmarks.step_contenders import (
     MASK_RATIO,
@@ -53,8 +54,7 @@ GPU_BATCHES = {"pretraining": (32, 64, 128, 256), "finetuning": (8, 16, 32, 64)}
               help="Number of rounds with both in turn; the fastest one counts.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=2, metavar="CLIPS",
               help="Batch size of pretraining on a CPU; finetuning takes half of it.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON file to write.  [default: benchmarks/results/step-HOST.json]")  # fmt: skip
+@out_option("step-HOST")
 @user_errors
 def main(rounds: int, batch_size: int, out: Path | None) -> None:
     figures = [figure for task in TASKS for figure in measure(task, rounds, batch_size)]

@@ -26,6 +26,7 @@ import click
 import cv2
 import torch
 
+from benchmarks.options import chosen_parts, out_option, parts_option, samples_option
 from benchmarks.record import RESULTS, Figure, host_kind, machine, text_of, write_record
 from shared.errors import InputError, user_errors
 from shared.run_record import git_commit, versions
@@ -36,18 +37,11 @@ Part = Callable[[Path, Path], list[Figure]]  # (scratch, samples) -> figures
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
-@click.option(
-    "--samples",
-    type=click.Path(path_type=Path),
-    default=Path("../shared/samples"),
-    metavar="FOLDER",
-    help="Folder of real clips. Without it, rendered clips are used.",
-)
-@click.option("--only", metavar="NAMES", help="Parts to run, separated by commas.  [default: all]")
+@samples_option("Folder of real clips. Without it, rendered clips are used.")
+@parts_option
 @click.option("--minutes", type=click.FloatRange(min=0), default=13.0, metavar="MINUTES",
               help="Start no further part after this time.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
-              help="JSON file to write.  [default: benchmarks/results/DATE-HOST.json]")  # fmt: skip
+@out_option("DATE-HOST")
 @user_errors
 def main(samples: Path, only: str | None, minutes: float, out: Path | None) -> None:
     path = out or RESULTS / f"{date.today()}-{host_kind()}.json"
@@ -104,13 +98,7 @@ def parts(only: str | None) -> dict[str, Part]:
         "finetuning step": partial(_step, "finetuning"),
         "data wait": _data_wait,
     }
-    if only is None:
-        return known
-    names = [name.strip() for name in only.split(",")]
-    for name in names:
-        if name not in known:
-            raise InputError("unknown-name", f"no part {name!r}; there are: {', '.join(known)}")
-    return {name: part for name, part in known.items() if name in names}
+    return {name: known[name] for name in chosen_parts(only, known)}
 
 
 def _measured(name: str, part: Part, scratch: Path, samples: Path) -> list[Figure]:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.options import out_option
 from shared.errors import user_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,12 +55,7 @@ while os.getppid() == parent:  # a benchmark that is killed leaves nothing behin
               help="Number of rounds with all settings in turn; the median counts.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=4.0,
               metavar="SECONDS", help="Duration of one measurement.")  # fmt: skip
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="JSON file to write.  [default: benchmarks/results/threads-HOST.json]",
-)
+@out_option("threads-HOST")
 @user_errors
 def main(rounds: int, seconds: float, out: Path | None) -> None:
     print(f"The machine has {len(os.sched_getaffinity(0))} cores and a load of {os.getloadavg()}.")

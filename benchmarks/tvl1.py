@@ -40,6 +40,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.flow_measures import distances, end_point_error, energy
+from benchmarks.options import out_option, samples_option
 from benchmarks.record import host_kind, processor_name
 from benchmarks.tvl1_pairs import CLIPS, Pair, clip_frames, clip_pairs, rubberwhale, toy_pairs
 from preprocess.flow.tvl1 import PRESETS, tvl1_flow
@@ -59,16 +60,10 @@ Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 @click.command(
     help=__doc__.split("\n")[0], context_settings={"show_default": True, "max_content_width": 100}
 )
-@click.option("--samples", type=click.Path(path_type=Path), default=Path("../shared/samples"),
-              metavar="FOLDER", help="Folder of sample clips and RubberWhale.")  # fmt: skip
+@samples_option("Folder of sample clips and RubberWhale.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, metavar="COUNT",
               help="Number of our runs; the fastest one counts.")  # fmt: skip
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="JSON file to write.  [default: benchmarks/results/tvl1-DATE-HOST.json]",
-)
+@out_option("tvl1-DATE-HOST")
 @user_errors
 def main(samples: Path, repeats: int, out: Path | None) -> None:
     if not samples.is_dir():

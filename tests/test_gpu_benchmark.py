@@ -80,7 +80,7 @@ def test_figures_of_a_part_that_fails_are_kept(tmp_path, monkeypatch):
 
 def test_unknown_parts_are_named():
     with refuses("unknown-name", "'lunch'", "same flow, "):
-        gpu.chosen_parts("tvl1,lunch")
+        gpu.chosen_parts("tvl1,lunch", gpu.PARTS)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
