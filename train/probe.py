@@ -65,6 +65,7 @@ from train.running.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from train.extractors.extractor import Extractor
+    from train.extractors.sources import ExtractorSource
     from train.network.autoencoder import VideoEncoder
     from train.running.engine import Processes
 
@@ -242,7 +243,7 @@ def main(
     few = parse_changes(label_settings(limits))
     figures = probe(
         layout,
-        RunFolder(layout.runs / (run or f"probe-{_name_of(source)}")),
+        RunFolder(layout.runs / (run or f"probe-{_name_of(source, extractor)}")),
         finetune_config(tables, "mean", few),
         with_workers(loader_config(tables), workers),
         source,
@@ -402,9 +403,8 @@ def probe(
     return figures
 
 
-def _name_of(source: str) -> str:
+def _name_of(source: str, extractor: ExtractorSource | None) -> str:
     """The part of the name of the folder that says whose features are tested."""
-    extractor = find_extractor(source)
     return f"{extractor.kind}-{extractor.name}" if extractor else short_name(source)
 
 

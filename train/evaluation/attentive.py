@@ -15,10 +15,15 @@ import numpy as np
 import torch
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from shared.errors import InputError
 from train.evaluation.frozen import Standardiser
+from train.evaluation.gradient_probes import (
+    at_best_rate,
+    chosen_to_fit,
+    refuse_too_few,
+    train_classifier,
+)
 
 RATES = (3e-4, 1e-3, 3e-3)  # learning rates that are tried
 WEIGHT_DECAY = 0.1
@@ -83,18 +88,10 @@ def fit_attentive_probe(
     Raises:
         InputError: there are fewer than two classes, or fewer than five clips.
     """
-    if len(np.unique(labels)) < 2 or len(labels) < 5:
-        raise InputError(
-            "too-few-clips",
-            f"there are {len(labels)} training clips of {len(np.unique(labels))} classes; an "
-            "attentive probe needs at least five clips and two classes",
-        )
+    refuse_too_few(labels, "an attentive probe")
     device = device or torch.device("cpu")
-    is_fit = np.ones(len(labels), np.bool_)
-    if held_out is None:
-        order = np.random.default_rng(seed).permutation(len(labels))
-        is_fit[order[::5]] = False
-        held_out = tokens[~is_fit], labels[~is_fit]
+    is_fit = chosen_to_fit(len(labels), held_out is not None, seed)
+    chooses = held_out or (tokens[~is_fit], labels[~is_fit])
     standardise = Standardiser.of(tokens[is_fit].reshape(-1, tokens.shape[2]))
 
     def train_probe(rate: float, chosen: np.ndarray) -> AttentiveProbe:
@@ -103,14 +100,7 @@ def fit_attentive_probe(
         model = _train(inputs, targets, num_classes, rate, seed)
         return AttentiveProbe(standardise, model, device, rate)
 
-    best, most_right = None, -1
-    for rate in RATES:
-        probe = train_probe(rate, is_fit)
-        right = int((probe(held_out[0]).argmax(1) == held_out[1]).sum())
-        if right > most_right:
-            best, most_right = probe, right
-    assert best is not None
-    return best if is_fit.all() else train_probe(best.learning_rate, np.ones_like(is_fit))
+    return at_best_rate(train_probe, RATES, is_fit, chooses)
 
 
 def refuse_too_many(clips: int, num_tokens: int, width: int) -> None:
@@ -134,15 +124,8 @@ def _train(
     torch.manual_seed(seed)
     model = AttentivePooling(inputs.shape[2], num_classes).to(inputs.device)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
-    steps = EPOCHS * -(-len(inputs) // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(inputs)).split(BATCH):
-            batch = batch.to(inputs.device)
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[batch]), targets[batch]).backward()
-            optimizer.step()
-            schedule.step()
+    order = torch.default_generator  # seeded above, and used for the initial weights
+    train_classifier(model, optimizer, inputs, targets, EPOCHS, BATCH, order)
     return model.eval()
 
 

@@ -153,6 +153,20 @@ def run_classifier(folder: RunFolder) -> Classifier:
     )
 
 
+def frames_of(imported: ImportedWeights, otherwise: Choice, path: Path) -> Choice:
+    """The rule that samples frames: that of imported weights, or `otherwise` if they have none.
+
+    Raises:
+        InputError: the rule of the weights at `path` is none of those that exist.
+    """
+    if imported.usage.frames is None:
+        return otherwise
+    try:
+        return choose(FRAME_RULES, convert(imported.usage.frames, Choice, "frames"), "frames")
+    except InputError as error:
+        raise error.at(path) from None
+
+
 def foreign_classifier(path: Path, tables: Mapping[str, Any]) -> Classifier:
     """The model of a file or folder of weights.
 
@@ -168,13 +182,8 @@ def foreign_classifier(path: Path, tables: Mapping[str, Any]) -> Classifier:
             f"{path} holds a model for {imported.kind}, which has no classes; give a finetuned "
             "model, or finetune this one with `python -m train.finetune --from`",
         )
-    usage, recipe = imported.usage, finetune_config(tables, None)
-    frames = recipe.frames
-    if usage.frames is not None:
-        try:
-            frames = choose(FRAME_RULES, convert(usage.frames, Choice, "frames"), "frames")
-        except InputError as error:
-            raise error.at(path) from None
+    usage = imported.usage
+    frames = frames_of(imported, finetune_config(tables, None).frames, path)
     views = evaluate_config(tables)
     views = replace(
         views, segments=usage.segments or views.segments, crops=usage.crops or views.crops

@@ -11,20 +11,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from shared.errors import InputError
 from train.clips.table import DEFAULT_BOXES
-from train.clips.view_rules import FRAME_RULES
+from train.evaluation.classifiers import frames_of
+from train.evaluation.features import pooled
 from train.network.autoencoder import VideoEncoder
 from train.network.head import VideoClassifier
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.options.config import FinetuneConfig
 from train.samples.datasets import Sample
-from train.tables.typed import Choice, choose, convert
+from train.tables.typed import Choice
 from train.weights.exchange import ImportedWeights, build_encoder, import_weights
 from train.weights.own_runs import with_usage
 
-PER = ("clip", "step", "token")
+POOLS = {"clip": "clip", "step": "steps", "token": "tokens"}
+"""How tokens become vectors, see `pooled`, by what has a vector."""
+PER = tuple(POOLS)
 """What has a vector: a clip, each of its time steps, or each of its tokens."""
 
 
@@ -98,12 +100,7 @@ class Embedder:
         if self.pools_with_head:
             assert isinstance(network, VideoClassifier)
             return network.features(batch["clips"], batch["inside"])
-        tokens = network(batch["clips"])
-        if self.per == "clip":
-            return tokens.mean(dim=1)
-        if self.per == "step":
-            return tokens.unflatten(1, (self.model.time_steps, -1)).mean(dim=2).flatten(1)
-        return tokens.flatten(1)
+        return pooled(network(batch["clips"]), POOLS[self.per], self.model.time_steps)
 
 
 def read_embedder(weights: Path, config: FinetuneConfig, per: str) -> Embedder:
@@ -118,12 +115,7 @@ def read_embedder(weights: Path, config: FinetuneConfig, per: str) -> Embedder:
         InputError: the weights cannot be read, or what they say of their use is wrong.
     """
     imported = with_usage(import_weights(weights, "encoder"), weights)
-    frames = config.frames
-    if imported.usage.frames is not None:
-        try:
-            frames = choose(FRAME_RULES, convert(imported.usage.frames, Choice, "frames"), "frames")
-        except InputError as error:
-            raise error.at(weights) from None
+    frames = frames_of(imported, config.frames, weights)
     return Embedder(imported, frames, per, _box_source(weights))
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from shared.errors import InputError
 from shared.files import write_atomically
+from train.evaluation.h5_files import atomic_h5
 
 FORMATS = ("h5", "parquet")
 FORMAT_VERSION = 1
@@ -41,7 +41,7 @@ class Features:
 
 def write_h5(path: Path, features: Features) -> None:
     """Write /clip/id, /clip/split, /clip/<kind> and /feature, one chunk a clip, in one step."""
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+    with atomic_h5(path) as file:
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["grid"] = features.grid
         splits = np.array([split.encode() for split in features.splits], "S5")
@@ -58,9 +58,6 @@ def write_h5(path: Path, features: Features) -> None:
         )
         stored.attrs["dims"] = features.dims
         stored.attrs["description"] = features.description
-        file.flush()
-        data = file.id.get_file_image()
-    write_atomically(path, data)
 
 
 def write_parquet(path: Path, features: Features) -> None:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from shared.errors import InputError
-from shared.files import write_atomically
 from train.clips.table import ClipTable
+from train.evaluation.h5_files import atomic_h5
 from train.evaluation.scoring import mean_over_views
 from train.extractors.extractor import Extractor
 from train.network.autoencoder import VideoEncoder
@@ -75,12 +75,9 @@ def clip_features(
 
     found = compute_features(encoder, table, config.frames, views, loader, processes, pool, split)
     if processes.is_first:
-        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        with atomic_h5(path) as file:
             file.create_dataset("/clip/id", data=table.ids, track_times=False)
             file.create_dataset("/feature", data=found, track_times=False)
-            file.flush()
-            data = file.id.get_file_image()
-        write_atomically(path, data)
     return found
 
 
@@ -103,13 +100,7 @@ def compute_features(
     config = encoder.config
 
     def features(batch: Sample) -> dict[str, Tensor]:
-        tokens = encoder(batch["clips"])
-        if pool == "tokens":
-            return {"feature": tokens.flatten(1)}
-        if pool == "clip":
-            return {"feature": tokens.mean(dim=1)}
-        of_steps = tokens.unflatten(1, (config.time_steps, -1)).mean(dim=2)
-        return {"feature": of_steps.flatten(1)}
+        return {"feature": pooled(encoder(batch["clips"]), pool, config.time_steps)}
 
     loader = replace(loader, cache_megabytes=0)  # each clip is read once
     dataset = EvaluateDataset(table, config, frames, views, loader)
@@ -118,6 +109,15 @@ def compute_features(
     if pool == "tokens":
         return found.astype(np.float16).reshape(len(found), config.num_tokens, -1)
     return found
+
+
+def pooled(tokens: Tensor, pool: str, time_steps: int) -> Tensor:
+    """Pool tokens [B, N, D]: [B, D] for clip, [B, T' * D] for steps, [B, N * D] for tokens."""
+    if pool == "tokens":
+        return tokens.flatten(1)
+    if pool == "clip":
+        return tokens.mean(dim=1)
+    return tokens.unflatten(1, (time_steps, -1)).mean(dim=2).flatten(1)
 
 
 def _read(path: Path, table: ClipTable) -> np.ndarray:

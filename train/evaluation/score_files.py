@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 
 from shared.errors import InputError
-from shared.files import write_atomically
 from shared.manifest import PLURAL
 from train.clips.table import ClipTable
+from train.evaluation.h5_files import atomic_h5
 
 
 def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) -> None:
@@ -24,14 +24,11 @@ def write_scores(path: Path, table: ClipTable, scores: dict[str, np.ndarray]) ->
     It holds /clip/id S64 [n], and for each kind of label /<kind>/probability float32 [n, classes]
     and /<kind>/label int64 [n] (-1 where unknown).
     """
-    with h5py.File("scores.h5", "w", driver="core", backing_store=False) as file:
+    with atomic_h5(path) as file:
         file.create_dataset("/clip/id", data=table.ids, track_times=False)
         for kind, values in scores.items():
             file.create_dataset(f"/{kind}/probability", data=values, track_times=False)
             file.create_dataset(f"/{kind}/label", data=table.labels[kind], track_times=False)
-        file.flush()
-        data = file.id.get_file_image()
-    write_atomically(path, data)
 
 
 @dataclass(frozen=True)

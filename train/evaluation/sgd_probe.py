@@ -15,10 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from shared.errors import InputError
 from train.evaluation.frozen import Standardiser
+from train.evaluation.gradient_probes import (
+    at_best_rate,
+    chosen_to_fit,
+    refuse_too_few,
+    train_classifier,
+)
 
 EPOCHS = 100
 """Epochs of the papers on Kinetics-400 and small datasets; some have 20."""
@@ -26,7 +30,6 @@ RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Learning rates for a batch of 256 clips that are tried; MAE has 0.1."""
 BATCH = 256
 MOMENTUM = 0.9
-HELD_OUT = 5  # without other clips every fifth training clip chooses the learning rate
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,9 @@ def fit_sgd_probe(
     Raises:
         InputError: there are fewer than two classes, or fewer than five clips.
     """
-    if len(np.unique(labels)) < 2 or len(labels) < HELD_OUT:
-        raise InputError(
-            "too-few-clips",
-            f"there are {len(labels)} training clips of {len(np.unique(labels))} classes; a probe "
-            f"by SGD needs at least {HELD_OUT} clips and two classes",
-        )
-    is_fit = np.ones(len(labels), np.bool_)
-    if held_out is None:
-        is_fit[np.random.default_rng(seed).permutation(len(labels))[::HELD_OUT]] = False
-        held_out = features[~is_fit], labels[~is_fit]
+    refuse_too_few(labels, "a probe by SGD")
+    is_fit = chosen_to_fit(len(labels), held_out is not None, seed)
+    chooses = held_out or (features[~is_fit], labels[~is_fit])
     standardise = Standardiser.of(features[is_fit])
     inputs = torch.from_numpy(standardise(features)).to(device)
     targets = torch.from_numpy(labels).to(device)
@@ -84,10 +80,7 @@ def fit_sgd_probe(
         model = _train(inputs[part], targets[part], num_classes, rate, epochs, seed)
         return SgdProbe(standardise, model, rate)
 
-    tried = [train(rate, is_fit) for rate in RATES]
-    right = [int((probe(held_out[0]).argmax(1) == held_out[1]).sum()) for probe in tried]
-    best = tried[int(np.argmax(right))]  # the lowest rate of those that are equally good
-    return best if is_fit.all() else train(best.learning_rate, np.ones_like(is_fit))
+    return at_best_rate(train, RATES, is_fit, chooses)
 
 
 def _train(
@@ -104,13 +97,5 @@ def _train(
     nn.init.zeros_(model.bias)
     batch = min(BATCH, len(inputs))
     optimizer = torch.optim.SGD(model.parameters(), rate * batch / BATCH, momentum=MOMENTUM)
-    steps = epochs * -(-len(inputs) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(inputs), generator=generator).split(batch):
-            chosen = chosen.to(inputs.device)
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[chosen]), targets[chosen]).backward()
-            optimizer.step()
-            schedule.step()
+    train_classifier(model, optimizer, inputs, targets, epochs, batch, generator)
     return model

@@ -1,0 +1,24 @@
+"""Writes small HDF5 files in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from shared.files import write_atomically
+
+
+@contextmanager
+def atomic_h5(path: Path) -> Iterator[h5py.File]:
+    """A file in memory that becomes `path` in one step at the end of the block.
+
+    Datasets that are made with track_times=False give the same bytes for the same values.
+    """
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        data = file.id.get_file_image()
+    write_atomically(path, data)
