@@ -25,10 +25,7 @@ def read_class_folders(index: VideoIndex) -> Annotations:
         InputError: there is no video, a video is refused, or some videos lie in folders and some
             beside them.
     """
-    _refuse_odd(index)
-    names = sorted({without_suffix(path) for path in index.paths})
-    if not names:
-        raise InputError("empty", f"no video below {index.root}{_found_instead(index)}")
+    names = _video_names(index)
     given_splits = {name.split("/")[0] for name in names} <= set(SPLITS) and "/" in names[0]
     rests = {name: name.partition("/")[2] if given_splits else name for name in names}
     flat = [name for name in names if "/" not in rests[name]]
@@ -44,13 +41,11 @@ def read_class_folders(index: VideoIndex) -> Annotations:
     classes = sorted(set(class_of.values())) if not flat else []
     number_of = {name: number for number, name in enumerate(classes)}
     clips = [
-        AnnotatedClip(
-            where=f"{index.root}/{name}",
-            name=name.replace("/", "__"),
-            video=name,
+        _clip(
+            index,
+            name,
             split=name.split("/")[0] if given_splits else "train",
             label=number_of.get(class_of[name]),
-            rooted=True,
         )
         for name in names
     ]
@@ -65,21 +60,32 @@ def read_unlabelled(index: VideoIndex) -> Annotations:
     Raises:
         InputError: there is no video, or a video is refused.
     """
+    clips = [_clip(index, name, split="train") for name in _video_names(index)]
+    return Annotations(clips, ClassList(), splits_from="--unlabelled")
+
+
+def _video_names(index: VideoIndex) -> list[str]:
+    """The paths of all videos without suffix, sorted, each once.
+
+    Raises:
+        InputError: there is no video, or a video is refused.
+    """
     _refuse_odd(index)
     names = sorted({without_suffix(path) for path in index.paths})
     if not names:
         raise InputError("empty", f"no video below {index.root}{_found_instead(index)}")
-    clips = [
-        AnnotatedClip(
-            where=f"{index.root}/{name}",
-            name=name.replace("/", "__"),
-            video=name,
-            split="train",
-            rooted=True,
-        )
-        for name in names
-    ]
-    return Annotations(clips, ClassList(), splits_from="--unlabelled")
+    return names
+
+
+def _clip(index: VideoIndex, name: str, split: str, label: int | None = None) -> AnnotatedClip:
+    return AnnotatedClip(
+        where=f"{index.root}/{name}",
+        name=name.replace("/", "__"),
+        video=name,
+        split=split,
+        label=label,
+        rooted=True,
+    )
 
 
 def _vanished(index: VideoIndex, classes: set[str], given_splits: bool) -> list[str]:

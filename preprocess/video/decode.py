@@ -18,11 +18,12 @@ from pathlib import Path
 import av
 
 from preprocess.video.clip_vectors import ClipVectors
-from preprocess.video.completeness import TIME_TOLERANCE, Completeness
+from preprocess.video.completeness import Completeness
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.errors import ClipError, LandedLateError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.frame_folder import decode_frame_folder
+from preprocess.video.limits import refuse_too_long, refuse_too_many
 from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
 from preprocess.video.orientation import Orientation
 from preprocess.video.remarks import LATE, Remark, remarks_on
@@ -210,17 +211,9 @@ def check_length(progress: Completeness, stream: av.VideoStream, options: Decode
         ClipError: the clip has more seconds or frames than the options allow.
     """
     seconds = min(progress.stop, progress.duration or 0.0) - max(progress.start, 0.0)
-    if seconds > options.max_seconds + TIME_TOLERANCE:  # 2.2 - 1.2 is more than 1
-        raise ClipError(
-            "out-of-range",
-            f"{seconds:.0f} s long; up to {options.max_seconds:g} s are allowed (--max-seconds)",
-        )
-    if progress.is_whole_video and stream.frames > options.max_frames:
-        raise ClipError("out-of-range", f"{stream.frames} frames; {_frames_allowed(options)}")
-
-
-def _frames_allowed(options: DecodeOptions) -> str:
-    return f"up to {options.max_frames} are allowed (--max-frames)"
+    refuse_too_long(seconds, options)
+    if progress.is_whole_video:
+        refuse_too_many(stream.frames, options)
 
 
 def _frames(
@@ -265,7 +258,6 @@ def check_caps(progress: Completeness, seconds: float, options: DecodeOptions) -
     Raises:
         ClipError: the clip has more seconds or frames than the options allow.
     """
-    if progress.num_frames > options.max_frames:
-        raise ClipError("out-of-range", f"more frames than announced; {_frames_allowed(options)}")
+    refuse_too_many(progress.num_frames, options, "more frames than announced")
     if seconds - max(progress.start, 0.0) > options.max_seconds:
         raise ClipError("out-of-range", f"longer than {options.max_seconds:g} s (--max-seconds)")

@@ -19,6 +19,7 @@ from preprocess.video.completeness import TIME_TOLERANCE
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.frame_names import frame_series
+from preprocess.video.limits import refuse_too_long, refuse_too_many
 from preprocess.video.orientation import Orientation
 from shared.errors import InputError
 from shared.manifest import Clip, check_relative_path
@@ -122,16 +123,8 @@ def _refuse_length(clip: Clip, num_frames: int, seconds: float, options: DecodeO
             "out-of-range",
             f"{found} of {clip.video} from {start:g} to {stop:g} s; motion needs two",
         )
-    if num_frames > options.max_frames:
-        raise ClipError(
-            "out-of-range",
-            f"{num_frames} frames; up to {options.max_frames} are allowed (--max-frames)",
-        )
-    if seconds > options.max_seconds + TIME_TOLERANCE:
-        raise ClipError(
-            "out-of-range",
-            f"{seconds:.0f} s long; up to {options.max_seconds:g} s are allowed (--max-seconds)",
-        )
+    refuse_too_many(num_frames, options)
+    refuse_too_long(seconds, options)
 
 
 def _read(path: Path, max_pixels: int) -> np.ndarray:

@@ -70,30 +70,22 @@ def list_clips(paths: Sequence[Path], videos: Path | None, work: Path) -> Listin
     for number, path in enumerate(paths):
         layout = DatasetLayout(work / "lists" / str(number), DATASET)
         if path.is_dir():
-            _make_manifest(layout, path, "--unlabelled")
-            found = read_manifest(layout.manifest)
-            clips += [
-                NewClip(
-                    str(path / clip.video),
-                    (path / clip.video).resolve(),
-                    (clip.start_seconds, clip.stop_seconds),
-                )
-                for clip in found
-            ]
+            root = path
+            _make_manifest(layout, root, "--unlabelled")
         elif _is_csv(path):
             root = (videos or path.parent).resolve()
             _make_manifest(layout, root, "--manifest", path.resolve())
-            found = read_manifest(layout.manifest)
-            clips += [
-                NewClip(
-                    clip.clip_id,
-                    (root / clip.video).resolve(),
-                    (clip.start_seconds, clip.stop_seconds),
-                )
-                for clip in found
-            ]
         else:
             clips.append(NewClip(str(path), path.resolve()))
+            continue
+        clips += [
+            NewClip(
+                str(path / clip.video) if path.is_dir() else clip.clip_id,
+                (root / clip.video).resolve(),
+                (clip.start_seconds, clip.stop_seconds),
+            )
+            for clip in read_manifest(layout.manifest)
+        ]
         if layout.missing.is_file():
             with open(layout.missing, encoding="utf-8", newline="") as stream:
                 _, *rows = csv.reader(stream)
