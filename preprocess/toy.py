@@ -21,7 +21,6 @@ import io
 import json
 import multiprocessing
 import os
-import secrets
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -42,6 +41,7 @@ from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_classes, write_manifest
 from shared.progress import bar_options
 from shared.run_record import RunLock
+from shared.temporary_names import temporary_name
 from shared.wording import counted
 
 VERSION = 2  # increase it when clips of the same seed change
@@ -183,7 +183,7 @@ def _write(path: Path, data: bytes) -> None:
     Thousands of fsync can take longer than rendering. One sync before toy.json is enough.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(path)
     temporary.write_bytes(data)
     os.replace(temporary, path)
 

@@ -7,7 +7,6 @@ there: before a file has its name on this machine, it has its name in the store.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -17,6 +16,7 @@ from shared.mirror import is_shard, stored_address
 from shared.mirror_room import make_room
 from shared.mirror_sync import forget, send
 from shared.object_store import describe, listing
+from shared.temporary_names import temporary_name, temporary_pattern
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -35,7 +35,7 @@ def atomic_file(path: Path) -> Iterator[BufferedRandom]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "x+b") as stream:
             yield stream
@@ -101,7 +101,7 @@ def remove_leftovers(folder: Path, names: Iterable[str] | None = None) -> None:
     Args:
         names: names of the files that the temporary files were to become; None = any.
     """
-    patterns = [".*.tmp"] if names is None else [f".{name}.*.tmp" for name in names]
+    patterns = [temporary_pattern()] if names is None else map(temporary_pattern, names)
     for path in [path for pattern in patterns for path in Path(folder).glob(pattern)]:
         if path.is_file():
             path.unlink(missing_ok=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import json
 import os
-import secrets
 from pathlib import Path
 
 from shared.mirror import address_of, is_shard, stored_address
 from shared.object_store import StoredObject, get, listing, put, remove
+from shared.temporary_names import temporary_name
 
 DEPTH = 2  # files of a dataset lie in its folder, or in a folder of that
 RECORD = ".objects.json"
@@ -91,7 +91,7 @@ def fetch(path: Path) -> StoredObject:
     """
     address = stored_address(path)
     assert address is not None, path
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(path)
     try:
         stored = get(address, temporary)
         os.replace(temporary, path)
@@ -114,7 +114,7 @@ def _read_record(folder: Path) -> dict[str, str]:
 def _write_record(folder: Path, record: dict[str, str]) -> None:
     if not folder.is_dir():
         return
-    temporary = folder / f".{RECORD}.{secrets.token_hex(6)}.tmp"
+    temporary = temporary_name(folder / RECORD)
     temporary.write_text(json.dumps(record))
     os.replace(temporary, folder / RECORD)
 

@@ -6,7 +6,6 @@ import fcntl
 import functools
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from shared.mirror_room import make_room
 from shared.mirror_sync import fetch
 from shared.object_store import PartlyRead, describe, get
 from shared.shard_index import ShardEntry, read_index
+from shared.temporary_names import temporary_name
 
 ATTEMPTS = 3  # to get a shard with the right bytes
 
@@ -99,7 +99,7 @@ def _fetch(path: Path) -> None:
     entry = _entry(path)
     wanted = entry.sha256 if entry is not None else stored.sha256
     make_room(path, stored.num_bytes)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(path)
     try:
         for _ in range(ATTEMPTS):
             get(address, temporary)

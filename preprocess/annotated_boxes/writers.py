@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.files import atomic_file, sync_folder
+from shared.temporary_names import temporary_name
 
 CATEGORY = "motion"
 
@@ -191,7 +191,7 @@ def write_images(folder: Path, name: str, clips: Iterable[tuple[str, list[np.nda
 def _new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that replaces `path` at the end of the block, unless that raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    temporary = temporary_name(path)
     temporary.mkdir()
     try:
         yield temporary

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from preprocess.video.errors import ClipError
 from preprocess.video.video_file import open_video, video_stream
 from shared.errors import InputError
 from shared.files import remove_leftovers, sync_folder
+from shared.temporary_names import temporary_name
 
 ENCODER: Final = "libx264"
 # Without B-frames and with one reference, every vector spans exactly one frame. Keyframes have no
@@ -61,7 +61,7 @@ def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
     if copy.is_file():
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)
-    temporary = copy.with_name(f".{copy.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_name(copy)
     try:
         _encode(video, temporary, max_pixels)
         with open(temporary, "rb+") as stream:
