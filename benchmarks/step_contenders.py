@@ -20,6 +20,7 @@ from train.network.head import VideoClassifier, build_head
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
 from train.objectives.pixels import masked_loss, masked_targets, normalised_pixels
+from train.weights.huggingface import huggingface_config
 
 MASK_RATIO = 0.9
 NUM_CLASSES = 174
@@ -106,41 +107,22 @@ def hugging_face(
     clips = clips.transpose(1, 2).contiguous()  # B, T, C, H, W
     # Their types leave out what every configuration takes, such as the number of labels.
     make_config: Any = VideoMAEConfig
-    shape = _shape_of(config)
     if task == "pretraining":
-        model: Any = VideoMAEForPreTraining(make_config(norm_pix_loss=True, **shape))
-        model = model.to(device, dtype)
+        table = huggingface_config(config, "VideoMAEForPreTraining", None)
+        model: Any = VideoMAEForPreTraining(make_config(**table)).to(device, dtype)
 
         def loss() -> Tensor:
             return model(clips.to(dtype), bool_masked_pos=mask).loss
     else:
-        settings = make_config(num_labels=NUM_CLASSES, use_mean_pooling=True, **shape)
-        model = VideoMAEForVideoClassification(settings)
-        model = model.to(device, dtype)
+        names = [str(number) for number in range(NUM_CLASSES)]
+        table = huggingface_config(config, "VideoMAEForVideoClassification", names)
+        model = VideoMAEForVideoClassification(make_config(**table)).to(device, dtype)
         labels = torch.arange(batch_size, device=device)
 
         def loss() -> Tensor:
             return model(clips.to(dtype), labels=labels).loss
 
     return Contender(model.train(), loss)
-
-
-def _shape_of(config: ModelConfig) -> dict[str, int]:
-    """The size of a model by the names of Hugging Face's configuration."""
-    return {
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "num_frames": config.num_frames,
-        "tubelet_size": config.tubelet_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": round(config.width * config.mlp_ratio),
-        "decoder_hidden_size": config.decoder_width,
-        "decoder_num_hidden_layers": config.decoder_depth,
-        "decoder_num_attention_heads": config.decoder_heads,
-        "decoder_intermediate_size": round(config.decoder_width * config.decoder_mlp_ratio),
-    }
 
 
 def _inputs(
