@@ -109,14 +109,16 @@ def hugging_face(
     make_config: Any = VideoMAEConfig
     if task == "pretraining":
         table = huggingface_config(config, "VideoMAEForPreTraining", None)
-        model: Any = VideoMAEForPreTraining(make_config(**table)).to(device, dtype)
+        model: Any = VideoMAEForPreTraining(make_config(**table))
+        model = model.to(device, dtype)
 
         def loss() -> Tensor:
             return model(clips.to(dtype), bool_masked_pos=mask).loss
     else:
         names = [str(number) for number in range(NUM_CLASSES)]
         table = huggingface_config(config, "VideoMAEForVideoClassification", names)
-        model = VideoMAEForVideoClassification(make_config(**table)).to(device, dtype)
+        model = VideoMAEForVideoClassification(make_config(**table))
+        model = model.to(device, dtype)
         labels = torch.arange(batch_size, device=device)
 
         def loss() -> Tensor:
