@@ -62,7 +62,7 @@ class _SearchNumbers(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in (
-            "grid", "grid_radius", "grid_step", "rounds", "steps",
+            "grid_radius", "grid_step", "rounds", "steps",
         )),
         ("distances", ctypes.c_int32 * MOST_ROUNDS),
     ]  # fmt: skip
@@ -126,7 +126,7 @@ def patch_flow(
     first: torch.Tensor,
     second: torch.Tensor,
     start: torch.Tensor,
-    grid: bool,
+    grid_radius: int,
     numbers: PatchSearch,
 ) -> torch.Tensor:
     """As patches.patch_flow, on the CPU, in one thread.
@@ -149,8 +149,7 @@ def patch_flow(
         width,
         ctypes.byref(
             _SearchNumbers(
-                grid=grid,
-                grid_radius=numbers.grid_radius,
+                grid_radius=grid_radius,
                 grid_step=numbers.grid_step,
                 rounds=len(numbers.distances),
                 steps=numbers.steps,

@@ -54,7 +54,7 @@ def patch_flow(
     first: torch.Tensor,
     second: torch.Tensor,
     start: torch.Tensor,
-    grid: bool,
+    grid_radius: int,
     numbers: PatchSearch,
 ) -> torch.Tensor:
     """Flow of the patch search at one level.
@@ -62,7 +62,8 @@ def patch_flow(
     Args:
         first, second: float32 (B, H, W), grey values 0..255; sides of at least 8 px.
         start: float32 (B, 2, H, W), the flow to start from; a patch takes that of its centre.
-        grid: whether each patch also tries the displacements of the grid.
+        grid_radius: each patch also tries a grid of displacements up to this along an axis, every
+            `numbers.grid_step` px; 0 for none.
         numbers: parameters.
 
     Returns:
@@ -71,8 +72,9 @@ def patch_flow(
     patches = cut_patches(first)
     centre = start[:, :, patches.y + PATCH // 2][..., patches.x + PATCH // 2].flatten(2)
     u, v = centre[:, 0], centre[:, 1]
-    if grid:
-        u, v = _best_of_grid(patches, second, u, v, numbers)
+    if grid_radius > 0:
+        reach = range(-grid_radius, grid_radius + 1, numbers.grid_step)
+        u, v = _best_of_grid(patches, second, u, v, reach)
     for distance in numbers.distances:
         u, v = _best_of_neighbours(patches, second, u, v, distance)
         u, v = _descend(patches, second, u, v, numbers.steps)
@@ -190,7 +192,7 @@ def _best_of_grid(
     second: torch.Tensor,
     u: torch.Tensor,
     v: torch.Tensor,
-    numbers: PatchSearch,
+    reach: range,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best of the given displacements and of a grid, those left out that leave the frame by
     more than half of a patch."""
@@ -198,7 +200,6 @@ def _best_of_grid(
     corner_x = patches.x.repeat(len(patches.y))
     corner_y = patches.y.repeat_interleave(len(patches.x))
     best = _cost(patches, second, u, v)
-    reach = range(-numbers.grid_radius, numbers.grid_radius + 1, numbers.grid_step)
     for down in reach:
         y = corner_y + down
         for across in reach:

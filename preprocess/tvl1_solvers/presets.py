@@ -26,11 +26,11 @@ class PatchSearch:
     """px: no smaller level, when the search starts from nothing."""
     grid_smallest_side: int = 48
     """px: no smaller level, when it starts from the grid; there the grid is tried."""
-    grid_radius: int = 16
-    """px of that level: largest displacement of the grid along an axis."""
+    grid_reach: int = 80
+    """px of the frames: largest displacement of the grid along an axis."""
     grid_step: int = 2
     """px of that level: from a displacement of the grid to the next."""
-    distances: tuple[int, ...] = (1, 2, 1)
+    distances: tuple[int, ...] = (1, 2, 1, 2)
     """For each round: how many patches away the neighbours lie that offer their displacements."""
     steps: int = 8
     """Steps of each round."""
@@ -42,19 +42,19 @@ class Starts:
 
     level: int = 4
     """The level of the pyramid of TV-L1 at whose size they are computed."""
-    max_levels: tuple[int, ...] = (4, 99)
+    max_levels: tuple[int, ...] = (5, 99)
     """Pyramid levels of those that TV-L1 computes from nothing."""
     warps: int = 3
     """Linearisations at that size."""
-    iterations: int = 20
+    iterations: int = 10
     """Iterations of each of them."""
     search: PatchSearch = PatchSearch()
     """The patch search that the others start from."""
-    window: int = 9
+    window: int = 11
     """px: side of the window over which costs are summed; odd."""
     unlike: float = 6.0
     """Cost of a pixel: its difference of brightness, at most this; grey values."""
-    strayed: float = 3.0
+    strayed: float = 2.0
     """Cost of a pixel where the flow leads back by 1 px or more beside it; less for less."""
     left: float = 4.0
     """Cost of a pixel whose flow leaves the frame."""
@@ -147,7 +147,9 @@ PRESETS = {
         gradient="central", cubic=-0.5, dual_kept=0.0,
     ),
     "fast": Preset(),
-    "large": Preset(starts=Starts()),
+    "large": Preset(
+        warps_fine=4, iterations_fine=30, cubic=-0.7, dual_kept=1.0, starts=Starts(),
+    ),
     "exact": Preset(
         tightness=0.0, step_ratio=4.0, presmooth=0.0, warps_fine=10, iterations_fine=60, warps=5,
         iterations=30, cubic=-0.75, dual_kept=1.0,
@@ -167,13 +169,10 @@ def level_sizes(height: int, width: int, preset: Preset) -> list[tuple[int, int]
     return sizes
 
 
-def search_sizes(
-    height: int, width: int, numbers: PatchSearch, grid: bool
-) -> list[tuple[int, int]]:
+def search_sizes(height: int, width: int, numbers: PatchSearch) -> list[tuple[int, int]]:
     """(height, width) of the levels of the patch search, half of the size first."""
-    least = numbers.grid_smallest_side if grid else numbers.smallest_side
     sizes = [(round(height / 2), round(width / 2))]
-    while min(sizes[-1]) >= 2 * least:
+    while min(sizes[-1]) >= 2 * numbers.smallest_side:
         sizes.append((round(sizes[-1][0] / 2), round(sizes[-1][1] / 2)))
     return sizes
 

@@ -31,9 +31,9 @@ Solve: TypeAlias = Callable[
 ]
 """(first, second, initial, preset) -> flow: TV-L1 on one implementation."""
 PatchFlow: TypeAlias = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, bool, PatchSearch], torch.Tensor
+    [torch.Tensor, torch.Tensor, torch.Tensor, int, PatchSearch], torch.Tensor
 ]
-"""(first, second, start, grid, numbers) -> flow, see `patches.patch_flow`."""
+"""(first, second, start, grid_radius, numbers) -> flow, see `patches.patch_flow`."""
 
 
 @dataclass(frozen=True)
@@ -65,40 +65,41 @@ def _start(
     """Flow (B, 2, H, W), computed at the size of `starts.level`."""
     # Flow from the second frame to the first is computed in the same batch.
     one, other = torch.cat([first, second]), torch.cat([second, first])
-    small = [_reduced(frames, preset, starts) for frames in (one, other)]
+    sizes = search_sizes(*first.shape[1:], starts.search)
+    levels = [(one, other)]
+    for size in sizes:
+        levels.append((resize(levels[-1][0], size), resize(levels[-1][1], size)))
+    size = level_sizes(*first.shape[1:], preset)[: starts.level + 1][-1]
+    small = [resize(frames, size) for frames in levels[1]]
     fast = replace(
         preset, presmooth=0.0, warps_fine=starts.warps, iterations_fine=starts.iterations
     )
     flows = [
-        parts.solve(*small, None, replace(fast, max_levels=levels)) for levels in starts.max_levels
+        parts.solve(*small, None, replace(fast, max_levels=count)) for count in starts.max_levels
     ]
     for grid in (False, True):
-        searched = _search(one, other, grid, starts.search, parts)
-        initial = resize_flow(searched, tuple(small[0].shape[1:]))
+        initial = resize_flow(_search(levels, grid, starts.search, parts), size)
         flows.append(parts.solve(*small, initial, replace(fast, max_levels=1)))
     return resize_flow(_choose(*small, flows, starts), tuple(first.shape[1:]))
 
 
-def _reduced(frames: torch.Tensor, preset: Preset, starts: Starts) -> torch.Tensor:
-    for size in level_sizes(*frames.shape[1:], preset)[1 : starts.level + 1]:
-        frames = resize(frames, size)
-    return frames
-
-
 def _search(
-    first: torch.Tensor, second: torch.Tensor, grid: bool, numbers: PatchSearch, parts: Parts
+    levels: list[tuple[torch.Tensor, torch.Tensor]], grid: bool, numbers: PatchSearch, parts: Parts
 ) -> torch.Tensor:
-    """Flow of the patch search, at half of the size."""
-    sizes = search_sizes(*first.shape[1:], numbers, grid)
-    levels = []
-    for size in sizes:
-        first, second = resize(first, size), resize(second, size)
-        levels.append((first, second))
-    flow = first.new_zeros(len(first), 2, *sizes[-1])
-    for i, (one, other) in reversed(list(enumerate(levels))):
-        if flow.shape[2:] != one.shape[1:]:
-            flow = resize_flow(flow, tuple(one.shape[1:]))
-        flow = parts.patch_flow(one, other, flow, grid and i == len(levels) - 1, numbers)
+    """Flow of the patch search at half of the size; the first of the levels has the full size."""
+    height = levels[0][0].shape[1]
+    levels, radius = levels[1:], 0
+    if grid:
+        least = numbers.grid_smallest_side
+        levels = [each for each in levels if min(each[0].shape[1:]) >= least] or levels[:1]
+        radius = round(numbers.grid_reach * levels[-1][0].shape[1] / height)
+    coarsest = levels[-1][0]
+    flow = coarsest.new_zeros(len(coarsest), 2, *coarsest.shape[1:])
+    for first, second in reversed(levels):
+        if flow.shape[2:] != first.shape[1:]:
+            flow = resize_flow(flow, tuple(first.shape[1:]))
+        flow = parts.patch_flow(first, second, flow, radius, numbers)
+        radius = 0
     return flow
 
 

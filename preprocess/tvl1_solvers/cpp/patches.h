@@ -67,9 +67,9 @@ struct Patch {
     float xx, xy, yy;    // the inverse of the matrix of squared gradients
 };
 
-// The parameters of presets.py that a level needs.
+// What the search of a level is told; mirrored field by field in native.py.
 struct Numbers {
-    int32_t grid, grid_radius, grid_step, rounds, steps;
+    int32_t grid_radius, grid_step, rounds, steps;
     int32_t distances[8];
 };
 
@@ -99,7 +99,7 @@ public:
         for (size_t k = 0; k < count; k++) {
             const size_t centre = (size_t)(all[k].y + SIDE / 2) * first.width + all[k].x + SIDE / 2;
             u[k] = start[centre], v[k] = start[area + centre];
-            if (n.grid) best_of_grid(all[k], u[k], v[k], n);
+            if (n.grid_radius > 0) best_of_grid(all[k], u[k], v[k], n);
         }
         for (int round = 0; round < n.rounds; round++) {
             for (int j = 0; j < rows; j++)
