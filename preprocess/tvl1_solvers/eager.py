@@ -155,7 +155,12 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return image
 
 
-def resize_flow(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_flow(
+    flow: torch.Tensor,
+    size: tuple[int, int],
+    resize: Callable[[torch.Tensor, tuple[int, int]], torch.Tensor] = resize,
+) -> torch.Tensor:
+    """Flow (B, 2, H, W) at another size, in px of that size; `resize` may be a faster one."""
     wider, higher = size[1] / flow.shape[3], size[0] / flow.shape[2]
     resized = resize(flow, size)
     return torch.stack([resized[:, 0] * wider, resized[:, 1] * higher], dim=1)

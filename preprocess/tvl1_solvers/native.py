@@ -162,6 +162,26 @@ def patch_flow(
     return flow
 
 
+def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """As eager.resize of float32 images (..., H, W), on the CPU, in one thread.
+
+    Raises:
+        UnavailableError: the solver cannot be compiled or loaded.
+    """
+    library = load()
+    images = images.contiguous()
+    resized = torch.empty(*images.shape[:-2], *size)
+    status = library.resize_images(
+        images.data_ptr(),
+        resized.data_ptr(),
+        images.shape[:-2].numel(),
+        (ctypes.c_int32 * 4)(*images.shape[-2:], *size),
+    )
+    if status != 0:
+        raise MemoryError(f"out of memory for images of {size[1]}x{size[0]} px")
+    return resized
+
+
 def load() -> ctypes.CDLL:
     """Load the compiled solver, and compile it first if that is needed.
 
@@ -197,6 +217,8 @@ def _load_once() -> tuple[ctypes.CDLL | None, str]:
     sizes = [ctypes.c_int64, ctypes.c_int32, ctypes.c_int32]
     library.patch_flow.argtypes = [pointer] * 4 + sizes + [pointer]
     library.patch_flow.restype = ctypes.c_int
+    library.resize_images.argtypes = [pointer, pointer, ctypes.c_int64, pointer]
+    library.resize_images.restype = ctypes.c_int
     return library, ""
 
 

@@ -9,14 +9,16 @@ whether the flow of the second frame leads back.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 
-from preprocess.tvl1_solvers.eager import pad_replicate, resize, resize_flow, square_root
-from preprocess.tvl1_solvers.patches import bilinear
+from preprocess.tvl1_solvers import eager
+from preprocess.tvl1_solvers.eager import pad_replicate, square_root
+from preprocess.tvl1_solvers.patches import bilinear, patch_flow
 from preprocess.tvl1_solvers.presets import (
     SMALLEST_SIDE,
     PatchSearch,
@@ -34,6 +36,8 @@ PatchFlow: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, int, PatchSearch], torch.Tensor
 ]
 """(first, second, start, grid_radius, numbers) -> flow, see `patches.patch_flow`."""
+Resize: TypeAlias = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
+"""(images, (height, width)) -> images, see `eager.resize`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,14 @@ class Parts:
 
     solve: Solve
     patch_flow: PatchFlow
+    resize: Resize
+
+    def resize_flow(self, flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Flow (B, 2, H, W) at another (height, width), in px of that size."""
+        return eager.resize_flow(flow, size, self.resize)
+
+
+EAGER = Parts(functools.partial(eager.solve, kernels=eager.EAGER), patch_flow, eager.resize)
 
 
 def solve(
@@ -68,9 +80,9 @@ def _start(
     sizes = search_sizes(*first.shape[1:], starts.search)
     levels = [(one, other)]
     for size in sizes:
-        levels.append((resize(levels[-1][0], size), resize(levels[-1][1], size)))
+        levels.append((parts.resize(levels[-1][0], size), parts.resize(levels[-1][1], size)))
     size = level_sizes(*first.shape[1:], preset)[: starts.level + 1][-1]
-    small = [resize(frames, size) for frames in levels[1]]
+    small = [parts.resize(frames, size) for frames in levels[1]]
     fast = replace(
         preset, presmooth=0.0, warps_fine=starts.warps, iterations_fine=starts.iterations
     )
@@ -78,9 +90,9 @@ def _start(
         parts.solve(*small, None, replace(fast, max_levels=count)) for count in starts.max_levels
     ]
     for grid in (False, True):
-        initial = resize_flow(_search(levels, grid, starts.search, parts), size)
+        initial = parts.resize_flow(_search(levels, grid, starts.search, parts), size)
         flows.append(parts.solve(*small, initial, replace(fast, max_levels=1)))
-    return resize_flow(_choose(*small, flows, starts), tuple(first.shape[1:]))
+    return parts.resize_flow(_choose(*small, flows, starts), tuple(first.shape[1:]))
 
 
 def _search(
@@ -97,7 +109,7 @@ def _search(
     flow = coarsest.new_zeros(len(coarsest), 2, *coarsest.shape[1:])
     for first, second in reversed(levels):
         if flow.shape[2:] != first.shape[1:]:
-            flow = resize_flow(flow, tuple(first.shape[1:]))
+            flow = parts.resize_flow(flow, tuple(first.shape[1:]))
         flow = parts.patch_flow(first, second, flow, radius, numbers)
         radius = 0
     return flow

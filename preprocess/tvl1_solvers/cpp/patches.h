@@ -90,7 +90,7 @@ public:
             for (int i = 0; i < columns; i++)
                 all.push_back(prepare(std::min(STRIDE * i, width - SIDE),
                                       std::min(STRIDE * j, height - SIDE)));
-        u.resize(all.size()), v.resize(all.size()), new_u.resize(all.size()), new_v.resize(all.size());
+        for (auto* values : {&u, &v, &costs, &new_u, &new_v, &new_costs}) values->resize(all.size());
     }
 
     // Finds a displacement for each patch, from the flow (2, height, width) to start from.
@@ -99,13 +99,14 @@ public:
         for (size_t k = 0; k < count; k++) {
             const size_t centre = (size_t)(all[k].y + SIDE / 2) * first.width + all[k].x + SIDE / 2;
             u[k] = start[centre], v[k] = start[area + centre];
-            if (n.grid_radius > 0) best_of_grid(all[k], u[k], v[k], n);
+            costs[k] = cost(all[k], u[k], v[k]);
+            if (n.grid_radius > 0) best_of_grid(k, n);
         }
         for (int round = 0; round < n.rounds; round++) {
             for (int j = 0; j < rows; j++)
                 for (int i = 0; i < columns; i++) best_of_neighbours(j, i, n.distances[round]);
-            std::swap(u, new_u), std::swap(v, new_v);
-            for (size_t k = 0; k < count; k++) descend(all[k], u[k], v[k], n.steps);
+            std::swap(u, new_u), std::swap(v, new_v), std::swap(costs, new_costs);
+            for (size_t k = 0; k < count; k++) descend(k, n.steps);
         }
     }
 
@@ -118,7 +119,7 @@ public:
         for (size_t k = 0; k < all.size(); k++) {
             const Patch& patch = all[k];
             const float here_u = u[k], here_v = v[k];
-            const float weight = 1 / std::max(cost(patch, here_u, here_v) * SHARE, 1.0f);
+            const float weight = 1 / std::max(costs[k] * SHARE, 1.0f);
             const Reader reader(second, patch.x + here_u, patch.y + here_v);
             for (int j = 0; j < SIDE; j++) {
                 const Row difference = reader.row(j) - load(first.at(patch.y + j, patch.x));
@@ -138,7 +139,7 @@ private:
     std::vector<float> across, down;
     int columns, rows;
     std::vector<Patch> all;
-    std::vector<float> u, v, new_u, new_v;
+    std::vector<float> u, v, costs, new_u, new_v, new_costs;
 
     Patch prepare(int x, int y) const {
         Row sum_x{}, sum_y{}, sum_xx{}, sum_xy{}, sum_yy{};
@@ -166,37 +167,38 @@ private:
         return total(squares) - mean * mean * SHARE;
     }
 
-    void best_of_grid(const Patch& patch, float& best_u, float& best_v, const Numbers& n) const {
-        float best = cost(patch, best_u, best_v);
+    void best_of_grid(size_t k, const Numbers& n) {
+        const Patch& patch = all[k];
         for (int dy = -n.grid_radius; dy <= n.grid_radius; dy += n.grid_step)
             for (int dx = -n.grid_radius; dx <= n.grid_radius; dx += n.grid_step) {
                 const int x = patch.x + dx, y = patch.y + dy;
                 if (x < -SIDE / 2 || y < -SIDE / 2) continue;
                 if (x > first.width - SIDE / 2 || y > first.height - SIDE / 2) continue;
-                const float other = cost(patch, (float)dx, (float)dy);
-                if (other < best) best = other, best_u = (float)dx, best_v = (float)dy;
+                const float its_cost = cost(patch, (float)dx, (float)dy);
+                if (its_cost < costs[k]) costs[k] = its_cost, u[k] = (float)dx, v[k] = (float)dy;
             }
     }
 
     void best_of_neighbours(int j, int i, int distance) {
         static const int right[8] = {-1, 1, 0, 0, -1, 1, -1, 1};
         static const int below[8] = {0, 0, -1, 1, -1, -1, 1, 1};
-        const int k = j * columns + i;
-        float best = cost(all[k], u[k], v[k]);
-        new_u[k] = u[k], new_v[k] = v[k];
+        const size_t k = (size_t)j * columns + i;
+        new_u[k] = u[k], new_v[k] = v[k], new_costs[k] = costs[k];
         for (int t = 0; t < 8; t++) {
             const int y = j + below[t] * distance, x = i + right[t] * distance;
             if (x < 0 || y < 0 || x >= columns || y >= rows) continue;
-            const int other = y * columns + x;
+            const size_t other = (size_t)y * columns + x;
+            if (u[other] == new_u[k] && v[other] == new_v[k]) continue;  // it costs the same
             const float its_cost = cost(all[k], u[other], v[other]);
-            if (its_cost < best) best = its_cost, new_u[k] = u[other], new_v[k] = v[other];
+            if (its_cost < new_costs[k]) new_costs[k] = its_cost, new_u[k] = u[other], new_v[k] = v[other];
         }
     }
 
     // Steps of Gauss and Newton until the cost falls no more; a patch that would go further than
     // its side stays.
-    void descend(const Patch& patch, float& start_u, float& start_v, int steps) const {
-        float at_u = start_u, at_v = start_v, best_u = at_u, best_v = at_v, best = HUGE_VALF;
+    void descend(size_t k, int steps) {
+        const Patch& patch = all[k];
+        float at_u = u[k], at_v = v[k], best_u = at_u, best_v = at_v, best = HUGE_VALF;
         for (int step = 0; step < steps; step++) {
             const Reader reader(second, patch.x + at_u, patch.y + at_v);
             Row sum{}, squares{}, sum_x{}, sum_y{};
@@ -214,8 +216,9 @@ private:
             const float y = total(sum_y) - patch.down * mean * SHARE;
             at_u -= patch.xx * x + patch.xy * y, at_v -= patch.xy * x + patch.yy * y;
         }
-        const float moved_u = best_u - start_u, moved_v = best_v - start_v;
-        if (moved_u * moved_u + moved_v * moved_v <= (float)(SIDE * SIDE)) start_u = best_u, start_v = best_v;
+        const float moved_u = best_u - u[k], moved_v = best_v - v[k];
+        if (moved_u * moved_u + moved_v * moved_v <= (float)(SIDE * SIDE))
+            u[k] = best_u, v[k] = best_v, costs[k] = best;
     }
 };
 

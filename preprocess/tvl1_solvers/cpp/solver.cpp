@@ -165,3 +165,24 @@ extern "C" int patch_flow(const float* first, const float* second, const float* 
         return 1;
     }
 }
+
+// `count` images, from sizes[0] x sizes[1] px (height, width) to sizes[2] x sizes[3]. Returns 0, or
+// 1 when memory runs out.
+extern "C" int resize_images(const float* images, float* resized, int64_t count,
+                             const int32_t* sizes) {
+    using namespace tvl1;
+    try {
+        Image from, to;
+        for (int64_t i = 0; i < count; i++) {
+            load_image(images + i * sizes[0] * sizes[1], from, sizes[0], sizes[1]);
+            to.shape(sizes[2], sizes[3]);
+            resize(from, to);
+            for (int y = 0; y < to.height; y++)
+                std::memcpy(resized + (i * to.height + y) * to.width, to.row(y),
+                            sizeof(float) * to.width);
+        }
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
