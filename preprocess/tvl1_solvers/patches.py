@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
+from preprocess.tvl1_solvers.eager import pad_replicate
 from preprocess.tvl1_solvers.presets import PATCH, PATCH_STRIDE, PatchSearch
 
+SHARE = 1 / PATCH**2
 LEAST_DETERMINANT = 1e-6
 """Of the squared gradients: where a patch has no texture, steps stay finite."""
 NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, -1), (-1, 1), (1, 1))
@@ -24,22 +26,43 @@ NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, -1), (-1, 1), (1, 
 
 
 @dataclass(frozen=True)
-class Patches:
-    """The patches of one level of the first frame."""
+class Places:
+    """Where the patches of a level lie: every 4 px, and the last ones at the border."""
 
     x: torch.Tensor
     """int64 [columns]: left pixels."""
     y: torch.Tensor
     """int64 [rows]: upper pixels."""
+
+    def corners(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """int64 [N] each: left and upper pixels of all patches, row by row."""
+        return self.x.repeat(len(self.y)), self.y.repeat_interleave(len(self.x))
+
+    def at_centres(self, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """u and v, (B, N) each, of a flow (B, 2, H, W) in the middle of the patches."""
+        centre = flow[:, :, self.y + PATCH // 2][..., self.x + PATCH // 2].flatten(2)
+        return centre[:, 0], centre[:, 1]
+
+    def cut(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, N, 8, 8): the patches of images (B, H, W)."""
+        within = torch.arange(PATCH, device=images.device)
+        x, y = (each[:, None, None] for each in self.corners())
+        return images.flatten(1)[:, (y + within[:, None]) * images.shape[2] + x + within]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patches of one level of the first frame."""
+
+    places: Places
     first: torch.Tensor
     """float32 (B, N, 8, 8)"""
     across: torch.Tensor
-    """float32 (B, N, 8, 8): derivative by x."""
     down: torch.Tensor
-    """float32 (B, N, 8, 8): derivative by y."""
+    """float32 (B, H, W): derivatives of the first frame by x and y."""
     sum_across: torch.Tensor
     sum_down: torch.Tensor
-    """(B, N): the sums of both."""
+    """(B, N): their sums over the patches."""
     inverse: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     """(B, N) each: inverse of the matrix of squared gradients, xx, xy, yy."""
 
@@ -70,8 +93,7 @@ def patch_flow(
         float32 (B, 2, H, W), u and v in px.
     """
     patches = cut_patches(first)
-    centre = start[:, :, patches.y + PATCH // 2][..., patches.x + PATCH // 2].flatten(2)
-    u, v = centre[:, 0], centre[:, 1]
+    u, v = patches.places.at_centres(start)
     if grid_radius > 0:
         reach = range(-grid_radius, grid_radius + 1, numbers.grid_step)
         u, v = _best_of_grid(patches, second, u, v, reach)
@@ -82,32 +104,21 @@ def patch_flow(
 
 
 def cut_patches(first: torch.Tensor) -> Patches:
+    """The patches of frames float32 (B, H, W)."""
     height, width = first.shape[1:]
-    x, y = (
-        torch.tensor(patch_starts(side), device=first.device) for side in (width, height)
-    )
-    right = torch.arange(1, width + 1, device=first.device).clamp(max=width - 1)
-    left = torch.arange(-1, width - 1, device=first.device).clamp(min=0)
-    below = torch.arange(1, height + 1, device=first.device).clamp(max=height - 1)
-    above = torch.arange(-1, height - 1, device=first.device).clamp(min=0)
-    across = (first[:, :, right] - first[:, :, left]) * 0.5
-    down = (first[:, below] - first[:, above]) * 0.5
-    within = torch.arange(PATCH, device=first.device)
-    row = (y[:, None, None, None] + within[:, None]).expand(-1, len(x), -1, PATCH)
-    column = (x[:, None, None] + within).expand(len(y), -1, PATCH, -1)
-    at = (row * width + column).flatten()
-
-    def cut(image: torch.Tensor) -> torch.Tensor:
-        return image.flatten(1)[:, at].view(len(image), -1, PATCH, PATCH)
-
-    gx, gy = cut(across), cut(down)
+    padded = pad_replicate(first, 1)
+    across = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * 0.5
+    down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) * 0.5
+    x, y = (torch.tensor(patch_starts(side), device=first.device) for side in (width, height))
+    places = Places(x, y)
+    gx, gy = places.cut(across), places.cut(down)
     sum_x, sum_y = _total(gx), _total(gy)
-    xx = _total(gx * gx) - sum_x * sum_x * (1 / PATCH**2)
-    xy = _total(gx * gy) - sum_x * sum_y * (1 / PATCH**2)
-    yy = _total(gy * gy) - sum_y * sum_y * (1 / PATCH**2)
+    xx = _total(gx * gx) - sum_x * sum_x * SHARE
+    xy = _total(gx * gy) - sum_x * sum_y * SHARE
+    yy = _total(gy * gy) - sum_y * sum_y * SHARE
     determinant = (xx * yy - xy * xy).clamp(min=LEAST_DETERMINANT)
     inverse = (yy / determinant, -xy / determinant, xx / determinant)
-    return Patches(x, y, cut(first), gx, gy, sum_x, sum_y, inverse)
+    return Patches(places, places.cut(first), across, down, sum_x, sum_y, inverse)
 
 
 def _total(values: torch.Tensor) -> torch.Tensor:
@@ -157,11 +168,8 @@ def _differences(
     patches: Patches, second: torch.Tensor, u: torch.Tensor, v: torch.Tensor
 ) -> torch.Tensor:
     """(B, N, 8, 8): the displaced patches of the second frame minus those of the first."""
-    rows, columns = len(patches.y), len(patches.x)
-    corner_x = patches.x.repeat(rows)
-    corner_y = patches.y.repeat_interleave(columns)
     height, width = second.shape[1:]
-    x, y, across, down = read_at(corner_x, corner_y, u, v, width, height)
+    x, y, across, down = read_at(*patches.places.corners(), u, v, width, height)
     within = torch.arange(PATCH, device=second.device)
     shape = (*u.shape, PATCH, PATCH)
     return (
@@ -184,7 +192,7 @@ def _cost(
 
 
 def _cost_of(difference: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    return _total(difference * difference) - total * total * (1 / PATCH**2)
+    return _total(difference * difference) - total * total * SHARE
 
 
 def _best_of_grid(
@@ -197,8 +205,7 @@ def _best_of_grid(
     """The best of the given displacements and of a grid, those left out that leave the frame by
     more than half of a patch."""
     height, width = second.shape[1:]
-    corner_x = patches.x.repeat(len(patches.y))
-    corner_y = patches.y.repeat_interleave(len(patches.x))
+    corner_x, corner_y = patches.places.corners()
     best = _cost(patches, second, u, v)
     for down in reach:
         y = corner_y + down
@@ -218,7 +225,7 @@ def _best_of_neighbours(
     patches: Patches, second: torch.Tensor, u: torch.Tensor, v: torch.Tensor, distance: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """For each patch the best of its displacement and of those of its neighbours."""
-    rows, columns = len(patches.y), len(patches.x)
+    rows, columns = len(patches.places.y), len(patches.places.x)
     row = torch.arange(rows, device=u.device).repeat_interleave(columns)
     column = torch.arange(columns, device=u.device).repeat(rows)
     best, best_u, best_v = _cost(patches, second, u, v), u, v
@@ -248,14 +255,15 @@ def _descend(
     best = torch.full_like(u, torch.inf)
     active = torch.ones_like(u, dtype=torch.bool)
     xx, xy, yy = patches.inverse
+    gx, gy = patches.places.cut(patches.across), patches.places.cut(patches.down)
     for _ in range(steps):
         difference = _differences(patches, second, u, v)
         total = _total(difference)
         active = active & (_cost_of(difference, total) < best)
         best = torch.where(active, _cost_of(difference, total), best)
         best_u, best_v = torch.where(active, u, best_u), torch.where(active, v, best_v)
-        x = _total(difference * patches.across) - patches.sum_across * total * (1 / PATCH**2)
-        y = _total(difference * patches.down) - patches.sum_down * total * (1 / PATCH**2)
+        x = _total(difference * gx) - patches.sum_across * total * SHARE
+        y = _total(difference * gy) - patches.sum_down * total * SHARE
         u, v = u - (xx * x + xy * y), v - (xy * x + yy * y)
     moved_u, moved_v = best_u - start_u, best_v - start_v
     near = moved_u * moved_u + moved_v * moved_v <= PATCH**2
@@ -276,10 +284,10 @@ def densify(
     1 / max(1, mean squared difference), times 1 / max(1, |difference|) at the pixel.
     """
     height, width = first.shape[1:]
-    x, y = patches.x, patches.y
+    x, y = patches.places.x, patches.places.y
     u, v, cost = (each.unflatten(1, (len(y), len(x))) for each in (u, v, cost))
     whole_x, whole_y, across, down = read_at(x, y[:, None], u, v, width, height)
-    weight = 1 / (cost * (1 / PATCH**2)).clamp(min=1)
+    weight = 1 / (cost * SHARE).clamp(min=1)
     column = torch.arange(width, device=first.device)
     row = torch.arange(height, device=first.device)
     # The first patch that covers a pixel; at most three do along each side.
