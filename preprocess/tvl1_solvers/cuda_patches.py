@@ -55,18 +55,23 @@ def _column(
 
 
 @triton.jit
+def _floor(values):
+    """int32; Triton's own floor takes tiny negative numbers for zero on a GPU."""
+    whole = values.to(tl.int32)
+    return tl.where(whole.to(tl.float32) > values, whole - 1, whole)
+
+
+@triton.jit
 def _sums(
     first, second, across, down, x, y, u, v, width, height, known, GRADIENT: tl.constexpr
 ):  # fmt: skip
     """Sums over each patch; the order is that of `patches._total`."""
     at_x = tl.minimum(tl.maximum(x.to(tl.float32) + u, -8.0), width.to(tl.float32))
     at_y = tl.minimum(tl.maximum(y.to(tl.float32) + v, -8.0), height.to(tl.float32))
-    floor_x = tl.floor(at_x)
-    floor_y = tl.floor(at_y)
-    share_x = at_x - floor_x
-    share_y = at_y - floor_y
-    whole_x = floor_x.to(tl.int32)
-    whole_y = floor_y.to(tl.int32)
+    whole_x = _floor(at_x)
+    whole_y = _floor(at_y)
+    share_x = at_x - whole_x.to(tl.float32)
+    share_y = at_y - whole_y.to(tl.float32)
     total = share_x * 0.0
     squares = share_x * 0.0
     by_x = share_x * 0.0
