@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.flow_measures import distances, end_point_error
@@ -127,7 +127,7 @@ def test_the_grid_finds_what_no_neighbour_knows(compiled):
 
 
 @given(st.integers(8, 40), st.integers(8, 40), st.floats(-60, 60), st.floats(-60, 60))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_pixel_has_the_flow_of_patches_that_cover_it(height, width, u, v):
     """Flat frames: no patch moves, so all of them keep the flow to start from."""
     grey = torch.full((1, height, width), 77.0)
@@ -245,7 +245,8 @@ def test_the_search_is_the_same_in_cpp_and_pytorch(
     st.tuples(st.integers(2, 60), st.integers(2, 60)),
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
+@example((37, 43), (7, 12))  # one vector, with pixels further apart than two vectors
 def test_resizing_is_the_same_in_cpp_and_pytorch(compiled, size, to):
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 255
     assert torch.equal(native.resize(images, to), eager.resize(images, to))
