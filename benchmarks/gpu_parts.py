@@ -250,10 +250,10 @@ def _stored_frames(root: Path) -> int:
 
 
 def loader(place: Place) -> Iterator[Figure]:
-    """Frames that the device decodes and cuts, against OpenCV on one core; and a training."""
+    """Clips that the device decodes and cuts, against OpenCV on one core, and their pixels."""
     from benchmarks.device_loader import measure
 
-    yield from measure(place.device, place.scratch)
+    yield from measure(place.device)
 
 
 def data_wait(place: Place) -> Iterator[Figure]:
@@ -261,6 +261,13 @@ def data_wait(place: Place) -> Iterator[Figure]:
     from benchmarks.data_wait import measure
 
     yield from measure(place.scratch / "data-wait", steps=60 if place.is_gpu else 20)
+
+
+def few_readers(place: Place) -> Iterator[Figure]:
+    """Training that two readers feed: they decode, or the GPU does."""
+    from benchmarks.device_loader import few_readers
+
+    yield from few_readers(place.scratch, place.is_gpu)
 
 
 # In order of worth: what the project promises of a GPU, then the figures that its plan rests on.
@@ -273,6 +280,7 @@ PARTS: dict[str, Part] = {
     "loader": loader,
     "data wait": data_wait,
     "finetuning step": finetuning_step,
+    "few readers": few_readers,
 }
 
 
