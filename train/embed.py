@@ -119,6 +119,7 @@ def main(
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.embedding import read_embedder
     from train.running.engine import one_process
+    from train.samples.coded_views import check_decoding
     from train.weights.files import digest_of
 
     embedder = read_embedder(weights, finetune_config(tables, None), per)
@@ -145,6 +146,7 @@ def main(
         "clips_per_part": per_part,
         "micro_batch_size": loader.micro_batch_size,  # rounding depends on it
         "precision": loader.precision,
+        **({} if loader.decode == "cpu" else {"decode": loader.decode}),
         "config": {"model": embedder.model.to_dict(), "head": embedder.head.to_dict()},
     }
     num_parts = -(-len(table) // per_part)
@@ -159,6 +161,7 @@ def main(
         # -------------------------------------------------------------------------------------
         done = finished_parts(folder, names)
         process = one_process(device)
+        check_decoding(loader, process.device)
         network = embedder.build().eval().to(process.device)
         views = EvaluateConfig("test", segments, crops)
         split_of = {clip.clip_id: clip.split for clip in read_manifest(layout.manifest)}

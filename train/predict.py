@@ -202,11 +202,14 @@ def _predict(
         return []
     from train.evaluation.scoring import score_clips
     from train.running.engine import one_process
+    from train.samples.coded_views import decoding_on
     from train.samples.datasets import EvaluateDataset
 
     table = read_clip_table(shards.layout, ["test"], classifier.needs_boxes)
     assert [table.clip_id(row) for row in range(len(table))] == [clip_id(n) for n in good]
+    process = one_process(device)
     loader = replace(with_workers(classifier.loader, workers), cache_megabytes=0)
+    loader = decoding_on(process.device, loader)
     views = classifier.views
     dataset = EvaluateDataset(
         table,
@@ -217,7 +220,6 @@ def _predict(
         classifier.head.box,
         inside=classifier.head.inside,
     )
-    process = one_process(device)
     model = classifier.build().to(process.device)
     scores = score_clips(model, dataset, loader, process, "predict")
     names = _names(classifier)
