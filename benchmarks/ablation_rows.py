@@ -55,6 +55,7 @@ def with_or_without(what: bool) -> str:
 
 FROM_RANDOM = Row("from random weights", "none", is_probed=True)
 MOFO = Row("MOFO* (MOFO, mean head)", "mofo", is_probed=True)
+TRACKMAE = Row("TrackMAE, pixels and point tracks", "trackmae", is_probed=True)
 INSIDE_RATIO = "mask.inside_ratio"
 # A mask of 90 % hides 14 of the 16 positions of a toy clip, and so nearly all positions outside the
 # box, whatever the share inside. A mask of 75 % hides 12, so the share inside can vary.
@@ -74,6 +75,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("SMM", "smm", is_probed=True),
         Row("MGM", "mgm", is_probed=True),
         Row("MGMAE", "mgmae", is_probed=True),
+        TRACKMAE,
         Row("MME", "mme", is_probed=True),
     ),
     "inside-ratio": (
@@ -131,6 +133,13 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MGM, edges of the codec's vectors", "mgm", {"motion_source": "motion-vectors"}),
         Row("MGM, lengths of flow", "mgm", {"motion_source": "tvl1-length"}),
         Row("MGM, edges of flow", "mgm", {"motion_source": "flow"}),
+    ),
+    "trackmae": (
+        FROM_RANDOM,
+        TRACKMAE,
+        Row("TrackMAE, a plain tube", "trackmae", {"mask": "{kind='tube', mask_ratio=0.75}"}),
+        Row("TrackMAE, displacements by their size", "trackmae", {"target.scale": "size"}),
+        Row("TrackMAE, points of the patch", "trackmae", {"target.starts": "tubelet"}),
     ),
     "mme": (
         FROM_RANDOM,

@@ -17,6 +17,7 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.flow_tube import flow_tube
+from shared.motion_bins import motion_bins
 from shared.rectangles import ASPECT, draw_aspect, nearest_cells, sides
 from shared.scene import INSIDES, Scene, check_share, round_half_up, tube_mask
 from shared.weighted_draws import drawn_by_weight
@@ -337,5 +338,6 @@ MASKS: dict[str, Mask] = {
     "smm": Mask(smm),
     "mgm": Mask(mgm, needs_motion=True),
     "flow_tube": Mask(flow_tube, needs_flow=True),
+    "motion_bins": Mask(motion_bins, needs_flow=True),
 }
 """All masks by the `kind` of a recipe's `mask` table."""

@@ -81,3 +81,12 @@ def _tracks_of(
         hog[:, :steps, 0] = number
         hog[:, :steps, 1] = inside[:, None]
     return Tracks(moves[None], np.full((1, len(starts)), steps, np.uint8), hog[None])
+
+
+def random_tracks(length: int) -> Tracks:
+    """Tracks of 12 frames from 4 x 6 points; some end early, and none goes past the last frame."""
+    rng = np.random.default_rng(length)
+    moves = rng.normal(0, 2, (12, 24, length, 2)).astype(np.float32)
+    steps = np.minimum(length, 11 - np.arange(12))[:, None].repeat(24, axis=1)
+    steps = np.where(rng.random(steps.shape) < 0.1, steps // 2, steps)
+    return Tracks(moves, steps.astype(np.uint8), np.zeros((12, 24, length, 0), np.float32))

@@ -14,6 +14,7 @@ from shared.errors import InputError
 from shared.grid import View, inside_boxes
 from shared.motion_cells import cell_means
 from shared.moving_areas import moving_positions
+from train.clips.followed import flow_between_steps
 from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
@@ -28,7 +29,6 @@ from train.clips.view_rules import (
 from train.network.model_config import ModelConfig
 from train.objectives.target import ShownView
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig, PretrainConfig
-from train.samples.followed import flow_between_steps
 from train.tables.typed import Choice
 
 SHRINK_LINEAR = 1.5  # a resize interpolates up to this factor; for larger factors it averages
