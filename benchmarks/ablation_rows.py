@@ -131,6 +131,8 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MGM without jitter", "mgm", {"mask.aspect": [1.0, 1.0]}),
         Row("MGM, sparse", "mgm", {"mask.pattern": "sparse"}),
         Row("MGM, edges of the codec's vectors", "mgm", {"motion_source": "motion-vectors"}),
+        Row("MGM, the 4 of 16 parts that move most", "mgm", {"mask.top": 4}),
+        Row("MGM, motion before each frame", "mgm", {"mask.before": "true"}),
         Row("MGM, lengths of flow", "mgm", {"motion_source": "tvl1-length"}),
         Row("MGM, edges of flow", "mgm", {"motion_source": "flow"}),
     ),
