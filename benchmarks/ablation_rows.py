@@ -19,6 +19,8 @@ class Row:
         head: pooling head of the finetuning, "mean" or "mca".
         finetuning: settings of the recipe's [finetune].
         is_probed: whether a linear probe tests the frozen features too.
+        flows: further options of `preprocess.flows` for the clips that are pretrained on. Rows with
+            the same options share a dataset.
     """
 
     name: str
@@ -27,16 +29,23 @@ class Row:
     head: str = "mean"
     finetuning: Mapping[str, object] = field(default_factory=dict)
     is_probed: bool = False
+    flows: str = ""
 
     @property
     def pretrained_name(self) -> str:
         """Name of the pretraining without its seed; rows with the same name share the run."""
-        return "-".join([self.method, *map(_slug, self.pretraining.items())])
+        flows = [dataset_name(self.flows)] if self.flows else []
+        return "-".join([self.method, *flows, *map(_slug, self.pretraining.items())])
 
     @property
     def run_name(self) -> str:
         """Name of the finetuning without its seed."""
         return "-".join([self.pretrained_name, self.head, *map(_slug, self.finetuning.items())])
+
+
+def dataset_name(flows: str) -> str:
+    """A folder name for further options of `preprocess.flows`."""
+    return flows.replace("--", "").replace(" ", "_")
 
 
 def _slug(setting: tuple[str, object]) -> str:
@@ -121,6 +130,18 @@ PARTS: dict[str, tuple[Row, ...]] = {
             for residual in (True, False)
         ),
         Row("random weights, 3 heads, depth 1, with residual", "none", head="mca"),
+        Row(
+            "random weights, 3 heads, depth 1, the equations alone",
+            "none",
+            head="mca",
+            finetuning={"head.block": "false"},
+        ),
+        Row(
+            "3 heads, depth 1, the equations alone",
+            "mofo",
+            head="mca",
+            finetuning={"head.block": "false"},
+        ),
     ),
     "mgm": (
         FROM_RANDOM,
@@ -139,7 +160,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "trackmae": (
         FROM_RANDOM,
         TRACKMAE,
-        Row("TrackMAE, a plain tube", "trackmae", {"mask": "{kind='tube', mask_ratio=0.75}"}),
+        Row("TrackMAE, a plain tube", "trackmae", {"mask.kind": "tube", "mask.mask_ratio": 0.75}),
         Row("TrackMAE, displacements by their size", "trackmae", {"target.scale": "size"}),
         Row("TrackMAE, points of the patch", "trackmae", {"target.starts": "tubelet"}),
     ),
@@ -178,6 +199,26 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MME: not normalised over a patch", "mme", {"trajectories.normalise": "false"}),
         Row("MME: without a loss mask", "mme", {"trajectories.loss_mask": "false"}),
         Row("MME: frames in random order", "mme", {"shuffle_frames": "true"}),
+        Row(
+            "MME: HOG of each colour channel",
+            "mme",
+            {"trajectories.hog_channels": "rgb"},
+            flows="--track-channels rgb",
+        ),
+        Row(
+            "MME: HOG of 2 x 2 cells",
+            "mme",
+            {"trajectories.hog_cells": 2},
+            flows="--track-cells 2",
+        ),
+        *(
+            Row(
+                f"MME: camera motion removed by --stabilise {how}",
+                "mme",
+                flows=f"--stabilise {how}",
+            )
+            for how in ("warp", "subtract")
+        ),
         Row("MME: a quarter of the clips", "mme", {"clip_share": 0.25}),
     ),
     "decoder-mask": (

@@ -19,6 +19,8 @@ from preprocess.flow.options import TrackOptions
 from preprocess.flow.sources import DisOptions, make_source
 from preprocess.flow.tracks import make_tracks
 from preprocess.flow.tvl1 import tvl1_flow
+from preprocess.flow_run.decode_step import grey_frames as grey_pictures
+from preprocess.flow_run.decode_step import scaled_frames
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from shared.errors import EXIT_SET_ASIDE
@@ -184,6 +186,36 @@ def test_tracks_are_those_of_the_whole_clip(tmp_path):
             found = quantised(read_tracks(reader, range(first, last)))
             for name in ("displacements", "steps", "hog"):
                 assert np.array_equal(found[name], expected[name]), name
+
+
+def test_hog_of_colour_is_that_of_the_whole_clip(tmp_path):
+    """Colour frames overlap from chunk to chunk as grey frames do, and are scaled as they are."""
+    layout = dataset(tmp_path, [70])
+    options = TrackOptions(length=2, points=5, channels="rgb", cells=2)
+    done = run_flows(
+        layout, "--source", "dis", "--dis-preset", "fast", "--flow-short-side", 64,
+        "--trajectories", "--track-length", 2, "--track-points", 5,
+        "--track-channels", "rgb", "--track-cells", 2,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    chunks = decode_clip(Clip("clip", "0.mp4"), layout.videos, DecodeOptions())
+    rgb = np.concatenate([chunk.rgb for chunk in chunks])
+    frames, colour = (torch.from_numpy(f(rgb, 64)) for f in (grey_pictures, scaled_frames))
+    flows = make_source("dis", DisOptions(dis_preset="fast"))(frames[:-1], frames[1:])
+    expected = quantised(make_tracks(frames, flows, options, colour=colour))
+    with ShardReader(layout.flows / "00000.h5", "flows") as reader:
+        kept = [reader.attributes[f"track_{name}"] for name in ("channels", "cells")]
+        assert kept == ["rgb", 2]
+        found = quantised(read_tracks(reader, range(70)))
+    assert found["hog"].shape[-1] == 108
+    for name in ("displacements", "steps"):
+        assert np.array_equal(found[name], expected[name]), name
+    apart = np.abs(found["hog"].astype(int) - expected["hog"])
+    assert apart.max() <= 1 and apart.mean() < 1e-4, (apart.max(), apart.mean())
+    other = run_flows(layout, "--source", "dis", "--dis-preset", "fast", "--flow-short-side", 64,
+                      "--trajectories", "--track-length", 2, "--track-points", 5)  # fmt: skip
+    assert other.exit_code == 1
+    assert "--track-channels" in other.output and "rgb" in other.output and "grey" in other.output
 
 
 def test_tracks_of_a_still_scene_under_a_moving_camera_do_not_move(everything):

@@ -266,7 +266,7 @@ def config_of(squares: DatasetLayout, **changes):
 def test_needs_follow_from_the_options(squares):
     config = config_of(squares)
     needs = config.needed_motion
-    assert (needs.track_length, needs.stabilised, needs.hog) == (1, False, False)
+    assert (needs.track_length, needs.stabilised, needs.hog) == (1, False, None)
     assert needs.track_points == 3  # 2 positions in 0.66 of the short side
     dense = config_of(squares, target={"upsample": False, "points": 9})
     assert dense.needed_motion.track_points == 9

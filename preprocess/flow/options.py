@@ -19,7 +19,14 @@ from preprocess.flow.sources import (
 )
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
-from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, USUAL_LENGTH, USUAL_POINTS
+from shared.tracks import (
+    CHANNELS,
+    DISPLACEMENT_UNIT,
+    HOG_UNIT,
+    USUAL_LENGTH,
+    USUAL_POINTS,
+    HogLayout,
+)
 
 STABILISE = ("off", "warp", "subtract")
 MAP_KINDS = {LENGTHS: "length", BOUNDARIES: "boundaries"}  # by output ending: `map` of a config
@@ -34,6 +41,8 @@ class TrackOptions:
         points: number of grid points along the short side of the frame, 1..1024.
         max_flow: components of flow are clipped to +-max_flow pixels; 0 = no clipping.
         cell: side of the HOG cell in pixels, even, at most 64; 0 = no HOG.
+        channels: what HOG is computed of, "grey" frames or each of the three "rgb" channels.
+        cells: cells along each side of the square around a position, 1..4.
 
     Raises:
         InputError: a value is not allowed.
@@ -43,9 +52,14 @@ class TrackOptions:
     points: int = USUAL_POINTS
     max_flow: float = 20.0
     cell: int = 8
+    channels: str = "grey"
+    cells: int = 1
 
     def __post_init__(self) -> None:
-        for name, least, most in (("length", 1, 255), ("points", 1, 1024), ("cell", 0, 64)):
+        for name, least, most in (
+            *(("length", 1, 255), ("points", 1, 1024), ("cell", 0, 64)),
+            ("cells", 1, 4),
+        ):
             if not least <= getattr(self, name) <= most:
                 raise InputError(
                     "out-of-range",
@@ -55,11 +69,41 @@ class TrackOptions:
             raise InputError(
                 "out-of-range", f"--track-cell is {self.cell}; it must be an even number of pixels"
             )
+        if self.channels not in CHANNELS:
+            raise InputError(
+                "unknown-name",
+                f"--track-channels is {self.channels!r}; allowed: {', '.join(CHANNELS)}",
+            )
+        if self.layout != HogLayout() and not self.cell:
+            raise InputError(
+                "option-unused",
+                "--track-cell is 0, so that no HOG is stored, and --track-channels and "
+                "--track-cells have no effect; leave them out",
+            )
         if not 0 <= self.max_flow < math.inf:
             raise InputError(
                 "out-of-range",
                 f"--track-max-flow is {self.max_flow}; it must be a finite number of at least 0",
             )
+
+    @property
+    def layout(self) -> HogLayout:
+        """The numbers of HOG at a position."""
+        return HogLayout(self.channels, self.cells)
+
+    def config(self) -> dict[str, Any]:
+        """The options that decide what is stored. The layout of HOG is left out where it is the
+        default, because older datasets do not have it."""
+        kept = (
+            vars(self)
+            if self.layout != HogLayout()
+            else {
+                name: value
+                for name, value in vars(self).items()
+                if name not in ("channels", "cells")
+            }
+        )
+        return {f"track_{name}": value for name, value in kept.items()}
 
 
 TRACK_NAMES = tuple(field.name for field in fields(TrackOptions))
@@ -192,6 +236,11 @@ class FlowOptions:
         """Whether residual lengths lie beside the maps of an output, which are of equation 1."""
         return self.residual and not output.endswith(tuple(MAP_KINDS))
 
+    @property
+    def needs_colour(self) -> bool:
+        """Whether flow workers need the frames in colour, for HOG of each channel."""
+        return self.tracks is not None and self.tracks.channels == "rgb"
+
     def config(self, output: str) -> dict[str, Any]:
         """All options that decide the content of an output's shards, for its dataset.json."""
         source, ending = split_output(output)
@@ -208,7 +257,7 @@ class FlowOptions:
         if self.has_residual(output):
             config["residual"] = "planar"
         if self.tracks and output == self.tracked:
-            config |= {f"track_{name}": value for name, value in vars(self.tracks).items()}
+            config |= self.tracks.config()
             config |= {"track_displacement_unit": DISPLACEMENT_UNIT, "track_hog_unit": HOG_UNIT}
         return config
 

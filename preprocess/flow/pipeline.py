@@ -230,11 +230,13 @@ def _tracks(
     known = max(0, grey.num_before - options.length)  # frames whose tracks came with the last chunk
     if count <= known:
         return []
-    flows, residual = solved.flow, None
+    flows, residual, colour = solved.flow, None, None
+    if grey.colour is not None:
+        colour = torch.from_numpy(grey.colour.copy()).to(frames.device)
     if solved.camera is not None:
         # Computed from warped frames, flow reaches further than flow between the original frames.
         flows, residual = _with_camera(solved.flow, solved.camera), solved.flow
-    tracks = quantised(make_tracks(frames, flows, options, residual))
+    tracks = quantised(make_tracks(frames, flows, options, residual, colour))
     height, width = frames.shape[1:]
     grid = grid_shape((height, width), options.points)
     arrays = [tracks[name][known:count] for name in ("displacements", "steps", "hog")]
