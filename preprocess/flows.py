@@ -134,6 +134,10 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @rare_option("--track-cells", type=int, show_default=str(TrackOptions.cells), metavar="COUNT",
              help="With --trajectories: number of HOG cells along each side of the square around "
              "a position, 1 to 4.")  # fmt: skip
+@rare_option("--track-weights", type=click.Path(path_type=Path), metavar="FILE",
+             help="With --trajectories: a TorchScript file of a point tracker that follows points "
+             "instead of the flow. preprocess/flow/point_tracker.py states its inputs and outputs."
+             )  # fmt: skip
 # Which clips are set aside
 @shared_option("max_pixels")
 @shared_option("max_frames")

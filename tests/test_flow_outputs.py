@@ -1,5 +1,6 @@
 """What `flows` makes on request: further sources, stabilised flow, tracks; and what it refuses."""
 
+import hashlib
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -216,6 +217,39 @@ def test_hog_of_colour_is_that_of_the_whole_clip(tmp_path):
                       "--trajectories", "--track-length", 2, "--track-points", 5)  # fmt: skip
     assert other.exit_code == 1
     assert "--track-channels" in other.output and "rgb" in other.output and "grey" in other.output
+
+
+class OnePixelRight(torch.nn.Module):
+    """A point tracker for which everything moves one pixel to the right in each frame."""
+
+    def forward(
+        self, video: torch.Tensor, queries: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = torch.arange(video.shape[1])
+        moved = frames.float()[None, :, None, None] * torch.tensor([1.0, 0.0])
+        tracks = queries[:, None, :, 1:] + moved
+        return tracks, torch.ones(tracks.shape[:3])
+
+
+def test_tracks_may_come_from_a_tracker_of_others(tmp_path):
+    layout = dataset(tmp_path, [9])
+    weights = tmp_path / "tracker.pt"
+    torch.jit.script(OnePixelRight()).save(str(weights))
+    asked = ["--source", "dis", "--trajectories", "--track-points", 5, "--track-cell", 0]
+    done = run_flows(layout, *asked, "--track-weights", weights)
+    assert done.exit_code == 0, done.output
+    with ShardReader(layout.flows / "00000.h5", "flows") as reader:
+        assert (
+            reader.attributes["track_weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+        )
+        tracks = read_tracks(reader, [0, 7])
+    assert found == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (tracks.displacements[0, :, :, 1] == 0).all()
+    assert np.array_equal(tracks.num_steps[0].reshape(5, 7)[:, :-1], np.full((5, 6), 6))
+    assert (tracks.displacements[0][tracks.num_steps[0] == 6][..., 0] == 1).all()
+    assert (tracks.num_steps[1] == 1).all()
+    again = run_flows(layout, *asked)
+    assert again.exit_code == 1 and "--track-weights" in again.output, again.output
 
 
 def test_tracks_of_a_still_scene_under_a_moving_camera_do_not_move(everything):

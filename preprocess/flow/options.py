@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from preprocess.flow.boundaries import OVERLAP
-from preprocess.flow.source_options import SourceOptions, declarations, read_source_options
+from preprocess.flow.source_options import (
+    SourceOptions,
+    declarations,
+    file_digest,
+    read_source_options,
+)
 from preprocess.flow.sources import (
     MOTION_VECTORS,
     NO_SOURCE,
@@ -43,6 +49,8 @@ class TrackOptions:
         cell: side of the HOG cell in pixels, even, at most 64; 0 = no HOG.
         channels: what HOG is computed of, "grey" frames or each of the three "rgb" channels.
         cells: cells along each side of the square around a position, 1..4.
+        weights: TorchScript file of a point tracker that follows points instead of the flow
+            (preprocess/flow/point_tracker.py).
 
     Raises:
         InputError: a value is not allowed.
@@ -54,6 +62,7 @@ class TrackOptions:
     cell: int = 8
     channels: str = "grey"
     cells: int = 1
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -92,17 +101,13 @@ class TrackOptions:
         return HogLayout(self.channels, self.cells)
 
     def config(self) -> dict[str, Any]:
-        """The options that decide what is stored. The layout of HOG is left out where it is the
-        default, because older datasets do not have it."""
-        kept = (
-            vars(self)
-            if self.layout != HogLayout()
-            else {
-                name: value
-                for name, value in vars(self).items()
-                if name not in ("channels", "cells")
-            }
-        )
+        """The options that decide what is stored. Those of HOG's layout and the tracker are left
+        out where they are the default, because older datasets do not have them."""
+        kept = {name: getattr(self, name) for name in ("length", "points", "max_flow", "cell")}
+        if self.layout != HogLayout():
+            kept |= {"channels": self.channels, "cells": self.cells}
+        if self.weights is not None:
+            kept["weights"] = file_digest("--track-weights", self.weights)
         return {f"track_{name}": value for name, value in kept.items()}
 
 
@@ -164,6 +169,12 @@ class FlowOptions:
                 "option-conflict",
                 f"{asked} needs flow for every pixel, which {MOTION_VECTORS} does not give; add "
                 f"another source, such as --source {MOTION_VECTORS},tvl1",
+            )
+        if self.tracks and self.tracks.weights is not None and self.stabilise != "off":
+            raise InputError(
+                "option-conflict",
+                f"--stabilise {self.stabilise} removes the camera's motion from flow, and "
+                "--track-weights follows points without flow; leave one of them out",
             )
         for source in self.sources:
             for declared in declarations(SOURCES[source].options):
@@ -238,8 +249,9 @@ class FlowOptions:
 
     @property
     def needs_colour(self) -> bool:
-        """Whether flow workers need the frames in colour, for HOG of each channel."""
-        return self.tracks is not None and self.tracks.channels == "rgb"
+        """Whether flow workers need the frames in colour, for HOG of each channel or a tracker."""
+        tracks = self.tracks
+        return tracks is not None and (tracks.channels == "rgb" or tracks.weights is not None)
 
     def config(self, output: str) -> dict[str, Any]:
         """All options that decide the content of an output's shards, for its dataset.json."""
@@ -305,6 +317,8 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
         for name in TRACK_NAMES
         if given.get(f"track_{name}") is not None
     }
+    if "weights" in tracks:
+        tracks["weights"] = Path(tracks["weights"])
     if tracks and not given["trajectories"]:
         flags = [f"--track-{name.replace('_', '-')}" for name in tracks]
         raise InputError(

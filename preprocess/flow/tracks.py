@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 
 from preprocess.flow.options import TrackOptions
+from preprocess.flow.point_tracker import PointTracker
 from shared.tracks import NUM_BINS, Tracks, grid_shape, start_points
 
 
@@ -45,6 +46,7 @@ def make_tracks(
     options: TrackOptions,
     residual: torch.Tensor | None = None,
     colour: torch.Tensor | None = None,
+    tracker: PointTracker | None = None,
 ) -> Tracks:
     """Compute tracks that start at each of consecutive frames.
 
@@ -57,18 +59,24 @@ def make_tracks(
         options: see TrackOptions.
         residual: float [F-1, 2, H, W], flow without camera motion (w in preprocess/flow/camera.py).
             It is recorded in place of `flows`.
-        colour: [F, H, W, 3], the frames in RGB, if `options.channels` is "rgb".
+        colour: uint8 [F, H, W, 3], the frames in RGB, for the channels "rgb" and for a tracker.
+        tracker: follows points instead of the flow.
 
     Returns:
         Tracks with T = F, on the CPU.
     """
     num_frames, height, width = frames.shape
     assert flows.shape == (num_frames - 1, 2, height, width), (frames.shape, flows.shape)
-    fields = [_filtered(field, options) for field in (flows, residual) if field is not None]
     size = (height, width)
     points = start_points(size, grid_shape(size, options.points))
     starts = torch.from_numpy(points).to(flows.device)
-    positions, displacements, num_steps = follow(fields[0], fields[-1], starts, options.length)
+    if tracker is None:
+        fields = [_filtered(field, options) for field in (flows, residual) if field is not None]
+        followed = follow(fields[0], fields[-1], starts, options.length)
+    else:
+        assert colour is not None and residual is None
+        followed = tracker.follow(colour, starts, options.length)
+    positions, displacements, num_steps = followed
     hog = positions.new_zeros((*positions.shape[:3], 0))
     if options.cell:
         pictures = [frames]
