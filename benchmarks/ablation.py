@@ -179,8 +179,14 @@ def prepare(layout: DatasetLayout, clips: int, further: str = "") -> DatasetLayo
     """
     out = ("--out", str(layout.out.resolve()))
     data = ("--dataset", "toy", *out)
-    flows = (*data, "--source", "tvl1,motion-vectors", "--lengths", "--trajectories")
-    flows += tuple(further.split())
+    flows = (
+        *data,
+        "--source",
+        "tvl1,motion-vectors",
+        "--lengths",
+        "--trajectories",
+        *further.split(),
+    )
     for module, arguments in (
         ("toy", (*out, "--clips", str(clips))),
         ("manifest", data),
