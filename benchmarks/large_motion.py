@@ -54,7 +54,8 @@ def main(samples: Path, ideas: bool, out: Path | None) -> None:
     contenders: dict[str, Flow] = {"zero": nothing, "opencv": opencv, "dis": dis}
     contenders |= {"fast": ours(), "large": ours("large")}
     contenders |= IDEAS if ideas else {}
-    print(" " * 22 + " ".join(f"{name:>12}" for name in contenders) + "   speed of fast, large: times TV-L1's")
+    heading = " ".join(f"{name:>12}" for name in contenders)
+    print(f"{'':22}{heading}   fast and large: times OpenCV's speed")
     rows = []
     for pair in [*real_pairs(samples), *rendered_pairs()]:
         assert pair.truth is not None, "pairs with true flow"

@@ -102,12 +102,13 @@ def _search(
     levels: list[tuple[torch.Tensor, torch.Tensor]], grid: bool, numbers: PatchSearch, parts: Parts
 ) -> torch.Tensor:
     """Flow of the patch search at half of the size; the first of the levels has the full size."""
-    height = levels[0][0].shape[1]
+    height, width = levels[0][0].shape[1:]
     levels, radius = levels[1:], 0
     if grid:
         least = numbers.grid_smallest_side
         levels = [each for each in levels if min(each[0].shape[1:]) >= least] or levels[:1]
-        radius = round(numbers.grid_reach * levels[-1][0].shape[1] / height)
+        reach = min(numbers.grid_reach, max(height, width) // 3)
+        radius = round(reach * levels[-1][0].shape[1] / height)
     coarsest = levels[-1][0]
     flow = coarsest.new_zeros(len(coarsest), 2, *coarsest.shape[1:])
     for first, second in reversed(levels):
