@@ -78,12 +78,13 @@ def _start(
     first: torch.Tensor, second: torch.Tensor, preset: Preset, starts: Starts, parts: Parts
 ) -> torch.Tensor:
     """Flow (B, 2, H, W), computed at the size of `starts.level`."""
+    height, width = first.shape[1:]
     # Flow from the second frame to the first is computed in the same batch.
     levels = [(torch.cat([first, second]), torch.cat([second, first]))]
-    for size in search_sizes(*first.shape[1:], starts.search):
+    for size in search_sizes(height, width, starts.search):
         one, other = levels[-1]
         levels.append((parts.resize(one, size), parts.resize(other, size)))
-    size = level_sizes(*first.shape[1:], preset)[: starts.level + 1][-1]
+    size = level_sizes(height, width, preset)[: starts.level + 1][-1]
     one, other = (parts.resize(frames, size) for frames in levels[1])
     quick = replace(
         preset, presmooth=0.0, warps_fine=starts.warps, iterations_fine=starts.iterations
@@ -95,7 +96,7 @@ def _start(
     for grid in (False, True):
         initial = parts.resize_flow(_search(levels, grid, starts.search, parts), size)
         flows.append(parts.solve(one, other, initial, replace(quick, max_levels=1)))
-    return parts.resize_flow(choose(one, other, flows, starts), tuple(first.shape[1:]))
+    return parts.resize_flow(choose(one, other, flows, starts), (height, width))
 
 
 def _search(
@@ -113,7 +114,7 @@ def _search(
     flow = coarsest.new_zeros(len(coarsest), 2, *coarsest.shape[1:])
     for first, second in reversed(levels):
         if flow.shape[2:] != first.shape[1:]:
-            flow = parts.resize_flow(flow, tuple(first.shape[1:]))
+            flow = parts.resize_flow(flow, (first.shape[1], first.shape[2]))
         flow = parts.patch_flow(first, second, flow, radius, numbers)
         radius = 0
     return flow
