@@ -126,8 +126,8 @@ recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
 # free of the camera's motion (MME, App. A). Flows that have tracks keep them, with or without the
 # camera's motion, whatever the method is now. ARGS="--stabilise off" makes others.
 track_stabilise = $(shell sed -nE 's/.*("stabilise": "([a-z]+)").*/--stabilise \2/p' "$(ROOT)/flows/dataset.json" | head -1)
-tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(or $(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp),$(if $(call recipe_has,mask = {kind = "flow_tube"),$(flow_tracks)))))
-# A mask that follows the flow follows the picture, with the camera's motion. It needs no shape.
+tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(or $(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp),$(if $(or $(call recipe_has,mask = {kind = "flow_tube"),$(call recipe_has,mask = {kind = "motion_bins")),$(flow_tracks)))))
+# Masks that follow the flow follow the picture, with the camera's motion. They need no shape.
 flow_tracks := --trajectories --track-cell 0
 # Velocities are tracks of one step without shape, and free of the camera's motion.
 velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))

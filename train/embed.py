@@ -34,6 +34,7 @@ from shared.progress import bar_options
 from shared.run_record import JsonlLog, RunLock, read_jsonl
 from shared.wording import counted
 from train.clips.table import ClipTable, read_clip_table
+from train.options.chosen_recipe import choose_recipe
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, loader_config, read_recipe
 from train.running.command import data_options, run_option, with_workers
@@ -76,8 +77,8 @@ POSITIVE = click.IntRange(min=1)
               show_default=f"as many as have 256 MB, at most {MOST_CLIPS}",
               help="Number of clips in a file.")  # fmt: skip
 @click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE",
-              help="Recipe that says how frames are sampled for weights that do not say it."
-              "  [default: that of the dataset, or default.toml]")  # fmt: skip
+              help="Recipe file, or a name in train/recipes/: how frames are sampled for weights "
+              "that do not say it.  [default: by dataset]")  # fmt: skip
 @run_option("Name of the folder that the command writes.")
 @click.option("--overwrite", is_flag=True,
               help="Delete what an earlier run wrote, and start again.")  # fmt: skip
@@ -111,7 +112,7 @@ def main(
             "different places, and have no mean; leave --segments and --crops out",
         )
     layout = DatasetLayout(out, dataset)
-    tables = read_recipe(dataset, recipe)
+    tables = read_recipe(dataset, choose_recipe(layout, recipe)[0])
     weights = find_weights(layout, source)
     if weights is None:
         raise InputError("unknown-name", "--from none: random weights have no features; name a run")

@@ -22,7 +22,6 @@ from preprocess.flow_run.spill import Extent, Spill
 from shared.manifest import Clip
 from shared.shard_index import ShardEntry, shard_name
 from shared.shard_writer import Pieces, write_shard
-from shared.tracks import NUM_BINS
 
 DEFAULT_FLOW = FlowOptions()
 
@@ -263,7 +262,7 @@ class Assembly:
         }
         stored = [("steps", "|u1", 1), ("displacements", "<i2", 2 * options.length)]
         if options.cell:
-            stored.append(("hog", "|u1", NUM_BINS * options.length))
+            stored.append(("hog", "|u1", options.layout.num_values * options.length))
         for name, dtype, per_track in stored:
             extents = [extent for buffer in tracks for extent in _values(getattr(buffer, name))]
             values = self._spill.read(extents, dtype)

@@ -14,7 +14,7 @@ from shared.motion_maps import expand, read_maps
 from shared.moving_areas import has_areas, read_areas
 from shared.shard_writer import CHUNK_BYTES
 from shared.shards import ShardReader
-from shared.tracks import NUM_BINS, Tracks, read_tracks
+from shared.tracks import HogLayout, Tracks, read_tracks
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
 
@@ -159,7 +159,8 @@ class ClipReader:
         rows, columns = shard.pair("/clip/track_grid", clip)
         length = int(shard.attributes.get("track_length", 0))
         values = (last - first) * rows * columns * length
-        num_bytes = 4 * values * (2 + (NUM_BINS if "/track/hog" in shard else 0))
+        hog = HogLayout.of_attributes(shard.attributes).num_values
+        num_bytes = 4 * values * (2 + (hog if "/track/hog" in shard else 0))
         return num_bytes <= min(self._clip_bytes(index), self._cache_bytes_left)
 
     def _flows_of(self, index: int) -> tuple[ShardReader, int]:

@@ -21,7 +21,6 @@ import math
 import numpy as np
 
 from shared.grid import View
-from shared.tracks import MIRRORED_BINS, NUM_BINS
 from train.clips.tracks import PlacedTracks
 from train.objectives.trajectory_config import UNIT, TrajectoryConfig
 
@@ -60,9 +59,9 @@ def trajectory_target(
     )
     scale = view_scale(placed.size, source_size, view)
     displacements = tracks.displacements[:, points, :length] * scale
-    hog = tracks.hog[:, points, :length, : NUM_BINS * config.shape]
-    if view.flip_x != view.flip_y:
-        hog = hog[..., MIRRORED_BINS[: hog.shape[-1]]]
+    hog = tracks.hog[:, points, :length, : tracks.hog.shape[-1] * config.shape]
+    if config.shape:
+        hog = hog[..., config.hog_layout.flipped(view.flip_x, view.flip_y)]
     available = np.minimum(placed.left_steps, length)[:, None, None]
     num_steps = np.minimum(tracks.num_steps[:, points], length)
     num_steps = np.where((num_steps < available) | ~within, 0, num_steps)

@@ -90,7 +90,7 @@ class Trajectories(TrajectoryConfig, Target):
         return MotionNeeds(
             track_length=self.track_length(cut.stride),
             track_points=math.floor(across),
-            hog=self.needs_hog,
+            hog=self.hog_layout if self.needs_hog else None,
             stabilised=self.stabilised,
         )
 

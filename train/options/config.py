@@ -13,6 +13,7 @@ from shared.decoder_masks import ALL, DECODER_MASKS
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import MASKS
+from shared.motion_cells import MotionPooling
 from train.clips.few_labels import FewLabels
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
 from train.clips.view_rules import least_side
@@ -235,6 +236,11 @@ class PretrainConfig:
     def inside(self) -> str:
         """What is inside for the mask: the motion box, or the positions that move."""
         return self.mask.options.get("inside", "box")
+
+    @property
+    def motion_pooling(self) -> MotionPooling:
+        """How the motion of a position is read for masks."""
+        return MotionPooling.of_mask(self.mask.options)
 
     @property
     def masks_by_motion(self) -> bool:

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from shared.decoder_masks import DECODER_MASKS
 from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
+from shared.motion_cells import MEAN, MotionPooling
 from shared.randomness import counter_generator
 from train.clips.augment import ColourAugment, FullAugment, erase
 from train.clips.reader import ClipReader
@@ -71,7 +72,7 @@ class PretrainDataset(Dataset):
             if config.shuffle_frames:
                 order = counter_generator(*view_key, "order").permutation(len(view.frames))
                 view = replace(view, frames=view.frames[order])
-            motion = clip.motion(view) if config.masks_by_motion else None
+            motion = clip.motion(view, config.motion_pooling) if config.masks_by_motion else None
             flow = clip.flow(view) if mask_entry.needs_flow else None
             moving = clip.moving(view) if config.inside == "positions" else None
             scene = Scene(config.model.time_steps, clip.inside(view), motion, flow, moving)
@@ -180,6 +181,7 @@ class EvaluateDataset(Dataset):
         box: clip or tubelet, see `HeadConfig.box`.
         flow: whether samples have the flow between time steps (`Scene.flow`).
         inside: box or positions, see `HeadConfig.inside`.
+        pooling: how motion maps are read.
     """
 
     def __init__(
@@ -192,10 +194,11 @@ class EvaluateDataset(Dataset):
         box: str = "clip",
         flow: bool = False,
         inside: str = "box",
+        pooling: MotionPooling = MEAN,
     ) -> None:
         self.table, self.model, self.frames, self.config = table, model, frames, config
         self.reader, self._decode = open_reader(table, loader), loader.decode
-        self.box, self.flow, self.inside = box, flow, inside
+        self.box, self.flow, self.inside, self.pooling = box, flow, inside, pooling
         _check_inside(self.reader, inside)
 
     def __getitem__(self, index: int) -> Sample:
@@ -207,7 +210,7 @@ class EvaluateDataset(Dataset):
             "index": torch.tensor([index]),
         }
         if self.table.motion_folder is not None:
-            motion = np.stack([clip.motion(view) for view in views])
+            motion = np.stack([clip.motion(view, self.pooling) for view in views])
             sample["motion"] = torch.from_numpy(motion)
         if self.flow:
             sample["flow"] = torch.from_numpy(np.stack([clip.flow(view) for view in views]))
