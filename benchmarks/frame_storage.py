@@ -1,15 +1,14 @@
 """Measures ways to store frames: size, time to decode, fidelity, motion boxes and accuracy.
 
-    python -m benchmarks.frame_storage --samples ../shared/samples
-    python -m benchmarks.frame_storage --samples ../shared/samples --only accuracy --out FILE
+    python -m benchmarks.frame_storage
+    python -m benchmarks.frame_storage --only probe,finetune --runs FOLDER
 
 A way to store frames is a short side, a JPEG quality and a chroma format. Fidelity is that of what
 a model of 224 pixels is shown: the frame of the source, resized as one of VideoMAE's crops is
 (its side is 1, 0.875, 0.75 or 0.66 of the short side), against the stored frame, resized to the
 same size. Time is that of reading a clip of 16 frames: decoding, a crop, and the resize, in seconds
-of the processor; all ways take turns. Motion boxes are compared with annotated ones.
-Accuracy is that of JHMDB-21 on two folds (benchmarks/frame_storage_accuracy.py). All but the
-accuracy takes about five minutes, the accuracy about an hour.
+of the processor; all ways take turns. Motion boxes are compared with annotated ones. Accuracy is
+that of JHMDB-21 on two folds (benchmarks/frame_storage_accuracy.py).
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ from benchmarks.annotated_sets import AnnotatedSet, annotated_sets, make_flows, 
 from benchmarks.datasets import run
 from benchmarks.frame_storage_accuracy import MEASURES, Encoding, measure_accuracy
 from benchmarks.options import chosen_parts, parts_option, samples_option
+from benchmarks.real_clips import FOLDS
+from benchmarks.real_video import known_names
 from benchmarks.record import RESULTS, fastest
 from preprocess.annotated_boxes.metrics import box_figures
 from preprocess.video.decode import decode_clip
@@ -106,6 +107,8 @@ BOX_WAYS = {
 @click.option("--rounds", type=click.IntRange(min=1), default=5, metavar="COUNT",
               help="Number of rounds in which the ways to store frames take turns; the fastest one "
               "counts.")  # fmt: skip
+@click.option("--folds", default="1,2", metavar="LIST",
+              help="Folds of JHMDB to test the accuracy on.")  # fmt: skip
 @click.option("--runs", type=click.Path(path_type=Path), metavar="FOLDER",
               show_default="a temporary folder",
               help="Folder for datasets and runs of the accuracy. Finished runs are used "
@@ -114,14 +117,21 @@ BOX_WAYS = {
               metavar="FILE", show_default="benchmarks/results/frame_storage.json",
               help="JSON file to write; parts that do not run now keep their rows.")  # fmt: skip
 @user_errors
-def main(samples: Path, only: str | None, rounds: int, runs: Path | None, out: Path) -> None:
+def main(
+    samples: Path, only: str | None, rounds: int, folds: str, runs: Path | None, out: Path
+) -> None:
+    known_names("--folds", folds, tuple(map(str, FOLDS)))
+    numbers = tuple(map(int, folds.split(",")))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
             "views": partial(measure_views, samples, rounds),
             "boxes": partial(measure_boxes, samples, Path(scratch)),
-            "accuracy": partial(accuracies, samples, runs or Path(scratch)),
+            **{
+                measure: partial(accuracies, samples, runs or Path(scratch), measure, numbers)
+                for measure in MEASURES
+            },
         }
         for name in chosen_parts(only, parts):
             rows = []
@@ -293,12 +303,12 @@ def box_ious(of_set: AnnotatedSet, layout: DatasetLayout, way: Way) -> dict[str,
     }
 
 
-def accuracies(samples: Path, runs: Path) -> Iterator[dict[str, Any]]:
+def accuracies(
+    samples: Path, runs: Path, measure: str, folds: tuple[int, ...]
+) -> Iterator[dict[str, Any]]:
     """The top-1 of JHMDB with quality 90, the default, and 80."""
-    for measure in MEASURES:
-        yield from measure_accuracy(
-            samples / "actions", runs, [Encoding(90), Encoding(80)], measure
-        )
+    encodings = [Encoding(90), Encoding(80)]
+    yield from measure_accuracy(samples / "actions", runs, encodings, measure, folds)
 
 
 if __name__ == "__main__":
