@@ -273,7 +273,7 @@ small = torch.rand(1, 1, 6, 8, generator=generator) * 255
 first = torch.nn.functional.interpolate(small, size=(13, 18), mode="bilinear")[0]
 second = first.roll(2, 2) + torch.rand(1, 13, 18, generator=generator) * 9
 start = torch.randn(1, 2, 13, 18, generator=generator) * 3
-numbers = PatchSearch(distances=(1,), steps=3, grid_step=2)
+numbers = PatchSearch(distances=(1,), steps=2, grid_step=2)
 fused, plain = (
     module.patch_flow(first, second, start, 2, numbers) for module in (cuda_patches, patches)
 )
@@ -291,7 +291,7 @@ def test_the_triton_kernels_compute_the_same():
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
 
