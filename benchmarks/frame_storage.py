@@ -78,6 +78,7 @@ class Way:
 
     def encode(self, frame: np.ndarray) -> np.ndarray:
         """The file uint8 [bytes] of a frame uint8 [H, W, 3]."""
+        assert self.quality is not None, "a way without loss has no JPEG files"
         options = [cv2.IMWRITE_JPEG_QUALITY, self.quality,
                    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, CHROMA[self.chroma]]  # fmt: skip
         return cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].ravel()
