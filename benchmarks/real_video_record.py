@@ -2,7 +2,7 @@
 
 A cell takes minutes to hours, and its run has hundreds of megabytes. The file keeps of each cell
 only which test clips were right, so that a benchmark that was begun on one machine continues on
-another one. A cell is found again only if all its options are the same.
+another one. A cell is found again only if the recipe has the same options for it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.real_clips import held_out_split
-from benchmarks.real_video_cells import METHODS, RECIPE, Cell, Pretraining, pretraining_config
+from benchmarks.real_video_cells import METHODS, RECIPE, Cell, Pretraining
 from benchmarks.real_video_scores import ScoredClips
 from shared.errors import InputError
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
-from train.options.recipe import finetune_config, loader_config, read_recipe
-from train.tables.typed import to_table
+from train.options.recipe import read_recipe, written_options
 
 
 class FinishedCells:
@@ -92,16 +91,23 @@ class FinishedCells:
     def _key(self, layout: DatasetLayout, cell: Cell) -> str:
         tables = read_recipe("", RECIPE)
         options: list[Any] = [
-            to_table(finetune_config(tables, METHODS[cell.key].head)),
-            to_table(loader_config(tables)),
+            *(tables.get(section) for section in ("model", "loader")),
+            written_options(tables, "finetune", METHODS[cell.key].head),
         ]
         if cell.pretraining is not None:
-            options.append(to_table(pretraining_config(cell.key)))
+            options.append(_pretraining_options(tables, cell.key))
         return f"{layout.dataset}/{self._flow}/{cell.run}/{_digest(options)}"
 
     def _pretraining_key(self, layout: DatasetLayout, pretraining: Pretraining) -> str:
-        options = to_table(pretraining_config(pretraining.key))
+        options = _pretraining_options(read_recipe("", RECIPE), pretraining.key)
         return f"{layout.dataset}/{self._flow}/{pretraining.run}/{_digest(options)}"
+
+
+def _pretraining_options(tables: Mapping[str, Any], key: str) -> list[Any]:
+    method = METHODS[key]
+    assert method.method is not None, key
+    written = written_options(tables, "pretrain", method.method)
+    return [tables.get("model"), tables.get("loader"), written, dict(method.settings)]
 
 
 def _digest(options: object) -> str:

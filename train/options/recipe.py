@@ -183,6 +183,16 @@ def evaluate_config(
     return build(EvaluateConfig, merge(tables.get("evaluate", {}), changes or {}), "evaluate")
 
 
+def written_options(tables: Mapping[str, Any], section: str, variant: str) -> dict[str, Any]:
+    """The options of [pretrain] or [finetune] with [section.variant], as a recipe has them.
+
+    Options that the recipe leaves out are missing, so that a new option with a default does not
+    change what is returned.
+    """
+    common, variants = _split_variants(tables, section)
+    return merge(common, variants.get(variant, {}))
+
+
 def _split_variants(
     tables: Mapping[str, Any], section: str
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
