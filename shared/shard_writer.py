@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from shared.files import atomic_file
-from shared.schema import FORMAT_VERSION, SCHEMAS, Field, sizes_of
+from shared.schema import SCHEMAS, Field, format_version, sizes_of
 
 CHUNK_BYTES = 1 << 16  # reading one JPEG frame must not cost much more than that frame
 
@@ -129,15 +129,15 @@ def _sha256(stream: BufferedIOBase) -> str:
 def _fill(
     file: h5py.File, kind: str, arrays: Mapping[str, np.ndarray | Pieces], attributes: dict
 ) -> None:
-    file.attrs["format_version"] = np.int32(FORMAT_VERSION)
+    fields = [field for field in SCHEMAS[kind] if field.path in arrays]
+    file.attrs["format_version"] = np.int32(format_version(fields))
     file.attrs["kind"] = np.bytes_(kind)
     file.attrs["config"] = np.bytes_(json.dumps(attributes, sort_keys=True))
     for name, value in sorted(attributes.items()):
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
-    for field in SCHEMAS[kind]:
-        if field.path in arrays:
-            _write_dataset(file, field, arrays[field.path])
+    for field in fields:
+        _write_dataset(file, field, arrays[field.path])
 
 
 def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) -> None:
@@ -153,7 +153,7 @@ def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) ->
         maxshape=(None, *row_shape) if length == 0 else None,
         fletcher32=True,
         compression="gzip" if field.gzip else None,
-        compression_opts=1 if field.gzip else None,
+        compression_opts=field.gzip or None,
         shuffle=False,
         track_times=False,
     )

@@ -29,7 +29,8 @@ from shared.randomness import counter_generator
 from shared.run_record import read_jsonl
 from shared.shard_index import read_index
 from shared.shards import ShardReader
-from shared.tracks import quantised, read_tracks
+from shared.stored_tracks import read_tracks
+from shared.tracks import quantised
 
 SIZE = (80, 112)  # height, width
 ZOOM = np.array([[1.03, 0, 1.5], [0, 1.03, -3.0], [0, 0, 1]])  # an even frame, onto the next
@@ -181,14 +182,14 @@ def test_tracks_are_those_of_the_whole_clip(tmp_path):
         for index, (first, last) in enumerate(reader["/clip/frames"]):
             frames = grey_frames(layout, f"{index}.mp4")
             expected = quantised(make_tracks(frames, source(frames[:-1], frames[1:]), options))
-            found = quantised(read_tracks(reader, range(first, last)))
+            found = quantised(read_tracks(reader, range(first, last)).whole())
             for name in ("displacements", "steps", "hog"):
                 assert np.array_equal(found[name], expected[name]), name
 
 
 def test_tracks_of_a_still_scene_under_a_moving_camera_do_not_move(everything):
     with ShardReader(everything.flows / "00000.h5", "flows") as reader:
-        tracks = read_tracks(reader, range(79))
+        tracks = read_tracks(reader, range(79)).whole()
     whole = tracks.num_steps == 6
     # 6 flows follow the first 3 frames of 9 and 64 of 70; no point is carried out of the frame.
     can_be = np.r_[0:3, 9:73]
@@ -202,7 +203,7 @@ def test_tracks_without_hog_and_shards_without_tracks(everything, tmp_path):
     done = run_flows(layout, "--trajectories", "--track-cell", 0, "--track-points", 5)
     assert done.exit_code == 0, done.output
     with ShardReader(layout.flows / "00000.h5", "flows") as reader:
-        tracks = read_tracks(reader, [4, 0])
+        tracks = read_tracks(reader, [4, 0]).whole()
         assert tracks.hog.shape == (2, 35, 6, 0) and tracks.displacements.shape == (2, 35, 6, 2)
         assert tracks.num_steps.max(axis=1).tolist() == [4, 6]
     with (

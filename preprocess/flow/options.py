@@ -19,6 +19,8 @@ from preprocess.flow.sources import (
 )
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
+from shared.packed_tracks import HOG_FLOOR, HOG_STEP, MOVE_FLOOR, MOVE_STEP
+from shared.track_window import TrackWindow
 from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, USUAL_LENGTH, USUAL_POINTS
 
 STABILISE = ("off", "warp", "subtract")
@@ -34,6 +36,8 @@ class TrackOptions:
         points: number of grid points along the short side of the frame, 1..1024.
         max_flow: components of flow are clipped to +-max_flow pixels; 0 = no clipping.
         cell: side of the HOG cell in pixels, even, at most 64; 0 = no HOG.
+        window: training windows at whose tubelets tracks start, such as "16x3x2"
+            (shared/track_window.py); "" = tracks start at every frame.
 
     Raises:
         InputError: a value is not allowed.
@@ -43,6 +47,7 @@ class TrackOptions:
     points: int = USUAL_POINTS
     max_flow: float = 20.0
     cell: int = 8
+    window: str = ""
 
     def __post_init__(self) -> None:
         for name, least, most in (("length", 1, 255), ("points", 1, 1024), ("cell", 0, 64)):
@@ -60,6 +65,29 @@ class TrackOptions:
                 "out-of-range",
                 f"--track-max-flow is {self.max_flow}; it must be a finite number of at least 0",
             )
+        if self.window:
+            TrackWindow.parse(self.window)
+
+    @property
+    def starts(self) -> TrackWindow | None:
+        """The windows at whose tubelets tracks start; None for every frame."""
+        return TrackWindow.parse(self.window) if self.window else None
+
+    def config(self) -> dict[str, Any]:
+        """The options and units by name, for dataset.json; without a window as before it existed"""
+        config = {f"track_{name}": value for name, value in vars(self).items() if name != "window"}
+        if not self.window:
+            return config | {
+                "track_displacement_unit": DISPLACEMENT_UNIT,
+                "track_hog_unit": HOG_UNIT,
+            }
+        return config | {
+            "track_window": self.window,
+            "track_move_step": MOVE_STEP,
+            "track_move_floor": MOVE_FLOOR,
+            "track_hog_step": HOG_STEP,
+            "track_hog_floor": HOG_FLOOR,
+        }
 
 
 TRACK_NAMES = tuple(field.name for field in fields(TrackOptions))
@@ -208,8 +236,7 @@ class FlowOptions:
         if self.has_residual(output):
             config["residual"] = "planar"
         if self.tracks and output == self.tracked:
-            config |= {f"track_{name}": value for name, value in vars(self.tracks).items()}
-            config |= {"track_displacement_unit": DISPLACEMENT_UNIT, "track_hog_unit": HOG_UNIT}
+            config |= self.tracks.config()
         return config
 
 

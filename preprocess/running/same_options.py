@@ -17,9 +17,13 @@ _OPTIONS = {"flow_source": "--source", "made_from": "the input"} | {
         *("clips_per_shard", "frame_short_side", "jpeg_quality", "flow_short_side"),
         *("map_short_side", "stabilise", "residual", "format", "min_score", "annotation_fps"),
         *("track_length", "track_points", "track_max_flow", "track_cell"),
+        "track_window",
     )
 }
 _WHERE_ABSENT = {"stabilise": "off", "residual": "none", "made_from": "flows"}
+_OF_CODING = {f"track_{name}_{what}" for name in ("move", "hog") for what in ("step", "floor")} | {
+    *("track_window", "track_displacement_unit", "track_hog_unit"),
+}
 _DIGESTS = ("flows", "frames", "annotations")
 """Keys of a config whose value is the digest of the input of the shards."""
 
@@ -107,6 +111,7 @@ def _differences(
     for option, brought, sign in (
         ("--from-annotations", lambda name: (name in found) != (name in wanted), "annotations"),
         ("--trajectories", lambda name: name.startswith("track_"), "track_length"),
+        ("--track-window", lambda name: name in _OF_CODING, "track_window"),
     ):
         if (sign in found) != (sign in wanted):
             before, now = ("given", "not given")[:: 1 if sign in found else -1]

@@ -17,6 +17,7 @@ from shared.mirror import stored_address
 from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
+from shared.track_window import TrackWindow
 from shared.tracks import USUAL_LENGTH, USUAL_POINTS
 
 NO_LABEL = -1
@@ -34,6 +35,7 @@ class MotionNeeds:
         track_points: number of points along the short side of a frame that tracks must start from.
         hog: whether tracks must have HOG.
         stabilised: whether camera motion must be removed (True) or kept (False); None accepts both.
+        track_window: the windows at whose tubelets tracks must start; None for every frame.
     """
 
     source: str = FLOW
@@ -41,6 +43,7 @@ class MotionNeeds:
     track_points: int = 0
     hog: bool = False
     stabilised: bool | None = None
+    track_window: TrackWindow | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,9 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
         flows.index.config.get(f"track_{name}", 0) for name in ("length", "points", "cell")
     )
     few = points < motion.track_points
-    if length < motion.track_length or few or (motion.hog and not cell):
+    window, wanted_window = flows.index.config.get("track_window", ""), motion.track_window
+    other = bool(motion.track_length and window and window != str(wanted_window))
+    if length < motion.track_length or few or (motion.hog and not cell) or other:
         if not length:
             found = "no tracks"
         elif length < motion.track_length:
@@ -220,9 +225,12 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
                 f"tracks from {points} points along the short side, and {motion.track_points} are "
                 "needed so that each point of a patch has its own track in the smallest crop"
             )
-        else:
+        elif motion.hog and not cell:
             found = "tracks without HOG"
-        wanted = "--trajectories"
+        else:
+            needed = wanted_window or "every frame"
+            found = f"tracks that start at the tubelets of {window}, and {needed} is needed"
+        wanted = _track_options(motion)
         if motion.track_length > USUAL_LENGTH:
             wanted += f" --track-length {motion.track_length}"
         if motion.track_points > USUAL_POINTS:
@@ -231,13 +239,20 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
         raise InputError("missing-data", f"{flows.folder} holds {found}; make them with `{made}`")
 
 
+def _track_options(motion: MotionNeeds) -> str:
+    """The options of `flows` for tracks that start where they are needed."""
+    window = motion.track_window
+    return "--trajectories" + ("" if window is None else f" --track-window {window}")
+
+
 def _check_stabilised(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds) -> None:
     made = flows.index.config.get("stabilise", "off")
     if motion.stabilised not in (None, made != "off"):
         # MME warps (App. A); velocities, which are tracks of one step, subtract.
         removed = "subtract" if motion.track_length == 1 else "warp"
         wanted = removed if motion.stabilised else "off"
-        command = layout.make("flows", f"--trajectories --stabilise {wanted} --overwrite")
+        tracks = f"{_track_options(motion)} --stabilise {wanted}"
+        command = layout.make("flows", f"{tracks} --overwrite")
         raise InputError(
             "missing-data",
             f"{flows.folder} was made with --stabilise {made}, and the recipe has stabilised = "

@@ -92,6 +92,8 @@ class Trajectories(TrajectoryConfig, Target):
             track_points=math.floor(across),
             hog=self.needs_hog,
             stabilised=self.stabilised,
+            # At fixed positions each frame needs its own tracks.
+            track_window=cut.window if self.kind == TRACKS and not self.fixed_hog else None,
         )
 
     def num_values(self, cut: ClipCut) -> tuple[int, ...]:
@@ -122,6 +124,25 @@ class Trajectories(TrajectoryConfig, Target):
                 "hog_counts": known,
             }
         return arrays
+
+    def of_tokens(
+        self, shown: ShownView, cut: ClipCut, tokens: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        if self.kind != TRACKS or self.fixed_hog:
+            return super().of_tokens(shown, cut, tokens)
+        # A tube has the same positions at all time steps: tracks of the others are not decoded.
+        grid = (cut.model.grid, cut.model.grid)
+        times, places = np.divmod(tokens, grid[0] * grid[1])
+        positions, rows = np.unique(places, return_inverse=True)
+        ends = self.step_ends(shown.frames, cut.model.time_steps, cut.stride)
+        arrays = trajectory_target(
+            shown.tracks(shown.first_frames), shown.view, shown.source_size, grid, self, ends,
+            positions,
+        )  # fmt: skip
+        rows = times * len(positions) + rows
+        if not np.array_equal(rows, np.arange(len(arrays[0]))):
+            arrays = tuple(values[rows] for values in arrays)
+        return dict(zip(("target", "counts"), arrays, strict=True))
 
     def of_batch(
         self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut

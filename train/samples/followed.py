@@ -44,8 +44,7 @@ def flow_between_steps(
     frames, ends = firsts[:-1].copy(), firsts[1:]
     while len(open_steps := np.flatnonzero(frames < ends)):
         placed = tracks(frames[open_steps])
-        length = placed.tracks.displacements.shape[2]
-        hop = np.minimum(ends[open_steps] - frames[open_steps], length)
+        hop = np.minimum(ends[open_steps] - frames[open_steps], placed.tracks.length)
         for row, step in enumerate(open_steps):
             places[step] = _moved(placed, row, int(hop[row]), places[step], source_size)
         frames[open_steps] += hop
@@ -61,7 +60,8 @@ def _moved(
     known = ((share >= 0) & (share < 1)).all(axis=-1)  # comparisons with NaN are False
     column, line = np.floor(np.where(known[..., None], share, 0) * [columns, rows]).astype(int).T
     start = (line * columns + column).T
-    known &= placed.tracks.num_steps[row, start] >= hop
-    moves = placed.tracks.displacements[row, start, :hop].sum(axis=-2)
+    tracks = placed.tracks.take(slice(row, row + 1)).at(start.ravel(), hog=False)
+    known &= (tracks.num_steps[0] >= hop).reshape(start.shape)
+    moves = tracks.displacements[0, :, :hop].sum(axis=-2).reshape(*start.shape, 2)
     moved: np.ndarray = places + moves * (source / np.array(placed.size))
     return np.where(known[..., None], moved, np.nan)

@@ -1,0 +1,38 @@
+"""The datasets of a flows shard that hold tracks: which there are, and what goes into them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preprocess.flow.options import TrackOptions
+from shared.packed_tracks import hog_coding, moves_coding
+from shared.tracks import NUM_BINS, Tracks, quantised
+
+
+def track_columns(options: TrackOptions) -> dict[str, tuple[np.dtype, int]]:
+    """Dtype and number of values of a track, by name of the dataset below /track."""
+    length, steps = options.length, {"steps": (np.dtype("|u1"), 1)}
+    if options.window:
+        columns = {
+            "moves": (np.dtype("|i1"), moves_coding().num_values(length)),
+            "shape": (np.dtype("|i1"), hog_coding().num_values(length)),
+        }
+        return steps | (columns if options.cell else {"moves": columns["moves"]})
+    columns = {"displacements": (np.dtype("<i2"), 2 * length)}
+    if options.cell:
+        columns["hog"] = (np.dtype("|u1"), NUM_BINS * length)
+    return steps | columns
+
+
+def coded(tracks: Tracks, options: TrackOptions) -> dict[str, np.ndarray]:
+    """The stored values of tracks: arrays [T, ...] by name, as `track_columns` has them."""
+    if options.window:
+        columns = {
+            "steps": tracks.num_steps,
+            "moves": moves_coding().pack(tracks.displacements, tracks.num_steps),
+        }
+        if options.cell:
+            columns["shape"] = hog_coding().pack(tracks.hog, tracks.num_steps)
+        return columns
+    stored = quantised(tracks)
+    return {name: stored[name] for name in track_columns(options)}
