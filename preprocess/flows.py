@@ -111,8 +111,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 # Tracks of points
 @click.option("--trajectories", is_flag=True,
               help="Also store tracks of points that start at every frame, with histograms of "
-              "oriented gradients (HOG). They take megabytes for each clip; --track-window stores "
-              "fewer."
+              "oriented gradients (HOG). They take megabytes for each clip."
               )  # fmt: skip
 @rare_option("--track-length", type=int, show_default=str(TrackOptions.length), metavar="FLOWS",
              help="With --trajectories: number of consecutive flows that a track "
@@ -127,7 +126,7 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @rare_option("--track-cell", type=int, show_default=str(TrackOptions.cell), metavar="PIXELS",
              help="With --trajectories: side of a HOG cell in pixels, an even number up to 64. 0 "
              "stores no HOG.")  # fmt: skip
-@click.option("--track-window", metavar="FRAMESxSTRIDExTUBELET",
+@rare_option("--track-window", metavar="FRAMESxSTRIDExTUBELET",
               help="With --trajectories: store, in a tenth of the space, only tracks that start at "
               "the tubelets of training windows: the recipe's number of input frames, their "
               "distance and the frames of a tubelet, such as 16x3x2.")  # fmt: skip
