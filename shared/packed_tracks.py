@@ -20,9 +20,9 @@ import numpy as np
 
 from shared.tracks import NUM_BINS
 
-# The deviation that targets are divided by grows by these too (train/objectives/tracked_points.py),
-# and the steps keep a clip of Something-Something V2 below 300 kB.
-MOVE_STEP, MOVE_FLOOR = 0.4, 0.1  # gains, pixels
+# Floors are about the noise of flow and of compressed video. The steps keep the tracks of a clip of
+# Something-Something V2 below 300 kB (docs/results.md).
+MOVE_STEP, MOVE_FLOOR = 0.45, 0.05  # gains, pixels
 HOG_STEP, HOG_FLOOR = 0.7, 0.1  # gains, grey values per pixel
 DEAD_ZONE = 0.6  # coefficients up to this many steps become 0, and others move towards 0 by 0.1
 GAINS_PER_OCTAVE = 2

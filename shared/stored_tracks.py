@@ -199,18 +199,17 @@ def _offsets(reader: ShardReader, first: int, last: int) -> np.ndarray:
 
 
 def _codings(reader: ShardReader) -> tuple[Coding, Coding]:
-    moves, hog = moves_coding(), hog_coding()
-    named = reader.attributes
-    return (
-        moves_coding(
-            float(named.get("track_move_step", moves.step)),
-            float(named.get("track_move_floor", moves.floor)),
-        ),
-        hog_coding(
-            float(named.get("track_hog_step", hog.step)),
-            float(named.get("track_hog_floor", hog.floor)),
-        ),
-    )
+    numbers = []
+    for name in ("move_step", "move_floor", "hog_step", "hog_floor"):
+        number = reader.attributes.get(f"track_{name}")
+        if not isinstance(number, (int, float)) or not 0.0 < number < np.inf:
+            raise InputError(
+                "damaged-file",
+                f"{reader.path}: attribute track_{name} is {number!r:.40}; it must be a positive "
+                "number; run make verify",
+            )
+        numbers.append(float(number))
+    return moves_coding(*numbers[:2]), hog_coding(*numbers[2:])
 
 
 def _advice(reader: ShardReader) -> str:

@@ -1,7 +1,9 @@
 """Tracks that start at the tubelets of training windows: from a run of `flows` to the targets."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +36,7 @@ from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.samples.datasets import PretrainDataset
 
+ROOT = Path(__file__).resolve().parents[1]
 WINDOW = "4x2x2"  # spans 7 frames; tubelets begin at every fourth frame
 LENGTHS = [5, 9, 70]  # shorter than a window, one window, and two chunks of frames
 STARTS = [[0, 3], [0, 4], [*range(0, 68, 4)]]
@@ -80,6 +83,24 @@ def test_frames_without_tracks_are_refused(zooming):
         refuses("missing-data", reader.path, WINDOW, "--trajectories"),
     ):
         read_tracks(reader, [1])
+
+
+def test_the_lines_of_the_page_read_them_without_this_program(zooming):
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "shards.md").read_text(), re.DOTALL
+    )
+    [block] = [block for block in blocks if "track/moves" in block or "track/offsets" in block]
+    shard = zooming.flows / "00000.h5"
+    names: dict = {}
+    exec(block.replace("out/ssv2/flows/00000.h5", str(shard)), names)
+    with ShardReader(shard, "flows") as reader:
+        tracks = read_tracks(reader, [0]).whole()
+    known = np.arange(4) < names["steps"][:, None]
+    assert known.any() and np.array_equal(known.sum(axis=1), tracks.num_steps[0])
+    found = names["found"]
+    assert np.abs(found["moves"] - tracks.displacements[0])[known].max() < 1e-3
+    assert np.abs(found["shape"].clip(0) - tracks.hog[0])[known].max() < 1e-3
+    assert tracks.hog[0].max() > 1
 
 
 def test_programs_that_read_version_1_alone_refuse_them(zooming, tmp_path):
