@@ -26,11 +26,19 @@ CHUNK_BYTES = 1 << 16  # reading one JPEG frame must not cost much more than tha
 
 @dataclass(frozen=True)
 class Pieces:
-    """A one-dimensional array that is too large for memory: length, dtype and pieces in order."""
+    """A one-dimensional array that is too large for memory.
+
+    Attributes:
+        length: number of values.
+        dtype: their dtype.
+        pieces: the values in order.
+        chunk: values of a chunk, if readers want as many at once; 0 for chunks of CHUNK_BYTES.
+    """
 
     length: int
     dtype: np.dtype
     pieces: Iterable[np.ndarray]
+    chunk: int = 0
 
     @property
     def shape(self) -> tuple[int]:
@@ -143,7 +151,8 @@ def _fill(
 def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) -> None:
     length, *row_shape = array.shape
     row_bytes = max(1, array.dtype.itemsize * math.prod(row_shape))
-    rows = max(1, min(length, CHUNK_BYTES // row_bytes))
+    wanted = array.chunk if isinstance(array, Pieces) else 0
+    rows = max(1, min(length, wanted or CHUNK_BYTES // row_bytes))
     dataset = file.create_dataset(
         field.path,
         shape=array.shape,

@@ -22,7 +22,7 @@ from preprocess.flow.options import (
     shard_kind,
 )
 from preprocess.flow.sources import make_source
-from preprocess.flow.track_columns import coded
+from preprocess.flow.track_columns import chunk_values, coded
 from preprocess.flow.tracks import make_tracks
 from preprocess.flow_run.assembly import Assembly
 from preprocess.flow_run.stored_clips import stored_events
@@ -75,6 +75,19 @@ def test_tracks_start_at_the_tubelets_alone(zooming):
             few = read_tracks(reader, [int(starts[1]), int(starts[0])])
             np.testing.assert_array_equal(few.moves, found.moves[[1, 0]])
             np.testing.assert_array_equal(few.num_steps, found.num_steps[[1, 0]])
+
+
+def test_a_chunk_holds_the_tracks_of_a_frame(zooming):
+    """So that a window, which reads whole frames, unpacks nothing else."""
+    import h5py
+
+    with h5py.File(zooming.flows / "00000.h5") as file:
+        assert file["track/moves"].chunks == (9 * 70,)
+        assert file["track/shape"].chunks == (37 * 70,)
+    options = TrackOptions(length=6, window="16x3x2")
+    assert chunk_values(options, 55, 3150) == 55 * 3150
+    assert chunk_values(options, 55, 12_600) == 11 * 12_600, "a chunk has at most 256 KiB"
+    assert chunk_values(options, 13, 300_000) == 0 == chunk_values(TrackOptions(), 54, 70)
 
 
 def test_frames_without_tracks_are_refused(zooming):

@@ -6,6 +6,7 @@ import numpy as np
 
 from preprocess.flow.options import TrackOptions
 from shared.packed_tracks import hog_coding, moves_coding
+from shared.shards import MAX_CHUNK_BYTES
 from shared.tracks import NUM_BINS, Tracks, quantised
 
 
@@ -36,3 +37,17 @@ def coded(tracks: Tracks, options: TrackOptions) -> dict[str, np.ndarray]:
         return columns
     stored = quantised(tracks)
     return {name: stored[name] for name in track_columns(options)}
+
+
+def chunk_values(options: TrackOptions, per_track: int, num_points: int) -> int:
+    """How many values of a dataset make a chunk; 0 for the usual number.
+
+    Windows read the tracks of whole frames, so a chunk holds those of one frame, or an equal part
+    of its planes.
+    """
+    if not options.window or per_track == 1:
+        return 0
+    parts = (n for n in range(1, per_track + 1) if per_track % n == 0)
+    return next(
+        (n for n in (per_track // p * num_points for p in parts) if n <= MAX_CHUNK_BYTES), 0
+    )

@@ -18,7 +18,7 @@ import numpy as np
 
 from preprocess.flow.chunks import Maps, TracksOfFrames
 from preprocess.flow.options import FlowOptions, TrackOptions, flow_folders, shard_kind
-from preprocess.flow.track_columns import track_columns
+from preprocess.flow.track_columns import chunk_values, track_columns
 from preprocess.flow_run.messages import ClipFailed, EncodedFrames, Event
 from preprocess.flow_run.spill import Extent, Spill
 from shared.manifest import Clip
@@ -272,7 +272,8 @@ class Assembly:
                 for start in some
             ]
             values = self._spill.read(extents, dtype.str)
-            arrays[f"/track/{name}"] = Pieces(int(offsets[-1]) * per_track, dtype, values)
+            chunk = chunk_values(options, per_track, math.prod(tracks[0].grid)) if tracks else 0
+            arrays[f"/track/{name}"] = Pieces(int(offsets[-1]) * per_track, dtype, values, chunk)
         return arrays
 
     def close(self) -> None:
