@@ -27,7 +27,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from benchmarks.ablation_rows import PARTS, Row
+from benchmarks.ablation_rows import PARTS, Row, dataset_name
 from benchmarks.record import machine
 from benchmarks.training_runs import ROOT, Trainer, mean_and_spread, summary
 from shared.errors import InputError, user_errors
@@ -67,7 +67,8 @@ class Budget:
     type=click.Path(path_type=Path),
     default=Path("out/ablation"),
     metavar="FOLDER",
-    help="Folder for datasets. The dataset is made in FOLDER/toy.",
+    help="Folder for datasets. They are made in FOLDER/toy, and in FOLDER/OPTIONS/toy for rows "
+    "with further options of `preprocess.flows`.",
 )
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)),
               help="Part to run; can be repeated.  [default: all]")  # fmt: skip
@@ -97,16 +98,17 @@ def main(
     precision: str,
     workers: int | None,
 ) -> None:
-    layout = DatasetLayout(out, "toy")
+    asked = parts or tuple(PARTS)
     budget = Budget(clips, pretrain_epochs, finetune_epochs, precision)
     chosen = [int(seed) for seed in seeds.split(",")]
-    prepare(layout, clips)
+    trainers = {
+        flows: Trainer(prepare(DatasetLayout(folder_of(out, flows), "toy"), clips, flows))
+        for flows in dict.fromkeys(row.flows for part in asked for row in PARTS[part])
+    }
     cores = os.cpu_count() or 1
     workers = workers or cores
     # With more threads than cores, the trainings would wait for each other.
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores // workers))
-    trainer = Trainer(layout)
-    asked = parts or tuple(PARTS)
     written: dict[str, list[int]] = {}
     figures: Figures = {}
     jobs, ended = list(jobs_of(asked, chosen)), threading.Event()
@@ -115,7 +117,7 @@ def main(
         tqdm(total=sum(len(rows) for rows, _ in jobs), unit="row") as bar,
     ):
         try:
-            running = [pool.submit(train_rows, trainer, *job, budget, ended) for job in jobs]
+            running = [pool.submit(train_rows, trainers, *job, budget, ended) for job in jobs]
             for done in as_completed(running):
                 found = done.result()
                 figures |= found
@@ -147,22 +149,44 @@ def jobs_of(parts: tuple[str, ...], seeds: list[int]) -> Iterator[tuple[list[Row
             yield [row for row in rows.values() if row.pretrained_name == pretrained], seed
 
 
+def folder_of(out: Path, flows: str) -> Path:
+    """The folder of the dataset that is made with further options of `preprocess.flows`."""
+    return out / dataset_name(flows) if flows else out
+
+
 def train_rows(
-    trainer: Trainer, rows: list[Row], seed: int, budget: Budget, ended: threading.Event
+    trainers: Mapping[str, Trainer],
+    rows: list[Row],
+    seed: int,
+    budget: Budget,
+    ended: threading.Event,
 ) -> Figures:
     """Train and test each row with one seed; stop before the next row once `ended` is set."""
     figures: Figures = {}
     for row in rows:
         if not ended.is_set():
-            figures[row.run_name, seed] = train_row(trainer, row, seed, budget)
+            figures[row.run_name, seed] = train_row(trainers[row.flows], row, seed, budget)
     return figures
 
 
-def prepare(layout: DatasetLayout, clips: int) -> None:
-    """Render the clips, and compute frames, flow from two sources, trajectories and boxes."""
+def prepare(layout: DatasetLayout, clips: int, further: str = "") -> DatasetLayout:
+    """Render the clips, and compute frames, flow from two sources, trajectories and boxes.
+
+    Args:
+        layout: the dataset.
+        clips: number of clips in all splits.
+        further: further options of `preprocess.flows`.
+    """
     out = ("--out", str(layout.out.resolve()))
     data = ("--dataset", "toy", *out)
-    flows = (*data, "--source", "tvl1,motion-vectors", "--lengths", "--trajectories")
+    flows = (
+        *data,
+        "--source",
+        "tvl1,motion-vectors",
+        "--lengths",
+        "--trajectories",
+        *further.split(),
+    )
     for module, arguments in (
         ("toy", (*out, "--clips", str(clips))),
         ("manifest", data),
@@ -174,6 +198,7 @@ def prepare(layout: DatasetLayout, clips: int) -> None:
             raise InputError(
                 "not-finished", f"preprocess.{module} ended with status {done.returncode}"
             )
+    return layout
 
 
 def train_row(trainer: Trainer, row: Row, seed: int, budget: Budget) -> dict[str, float]:

@@ -19,6 +19,8 @@ class Row:
         head: pooling head of the finetuning, "mean" or "mca".
         finetuning: settings of the recipe's [finetune].
         is_probed: whether a linear probe tests the frozen features too.
+        flows: further options of `preprocess.flows` for the clips that are pretrained on. Rows with
+            the same options share a dataset.
     """
 
     name: str
@@ -27,16 +29,23 @@ class Row:
     head: str = "mean"
     finetuning: Mapping[str, object] = field(default_factory=dict)
     is_probed: bool = False
+    flows: str = ""
 
     @property
     def pretrained_name(self) -> str:
         """Name of the pretraining without its seed; rows with the same name share the run."""
-        return "-".join([self.method, *map(_slug, self.pretraining.items())])
+        flows = [dataset_name(self.flows)] if self.flows else []
+        return "-".join([self.method, *flows, *map(_slug, self.pretraining.items())])
 
     @property
     def run_name(self) -> str:
         """Name of the finetuning without its seed."""
         return "-".join([self.pretrained_name, self.head, *map(_slug, self.finetuning.items())])
+
+
+def dataset_name(flows: str) -> str:
+    """A folder name for further options of `preprocess.flows`."""
+    return flows.replace("--", "").replace(" ", "_")
 
 
 def _slug(setting: tuple[str, object]) -> str:
@@ -55,6 +64,7 @@ def with_or_without(what: bool) -> str:
 
 FROM_RANDOM = Row("from random weights", "none", is_probed=True)
 MOFO = Row("MOFO* (MOFO, mean head)", "mofo", is_probed=True)
+TRACKMAE = Row("TrackMAE, pixels and point tracks", "trackmae", is_probed=True)
 INSIDE_RATIO = "mask.inside_ratio"
 # A mask of 90 % hides 14 of the 16 positions of a toy clip, and so nearly all positions outside the
 # box, whatever the share inside. A mask of 75 % hides 12, so the share inside can vary.
@@ -74,6 +84,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("SMM", "smm", is_probed=True),
         Row("MGM", "mgm", is_probed=True),
         Row("MGMAE", "mgmae", is_probed=True),
+        TRACKMAE,
         Row("MME", "mme", is_probed=True),
     ),
     "inside-ratio": (
@@ -119,6 +130,18 @@ PARTS: dict[str, tuple[Row, ...]] = {
             for residual in (True, False)
         ),
         Row("random weights, 3 heads, depth 1, with residual", "none", head="mca"),
+        Row(
+            "random weights, 3 heads, depth 1, the equations alone",
+            "none",
+            head="mca",
+            finetuning={"head.block": "false"},
+        ),
+        Row(
+            "3 heads, depth 1, the equations alone",
+            "mofo",
+            head="mca",
+            finetuning={"head.block": "false"},
+        ),
     ),
     "mgm": (
         FROM_RANDOM,
@@ -129,8 +152,17 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MGM without jitter", "mgm", {"mask.aspect": [1.0, 1.0]}),
         Row("MGM, sparse", "mgm", {"mask.pattern": "sparse"}),
         Row("MGM, edges of the codec's vectors", "mgm", {"motion_source": "motion-vectors"}),
+        Row("MGM, the 4 of 16 parts that move most", "mgm", {"mask.top": 4}),
+        Row("MGM, motion before each frame", "mgm", {"mask.before": "true"}),
         Row("MGM, lengths of flow", "mgm", {"motion_source": "tvl1-length"}),
         Row("MGM, edges of flow", "mgm", {"motion_source": "flow"}),
+    ),
+    "trackmae": (
+        FROM_RANDOM,
+        TRACKMAE,
+        Row("TrackMAE, a plain tube", "trackmae", {"mask.kind": "tube", "mask.mask_ratio": 0.75}),
+        Row("TrackMAE, displacements by their size", "trackmae", {"target.scale": "size"}),
+        Row("TrackMAE, points of the patch", "trackmae", {"target.starts": "tubelet"}),
     ),
     "mme": (
         FROM_RANDOM,
@@ -167,6 +199,26 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row("MME: not normalised over a patch", "mme", {"trajectories.normalise": "false"}),
         Row("MME: without a loss mask", "mme", {"trajectories.loss_mask": "false"}),
         Row("MME: frames in random order", "mme", {"shuffle_frames": "true"}),
+        Row(
+            "MME: HOG of each colour channel",
+            "mme",
+            {"trajectories.hog_channels": "rgb"},
+            flows="--track-channels rgb",
+        ),
+        Row(
+            "MME: HOG of 2 x 2 cells",
+            "mme",
+            {"trajectories.hog_cells": 2},
+            flows="--track-cells 2",
+        ),
+        *(
+            Row(
+                f"MME: camera motion removed by --stabilise {how}",
+                "mme",
+                flows=f"--stabilise {how}",
+            )
+            for how in ("warp", "subtract")
+        ),
         Row("MME: a quarter of the clips", "mme", {"clip_share": 0.25}),
     ),
     "decoder-mask": (

@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -24,6 +25,7 @@ from shared.run_record import read_jsonl
 from train.running.run_folder import RunFolder
 
 LIMIT = 5.0  # percent
+BATCH = 32  # clips
 NAME = "data wait of pretraining"
 VIT_B = (
     *("model.size=vit-b", "model.image_size=224", "model.tubelet_size=2"),
@@ -56,31 +58,38 @@ def measure(scratch: Path, steps: int = 100) -> list[Figure]:
 
 def figure_of(name: str, layout: DatasetLayout, steps: int, settings: tuple[str, ...]) -> Figure:
     """Pretrain for a number of steps with 32 clips; clips are not cached."""
-    batch = 32
-    place = ("--dataset", layout.dataset, "--out", str(layout.out), "--run", "data-wait")
-    # Split train has fewer than two batches of clips, so each epoch is one step.
-    asked = ("--method", "videomae", "--batch-size", str(batch), "--epochs", str(steps))
-    every_time = ("loader.cache_megabytes=0", "loader.log_steps=10", *settings)
-    run(
-        "train.pretrain", *place, *asked, *(part for each in every_time for part in ("--set", each))
-    )
-    events = read_jsonl(RunFolder(layout.runs / "data-wait").log)
-    shares = [event["data_wait_share"] for event in events if event["event"] == "train"][1:]
-    if not shares:
-        raise InputError(
-            "out-of-range",
-            f"{steps} steps give fewer than two lines in the log; give at least --steps 20",
-        )
+    lines = pretrain(layout, "data-wait", steps, settings)
     return Figure(
         name,
         "% of the time",
-        100 * statistics.mean(shares),
+        100 * statistics.mean(line["data_wait_share"] for line in lines),
         "the project's own limit",
         LIMIT,
         more_is_better=False,
         target=1.0,
-        note=f"{len(shares)} lines of 10 steps, {batch} clips a step",
+        note=f"{len(lines)} lines of 10 steps, {BATCH} clips a step",
     )
+
+
+def pretrain(
+    layout: DatasetLayout, name: str, steps: int, settings: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Pretrain as run `name`; returns the lines of its log except the first, in which it starts."""
+    place = ("--dataset", layout.dataset, "--out", str(layout.out), "--run", name)
+    # Split train has fewer than two batches of clips, so each epoch is one step.
+    asked = ("--method", "videomae", "--batch-size", str(BATCH), "--epochs", str(steps))
+    every_time = ("loader.cache_megabytes=0", "loader.log_steps=10", *settings)
+    run(
+        "train.pretrain", *place, *asked, *(part for each in every_time for part in ("--set", each))
+    )
+    events = read_jsonl(RunFolder(layout.runs / name).log)
+    lines = [event for event in events if event["event"] == "train"][1:]
+    if not lines:
+        raise InputError(
+            "out-of-range",
+            f"{steps} steps give fewer than two lines in the log; give at least --steps 20",
+        )
+    return lines
 
 
 if __name__ == "__main__":

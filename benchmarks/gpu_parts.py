@@ -250,57 +250,10 @@ def _stored_frames(root: Path) -> int:
 
 
 def loader(place: Place) -> Iterator[Figure]:
-    """JPEG frames per second of the device's decoder against OpenCV on one core, and its pixels."""
-    import cv2
-    from torchvision.io import decode_jpeg
+    """Clips that the device decodes and cuts, against OpenCV on one core, and their pixels."""
+    from benchmarks.device_loader import measure
 
-    from benchmarks.step import device_seconds
-
-    num_frames = 512 if place.is_gpu else 16
-    jpegs = coded_frames(num_frames)
-    arrays = [torch.from_numpy(jpeg) for jpeg in jpegs]
-    cv2.setNumThreads(1)
-    cpu = torch.device("cpu")
-    on_core = device_seconds(lambda: [cv2.imdecode(jpeg, 1) for jpeg in jpegs], 2, cpu)
-
-    def decode() -> list[torch.Tensor]:
-        if place.is_gpu:
-            return decode_jpeg(arrays, device=place.device)
-        return [decode_jpeg(array) for array in arrays]
-
-    seconds = device_seconds(decode, 2, place.device)
-    yield Figure(
-        f"JPEG frames of 455x256, torchvision on the {place.device.type}",
-        "frames/s",
-        num_frames / seconds,
-        "OpenCV on one core",
-        num_frames / on_core,
-        note=f"{num_frames / seconds / 16:.0f} clips/s of 16 frames; without crop and resize",
-    )
-    decoded = decode()[0].permute(1, 2, 0).cpu().numpy().astype(int)
-    picture = cv2.imdecode(jpegs[0], 1)
-    assert picture is not None, "the frames were coded above"
-    expected = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    yield Figure(
-        "JPEG frames: largest difference from OpenCV's pixels",
-        "grey values",
-        float(np.abs(decoded - expected).max()),
-        more_is_better=False,
-    )
-
-
-def coded_frames(count: int) -> list[np.ndarray]:
-    """JPEG bytes uint8 [n] of textured colour frames of 256 lines, at the quality of `flows`."""
-    import cv2
-
-    rng = np.random.default_rng(0)
-    coded = []
-    for _ in range(count):
-        picture = cv2.GaussianBlur(rng.random((256, 455, 3)).astype(np.float32), (0, 0), 1.5)
-        low, high = picture.min(), picture.max()
-        scaled = (255 * (picture - low) / (high - low)).astype(np.uint8)
-        coded.append(cv2.imencode(".jpg", scaled, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].ravel())
-    return coded
+    yield from measure(place.device)
 
 
 def data_wait(place: Place) -> Iterator[Figure]:
@@ -308,6 +261,13 @@ def data_wait(place: Place) -> Iterator[Figure]:
     from benchmarks.data_wait import measure
 
     yield from measure(place.scratch / "data-wait", steps=60 if place.is_gpu else 20)
+
+
+def few_readers(place: Place) -> Iterator[Figure]:
+    """Training that two readers feed: they decode, or the GPU does."""
+    from benchmarks.device_loader import few_readers
+
+    yield from few_readers(place.scratch, place.is_gpu)
 
 
 # In order of worth: what the project promises of a GPU, then the figures that its plan rests on.
@@ -320,6 +280,7 @@ PARTS: dict[str, Part] = {
     "loader": loader,
     "data wait": data_wait,
     "finetuning step": finetuning_step,
+    "few readers": few_readers,
 }
 
 

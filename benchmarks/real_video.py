@@ -10,8 +10,9 @@ other folds with the same number of operations, and tests it with few labels: a 
 frozen features, and finetuning. The clips of a fold are never pretrained on for that fold.
 
 You can stop the command at any time, and run it again on another day: it uses every finished run
-and continues the one that was stopped. The tables are written after each figure, so a part of the
-cells is a result too; cells that are missing are listed.
+and continues the one that was stopped. On another machine it continues too, without the runs: the
+file of --finished keeps which test clips each cell got right. The tables are written after each
+figure, so a part of the cells is a result too; cells that are missing are listed.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ from benchmarks.real_video_cells import (
     METHODS,
     RECIPE,
     Cell,
-    Pretraining,
     needs_boxes,
     plan_cells,
     usual_methods,
 )
 from benchmarks.real_video_plan import plan_text
-from benchmarks.real_video_scores import Results, hours_of, read_tested, score_file
+from benchmarks.real_video_record import FinishedCells
+from benchmarks.real_video_scores import Results, ScoredClips, hours_of, read_tested
 from benchmarks.real_video_tables import RESULTS, write_results
 from benchmarks.training_runs import Trainer
 from shared.errors import InputError, user_errors
@@ -56,6 +57,9 @@ from shared.layout import DatasetLayout
 from shared.progress import bar_options
 from shared.run_record import command_line
 from train.running.run_folder import RunFolder
+
+FINISHED = RESULTS.with_name("real_video_cells.json")
+COSTS = {"epochs": 1, "clips_seen": 0, "teraflops": 2, "hours": 3}  # and decimals
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
@@ -87,6 +91,9 @@ from train.running.run_folder import RunFolder
 @click.option("--only-tables", is_flag=True,
               help="Write the tables of finished figures, and run nothing.")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Print the cost of each pretraining and stop.")
+@click.option("--finished", type=click.Path(path_type=Path), default=FINISHED, metavar="FILE",
+              show_default="benchmarks/results/real_video_cells.json",
+              help="JSON file that keeps the figures of finished cells.")  # fmt: skip
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, metavar="FILE",
               show_default="benchmarks/results/real_video.json",
               help="JSON file to write; tables and pictures lie beside it.")  # fmt: skip
@@ -106,6 +113,7 @@ def main(
     pool: str,
     only_tables: bool,
     plan: bool,
+    finished: Path,
     results: Path,
 ) -> None:
     keys = known_names("--methods", methods, tuple(METHODS))
@@ -124,29 +132,32 @@ def main(
     sources = read_sources(videos)
 
     # ---------------------------------------------------------------------------------------------
-    # Data: once for all folds
-    # ---------------------------------------------------------------------------------------------
-    if plan or only_tables:
-        if not clips.manifest.is_file():
-            list_clips(clips, videos, hockey)
-    else:
-        prepare(clips, videos, hockey, source, pool, any(needs_boxes(key) for key in keys))
-        if any(METHODS[key].needs_tracks for key in keys):
-            prepare_tracks(clips, videos, hockey, pool)
-        for name in sorted(of_annotations):
-            assert boxes is not None
-            prepare_boxes(clips, videos, boxes, sources, name)
-    layouts = {fold: make_fold(clips, videos, fold) for fold in numbers}
-
-    # ---------------------------------------------------------------------------------------------
     # Plan
     # ---------------------------------------------------------------------------------------------
+    if not clips.manifest.is_file():
+        list_clips(clips, videos, hockey)
+    layouts = {fold: make_fold(clips, videos, fold) for fold in numbers}
     counts = {fold: count_clips(layout) for fold, layout in layouts.items()}
     budget = 1e12 * teraflops
     cells = list(plan_cells(keys, numbers, chosen_seeds, per_class, asked, counts, budget))
-    print(plan_text(cells, layouts))
+    record = FinishedCells(finished, source)
+    waiting = [each for each in cells if tested_clips(layouts, each, record) is None]
+    print(plan_text(cells, waiting, layouts))
     if plan:
         return
+
+    # ---------------------------------------------------------------------------------------------
+    # Data: once for all folds
+    # ---------------------------------------------------------------------------------------------
+    if waiting and not only_tables:
+        methods_left = {each.key for each in waiting}
+        prepare(clips, videos, hockey, source, pool, any(map(needs_boxes, methods_left)))
+        if any(METHODS[key].needs_tracks for key in methods_left):
+            prepare_tracks(clips, videos, hockey, pool)
+        for name in sorted({METHODS[key].boxes for key in methods_left} - {""}):
+            assert boxes is not None
+            prepare_boxes(clips, videos, boxes, sources, name)
+        layouts = {fold: make_fold(clips, videos, fold) for fold in numbers}
     setting: dict[str, Any] = {
         "command": shown_command(),
         "folds": numbers,
@@ -156,13 +167,14 @@ def main(
     }
 
     def write_tables() -> None:
-        setting["pretrainings"] = pretrainings(cells, layouts)
-        write_results(collect(cells, layouts, sources), missing(cells, layouts), setting, results)
+        setting["pretrainings"] = pretrainings(cells, layouts, record)
+        found = collect(cells, layouts, sources, record)
+        write_results(found, missing(cells, layouts, record), setting, results)
+        record.write()
 
     # ---------------------------------------------------------------------------------------------
     # Cells: the tables are written after each
     # ---------------------------------------------------------------------------------------------
-    waiting = [each for each in cells if not score_file(layouts[each.fold], each).is_file()]
     for cell in tqdm([] if only_tables else waiting, "cells", unit="cell", **bar_options()):
         run_cell(layouts[cell.fold], cell)
         write_tables()
@@ -190,58 +202,75 @@ def run_cell(layout: DatasetLayout, cell: Cell) -> None:
         trainer.evaluate(cell.run, "--split", split)
 
 
+def tested_clips(
+    layouts: Mapping[int, DatasetLayout], cell: Cell, record: FinishedCells
+) -> ScoredClips | None:
+    """The tested clips of a cell, from its run or from the record; None if it is not finished."""
+    layout = layouts[cell.fold]
+    return read_tested(layout, cell) or record.tested(layout, cell)
+
+
 def collect(
-    cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout], sources: Mapping[str, str]
+    cells: Iterable[Cell],
+    layouts: Mapping[int, DatasetLayout],
+    sources: Mapping[str, str],
+    record: FinishedCells,
 ) -> Results:
-    """The figures of all finished cells."""
+    """The figures of all finished cells, which are added to the record."""
     results = Results(sources)
     for cell in cells:
         layout = layouts[cell.fold]
-        tested = read_tested(layout, cell)
+        tested = tested_clips(layouts, cell, record)
         if tested is not None:
+            record.add(layout, cell, tested)
             results.add(cell, tested, count_labelled(layout, cell.labels))
     return results
 
 
 def pretrainings(
-    cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout]
+    cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout], record: FinishedCells
 ) -> dict[str, dict[str, float]]:
-    """What the finished pretrainings of each method took, as means over folds and seeds."""
-    found: dict[str, dict[tuple[int, int], Pretraining]] = {}
+    """What the finished pretrainings of each method took, as means over folds and seeds. They are
+    added to the record."""
+    found: dict[str, dict[tuple[int, int], Mapping[str, float]]] = {}
     for cell in cells:
-        if (each := cell.pretraining) is not None:
-            folder = RunFolder(layouts[cell.fold].runs / each.run)
-            if folder.is_finished:
-                found.setdefault(cell.key, {})[cell.fold, cell.seed] = each
+        if (each := cell.pretraining) is None:
+            continue
+        layout = layouts[cell.fold]
+        folder = RunFolder(layout.runs / each.run)
+        if folder.is_finished:
+            record.add_cost(layout, each, {"epochs": each.epochs, "clips_seen": each.clips_seen,
+                                           "teraflops": each.flops / 1e12,
+                                           "hours": hours_of(folder)})  # fmt: skip
+        cost = record.cost(layout, each)
+        if cost is not None:
+            found.setdefault(cell.key, {})[cell.fold, cell.seed] = cost
     return {
-        key: {
-            "runs": len(those),
-            "epochs": fmean(each.epochs for each in those.values()),
-            "clips_seen": fmean(each.clips_seen for each in those.values()),
-            "teraflops": round(fmean(each.flops for each in those.values()) / 1e12, 2),
-            "hours": round(fmean(
-                hours_of(RunFolder(layouts[fold].runs / each.run))
-                for (fold, _), each in those.items()
-            ), 3),
+        key: {"runs": len(those)}
+        | {
+            name: round(fmean(cost[name] for cost in those.values()), digits)
+            for name, digits in COSTS.items()
         }
         for key, those in found.items()
-    }  # fmt: skip
+    }
 
 
-def missing(cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout]) -> list[dict[str, Any]]:
+def missing(
+    cells: Iterable[Cell], layouts: Mapping[int, DatasetLayout], record: FinishedCells
+) -> list[dict[str, Any]]:
     """The cells that are not finished."""
     return [
         {"fold": cell.fold, "method": cell.key, "seed": cell.seed,
          "labels_per_class": cell.labels or "all", "measure": cell.measure}
         for cell in cells
-        if not score_file(layouts[cell.fold], cell).is_file()
+        if tested_clips(layouts, cell, record) is None
     ]  # fmt: skip
 
 
 def shown_command() -> str:
     """The command line for the results file, without the folders of this machine."""
     words = [word for word in command_line().split() if word != "--only-tables"]
-    for option in ("--videos", "--out", "--results", "--boxes"):
+    for option in ("--videos", "--out", "--finished", "--results", "--boxes"):
         if option in words:
             words[words.index(option) + 1] = "FOLDER"
     return " ".join(words)

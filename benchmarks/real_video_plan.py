@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from benchmarks.real_clips import count_labelled
 from benchmarks.real_video_cells import METHODS, RECIPE, Cell, Pretraining, finetuning_flops_of
-from benchmarks.real_video_scores import hours_of, score_file
+from benchmarks.real_video_scores import hours_of
 from shared.layout import DatasetLayout
 from train.options.recipe import read_recipe
 from train.running.run_folder import RunFolder
@@ -34,9 +34,16 @@ class Training:
     hours: float | None
 
 
-def plan_text(cells: Sequence[Cell], layouts: Mapping[int, DatasetLayout]) -> str:
-    """A table of the trainings: how many, what each costs, and what remains."""
-    trainings = list_trainings(cells, layouts)
+def plan_text(
+    cells: Sequence[Cell], waiting: Sequence[Cell], layouts: Mapping[int, DatasetLayout]
+) -> str:
+    """A table of the trainings that are left: how many, what each costs, and what remains.
+
+    Args:
+        cells: all cells that were asked for.
+        waiting: those that are not finished.
+    """
+    trainings = list_trainings(waiting, layouts)
     lines = [
         f"{'training':34} {'runs':>5} {'TFLOP each':>11} {'hours each':>11} {'finished':>9} "
         f"{'hours left':>11}"
@@ -46,15 +53,15 @@ def plan_text(cells: Sequence[Cell], layouts: Mapping[int, DatasetLayout]) -> st
         those = [training for training in trainings if training.kind == kind]
         each = sum(training.flops for training in those) / len(those)
         hours = each / _rate(those) / 3600
-        waiting = sum(training.flops for training in those if training.hours is None)
-        remaining = waiting / _rate(those) / 3600
+        undone = sum(training.flops for training in those if training.hours is None)
+        remaining = undone / _rate(those) / 3600
         left += remaining
         finished = sum(training.hours is not None for training in those)
         lines.append(
             f"{kind:34} {len(those):5} {each / 1e12:11.2f} {hours:11.2f} {finished:9} "
             f"{remaining:11.2f}"
         )
-    done = sum(score_file(layouts[cell.fold], cell).is_file() for cell in cells)
+    done = len(cells) - len(waiting)
     lines.append(f"{len(cells)} figures, {done} of them finished; {left:.1f} hours left")
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ Row = tuple[str, int, str]
 
 
 @dataclass(frozen=True)
-class TestedClips:
+class ScoredClips:
     """The tested clips of a cell.
 
     Attributes:
@@ -42,13 +42,13 @@ def score_file(layout: DatasetLayout, cell: Cell) -> Path:
     return RunFolder(layout.runs / cell.run).scores(name)
 
 
-def read_tested(layout: DatasetLayout, cell: Cell) -> TestedClips | None:
+def read_tested(layout: DatasetLayout, cell: Cell) -> ScoredClips | None:
     """The tested clips of a cell; None if it is not finished."""
     found = read_scores(score_file(layout, cell))
     if not found:
         return None
     scores = found[0]
-    return TestedClips(scores.clip_id, scores.label, scores.predicted == scores.label)
+    return ScoredClips(scores.clip_id, scores.label, scores.predicted == scores.label)
 
 
 def hours_of(folder: RunFolder) -> float:
@@ -75,11 +75,11 @@ class Results:
 
     def __init__(self, sources: Mapping[str, str]) -> None:
         self._sources = sources
-        self._tested: dict[Row, dict[tuple[int, int], TestedClips]] = {}
+        self._tested: dict[Row, dict[tuple[int, int], ScoredClips]] = {}
         self._labelled: dict[Row, dict[int, int]] = {}
         self._resamplers: dict[tuple[str, ...], Resampler] = {}
 
-    def add(self, cell: Cell, tested: TestedClips, labelled: int) -> None:
+    def add(self, cell: Cell, tested: ScoredClips, labelled: int) -> None:
         """Add the tested clips of a cell that was learned from `labelled` clips."""
         row = cell.key, cell.labels, cell.measure
         self._tested.setdefault(row, {})[cell.fold, cell.seed] = tested

@@ -53,6 +53,7 @@ from shared.progress import bar_options
 from shared.run_record import RunLock, write_options
 from shared.shard_cache import open_shard
 from shared.shard_index import read_index, shard_name
+from shared.tracks import CHANNELS
 from shared.wording import counted, listed
 
 if TYPE_CHECKING:  # a run that finds everything complete does not wait for OpenCV and torch
@@ -126,6 +127,17 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
 @rare_option("--track-cell", type=int, show_default=str(TrackOptions.cell), metavar="PIXELS",
              help="With --trajectories: side of a HOG cell in pixels, an even number up to 64. 0 "
              "stores no HOG.")  # fmt: skip
+@rare_option("--track-channels", type=click.Choice(list(CHANNELS)),
+             show_default=TrackOptions.channels,
+             help="With --trajectories: compute HOG of grey frames, or of each colour channel. "
+             "With rgb HOG is three times as large.")  # fmt: skip
+@rare_option("--track-cells", type=int, show_default=str(TrackOptions.cells), metavar="COUNT",
+             help="With --trajectories: number of HOG cells along each side of the square around "
+             "a position, 1 to 4.")  # fmt: skip
+@rare_option("--track-weights", type=click.Path(path_type=Path), metavar="FILE",
+             help="With --trajectories: a TorchScript file of a point tracker that follows points "
+             "instead of the flow. preprocess/flow/point_tracker.py states its inputs and outputs."
+             )  # fmt: skip
 @rare_option("--track-window", metavar="FRAMESxSTRIDExTUBELET",
               help="With --trajectories: store, in a tenth of the space, only tracks that start at "
               "the tubelets of training windows: the recipe's number of input frames, their "

@@ -105,7 +105,7 @@ def _gathered(
 ) -> Places:
     """The places of points whose flow leads to points with the places `later`."""
     ends = own + flow
-    known, nearest = _nearest(ends)
+    known, nearest = nearest_points(ends)
     column, row = nearest[known].T
     places, held = own.copy(), np.zeros(known.shape, np.bool_)
     places[known] = later[row, column] + (ends[known] - own[row, column])
@@ -121,7 +121,7 @@ def _arrived(
     If several points arrive at one, the one that moved furthest wins: what moves is in front.
     """
     ends = own + flow
-    known, nearest = _nearest(ends)
+    known, nearest = nearest_points(ends)
     moved = np.linalg.norm(flow[known], axis=-1)
     order = np.argsort(moved, kind="stable")  # of several values for one point the last one stays
     column, row = nearest[known][order].T
@@ -131,8 +131,9 @@ def _arrived(
     return places, held
 
 
-def _nearest(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether ends [mR, mQ, 2] lie in the grid, and the column and row of the fine point there."""
+def nearest_points(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether ends [mR, mQ, 2] lie in the grid, bool [mR, mQ], and the column and row of the fine
+    point that is nearest to each of them, int64 [mR, mQ, 2]."""
     known = np.isfinite(ends).all(axis=-1)
     size = np.array(ends.shape[1::-1])
     nearest = np.floor(np.where(known[..., None], ends, -1.0) * FINE).astype(np.int64)

@@ -17,6 +17,8 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.flow_tube import flow_tube
+from shared.motion_bins import motion_bins
+from shared.motion_cells import PARTS
 from shared.rectangles import ASPECT, draw_aspect, nearest_cells, sides
 from shared.scene import INSIDES, Scene, check_share, round_half_up, tube_mask
 from shared.weighted_draws import drawn_by_weight
@@ -216,6 +218,8 @@ def mgm(
     pattern: str = "dense",
     first: str = "random",
     aspect: tuple[float, float] | None = None,
+    top: int = PARTS,  # noqa: ARG001 - says how motion is read
+    before: bool = False,  # noqa: ARG001 - the same
 ) -> np.ndarray:
     """Motion-guided masking (sec. 3.3): a mask at the places with the largest motion.
 
@@ -228,6 +232,11 @@ def mgm(
             "motion" places it by the motion, as at all other steps.
         aspect: smallest and largest width / height of the dense rectangle, drawn at each time step.
             None is 3/4 to 4/3.
+        top: of the 16 equal parts of a position, how many with the most motion are averaged; 16 is
+            the mean over the position.
+        before: whether the motion of a frame is that from the frame before it, as codecs store it,
+            and not that to the next frame. `top` and `before` decide what is in `scene.motion`
+            (`MotionPooling` in shared/motion_cells.py).
     """
     aspect = _check_pattern(pattern, aspect)
     count = scene.masked_positions(mask_ratio)
@@ -337,5 +346,6 @@ MASKS: dict[str, Mask] = {
     "smm": Mask(smm),
     "mgm": Mask(mgm, needs_motion=True),
     "flow_tube": Mask(flow_tube, needs_flow=True),
+    "motion_bins": Mask(motion_bins, needs_flow=True),
 }
 """All masks by the `kind` of a recipe's `mask` table."""

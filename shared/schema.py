@@ -151,7 +151,8 @@ TRACK_FIELDS = (
         ("H",),
         "",
         "9 orientations at the position that each step of each track starts from: mean gradient = "
-        "track_hog_unit * value**2 grey values per pixel",
+        "track_hog_unit * value**2 grey values per pixel; with attributes track_channels (rgb) or "
+        "track_cells n, 9 for each channel, row and column of n x n cells, in this order",
         gzip=1,
         optional=True,
     ),

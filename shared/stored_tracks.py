@@ -18,7 +18,7 @@ from shared.errors import InputError
 from shared.make_commands import make_around
 from shared.packed_tracks import Coding, hog_coding, moves_coding
 from shared.shards import ShardReader
-from shared.tracks import NUM_BINS, Tracks, restored
+from shared.tracks import NUM_BINS, HogLayout, Tracks, restored
 
 
 class StoredTracks(ABC):
@@ -59,7 +59,7 @@ class PlainTracks(StoredTracks):
 
     Attributes:
         displacements: int16 [T, G, L, 2].
-        hog: uint8 [T, G, L, 9]; [T, G, L, 0] without HOG.
+        hog: uint8 [T, G, L, B], see `HogLayout`; [T, G, L, 0] without HOG.
     """
 
     displacements: np.ndarray
@@ -186,7 +186,8 @@ def read_tracks(reader: ShardReader, frames: Sequence[int] | np.ndarray) -> Stor
             _codings(reader),
         )
     moves = columns("/track/displacements", 2 * length, np.int16)
-    hog = columns("/track/hog", NUM_BINS * length, np.uint8)
+    num_bins = HogLayout.of_attributes(reader.attributes).num_values
+    hog = columns("/track/hog", num_bins * length, np.uint8)
     grid = (times, num_points, length)
     return PlainTracks(moves.reshape(*grid, 2), steps, hog.reshape(*grid, -1 if hog.size else 0))
 

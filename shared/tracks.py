@@ -9,7 +9,9 @@ L flows of a track, G = rows * columns points of the grid where the tracks of ev
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,41 @@ HOG_UNIT = LARGEST_HOG / HOG_LEVELS**2
 MIRRORED_BINS = (
     -np.arange(NUM_BINS) % NUM_BINS
 )  # hog[..., MIRRORED_BINS] is that of a flipped frame
+CHANNELS = {"grey": 1, "rgb": 3}
+"""Pictures that HOG is computed of: the grey frame, or each of its colour channels."""
+
+
+@dataclass(frozen=True)
+class HogLayout:
+    """The numbers that HOG has at a position: by channel, row and column of cells, and orientation.
+
+    Attributes:
+        channels: a name of `CHANNELS`.
+        cells: cells along each side of the square around the position.
+    """
+
+    channels: str = "grey"
+    cells: int = 1
+
+    @classmethod
+    def of_attributes(cls, attributes: Mapping[str, Any]) -> HogLayout:
+        """The layout of a shard, by its attributes or those of its dataset."""
+        channels, cells = (attributes.get(f"track_{name}") for name in ("channels", "cells"))
+        return cls(cls.channels if channels is None else str(channels), int(cells or cls.cells))
+
+    @property
+    def num_values(self) -> int:
+        return CHANNELS[self.channels] * self.cells**2 * NUM_BINS
+
+    def flipped(self, flip_x: bool, flip_y: bool) -> np.ndarray:
+        """int64 [num_values]: hog[..., flipped] is that of the flipped frame."""
+        shape = (CHANNELS[self.channels], self.cells, self.cells, NUM_BINS)
+        places = np.arange(self.num_values).reshape(shape)
+        places = places[:, :: -1 if flip_y else 1, :: -1 if flip_x else 1]
+        return (places[..., MIRRORED_BINS] if flip_x != flip_y else places).ravel()
+
+    def __str__(self) -> str:
+        return f"{self.channels} frames in {self.cells} x {self.cells} cells"
 
 
 @dataclass(frozen=True)
@@ -35,8 +72,8 @@ class Tracks:
         displacements: float32 [T, G, L, 2], x and y of each step in pixels; 0 after the end of the
             track.
         num_steps: uint8 [T, G], steps that end inside the frame and the clip; L for a full track.
-        hog: float32 [T, G, L, 9], grey values per pixel at the start of each step; 0 after the end
-            of the track. Without HOG it is [T, G, L, 0].
+        hog: float32 [T, G, L, B], grey values per pixel at the start of each step; 0 after the end
+            of the track. B is `HogLayout.num_values`, 9 by default, and 0 without HOG.
     """
 
     displacements: np.ndarray

@@ -53,6 +53,8 @@ ONLY = {"pretrain-velocity": ("target.points=4", "target.stabilised=false")}
 """Further settings of one run: the stored tracks are few, and have the camera's motion."""
 VARIANTS = {
     "pretrain-mofo-decodes-motion": ("decoder_mask.kind=motion",),
+    "pretrain-mgm-top-before": ("mask.top=4", "mask.before=true"),
+    "pretrain-trackmae-by-tubelet": ("target.starts=tubelet", "target.scale=size"),
 }
 """Further runs of a method, which the name of the run begins with, with settings of their own."""
 DECODER = ("model.decoder_width=32", "model.decoder_depth=1", "model.decoder_heads=2")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from errors import refused
 from video_fixtures import moving_picture, render_video
 
 from benchmarks import ablation, ablation_rows, data_wait, mask_overlap, plan, suite
+from benchmarks.ablation_rows import Row
 from benchmarks.flows import SUMMARY, plain_seconds
 from benchmarks.record import Figure, fastest, text_of, write_record
 from benchmarks.step_contenders import Contender, kept_gigabytes
 from benchmarks.suite import change, last_results
 from benchmarks.video_peers import available, pillow_transform, pyav
+from preprocess import flows
+from preprocess.flow.options import read_flow_options
 from preprocess.flow_run.messages import StageTimes
 from preprocess.flows import print_times
 from train.options.recipe import finetune_config, parse_changes, pretrain_config, read_recipe
@@ -178,7 +182,17 @@ def test_every_row_of_the_ablation_can_be_trained(part):
         changes = parse_changes(tuple(f"{k}={v}" for k, v in row.finetuning.items()))
         finetune_config(tables, row.head, changes)
         names.add(row.run_name)
+        given = ["--dataset", "toy", "--trajectories", *row.flows.split()]
+        options = flows.main.make_context("flows", given).params
+        assert read_flow_options(options).tracks
     assert len(names) == len(ablation_rows.PARTS[part])
+
+
+def test_rows_with_other_flows_have_a_dataset_of_their_own():
+    plain, colour = Row("a", "mme"), Row("b", "mme", flows="--track-channels rgb --track-cells 2")
+    assert plain.run_name == "mme-mean" and colour.run_name != plain.run_name
+    folders = [ablation.folder_of(Path("out"), row.flows) for row in (plain, colour)]
+    assert folders == [Path("out"), Path("out/track-channels_rgb_track-cells_2")]
 
 
 def test_rows_of_one_pretraining_are_trained_one_after_the_other():
@@ -202,7 +216,7 @@ def test_rows_that_are_left_end_with_the_first_that_fails(monkeypatch):
         return {"finetuned": 50.0}
 
     monkeypatch.setattr(ablation, "train_row", train_row)
-    assert len(ablation.train_rows(None, rows, 0, None, ended)) == len(trained) == 2
+    assert len(ablation.train_rows({"": None}, rows, 0, None, ended)) == len(trained) == 2
 
 
 def test_a_part_is_complete_seed_by_seed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from train.options.config import EvaluateConfig, LoaderConfig
 from train.samples.datasets import EvaluateDataset
 from train.samples.loading import to_device
 from train.tables.typed import Choice
-from train.weights.exchange import export_safetensors, import_weights
+from train.weights.exchange import export_safetensors, import_weights, write_safetensors
 from train.weights.huggingface import export_huggingface
 from train.weights.usage import Usage
 
@@ -121,14 +122,30 @@ def test_steps_and_tokens_are_those_of_the_encoder(layout, source, per):
 def test_an_encoder_alone_has_the_mean_of_its_tokens(tmp_path, layout):
     sizes = {"image_size": 32, "num_frames": 4, "num_heads": 3}
     imported = import_weights(layout.out / "vit.pth", **sizes)
-    from train.weights.exchange import write_safetensors
-
     write_safetensors(layout.out / "vit.safetensors", imported)
     done = embed(layout, "vit.safetensors", "--split", "test", "--dtype", "float16")
     assert done.exit_code == 0, done.output
     _, values = read(layout.runs / "embed-vit")
     assert values.dtype == np.float16 and values.shape == (4, CONFIG.width)
     assert "segments" in done.output  # the recipe's frames, as the file does not say
+
+
+def test_a_recipe_is_chosen_by_name_or_by_the_number_of_clips(layout):
+    """vit.safetensors does not say how it samples frames, and 20 clips are few."""
+    imported = import_weights(layout.out / "vit.pth", image_size=32, num_frames=4, num_heads=3)
+    write_safetensors(layout.out / "vit.safetensors", imported)
+    frames = {}
+    for recipe in (None, "small", "ssv2"):
+        given = ["--dataset", "squares", "--out", layout.out, "--device", "cpu", "--workers", 0]
+        given += ["--from", layout.out / "vit.safetensors", "--split", "test"]
+        given += ["--run", f"by-{recipe}", *(["--recipe", recipe] if recipe else [])]
+        done = CliRunner().invoke(main, [str(each) for each in given])
+        assert done.exit_code == 0, done.output
+        options = (layout.runs / f"by-{recipe}" / "options.json").read_text()
+        frames[recipe] = json.loads(options)["options"]["frames"]
+    assert frames[None] == frames["small"] == {**DENSE, "short": "spread"}
+    assert frames["ssv2"]["kind"] == "segments"
+    refused(embed(layout, "vit.safetensors", "--recipe", "smal"), "unknown-name", "smal", "small")
 
 
 def test_parquet_has_a_row_for_each_vector(layout):

@@ -1,5 +1,6 @@
 """What `flows` makes on request: further sources, stabilised flow, tracks; and what it refuses."""
 
+import hashlib
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,8 @@ from preprocess.flow.options import TrackOptions
 from preprocess.flow.sources import DisOptions, make_source
 from preprocess.flow.tracks import make_tracks
 from preprocess.flow.tvl1 import tvl1_flow
+from preprocess.flow_run.decode_step import grey_frames as grey_pictures
+from preprocess.flow_run.decode_step import scaled_frames
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from shared.errors import EXIT_SET_ASIDE
@@ -185,6 +188,67 @@ def test_tracks_are_those_of_the_whole_clip(tmp_path):
             found = quantised(read_tracks(reader, range(first, last)).whole())
             for name in ("displacements", "steps", "hog"):
                 assert np.array_equal(found[name], expected[name]), name
+
+
+def test_hog_of_colour_is_that_of_the_whole_clip(tmp_path):
+    """Colour frames overlap from chunk to chunk as grey frames do, and are scaled as they are."""
+    layout = dataset(tmp_path, [70])
+    options = TrackOptions(length=2, points=5, channels="rgb", cells=2)
+    done = run_flows(
+        layout, "--source", "dis", "--dis-preset", "fast", "--flow-short-side", 64,
+        "--trajectories", "--track-length", 2, "--track-points", 5,
+        "--track-channels", "rgb", "--track-cells", 2,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    chunks = decode_clip(Clip("clip", "0.mp4"), layout.videos, DecodeOptions())
+    rgb = np.concatenate([chunk.rgb for chunk in chunks])
+    frames, colour = (torch.from_numpy(f(rgb, 64)) for f in (grey_pictures, scaled_frames))
+    flows = make_source("dis", DisOptions(dis_preset="fast"))(frames[:-1], frames[1:])
+    expected = quantised(make_tracks(frames, flows, options, colour=colour))
+    with ShardReader(layout.flows / "00000.h5", "flows") as reader:
+        kept = [reader.attributes[f"track_{name}"] for name in ("channels", "cells")]
+        assert kept == ["rgb", 2]
+        found = quantised(read_tracks(reader, range(70)).whole())
+    assert found["hog"].shape[-1] == 108
+    for name in ("displacements", "steps"):
+        assert np.array_equal(found[name], expected[name]), name
+    apart = np.abs(found["hog"].astype(int) - expected["hog"])
+    assert apart.max() <= 1 and apart.mean() < 1e-4, (apart.max(), apart.mean())
+    other = run_flows(layout, "--source", "dis", "--dis-preset", "fast", "--flow-short-side", 64,
+                      "--trajectories", "--track-length", 2, "--track-points", 5)  # fmt: skip
+    assert other.exit_code == 1
+    assert "--track-channels" in other.output and "rgb" in other.output and "grey" in other.output
+
+
+class OnePixelRight(torch.nn.Module):
+    """A point tracker for which everything moves one pixel to the right in each frame."""
+
+    def forward(
+        self, video: torch.Tensor, queries: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = torch.arange(video.shape[1])
+        moved = frames.float()[None, :, None, None] * torch.tensor([1.0, 0.0])
+        tracks = queries[:, None, :, 1:] + moved
+        return tracks, torch.ones(tracks.shape[:3])
+
+
+def test_tracks_may_come_from_a_tracker_of_others(tmp_path):
+    layout = dataset(tmp_path, [9])
+    weights = tmp_path / "tracker.pt"
+    torch.jit.script(OnePixelRight()).save(str(weights))
+    asked = ["--source", "dis", "--trajectories", "--track-points", 5, "--track-cell", 0]
+    done = run_flows(layout, *asked, "--track-weights", weights)
+    assert done.exit_code == 0, done.output
+    with ShardReader(layout.flows / "00000.h5", "flows") as reader:
+        found = reader.attributes["track_weights"]
+        tracks = read_tracks(reader, [0, 7]).whole()
+    assert found == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (tracks.displacements[0, :, :, 1] == 0).all()
+    assert np.array_equal(tracks.num_steps[0].reshape(5, 7)[:, :-1], np.full((5, 6), 6))
+    assert (tracks.displacements[0][tracks.num_steps[0] == 6][..., 0] == 1).all()
+    assert (tracks.num_steps[1] == 1).all()
+    again = run_flows(layout, *asked)
+    refused(again, "other-inputs", layout.flows, "track weights", "--overwrite")
 
 
 def test_tracks_of_a_still_scene_under_a_moving_camera_do_not_move(everything):

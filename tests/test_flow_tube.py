@@ -10,7 +10,7 @@ from errors import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shard_fixtures import write_moving_squares
-from track_fixtures import add_tracks
+from track_fixtures import add_tracks, random_tracks
 from training_fixtures import TINY_RECIPE, tiny_run
 
 from preprocess.drawing.masks import flow_of_steps
@@ -20,6 +20,7 @@ from shared.layout import DatasetLayout
 from shared.masks import MASKS, Scene
 from shared.randomness import counter_generator
 from shared.tracks import Tracks
+from train.clips.followed import flow_between_steps
 from train.clips.reader import ClipReader
 from train.clips.table import read_clip_table
 from train.clips.tracks import PlacedTracks
@@ -27,7 +28,6 @@ from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.pretrain import pretrain
 from train.samples.datasets import PretrainDataset
-from train.samples.followed import flow_between_steps
 from train.samples.views import StoredClip
 
 T, G = 8, 14
@@ -161,14 +161,6 @@ def test_impossible_options_are_refused():
 
 SOURCE, TRACKED, POINTS = (60, 40), (30, 20), (4, 6)  # source px, tracked px, rows and columns
 VIEWS = [View((6.0, 2.0, 42.0, 38.0), (32, 32), x, y) for x in (False, True) for y in (False, True)]
-
-
-def random_tracks(length: int) -> Tracks:
-    rng = np.random.default_rng(length)
-    moves = rng.normal(0, 2, (12, 24, length, 2)).astype(np.float32)
-    steps = np.minimum(length, 11 - np.arange(12))[:, None].repeat(24, axis=1)
-    steps = np.where(rng.random(steps.shape) < 0.1, steps // 2, steps)
-    return Tracks(moves, steps.astype(np.uint8), np.zeros((12, 24, length, 0), np.float32))
 
 
 def slow_flow(tracks: Tracks, firsts: list[int], view: View) -> np.ndarray:

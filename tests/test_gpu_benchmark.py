@@ -8,9 +8,10 @@ import torch
 from click.testing import CliRunner
 from errors import refused, refuses
 
-from benchmarks import gpu, gpu_parts
+from benchmarks import device_loader, gpu, gpu_parts
 from benchmarks.gpu_parts import PARTS, Place, iterated_pixels, moving_frames
 from benchmarks.record import Figure
+from train.options.recipe import loader_config, parse_changes, read_recipe
 
 
 @pytest.fixture
@@ -24,6 +25,20 @@ def test_quick_parts_give_figures(name, place):
     assert figures and all(figure.ours is not None for figure in figures)
     if name == "same flow":
         assert [figure.ours for figure in figures] == [0] and "as promised" in figures[0].note
+
+
+def test_the_loader_part_compares_the_same_pixels(place):
+    """And the two trainings of a GPU differ in nothing but the decoder."""
+    rate, apart = PARTS["loader"](place)
+    assert rate.ours > 0 and rate.theirs > 0
+    assert apart.ours == 0 and "largest 0" in apart.note  # interpolated: the bits of OpenCV
+    changes = parse_changes(device_loader.settings_of("gpu"))["loader"] | {"cache_megabytes": 0}
+    loader = loader_config(read_recipe("toy", None), changes)
+    assert (loader.workers, loader.decode) == (2, "gpu")
+    assert {*device_loader.settings_of("gpu")} ^ {*device_loader.settings_of("cpu")} == {
+        "loader.decode=gpu",
+        "loader.decode=cpu",
+    }
 
 
 def test_gradients_are_compared_with_those_of_float64(place, monkeypatch):

@@ -91,8 +91,9 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
     assert "--track-window" not in flows_command("pretrain", "METHOD=mme", flow)
     dense = flows_command("flows", "METHOD=mme", "ARGS=--track-window 16x2x8")
     assert dense.count("--track-window") == 1
-    of_mgmae = flows_command("pretrain", "METHOD=mgmae")
-    assert "--trajectories --track-cell 0" in of_mgmae and "--stabilise" not in of_mgmae
+    for method in ("mgmae", "trackmae"):
+        following = flows_command("pretrain", f"METHOD={method}")
+        assert "--trajectories --track-cell 0" in following and "--stabilise" not in following
     vectors = "--source tvl1,motion-vectors --lengths"
     assert vectors not in flows_command("pretrain", "METHOD=mofo")
     assert vectors in flows_command("pretrain", "METHOD=mgm")

@@ -178,6 +178,13 @@ def test_impossible_options_are_refused():
             TrajectoryConfig(fixed_hog=True, **options)
     with refuses("option-conflict", "decoders is 2"):
         TrajectoryConfig("flow", decoders=2)
+    with refuses("unknown-name", "hog_channels", "hsv", "grey, rgb"):
+        TrajectoryConfig(hog_channels="hsv")
+    with refuses("out-of-range", "hog_cells", 0):
+        TrajectoryConfig(hog_cells=0)
+    for options in ({"shape": False}, {"kind": "flow"}):
+        with refuses("option-unused", "hog_channels", "rgb", "hog_cells", 2):
+            TrajectoryConfig(hog_channels="rgb", hog_cells=2, **options)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Motion maps on the patch grid: against pixels cut and resized one by one."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from shard_fixtures import write_moving_squares
 from training_fixtures import TINY_RECIPE
 
 from shared.grid import View
-from shared.motion_cells import cell_means
+from shared.motion_cells import MEAN, PARTS, MotionPooling, cell_means, maps_of_frames, pooled_cells
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 from train.clips.reader import ClipReader
@@ -18,7 +20,7 @@ from train.clips.table import MotionNeeds, read_clip_table
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
 from train.samples.datasets import EvaluateDataset, PretrainDataset
-from train.samples.views import cut
+from train.samples.views import ClipView, StoredClip, cut
 
 
 def slow_cell_means(maps, view, source_size, grid):
@@ -51,6 +53,60 @@ def test_means_are_those_of_many_points(seed):
     found = cell_means(maps, view, source_size, grid)
     assert found.shape == (2, *grid) and found.dtype == np.float32
     assert np.abs(found - slow_cell_means(maps, view, source_size, grid)).max() < 0.05
+
+
+def slow_top_means(maps, view, source_size, grid, top):
+    """Each of the 16 parts of a cell as a view of its own."""
+    x1, y1, x2, y2 = view.crop
+    result = np.zeros((len(maps), *grid))
+    for row, column in np.ndindex(grid):
+        shown_row = grid[0] - 1 - row if view.flip_y else row
+        shown_column = grid[1] - 1 - column if view.flip_x else column
+        parts = []
+        for down, across in np.ndindex(4, 4):
+            y = y1 + (y2 - y1) * (shown_row + (down + np.arange(2)) / 4) / grid[0]
+            x = x1 + (x2 - x1) * (shown_column + (across + np.arange(2)) / 4) / grid[1]
+            part = View((x[0], y[0], x[1], y[1]), (4, 4))
+            parts.append(cell_means(maps, part, source_size, (1, 1))[:, 0, 0])
+        result[:, row, column] = np.sort(parts, axis=0)[16 - top :].mean(axis=0)
+    return result
+
+
+@given(st.integers(0, 2**32), st.integers(1, 16))
+def test_the_parts_that_move_most_are_those_of_loops(seed, top):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 12, 2)
+    maps = rng.random((2, height, width)).astype(np.float32)
+    source_size = tuple(int(side) for side in rng.integers(20, 400, 2))
+    corner = rng.uniform(-0.2, 0.8, 2) * source_size
+    crop = (*corner, *(corner + rng.uniform(0.2, 0.6, 2) * source_size))
+    view = View(crop, (64, 64), bool(rng.integers(2)), bool(rng.integers(2)))
+    grid = tuple(int(side) for side in rng.integers(1, 5, 2))
+    found = pooled_cells(maps, view, source_size, grid, top)
+    assert found.shape == (2, *grid) and found.dtype == np.float32
+    slow = slow_top_means(maps, view, source_size, grid, top)
+    np.testing.assert_allclose(found, slow, atol=2e-5)
+    means = cell_means(maps, view, source_size, grid)
+    assert (found >= means - 1e-5).all()
+    if top == PARTS:
+        np.testing.assert_allclose(slow, means, atol=2e-5)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.sampled_from([1, -1, 0]))
+def test_the_motion_before_a_frame_is_that_of_the_frame_before_it(frames, direction):
+    """Also in a view that runs backward in time; shuffled frames count as forward."""
+    if direction:
+        frames = sorted(set(frames))[::direction]
+    backward = len(frames) > 1 and all(b <= a for a, b in pairwise(frames))
+    backward = backward and frames[0] > frames[-1]
+    numbers, known = maps_of_frames(np.array(frames), 10, MotionPooling(before=True))
+    for frame, number, exists in zip(frames, numbers, known, strict=True):
+        before = frame + 1 if backward else frame - 1
+        assert exists == (0 <= before <= 9)
+        if exists:
+            assert number == min(frame, before)  # a map is that of the earlier of two frames
+    numbers, known = maps_of_frames(np.array(frames), 10, MEAN)
+    assert numbers.tolist() == frames and known.all()
 
 
 def test_the_whole_frame_keeps_its_mean():
@@ -159,3 +215,31 @@ def test_maps_of_another_size_than_stated_are_refused(tmp_path, config):
     table = read_clip_table(squares, ["train"], boxes=False, motion=MotionNeeds())
     with refuses("damaged-file", path, "square-000", "63 x 63"):
         ClipReader(table, max_open=2).motion(0, np.arange(4))
+
+
+def test_options_of_the_mask_decide_how_motion_is_read(squares, table, config):
+    path = squares.out / "options.toml"
+    path.write_text(TINY_RECIPE + '[pretrain.mgm]\nmask = {kind = "mgm", mask_ratio = 0.25}\n')
+    mask = {"kind": "mgm", "mask_ratio": 0.25, "top": 2, "before": True, "first": "motion"}
+    changes = {"model": {"patch_size": 4}, "mask": mask, "flips": []}
+    asked = pretrain_config(read_recipe("squares", path), "mgm", changes)
+    assert asked.motion_pooling == MotionPooling(2, True) and config.motion_pooling == MEAN
+    clip = StoredClip(table, 3, ClipReader(table, 4), asked.model)
+    view = ClipView(np.array([0, 2, 4, 6]), (0, 0, *clip.stored_size))
+    cells = [
+        pooled_cells(
+            clip.reader.motion(3, np.array([frame - 1])), clip.source_view(view),
+            clip.source_size, (8, 8), 2,
+        )[0]
+        for frame in (2, 4, 6)
+    ]  # fmt: skip
+    found = clip.motion(view, asked.motion_pooling)
+    np.testing.assert_allclose(found[0], cells[0] / 2, rtol=1e-6)  # the first frame has none
+    np.testing.assert_allclose(found[1], (cells[1] + cells[2]) / 2, rtol=1e-6)
+    assert (found != clip.motion(view)).any()
+    loader = LoaderConfig(workers=0)
+    masks = [PretrainDataset(table, each, loader, 0)[0, 3]["mask"] for each in (asked, config)]
+    assert (masks[0] != masks[1]).any()
+    for top in (0, 17):
+        with refuses("out-of-range", f"top is {top}", "1 to 16"):
+            MotionPooling(top)

@@ -186,6 +186,8 @@ def test_somebody_elses_model(layout, tmp_path):
     for name in names:
         assert name in done.output
     assert CONFIG.image_size == 32  # no recipe of the dataset decides the model
+    done = predict(layout, "--run", tmp_path / "theirs", video, "--recipe", "smal")
+    refused(done, "unknown-name", "smal", "small")
 
 
 def test_a_run_whose_dataset_is_elsewhere_takes_the_defaults_and_says_so(runs, tmp_path):

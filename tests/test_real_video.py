@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from video_fixtures import render_video
 
-from benchmarks import real_video
+from benchmarks import real_video, real_video_record
 from benchmarks.paired_bootstrap import Resampler
 from benchmarks.real_boxes import exchanged, read_person_boxes, something_else
 from benchmarks.real_clips import (
@@ -24,7 +25,8 @@ from benchmarks.real_clips import (
 )
 from benchmarks.real_video_cells import ALL, METHODS, flops_of_clip, plan_cells
 from benchmarks.real_video_plan import list_trainings
-from benchmarks.real_video_scores import Results, TestedClips
+from benchmarks.real_video_record import FinishedCells
+from benchmarks.real_video_scores import Results, ScoredClips
 from benchmarks.real_video_tables import efficiency_curves, tables, write_results
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
@@ -231,7 +233,7 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
     share = {"random": 4, "velocity": 2}
     for cell in plan_cells(tuple(share), (1,), (0,), (5, ALL), ("probe",), {1: 18}, 1e12):
         correct = np.arange(len(ids)) % share[cell.key] == 0
-        results.add(cell, TestedClips(ids, labels, correct), 10 if cell.labels else 18)
+        results.add(cell, ScoredClips(ids, labels, correct), 10 if cell.labels else 18)
     missing = [{"fold": 2, "method": "mofo", "seed": 0, "labels_per_class": 5, "measure": "probe"}]
     cost = {"epochs": 15, "clips_seen": 10455, "teraflops": 3.36, "hours": 0.05, "runs": 1}
     setting = {"command": "python", "folds": [1], "seeds": [0], "teraflops": 1.0,
@@ -252,6 +254,49 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
     assert (tmp_path / "real-probe.png").is_file()
 
 
+def test_finished_cells_outlive_their_runs(actions, clips, tmp_path):
+    layout, file = make_fold(clips, actions, 1), tmp_path / "cells.json"
+    cells = list(plan_cells(("random", "velocity"), (1,), (0,), (5,), ("probe",), {1: 20}, 1e12))
+    [random, velocity] = cells
+    tested = {each.clip_id: each.label for each in read_manifest(layout.manifest)
+              if each.split == "test"}  # fmt: skip
+    ids = sorted(tested, reverse=True)
+    labels = np.array([tested[clip_id] for clip_id in ids])
+    correct = np.arange(len(ids)) % 3 == 0
+    record = FinishedCells(file, "dis")
+    record.add(layout, velocity, ScoredClips(ids, labels, correct))
+    record.add_cost(layout, velocity.pretraining, {"hours": 0.5})
+    record.write()
+
+    again = FinishedCells(file, "dis")
+    found = again.tested(layout, velocity)
+    assert found.clip_ids == ids[::-1] and found.correct.tolist() == correct[::-1].tolist()
+    assert found.labels.tolist() == labels[::-1].tolist()
+    assert again.cost(layout, velocity.pretraining) == {"hours": 0.5}
+    assert again.tested(layout, random) is None
+    assert FinishedCells(file, "tvl1").tested(layout, velocity) is None  # other flow
+    more = plan_cells(("velocity",), (1,), (0,), (5,), ("probe",), {1: 20}, 3e12)
+    assert again.tested(layout, next(more)) is None  # more compute
+    file.write_text(file.read_text()[:40])
+    with refuses("damaged-file", file):
+        FinishedCells(file, "dis")
+
+
+def test_a_changed_recipe_makes_cells_unfinished(actions, clips, tmp_path, monkeypatch):
+    layout = make_fold(clips, actions, 1)
+    [cell] = plan_cells(("velocity",), (1,), (0,), (5,), ("probe",), {1: 20}, 1e12)
+    ids = sorted(read_sources(actions))
+    tested = ScoredClips(ids, np.zeros(len(ids), int), np.ones(len(ids), bool))
+    record = FinishedCells(tmp_path / "cells.json", "dis")
+    record.add(layout, cell, tested)
+    assert record.tested(layout, cell) is not None
+    recipe = real_video_record.RECIPE
+    other = tmp_path / "other.toml"
+    other.write_text(recipe.read_text().replace("image_size = 80", "image_size = 96"))
+    monkeypatch.setattr(real_video_record, "RECIPE", other)
+    assert record.tested(layout, cell) is None
+
+
 @pytest.mark.slow
 def test_a_stopped_benchmark_continues_and_ends_with_a_table(actions, tmp_path):
     """From videos to the table, on rendered clips; the second call computes nothing again."""
@@ -262,6 +307,7 @@ def test_a_stopped_benchmark_continues_and_ends_with_a_table(actions, tmp_path):
     options = ["--videos", str(actions), "--out", str(tmp_path / "out"), "--folds", "1",
                "--methods", "random,velocity", "--labels", "all", "--measures", "probe",
                "--teraflops", "0.01", "--pool", "in-process",
+               "--finished", str(tmp_path / "cells.json"),
                "--results", str(tmp_path / "real.json")]  # fmt: skip
     before = CliRunner().invoke(real_video.main, [*options, "--only-tables"])
     assert before.exit_code == 0 and "Not run yet: 2 cells" in before.output
@@ -272,3 +318,9 @@ def test_a_stopped_benchmark_continues_and_ends_with_a_table(actions, tmp_path):
     again = CliRunner().invoke(real_video.main, options)
     assert again.exit_code == 0 and "2 figures, 2 of them finished" in again.output
     assert finished == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("finished")}
+    rows = json.loads((tmp_path / "real.json").read_text())["rows"]
+    shutil.rmtree(tmp_path / "out")  # as on another machine: nothing is trained or decoded
+    elsewhere = CliRunner().invoke(real_video.main, options)
+    assert elsewhere.exit_code == 0 and "2 figures, 2 of them finished" in elsewhere.output
+    assert not list((tmp_path / "out").rglob("*.h5"))
+    assert json.loads((tmp_path / "real.json").read_text())["rows"] == rows

@@ -130,6 +130,7 @@ def test_masks_are_drawn_again_for_each_window() -> None:
     by_method = {text.split(":")[0]: mask for text, mask in masks.by_caption.items()}
     shares = {"mofo": 0.9, "videomae": 0.9, "random": 0.9, "block": 0.75, "smm": 0.75}
     shares |= {"mgm": 0.75, "mme": 0.7, "videomae_v2": 0.9, "motion_mae": 0.9, "mgmae": 0.9}
+    shares |= {"trackmae": 0.8}
     assert list(by_method) == list(METHODS) and set(METHODS) == set(shares)
     for method, mask in by_method.items():
         assert mask.shape == (40, 14, 14)

@@ -15,7 +15,7 @@ from training_fixtures import TINY_RECIPE
 
 from shared.grid import View
 from shared.shard_index import read_index, write_index
-from shared.tracks import Tracks
+from shared.tracks import HogLayout, Tracks
 from train.clips.reader import ClipReader
 from train.clips.table import MotionNeeds, read_clip_table
 from train.clips.tracks import PlacedTracks
@@ -29,14 +29,14 @@ from train.pictures.trajectories import pixels_per_unit
 from train.samples.datasets import PretrainDataset
 
 
-def random_tracks(rng, time_steps=2, grid=(5, 7), length=6, size=(56, 40)):
+def random_tracks(rng, time_steps=2, grid=(5, 7), length=6, size=(56, 40), values=9):
     points = grid[0] * grid[1]
     left = rng.integers(0, 9, time_steps)
     steps = np.minimum(rng.integers(0, length + 3, (time_steps, points)), length)
     steps = np.minimum(steps, left[:, None]).astype(np.uint8)
     alive = np.arange(length) < steps[..., None]
     displacements = rng.normal(0, 3, (time_steps, points, length, 2)) * alive[..., None]
-    hog = rng.gamma(1.0, 2.0, (time_steps, points, length, 9)) * alive[..., None]
+    hog = rng.gamma(1.0, 2.0, (time_steps, points, length, values)) * alive[..., None]
     tracks = Tracks(displacements.astype(np.float32), steps, hog.astype(np.float32))
     return PlacedTracks(tracks, left, grid, size)
 
@@ -45,6 +45,17 @@ def random_view(rng, source_size) -> View:
     corner = rng.uniform(-0.2, 0.5, 2) * source_size
     crop = (*corner, *(corner + rng.uniform(0.4, 0.9, 2) * source_size))
     return View(crop, (32, 32), bool(rng.integers(2)), bool(rng.integers(2)))
+
+
+def flipped_shape(shape, config, view):
+    """HOG of the flipped picture, number by number."""
+    cells, found = config.hog_cells, []
+    for channel, row, column, k in np.ndindex(len(shape) // (9 * cells**2), cells, cells, 9):
+        row = cells - 1 - row if view.flip_y else row
+        column = cells - 1 - column if view.flip_x else column
+        bin_of = (9 - k) % 9 if view.flip_x != view.flip_y else k
+        found.append(shape[((channel * cells + row) * cells + column) * 9 + bin_of])
+    return np.array(found)
 
 
 def slow_target(placed, view, source_size, grid, config, ends):
@@ -91,10 +102,9 @@ def slow_target(placed, view, source_size, grid, config, ends):
                         if view.flip_y:
                             move[1] = -move[1]
                         shape = tracks.hog[t, point, min(first, config.length - 1)]
-                        if view.flip_x != view.flip_y:
-                            shape = np.array([shape[(9 - k) % 9] for k in range(9)])
+                        shape = flipped_shape(shape, config, view)
                         moves.append(move * counted)
-                        shapes.append(shape if counted else np.full(9, np.nan))
+                        shapes.append(shape if counted else np.full(len(shape), np.nan))
                         counts.append(counted)
                 number = max(sum(counts), 1)
                 length = math.sqrt(np.square(moves).sum() / (2 * number))
@@ -114,9 +124,11 @@ def slow_target(placed, view, source_size, grid, config, ends):
     st.sampled_from([1, 4, 9]),
     st.sampled_from([(True, True), (True, False), (False, True)]),
     st.booleans(),
+    st.sampled_from([("grey", 1), ("grey", 1), ("rgb", 1), ("grey", 2), ("rgb", 2)]),
 )
 @settings(max_examples=25, deadline=None)
-def test_targets_are_those_of_a_slow_loop(seed, points, parts, interpolate):
+def test_targets_are_those_of_a_slow_loop(seed, points, parts, interpolate, hog):
+    hog = hog if parts[1] else ("grey", 1)
     rng = np.random.default_rng(seed)
     config = TrajectoryConfig(
         length=int(rng.integers(3, 7)),
@@ -124,8 +136,12 @@ def test_targets_are_those_of_a_slow_loop(seed, points, parts, interpolate):
         positions=parts[0],
         shape=parts[1],
         interpolate=interpolate,
+        hog_channels=hog[0],
+        hog_cells=hog[1],
     )
-    placed, source_size = random_tracks(rng), (112, 80)
+    values = config.hog_layout.num_values
+    assert values == {"grey": 9, "rgb": 27}[hog[0]] * hog[1] ** 2
+    placed, source_size = random_tracks(rng, values=values), (112, 80)
     view, grid = random_view(rng, source_size), (2, 3)
     frames = np.cumsum(rng.integers(0, 4, 4))  # as of a short clip: at most 3 apart
     ends = config.step_ends(frames, 2, stride=3)
@@ -314,7 +330,7 @@ flips = ["x", "y"]
 [pretrain.mme.model]
 patch_size = 4
 """
-NEEDS = MotionNeeds(track_length=6, hog=True)
+NEEDS = MotionNeeds(track_length=6, hog=HogLayout())
 
 
 def test_tracks_are_those_that_start_at_the_frames_asked_for(squares):
@@ -386,11 +402,20 @@ def test_missing_tracks_name_the_command(tmp_path):
     with refuses("missing-data", "4 steps", "9 are", "--track-length 9"):
         read_clip_table(squares, ["train"], boxes=False, motion=MotionNeeds(track_length=9))
     with refuses("missing-data", squares.flows, "HOG"):
-        read_clip_table(squares, ["train"], False, MotionNeeds(track_length=4, hog=True))
+        read_clip_table(squares, ["train"], False, MotionNeeds(track_length=4, hog=HogLayout()))
     with refuses("missing-data", "24 points", "60 are", "--track-points 60"):
         read_clip_table(squares, ["train"], False, MotionNeeds(track_length=4, track_points=60))
     table = read_clip_table(squares, ["train"], False, MotionNeeds(track_length=4))
     assert ClipReader(table, 2).tracks(0, np.array([0])).tracks.hog.shape == (1, 576, 4, 0)
+    add_tracks(squares, length=4, points=6, hog=HogLayout("rgb", 2))
+    needs = MotionNeeds(track_length=4, hog=HogLayout())
+    with refuses("missing-data", squares.flows, "rgb frames in 2 x 2", "grey frames in 1 x 1"):
+        read_clip_table(squares, ["train"], False, needs)
+    rgb = replace(needs, hog=HogLayout("rgb", 3))
+    with refuses("missing-data", "--trajectories --track-channels rgb --track-cells 3"):
+        read_clip_table(squares, ["train"], False, rgb)
+    table = read_clip_table(squares, ["train"], False, replace(needs, hog=HogLayout("rgb", 2)))
+    assert ClipReader(table, 2).tracks(0, np.array([0])).tracks.hog.shape == (1, 36, 4, 108)
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,10 @@ def test_what_needs_other_frames_is_refused_before_training(recipe, tmp_path):
     ).needed_motion
     with refuses("missing-data", WINDOW, "4x1x2", "--track-window 4x1x2 --overwrite"):
         read_clip_table(layout, ["train"], boxes=True, motion=denser)
+    colours = pretrain_config(recipe, "mme", {"trajectories": {"hog_channels": "rgb"}})
+    assert colours.needed_motion.track_window is None
+    with refuses("option-conflict", "--track-window", "--track-channels"):
+        TrackOptions(channels="rgb", window=WINDOW)
     maps_alone = MotionNeeds()
     assert len(read_clip_table(layout, ["train"], boxes=True, motion=maps_alone)) > 0
     needs = replace(anywhere, track_window=pretrain_config(recipe, "mme").cut.window)

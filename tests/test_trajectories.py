@@ -92,8 +92,24 @@ def slow_hog(frame, cell, x, y):
     return slow_bilinear(cell_mean, x, y)
 
 
-def slow_tracks(frames, flows, options, residual=None):
+def slow_square_hog(pictures, options, x, y):
+    """HOG of each cell of a square around (x, y), channel by channel; cells outside of the frame
+    take the place of the nearest pixel corner."""
+    height, width = pictures[0].shape
+    middle = (options.cells - 1) / 2
+    found = []
+    for picture in pictures:
+        for row in range(options.cells):
+            for column in range(options.cells):
+                at_x = min(max(x + (column - middle) * options.cell, 0), width)
+                at_y = min(max(y + (row - middle) * options.cell, 0), height)
+                found.append(slow_hog(picture, options.cell, at_x, at_y))
+    return np.concatenate(found)
+
+
+def slow_tracks(frames, flows, options, residual=None, colour=None):
     """One track after another, one step after another."""
+    pictures = frames.numpy()[None] if colour is None else colour.numpy().transpose(3, 0, 1, 2)
     frames, flows = frames.numpy(), flows.numpy().astype(np.float64)
     recorded = flows if residual is None else residual.numpy().astype(np.float64)
     num_frames, height, width = frames.shape
@@ -106,7 +122,7 @@ def slow_tracks(frames, flows, options, residual=None):
     flows, recorded = smooth(flows), smooth(recorded)
     rows, columns = grid_shape((height, width), options.points)
     shape = (num_frames, rows * columns, options.length)
-    displacements, hog = np.zeros((*shape, 2)), np.zeros((*shape, NUM_BINS))
+    displacements, hog = np.zeros((*shape, 2)), np.zeros((*shape, options.layout.num_values))
     num_steps = np.zeros(shape[:2], dtype=int)
     for first in range(num_frames):
         for point in range(rows * columns):
@@ -127,7 +143,7 @@ def slow_tracks(frames, flows, options, residual=None):
                 if not (0 <= after_x < width and 0 <= after_y < height):
                     break
                 displacements[first, point, step] = [at(p) for p in recorded[first + step]]
-                hog[first, point, step] = slow_hog(frames[first + step], options.cell, x, y)
+                hog[first, point, step] = slow_square_hog(pictures[:, first + step], options, x, y)
                 num_steps[first, point] += 1
                 x, y = after_x, after_y
     return Tracks(displacements, num_steps, hog)
@@ -150,6 +166,39 @@ def test_against_the_slow_loop(num_frames, options, speed):
     assert np.allclose(fast.displacements, slow.displacements, atol=1e-3)
     assert np.allclose(fast.hog, slow.hog, atol=1e-2)
     assert fast.num_steps.dtype == np.uint8 and fast.displacements.dtype == np.float32
+
+
+@pytest.mark.parametrize(("channels", "cells"), [("rgb", 1), ("grey", 2), ("rgb", 3)])
+def test_hog_of_channels_and_cells_against_the_slow_loop(channels, cells):
+    options = TrackOptions(length=3, points=4, cell=4, channels=channels, cells=cells)
+    frames, flows = random_clip(4, 13, 18, 2.0, "colour")
+    colour = None
+    if channels == "rgb":
+        rng = np.random.default_rng(cells)
+        colour = torch.from_numpy(rng.integers(0, 256, (*frames.shape, 3), dtype=np.uint8))
+    fast = make_tracks(frames, flows, options, colour=colour)
+    slow = slow_tracks(frames, flows, options, colour=colour)
+    number = {"rgb": 3, "grey": 1}[channels] * cells**2 * 9
+    assert fast.hog.shape[-1] == options.layout.num_values == number
+    assert np.allclose(fast.hog, slow.hog, atol=2e-2)
+    assert np.array_equal(fast.displacements, make_tracks(frames, flows, TrackOptions(
+        length=3, points=4, cell=4)).displacements)  # fmt: skip
+
+
+@pytest.mark.parametrize(("flip_x", "flip_y"), [(True, False), (False, True), (True, True)])
+def test_flipped_frames_have_flipped_hog(flip_x, flip_y):
+    """By `HogLayout.flipped`, for each channel and cell."""
+    options = TrackOptions(length=2, points=4, cell=4, channels="rgb", cells=2)
+    frames, flows = random_clip(3, 16, 16, 0.0, "flip")
+    flows = torch.zeros_like(flows)
+    rng = np.random.default_rng(3)
+    colour = torch.from_numpy(rng.integers(0, 256, (*frames.shape, 3), dtype=np.uint8))
+    axes = [1] * flip_y + [2] * flip_x
+    hog = make_tracks(frames, flows, options, colour=colour).hog.reshape(3, 4, 4, 2, -1)
+    mirrored = make_tracks(frames.flip(axes), flows, options, colour=colour.flip(axes)).hog
+    expected = np.flip(hog, axes)[..., options.layout.flipped(flip_x, flip_y)]
+    assert np.allclose(mirrored.reshape(hog.shape), expected, atol=0.02)
+    assert not np.allclose(mirrored.reshape(hog.shape), np.flip(hog, axes), atol=1.0)
 
 
 def test_residual_motion_against_the_slow_loop():

@@ -12,19 +12,27 @@ from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
-from shared.tracks import Tracks, grid_shape, start_points
+from shared.tracks import HogLayout, Tracks, grid_shape, start_points
 
 
 def add_tracks(
-    layout: DatasetLayout, length: int = 6, points: int = 24, cell: int = 8, window: str = ""
+    layout: DatasetLayout,
+    length: int = 6,
+    points: int = 24,
+    cell: int = 8,
+    hog: HogLayout = HogLayout(),  # noqa: B008 - it cannot change
+    window: str = "",
 ) -> None:
     """Write the flows shards again with tracks: points in the square go with it, others rest.
 
     HOG tells which frame a track began at and where: the first bin holds the frame's number, the
-    second 1 in the square and 0 outside, the others 1.
+    second 1 in the square and 0 outside, the others 1. They are the same in each channel and cell
+    of `hog`.
     """
     index = read_index(layout.flows)
-    options = TrackOptions(length, points, cell=cell, window=window)
+    options = TrackOptions(
+        length, points, cell=cell, channels=hog.channels, cells=hog.cells, window=window
+    )
     entries = []
     for entry in index.shards:
         path = layout.flows / entry.name
@@ -54,7 +62,7 @@ def _track_arrays(
         starts = range(last - first) if window is None else window.starts(last - first)
         for start in starts:
             frames = boxes[first + start : last]
-            parts[first + start] = _tracks_of(start, frames, points, options.length, options.cell)
+            parts[first + start] = _tracks_of(start, frames, points, options)
     stored = [coded(tracks, options) for tracks in parts.values()]
     counts = np.zeros(len(boxes), np.int64)
     for frame, tracks in parts.items():
@@ -70,10 +78,9 @@ def _track_arrays(
     }
 
 
-def _tracks_of(
-    number: int, boxes: np.ndarray, starts: np.ndarray, length: int, cell: int
-) -> Tracks:
+def _tracks_of(number: int, boxes: np.ndarray, starts: np.ndarray, options: TrackOptions) -> Tracks:
     """Tracks from the first of `boxes`, those of the frames to the clip's end."""
+    length, cell, layout = options.length, options.cell, options.layout
     steps = min(length, len(boxes) - 1)
     x1, y1, x2, y2 = boxes[0]
     inside = (starts >= [x1, y1]).all(axis=1) & (starts < [x2, y2]).all(axis=1)
@@ -84,4 +91,14 @@ def _tracks_of(
         hog[:, :steps] = 1.0
         hog[:, :steps, 0] = number
         hog[:, :steps, 1] = inside[:, None]
+        hog = np.tile(hog, layout.num_values // 9)
     return Tracks(moves[None], np.full((1, len(starts)), steps, np.uint8), hog[None])
+
+
+def random_tracks(length: int) -> Tracks:
+    """Tracks of 12 frames from 4 x 6 points; some end early, and none goes past the last frame."""
+    rng = np.random.default_rng(length)
+    moves = rng.normal(0, 2, (12, 24, length, 2)).astype(np.float32)
+    steps = np.minimum(length, 11 - np.arange(12))[:, None].repeat(24, axis=1)
+    steps = np.where(rng.random(steps.shape) < 0.1, steps // 2, steps)
+    return Tracks(moves, steps.astype(np.uint8), np.zeros((12, 24, length, 0), np.float32))

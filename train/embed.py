@@ -34,6 +34,7 @@ from shared.progress import bar_options
 from shared.run_record import JsonlLog, RunLock, read_jsonl
 from shared.wording import counted
 from train.clips.table import ClipTable, read_clip_table
+from train.options.chosen_recipe import choose_recipe
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, loader_config, read_recipe
 from train.running.command import data_options, run_option, with_workers
@@ -76,8 +77,8 @@ POSITIVE = click.IntRange(min=1)
               show_default=f"as many as have 256 MB, at most {MOST_CLIPS}",
               help="Number of clips in a file.")  # fmt: skip
 @click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE",
-              help="Recipe that says how frames are sampled for weights that do not say it."
-              "  [default: that of the dataset, or default.toml]")  # fmt: skip
+              help="Recipe file, or a name in train/recipes/: how frames are sampled for weights "
+              "that do not say it.  [default: by dataset]")  # fmt: skip
 @run_option("Name of the folder that the command writes.")
 @click.option("--overwrite", is_flag=True,
               help="Delete what an earlier run wrote, and start again.")  # fmt: skip
@@ -111,13 +112,14 @@ def main(
             "different places, and have no mean; leave --segments and --crops out",
         )
     layout = DatasetLayout(out, dataset)
-    tables = read_recipe(dataset, recipe)
+    tables = read_recipe(dataset, choose_recipe(layout, recipe)[0])
     weights = find_weights(layout, source)
     if weights is None:
         raise InputError("unknown-name", "--from none: random weights have no features; name a run")
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.embedding import read_embedder
     from train.running.engine import one_process
+    from train.samples.coded_views import check_decoding
     from train.weights.files import digest_of
 
     embedder = read_embedder(weights, finetune_config(tables, None), per)
@@ -144,6 +146,7 @@ def main(
         "clips_per_part": per_part,
         "micro_batch_size": loader.micro_batch_size,  # rounding depends on it
         "precision": loader.precision,
+        **({} if loader.decode == "cpu" else {"decode": loader.decode}),
         "config": {"model": embedder.model.to_dict(), "head": embedder.head.to_dict()},
     }
     num_parts = -(-len(table) // per_part)
@@ -158,6 +161,7 @@ def main(
         # -------------------------------------------------------------------------------------
         done = finished_parts(folder, names)
         process = one_process(device)
+        check_decoding(loader, process.device)
         network = embedder.build().eval().to(process.device)
         views = EvaluateConfig("test", segments, crops)
         split_of = {clip.clip_id: clip.split for clip in read_manifest(layout.manifest)}

@@ -246,6 +246,7 @@ def evaluate(
     from train.evaluation.score_files import write_scores
     from train.evaluation.scoring import score_clips
     from train.running.engine import start_processes
+    from train.samples.coded_views import decoding_on
     from train.samples.datasets import EvaluateDataset
     from train.weights.files import digest_of
 
@@ -287,6 +288,7 @@ def evaluate(
     # -----------------------------------------------------------------------------------------
     # Score
     # -----------------------------------------------------------------------------------------
+    loader = decoding_on(processes.device, loader)
     model = tested.build().to(processes.device)
     dataset = EvaluateDataset(
         table,

@@ -29,6 +29,7 @@ from shared.randomness import counter_generator
 from shared.wording import counted
 from train.clips.table import read_clip_table
 from train.network.head_config import KINDS
+from train.options.decoding import refuse_augmentation
 from train.options.recipe import evaluate_config, finetune_config
 from train.running.command import (
     Common,
@@ -106,6 +107,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
     tables = common.read_recipe()
     config = finetune_config(tables, head, common.training_changes())
     loader = common.loader(tables)
+    refuse_augmentation(config.augment, loader)
     weights = find_weights(layout, source)
     folder = RunFolder(layout.runs / (common.run or run_name(source, config.head.kind)))
     classes = read_classes(layout.classes)

@@ -36,6 +36,7 @@ from train.evaluation.predictions import Prediction, as_csv, as_json, likeliest
 from train.evaluation.run_classes import class_names
 from train.new_videos.listing import NewClip, clip_id, list_clips
 from train.new_videos.shards import NewShards, make_shards
+from train.options.chosen_recipe import choose_recipe
 from train.options.recipe import read_recipe
 from train.running.command import with_workers
 
@@ -74,8 +75,9 @@ FIRST = 5  # classes that are shown by default
 @click.option("--crops", type=POSITIVE, metavar="N", show_default="as the model was tested",
               help="Number of square crops of each view along the long side.")  # fmt: skip
 @click.option("--recipe", type=FOLDER, metavar="FILE",
-              help="For somebody else's model: recipe that says how frames are sampled, and how "
-              "many views a clip gets.  [default: that of --dataset, or default.toml]")  # fmt: skip
+              help="For somebody else's model: recipe file, or a name in train/recipes/. It says "
+              "how frames are sampled, and how many views a clip gets.  [default: by --dataset, "
+              "or else default]")  # fmt: skip
 @click.option("--work", type=FOLDER, metavar="FOLDER", show_default="a temporary folder",
               help="Folder for decoded frames and boxes. It is kept, and the same command reuses "
               "what is in it.")  # fmt: skip
@@ -113,7 +115,9 @@ def main(
         )
     _refuse_existing([file for file in (csv_file, json_file) if file], overwrite)
     layout = DatasetLayout(out, dataset or "toy")
-    tables = read_recipe(dataset or "default", recipe)
+    # Whether the dataset has few clips says nothing about somebody else's model.
+    named = None if recipe is None else choose_recipe(layout, recipe)[0]
+    tables = read_recipe(dataset or "default", named)
     classifier = find_classifier(source, layout, tables)
     if recipe is not None and classifier.run is not None:
         raise InputError(
@@ -198,11 +202,14 @@ def _predict(
         return []
     from train.evaluation.scoring import score_clips
     from train.running.engine import one_process
+    from train.samples.coded_views import decoding_on
     from train.samples.datasets import EvaluateDataset
 
     table = read_clip_table(shards.layout, ["test"], classifier.needs_boxes)
     assert [table.clip_id(row) for row in range(len(table))] == [clip_id(n) for n in good]
+    process = one_process(device)
     loader = replace(with_workers(classifier.loader, workers), cache_megabytes=0)
+    loader = decoding_on(process.device, loader)
     views = classifier.views
     dataset = EvaluateDataset(
         table,
@@ -213,7 +220,6 @@ def _predict(
         classifier.head.box,
         inside=classifier.head.inside,
     )
-    process = one_process(device)
     model = classifier.build().to(process.device)
     scores = score_clips(model, dataset, loader, process, "predict")
     names = _names(classifier)

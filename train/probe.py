@@ -309,6 +309,7 @@ def probe(
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
     from train.running.engine import start_processes
+    from train.samples.coded_views import check_decoding
     from train.weights.exchange import import_weights
     from train.weights.files import digest_of
 
@@ -345,6 +346,7 @@ def probe(
     if not config.few_labels.are_all:
         options["few_labels"] = asdict(config.few_labels)
     processes = start_processes(device)
+    check_decoding(loader, processes.device)
     _print_summary(processes, folder, options, views, knn, probes)
     if label_line is not None:
         processes.say(f"  {label_line}")

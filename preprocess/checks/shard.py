@@ -26,6 +26,7 @@ from shared.schema import CLIP_PATHS
 from shared.shard_cache import drop, fetch_again
 from shared.shard_index import ShardEntry
 from shared.shards import ShardReader
+from shared.tracks import HogLayout
 
 MAX_CHUNKS_NAMED = 3  # for each shard; a damaged disk would otherwise fill the screen
 
@@ -194,7 +195,13 @@ def _track_problems(reader: ShardReader) -> Iterator[str]:
     num_tracks, named = reader.length("/track/steps"), reader.attributes
     yield from _offset_problems(reader, "/track/offsets", num_tracks)
     try:
-        options = TrackOptions(named.get("track_length", 0), window=named.get("track_window", ""))
+        layout = HogLayout.of_attributes(named)
+        options = TrackOptions(
+            named.get("track_length", 0),
+            channels=layout.channels,
+            cells=layout.cells,
+            window=named.get("track_window", ""),
+        )
     except InputError as error:
         yield error.message
         return

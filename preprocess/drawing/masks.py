@@ -21,7 +21,7 @@ from shared.errors import InputError
 from shared.flow_tube import FINE, fine_points
 from shared.grid import View, inside_boxes, window_box
 from shared.masks import MASKS, Scene
-from shared.motion_cells import cell_means
+from shared.motion_cells import MotionPooling, maps_of_frames, pooled_cells
 from shared.moving_areas import moving_positions
 from shared.randomness import counter_generator
 
@@ -123,20 +123,19 @@ def draw_masks(
         inside[part] = moving[part] = inside_boxes(boxes[part], view, PATCH)
         if areas is not None:
             moving[part] = moving_positions(areas[part], view, source_size, PATCH)
-        cells = cell_means(maps[part], view, source_size, grid)
-        motion = np.stack(
-            [cells[of_step[part] == t].mean(axis=0) for t in np.unique(of_step[part])]
-        )
-        # A window that is cut short by the end of the video repeats its last motion.
-        motion = np.concatenate([motion, np.repeat(motion[-1:], steps - len(motion), axis=0)])
         if flow is None:
             followed = np.zeros((steps - 1, grid[0] * FINE, grid[1] * FINE, 2), np.float32)
         else:
             followed = flow_of_steps(
                 flow[part], steps, TUBELET * stride, view.crop, source_size, grid
             )
-        scene = Scene(steps, inside[first], motion, followed, moving[first])
+        frames = np.arange(first, min(first + window, len(boxes)))
         for method, table in methods.items():
+            pooling = MotionPooling.of_mask(arguments[method])
+            numbers, known = maps_of_frames(frames, len(boxes), pooling)
+            cells = pooled_cells(maps[numbers], view, source_size, grid, pooling.top)
+            motion = _of_steps(cells * known[:, None, None], of_step[part], steps)
+            scene = Scene(steps, inside[first], motion, followed, moving[first])
             rng = counter_generator("show", name, method, first)
             mask = MASKS[table["mask"]["kind"]].draw(scene, rng, **arguments[method])
             _refuse_extremes(method, mask)
@@ -163,6 +162,15 @@ def draw_masks(
             if (chosen != masks[method]).any()
         },
     )
+
+
+def _of_steps(cells: np.ndarray, of_step: np.ndarray, steps: int) -> np.ndarray:
+    """Means over the frames of each time step: [T, rows, columns] -> [steps, rows, columns].
+
+    A window that is cut short by the end of the video repeats its last motion.
+    """
+    motion = np.stack([cells[of_step == t].mean(axis=0) for t in np.unique(of_step)])
+    return np.concatenate([motion, np.repeat(motion[-1:], steps - len(motion), axis=0)])
 
 
 def method_masks(recipe: Path = RECIPE) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ class GreyFrames:
         attempt: number of times that the clip was started before.
         first_index: number of frames[0] in the clip.
         frames: uint8 [T, h, w], grey.
+        colour: uint8 [T, h, w, 3], the same frames in RGB, if HOG of each channel is stored.
         num_before: number of frames that belong to the previous chunk; see `frames_before` of
             FlowOptions.
         is_last: whether the clip ends with this chunk.
@@ -30,6 +31,7 @@ class GreyFrames:
     frames: np.ndarray
     num_before: int = 0
     is_last: bool = True
+    colour: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

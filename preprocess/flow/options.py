@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from preprocess.flow.boundaries import OVERLAP
-from preprocess.flow.source_options import SourceOptions, declarations, read_source_options
+from preprocess.flow.source_options import (
+    SourceOptions,
+    declarations,
+    file_digest,
+    read_source_options,
+)
 from preprocess.flow.sources import (
     MOTION_VECTORS,
     NO_SOURCE,
@@ -21,7 +27,14 @@ from shared.errors import InputError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
 from shared.packed_tracks import HOG_FLOOR, HOG_STEP, MOVE_FLOOR, MOVE_STEP
 from shared.track_window import TrackWindow
-from shared.tracks import DISPLACEMENT_UNIT, HOG_UNIT, USUAL_LENGTH, USUAL_POINTS
+from shared.tracks import (
+    CHANNELS,
+    DISPLACEMENT_UNIT,
+    HOG_UNIT,
+    USUAL_LENGTH,
+    USUAL_POINTS,
+    HogLayout,
+)
 
 STABILISE = ("off", "warp", "subtract")
 MAP_KINDS = {LENGTHS: "length", BOUNDARIES: "boundaries"}  # by output ending: `map` of a config
@@ -36,6 +49,10 @@ class TrackOptions:
         points: number of grid points along the short side of the frame, 1..1024.
         max_flow: components of flow are clipped to +-max_flow pixels; 0 = no clipping.
         cell: side of the HOG cell in pixels, even, at most 64; 0 = no HOG.
+        channels: what HOG is computed of, "grey" frames or each of the three "rgb" channels.
+        cells: cells along each side of the square around a position, 1..4.
+        weights: TorchScript file of a point tracker that follows points instead of the flow
+            (preprocess/flow/point_tracker.py).
         window: training windows at whose tubelets tracks start, such as "16x3x2"
             (shared/track_window.py); "" = tracks start at every frame.
 
@@ -47,10 +64,16 @@ class TrackOptions:
     points: int = USUAL_POINTS
     max_flow: float = 20.0
     cell: int = 8
+    channels: str = "grey"
+    cells: int = 1
+    weights: Path | None = None
     window: str = ""
 
     def __post_init__(self) -> None:
-        for name, least, most in (("length", 1, 255), ("points", 1, 1024), ("cell", 0, 64)):
+        for name, least, most in (
+            *(("length", 1, 255), ("points", 1, 1024), ("cell", 0, 64)),
+            ("cells", 1, 4),
+        ):
             if not least <= getattr(self, name) <= most:
                 raise InputError(
                     "out-of-range",
@@ -60,34 +83,56 @@ class TrackOptions:
             raise InputError(
                 "out-of-range", f"--track-cell is {self.cell}; it must be an even number of pixels"
             )
+        if self.channels not in CHANNELS:
+            raise InputError(
+                "unknown-name",
+                f"--track-channels is {self.channels!r}; allowed: {', '.join(CHANNELS)}",
+            )
+        if self.layout != HogLayout() and not self.cell:
+            raise InputError(
+                "option-unused",
+                "--track-cell is 0, so that no HOG is stored, and --track-channels and "
+                "--track-cells have no effect; leave them out",
+            )
         if not 0 <= self.max_flow < math.inf:
             raise InputError(
                 "out-of-range",
                 f"--track-max-flow is {self.max_flow}; it must be a finite number of at least 0",
             )
-        if self.window:
-            TrackWindow.parse(self.window)
+        if self.window and TrackWindow.parse(self.window) and self.layout != HogLayout():
+            raise InputError(
+                "option-conflict",
+                f"--track-window {self.window} stores HOG of one cell of grey frames; leave it "
+                "out, or --track-channels and --track-cells",
+            )
 
     @property
     def starts(self) -> TrackWindow | None:
         """The windows at whose tubelets tracks start; None for every frame."""
         return TrackWindow.parse(self.window) if self.window else None
 
+    @property
+    def layout(self) -> HogLayout:
+        """The numbers of HOG at a position."""
+        return HogLayout(self.channels, self.cells)
+
     def config(self) -> dict[str, Any]:
-        """The options and units by name, for dataset.json; without a window as before it existed"""
-        config = {f"track_{name}": value for name, value in vars(self).items() if name != "window"}
+        """The options that decide what is stored, and the units of what is stored. Those of HOG's
+        layout, the tracker and the window are left out where they are the default, because older
+        datasets do not have them."""
+        kept = {name: getattr(self, name) for name in ("length", "points", "max_flow", "cell")}
+        if self.layout != HogLayout():
+            kept |= {"channels": self.channels, "cells": self.cells}
+        if self.weights is not None:
+            kept["weights"] = file_digest("--track-weights", self.weights)
+        config = {f"track_{name}": value for name, value in kept.items()}
         if not self.window:
-            return config | {
-                "track_displacement_unit": DISPLACEMENT_UNIT,
-                "track_hog_unit": HOG_UNIT,
-            }
-        return config | {
-            "track_window": self.window,
-            "track_move_step": MOVE_STEP,
-            "track_move_floor": MOVE_FLOOR,
-            "track_hog_step": HOG_STEP,
-            "track_hog_floor": HOG_FLOOR,
-        }
+            units = {"displacement_unit": DISPLACEMENT_UNIT, "hog_unit": HOG_UNIT}
+        else:
+            config["track_window"] = self.window
+            units = {"move_step": MOVE_STEP, "move_floor": MOVE_FLOOR}
+            units |= {"hog_step": HOG_STEP, "hog_floor": HOG_FLOOR}
+        return config | {f"track_{name}": value for name, value in units.items()}
 
 
 TRACK_NAMES = tuple(field.name for field in fields(TrackOptions))
@@ -148,6 +193,12 @@ class FlowOptions:
                 "option-conflict",
                 f"{asked} needs flow for every pixel, which {MOTION_VECTORS} does not give; add "
                 f"another source, such as --source {MOTION_VECTORS},tvl1",
+            )
+        if self.tracks and self.tracks.weights is not None and self.stabilise != "off":
+            raise InputError(
+                "option-conflict",
+                f"--stabilise {self.stabilise} removes the camera's motion from flow, and "
+                "--track-weights follows points without flow; leave one of them out",
             )
         for source in self.sources:
             for declared in declarations(SOURCES[source].options):
@@ -220,6 +271,12 @@ class FlowOptions:
         """Whether residual lengths lie beside the maps of an output, which are of equation 1."""
         return self.residual and not output.endswith(tuple(MAP_KINDS))
 
+    @property
+    def needs_colour(self) -> bool:
+        """Whether flow workers need the frames in colour, for HOG of each channel or a tracker."""
+        tracks = self.tracks
+        return tracks is not None and (tracks.channels == "rgb" or tracks.weights is not None)
+
     def config(self, output: str) -> dict[str, Any]:
         """All options that decide the content of an output's shards, for its dataset.json."""
         source, ending = split_output(output)
@@ -283,6 +340,8 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
         for name in TRACK_NAMES
         if given.get(f"track_{name}") is not None
     }
+    if "weights" in tracks:
+        tracks["weights"] = Path(tracks["weights"])
     if tracks and not given["trajectories"]:
         flags = [f"--track-{name.replace('_', '-')}" for name in tracks]
         raise InputError(

@@ -19,6 +19,7 @@ from preprocess.flow.camera import (
 from preprocess.flow.chunks import GreyFrames, Maps, TracksOfFrames
 from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.flow.options import FlowOptions, TrackOptions
+from preprocess.flow.point_tracker import PointTracker
 from preprocess.flow.residual import residual_lengths
 from preprocess.flow.sources import MOTION_VECTORS, FlowSource, make_source
 from preprocess.flow.track_columns import coded
@@ -52,6 +53,9 @@ class FlowPipeline:
         self._sources = {
             name: make_source(name, flow.options_of(name), device) for name in flow.pictured
         }
+        self._tracker = None
+        if flow.tracks is not None and flow.tracks.weights is not None:
+            self._tracker = PointTracker(flow.tracks.weights, device)
         # Code that is compiled on first use is compiled now, while the pool waits for its workers.
         for source in self._sources.values():
             _flows(source, torch.zeros(2, 32, 32, dtype=torch.uint8, device=device))
@@ -85,7 +89,7 @@ class FlowPipeline:
                     self._maps(grey, name + UNSTABILISED, at, solved.unstabilised[new:], None)
                 )
             if is_tracked and self._flow.tracks:
-                results += _tracks(grey, frames, solved, self._flow.tracks)
+                results += _tracks(grey, frames, solved, self._flow.tracks, self._tracker)
         return results
 
     def _solve(self, name: str, source: FlowSource, frames: torch.Tensor) -> _Solved:
@@ -223,7 +227,11 @@ def _subtracted(
 
 
 def _tracks(
-    grey: GreyFrames, frames: torch.Tensor, solved: _Solved, options: TrackOptions
+    grey: GreyFrames,
+    frames: torch.Tensor,
+    solved: _Solved,
+    options: TrackOptions,
+    tracker: PointTracker | None,
 ) -> list[TracksOfFrames]:
     """The tracks of a chunk that no later chunk extends; an empty list if there are none."""
     # The next chunk starts with the last frames of this one, and has more flows for their tracks.
@@ -235,11 +243,14 @@ def _tracks(
     if options.starts is not None:
         num_seen = grey.first_index + len(frames)
         starts = options.starts.possible_starts(starts, num_seen, grey.is_last)
-    flows, residual = solved.flow, None
+    flows, residual, colour = solved.flow, None, None
+    if grey.colour is not None:
+        colour = torch.from_numpy(grey.colour.copy()).to(frames.device)
     if solved.camera is not None:
         # Computed from warped frames, flow reaches further than flow between the original frames.
         flows, residual = _with_camera(solved.flow, solved.camera), solved.flow
-    tracks = make_tracks(frames, flows, options, residual, starts - grey.first_index)
+    first = starts - grey.first_index
+    tracks = make_tracks(frames, flows, options, residual, colour, tracker, first)
     height, width = frames.shape[1:]
     return [
         TracksOfFrames(

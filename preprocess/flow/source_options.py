@@ -175,11 +175,18 @@ def _without_none(annotation: Any) -> type:
 
 
 def _config_value(declared: Declaration, value: Any) -> Any:
-    if declared.value_type is not Path:
-        return value
+    return file_digest(declared.flag, value) if declared.value_type is Path else value
+
+
+def file_digest(flag: str, value: Path | str | None) -> str:
+    """The sha256 of the file that an option names.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         with open(value or "", "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         code = "missing-file" if isinstance(error, FileNotFoundError) else "file-system"
-        raise InputError(code, f"{declared.flag} {value}: {error.strerror}") from None
+        raise InputError(code, f"{flag} {value}: {error.strerror}") from None

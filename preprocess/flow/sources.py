@@ -166,7 +166,8 @@ def option_names() -> OptionNames:
             for of_source in declared.values()
             for each in of_source
             if each.value_type is Path
-        ),
+        )
+        | {"track_weights"},
     )
 
 

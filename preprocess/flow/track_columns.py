@@ -7,22 +7,22 @@ import numpy as np
 from preprocess.flow.options import TrackOptions
 from shared.packed_tracks import hog_coding, moves_coding
 from shared.shards import MAX_CHUNK_BYTES
-from shared.tracks import NUM_BINS, Tracks, quantised
+from shared.tracks import Tracks, quantised
 
 
 def track_columns(options: TrackOptions) -> dict[str, tuple[np.dtype, int]]:
     """Dtype and number of values of a track, by name of the dataset below /track."""
-    length, steps = options.length, {"steps": (np.dtype("|u1"), 1)}
+    length = options.length
+    columns: dict[str, tuple[np.dtype, int]] = {"steps": (np.dtype("|u1"), 1)}
     if options.window:
-        columns = {
-            "moves": (np.dtype("|i1"), moves_coding().num_values(length)),
-            "shape": (np.dtype("|i1"), hog_coding().num_values(length)),
-        }
-        return steps | (columns if options.cell else {"moves": columns["moves"]})
-    columns = {"displacements": (np.dtype("<i2"), 2 * length)}
+        columns["moves"] = (np.dtype("|i1"), moves_coding().num_values(length))
+        if options.cell:
+            columns["shape"] = (np.dtype("|i1"), hog_coding().num_values(length))
+        return columns
+    columns["displacements"] = (np.dtype("<i2"), 2 * length)
     if options.cell:
-        columns["hog"] = (np.dtype("|u1"), NUM_BINS * length)
-    return steps | columns
+        columns["hog"] = (np.dtype("|u1"), options.layout.num_values * length)
+    return columns
 
 
 def coded(tracks: Tracks, options: TrackOptions) -> dict[str, np.ndarray]:

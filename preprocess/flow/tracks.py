@@ -12,9 +12,11 @@ These choices are ours:
   start at every frame, so a trainer can take any crop and any first frame; or at the tubelets of
   one kind of training window (shared/track_window.py).
 - Flow is sampled bilinearly. The paper rounds positions; its public code also rounds flow.
-- HOG covers a cell of 8 px around the position, which is the paper's cell at 224 px. Orientations
-  are unsigned, with linear interpolation between bins. Each bin stores its mean gradient without
-  normalisation: the trainer normalises over all points of a patch, as the paper does.
+- HOG covers a cell of 8 px around the position, which is the paper's cell at 224 px, of the grey
+  frame. By option there are several cells, in a square around the position, and each channel of
+  colour has HOG of its own (`HogLayout` in shared/tracks.py). Orientations are unsigned, with
+  linear interpolation between bins. Each bin stores its mean gradient without normalisation: the
+  trainer normalises over all points of a patch, as the paper does.
 - A track ends at the first position outside the frame, or at the last frame of the clip.
 
 There are two ways to use stabilised flow (preprocess/flow/camera.py). If it is given as `flows`,
@@ -35,6 +37,7 @@ import torch
 import torch.nn.functional as F
 
 from preprocess.flow.options import TrackOptions
+from preprocess.flow.point_tracker import PointTracker
 from shared.tracks import NUM_BINS, Tracks, grid_shape, start_points
 
 
@@ -44,6 +47,8 @@ def make_tracks(
     flows: torch.Tensor,
     options: TrackOptions,
     residual: torch.Tensor | None = None,
+    colour: torch.Tensor | None = None,
+    tracker: PointTracker | None = None,
     starts: np.ndarray | None = None,
 ) -> Tracks:
     """Compute tracks through consecutive frames.
@@ -57,6 +62,8 @@ def make_tracks(
         options: see TrackOptions.
         residual: float [F-1, 2, H, W], flow without camera motion (w in preprocess/flow/camera.py).
             It is recorded in place of `flows`.
+        colour: uint8 [F, H, W, 3], the frames in RGB, for the channels "rgb" and for a tracker.
+        tracker: follows points instead of the flow.
         starts: int64 [T], increasing, the frames where tracks start; None for all F.
 
     Returns:
@@ -64,17 +71,27 @@ def make_tracks(
     """
     num_frames, height, width = frames.shape
     assert flows.shape == (num_frames - 1, 2, height, width), (frames.shape, flows.shape)
-    fields = [_filtered(field, options) for field in (flows, residual) if field is not None]
     size = (height, width)
     points = start_points(size, grid_shape(size, options.points))
     at = torch.from_numpy(points).to(flows.device)
     first = torch.arange(num_frames) if starts is None else torch.from_numpy(starts)
-    positions, displacements, num_steps = follow(
-        fields[0], fields[-1], at, options.length, first.to(flows.device)
-    )
+    first = first.to(flows.device)
+    if tracker is None:
+        fields = [_filtered(field, options) for field in (flows, residual) if field is not None]
+        followed = follow(fields[0], fields[-1], at, options.length, first)
+    else:
+        assert colour is not None and residual is None
+        positions, displacements, num_steps = tracker.follow(colour, at, options.length)
+        followed = positions[first], displacements[first], num_steps[first]
+    positions, displacements, num_steps = followed
     hog = positions.new_zeros((*positions.shape[:3], 0))
     if options.cell:
-        hog = _hog_along(orientation_maps(frames, options.cell), positions, num_steps, first)
+        pictures = [frames]
+        if options.channels == "rgb":
+            assert colour is not None and colour.shape == (*frames.shape, 3)
+            pictures = list(colour.unbind(-1))
+        parts = [_hog_along(picture, first, positions, num_steps, options) for picture in pictures]
+        hog = torch.cat(parts, dim=-1)
     return Tracks(displacements.cpu().numpy(), num_steps.byte().cpu().numpy(), hog.cpu().numpy())
 
 
@@ -255,22 +272,34 @@ def _sampled(fields: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def _hog_along(
-    maps: torch.Tensor, positions: torch.Tensor, num_steps: torch.Tensor, first: torch.Tensor
+    frames: torch.Tensor,
+    first: torch.Tensor,
+    positions: torch.Tensor,
+    num_steps: torch.Tensor,
+    options: TrackOptions,
 ) -> torch.Tensor:
-    """Sample HOG along tracks: float [T, G, L, 9].
+    """HOG of one channel along tracks: float [T, G, L, cells * cells * 9], by row, column and bin.
+
+    A cell that lies outside of the frame has the values of the nearest cell at its border.
 
     Args:
-        maps: float [F, 9, H+1, W+1], see `orientation_maps`.
+        frames: [F, H, W], one channel.
+        first: int64 [T], increasing, the frames where tracks start.
         positions: float [T, G, L, 2]; step s of a track from frame t lies in frame t + s.
         num_steps: int64 [T, G], steps before the end of each track; HOG is 0 after it.
-        first: int64 [T], increasing, the frames where tracks start.
+        options: has the side and the number of cells.
     """
+    maps = orientation_maps(frames, options.cell)
     num_starts, num_points, length, _ = positions.shape
-    values = positions.new_zeros(num_starts, num_points, length, NUM_BINS)
+    offsets = (torch.arange(options.cells) - (options.cells - 1) / 2) * options.cell
+    # Entry i of a map belongs to pixel corner i, which is the centre of pixel i of the map.
+    shifts = [positions.new_tensor([float(x), float(y)]) for y in offsets for x in offsets]
+    centres = [positions + shift + 0.5 for shift in shifts]
+    values = positions.new_zeros(num_starts, num_points, length, len(centres), NUM_BINS)
     for step in range(length):
         some = _planes(maps, first + step)
         if len(some):
-            # Entry i of a map belongs to pixel corner i, the centre of pixel i of the map.
-            values[: len(some), :, step] = _sampled(some, positions[: len(some), :, step] + 0.5)
+            for cell, at in enumerate(centres):
+                values[: len(some), :, step, cell] = _sampled(some, at[: len(some), :, step])
     is_step = torch.arange(length, device=positions.device) < num_steps[..., None]
-    return values * is_step[..., None]
+    return values.flatten(3) * is_step[..., None]

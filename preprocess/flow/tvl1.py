@@ -9,11 +9,16 @@ optical flow, DAGM 2007). The parameters are those of Sanchez Perez, Meinhardt-L
 (JMIV 2011), which needs far fewer iterations than the alternation of the first two papers (presets
 `opencv`, `ipol`).
 
+The preset `large` chooses a start for each pixel among several flows at a small size, two of them
+from a patch search (tvl1_solvers/starts.py).
+
 There are three implementations of the same algorithm:
 
-    tvl1_solvers/native.py  CPU: C++ compiled on first use, one thread, pair by pair
-    tvl1_solvers/cuda.py    CUDA: Triton kernels, the whole batch at once
-    tvl1_solvers/eager.py   PyTorch: the reference, and the fallback without a compiler
+    native.py                   CPU: C++ compiled on first use, one thread, pair by pair
+    cuda.py, cuda_patches.py    CUDA: Triton kernels, the whole batch at once
+    eager.py, patches.py        PyTorch: the reference, and the fallback without a compiler
+
+All files lie in tvl1_solvers/.
 
 The flow of a pair depends only on its two frames (and on `initial`), bit for bit. It depends
 neither on the batch, nor on earlier pairs, nor on the processor, nor on the implementation. A
@@ -29,7 +34,7 @@ import warnings
 
 import torch
 
-from preprocess.tvl1_solvers import eager, native
+from preprocess.tvl1_solvers import eager, native, starts
 from preprocess.tvl1_solvers.presets import PRESETS, SMALLEST_SIDE, Preset
 from shared.errors import InputError
 
@@ -46,10 +51,12 @@ def tvl1_flow(
 
     Args:
         first, second: [B, H, W], uint8 or float 0..255, at least 16 px a side.
-        preset: "fast" (default), "exact" (lowest energy), "opencv" (the results of cv2.optflow with
-            its defaults) or "ipol" (the parameters of the IPOL article).
+        preset: "fast" (default), "large" (follows motion of up to 80 px), "exact" (lowest energy),
+            "opencv" (the results of cv2.optflow with its defaults) or "ipol" (the parameters of
+            the IPOL article).
         initial: float [B, 2, H, W], flow to start from, such as that of the previous pair; None is
-            zero. Only the coarsest level starts from it, so a wrong value does little harm.
+            zero. Only the coarsest level starts from it, so a wrong value does little harm. The
+            preset "large" then searches for no start of its own, and takes it at 0.41 of the size.
 
     Returns:
         float32 [B, 2, H, W] on the device of `first`: u (right), then v (down), pixels per frame.
@@ -75,39 +82,46 @@ def _solve_cpu(
     first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
 ) -> torch.Tensor:
     try:
-        return native.solve(first, second, initial, preset)
+        native.load()
+        parts = starts.Parts(native.solve, native.patch_flow, native.resize)
     except native.UnavailableError as reason:
         _warn_slow(str(reason))
-    return eager.solve(first, second, initial, preset, eager.EAGER)
+        parts = starts.EAGER
+    return starts.solve(first, second, initial, preset, parts)
 
 
 def _solve_cuda(
     first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
 ) -> torch.Tensor:
     with torch.cuda.device(first.device):  # Triton launches kernels on the current device
-        kernels, reason = _cuda_kernels(first.device)
+        parts, reason = _cuda_parts(first.device)
         if preset.scheme != "primal-dual":
             reason = "there is no GPU kernel for this preset"
         if reason:
             _warn_slow(reason)
-        return eager.solve(first, second, initial, preset, kernels)
+        return starts.solve(first, second, initial, preset, parts)
 
 
 @functools.cache
-def _cuda_kernels(device: torch.device) -> tuple[eager.Kernels, str]:
-    """The kernels of Triton if they work, else those of PyTorch and the reason.
+def _cuda_parts(device: torch.device) -> tuple[starts.Parts, str]:
+    """The parts in Triton if its kernels work, else those in PyTorch and the reason.
 
     They are tried on a small frame, because only the first launch fails without a C compiler.
     """
     try:
-        from preprocess.tvl1_solvers import cuda
+        from preprocess.tvl1_solvers import cuda, cuda_patches
 
+        parts = starts.Parts(
+            functools.partial(eager.solve, kernels=cuda.FUSED),
+            cuda_patches.patch_flow,
+            eager.resize,
+        )
         nothing = torch.zeros(1, SMALLEST_SIDE, SMALLEST_SIDE, device=device)
-        eager.solve(nothing, nothing, None, PRESETS["fast"], cuda.FUSED)
+        starts.solve(nothing, nothing, None, PRESETS["large"], parts)
     except Exception as error:  # Triton and the tools it calls fail with many types
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return eager.EAGER, f"Triton's kernels do not run: {lines[0]}"
-    return cuda.FUSED, ""
+        return starts.EAGER, f"Triton's kernels do not run: {lines[0]}"
+    return parts, ""
 
 
 @functools.cache

@@ -36,7 +36,7 @@ from preprocess.video.transcode import clear_scratch
 # Chunks of short clips are sent together, so that the cost of a call is small compared to the work.
 # A batch is full when it reaches one of these limits; its last chunk may exceed them.
 BATCH_FRAMES = 256
-BATCH_BYTES = 8 << 20  # of grey frames
+BATCH_BYTES = 8 << 20  # of the frames for flow workers
 BATCH_GROUPS = 16
 
 DecodeStep = tuple[list[DecodeEvent], GreyFrames | None]
@@ -84,6 +84,7 @@ class Decoder:
             if grey is not None:
                 batch.append(grey)
                 num_bytes += grey.frames.nbytes
+                num_bytes += 0 if grey.colour is None else grey.colour.nbytes
         result.running = self._group if self._group.tasks else None
         result.batch_clip_indexes = [grey.clip_index for grey in batch]
         result.num_frames = self._tally.num_frames - before
@@ -155,7 +156,9 @@ class ClipEncoder:
         self._task = task
         self._options = options
         self._with_vectors = with_vectors
-        self._before: np.ndarray | None = None  # the last grey frames of the previous chunk
+        # The last frames of the previous chunk, grey and in colour.
+        self._before: np.ndarray | None = None
+        self._colour_before: np.ndarray | None = None
         self._num_frames = self._num_vectors = 0
 
     def encode(self, chunk: FrameChunk) -> DecodeStep:
@@ -179,16 +182,23 @@ class ClipEncoder:
         return ClipDecoded(self._task.clip_index, self._task.attempt, self._num_frames)
 
     def _grey(self, chunk: FrameChunk) -> GreyFrames | None:
+        flow = self._options.flow
         grey = grey_frames(chunk.rgb, self._options.flow_short_side)
+        colour = None
+        if flow.needs_colour:
+            colour = scaled_frames(chunk.rgb, self._options.flow_short_side)
         if self._before is not None:
             grey = np.concatenate([self._before, grey])
-        self._before = grey[-self._options.flow.frames_before :]
+        if colour is not None and self._colour_before is not None:
+            colour = np.concatenate([self._colour_before, colour])
+        self._before = grey[-flow.frames_before :]
+        self._colour_before = None if colour is None else colour[-flow.frames_before :]
         if len(grey) < 2:
             return None
         num_before = len(grey) - len(chunk.rgb)
         first = chunk.first_index - num_before
         clip_index, attempt = self._task.clip_index, self._task.attempt
-        return GreyFrames(clip_index, attempt, first, grey, num_before, chunk.is_last)
+        return GreyFrames(clip_index, attempt, first, grey, num_before, chunk.is_last, colour)
 
     def _vector_maps(self, chunk: FrameChunk) -> list[Maps]:
         from preprocess.flow.pipeline import (
@@ -238,3 +248,12 @@ def grey_frames(rgb: np.ndarray, short_side: int) -> np.ndarray:
     if size != (width, height):
         greys = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in greys]
     return np.stack(greys)
+
+
+def scaled_frames(rgb: np.ndarray, short_side: int) -> np.ndarray:
+    """Scale frames uint8 [T, H, W, 3] to the size for computing flow, uint8 [T, h, w, 3]."""
+    height, width = rgb.shape[1:3]
+    size = scaled_size(width, height, short_side)
+    if size == (width, height):
+        return rgb
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in rgb])

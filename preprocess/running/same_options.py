@@ -17,12 +17,15 @@ _OPTIONS = {"flow_source": "--source", "made_from": "the input"} | {
         *("clips_per_shard", "frame_short_side", "jpeg_quality", "flow_short_side"),
         *("map_short_side", "stabilise", "residual", "format", "min_score", "annotation_fps"),
         *("track_length", "track_points", "track_max_flow", "track_cell"),
-        "track_window",
+        *("track_window", "track_channels", "track_cells", "track_weights"),
     )
 }
-_WHERE_ABSENT = {"stabilise": "off", "residual": "none", "made_from": "flows"}
 _OF_CODING = {f"track_{name}_{what}" for name in ("move", "hog") for what in ("step", "floor")} | {
     *("track_window", "track_displacement_unit", "track_hog_unit"),
+}
+_WHERE_ABSENT = {"stabilise": "off", "residual": "none", "made_from": "flows"} | {
+    "track_channels": "grey",
+    "track_cells": "1",
 }
 _DIGESTS = ("flows", "frames", "annotations")
 """Keys of a config whose value is the digest of the input of the shards."""

@@ -59,11 +59,11 @@ def solve(
     if initial is not None:
         flow = initial
         for size in sizes[1:]:
-            flow = _resize_flow(flow, size)
+            flow = resize_flow(flow, size)
     dual = first.new_zeros(first.shape[0], 4, *sizes[-1])
     for i in reversed(range(len(levels))):
         if flow.shape[2:] != sizes[i]:
-            flow = _resize_flow(flow, sizes[i])
+            flow = resize_flow(flow, sizes[i])
             dual = _resize_dual(dual, sizes[i], preset.dual_kept)
         finest = i == 0
         flow, dual = _solve_level(levels[i], flow, dual, preset, finest, kernels)
@@ -155,7 +155,12 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return image
 
 
-def _resize_flow(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_flow(
+    flow: torch.Tensor,
+    size: tuple[int, int],
+    resize: Callable[[torch.Tensor, tuple[int, int]], torch.Tensor] = resize,
+) -> torch.Tensor:
+    """Flow (B, 2, H, W) at another size, in px of that size; `resize` may be a faster one."""
     wider, higher = size[1] / flow.shape[3], size[0] / flow.shape[2]
     resized = resize(flow, size)
     return torch.stack([resized[:, 0] * wider, resized[:, 1] * higher], dim=1)
@@ -210,7 +215,7 @@ def linearise(
     along_x, along_y = along_x * fade, along_y * fade
     residual = (value - first) * fade - along_x * u - along_y * v
     squared = along_x * along_x + along_y * along_y
-    inverse = 1 / _square_root(squared.clamp(min=SMALLEST_GRADIENT_SQUARED))
+    inverse = 1 / square_root(squared.clamp(min=SMALLEST_GRADIENT_SQUARED))
     bound = squared * inverse * (preset.attachment * preset.reach)
     return torch.stack([along_x * inverse, along_y * inverse, residual * inverse, bound], 1)
 
@@ -271,7 +276,7 @@ def _relaxed(
         for _ in range(iterations):
             new = flow - _toward_data(flow, data) + _divergence(dual) * primal
             gradient = _forward_differences(new)
-            length = _square_root(_squared_lengths(gradient))
+            length = square_root(_squared_lengths(gradient))
             new_dual = (dual + gradient * dual_step) * (1 / (length * dual_step + 1))
             change = (new - flow).square()
             flow, dual = _where(active, new, flow), _where(active, new_dual, dual)
@@ -317,10 +322,10 @@ def _squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def _project(dual: torch.Tensor) -> torch.Tensor:
-    return dual * (1 / _square_root(_squared_lengths(dual).clamp(min=1)))
+    return dual * (1 / square_root(_squared_lengths(dual).clamp(min=1)))
 
 
-def _square_root(x: torch.Tensor) -> torch.Tensor:
+def square_root(x: torch.Tensor) -> torch.Tensor:
     """Rounded as IEEE 754 says; PyTorch's own root of float32 may be off by a bit on a CPU."""
     return x.double().sqrt().float()
 

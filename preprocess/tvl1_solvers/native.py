@@ -21,7 +21,13 @@ from pathlib import Path
 
 import torch
 
-from preprocess.tvl1_solvers.presets import Preset, gaussian_taps, level_sizes, pyramid_sigma
+from preprocess.tvl1_solvers.presets import (
+    PatchSearch,
+    Preset,
+    gaussian_taps,
+    level_sizes,
+    pyramid_sigma,
+)
 
 SOURCES = Path(__file__).parent / "cpp"
 FLAGS = ["-std=c++17", "-O3", "-shared", "-fPIC", "-w", "-fno-math-errno", "-fno-trapping-math"]
@@ -29,6 +35,8 @@ FLAGS = ["-std=c++17", "-O3", "-shared", "-fPIC", "-w", "-fno-math-errno", "-fno
 # every processor and without a compiler. This costs a tenth of the speed.
 FLAGS += ["-ffp-contract=off"]
 FOR_THIS_PROCESSOR = ["-march=native"]
+
+MOST_ROUNDS = 8  # of the patch search, in cpp/patches.h
 
 
 class UnavailableError(Exception):
@@ -46,6 +54,17 @@ class _Numbers(ctypes.Structure):
         *((name, ctypes.c_double) for name in (
             "attachment", "tightness", "primal_step", "dual_step", "dual_kept", "cubic", "stop",
         )),
+    ]  # fmt: skip
+
+
+class _SearchNumbers(ctypes.Structure):
+    """The struct Numbers in cpp/patches.h, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in (
+            "grid_radius", "grid_step", "rounds", "steps",
+        )),
+        ("distances", ctypes.c_int32 * MOST_ROUNDS),
     ]  # fmt: skip
 
 
@@ -103,6 +122,66 @@ def solve(
     return flow
 
 
+def patch_flow(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    start: torch.Tensor,
+    grid_radius: int,
+    numbers: PatchSearch,
+) -> torch.Tensor:
+    """As patches.patch_flow, on the CPU, in one thread.
+
+    Raises:
+        UnavailableError: the solver cannot be compiled or loaded.
+    """
+    library = load()
+    batch, height, width = first.shape
+    distances = (ctypes.c_int32 * MOST_ROUNDS)(*numbers.distances)
+    first, second, start = first.contiguous(), second.contiguous(), start.contiguous()
+    flow = torch.empty(batch, 2, height, width)
+    status = library.patch_flow(
+        first.data_ptr(),
+        second.data_ptr(),
+        start.data_ptr(),
+        flow.data_ptr(),
+        batch,
+        height,
+        width,
+        ctypes.byref(
+            _SearchNumbers(
+                grid_radius=grid_radius,
+                grid_step=numbers.grid_step,
+                rounds=len(numbers.distances),
+                steps=numbers.steps,
+                distances=distances,
+            )
+        ),
+    )
+    if status != 0:
+        raise MemoryError(f"out of memory in the patch search of {width}x{height} px frames")
+    return flow
+
+
+def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """As eager.resize of float32 images (..., H, W), on the CPU, in one thread.
+
+    Raises:
+        UnavailableError: the solver cannot be compiled or loaded.
+    """
+    library = load()
+    images = images.contiguous()
+    resized = torch.empty(*images.shape[:-2], *size)
+    status = library.resize_images(
+        images.data_ptr(),
+        resized.data_ptr(),
+        images.shape[:-2].numel(),
+        (ctypes.c_int32 * 4)(*images.shape[-2:], *size),
+    )
+    if status != 0:
+        raise MemoryError(f"out of memory for images of {size[1]}x{size[0]} px")
+    return resized
+
+
 def load() -> ctypes.CDLL:
     """Load the compiled solver, and compile it first if that is needed.
 
@@ -135,6 +214,11 @@ def _load_once() -> tuple[ctypes.CDLL | None, str]:
     pointer = ctypes.c_void_p
     library.tvl1_flow.argtypes = [pointer] * 4 + [ctypes.c_int64] + [pointer] * 4
     library.tvl1_flow.restype = ctypes.c_int
+    sizes = [ctypes.c_int64, ctypes.c_int32, ctypes.c_int32]
+    library.patch_flow.argtypes = [pointer] * 4 + sizes + [pointer]
+    library.patch_flow.restype = ctypes.c_int
+    library.resize_images.argtypes = [pointer, pointer, ctypes.c_int64, pointer]
+    library.resize_images.restype = ctypes.c_int
     return library, ""
 
 

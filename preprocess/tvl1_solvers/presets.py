@@ -14,6 +14,51 @@ OPERATOR_NORM_SQUARED = 8.0
 # condition for saddle point problems, SIAM J. Imaging Sci. 2022); the classical bound is 1.
 STEP_PRODUCT = 1.28
 
+PATCH = 8  # px: side of a patch
+PATCH_STRIDE = 4  # px from a patch to the next one
+
+
+@dataclass(frozen=True)
+class PatchSearch:
+    """Parameters of the patch search (patches.py). Its levels have halves of the size each."""
+
+    smallest_side: int = 10
+    """px: no smaller level, when the search starts from nothing."""
+    grid_smallest_side: int = 48
+    """px: no smaller level, when it starts from the grid; there the grid is tried."""
+    grid_reach: int = 80
+    """px of the frames: largest displacement of the grid along an axis."""
+    grid_step: int = 2
+    """px of that level: from a displacement of the grid to the next."""
+    distances: tuple[int, ...] = (1, 2, 1, 2)
+    """For each round: how many patches away the neighbours lie that offer their displacements."""
+    steps: int = 8
+    """Steps of each round."""
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Parameters of starts.py: flows at a small size, of which each pixel takes the best."""
+
+    level: int = 4
+    """The level of the pyramid of TV-L1 at whose size they are computed."""
+    max_levels: tuple[int, ...] = (5, 99)
+    """Pyramid levels of those that TV-L1 computes from nothing."""
+    warps: int = 3
+    """Linearisations at that size."""
+    iterations: int = 10
+    """Iterations of each of them."""
+    search: PatchSearch = PatchSearch()
+    """The patch search that the others start from."""
+    window: int = 11
+    """px: side of the window over which costs are summed; odd."""
+    unlike: float = 6.0
+    """Cost of a pixel: its difference of brightness, at most this; grey values."""
+    strayed: float = 2.0
+    """Cost of a pixel where the flow leads back by 1 px or more beside it; less for less."""
+    left: float = 4.0
+    """Cost of a pixel whose flow leaves the frame."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -72,6 +117,10 @@ class Preset:
     energy. 0 follows small moving objects better, whose motion the coarser level has smoothed
     away. 0.5 has most of both advantages."""
 
+    starts: Starts | None = None
+    """Flows to choose a start from, at the size of a level; no coarser level follows. None: the
+    start is zero at the coarsest level."""
+
     @property
     def steps(self) -> tuple[float, float]:
         """Primal and dual step."""
@@ -98,6 +147,9 @@ PRESETS = {
         gradient="central", cubic=-0.5, dual_kept=0.0,
     ),
     "fast": Preset(),
+    "large": Preset(
+        warps_fine=4, iterations_fine=30, cubic=-0.7, dual_kept=1.0, starts=Starts(),
+    ),
     "exact": Preset(
         tightness=0.0, step_ratio=4.0, presmooth=0.0, warps_fine=10, iterations_fine=60, warps=5,
         iterations=30, cubic=-0.75, dual_kept=1.0,
@@ -114,6 +166,14 @@ def level_sizes(height: int, width: int, preset: Preset) -> list[tuple[int, int]
         if min(size) < SMALLEST_SIDE:
             break
         sizes.append(size)
+    return sizes
+
+
+def search_sizes(height: int, width: int, numbers: PatchSearch) -> list[tuple[int, int]]:
+    """(height, width) of the levels of the patch search, half of the size first."""
+    sizes = [(round(height / 2), round(width / 2))]
+    while min(sizes[-1]) >= 2 * numbers.smallest_side:
+        sizes.append((round(sizes[-1][0] / 2), round(sizes[-1][1] / 2)))
     return sizes
 
 

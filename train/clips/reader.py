@@ -61,7 +61,7 @@ class ClipReader:
         if reduction == 1 and (index in self._cache or self._fits(index)):
             clip = self._whole(index)
             return {int(number): clip[number] for number in chosen}
-        jpegs = self._jpegs(index, chosen)
+        jpegs = self.jpegs(index, chosen)
         return {
             int(number): decode_jpeg(jpeg, reduction)
             for number, jpeg in zip(chosen, jpegs, strict=True)
@@ -80,7 +80,7 @@ class ClipReader:
         """All frames of a clip, from the cache; decoded into the cache if necessary."""
         if index not in self._cache:
             first, last = (int(row) for row in self._table.frames[index])
-            jpegs = self._jpegs(index, np.arange(last - first))
+            jpegs = self.jpegs(index, np.arange(last - first))
             self._cache[index] = np.stack([decode_jpeg(jpeg, 1) for jpeg in jpegs])
             self._cache_bytes_left -= self._clip_bytes(index)
         return self._cache[index]
@@ -178,8 +178,11 @@ class ClipReader:
         shard = self._motion[int(self._table.shard[index])]
         return shard, int(self._table.row[index])
 
-    def _jpegs(self, index: int, chosen: np.ndarray) -> list[np.ndarray]:
-        """The JPEG bytes of the chosen frames. Neighbours in the file are read together."""
+    def jpegs(self, index: int, chosen: np.ndarray) -> list[np.ndarray]:
+        """The JPEG files uint8 [bytes] of the chosen frames, int64 [K] and increasing.
+
+        Neighbours in the shard are read together.
+        """
         shard = self._frames[int(self._table.shard[index])]
         first, last = (int(row) for row in self._table.frames[index])
         offsets = shard.rows("/jpeg/offsets", first, last + 1)

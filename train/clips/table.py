@@ -18,7 +18,7 @@ from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
 from shared.track_window import TrackWindow
-from shared.tracks import USUAL_LENGTH, USUAL_POINTS
+from shared.tracks import USUAL_LENGTH, USUAL_POINTS, HogLayout
 
 NO_LABEL = -1
 DEFAULT_BOXES = "default"  # the boxes in the folder boxes/; others are in boxes-<name>/
@@ -33,7 +33,7 @@ class MotionNeeds:
         source: the flow source: "flow" for flows/, another name for flows-<name>/.
         track_length: number of steps that tracks must have; 0 if no tracks are needed.
         track_points: number of points along the short side of a frame that tracks must start from.
-        hog: whether tracks must have HOG.
+        hog: the HOG that tracks must have; None for none.
         stabilised: whether camera motion must be removed (True) or kept (False); None accepts both.
         track_window: the windows at whose tubelets tracks must start; None for every frame.
     """
@@ -41,7 +41,7 @@ class MotionNeeds:
     source: str = FLOW
     track_length: int = 0
     track_points: int = 0
-    hog: bool = False
+    hog: HogLayout | None = None
     stabilised: bool | None = None
     track_window: TrackWindow | None = None
 
@@ -213,9 +213,10 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
         flows.index.config.get(f"track_{name}", 0) for name in ("length", "points", "cell")
     )
     few = points < motion.track_points
+    stored = HogLayout.of_attributes(flows.index.config) if cell else None
     window, wanted_window = flows.index.config.get("track_window", ""), motion.track_window
     other = bool(motion.track_length and window and window != str(wanted_window))
-    if length < motion.track_length or few or (motion.hog and not cell) or other:
+    if length < motion.track_length or few or motion.hog not in (None, stored) or other:
         if not length:
             found = "no tracks"
         elif length < motion.track_length:
@@ -225,8 +226,10 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
                 f"tracks from {points} points along the short side, and {motion.track_points} are "
                 "needed so that each point of a patch has its own track in the smallest crop"
             )
-        elif motion.hog and not cell:
+        elif motion.hog is not None and stored is None:
             found = "tracks without HOG"
+        elif motion.hog not in (None, stored):
+            found = f"tracks with HOG of {stored}, and the recipe predicts HOG of {motion.hog}"
         else:
             needed = wanted_window or "every frame"
             found = f"tracks that start at the tubelets of {window}, and {needed} is needed"
@@ -235,6 +238,10 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
             wanted += f" --track-length {motion.track_length}"
         if motion.track_points > USUAL_POINTS:
             wanted += f" --track-points {motion.track_points}"
+        if motion.hog is not None and motion.hog.channels != HogLayout.channels:
+            wanted += f" --track-channels {motion.hog.channels}"
+        if motion.hog is not None and motion.hog.cells != HogLayout.cells:
+            wanted += f" --track-cells {motion.hog.cells}"
         made = layout.make("flows", f"{wanted} --overwrite")
         raise InputError("missing-data", f"{flows.folder} holds {found}; make them with `{made}`")
 

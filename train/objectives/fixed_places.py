@@ -24,7 +24,6 @@ import math
 import numpy as np
 
 from shared.grid import View
-from shared.tracks import MIRRORED_BINS
 from train.clips.tracks import PlacedTracks
 from train.objectives.tracked_points import (
     by_patch,
@@ -91,9 +90,7 @@ def fixed_target(
     used = np.arange(tracks.displacements.shape[2]) < lengths[:, None]  # [U, L]
     moves = np.where(used[:, None, :, None], tracks.displacements, 0).sum(axis=2)
     if config.kind == "hog":
-        values = tracks.hog[:, :, 0]
-        if view.flip_x != view.flip_y:
-            values = values[..., MIRRORED_BINS]
+        values = tracks.hog[:, :, 0, config.hog_layout.flipped(view.flip_x, view.flip_y)]
     elif config.kind == "mbh":
         values, known = _boundaries(moves, known, placed, scale)
     else:

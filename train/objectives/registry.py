@@ -7,6 +7,7 @@ from typing import Any
 
 from shared.errors import InputError
 from train.objectives.differences import PixelsAndDifferences
+from train.objectives.pixels_and_tracks import PixelsAndTracks
 from train.objectives.target import LossWords, NormalisedPixels, Target
 from train.objectives.trajectories import Trajectories
 from train.objectives.velocity import Velocity
@@ -18,6 +19,7 @@ TARGETS: dict[str, type[Target]] = {
     Trajectories.name: Trajectories,
     Velocity.name: Velocity,
     PixelsAndDifferences.name: PixelsAndDifferences,
+    PixelsAndTracks.name: PixelsAndTracks,
 }
 
 OWN_TABLES = tuple(name for name, target in TARGETS.items() if target.has_own_table)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.grid import View
-from shared.tracks import MIRRORED_BINS
 from train.clips.tracks import PlacedTracks
 from train.objectives.trajectory_config import UNIT, TrajectoryConfig
 
@@ -64,7 +63,9 @@ def trajectory_target(
     if positions is not None:
         points, within = points[positions], within[positions]
     scale = view_scale(placed.size, source_size, view)
-    shown = _Points(points, within, scale, view.flip_x != view.flip_y)
+    flips = view.flip_x or view.flip_y
+    flipped = config.hog_layout.flipped(view.flip_x, view.flip_y) if flips else None
+    shown = _Points(points, within, scale, flipped)
     targets: list[np.ndarray] = []
     known: list[np.ndarray] = []
     # One time step after another: what lies between tracks and target fits into a CPU's cache.
@@ -83,13 +84,13 @@ class _Points:
         points: int64 [n, K], the grid points where their tracks start.
         within: bool [n, K], whether the point lies in the frame.
         scale: float32 [2], see `view_scale`.
-        mirrored: whether orientations are those of a mirrored frame.
+        flipped: int64 [B], where the numbers of HOG of a flipped frame lie; None without a flip.
     """
 
     points: np.ndarray
     within: np.ndarray
     scale: np.ndarray
-    mirrored: bool
+    flipped: np.ndarray | None
 
 
 def _of_time_step(
@@ -110,8 +111,8 @@ def _of_time_step(
         for each in (tracks.displacements, tracks.hog)
     )
     displacements = displacements * shown.scale
-    if config.shape and shown.mirrored:
-        hog = hog[..., MIRRORED_BINS]
+    if config.shape and shown.flipped is not None:
+        hog = hog[..., shown.flipped]
     num_steps = np.minimum(tracks.num_steps[0].reshape(shape), length)
     gone = num_steps < min(int(placed.left_steps[time]), length)
     num_steps = np.where(gone | ~shown.within, 0, num_steps)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.errors import InputError
-from shared.tracks import NUM_BINS
+from shared.tracks import CHANNELS, NUM_BINS, HogLayout
 from train.tables.nested import check_name
 
 # The numbers per point and step of each kind. Tracks have displacements and HOG; for the others see
@@ -43,6 +43,12 @@ class TrajectoryConfig:
     fixed_hog: bool = False
     """Whether HOG at fixed positions is predicted beside the rest (MME, table 5). For kind tracks
     it takes the place of HOG along the track, so that shape must be false."""
+    hog_channels: str = "grey"
+    """What HOG is computed of: grey frames, or each of the rgb channels. flows must have been made
+    with the same --track-channels."""
+    hog_cells: int = 1
+    """Cells of HOG along each side of the square around a point. flows must have been made with the
+    same --track-cells."""
     merge: str = "none"
     """How the tracks of a patch become one: not (none), their mean, or the one that moves furthest
     (max). Only for kind tracks."""
@@ -102,6 +108,17 @@ class TrajectoryConfig:
                 f"fixed_hog is true, but kind {self.kind} predicts HOG already; leave it out, or "
                 "set shape to false",
             )
+        check_name("hog_channels", self.hog_channels, tuple(CHANNELS))
+        if self.hog_cells < 1:
+            raise InputError(
+                "out-of-range", f"hog_cells is {self.hog_cells}; it must be at least 1"
+            )
+        if self.hog_layout != HogLayout() and not self.needs_hog:
+            raise InputError(
+                "option-unused",
+                f"hog_channels is {self.hog_channels} and hog_cells {self.hog_cells}, but no HOG "
+                "is predicted; leave them out",
+            )
         if self.decoders == 2 and len(self.part_channels) != 2:
             raise InputError(
                 "option-conflict",
@@ -115,13 +132,19 @@ class TrajectoryConfig:
         return along or self.fixed_hog
 
     @property
+    def hog_layout(self) -> HogLayout:
+        """The numbers of HOG at a point and step."""
+        return HogLayout(self.hog_channels, self.hog_cells)
+
+    @property
     def part_channels(self) -> tuple[int, ...]:
         """Numbers of a point and step for each predicted part; HOG at fixed positions is last."""
-        channels = KINDS[self.kind]
+        channels, hog = KINDS[self.kind], self.hog_layout.num_values
         if self.kind == TRACKS:
-            wanted = (self.positions, self.shape)
-            channels = tuple(c for c, on in zip(channels, wanted, strict=True) if on)
-        return (*channels, NUM_BINS) if self.fixed_hog else channels
+            channels = (2,) * self.positions + (hog,) * self.shape
+        elif self.kind == "hog":
+            channels = (hog,)
+        return (*channels, hog) if self.fixed_hog else channels
 
     def step_frames(self, stride: int) -> int:
         """Largest number of frames of the video in a step of the target."""
@@ -187,6 +210,8 @@ class TrajectoryConfig:
             kind="hog",
             length=self.length,
             points=self.points,
+            hog_channels=self.hog_channels,
+            hog_cells=self.hog_cells,
             interpolate=self.interpolate,
             normalise=self.normalise,
         )

@@ -13,6 +13,7 @@ from shared.decoder_masks import ALL, DECODER_MASKS
 from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import MASKS
+from shared.motion_cells import MotionPooling
 from shared.track_window import TrackWindow
 from train.clips.few_labels import FewLabels
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
@@ -31,6 +32,7 @@ ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
 LAYERS = ("output", "norm1")  # where in an encoder block GradCAM takes the tokens
 POOLS = ("clip", "steps", "tokens")  # the tokens that a probe averages over; tokens: none
+DECODERS = ("cpu", "gpu")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -74,8 +76,8 @@ class OptimConfig:
 class LoaderConfig:
     """How clips are read and how the work is divided. These options decide speed and memory.
 
-    Results change only by rounding, and by what is drawn at random for each forward pass: drop
-    path, dropout, and the clips that mixup and cutmix combine.
+    Results change only by rounding, by the decoder (`decode`), and by what is drawn at random for
+    each forward pass: drop path, dropout, and the clips that mixup and cutmix combine.
     """
 
     workers: int = 2
@@ -89,6 +91,10 @@ class LoaderConfig:
     cache_megabytes: int = 0
     """Memory for decoded frames, divided among the workers of a training process. This saves time
     if the whole dataset fits."""
+    decode: str = "cpu"
+    """What decodes, crops and resizes frames: cpu (the workers), or gpu (nvJPEG, in the training
+    process). With gpu the workers hand over compressed frames, so that few CPU cores feed a GPU;
+    RandAugment, random erasing and cache_megabytes need cpu."""
     micro_batch_size: int = 32
     """Most clips in one forward pass of one process. For a larger batch, gradients are accumulated.
     With `repeats` a clip counts once."""
@@ -114,6 +120,14 @@ class LoaderConfig:
         if self.zero_stage not in ZERO_STAGES:
             raise InputError(
                 "out-of-range", f"zero_stage is {self.zero_stage}; it must be 0, 1 or 2"
+            )
+        check_name("decode", self.decode, DECODERS)
+        if self.decode == "gpu" and self.cache_megabytes:
+            raise InputError(
+                "option-conflict",
+                f"loader.cache_megabytes is {self.cache_megabytes}, memory for frames that workers "
+                "decode, and with loader.decode = gpu they decode none; give --set "
+                "loader.cache_megabytes=0 or loader.decode=cpu",
             )
         check_name("precision", self.precision, PRECISIONS)
         check_name("compile", self.compile, COMPILE)
@@ -223,6 +237,11 @@ class PretrainConfig:
     def inside(self) -> str:
         """What is inside for the mask: the motion box, or the positions that move."""
         return self.mask.options.get("inside", "box")
+
+    @property
+    def motion_pooling(self) -> MotionPooling:
+        """How the motion of a position is read for masks."""
+        return MotionPooling.of_mask(self.mask.options)
 
     @property
     def masks_by_motion(self) -> bool:

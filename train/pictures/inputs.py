@@ -12,6 +12,7 @@ from torch import Tensor
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.masks import MASKS
+from shared.motion_cells import MEAN
 from shared.shard_index import read_index
 from train.clips.table import DEFAULT_BOXES, ClipTable, MotionNeeds, read_clip_table
 from train.clips.view_rules import FRAME_RULES, view_places
@@ -71,13 +72,15 @@ class ClipViews:
         self.table = table
         loader = LoaderConfig(workers=0)
         # Masks take what all frames of the clip decide.
-        box, inside, flow = "clip", "box", False
+        box, inside, flow, pooling = "clip", "box", False, MEAN
         if isinstance(config, FinetuneConfig):
             box, inside = config.head.box, config.head.inside
         else:
             inside, flow = config.inside, MASKS[config.mask.kind].needs_flow
+            pooling = config.motion_pooling
+        views = EvaluateConfig()
         self._clips = EvaluateDataset(
-            table, config.model, config.frames, EvaluateConfig(), loader, box, flow, inside
+            table, config.model, config.frames, views, loader, box, flow, inside, pooling
         )
 
     def __getitem__(self, index: int) -> SeenClip:

@@ -39,6 +39,8 @@ ADDED_LATER: dict[str, Any] = {
     "config.shuffle_frames": False,
     "config.token_share": 1.0,
     "config.trajectories.fixed_hog": False,
+    "config.trajectories.hog_channels": "grey",
+    "config.trajectories.hog_cells": 1,
     "config.trajectories.merge": "none",
     "config.trajectories.normalise": True,
     "config.trajectories.loss_mask": True,

@@ -19,6 +19,7 @@ from train.running.engine import Processes, start_processes, wants_bf16
 from train.running.optim import effective_batch, scaled_learning_rate, warmup_steps
 from train.running.progress import Interruption
 from train.running.run_folder import RunFolder
+from train.samples.coded_views import check_decoding
 from train.tables.nested import flatten
 from train.tables.typed import to_table
 
@@ -111,12 +112,14 @@ def set_up(
         further: options of this command alone, for options.json.
 
     Raises:
-        InputError: the batch cannot be divided; or with --like, the input has changed.
+        InputError: the batch cannot be divided; a GPU is to decode and cannot; or with --like, the
+            input has changed.
 
     Returns:
         the run. Its batch is smaller than that of `config` if there are fewer clips.
     """
     processes = start_processes(common.device)
+    check_decoding(loader, processes.device)
     config, batch_line = _with_fitting_batch(config, loader, len(table), processes.world_size)
     options = {
         "command": command,

@@ -4,6 +4,8 @@ A sample depends only on (seed, epoch, clip id, view), not on the worker that re
 and augmentation have separate random generators, so that the mask does not depend on what the
 augmentation draws.
 
+If `loader.decode` is gpu, a sample has the entries of samples/coded_views.py instead of pixels.
+
 Letters: R views of one read, T frames, S output pixels a side, N tokens, M masked tokens.
 """
 
@@ -19,6 +21,7 @@ from torch.utils.data import Dataset
 from shared.decoder_masks import DECODER_MASKS
 from shared.manifest import ClassList
 from shared.masks import MASKS, Scene
+from shared.motion_cells import MEAN, MotionPooling
 from shared.randomness import counter_generator
 from train.clips.augment import ColourAugment, FullAugment, erase
 from train.clips.reader import ClipReader
@@ -31,7 +34,9 @@ from train.options.config import (
     LoaderConfig,
     PretrainConfig,
 )
-from train.samples.views import StoredClip, open_reader
+from train.options.decoding import refuse_augmentation
+from train.samples.coded_views import coded_views
+from train.samples.views import ClipView, StoredClip, open_reader
 from train.tables.typed import Choice
 
 Sample = dict[str, Tensor]
@@ -49,7 +54,7 @@ class PretrainDataset(Dataset):
         self, table: ClipTable, config: PretrainConfig, loader: LoaderConfig, seed: int
     ) -> None:
         self.table, self.config, self.seed = table, config, seed
-        self.reader = open_reader(table, loader)
+        self.reader, self._decode = open_reader(table, loader), loader.decode
         _check_inside(self.reader, config.inside)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
@@ -67,7 +72,7 @@ class PretrainDataset(Dataset):
             if config.shuffle_frames:
                 order = counter_generator(*view_key, "order").permutation(len(view.frames))
                 view = replace(view, frames=view.frames[order])
-            motion = clip.motion(view) if config.masks_by_motion else None
+            motion = clip.motion(view, config.motion_pooling) if config.masks_by_motion else None
             flow = clip.flow(view) if mask_entry.needs_flow else None
             moving = clip.moving(view) if config.inside == "positions" else None
             scene = Scene(config.model.time_steps, clip.inside(view), motion, flow, moving)
@@ -81,7 +86,7 @@ class PretrainDataset(Dataset):
             masks.append(mask)
             chosen.append(decoded)
         return {
-            "pixels": torch.from_numpy(clip.pixels(views)),
+            **_frames_of(clip, views, self._decode),
             "mask": torch.from_numpy(np.stack(masks)),
             "index": torch.full((len(views),), index),
             **({} if config.decodes_all else {"decoded": torch.from_numpy(np.stack(chosen))}),
@@ -122,9 +127,10 @@ class FinetuneDataset(Dataset):
         seed: int,
     ) -> None:
         self.table, self.config, self.seed = table, config, seed
-        self.reader = open_reader(table, loader)
+        self.reader, self._decode = open_reader(table, loader), loader.decode
         _check_inside(self.reader, config.head.inside)
         self._flipped_labels = {flip: getattr(classes, f"flip_{flip}") for flip in config.flips}
+        refuse_augmentation(config.augment, loader)
         self._augment = _rand_augment(config.augment)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
@@ -142,23 +148,29 @@ class FinetuneDataset(Dataset):
                 for flip in flips if kind == "label" else ():
                     label = self._flipped_labels[flip][label]
                 labels[kind].append(label)
-        pixels = clip.pixels(views)
+        frames = _frames_of(clip, views, self._decode)
         inside = clip.inside_tokens(views, config.head.box, config.head.inside)
-        for number in range(config.repeats):
-            rng = counter_generator(self.seed, epoch, clip.clip_id, number, "pixels")
-            if isinstance(self._augment, FullAugment):
-                grid = inside[number].reshape(-1, config.model.grid, config.model.grid)
-                pixels[number], moved = self._augment(pixels[number], grid, rng)
-                inside[number] = moved.ravel()
-            elif self._augment is not None:
-                pixels[number] = self._augment(pixels[number], rng)
-            erase(pixels[number], config.augment.erase_probability, rng)
+        if self._decode == "cpu":
+            self._augment_views(frames["pixels"].numpy(), inside, (epoch, clip.clip_id))
         return {
-            "pixels": torch.from_numpy(pixels),
+            **frames,
             "inside": torch.from_numpy(inside),
             "index": torch.full((len(views),), index),
             **{kind: torch.tensor(values) for kind, values in labels.items()},
         }
+
+    def _augment_views(self, pixels: np.ndarray, inside: np.ndarray, key: tuple[int, str]) -> None:
+        """Augment views in place: pixels uint8 [R, T, S, S, 3] and inside bool [R, N]."""
+        augment, grid = self.config.augment, self.config.model.grid
+        for number in range(len(pixels)):
+            rng = counter_generator(self.seed, *key, number, "pixels")
+            if isinstance(self._augment, FullAugment):
+                steps = inside[number].reshape(-1, grid, grid)
+                pixels[number], moved = self._augment(pixels[number], steps, rng)
+                inside[number] = moved.ravel()
+            elif self._augment is not None:
+                pixels[number] = self._augment(pixels[number], rng)
+            erase(pixels[number], augment.erase_probability, rng)
 
 
 class EvaluateDataset(Dataset):
@@ -173,6 +185,7 @@ class EvaluateDataset(Dataset):
         box: clip or tubelet, see `HeadConfig.box`.
         flow: whether samples have the flow between time steps (`Scene.flow`).
         inside: box or positions, see `HeadConfig.inside`.
+        pooling: how motion maps are read.
     """
 
     def __init__(
@@ -185,26 +198,34 @@ class EvaluateDataset(Dataset):
         box: str = "clip",
         flow: bool = False,
         inside: str = "box",
+        pooling: MotionPooling = MEAN,
     ) -> None:
         self.table, self.model, self.frames, self.config = table, model, frames, config
-        self.reader = open_reader(table, loader)
-        self.box, self.flow, self.inside = box, flow, inside
+        self.reader, self._decode = open_reader(table, loader), loader.decode
+        self.box, self.flow, self.inside, self.pooling = box, flow, inside, pooling
         _check_inside(self.reader, inside)
 
     def __getitem__(self, index: int) -> Sample:
         clip = StoredClip(self.table, index, self.reader, self.model)
         views = clip.test_views(self.frames, self.config)
         sample = {
-            "pixels": torch.from_numpy(clip.pixels(views)),
+            **_frames_of(clip, views, self._decode),
             "inside": torch.from_numpy(clip.inside_tokens(views, self.box, self.inside)),
             "index": torch.tensor([index]),
         }
         if self.table.motion_folder is not None:
-            motion = np.stack([clip.motion(view) for view in views])
+            motion = np.stack([clip.motion(view, self.pooling) for view in views])
             sample["motion"] = torch.from_numpy(motion)
         if self.flow:
             sample["flow"] = torch.from_numpy(np.stack([clip.flow(view) for view in views]))
         return sample
+
+
+def _frames_of(clip: StoredClip, views: list[ClipView], decode: str) -> Sample:
+    """The pixels of views, or what the device makes pixels of."""
+    if decode == "gpu":
+        return coded_views(clip, views)
+    return {"pixels": torch.from_numpy(clip.pixels(views))}
 
 
 def _check_inside(reader: ClipReader, inside: str) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shared.errors import InputError
 from train.options.config import LoaderConfig
+from train.samples.coded_views import CODED, decode_views
 from train.samples.datasets import Sample
 
 # A forked worker must not collect garbage of this process. Some destructors, such as those of
@@ -63,10 +64,19 @@ def to_device(batch: Sample, device: torch.device) -> Sample:
     """Move a batch to the device; "pixels" become "clips".
 
     pixels are uint8 [B, T, S, S, 3] and clips float32 [B, 3, T, S, S]. The device receives bytes
-    and standardises them with ImageNet's mean and standard deviation.
+    and standardises them with ImageNet's mean and standard deviation. Frames that no worker has
+    decoded (samples/coded_views.py) are decoded on the device.
+
+    Raises:
+        InputError: the device cannot decode a frame.
     """
-    moved = {name: values.to(device, non_blocking=True) for name, values in batch.items()}
-    pixels = moved.pop("pixels").permute(0, 4, 1, 2, 3)
+    moved = {
+        name: values.to(device, non_blocking=True)
+        for name, values in batch.items()
+        if name not in CODED
+    }
+    whole = moved.pop("pixels") if "pixels" in moved else decode_views(batch, device)
+    pixels = whole.permute(0, 4, 1, 2, 3)
     # Equal to `train.objectives.pixels.standardise(pixels / 255)` but without passes over strided
     # floats. On a CPU it takes a fifteenth of the time, which was half of a small model's step.
     clips = pixels.to(torch.float32, memory_format=torch.contiguous_format)

@@ -12,8 +12,9 @@ import numpy as np
 
 from shared.errors import InputError
 from shared.grid import View, inside_boxes
-from shared.motion_cells import cell_means
+from shared.motion_cells import MEAN, MotionPooling, maps_of_frames, pooled_cells
 from shared.moving_areas import moving_positions
+from train.clips.followed import flow_between_steps
 from train.clips.reader import ClipReader
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
@@ -28,7 +29,6 @@ from train.clips.view_rules import (
 from train.network.model_config import ModelConfig
 from train.objectives.target import ShownView
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig, PretrainConfig
-from train.samples.followed import flow_between_steps
 from train.tables.typed import Choice
 
 SHRINK_LINEAR = 1.5  # a resize interpolates up to this factor; for larger factors it averages
@@ -195,11 +195,18 @@ class StoredClip:
         ]
         return np.stack(of_tubelets).reshape(len(views), -1)
 
-    def motion(self, view: ClipView) -> np.ndarray:
-        """Mean motion of each patch of each tubelet, float32 [T', rows, columns]."""
-        maps = self.reader.motion(self.index, view.frames)
+    def motion(self, view: ClipView, pooling: MotionPooling = MEAN) -> np.ndarray:
+        """Motion of each patch of each tubelet, float32 [T', rows, columns].
+
+        It is a mean over the frames of the tubelet; `pooling` says how it is read in a frame.
+        """
+        numbers, known = maps_of_frames(view.frames, self.num_frames, pooling)
+        maps = self.reader.motion(self.index, numbers)
         grid = self.model.grid
-        cells = cell_means(maps, self.source_view(view), self.source_size, (grid, grid))
+        cells = pooled_cells(
+            maps, self.source_view(view), self.source_size, (grid, grid), pooling.top
+        )
+        cells = cells * known[:, None, None]
         return cells.reshape(self.model.time_steps, -1, grid, grid).mean(axis=1)
 
     def flow(self, view: ClipView) -> np.ndarray:

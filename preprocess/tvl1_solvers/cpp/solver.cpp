@@ -13,6 +13,7 @@
 #include "iterate.h"
 #include "median.h"
 #include "numbers.h"
+#include "patches.h"
 #include "warp.h"
 
 namespace tvl1 {
@@ -141,6 +142,45 @@ extern "C" int tvl1_flow(const float* first, const float* second, const float* i
         for (int64_t i = 0; i < batch; i++)
             solve_pair(first + i * area, second + i * area, initial ? initial + 2 * i * area : nullptr,
                        flow + 2 * i * area, sizes, presmooth, pyramid, *numbers, space);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+// Flow of the patch search at one level, for `batch` pairs; frames (batch, height, width), start
+// and flow (batch, 2, height, width). Returns 0, or 1 when memory runs out.
+extern "C" int patch_flow(const float* first, const float* second, const float* start, float* flow,
+                          int64_t batch, int32_t height, int32_t width,
+                          const patches::Numbers* numbers) {
+    try {
+        const size_t area = (size_t)height * width;
+        for (int64_t i = 0; i < batch; i++) {
+            patches::Level level(first + i * area, second + i * area, height, width);
+            level.search(start + 2 * i * area, *numbers);
+            level.densify(flow + 2 * i * area);
+        }
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+// `count` images, from sizes[0] x sizes[1] px (height, width) to sizes[2] x sizes[3]. Returns 0, or
+// 1 when memory runs out.
+extern "C" int resize_images(const float* images, float* resized, int64_t count,
+                             const int32_t* sizes) {
+    using namespace tvl1;
+    try {
+        Image from, to;
+        for (int64_t i = 0; i < count; i++) {
+            load_image(images + i * sizes[0] * sizes[1], from, sizes[0], sizes[1]);
+            to.shape(sizes[2], sizes[3]);
+            resize(from, to);
+            for (int y = 0; y < to.height; y++)
+                std::memcpy(resized + (i * to.height + y) * to.width, to.row(y),
+                            sizeof(float) * to.width);
+        }
         return 0;
     } catch (const std::bad_alloc&) {
         return 1;

@@ -1,0 +1,120 @@
+"""The finished cells of benchmarks/real_video.py in one small file that outlives their runs.
+
+A cell takes minutes to hours, and its run has hundreds of megabytes. The file keeps of each cell
+only which test clips were right, so that a benchmark that was begun on one machine continues on
+another one. A cell is found again only if all its options are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.real_clips import held_out_split
+from benchmarks.real_video_cells import METHODS, RECIPE, Cell, Pretraining, pretraining_config
+from benchmarks.real_video_scores import ScoredClips
+from shared.errors import InputError
+from shared.files import write_atomically
+from shared.layout import DatasetLayout
+from shared.manifest import read_manifest
+from train.options.recipe import finetune_config, loader_config, read_recipe
+from train.tables.typed import to_table
+
+
+class FinishedCells:
+    """Figures of finished cells, and costs of finished pretrainings.
+
+    The file is JSON: for each cell the number of test clips, and which of them were right, as the
+    bits of a hexadecimal number, the first clip (in the order of their ids) first; for each
+    pretraining its cost.
+
+    Args:
+        path: the file; it need not exist.
+        flow: the source of the flow.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+
+    def __init__(self, path: Path, flow: str) -> None:
+        self._path, self._flow = path, flow
+        self._tables: dict[str, dict[str, Any]] = {"cells": {}, "pretrainings": {}}
+        if path.is_file():
+            try:
+                content = json.loads(path.read_text())
+                self._tables = {name: dict(content[name]) for name in self._tables}
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    "damaged-file",
+                    f"{path} cannot be read ({error!r}); delete it, and its cells run again",
+                ) from None
+
+    def tested(self, layout: DatasetLayout, cell: Cell) -> ScoredClips | None:
+        """The tested clips of a cell; None if the file does not have it."""
+        entry = self._tables["cells"].get(self._key(layout, cell))
+        ids, labels = _test_clips(layout, cell)
+        if entry is None or entry["clips"] != len(ids):
+            return None
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(entry["right"]), np.uint8))
+        return ScoredClips(ids, labels, bits[: len(ids)].astype(np.bool_))
+
+    def add(self, layout: DatasetLayout, cell: Cell, tested: ScoredClips) -> None:
+        """Add a cell."""
+        right = dict(zip(tested.clip_ids, tested.correct, strict=True))
+        ids, _ = _test_clips(layout, cell)
+        bits = np.packbits(np.array([right[clip_id] for clip_id in ids], np.bool_))
+        self._tables["cells"][self._key(layout, cell)] = {
+            "clips": len(ids),
+            "right": bits.tobytes().hex(),
+        }
+
+    def cost(self, layout: DatasetLayout, pretraining: Pretraining) -> Mapping[str, float] | None:
+        """The cost of a pretraining, as it was added; None if the file does not have it."""
+        return self._tables["pretrainings"].get(self._pretraining_key(layout, pretraining))
+
+    def add_cost(
+        self, layout: DatasetLayout, pretraining: Pretraining, cost: Mapping[str, float]
+    ) -> None:
+        """Add what a pretraining took."""
+        key = self._pretraining_key(layout, pretraining)
+        self._tables["pretrainings"].setdefault(key, dict(cost))
+
+    def write(self) -> None:
+        """Replace the file."""
+        content = {name: dict(sorted(table.items())) for name, table in self._tables.items()}
+        write_atomically(self._path, json.dumps(content, indent=1).encode() + b"\n")
+
+    def _key(self, layout: DatasetLayout, cell: Cell) -> str:
+        tables = read_recipe("", RECIPE)
+        options: list[Any] = [
+            to_table(finetune_config(tables, METHODS[cell.key].head)),
+            to_table(loader_config(tables)),
+        ]
+        if cell.pretraining is not None:
+            options.append(to_table(pretraining_config(cell.key)))
+        return f"{layout.dataset}/{self._flow}/{cell.run}/{_digest(options)}"
+
+    def _pretraining_key(self, layout: DatasetLayout, pretraining: Pretraining) -> str:
+        options = to_table(pretraining_config(pretraining.key))
+        return f"{layout.dataset}/{self._flow}/{pretraining.run}/{_digest(options)}"
+
+
+def _digest(options: object) -> str:
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _test_clips(layout: DatasetLayout, cell: Cell) -> tuple[list[str], np.ndarray]:
+    """Ids and labels int64 [n] of the clips that a cell is tested on, in the order of the ids."""
+    split = held_out_split(cell.fold)
+    labels = {
+        clip.clip_id: clip.label
+        for clip in read_manifest(layout.manifest)
+        if clip.split == split and clip.label is not None
+    }
+    ids = sorted(labels)
+    return ids, np.array([labels[clip_id] for clip_id in ids], np.int64)
