@@ -67,11 +67,11 @@ class Budget:
     type=click.Path(path_type=Path),
     default=Path("out/ablation"),
     metavar="FOLDER",
-    help="Folder for datasets. They are made in FOLDER/toy, and in FOLDER/OPTIONS/toy for rows "
-    "with further options of `preprocess.flows`.",
+    help="Folder for datasets. Rows with further options of preprocess.flows have their own.",
 )
-@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)),
-              help="Part to run; can be repeated.  [default: all]")  # fmt: skip
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), metavar="PART",
+              help=f"Part to run, of {', '.join(PARTS)}; can be repeated.  [default: all]"
+              )  # fmt: skip
 @click.option("--seeds", default="0,1,2", metavar="LIST",
               help="Seeds for weight initialisation, data order and masks.")  # fmt: skip
 @click.option("--clips", default=1600, metavar="COUNT", help="Number of clips in all splits.")

@@ -1,15 +1,14 @@
 """Measures ways to store frames: size, time to decode, fidelity, motion boxes and accuracy.
 
-    python -m benchmarks.frame_storage --samples ../shared/samples
-    python -m benchmarks.frame_storage --samples ../shared/samples --only accuracy --out FILE
+    python -m benchmarks.frame_storage
+    python -m benchmarks.frame_storage --only probe,finetune --runs FOLDER
 
 A way to store frames is a short side, a JPEG quality and a chroma format. Fidelity is that of what
 a model of 224 pixels is shown: the frame of the source, resized as one of VideoMAE's crops is
 (its side is 1, 0.875, 0.75 or 0.66 of the short side), against the stored frame, resized to the
 same size. Time is that of reading a clip of 16 frames: decoding, a crop, and the resize, in seconds
-of the processor; all ways take turns. Motion boxes are compared with the annotated boxes of DAVIS.
-Accuracy is that of JHMDB-21 on two folds (benchmarks/frame_storage_accuracy.py). All but the
-accuracy takes about five minutes, the accuracy about an hour.
+of the processor; all ways take turns. Motion boxes are compared with annotated ones. Accuracy is
+that of JHMDB-21 on two folds (benchmarks/frame_storage_accuracy.py).
 """
 
 from __future__ import annotations
@@ -27,16 +26,19 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.annotated_sets import AnnotatedSet, annotated_sets, make_flows, read_clips
+from benchmarks.datasets import run
 from benchmarks.frame_storage_accuracy import MEASURES, Encoding, measure_accuracy
-from benchmarks.map_storage import clip_maps, row_of
 from benchmarks.options import chosen_parts, parts_option, samples_option
+from benchmarks.real_clips import FOLDS
+from benchmarks.real_video import known_names
 from benchmarks.record import RESULTS, fastest
-from preprocess.annotated_boxes.formats import open_annotations
-from preprocess.annotated_boxes.matching import ReadOptions
+from preprocess.annotated_boxes.metrics import box_figures
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from shared.errors import InputError, user_errors
 from shared.files import write_atomically
+from shared.layout import DatasetLayout
 from shared.manifest import Clip
 from shared.run_record import command_line, git_commit, versions
 from train.clips.reader import decode_jpeg
@@ -53,7 +55,6 @@ CHROMA = {
     "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 }
 SETS = {"davis": "davis/*.mp4", "ssv2": "ssv2/*.mp4", "epic100": "epic100/*.mp4"}
-SHORT_SIDES = (256, 240, 224)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Way:
     short_side: int
     quality: int | None
     chroma: str = "4:2:0"
+
+    @property
+    def dataset(self) -> str:
+        """A name for a dataset whose frames are stored so."""
+        return f"{self.short_side}-q{self.quality}"
 
     def encode(self, frame: np.ndarray) -> np.ndarray:
         """The file uint8 [bytes] of a frame uint8 [H, W, 3]."""
@@ -89,12 +95,20 @@ WAYS = (
 )
 
 
+BOX_WAYS = {
+    "davis": (Way(256, 90), Way(256, 80), Way(240, 90), Way(224, 90)),
+    "ssv2": (Way(256, 90), Way(256, 80)),
+}
+
+
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @samples_option("Folder of sample clips.")
 @parts_option
 @click.option("--rounds", type=click.IntRange(min=1), default=5, metavar="COUNT",
               help="Number of rounds in which the ways to store frames take turns; the fastest one "
               "counts.")  # fmt: skip
+@click.option("--folds", default="1,2", metavar="LIST",
+              help="Folds of JHMDB to test the accuracy on.")  # fmt: skip
 @click.option("--runs", type=click.Path(path_type=Path), metavar="FOLDER",
               show_default="a temporary folder",
               help="Folder for datasets and runs of the accuracy. Finished runs are used "
@@ -103,14 +117,21 @@ WAYS = (
               metavar="FILE", show_default="benchmarks/results/frame_storage.json",
               help="JSON file to write; parts that do not run now keep their rows.")  # fmt: skip
 @user_errors
-def main(samples: Path, only: str | None, rounds: int, runs: Path | None, out: Path) -> None:
+def main(
+    samples: Path, only: str | None, rounds: int, folds: str, runs: Path | None, out: Path
+) -> None:
+    known_names("--folds", folds, tuple(map(str, FOLDS)))
+    numbers = tuple(map(int, folds.split(",")))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
             "views": partial(measure_views, samples, rounds),
-            "boxes": partial(measure_boxes, samples),
-            "accuracy": partial(accuracies, samples, runs or Path(scratch)),
+            "boxes": partial(measure_boxes, samples, Path(scratch)),
+            **{
+                measure: partial(accuracies, samples, runs or Path(scratch), measure, numbers)
+                for measure in MEASURES
+            },
         }
         for name in chosen_parts(only, parts):
             rows = []
@@ -158,7 +179,7 @@ def measure_views(samples: Path, rounds: int) -> Iterator[dict[str, Any]]:
             for way in ways
             if way.quality is not None
         }
-        seconds = fastest({str(way): partial(read_clips, files[way]) for way in files}, rounds)
+        seconds = fastest({str(way): partial(decode_and_cut, files[way]) for way in files}, rounds)
         for way in ways:
             row = {"set": name, "clips": len(paths), "size": _size(sources[0]), **asdict(way)}
             decoded = stored[way]
@@ -186,7 +207,7 @@ def chosen_frames(path: Path, short_side: int) -> np.ndarray:
     return np.stack(frames[: FRAMES * STRIDE : STRIDE])
 
 
-def read_clips(clips: list[list[np.ndarray]]) -> None:
+def decode_and_cut(clips: list[list[np.ndarray]]) -> None:
     """Decode, crop and resize clips as a reader does; the crops are the same for every way."""
     rng = np.random.default_rng(0)
     pixels = np.empty((OUTPUT, OUTPUT, 3), np.uint8)
@@ -244,31 +265,50 @@ def structural_similarity(first: np.ndarray, second: np.ndarray) -> float:
 # --------------------------------------------------------------------------- boxes and accuracy
 
 
-def measure_boxes(samples: Path) -> Iterator[dict[str, Any]]:
-    """The IoU of motion boxes with the annotated boxes of DAVIS, by short side.
+def measure_boxes(samples: Path, scratch: Path) -> Iterator[dict[str, Any]]:
+    """The IoU of motion boxes with annotated boxes, for each set and way that `flows` can store.
 
     Flow is computed from decoded frames that are resized to the short side, before they become
-    JPEG files. So quality and chroma change no box, and the short side changes the resize.
+    JPEG files. Boxes also weigh the flow by the texture of the stored frames.
     """
-    paths = sorted(samples.glob(SETS["davis"]))
-    names = {path.stem for path in paths}
-    known = open_annotations("csv", samples / "davis", names, ReadOptions())
-    boxes_of = {name: known.load(name) for name in sorted(names)}
-    for short_side in SHORT_SIDES:
-        maps, grey, sizes = {}, {}, {}
-        for path in paths:
-            found = clip_maps(path, DecodeOptions(short_side=short_side))
-            maps[path.stem], grey[path.stem], sizes[path.stem] = found
-        iou = row_of(maps, grey, sizes, boxes_of, "default", 0, 0, exact=None).iou
-        yield {"set": "davis", "clips": len(paths), "short_side": short_side, "iou": round(iou, 4)}
+    sets = annotated_sets(samples, None, scratch)
+    for name, ways in BOX_WAYS.items():
+        present: dict[str, float] = {}
+        for way in ways:
+            ious = box_ious(sets[name], DatasetLayout(scratch, f"{name}-{way.dataset}"), way)
+            present = present or ious
+            apart = [ious[clip] - present[clip] for clip in ious]
+            yield {
+                "set": name,
+                "clips": len(ious),
+                "short_side": way.short_side,
+                "quality": way.quality,
+                "iou": round(float(np.mean(list(ious.values()))), 4),
+                "difference": round(float(np.mean(apart)), 4),
+                "lowest": round(min(apart), 3),
+                "highest": round(max(apart), 3),
+            }
 
 
-def accuracies(samples: Path, runs: Path) -> Iterator[dict[str, Any]]:
-    """The top-1 of JHMDB with quality 90, the default, and 80."""
-    for measure in MEASURES:
-        yield from measure_accuracy(
-            samples / "actions", runs, [Encoding(90), Encoding(80)], measure
+def box_ious(of_set: AnnotatedSet, layout: DatasetLayout, way: Way) -> dict[str, float]:
+    """The mean IoU of each clip, with boxes made by the project's commands."""
+    stored = ("--frame-short-side", str(way.short_side), "--jpeg-quality", str(way.quality))
+    make_flows(layout, of_set.videos, *stored)
+    run("preprocess.boxes", "--dataset", layout.dataset, "--out", str(layout.out))
+    return {
+        clip.clip_id: float(
+            box_figures(clip.boxes[clip.frames], clip.annotated, clip.size)["iou"].mean()
         )
+        for clip in read_clips(layout.boxes, of_set)
+    }
+
+
+def accuracies(
+    samples: Path, runs: Path, measure: str, folds: tuple[int, ...]
+) -> Iterator[dict[str, Any]]:
+    """The top-1 of JHMDB with quality 90, the default, and 80."""
+    encodings = [Encoding(90), Encoding(80)]
+    yield from measure_accuracy(samples / "actions", runs, encodings, measure, folds)
 
 
 if __name__ == "__main__":

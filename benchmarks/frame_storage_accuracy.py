@@ -18,10 +18,10 @@ from benchmarks.real_clips import SHARDS, list_clips, make_fold, read_sources, r
 from benchmarks.real_video_cells import RECIPE
 from benchmarks.training_runs import Trainer
 from shared.layout import DatasetLayout
+from shared.shard_index import read_index
 from train.evaluation.score_files import read_scores
 from train.running.run_folder import RunFolder
 
-FOLDS = (1, 2)
 SEED = 0
 LABELS = 10  # of each class, for finetuning; a probe learns from all
 EPOCHS = 20  # of finetuning
@@ -40,16 +40,16 @@ class Encoding:
 
 
 def measure_accuracy(
-    actions: Path, out: Path, encodings: list[Encoding], measure: str
+    actions: Path, out: Path, encodings: list[Encoding], measure: str, folds: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-    """The top-1 of each encoding over the test clips of FOLDS, and its difference from the first.
+    """The top-1 of each encoding over the test clips of folds, and its difference from the first.
 
     Args:
         actions: the folder that holds jhmdb21/.
         out: folder for the datasets and runs; finished runs are used again.
         measure: probe or finetune.
     """
-    correct = {each: _correct(actions, out, each, measure) for each in encodings}
+    correct = {each: _correct(actions, out, each, measure, folds) for each in encodings}
     first = correct[encodings[0]]
     ids = sorted(first)
     sources = read_sources(actions)
@@ -59,7 +59,7 @@ def measure_accuracy(
              for each, found in correct.items()}  # fmt: skip
     rows = []
     for each in encodings:
-        row = {"measure": measure, "quality": each.quality, "clips": len(ids)}
+        row = {"measure": measure, "folds": list(folds), "quality": each.quality, "clips": len(ids)}
         row |= _shown("top1", resampler.accuracies(right[each]))
         if each != encodings[0]:
             row |= _shown("difference", resampler.difference(right[each], right[encodings[0]]))
@@ -77,17 +77,18 @@ def _shown(name: str, found: Accuracies) -> dict[str, Any]:
 
 
 def _correct(
-    actions: Path, out: Path, encoding: Encoding, measure: str
+    actions: Path, out: Path, encoding: Encoding, measure: str, folds: tuple[int, ...]
 ) -> dict[str, tuple[int, bool]]:
-    """The label of each test clip of FOLDS, and whether it was recognised."""
+    """The label of each test clip of the folds, and whether it was recognised."""
     clips = DatasetLayout(out, encoding.dataset)
-    list_clips(clips, actions, hockey=False)
-    run_preprocess(
-        "flows", clips, "--videos", str(actions.resolve()), "--source", "none", *SHARDS,
-        "--jpeg-quality", str(encoding.quality), "--pool", "in-process",
-    )  # fmt: skip
+    if read_index(clips.frames) is None:
+        list_clips(clips, actions, hockey=False)
+        run_preprocess(
+            "flows", clips, "--videos", str(actions.resolve()), "--source", "none", *SHARDS,
+            "--jpeg-quality", str(encoding.quality), "--pool", "in-process",
+        )  # fmt: skip
     found: dict[str, tuple[int, bool]] = {}
-    for fold in FOLDS:
+    for fold in folds:
         layout = make_fold(clips, actions, fold)
         trainer, run = Trainer(layout, RECIPE), f"{measure}-seed{SEED}"
         scores = RunFolder(layout.runs / run).scores(

@@ -101,13 +101,10 @@ def main(videos: Path, annotations: Path, preset: str, out: Path | None) -> None
         write_atomically(out, json.dumps(content, indent=1).encode() + b"\n")
 
 
-def clip_maps(
-    path: Path, options: DecodeOptions | None = None
-) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+def clip_maps(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Motion maps float32 [T, h, w] and grey frames uint8 [T, h, w] at the resolution of the flow,
     and (width, height) of the source."""
-    options = options or DecodeOptions()
-    chunks = list(decode_clip(Clip("clip", path.name), path.parent, options))
+    chunks = list(decode_clip(Clip("clip", path.name), path.parent, DecodeOptions()))
     grey = torch.from_numpy(
         np.concatenate([grey_frames(chunk.rgb, FLOW_LINES) for chunk in chunks])
     )

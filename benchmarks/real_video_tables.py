@@ -42,14 +42,14 @@ def write_results(
         "missing": missing,
     }
     write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")
-    write_atomically(path.with_suffix(".md"), tables(content).encode())
+    write_atomically(path.with_suffix(".md"), tables(content, path.name).encode())
     for measure in sorted({row["measure"] for row in content["rows"]}):
         png = path.with_name(f"{path.stem}-{measure}.png")
         write_atomically(png, efficiency_curves(content, measure))
 
 
-def tables(content: dict[str, Any]) -> str:
-    """The content of the results file as Markdown."""
+def tables(content: dict[str, Any], name: str) -> str:
+    """The content of the results file as Markdown, which links to the file `name`."""
     folds, seeds = (", ".join(map(str, content[name])) for name in ("folds", "seeds"))
     lines = [
         "# Pretraining on real clips",
@@ -58,7 +58,7 @@ def tables(content: dict[str, Any]) -> str:
         "",
         f"JHMDB-21, folds {folds} by source video, seeds {seeds}; chance is 4.8 %. In brackets:",
         f"the {LEVEL:.0%} interval over source videos; differences are paired. All figures: "
-        "[real_video.json](real_video.json).",
+        f"[{name}]({name}).",
     ]
     if content["pretrainings"]:
         lines += ["", *_costs(content)]
@@ -67,7 +67,7 @@ def tables(content: dict[str, Any]) -> str:
         if rows:
             lines += ["", f"## {TITLES[measure]}", "", *_table(rows)]
     if content["missing"]:
-        lines += ["", f"Not run yet: {len(content['missing'])} cells, listed in real_video.json."]
+        lines += ["", f"Not run yet: {len(content['missing'])} cells, listed in {name}."]
     return "\n".join(lines) + "\n"
 
 

@@ -73,12 +73,12 @@ def samples(tmp_path):
 
 def test_rows_are_written_part_by_part(samples, monkeypatch):
     out = samples / "found.json"
-    out.write_text(json.dumps({"accuracy": {"rows": ["kept"]}}))
+    out.write_text(json.dumps({"probe": {"rows": ["kept"]}}))
     asked = ["--samples", str(samples), "--only", "views", "--rounds", "1", "--out", str(out)]
     done = CliRunner().invoke(frame_storage.main, asked)
     assert done.exit_code == 0, done.output
     content = json.loads(out.read_text())
-    assert content["accuracy"]["rows"] == ["kept"]
+    assert content["probe"]["rows"] == ["kept"]
     rows = content["views"]["rows"]
     # The videos have fewer lines than any short side, so that quality and chroma alone differ.
     assert [(row["quality"], row["chroma"]) for row in rows[:3]] == [
@@ -87,6 +87,10 @@ def test_rows_are_written_part_by_part(samples, monkeypatch):
     assert len(rows) == 9 and all(row["milliseconds_a_clip"] > 0 for row in rows)
     assert str(samples) not in content["views"]["command"]
     assert chosen_frames(samples / "davis/clip.mp4", 64).shape == (16, 64, 85, 3)
+
+
+def test_unknown_folds_are_named():
+    refused(CliRunner().invoke(frame_storage.main, ["--folds", "1,7"]), "unknown-name", "'7'")
 
 
 def test_missing_samples_are_named(tmp_path):

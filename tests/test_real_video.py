@@ -248,8 +248,9 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
     assert few["top1"]["value"] == 50 and few["minus_random"]["top1"]["value"] == 25
     assert "minus_videomae" not in few  # VideoMAE has no figure yet
     assert "| 5 | velocities | 1 x 1 | 50.0 [" in path.with_suffix(".md").read_text()
-    assert "Not run yet: 1 cells" in tables(content)
-    assert "| velocities | 15 | 10,455 | 3.36 | 3.0 |" in tables(content)
+    assert "[real.json](real.json)" in tables(content, path.name)
+    assert "Not run yet: 1 cells" in tables(content, path.name)
+    assert "| velocities | 15 | 10,455 | 3.36 | 3.0 |" in tables(content, path.name)
     assert efficiency_curves(content, "probe").startswith(b"\x89PNG")
     assert (tmp_path / "real-probe.png").is_file()
 

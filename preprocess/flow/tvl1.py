@@ -82,12 +82,10 @@ def _solve_cpu(
     first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
 ) -> torch.Tensor:
     try:
-        native.load()
-        parts = starts.Parts(native.solve, native.patch_flow, native.resize)
+        return starts.solve(first, second, initial, preset, starts.NATIVE)
     except native.UnavailableError as reason:
         _warn_slow(str(reason))
-        parts = starts.EAGER
-    return starts.solve(first, second, initial, preset, parts)
+    return starts.solve(first, second, initial, preset, starts.EAGER)
 
 
 def _solve_cuda(

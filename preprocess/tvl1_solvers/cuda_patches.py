@@ -102,7 +102,7 @@ def _sums(
 
 @triton.jit
 def _cost(first, second, x, y, u, v, width, height, known):
-    total, cost, by_x, by_y = _sums(
+    _total, cost, _by_x, _by_y = _sums(
         first, second, first, first, x, y, u, v, width, height, known, False
     )
     return cost
@@ -199,7 +199,7 @@ def _round_kernel(
     best_v = start_v
     best = tl.full((BLOCK,), float("inf"), tl.float32)
     active = known
-    for step in range(steps):
+    for _step in range(steps):
         total, cost, by_x, by_y = _sums(
             first, second, across, down, x, y, u, v, width, height, known, True
         )

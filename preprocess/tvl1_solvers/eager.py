@@ -52,7 +52,10 @@ def solve(
     preset: Preset,
     kernels: Kernels,
 ) -> torch.Tensor:
-    """Compute flow (B, 2, H, W) of float32 frames (B, H, W), coarse to fine."""
+    """Compute flow (B, 2, H, W) of float32 frames (B, H, W), coarse to fine.
+
+    It starts from `initial`, or from zero; `preset.starts` is what starts.py is for.
+    """
     sizes = level_sizes(first.shape[1], first.shape[2], preset)
     levels = _pyramid(first, second, sizes, preset)
     flow = first.new_zeros(first.shape[0], 2, *sizes[-1])

@@ -1,4 +1,4 @@
-"""Builds and calls the C++ solver of TV-L1 flow (cpp/).
+"""Builds and calls the C++ solver of TV-L1 flow and the patch search (cpp/).
 
 The solver is compiled on first use, in a few seconds, with the C++ compiler of the machine (`CXX`,
 else g++) and for its processor. The library is kept in $XDG_CACHE_HOME/mofo or ~/.cache/mofo. Its
@@ -71,7 +71,7 @@ class _SearchNumbers(ctypes.Structure):
 def solve(
     first: torch.Tensor, second: torch.Tensor, initial: torch.Tensor | None, preset: Preset
 ) -> torch.Tensor:
-    """Compute flow float32 [B, 2, H, W] of float32 frames [B, H, W] on the CPU, in one thread.
+    """As eager.solve, on the CPU, in one thread.
 
     Other Python threads can run at the same time.
 

@@ -184,9 +184,7 @@ def _differences(
     )
 
 
-def _cost(
-    patches: Patches, second: torch.Tensor, u: torch.Tensor, v: torch.Tensor
-) -> torch.Tensor:
+def _cost(patches: Patches, second: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     difference = _differences(patches, second, u, v)
     return _cost_of(difference, _total(difference))
 

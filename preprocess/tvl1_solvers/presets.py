@@ -27,7 +27,8 @@ class PatchSearch:
     grid_smallest_side: int = 48
     """px: no smaller level, when it starts from the grid; there the grid is tried."""
     grid_reach: int = 80
-    """px of the frames: largest displacement of the grid along an axis."""
+    """px of the frames: largest displacement of the grid along an axis; at most a third of the
+    longer side."""
     grid_step: int = 2
     """px of that level: from a displacement of the grid to the next."""
     distances: tuple[int, ...] = (1, 2, 1, 2)

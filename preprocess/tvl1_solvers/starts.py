@@ -16,11 +16,10 @@ from typing import TypeAlias
 
 import torch
 
-from preprocess.tvl1_solvers import eager
+from preprocess.tvl1_solvers import eager, native
 from preprocess.tvl1_solvers.eager import pad_replicate, square_root
 from preprocess.tvl1_solvers.patches import bilinear, patch_flow
 from preprocess.tvl1_solvers.presets import (
-    SMALLEST_SIDE,
     PatchSearch,
     Preset,
     Starts,
@@ -54,6 +53,7 @@ class Parts:
 
 
 EAGER = Parts(functools.partial(eager.solve, kernels=eager.EAGER), patch_flow, eager.resize)
+NATIVE = Parts(native.solve, native.patch_flow, native.resize)
 
 
 def solve(
@@ -63,7 +63,10 @@ def solve(
     preset: Preset,
     parts: Parts,
 ) -> torch.Tensor:
-    """Compute flow (B, 2, H, W) of float32 frames (B, H, W) by any preset."""
+    """Compute flow (B, 2, H, W) of float32 frames (B, H, W), with the start that the preset wants.
+
+    An initial flow takes the place of the preset's own start.
+    """
     if preset.starts is None:
         return parts.solve(first, second, initial, preset)
     if initial is None:
@@ -76,35 +79,36 @@ def _start(
 ) -> torch.Tensor:
     """Flow (B, 2, H, W), computed at the size of `starts.level`."""
     # Flow from the second frame to the first is computed in the same batch.
-    one, other = torch.cat([first, second]), torch.cat([second, first])
-    sizes = search_sizes(*first.shape[1:], starts.search)
-    levels = [(one, other)]
-    for size in sizes:
-        levels.append((parts.resize(levels[-1][0], size), parts.resize(levels[-1][1], size)))
+    levels = [(torch.cat([first, second]), torch.cat([second, first]))]
+    for size in search_sizes(*first.shape[1:], starts.search):
+        one, other = levels[-1]
+        levels.append((parts.resize(one, size), parts.resize(other, size)))
     size = level_sizes(*first.shape[1:], preset)[: starts.level + 1][-1]
-    small = [parts.resize(frames, size) for frames in levels[1]]
-    fast = replace(
+    one, other = (parts.resize(frames, size) for frames in levels[1])
+    quick = replace(
         preset, presmooth=0.0, warps_fine=starts.warps, iterations_fine=starts.iterations
     )
     flows = [
-        parts.solve(*small, None, replace(fast, max_levels=count)) for count in starts.max_levels
+        parts.solve(one, other, None, replace(quick, max_levels=count))
+        for count in starts.max_levels
     ]
     for grid in (False, True):
         initial = parts.resize_flow(_search(levels, grid, starts.search, parts), size)
-        flows.append(parts.solve(*small, initial, replace(fast, max_levels=1)))
-    return parts.resize_flow(_choose(*small, flows, starts), tuple(first.shape[1:]))
+        flows.append(parts.solve(one, other, initial, replace(quick, max_levels=1)))
+    return parts.resize_flow(choose(one, other, flows, starts), tuple(first.shape[1:]))
 
 
 def _search(
     levels: list[tuple[torch.Tensor, torch.Tensor]], grid: bool, numbers: PatchSearch, parts: Parts
 ) -> torch.Tensor:
     """Flow of the patch search at half of the size; the first of the levels has the full size."""
-    height = levels[0][0].shape[1]
+    height, width = levels[0][0].shape[1:]
     levels, radius = levels[1:], 0
     if grid:
         least = numbers.grid_smallest_side
         levels = [each for each in levels if min(each[0].shape[1:]) >= least] or levels[:1]
-        radius = round(numbers.grid_reach * levels[-1][0].shape[1] / height)
+        reach = min(numbers.grid_reach, max(height, width) // 3)
+        radius = round(reach * levels[-1][0].shape[1] / height)
     coarsest = levels[-1][0]
     flow = coarsest.new_zeros(len(coarsest), 2, *coarsest.shape[1:])
     for first, second in reversed(levels):
@@ -115,20 +119,24 @@ def _search(
     return flow
 
 
-def _choose(
+def choose(
     first: torch.Tensor, second: torch.Tensor, flows: list[torch.Tensor], starts: Starts
 ) -> torch.Tensor:
-    """For each pixel of the first half of the batch the flow with the lowest cost."""
+    """For each pixel the flow that fits best, float32 (B, 2, H, W).
+
+    Args:
+        first, second: (2 B, H, W): the frames, and again with both exchanged.
+        flows: (2 B, 2, H, W) each: from first to second. Of two that fit as well, the earlier one
+            is taken.
+        starts: the costs.
+    """
     count = len(first) // 2
-    first, second = first[:count], second[:count]
-    best, least = flows[0][:count], None
+    best, least = flows[0][:count], first.new_full((), torch.inf)
     for flow in flows:
         there, back = flow[:count], flow[count:]
-        cost = _cost(first, second, there, back, starts)
-        if least is None:
-            least = cost
-        better = cost < least
-        best, least = torch.where(better[:, None], there, best), torch.where(better, cost, least)
+        cost = _cost(first[:count], second[:count], there, back, starts)
+        best = torch.where((cost < least)[:, None], there, best)
+        least = torch.minimum(cost, least)
     return best
 
 

@@ -70,6 +70,8 @@ struct Axis {
             int first = std::min((int)centre, from - 2);
             index[i] = first, share[i] = (float)std::min(centre - first, 1.0);
         }
+        // Lanes beyond the last pixel read where it does.
+        std::fill(index.begin() + to, index.end(), index[to - 1]);
     }
 };
 
