@@ -126,7 +126,10 @@ recipe_has = $(shell awk -v table='[pretrain.$(METHOD)]' -v text='$(1)' \
 # free of the camera's motion (MME, App. A). Flows that have tracks keep them, with or without the
 # camera's motion, whatever the method is now. ARGS="--stabilise off" makes others.
 track_stabilise = $(shell sed -nE 's/.*("stabilise": "([a-z]+)").*/--stabilise \2/p' "$(ROOT)/flows/dataset.json" | head -1)
-tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise),$(or $(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp),$(if $(or $(call recipe_has,mask = {kind = "flow_tube"),$(call recipe_has,mask = {kind = "motion_bins")),$(flow_tracks)))))
+# They start where the windows of the recipe need them, or where those that are there do.
+track_window = $(shell sed -nE 's/.*("track_window": "([0-9x]+)").*/--track-window \2/p' "$(ROOT)/flows/dataset.json" | head -1)
+needed_window = $(if $(findstring --track-,$(ARGS)),,$(shell $(python) -m train.track_window --dataset "$(DATASET)" --out "$(OUT)" --method "$(METHOD)" $(call goal_args,pretrain) 2>/dev/null))
+tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise) $(track_window),$(or $(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp $(needed_window)),$(if $(or $(call recipe_has,mask = {kind = "flow_tube"),$(call recipe_has,mask = {kind = "motion_bins")),$(flow_tracks)))))
 # Masks that follow the flow follow the picture, with the camera's motion. They need no shape.
 flow_tracks := --trajectories --track-cell 0
 # Velocities are tracks of one step without shape, and free of the camera's motion.

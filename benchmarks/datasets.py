@@ -30,15 +30,20 @@ def make_videos(out: Path, name: str, samples: Path) -> Path:
     return DatasetLayout(out, "toy").videos
 
 
-def make_dataset(out: Path, name: str, samples: Path) -> DatasetLayout:
-    """Make manifest, frames, flows and boxes of a dataset below `out`, or use existing ones."""
+def make_dataset(out: Path, name: str, samples: Path, *flow_options: str) -> DatasetLayout:
+    """Make manifest, frames, flows and boxes of a dataset below `out`, or use existing ones.
+
+    Args:
+        flow_options: further options of `flows`.
+    """
     layout = DatasetLayout(out, name)
     place = ["--dataset", name, "--out", str(out)]
     videos = ["--videos", str(make_videos(out, name, samples))]
     annotations = [] if name == "toy" else [*videos, "--annotations", str(samples / name)]
     run("preprocess.manifest", *place, *annotations)
     # With two clips per shard, a few clips are enough to open and close several shards.
-    run("preprocess.flows", *place, *videos, "--pool", "in-process", "--clips-per-shard", "2")
+    in_process = ["--pool", "in-process", "--clips-per-shard", "2"]
+    run("preprocess.flows", *place, *videos, *in_process, *flow_options)
     run("preprocess.boxes", *place)
     return layout
 

@@ -9,6 +9,10 @@ transform them as it does (Pillow, frame by frame). The target refers to this. E
 a second time with our transforms, so that only decoding differs. Workers hand bytes to a GPU, so
 the figures of views leave out the part of the device. It takes about a minute.
 
+MME's clips have targets from stored tracks as well. They are read beside MOFO's, with the frames
+and tubelets of MME's recipe, and the size of the tracks is printed for each clip, and projected for
+a clip of Something-Something V2.
+
 Then one reader with few open shards reads 10,000 toy clips, to measure memory and open files.
 """
 
@@ -23,6 +27,7 @@ from pathlib import Path
 
 import click
 import cv2
+import h5py
 import numpy as np
 import torch
 
@@ -47,6 +52,9 @@ CLIPS = 14  # clips per pass; a smaller dataset is read more than once
 STRIDE = 2
 OPEN_SHARDS = 2
 TARGET = 3.0
+MME_SHARE = 0.5  # of MOFO's clips/s
+FRAMES, ALL_CLIPS = 45, 220_847  # of Something-Something V2; frames of a clip, about
+MOST_KB = 300.0  # of the tracks of such a clip
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
@@ -81,6 +89,8 @@ def measure(scratch: Path, samples: Path, rounds: int, soak: int) -> list[Figure
     for name in names_of(samples):
         layouts.append(make_dataset(scratch, name, samples))
         figures += of_dataset(layouts[-1], make_videos(scratch, name, samples), rounds)
+    for name in names_of(samples):
+        figures += of_tracks(scratch / "tracks", name, samples, rounds)
     if soak:
         figures += of_memory(layouts[0], soak)
     return figures
@@ -198,6 +208,76 @@ def _reading(
             MASKS["tube"].draw(scene, rng, mask_ratio=0.9)
 
     return read
+
+
+# ------------------------------------------------------------------------------------- tracks
+
+
+def of_tracks(scratch: Path, name: str, samples: Path, rounds: int) -> list[Figure]:
+    """Clips/s of MME beside MOFO, both by the recipe of ssv2, and the bytes of MME's tracks."""
+    config = pretrain_config(read_recipe("ssv2", None), "mme")
+    needs = config.needed_motion
+    assert needs is not None and needs.track_window is not None
+    options = ("--trajectories", "--stabilise", "warp", "--track-window", str(needs.track_window))
+    layout = make_dataset(scratch, name, samples, *options)
+    loader = LoaderConfig(workers=0, open_shards=16)
+    table = read_clip_table(layout, ["train"], boxes=False, motion=needs)
+    mme = PretrainDataset(table, config, loader, seed=0)
+    mofo = our_dataset(layout, repeats=1)
+    indices = np.resize(np.arange(len(table)), CLIPS)
+    works = {
+        "MME": lambda: read_ours(mme, indices, CPU),
+        "MOFO": lambda: read_ours(mofo, indices, CPU),
+    }
+    for work in works.values():
+        work()
+    seconds = fastest(works, rounds)
+
+    num_bytes, starts = stored_tracks(layout)
+    what, num_clips = f"loader, {layout.dataset}", len(read_manifest(layout.manifest))
+    figures = [
+        Figure(
+            f"{what}: MME against MOFO",
+            "clips/s",
+            CLIPS / seconds["MME"],
+            "MOFO",
+            CLIPS / seconds["MOFO"],
+            target=MME_SHARE,
+            note="per core",
+        ),
+        Figure(
+            f"{what}: tracks of a clip",
+            "kB",
+            round(num_bytes / num_clips / 1000, 1),
+            more_is_better=False,
+            note=f"{starts / num_clips:.1f} frames of a clip have tracks",
+        ),
+    ]
+    if name == "ssv2":
+        clip_bytes = num_bytes / starts * len(needs.track_window.starts(FRAMES))
+        figures.append(
+            Figure(
+                f"{what}: tracks of a clip of {FRAMES} frames, projected",
+                "kB",
+                round(clip_bytes / 1000, 1),
+                "limit",
+                MOST_KB,
+                more_is_better=False,
+                target=1.0,
+                note=f"{clip_bytes * ALL_CLIPS / 1e9:.0f} GB for all {ALL_CLIPS:,} clips",
+            )
+        )
+    return figures
+
+
+def stored_tracks(layout: DatasetLayout) -> tuple[int, int]:
+    """Bytes of the tracks of a dataset in its files, and the number of frames that have tracks."""
+    num_bytes = starts = 0
+    for path in sorted(layout.flows.glob("*.h5")):
+        with h5py.File(path) as shard:
+            num_bytes += sum(each.id.get_storage_size() for each in shard["track"].values())
+            starts += int(np.count_nonzero(np.diff(shard["track/offsets"])))
+    return num_bytes, starts
 
 
 # ------------------------------------------------------------------------------------- memory

@@ -14,6 +14,7 @@ MME does (train/objectives/fixed_places.py), and shortened velocities
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import click
@@ -60,7 +61,8 @@ def stored_motion(layout: DatasetLayout, clips: int, patches: int) -> np.ndarray
         first, last = table.frames[index]
         placed = reader.tracks(index, np.arange(last - first - 1))
         rows, columns = (side // patches * patches for side in placed.grid)
-        moves = placed.tracks.displacements[:, :, 0].reshape(-1, *placed.grid, 2)
+        tracks = placed.tracks.at(np.arange(math.prod(placed.grid)), hog=False)
+        moves = tracks.displacements[:, :, 0].reshape(-1, *placed.grid, 2)
         parts = moves[:, :rows, :columns].reshape(
             -1, patches, rows // patches, patches, columns // patches, 2
         )

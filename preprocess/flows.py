@@ -138,6 +138,10 @@ if TYPE_CHECKING:  # a run that finds everything complete does not wait for Open
              help="With --trajectories: a TorchScript file of a point tracker that follows points "
              "instead of the flow. preprocess/flow/point_tracker.py states its inputs and outputs."
              )  # fmt: skip
+@rare_option("--track-window", metavar="FRAMESxSTRIDExTUBELET",
+              help="With --trajectories: store, in a tenth of the space, only tracks that start at "
+              "the tubelets of training windows: the recipe's number of input frames, their "
+              "distance and the frames of a tubelet, such as 16x3x2.")  # fmt: skip
 # Which clips are set aside
 @shared_option("max_pixels")
 @shared_option("max_frames")
@@ -392,6 +396,8 @@ def print_plan(plan: Plan) -> None:
             f"Tracks over {counted(flow.tracks.length, 'flow')} are stored, with "
             f"{flow.tracks.points} points along the short side."
         )
+        window = flow.tracks.window
+        print(f"They start at {f'the tubelets of {window}' if window else 'every frame'}.")
     device = counted(config.num_gpus, "GPU") if config.num_gpus else "the CPU"
     by_cluster = "as many as the cluster has CPUs for"
     print(

@@ -56,6 +56,7 @@ class CheckedRows:
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self.dataset = dataset
+        self._further = (0,) * (dataset.ndim - 1)  # where a chunk begins along the other axes
         self._is_packed = filters_of(dataset) == GZIP
         assert self._is_packed or filters_of(dataset) == PLAIN
         self._rows_a_chunk = dataset.chunks[0]
@@ -95,7 +96,7 @@ class CheckedRows:
 
     def _check_size(self, number: int) -> None:
         start = number * self._rows_a_chunk
-        found = self.dataset.id.get_chunk_info_by_coord((start, *[0] * (self.dataset.ndim - 1)))
+        found = self.dataset.id.get_chunk_info_by_coord((start, *self._further))
         where = f"chunk {number}"
         if found.byte_offset is None:
             raise ChunkError(f"{where} is missing")
@@ -111,7 +112,7 @@ class CheckedRows:
     def _checked(self, number: int) -> memoryview:
         """Return the stored bytes of a chunk without their checksum."""
         self._check_size(number)
-        start = (number * self._rows_a_chunk, *[0] * (self.dataset.ndim - 1))
+        start = (number * self._rows_a_chunk, *self._further)
         _, stored = self.dataset.id.read_direct_chunk(start)
         data = memoryview(stored)[:-CHECKSUM_BYTES]
         if fletcher32(data) != int.from_bytes(stored[-CHECKSUM_BYTES:], "little"):

@@ -1,10 +1,10 @@
-"""The datasets of each kind of shard, format version 1: the table that writer and reader share.
+"""The datasets of each kind of shard: the table that writer and reader share.
 
 Letters of dimensions: N clips, F frames of all clips, B bytes of all JPEG files or tables of what
 moves, M values of all motion maps, K and J positions of all tube tables, P vertices of all
-contours, R tracks, D and H values of their displacements and HOG. The rows of a clip in every
-per-frame dataset are `first:last` of `/clip/frames`. Ragged data is stored as `offsets` and
-`values`.
+contours, R tracks, D and H values of their displacements and HOG, C and E coefficients of the same.
+The rows of a clip in every per-frame dataset are `first:last` of `/clip/frames`. Ragged data is
+stored as `offsets` and `values`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+"""The versions that are read. A shard has the lowest that its datasets need (`format_version`)."""
 LARGEST_VERTEX = 32767
 """Largest x and y in `/contour/vertices`, which are int16. In larger frames, vertices beyond it are
 moved here. Boxes are float32 and keep their place."""
@@ -28,9 +29,11 @@ class Field:
         dims: letters or numbers, such as `F+1` for offsets.
         units: units of the values; "" if there are none.
         description: one sentence for people who read the file with other programs.
-        gzip: whether it is compressed (level 1). Every dataset has fletcher32.
+        gzip: level of compression, 0 for none. Every dataset has fletcher32.
         optional: whether it exists only if it was asked for; then in all shards of a folder or in
             none.
+        since: the format version that brought it; programs that read only older ones refuse a
+            shard that has it.
     """
 
     path: str
@@ -38,8 +41,9 @@ class Field:
     dims: tuple[str, ...]
     units: str
     description: str
-    gzip: bool = False
+    gzip: int = 0
     optional: bool = False
+    since: int = 1
 
 
 CLIP_FIELDS = (
@@ -59,7 +63,7 @@ CAMERA_FIELDS = (
         "pixel",
         "3x3 by rows, from the frame to the next, pixel centres at whole numbers, on frames of "
         "flow_short_side; the identity where too few matches agree",
-        gzip=True,
+        gzip=1,
         optional=True,
     ),
     Field(
@@ -68,7 +72,7 @@ CAMERA_FIELDS = (
         ("F",),
         "match",
         "that agree on the homography, also where it was refused",
-        gzip=True,
+        gzip=1,
         optional=True,
     ),
 )
@@ -82,7 +86,7 @@ RESIDUAL_FIELDS = (
         "",
         "length of the flow without the camera's part, stored like the motion maps and with their "
         "offsets: length = scale * values**2",
-        gzip=True,
+        gzip=1,
         optional=True,
     ),
     Field(
@@ -119,7 +123,8 @@ TRACK_FIELDS = (
         "<i8",
         ("F+1",),
         "track",
-        "tracks that start at frame i, by rows of the grid, are offsets[i]:offsets[i+1]",
+        "tracks that start at frame i, by rows of the grid, are offsets[i]:offsets[i+1]; with "
+        "track_window only some frames have any",
         optional=True,
     ),
     Field(
@@ -128,7 +133,7 @@ TRACK_FIELDS = (
         ("R",),
         "step",
         "before the track leaves the frame or the clip ends; track_length for a whole track",
-        gzip=True,
+        gzip=1,
         optional=True,
     ),
     Field(
@@ -137,7 +142,7 @@ TRACK_FIELDS = (
         ("D",),
         "track_displacement_unit pixels",
         "x, y of each of track_length steps of each track; 0 after its end",
-        gzip=True,
+        gzip=1,
         optional=True,
     ),
     Field(
@@ -148,8 +153,32 @@ TRACK_FIELDS = (
         "9 orientations at the position that each step of each track starts from: mean gradient = "
         "track_hog_unit * value**2 grey values per pixel; with attributes track_channels (rgb) or "
         "track_cells n, 9 for each channel, row and column of n x n cells, in this order",
-        gzip=True,
+        gzip=1,
         optional=True,
+    ),
+    # With --track-window, in place of the last two (shared/packed_tracks.py). It pays to compress
+    # them well: they are written once, and level 6 is read as fast as level 1.
+    Field(
+        "/track/moves",
+        "|i1",
+        ("C",),
+        "track_move_step gains",
+        "of each frame with tracks: gains of its tracks, then for each step and x, y one cosine "
+        "coefficient of every track; gain = track_move_floor * 2**(value/2) pixels",
+        gzip=6,
+        optional=True,
+        since=2,
+    ),
+    Field(
+        "/track/shape",
+        "|i1",
+        ("E",),
+        "track_hog_step gains",
+        "the same of HOG, for each step and 9 orientations; gain = track_hog_floor * 2**(value/2) "
+        "grey values per pixel",
+        gzip=6,
+        optional=True,
+        since=2,
     ),
 )
 
@@ -170,7 +199,7 @@ MOVING_FIELDS = (
         ("F+1",),
         "byte",
         "table of frame i is bits[offsets[i]:offsets[i+1]]",
-        gzip=True,
+        gzip=1,
         optional=True,
     ),
     Field(
@@ -180,7 +209,7 @@ MOVING_FIELDS = (
         "",
         "1 where a cell of the frame moves; row by row, 8 cells a byte, the first in the highest "
         "bit (numpy.packbits)",
-        gzip=True,
+        gzip=1,
         optional=True,
     ),
     Field(
@@ -223,7 +252,7 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             ("M",),
             "",
             "motion maps, row by row: map = scale * values**2 (square-root companding)",
-            gzip=True,
+            gzip=1,
         ),
         Field(
             "/motion/scale",
@@ -273,7 +302,7 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
             ("P", "3"),
             "pixel",
             "contours of what moves in the frame: number of the contour in its frame, x, y, source",
-            gzip=True,
+            gzip=1,
         ),
         Field(
             "/tube/offsets", "<i8", ("N+1",), "value", "clip i is index[offsets[i]:offsets[i+1]]"
@@ -289,6 +318,11 @@ SCHEMAS: dict[str, tuple[Field, ...]] = {
     )
     + MOVING_FIELDS,
 }
+
+
+def format_version(fields: Collection[Field]) -> int:
+    """The version of a shard that has these datasets."""
+    return max(field.since for field in fields)
 
 
 def sizes_of(fields: Collection[Field], shapes: dict[str, tuple[int, ...]]) -> dict[str, int] | str:

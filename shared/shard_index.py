@@ -9,9 +9,10 @@ from pathlib import Path
 
 from shared.errors import InputError
 from shared.files import write_atomically
-from shared.schema import FORMAT_VERSION, SCHEMAS
+from shared.schema import SCHEMAS
 
 INDEX_NAME = "dataset.json"
+INDEX_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class DatasetIndex:
         clips_per_shard: clip i of the manifest belongs to shard i // clips_per_shard.
         manifest_digest: digest of the manifest that the shards were computed from.
         shards: the shards in order of their names.
-        format_version: format version of the shards.
+        format_version: format version of dataset.json; shards have their own.
     """
 
     kind: str
@@ -44,7 +45,7 @@ class DatasetIndex:
     clips_per_shard: int
     manifest_digest: str
     shards: list[ShardEntry] = field(default_factory=list)
-    format_version: int = FORMAT_VERSION
+    format_version: int = INDEX_VERSION
 
     @property
     def num_clips(self) -> int:
@@ -89,10 +90,10 @@ def read_index(folder: Path) -> DatasetIndex | None:
         raise InputError("damaged-file", f"{path} is not JSON: {error}") from None
     try:
         version = int(content["format_version"])
-        if version != FORMAT_VERSION:
+        if version != INDEX_VERSION:
             raise InputError(
                 "other-version",
-                f"{path} has format version {version}; {FORMAT_VERSION} is read here",
+                f"{path} has format version {version}; {INDEX_VERSION} is read here",
             )
         if content.pop("config_digest") != config_digest(content["config"]):
             raise InputError(

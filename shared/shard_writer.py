@@ -19,18 +19,26 @@ import h5py
 import numpy as np
 
 from shared.files import atomic_file
-from shared.schema import FORMAT_VERSION, SCHEMAS, Field, sizes_of
+from shared.schema import SCHEMAS, Field, format_version, sizes_of
 
 CHUNK_BYTES = 1 << 16  # reading one JPEG frame must not cost much more than that frame
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """A one-dimensional array that is too large for memory: length, dtype and pieces in order."""
+    """A one-dimensional array that is too large for memory.
+
+    Attributes:
+        length: number of values.
+        dtype: their dtype.
+        pieces: the values in order.
+        chunk: values of a chunk, if readers want as many at once; 0 for chunks of CHUNK_BYTES.
+    """
 
     length: int
     dtype: np.dtype
     pieces: Iterable[np.ndarray]
+    chunk: int = 0
 
     @property
     def shape(self) -> tuple[int]:
@@ -129,21 +137,22 @@ def _sha256(stream: BufferedIOBase) -> str:
 def _fill(
     file: h5py.File, kind: str, arrays: Mapping[str, np.ndarray | Pieces], attributes: dict
 ) -> None:
-    file.attrs["format_version"] = np.int32(FORMAT_VERSION)
+    fields = [field for field in SCHEMAS[kind] if field.path in arrays]
+    file.attrs["format_version"] = np.int32(format_version(fields))
     file.attrs["kind"] = np.bytes_(kind)
     file.attrs["config"] = np.bytes_(json.dumps(attributes, sort_keys=True))
     for name, value in sorted(attributes.items()):
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
-    for field in SCHEMAS[kind]:
-        if field.path in arrays:
-            _write_dataset(file, field, arrays[field.path])
+    for field in fields:
+        _write_dataset(file, field, arrays[field.path])
 
 
 def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) -> None:
     length, *row_shape = array.shape
     row_bytes = max(1, array.dtype.itemsize * math.prod(row_shape))
-    rows = max(1, min(length, CHUNK_BYTES // row_bytes))
+    wanted = array.chunk if isinstance(array, Pieces) else 0
+    rows = max(1, min(length, wanted or CHUNK_BYTES // row_bytes))
     dataset = file.create_dataset(
         field.path,
         shape=array.shape,
@@ -153,7 +162,7 @@ def _write_dataset(file: h5py.File, field: Field, array: np.ndarray | Pieces) ->
         maxshape=(None, *row_shape) if length == 0 else None,
         fletcher32=True,
         compression="gzip" if field.gzip else None,
-        compression_opts=1 if field.gzip else None,
+        compression_opts=field.gzip or None,
         shuffle=False,
         track_times=False,
     )

@@ -17,7 +17,7 @@ import numpy as np
 from shared.chunks import GZIP, PLAIN, CheckedRows, ChunkError, filters_of
 from shared.errors import InputError
 from shared.make_commands import make_around
-from shared.schema import FORMAT_VERSION, SCHEMAS, Field, sizes_of
+from shared.schema import FORMAT_VERSIONS, SCHEMAS, Field, sizes_of
 from shared.shard_cache import open_shard
 
 MAX_CHUNK_BYTES = 1 << 18  # largest chunk that is decompressed
@@ -146,10 +146,11 @@ class ShardReader:
                 "wrong-format", f"{self.path}: attribute format_version must be a whole number"
             )
         version = int(self._file.attrs["format_version"])
-        if version != FORMAT_VERSION:
+        if version not in FORMAT_VERSIONS:
+            first, last = FORMAT_VERSIONS[0], FORMAT_VERSIONS[-1]
             raise InputError(
                 "other-version",
-                f"{self.path} has format version {version}; this program reads {FORMAT_VERSION}",
+                f"{self.path} has format version {version}; this program reads {first} to {last}",
             )
         kind = self._text("kind")
         if kind != self.kind:

@@ -1,4 +1,7 @@
-"""The format of point tracks in flows shards, and how they are read.
+"""Point tracks, the grids where they start, and their plain coding.
+
+Shards whose tracks start at every frame have the plain coding; shared/packed_tracks.py is that of
+tracks which start at the tubelets of training windows alone.
 
 L flows of a track, G = rows * columns points of the grid where the tracks of every frame start.
 """
@@ -6,15 +9,11 @@ L flows of a track, G = rows * columns points of the grid where the tracks of ev
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from shared.errors import InputError
-from shared.make_commands import make_around
-from shared.shards import ShardReader
 
 # Defaults of `flows --trajectories`; preprocess/flow/tracks.py gives the reasons.
 USUAL_LENGTH = 6  # flows per track
@@ -81,14 +80,20 @@ class Tracks:
     num_steps: np.ndarray
     hog: np.ndarray
 
-    def take(self, firsts: np.ndarray) -> Tracks:
-        """The tracks that start at some of the T frames, int64 [T']."""
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.displacements.shape[2]
+
+    def take(self, firsts: np.ndarray | slice) -> Tracks:
+        """The tracks that start at some of the T frames: int64 [T'], or a slice of them."""
         return Tracks(self.displacements[firsts], self.num_steps[firsts], self.hog[firsts])
 
-    @property
-    def num_bytes(self) -> int:
-        """In memory."""
-        return self.displacements.nbytes + self.num_steps.nbytes + self.hog.nbytes
+    def at(self, points: np.ndarray, hog: bool = True) -> Tracks:
+        """The tracks that start at some of the G points, int64 [P]; without HOG if not asked."""
+        shapes = self.hog if hog else self.hog[..., :0]
+        arrays = (self.displacements, self.num_steps, shapes)
+        return Tracks(*(each.take(points, axis=1) for each in arrays))
 
 
 def grid_shape(size: tuple[int, int], points: int) -> tuple[int, int]:
@@ -134,43 +139,3 @@ def restored(displacements: np.ndarray, steps: np.ndarray, hog: np.ndarray) -> T
         steps,
         np.square(hog, dtype=np.float32) * np.float32(HOG_UNIT),
     )
-
-
-def read_tracks(reader: ShardReader, frames: Sequence[int]) -> Tracks:
-    """Read the tracks that start at some frames of one clip.
-
-    `start_points` gives their start points from `/clip/track_size` and `/clip/track_grid`.
-
-    Args:
-        frames: rows of the frames in the shard.
-
-    Raises:
-        InputError: the shard has no tracks, or is damaged.
-    """
-    if "/track/steps" not in reader:
-        made = make_around(reader.path.parent, "flows", "--trajectories --overwrite")
-        raise InputError("missing-data", f"{reader.path} holds no tracks; run {made}")
-    length = int(reader.attributes["track_length"])
-    layout = HogLayout.of_attributes(reader.attributes)
-    bins = layout.num_values if "/track/hog" in reader else 0
-    rows, places = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)  # neighbours are read in one go
-    parts = [part for run in runs for part in _stored(reader, run, length, bins)]
-    return restored(*(np.stack(arrays)[places] for arrays in zip(*parts, strict=True)))
-
-
-def _stored(
-    reader: ShardReader, run: np.ndarray, length: int, bins: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Displacements [G, L, 2], steps [G] and HOG [G, L, bins] of each of the frames of a run,
-    which follow each other."""
-    offsets = reader.rows("/track/offsets", int(run[0]), int(run[-1]) + 2)
-    first, last = int(offsets[0]), int(offsets[-1])
-    steps = reader.rows("/track/steps", first, last)
-    moves = reader.rows("/track/displacements", first * length * 2, last * length * 2)
-    hog = np.empty(0, np.uint8)
-    if bins:
-        hog = reader.rows("/track/hog", first * length * bins, last * length * bins)
-    shape, cuts = (last - first, length), offsets[1:-1] - first
-    arrays = (moves.reshape(*shape, 2), steps, hog.reshape(*shape, bins))
-    return list(zip(*(np.split(each, cuts) for each in arrays), strict=True))

@@ -32,7 +32,8 @@ from shared.randomness import counter_generator
 from shared.run_record import read_jsonl
 from shared.shard_index import read_index
 from shared.shards import ShardReader
-from shared.tracks import quantised, read_tracks
+from shared.stored_tracks import read_tracks
+from shared.tracks import quantised
 
 SIZE = (80, 112)  # height, width
 ZOOM = np.array([[1.03, 0, 1.5], [0, 1.03, -3.0], [0, 0, 1]])  # an even frame, onto the next
@@ -184,7 +185,7 @@ def test_tracks_are_those_of_the_whole_clip(tmp_path):
         for index, (first, last) in enumerate(reader["/clip/frames"]):
             frames = grey_frames(layout, f"{index}.mp4")
             expected = quantised(make_tracks(frames, source(frames[:-1], frames[1:]), options))
-            found = quantised(read_tracks(reader, range(first, last)))
+            found = quantised(read_tracks(reader, range(first, last)).whole())
             for name in ("displacements", "steps", "hog"):
                 assert np.array_equal(found[name], expected[name]), name
 
@@ -207,7 +208,7 @@ def test_hog_of_colour_is_that_of_the_whole_clip(tmp_path):
     with ShardReader(layout.flows / "00000.h5", "flows") as reader:
         kept = [reader.attributes[f"track_{name}"] for name in ("channels", "cells")]
         assert kept == ["rgb", 2]
-        found = quantised(read_tracks(reader, range(70)))
+        found = quantised(read_tracks(reader, range(70)).whole())
     assert found["hog"].shape[-1] == 108
     for name in ("displacements", "steps"):
         assert np.array_equal(found[name], expected[name]), name
@@ -240,7 +241,7 @@ def test_tracks_may_come_from_a_tracker_of_others(tmp_path):
     assert done.exit_code == 0, done.output
     with ShardReader(layout.flows / "00000.h5", "flows") as reader:
         found = reader.attributes["track_weights"]
-        tracks = read_tracks(reader, [0, 7])
+        tracks = read_tracks(reader, [0, 7]).whole()
     assert found == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert (tracks.displacements[0, :, :, 1] == 0).all()
     assert np.array_equal(tracks.num_steps[0].reshape(5, 7)[:, :-1], np.full((5, 6), 6))
@@ -252,7 +253,7 @@ def test_tracks_may_come_from_a_tracker_of_others(tmp_path):
 
 def test_tracks_of_a_still_scene_under_a_moving_camera_do_not_move(everything):
     with ShardReader(everything.flows / "00000.h5", "flows") as reader:
-        tracks = read_tracks(reader, range(79))
+        tracks = read_tracks(reader, range(79)).whole()
     whole = tracks.num_steps == 6
     # 6 flows follow the first 3 frames of 9 and 64 of 70; no point is carried out of the frame.
     can_be = np.r_[0:3, 9:73]
@@ -266,7 +267,7 @@ def test_tracks_without_hog_and_shards_without_tracks(everything, tmp_path):
     done = run_flows(layout, "--trajectories", "--track-cell", 0, "--track-points", 5)
     assert done.exit_code == 0, done.output
     with ShardReader(layout.flows / "00000.h5", "flows") as reader:
-        tracks = read_tracks(reader, [4, 0])
+        tracks = read_tracks(reader, [4, 0]).whole()
         assert tracks.hog.shape == (2, 35, 6, 0) and tracks.displacements.shape == (2, 35, 6, 2)
         assert tracks.num_steps.max(axis=1).tolist() == [4, 6]
     with (

@@ -83,7 +83,14 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
         return next(line for line in lines if "-m preprocess.flows" in line)
 
     assert "--trajectories" not in flows_command("pretrain", "METHOD=mofo")
-    assert "--trajectories --stabilise warp" in flows_command("pretrain", "METHOD=mme")
+    warped = "--trajectories --stabilise warp --track-window"
+    assert f"{warped} 16x1x8" in flows_command("pretrain", "METHOD=mme")
+    changed = "ARGS=--set frames.stride=2 --set frames.begins_every=16 --seed 1"
+    assert f"{warped} 16x2x8" in flows_command("pretrain", "METHOD=mme", changed)
+    flow = "ARGS=--set trajectories.kind=flow"
+    assert "--track-window" not in flows_command("pretrain", "METHOD=mme", flow)
+    dense = flows_command("flows", "METHOD=mme", "ARGS=--track-window 16x2x8")
+    assert dense.count("--track-window") == 1
     for method in ("mgmae", "trackmae"):
         following = flows_command("pretrain", f"METHOD={method}")
         assert "--trajectories --track-cell 0" in following and "--stabilise" not in following
@@ -97,10 +104,12 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
         command = flows_command("flows", f"METHOD={method}")
         assert "--trajectories" in command and "--stabilise" not in command
     (tmp_path / "toy" / "flows" / "dataset.json").write_text(
-        '{"config": {\n  "stabilise": "subtract",\n  "track_length": 6}}'
+        '{"config": {\n  "stabilise": "subtract",\n  "track_length": 6,\n'
+        '  "track_window": "16x3x2"}}'
     )
     for method in ("mofo", "mme"):
-        assert "--trajectories --stabilise subtract" in flows_command("flows", f"METHOD={method}")
+        kept = "--trajectories --stabilise subtract --track-window 16x3x2"
+        assert kept in flows_command("flows", f"METHOD={method}")
 
 
 def test_the_main_job_shows_what_pretraining_is_worth(tmp_path):

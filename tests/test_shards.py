@@ -183,7 +183,7 @@ HOSTILE = {  # what is done to a file, and the code with which it is refused
         lambda file: (file.__delitem__("/box/score"), file.create_group("/box/score")),
         "wrong-format",
     ),
-    "newer": (lambda file: file.attrs.__setitem__("format_version", 2), "other-version"),
+    "newer": (lambda file: file.attrs.__setitem__("format_version", 3), "other-version"),
     "other kind": (lambda file: file.attrs.__setitem__("kind", np.bytes_("flows")), "other-kind"),
     "pickled": (
         lambda file: file.attrs.__setitem__("config", np.void(b"\x80\x04N.")),

@@ -139,6 +139,9 @@ CONTRADICTIONS = {
     "another size": ("flows", lambda a, _: a["/clip/size"].__iadd__(2), "/clip/size differs"),
     "maps of another size": ("flows", lambda a, _: a["/clip/map_size"].__iadd__(1), "not fit"),
     "endless motion": ("flows", lambda a, _: a["/motion/scale"].fill(np.inf), "not finite"),
+    "tracks without an end": ("flows", lambda a, _: a.__setitem__(
+        "/track/hog", a["/track/hog"][:-9].copy()), "values for"),
+    "tracks of no length": ("flows", lambda _, c: c.update(track_length=0), "--track-length is 0"),
     "jpegs out of order": ("frames", lambda a, _: a["/jpeg/offsets"].__setitem__(2, 1), "in order"),
     "a box outside": ("boxes", lambda a, _: a["/box/xyxy"].__setitem__((0, 2), 99), "outside its"),
     "a position too many": ("boxes", lambda a, _: a["/tube/index"].__setitem__(0, 196), "0..195"),

@@ -6,19 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from preprocess.flow.options import TrackOptions
+from preprocess.flow.track_columns import coded
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
-from shared.tracks import (
-    DISPLACEMENT_UNIT,
-    HOG_UNIT,
-    HogLayout,
-    Tracks,
-    grid_shape,
-    quantised,
-    start_points,
-)
+from shared.tracks import HogLayout, Tracks, grid_shape, start_points
 
 
 def add_tracks(
@@ -27,6 +21,7 @@ def add_tracks(
     points: int = 24,
     cell: int = 8,
     hog: HogLayout = HogLayout(),  # noqa: B008 - it cannot change
+    window: str = "",
 ) -> None:
     """Write the flows shards again with tracks: points in the square go with it, others rest.
 
@@ -35,12 +30,9 @@ def add_tracks(
     of `hog`.
     """
     index = read_index(layout.flows)
-    options = {
-        "track_length": length, "track_points": points, "track_max_flow": 20.0, "track_cell": cell,
-        "track_displacement_unit": DISPLACEMENT_UNIT, "track_hog_unit": HOG_UNIT,
-    }  # fmt: skip
-    if hog != HogLayout():
-        options |= {"track_channels": hog.channels, "track_cells": hog.cells}
+    options = TrackOptions(
+        length, points, cell=cell, channels=hog.channels, cells=hog.cells, window=window
+    )
     entries = []
     for entry in index.shards:
         path = layout.flows / entry.name
@@ -48,50 +40,47 @@ def add_tracks(
             boxes = reader["/box/xyxy"]
         with ShardReader(path, "flows") as reader:
             arrays = {field: reader[field] for field in reader._fields}
-            attributes = reader.attributes | options
-        arrays |= _track_arrays(arrays, boxes, length, points, cell, hog)
+            attributes = reader.attributes | options.config()
+        arrays |= _track_arrays(arrays, boxes, options)
         num_bytes, sha256 = write_shard(path, "flows", arrays, attributes)
         entries.append(replace(entry, bytes=num_bytes, sha256=sha256))
-    write_index(layout.flows, replace(index, shards=entries, config=index.config | options))
+    write_index(
+        layout.flows, replace(index, shards=entries, config=index.config | options.config())
+    )
 
 
 def _track_arrays(
-    arrays: dict[str, np.ndarray],
-    boxes: np.ndarray,
-    length: int,
-    points: int,
-    cell: int,
-    hog: HogLayout,
+    arrays: dict[str, np.ndarray], boxes: np.ndarray, options: TrackOptions
 ) -> dict[str, np.ndarray]:
-    sizes, parts = arrays["/clip/size"], []
-    grids = [grid_shape((height, width), points) for width, height in sizes]
+    sizes, parts = arrays["/clip/size"], {}
+    grids = [grid_shape((height, width), options.points) for width, height in sizes]
     for (first, last), (width, height), grid in zip(
         arrays["/clip/frames"], sizes, grids, strict=True
     ):
-        starts = start_points((height, width), grid)
-        for frame in range(first, last):
-            parts.append(_tracks_of(frame - first, boxes[frame:last], starts, length, cell, hog))
-    stored = [quantised(tracks) for tracks in parts]
-    joined = {
-        name: np.concatenate([part[name].ravel() for part in stored])
-        for name in ("displacements", "steps", "hog")
-    }
-    counts = [tracks.num_steps.size for tracks in parts]
-    arrays = {
+        points = start_points((height, width), grid)
+        window = options.starts
+        starts = range(last - first) if window is None else window.starts(last - first)
+        for start in starts:
+            frames = boxes[first + start : last]
+            parts[first + start] = _tracks_of(start, frames, points, options)
+    stored = [coded(tracks, options) for tracks in parts.values()]
+    counts = np.zeros(len(boxes), np.int64)
+    for frame, tracks in parts.items():
+        counts[frame] = tracks.num_steps.size
+    return {
         "/clip/track_grid": np.array(grids, np.int32),
         "/clip/track_size": np.array(sizes, np.int32),
         "/track/offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        "/track/steps": joined["steps"],
-        "/track/displacements": joined["displacements"],
-        "/track/hog": joined["hog"],
+        **{
+            f"/track/{name}": np.concatenate([part[name].ravel() for part in stored])
+            for name in stored[0]
+        },
     }
-    return arrays if cell else {k: v for k, v in arrays.items() if k != "/track/hog"}
 
 
-def _tracks_of(
-    number: int, boxes: np.ndarray, starts: np.ndarray, length: int, cell: int, layout: HogLayout
-) -> Tracks:
+def _tracks_of(number: int, boxes: np.ndarray, starts: np.ndarray, options: TrackOptions) -> Tracks:
     """Tracks from the first of `boxes`, those of the frames to the clip's end."""
+    length, cell, layout = options.length, options.cell, options.layout
     steps = min(length, len(boxes) - 1)
     x1, y1, x2, y2 = boxes[0]
     inside = (starts >= [x1, y1]).all(axis=1) & (starts < [x2, y2]).all(axis=1)

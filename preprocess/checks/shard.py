@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from preprocess.box_run.inputs import source_of
+from preprocess.flow.options import TrackOptions
+from preprocess.flow.track_columns import track_columns
 from shared.errors import InputError
 from shared.grid import TUBE_POSITIONS
 from shared.moving_areas import has_areas
@@ -24,6 +26,7 @@ from shared.schema import CLIP_PATHS
 from shared.shard_cache import drop, fetch_again
 from shared.shard_index import ShardEntry
 from shared.shards import ShardReader
+from shared.tracks import HogLayout
 
 MAX_CHUNKS_NAMED = 3  # for each shard; a damaged disk would otherwise fill the screen
 
@@ -185,7 +188,27 @@ def _flows_problems(reader: ShardReader) -> Iterator[str]:
         if path in reader and not np.all(np.isfinite(reader[path]) & (reader[path] >= 0)):
             yield f"{path} has a value that is negative or not finite"
     if "/track/offsets" in reader:
-        yield from _offset_problems(reader, "/track/offsets", reader.length("/track/steps"))
+        yield from _track_problems(reader)
+
+
+def _track_problems(reader: ShardReader) -> Iterator[str]:
+    num_tracks, named = reader.length("/track/steps"), reader.attributes
+    yield from _offset_problems(reader, "/track/offsets", num_tracks)
+    try:
+        layout = HogLayout.of_attributes(named)
+        options = TrackOptions(
+            named.get("track_length", 0),
+            channels=layout.channels,
+            cells=layout.cells,
+            window=named.get("track_window", ""),
+        )
+    except InputError as error:
+        yield error.message
+        return
+    for name, (_, per_track) in track_columns(options).items():
+        path = f"/track/{name}"
+        if path in reader and reader.length(path) != num_tracks * per_track:
+            yield f"{path} has {reader.length(path)} values for {num_tracks} tracks"
 
 
 def _boxes_problems(reader: ShardReader) -> Iterator[str]:

@@ -65,21 +65,23 @@ class Maps:
 
 @dataclass(frozen=True)
 class TracksOfFrames:
-    """Tracks that start at T consecutive frames, from the points of a grid in each.
+    """Tracks that start at all or some of consecutive frames, from the points of a grid in each.
 
     Attributes:
         clip_index, attempt: as in GreyFrames.
-        first_index: number of the first of the T frames in the clip.
+        first_index: number of the first of the consecutive frames in the clip.
+        num_frames: number of the consecutive frames.
+        starts: int64 [T], increasing, the numbers in the clip of the frames that have tracks here.
         grid: rows and columns of the grid.
         size: width and height of the frames in pixels.
-        displacements, steps, hog: see `shared.tracks.quantised`.
+        columns: stored values [T, ...] by name of their dataset, see `flow.track_columns`.
     """
 
     clip_index: int
     attempt: int
     first_index: int
+    num_frames: int
+    starts: np.ndarray
     grid: tuple[int, int]
     size: tuple[int, int]
-    displacements: np.ndarray
-    steps: np.ndarray
-    hog: np.ndarray
+    columns: dict[str, np.ndarray]

@@ -25,6 +25,8 @@ from preprocess.flow.sources import (
 )
 from shared.errors import InputError
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED, split_output
+from shared.packed_tracks import HOG_FLOOR, HOG_STEP, MOVE_FLOOR, MOVE_STEP
+from shared.track_window import TrackWindow
 from shared.tracks import (
     CHANNELS,
     DISPLACEMENT_UNIT,
@@ -51,6 +53,8 @@ class TrackOptions:
         cells: cells along each side of the square around a position, 1..4.
         weights: TorchScript file of a point tracker that follows points instead of the flow
             (preprocess/flow/point_tracker.py).
+        window: training windows at whose tubelets tracks start, such as "16x3x2"
+            (shared/track_window.py); "" = tracks start at every frame.
 
     Raises:
         InputError: a value is not allowed.
@@ -63,6 +67,7 @@ class TrackOptions:
     channels: str = "grey"
     cells: int = 1
     weights: Path | None = None
+    window: str = ""
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -94,6 +99,17 @@ class TrackOptions:
                 "out-of-range",
                 f"--track-max-flow is {self.max_flow}; it must be a finite number of at least 0",
             )
+        if self.window and TrackWindow.parse(self.window) and self.layout != HogLayout():
+            raise InputError(
+                "option-conflict",
+                f"--track-window {self.window} stores HOG of one cell of grey frames; leave it "
+                "out, or --track-channels and --track-cells",
+            )
+
+    @property
+    def starts(self) -> TrackWindow | None:
+        """The windows at whose tubelets tracks start; None for every frame."""
+        return TrackWindow.parse(self.window) if self.window else None
 
     @property
     def layout(self) -> HogLayout:
@@ -101,14 +117,22 @@ class TrackOptions:
         return HogLayout(self.channels, self.cells)
 
     def config(self) -> dict[str, Any]:
-        """The options that decide what is stored. Those of HOG's layout and the tracker are left
-        out where they are the default, because older datasets do not have them."""
+        """The options that decide what is stored, and the units of what is stored. Those of HOG's
+        layout, the tracker and the window are left out where they are the default, because older
+        datasets do not have them."""
         kept = {name: getattr(self, name) for name in ("length", "points", "max_flow", "cell")}
         if self.layout != HogLayout():
             kept |= {"channels": self.channels, "cells": self.cells}
         if self.weights is not None:
             kept["weights"] = file_digest("--track-weights", self.weights)
-        return {f"track_{name}": value for name, value in kept.items()}
+        config = {f"track_{name}": value for name, value in kept.items()}
+        if not self.window:
+            units = {"displacement_unit": DISPLACEMENT_UNIT, "hog_unit": HOG_UNIT}
+        else:
+            config["track_window"] = self.window
+            units = {"move_step": MOVE_STEP, "move_floor": MOVE_FLOOR}
+            units |= {"hog_step": HOG_STEP, "hog_floor": HOG_FLOOR}
+        return config | {f"track_{name}": value for name, value in units.items()}
 
 
 TRACK_NAMES = tuple(field.name for field in fields(TrackOptions))
@@ -270,7 +294,6 @@ class FlowOptions:
             config["residual"] = "planar"
         if self.tracks and output == self.tracked:
             config |= self.tracks.config()
-            config |= {"track_displacement_unit": DISPLACEMENT_UNIT, "track_hog_unit": HOG_UNIT}
         return config
 
 

@@ -22,13 +22,14 @@ from preprocess.flow.options import FlowOptions, TrackOptions
 from preprocess.flow.point_tracker import PointTracker
 from preprocess.flow.residual import residual_lengths
 from preprocess.flow.sources import MOTION_VECTORS, FlowSource, make_source
+from preprocess.flow.track_columns import coded
 from preprocess.flow.tracks import make_tracks
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import scaled_size
 from preprocess.video.motion_vectors import VECTOR_CELL
 from shared.layout import BOUNDARIES, LENGTHS, UNSTABILISED
 from shared.motion_maps import compand
-from shared.tracks import grid_shape, quantised
+from shared.tracks import grid_shape
 
 VECTOR_INLIER_PX = 1.0  # source pixels; encoders round vectors, and choose them to save bits
 
@@ -238,19 +239,29 @@ def _tracks(
     known = max(0, grey.num_before - options.length)  # frames whose tracks came with the last chunk
     if count <= known:
         return []
+    starts = np.arange(grey.first_index + known, grey.first_index + count)
+    if options.starts is not None:
+        num_seen = grey.first_index + len(frames)
+        starts = options.starts.possible_starts(starts, num_seen, grey.is_last)
     flows, residual, colour = solved.flow, None, None
     if grey.colour is not None:
         colour = torch.from_numpy(grey.colour.copy()).to(frames.device)
     if solved.camera is not None:
         # Computed from warped frames, flow reaches further than flow between the original frames.
         flows, residual = _with_camera(solved.flow, solved.camera), solved.flow
-    tracks = quantised(make_tracks(frames, flows, options, residual, colour, tracker))
+    first = starts - grey.first_index
+    tracks = make_tracks(frames, flows, options, residual, colour, tracker, first)
     height, width = frames.shape[1:]
-    grid = grid_shape((height, width), options.points)
-    arrays = [tracks[name][known:count] for name in ("displacements", "steps", "hog")]
     return [
         TracksOfFrames(
-            grey.clip_index, grey.attempt, grey.first_index + known, grid, (width, height), *arrays
+            grey.clip_index,
+            grey.attempt,
+            grey.first_index + known,
+            count - known,
+            starts,
+            grid_shape((height, width), options.points),
+            (width, height),
+            coded(tracks, options),
         )
     ]
 

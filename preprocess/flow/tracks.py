@@ -9,7 +9,8 @@ These choices are ours:
 
 - Points lie on a grid over the whole frame, with 42 points along its short side. A crop of 0.66 of
   the short side, seen as 14 patches, then has the 4 points a patch of the paper (28 / 0.66). Tracks
-  start at every frame, so a trainer can take any crop and any first frame.
+  start at every frame, so a trainer can take any crop and any first frame; or at the tubelets of
+  one kind of training window (shared/track_window.py).
 - Flow is sampled bilinearly. The paper rounds positions; its public code also rounds flow.
 - HOG covers a cell of 8 px around the position, which is the paper's cell at 224 px, of the grey
   frame. By option there are several cells, in a square around the position, and each channel of
@@ -31,6 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -47,8 +49,9 @@ def make_tracks(
     residual: torch.Tensor | None = None,
     colour: torch.Tensor | None = None,
     tracker: PointTracker | None = None,
+    starts: np.ndarray | None = None,
 ) -> Tracks:
-    """Compute tracks that start at each of consecutive frames.
+    """Compute tracks through consecutive frames.
 
     Tracks from the last L frames are cut short, because they end with the last flow. If more frames
     follow, let chunks overlap by L frames, and keep the tracks of the later chunk.
@@ -61,21 +64,25 @@ def make_tracks(
             It is recorded in place of `flows`.
         colour: uint8 [F, H, W, 3], the frames in RGB, for the channels "rgb" and for a tracker.
         tracker: follows points instead of the flow.
+        starts: int64 [T], increasing, the frames where tracks start; None for all F.
 
     Returns:
-        Tracks with T = F, on the CPU.
+        Tracks on the CPU.
     """
     num_frames, height, width = frames.shape
     assert flows.shape == (num_frames - 1, 2, height, width), (frames.shape, flows.shape)
     size = (height, width)
     points = start_points(size, grid_shape(size, options.points))
-    starts = torch.from_numpy(points).to(flows.device)
+    at = torch.from_numpy(points).to(flows.device)
+    first = torch.arange(num_frames) if starts is None else torch.from_numpy(starts)
+    first = first.to(flows.device)
     if tracker is None:
         fields = [_filtered(field, options) for field in (flows, residual) if field is not None]
-        followed = follow(fields[0], fields[-1], starts, options.length)
+        followed = follow(fields[0], fields[-1], at, options.length, first)
     else:
         assert colour is not None and residual is None
-        followed = tracker.follow(colour, starts, options.length)
+        positions, displacements, num_steps = tracker.follow(colour, at, options.length)
+        followed = positions[first], displacements[first], num_steps[first]
     positions, displacements, num_steps = followed
     hog = positions.new_zeros((*positions.shape[:3], 0))
     if options.cell:
@@ -83,16 +90,19 @@ def make_tracks(
         if options.channels == "rgb":
             assert colour is not None and colour.shape == (*frames.shape, 3)
             pictures = list(colour.unbind(-1))
-        hog = torch.cat(
-            [_hog_along(picture, positions, num_steps, options) for picture in pictures], dim=-1
-        )
+        parts = [_hog_along(picture, first, positions, num_steps, options) for picture in pictures]
+        hog = torch.cat(parts, dim=-1)
     return Tracks(displacements.cpu().numpy(), num_steps.byte().cpu().numpy(), hog.cpu().numpy())
 
 
 def follow(
-    flows: torch.Tensor, recorded: torch.Tensor, starts: torch.Tensor, length: int
+    flows: torch.Tensor,
+    recorded: torch.Tensor,
+    starts: torch.Tensor,
+    length: int,
+    first: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Follow points through flow, starting at every frame.
+    """Follow points through flow.
 
     Args:
         flows: float [F-1, 2, H, W], the flow that moves the points.
@@ -100,24 +110,24 @@ def follow(
             camera motion.
         starts: float [G, 2], x and y of the first positions.
         length: L, the number of steps.
+        first: int64 [T], increasing, the frames where tracks start.
 
     Returns:
-        positions: float [F, G, L, 2], where each step starts.
-        displacements: float [F, G, L, 2], pixels.
-        num_steps: int64 [F, G]. After the end of a track its position stays, and its displacements
+        positions: float [T, G, L, 2], where each step starts.
+        displacements: float [T, G, L, 2], pixels.
+        num_steps: int64 [T, G]. After the end of a track its position stays, and its displacements
             are 0.
     """
     (num_flows, _, height, width), num_points = flows.shape, len(starts)
-    position = starts.expand(num_flows + 1, num_points, 2)
-    alive = torch.ones(num_flows + 1, num_points, dtype=torch.bool, device=flows.device)
+    position = starts.expand(len(first), num_points, 2)
+    alive = torch.ones(len(first), num_points, dtype=torch.bool, device=flows.device)
     num_steps = torch.zeros_like(alive, dtype=torch.int64)
     size = starts.new_tensor([width, height])
     positions, displacements = [], []
     for step in range(length):
-        through = num_flows - step  # tracks from frames before this one have a flow left
-        moved = _moved(flows[step:], position)
-        displacement = moved if recorded is flows else _moved(recorded[step:], position)
-        alive[max(through, 0) :] = False
+        moved = _moved(flows, first + step, position)
+        displacement = moved if recorded is flows else _moved(recorded, first + step, position)
+        alive = alive & (first + step < num_flows)[:, None]  # tracks that have a flow left
         after = position + moved
         alive = alive & (after >= 0).all(-1) & (after < size).all(-1)
         positions.append(position)
@@ -224,15 +234,28 @@ def _sorted_three(
     return torch.minimum(low, middle), torch.maximum(low, middle), torch.maximum(high, c)
 
 
-def _moved(flows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """float [F, G, 2]: the displacement of the points by the flow of their frame.
+def _moved(flows: torch.Tensor, frames: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """float [T, G, 2]: the displacement of points by the flow of their frame.
 
-    It is 0 for the frames after the last flow.
+    It is 0 for frames after the last flow. `frames` is int64 [T], increasing.
     """
     moved = torch.zeros_like(positions)
-    if len(flows):
-        moved[: len(flows)] = _sampled(flows, positions[: len(flows)])
+    some = _planes(flows, frames)
+    if len(some):
+        moved[: len(some)] = _sampled(some, positions[: len(some)])
     return moved
+
+
+def _planes(fields: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """The fields of frames int64 [T], increasing, without those after the last field.
+
+    Neighbours are a view: copies of all maps of HOG would be hundreds of megabytes.
+    """
+    frames = frames[frames < len(fields)]
+    if not len(frames):
+        return fields[:0]
+    first, last = int(frames[0]), int(frames[-1]) + 1
+    return fields[first:last] if last - first == len(frames) else fields[frames]
 
 
 def _sampled(fields: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -249,29 +272,34 @@ def _sampled(fields: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def _hog_along(
-    frames: torch.Tensor, positions: torch.Tensor, num_steps: torch.Tensor, options: TrackOptions
+    frames: torch.Tensor,
+    first: torch.Tensor,
+    positions: torch.Tensor,
+    num_steps: torch.Tensor,
+    options: TrackOptions,
 ) -> torch.Tensor:
-    """HOG of one channel along tracks: float [F, G, L, cells * cells * 9], by row, column and bin.
+    """HOG of one channel along tracks: float [T, G, L, cells * cells * 9], by row, column and bin.
 
     A cell that lies outside of the frame has the values of the nearest cell at its border.
 
     Args:
         frames: [F, H, W], one channel.
-        positions: float [F, G, L, 2]; step s of a track from frame t lies in frame t + s.
-        num_steps: int64 [F, G], steps before the end of each track; HOG is 0 after it.
+        first: int64 [T], increasing, the frames where tracks start.
+        positions: float [T, G, L, 2]; step s of a track from frame t lies in frame t + s.
+        num_steps: int64 [T, G], steps before the end of each track; HOG is 0 after it.
         options: has the side and the number of cells.
     """
     maps = orientation_maps(frames, options.cell)
-    num_frames, num_points, length, _ = positions.shape
+    num_starts, num_points, length, _ = positions.shape
     offsets = (torch.arange(options.cells) - (options.cells - 1) / 2) * options.cell
     # Entry i of a map belongs to pixel corner i, which is the centre of pixel i of the map.
     shifts = [positions.new_tensor([float(x), float(y)]) for y in offsets for x in offsets]
     centres = [positions + shift + 0.5 for shift in shifts]
-    values = positions.new_zeros(num_frames, num_points, length, len(centres), NUM_BINS)
-    for step in range(min(length, num_frames)):
-        for cell, at in enumerate(centres):
-            values[: num_frames - step, :, step, cell] = _sampled(
-                maps[step:], at[: num_frames - step, :, step]
-            )
+    values = positions.new_zeros(num_starts, num_points, length, len(centres), NUM_BINS)
+    for step in range(length):
+        some = _planes(maps, first + step)
+        if len(some):
+            for cell, at in enumerate(centres):
+                values[: len(some), :, step, cell] = _sampled(some, at[: len(some), :, step])
     is_step = torch.arange(length, device=positions.device) < num_steps[..., None]
     return values.flatten(3) * is_step[..., None]

@@ -8,6 +8,7 @@ has to fit into memory.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from preprocess.flow.chunks import Maps, TracksOfFrames
-from preprocess.flow.options import FlowOptions, flow_folders, shard_kind
+from preprocess.flow.options import FlowOptions, TrackOptions, flow_folders, shard_kind
+from preprocess.flow.track_columns import chunk_values, track_columns
 from preprocess.flow_run.messages import ClipFailed, EncodedFrames, Event
 from preprocess.flow_run.spill import Extent, Spill
 from shared.manifest import Clip
@@ -49,19 +51,17 @@ class _MapBuffer:
 
 @dataclass
 class _TrackBuffer:
-    """Tracks of one clip; keys are the number of the first frame of a chunk."""
+    """Tracks of one clip: for each dataset, where the values of each frame with tracks lie."""
 
     num_frames: int = 0
     grid: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
-    displacements: dict[int, Extent] = field(default_factory=dict)
-    steps: dict[int, Extent] = field(default_factory=dict)
-    hog: dict[int, Extent] = field(default_factory=dict)
+    columns: dict[str, dict[int, Extent]] = field(default_factory=lambda: defaultdict(dict))
 
 
 @dataclass
 class _ClipBuffer:
-    """Everything that came for one clip in one attempt; keys are as in _TrackBuffer."""
+    """Everything that came for one clip in one attempt; keys are as in _MapBuffer."""
 
     maps: dict[str, _MapBuffer]
     tracks: _TrackBuffer | None
@@ -165,11 +165,14 @@ class Assembly:
             buffer.residual_extents[event.first_index] = self._spill.append(event.residual)
 
     def _add_tracks(self, buffer: _TrackBuffer, event: TracksOfFrames) -> None:
-        buffer.num_frames += len(event.steps)
+        buffer.num_frames += event.num_frames
         buffer.grid, buffer.size = event.grid, event.size
-        buffer.displacements[event.first_index] = self._spill.append(event.displacements)
-        buffer.steps[event.first_index] = self._spill.append(event.steps)
-        buffer.hog[event.first_index] = self._spill.append(event.hog)
+        for name, values in event.columns.items():
+            begin, end = self._spill.append(values)
+            num_bytes = (end - begin) // max(1, len(event.starts))
+            for number, start in enumerate(event.starts.tolist()):
+                first = begin + number * num_bytes
+                buffer.columns[name][start] = (first, first + num_bytes)
 
     @property
     def is_settled(self) -> bool:
@@ -251,22 +254,26 @@ class Assembly:
         options = self._flow.tracks
         assert options is not None
         tracks = [buffer.tracks for buffer in kept if buffer.tracks is not None]
-        offsets = _offsets(
-            [np.full(buffer.num_frames, math.prod(buffer.grid)) for buffer in tracks]
-        )
-        num_tracks = int(offsets[-1])
+        starts = [_starts(buffer.num_frames, options) for buffer in tracks]
+        numbers = [
+            np.isin(np.arange(buffer.num_frames), some) * math.prod(buffer.grid)
+            for buffer, some in zip(tracks, starts, strict=True)
+        ]
+        offsets = _offsets(numbers)
         arrays: Arrays = {
             "/clip/track_grid": _sizes([buffer.grid for buffer in tracks]),
             "/clip/track_size": _sizes([buffer.size for buffer in tracks]),
             "/track/offsets": offsets,
         }
-        stored = [("steps", "|u1", 1), ("displacements", "<i2", 2 * options.length)]
-        if options.cell:
-            stored.append(("hog", "|u1", options.layout.num_values * options.length))
-        for name, dtype, per_track in stored:
-            extents = [extent for buffer in tracks for extent in _values(getattr(buffer, name))]
-            values = self._spill.read(extents, dtype)
-            arrays[f"/track/{name}"] = Pieces(num_tracks * per_track, np.dtype(dtype), values)
+        for name, (dtype, per_track) in track_columns(options).items():
+            extents = [
+                buffer.columns[name][start]
+                for buffer, some in zip(tracks, starts, strict=True)
+                for start in some
+            ]
+            values = self._spill.read(extents, dtype.str)
+            chunk = chunk_values(options, per_track, math.prod(tracks[0].grid)) if tracks else 0
+            arrays[f"/track/{name}"] = Pieces(int(offsets[-1]) * per_track, dtype, values, chunk)
         return arrays
 
     def close(self) -> None:
@@ -285,6 +292,13 @@ def _clip_arrays(ids: list[str], kept: list[_ClipBuffer]) -> dict[str, np.ndarra
         "/clip/size": _sizes([buffer.source_size for buffer in kept]),
         "/frame/pts_seconds": _joined(times, "<f8"),
     }
+
+
+def _starts(num_frames: int, options: TrackOptions) -> list[int]:
+    """The frames of a clip whose tracks are stored."""
+    if options.starts is None:
+        return list(range(num_frames))
+    return options.starts.starts(num_frames).tolist()
 
 
 def _last_map_repeated(by_first: dict[int, Extent], num_values: int) -> list[Extent]:

@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from preprocess.flow.chunks import Maps, TracksOfFrames
-from preprocess.flow.options import FlowOptions, flow_folders
+from preprocess.flow.options import FlowOptions, TrackOptions, flow_folders
+from preprocess.flow.track_columns import track_columns
 from preprocess.flow_run.messages import ClipDecoded, EncodedFrames, Event
 from shared.motion_maps import has_residual, read_maps
 from shared.shards import ShardReader
 
 BLOCK_FRAMES = 256  # frames that are read at a time
-TRACK_PATHS = ("/track/displacements", "/track/steps", "/track/hog")
 
 
 def stored_events(
@@ -47,8 +47,9 @@ def stored_events(
                 last_pair = min(end, last - 1)
                 if begin < last_pair:
                     yield _maps(flows, output, clip_index, row, begin - first, begin, last_pair)
-                if output == flow.tracked:
-                    yield _tracks(flows, clip_index, row, begin - first, begin, end)
+                if flow.tracks is not None and output == flow.tracked:
+                    place = (begin - first, begin, end)
+                    yield _tracks(flows, flow.tracks, clip_index, row, *place)
         yield ClipDecoded(clip_index, 0, last - first)
 
 
@@ -85,17 +86,21 @@ def _maps(
 
 
 def _tracks(
-    reader: ShardReader, clip_index: int, row: int, index: int, begin: int, end: int
+    reader: ShardReader,
+    options: TrackOptions,
+    clip_index: int,
+    row: int,
+    index: int,
+    begin: int,
+    end: int,
 ) -> TracksOfFrames:
-    """The tracks of frames begin:end, with values as stored: uint8 or int16 [frames, n]."""
-    first, last = reader.rows("/track/offsets", begin, end + 1)[[0, -1]]
-    num_tracks = reader.length("/track/steps")
-    stored = []
-    for path in TRACK_PATHS:
-        per_track = reader.length(path) // max(1, num_tracks) if path in reader else 0
-        values = np.empty(0, "|u1")
-        if per_track:
-            values = reader.rows(path, int(first) * per_track, int(last) * per_track)
-        stored.append(values.reshape(end - begin, -1))
+    """The tracks that start at frames begin:end, with values as stored."""
+    offsets = reader.rows("/track/offsets", begin, end + 1)
+    starts = np.flatnonzero(np.diff(offsets))
+    first, last = int(offsets[0]), int(offsets[-1])
+    columns = {
+        name: reader.rows(f"/track/{name}", first * number, last * number).reshape(len(starts), -1)
+        for name, (_, number) in track_columns(options).items()
+    }
     grid, size = (reader.pair(f"/clip/track_{name}", row) for name in ("grid", "size"))
-    return TracksOfFrames(clip_index, 0, index, grid, size, *stored)
+    return TracksOfFrames(clip_index, 0, index, end - begin, starts + index, grid, size, columns)

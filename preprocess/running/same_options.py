@@ -17,8 +17,11 @@ _OPTIONS = {"flow_source": "--source", "made_from": "the input"} | {
         *("clips_per_shard", "frame_short_side", "jpeg_quality", "flow_short_side"),
         *("map_short_side", "stabilise", "residual", "format", "min_score", "annotation_fps"),
         *("track_length", "track_points", "track_max_flow", "track_cell"),
-        *("track_channels", "track_cells", "track_weights"),
+        *("track_window", "track_channels", "track_cells", "track_weights"),
     )
+}
+_OF_CODING = {f"track_{name}_{what}" for name in ("move", "hog") for what in ("step", "floor")} | {
+    *("track_window", "track_displacement_unit", "track_hog_unit"),
 }
 _WHERE_ABSENT = {"stabilise": "off", "residual": "none", "made_from": "flows"} | {
     "track_channels": "grey",
@@ -111,6 +114,7 @@ def _differences(
     for option, brought, sign in (
         ("--from-annotations", lambda name: (name in found) != (name in wanted), "annotations"),
         ("--trajectories", lambda name: name.startswith("track_"), "track_length"),
+        ("--track-window", lambda name: name in _OF_CODING, "track_window"),
     ):
         if (sign in found) != (sign in wanted):
             before, now = ("given", "not given")[:: 1 if sign in found else -1]

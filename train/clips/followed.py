@@ -89,8 +89,7 @@ def moved_points(
     places, frames = places.copy(), frames.copy()
     while len(open_rows := np.flatnonzero(frames < ends)):
         placed = tracks(frames[open_rows])
-        length = placed.tracks.displacements.shape[2]
-        hop = np.minimum(ends[open_rows] - frames[open_rows], length)
+        hop = np.minimum(ends[open_rows] - frames[open_rows], placed.tracks.length)
         for row, which in enumerate(open_rows):
             places[which] = _hopped(placed, row, int(hop[row]), places[which], source_size)
         frames[open_rows] += hop
@@ -119,7 +118,8 @@ def _hopped(
     known = ((share >= 0) & (share < 1)).all(axis=-1)  # comparisons with NaN are False
     cell = np.floor(np.where(known[..., None], share, 0) * [columns, rows]).astype(np.int64)
     start = cell[..., 1] * columns + cell[..., 0]
-    known &= placed.tracks.num_steps[row, start] >= hop
-    moves = placed.tracks.displacements[row, start, :hop].sum(axis=-2)
+    tracks = placed.tracks.take(slice(row, row + 1)).at(start.ravel(), hog=False)
+    known &= (tracks.num_steps[0] >= hop).reshape(start.shape)
+    moves = tracks.displacements[0, :, :hop].sum(axis=-2).reshape(*start.shape, 2)
     moved: np.ndarray = places + moves * (source / np.array(placed.size))
     return np.where(known[..., None], moved, np.nan)

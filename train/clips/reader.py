@@ -14,7 +14,7 @@ from shared.motion_maps import expand, read_maps
 from shared.moving_areas import has_areas, read_areas
 from shared.shard_writer import CHUNK_BYTES
 from shared.shards import ShardReader
-from shared.tracks import HogLayout, Tracks, read_tracks
+from shared.stored_tracks import StoredTracks, read_tracks, stored_starts, track_bytes
 from train.clips.table import ClipTable
 from train.clips.tracks import PlacedTracks
 
@@ -47,7 +47,7 @@ class ClipReader:
         if table.motion_folder is not None:
             self._motion = OpenShards(table.motion_folder, table.shard_names, "flows", max_open)
         self._cache: dict[int, np.ndarray] = {}
-        self._tracks_cache: dict[int, Tracks] = {}
+        self._tracks_cache: dict[int, tuple[np.ndarray, StoredTracks]] = {}
         self._cache_bytes_left = cache_bytes
 
     def frames(self, index: int, chosen: np.ndarray, reduction: int) -> dict[int, np.ndarray]:
@@ -137,14 +137,14 @@ class ClipReader:
         """Read the tracks that start at frames int64 [T'] of a clip."""
         shard, clip = self._flows_of(index)
         first, last = (int(row) for row in self._table.frames[index])
-        if index in self._tracks_cache:
-            tracks = self._tracks_cache[index].take(firsts)
-        elif self._tracks_fit(index, shard, clip):
-            whole = self._tracks_cache[index] = read_tracks(shard, range(first, last))
-            self._cache_bytes_left -= whole.num_bytes
-            tracks = whole.take(firsts)
+        if index in self._tracks_cache or self._tracks_fit(index, shard):
+            starts, whole = self._whole_tracks(index, shard)
+            places = np.searchsorted(starts, firsts)
+            if not np.array_equal(starts.take(places, mode="clip"), firsts):
+                read_tracks(shard, first + firsts)  # says what is missing
+            tracks = whole.take(places)
         else:
-            tracks = read_tracks(shard, [first + int(number) for number in firsts])
+            tracks = read_tracks(shard, first + firsts)
         return PlacedTracks(
             tracks=tracks,
             left_steps=last - first - 1 - firsts,
@@ -152,16 +152,25 @@ class ClipReader:
             size=shard.pair("/clip/track_size", clip),
         )
 
-    def _tracks_fit(self, index: int, shard: ShardReader, clip: int) -> bool:
-        """Whether the tracks of a clip may go into the cache: where they are no larger than its
-        frames, which would take a cache of large tracks longer to decode than to read these."""
-        first, last = self._table.frames[index]
-        rows, columns = shard.pair("/clip/track_grid", clip)
-        length = int(shard.attributes.get("track_length", 0))
-        values = (last - first) * rows * columns * length
-        hog = HogLayout.of_attributes(shard.attributes).num_values
-        num_bytes = 4 * values * (2 + (hog if "/track/hog" in shard else 0))
-        return num_bytes <= min(self._clip_bytes(index), self._cache_bytes_left)
+    def _whole_tracks(self, index: int, shard: ShardReader) -> tuple[np.ndarray, StoredTracks]:
+        """The frames of a clip that have tracks, int64 [T], and these tracks, from the cache."""
+        if index not in self._tracks_cache:
+            first, last = (int(row) for row in self._table.frames[index])
+            starts = stored_starts(shard, first, last)
+            whole = read_tracks(shard, starts)
+            self._cache_bytes_left -= whole.num_bytes
+            self._tracks_cache[index] = (starts - first, whole)
+        return self._tracks_cache[index]
+
+    def _tracks_fit(self, index: int, shard: ShardReader) -> bool:
+        """Whether the tracks of a clip may go into the cache: where they are no larger than twice
+        its frames, which would take a cache of large tracks longer to decode than to read these."""
+        if "/track/steps" not in shard:
+            return False
+        first, last = (int(row) for row in self._table.frames[index])
+        begin, end = shard.rows("/track/offsets", first, last + 1)[[0, -1]]
+        num_bytes = int(end - begin) * track_bytes(shard)
+        return num_bytes <= min(2 * self._clip_bytes(index), self._cache_bytes_left)
 
     def _flows_of(self, index: int) -> tuple[ShardReader, int]:
         """The flows shard of a clip, and the row of the clip in it."""

@@ -17,6 +17,7 @@ from shared.mirror import stored_address
 from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
 from shared.shards import ShardReader
+from shared.track_window import TrackWindow
 from shared.tracks import USUAL_LENGTH, USUAL_POINTS, HogLayout
 
 NO_LABEL = -1
@@ -34,6 +35,7 @@ class MotionNeeds:
         track_points: number of points along the short side of a frame that tracks must start from.
         hog: the HOG that tracks must have; None for none.
         stabilised: whether camera motion must be removed (True) or kept (False); None accepts both.
+        track_window: the windows at whose tubelets tracks must start; None for every frame.
     """
 
     source: str = FLOW
@@ -41,6 +43,7 @@ class MotionNeeds:
     track_points: int = 0
     hog: HogLayout | None = None
     stabilised: bool | None = None
+    track_window: TrackWindow | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,9 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
     )
     few = points < motion.track_points
     stored = HogLayout.of_attributes(flows.index.config) if cell else None
-    if length < motion.track_length or few or motion.hog not in (None, stored):
+    window, wanted_window = flows.index.config.get("track_window", ""), motion.track_window
+    other = bool(motion.track_length and window and window != str(wanted_window))
+    if length < motion.track_length or few or motion.hog not in (None, stored) or other:
         if not length:
             found = "no tracks"
         elif length < motion.track_length:
@@ -221,11 +226,14 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
                 f"tracks from {points} points along the short side, and {motion.track_points} are "
                 "needed so that each point of a patch has its own track in the smallest crop"
             )
-        elif stored is None:
+        elif motion.hog is not None and stored is None:
             found = "tracks without HOG"
-        else:
+        elif motion.hog not in (None, stored):
             found = f"tracks with HOG of {stored}, and the recipe predicts HOG of {motion.hog}"
-        wanted = "--trajectories"
+        else:
+            needed = wanted_window or "every frame"
+            found = f"tracks that start at the tubelets of {window}, and {needed} is needed"
+        wanted = _track_options(motion)
         if motion.track_length > USUAL_LENGTH:
             wanted += f" --track-length {motion.track_length}"
         if motion.track_points > USUAL_POINTS:
@@ -238,13 +246,20 @@ def _check_tracks(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds)
         raise InputError("missing-data", f"{flows.folder} holds {found}; make them with `{made}`")
 
 
+def _track_options(motion: MotionNeeds) -> str:
+    """The options of `flows` for tracks that start where they are needed."""
+    window = motion.track_window
+    return "--trajectories" + ("" if window is None else f" --track-window {window}")
+
+
 def _check_stabilised(layout: DatasetLayout, flows: _Companion, motion: MotionNeeds) -> None:
     made = flows.index.config.get("stabilise", "off")
     if motion.stabilised not in (None, made != "off"):
         # MME warps (App. A); velocities, which are tracks of one step, subtract.
         removed = "subtract" if motion.track_length == 1 else "warp"
         wanted = removed if motion.stabilised else "off"
-        command = layout.make("flows", f"--trajectories --stabilise {wanted} --overwrite")
+        tracks = f"{_track_options(motion)} --stabilise {wanted}"
+        command = layout.make("flows", f"{tracks} --overwrite")
         raise InputError(
             "missing-data",
             f"{flows.folder} was made with --stabilise {made}, and the recipe has stabilised = "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.stored_tracks import StoredTracks
 from shared.tracks import Tracks
 
 
@@ -14,13 +15,14 @@ class PlacedTracks:
     """Tracks that start at the first frame of each tubelet.
 
     Attributes:
-        tracks: tracks from T' frames and G points. The points are the centres of equal cells.
+        tracks: tracks from T' frames and G points. The points are the centres of equal cells. `at`
+            gives those of some points.
         left_steps: int64 [T'], number of frames of the clip after each first frame.
         grid: rows and columns of the points; G = rows * columns.
         size: width and height of the frames that points were tracked on, pixels.
     """
 
-    tracks: Tracks
+    tracks: Tracks | StoredTracks
     left_steps: np.ndarray
     grid: tuple[int, int]
     size: tuple[int, int]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from shared.errors import InputError
+from shared.track_window import spread_frames
 from train.tables.nested import check_name
 from train.tables.typed import Choice
 
@@ -30,24 +31,37 @@ SHORT = ("spread", "repeat")
 
 
 def dense(
-    length: int, num_frames: int, places: np.ndarray, *, stride: int, short: str = "spread"
+    length: int,
+    num_frames: int,
+    places: np.ndarray,
+    *,
+    stride: int,
+    short: str = "spread",
+    begins_every: int = 1,
 ) -> np.ndarray:
     """A window of frames at distances of `stride`; places[0] decides where the window starts.
 
     Args:
+        begins_every: a window begins at a multiple of so many frames. With the frames of a tubelet
+            (stride times tubelet_size) few tracks are needed (shared/track_window.py).
         short: what happens to a clip that is shorter than the window. spread: the frames are spread
             evenly over the whole clip, and some are repeated. repeat: they keep their distance, and
             the last frame fills the rest (VideoMAE's code), which makes a still end.
     """
     if stride < 1:
         raise InputError("out-of-range", f"stride is {stride} frames; it must be at least 1")
+    if begins_every < 1:
+        raise InputError(
+            "out-of-range", f"begins_every is {begins_every} frames; it must be at least 1"
+        )
     check_name("short", short, SHORT)
     span = (num_frames - 1) * stride + 1
     if length < span and short == "repeat":
         return np.minimum(stride * np.arange(num_frames, dtype=np.int64), length - 1)
     if length < span:
-        return np.rint(np.linspace(0, length - 1, num_frames)).astype(np.int64)
-    begin = min(int(places[0] * (length - span + 1)), length - span)
+        return spread_frames(length, num_frames)
+    last = (length - span) // begins_every
+    begin = begins_every * min(int(places[0] * (last + 1)), last)
     return begin + stride * np.arange(num_frames, dtype=np.int64)
 
 

@@ -80,7 +80,7 @@ def fixed_target(
         counts bool [N, K, S] (flow, hog) or [N, 1, S] (hof, mbh): whether a step is in the loss.
         Points outside the frame and steps at or after the end of the clip are left out.
     """
-    tracks = placed.tracks
+    tracks = placed.tracks.at(np.arange(math.prod(placed.grid)), hog=config.kind == "hog")
     per_side = math.isqrt(config.points)
     points, within = nearest_starts(
         placed.grid, view, source_size, (grid[0] * per_side, grid[1] * per_side)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from shared.grid import View
+from shared.track_window import TrackWindow
 from train.clips.table import MotionNeeds
 from train.clips.tracks import PlacedTracks
 from train.network.model_config import NUM_CHANNELS, ModelConfig
@@ -55,11 +56,14 @@ class ClipCut:
         model: defines the patch grid and the tubelets.
         stride: distance in frames of the video between two input frames; 1 if it is not fixed.
         crop: the crop rule.
+        window: the windows, if the tubelets of all clips begin at the same distances; otherwise
+            None.
     """
 
     model: ModelConfig
     stride: int
     crop: Choice
+    window: TrackWindow | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,15 @@ class Target(ABC):
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
         """Arrays [N, ...] by name that a worker computes for all tokens of a view."""
         return {}
+
+    def of_tokens(
+        self, shown: ShownView, cut: ClipCut, tokens: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The same arrays [P, ...] of the tokens int64 [P] alone.
+
+        A target overrides it if it need not compute the others.
+        """
+        return {name: values[tokens] for name, values in self.of_view(shown, cut).items()}
 
     def needed_motion(self, cut: ClipCut) -> MotionNeeds | None:
         """The data that the target needs from the flows shards; None for none."""

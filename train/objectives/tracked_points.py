@@ -17,6 +17,7 @@ points of a patch, L stored steps, S steps of a target.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,8 +36,9 @@ def trajectory_target(
     grid: tuple[int, int],
     config: TrajectoryConfig,
     ends: np.ndarray,
+    positions: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The target of all tokens of a view.
+    """The target of all tokens of a view, or of those at some positions.
 
     Args:
         placed: tracks with at least `config.length` steps that start at `ends[:, 0]`.
@@ -44,33 +46,79 @@ def trajectory_target(
         source_size: (width, height) of the source in pixels.
         grid: (R, Q), patches.
         ends: int64 [T', S + 1], see `TrajectoryConfig.step_ends`.
+        positions: int64 [n], patches whose tokens are computed at all time steps, so that N is
+            T' * n; None for all patches.
 
     Returns:
         target float32 [N, D]: displacements by point, step and x, y; then HOG by point, step and
         bin. counts bool [N, K, S] (K = 1 for merged tracks): whether a step is known. Tracks that
-        leave the frame or
-        start outside of it are left out, and so are steps after the end of the clip and steps
-        without length; their targets are 0.
+        leave the frame or start outside of it are left out, and so are steps after the end of the
+        clip and steps without length; their targets are 0.
     """
-    tracks, length = placed.tracks, config.length
     per_side = math.isqrt(config.points)
     points, within = nearest_starts(
         placed.grid, view, source_size, (grid[0] * per_side, grid[1] * per_side)
     )
+    points, within = (by_patch(each[None], grid, per_side) for each in (points, within))
+    if positions is not None:
+        points, within = points[positions], within[positions]
     scale = view_scale(placed.size, source_size, view)
-    displacements = tracks.displacements[:, points, :length] * scale
-    hog = tracks.hog[:, points, :length, : tracks.hog.shape[-1] * config.shape]
-    if config.shape:
-        hog = hog[..., config.hog_layout.flipped(view.flip_x, view.flip_y)]
-    available = np.minimum(placed.left_steps, length)[:, None, None]
-    num_steps = np.minimum(tracks.num_steps[:, points], length)
-    num_steps = np.where((num_steps < available) | ~within, 0, num_steps)
+    flips = view.flip_x or view.flip_y
+    flipped = config.hog_layout.flipped(view.flip_x, view.flip_y) if flips else None
+    shown = _Points(points, within, scale, flipped)
+    targets: list[np.ndarray] = []
+    known: list[np.ndarray] = []
+    # One time step after another: what lies between tracks and target fits into a CPU's cache.
+    for time in range(len(ends)):
+        values, counts = _of_time_step(placed, time, shown, config, ends[time] - ends[time, 0])
+        targets.append(np.concatenate([each.reshape(len(each), -1) for each in values], axis=1))
+        known.append(counts)
+    return np.concatenate(targets), np.concatenate(known)
+
+
+@dataclass(frozen=True)
+class _Points:
+    """The points of some patches of a view.
+
+    Attributes:
+        points: int64 [n, K], the grid points where their tracks start.
+        within: bool [n, K], whether the point lies in the frame.
+        scale: float32 [2], see `view_scale`.
+        flipped: int64 [B], where the numbers of HOG of a flipped frame lie; None without a flip.
+    """
+
+    points: np.ndarray
+    within: np.ndarray
+    scale: np.ndarray
+    flipped: np.ndarray | None
+
+
+def _of_time_step(
+    placed: PlacedTracks, time: int, shown: _Points, config: TrajectoryConfig, ends: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """The target of the tokens of one time step.
+
+    Args:
+        ends: int64 [S + 1], where steps begin and end, from the first frame of the tubelet on.
+
+    Returns:
+        The parts of the target, float32 [n, K, S, numbers], and counts, bool [n, K, S].
+    """
+    length, shape = config.length, shown.points.shape
+    tracks = placed.tracks.take(slice(time, time + 1)).at(shown.points.ravel(), hog=config.shape)
+    displacements, hog = (
+        each[0, :, :length].reshape(*shape, length, -1)
+        for each in (tracks.displacements, tracks.hog)
+    )
+    displacements = displacements * shown.scale
+    if config.shape and shown.flipped is not None:
+        hog = hog[..., shown.flipped]
+    num_steps = np.minimum(tracks.num_steps[0].reshape(shape), length)
+    gone = num_steps < min(int(placed.left_steps[time]), length)
+    num_steps = np.where(gone | ~shown.within, 0, num_steps)
     counts: np.ndarray = np.arange(length) < num_steps[..., None]
     if not config.interpolate:
-        displacements, hog, counts = _joined_steps(displacements, hog, counts, ends - ends[:, :1])
-    displacements, hog, counts = (
-        by_patch(values, grid, per_side) for values in (displacements, hog, counts)
-    )
+        displacements, hog, counts = _joined_steps(displacements, hog, counts, ends)
     if config.merge != "none":
         displacements, hog, counts = _merged(displacements, hog, counts, config.merge)
     values = []
@@ -78,8 +126,7 @@ def trajectory_target(
         values.append(scaled(displacements, counts, config.normalise))
     if config.shape:
         values.append(standardised(hog, counts, config.normalise))
-    flat = [each.reshape(len(each), -1) for each in values]
-    return np.concatenate(flat, axis=1), counts
+    return values, counts
 
 
 def _joined_steps(
@@ -88,8 +135,8 @@ def _joined_steps(
     """Join the stored steps of tracks to steps from one input frame to the next.
 
     Args:
-        displacements, hog, counts: [T', R, Q, L, 2], [T', R, Q, L, bins], [T', R, Q, L].
-        ends: int64 [T', S + 1], 0 to L, where joined steps begin and end; the first is 0.
+        displacements, hog, counts: [n, K, L, 2], [n, K, L, bins], [n, K, L].
+        ends: int64 [S + 1], 0 to L, where joined steps begin and end; the first is 0.
 
     Returns:
         The same for S steps: the sum of displacements, HOG where the step begins, and whether all
@@ -97,15 +144,12 @@ def _joined_steps(
         frame there is nothing to predict.
     """
     number = np.arange(counts.shape[-1])
-    begin, end = ends[:, :-1, None], ends[:, 1:, None]
+    begin, end = ends[:-1], ends[1:]
     assert ends.min() >= 0 and ends.max() <= len(number), ends
-    within = (number >= begin) & (number < end)  # [T', S, L]
-    moved = np.einsum("tsl,trqlx->trqsx", within.astype(np.float32), displacements)
-    starts = np.minimum(ends[:, :-1], len(number) - 1)
-    shapes = np.stack([each[:, :, at] for each, at in zip(hog, starts, strict=True)])
+    within = (number >= begin[:, None]) & (number < end[:, None])  # [S, L]
+    moved = np.einsum("sl,nklx->nksx", within.astype(np.float32), displacements)
     reached = counts.sum(axis=-1)[..., None]  # counted steps are the first ones of a track
-    last = ends[:, None, None, 1:]
-    return moved, shapes, (last <= reached) & (last > ends[:, None, None, :-1])
+    return moved, hog[:, :, np.minimum(begin, len(number) - 1)], (end <= reached) & (end > begin)
 
 
 def _merged(
@@ -175,26 +219,51 @@ def by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.nda
 def scaled(displacements: np.ndarray, counts: np.ndarray, normalise: bool = True) -> np.ndarray:
     """Displacements [N, K, S, 2], divided by the root mean square of their patch, or by `UNIT`; 0
     if not counted."""
-    kept = displacements * counts[..., None]
+    kept = displacements.copy()
+    _clear(kept, counts, _partly(counts))
     if not normalise:
         return kept / np.float32(UNIT)
-    mean_square = np.square(kept).sum(axis=(1, 2, 3), keepdims=True) / _numbers(counts, 2)
-    return kept / (np.sqrt(mean_square) + np.float32(STILL_PIXELS))
+    divisor = np.sqrt(_squares(kept) / _numbers(counts, 2)) + np.float32(STILL_PIXELS)
+    kept /= divisor[:, None, None, None]
+    return kept
 
 
 def standardised(hog: np.ndarray, counts: np.ndarray, normalise: bool = True) -> np.ndarray:
     """Histograms [N, K, S, bins], standardised over each patch, or divided by `UNIT`; 0 if not
     counted."""
-    if not normalise:
-        return hog * counts[..., None] / np.float32(UNIT)
-    kept, number = counts[..., None], _numbers(counts, hog.shape[-1])
-    mean = (hog * kept).sum(axis=(1, 2, 3), keepdims=True) / number
-    centred = (hog - mean) * kept
-    variance = np.square(centred).sum(axis=(1, 2, 3), keepdims=True) / number
-    return centred / (np.sqrt(variance) + np.float32(FLAT_GREY))
+    partly, number = _partly(counts), _numbers(counts, hog.shape[-1])
+    if normalise:
+        totals = hog.reshape(len(hog), -1).sum(axis=1)
+        totals[partly] = (hog[partly] * counts[partly, ..., None]).sum(axis=(1, 2, 3))
+        centred = hog - (totals / number)[:, None, None, None]
+    else:
+        centred = hog / np.float32(UNIT)
+    _clear(centred, counts, partly)
+    if normalise:
+        divisor = np.sqrt(_squares(centred) / number) + np.float32(FLAT_GREY)
+        centred /= divisor[:, None, None, None]
+    return centred
+
+
+def _partly(counts: np.ndarray) -> np.ndarray:
+    """int64, the patches of [N, K, S] with a step that is not counted: in most clips few."""
+    return np.flatnonzero(~counts.reshape(len(counts), -1).all(axis=1))
+
+
+def _clear(values: np.ndarray, counts: np.ndarray, partly: np.ndarray) -> None:
+    """Set values [N, K, S, ...] that are not counted to 0, in place."""
+    if len(partly):
+        values[partly] *= counts[partly, ..., None]
+
+
+def _squares(values: np.ndarray) -> np.ndarray:
+    """[N]: the sum of squares of each patch."""
+    flat = values.reshape(len(values), -1)
+    squares: np.ndarray = np.einsum("nd,nd->n", flat, flat)
+    return squares
 
 
 def _numbers(counts: np.ndarray, each: int) -> np.ndarray:
-    """float32 [N, 1, 1, 1]: how many numbers of a patch are counted, at least 1."""
-    steps = counts.sum(axis=(1, 2)).reshape(-1, 1, 1, 1)
+    """float32 [N]: how many numbers of a patch are counted, at least 1."""
+    steps = np.count_nonzero(counts.reshape(len(counts), -1), axis=1)
     return np.maximum(steps * each, 1).astype(np.float32)

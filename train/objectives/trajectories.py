@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shared.errors import InputError
+from shared.tracks import HogLayout
 from train.clips.table import MotionNeeds
 from train.clips.view_rules import least_side
 from train.objectives.fixed_places import fixed_target, frames_to_read
@@ -92,7 +93,15 @@ class Trajectories(TrajectoryConfig, Target):
             track_points=math.floor(across),
             hog=self.hog_layout if self.needs_hog else None,
             stabilised=self.stabilised,
+            track_window=cut.window if self._takes_windows else None,
         )
+
+    @property
+    def _takes_windows(self) -> bool:
+        """Whether tracks from the tubelets of windows are enough. At fixed positions each frame
+        needs its own, and only HOG of one cell of grey frames is stored with them."""
+        plain = not self.needs_hog or self.hog_layout == HogLayout()
+        return self.kind == TRACKS and not self.fixed_hog and plain
 
     def num_values(self, cut: ClipCut) -> tuple[int, ...]:
         sizes = self.part_sizes(cut.stride)
@@ -122,6 +131,25 @@ class Trajectories(TrajectoryConfig, Target):
                 "hog_counts": known,
             }
         return arrays
+
+    def of_tokens(
+        self, shown: ShownView, cut: ClipCut, tokens: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        if self.kind != TRACKS or self.fixed_hog:
+            return super().of_tokens(shown, cut, tokens)
+        # A tube has the same positions at all time steps: tracks of the others are not decoded.
+        grid = (cut.model.grid, cut.model.grid)
+        times, places = np.divmod(tokens, grid[0] * grid[1])
+        positions, rows = np.unique(places, return_inverse=True)
+        ends = self.step_ends(shown.frames, cut.model.time_steps, cut.stride)
+        target, counts = trajectory_target(
+            shown.tracks(shown.first_frames), shown.view, shown.source_size, grid, self, ends,
+            positions,
+        )  # fmt: skip
+        rows = times * len(positions) + rows
+        if not np.array_equal(rows, np.arange(len(target))):
+            target, counts = target[rows], counts[rows]
+        return {"target": target, "counts": counts}
 
     def of_batch(
         self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut

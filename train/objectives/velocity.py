@@ -124,9 +124,10 @@ class Velocity(Target):
         per_side, grid = math.isqrt(self.points), cut.model.grid
         across = (grid * per_side, grid * per_side)
         points, within = nearest_starts(placed.grid, shown.view, shown.source_size, across)
-        vectors = placed.tracks.displacements[:, points, 0]  # [T' * d, rows, columns, 2]
+        tracks = placed.tracks.at(points.ravel(), hog=False)
+        vectors = tracks.displacements[:, :, 0].reshape(len(tracks.num_steps), *across, 2)
         vectors = vectors * view_scale(placed.size, shown.source_size, shown.view)
-        known = (placed.tracks.num_steps[:, points] > 0) & within
+        known = (tracks.num_steps > 0).reshape(-1, *across) & within
 
         def by_step(values: np.ndarray) -> np.ndarray:
             # [T' * d, rows, columns, ...] -> sums over the frames of a step [N, K, S, ...]

@@ -14,6 +14,7 @@ from shared.errors import InputError
 from shared.manifest import FLIPS, SPLITS
 from shared.masks import MASKS
 from shared.motion_cells import MotionPooling
+from shared.track_window import TrackWindow
 from train.clips.few_labels import FewLabels
 from train.clips.table import DEFAULT_BOXES, FLOW, MotionNeeds
 from train.clips.view_rules import least_side
@@ -279,13 +280,25 @@ class PretrainConfig:
             needs,
             track_length=max(1, needs.track_length),
             track_points=max(points, needs.track_points),
+            track_window=None,  # it is followed from frame to frame
             stabilised=needs.stabilised if stabilised is None else stabilised,
         )
 
     @property
     def cut(self) -> ClipCut:
         """How clips are cut into tokens."""
-        return ClipCut(self.model, self.frames.options.get("stride", 1), self.crop)
+        stride, window = self.frames.options.get("stride", 1), None
+        if self.frames.kind == "dense" and not self.shuffle_frames:
+            window = self._window(stride)
+        return ClipCut(self.model, stride, self.crop, window)
+
+    def _window(self, stride: int) -> TrackWindow | None:
+        """The windows, if each begins at the first frame of a tubelet of the first window."""
+        options, tubelet = self.frames.options, self.model.tubelet_size
+        begins = options.get("begins_every", 1)
+        if options.get("short", "spread") != "spread" or stride < 1 or begins % (stride * tubelet):
+            return None
+        return TrackWindow(self.model.num_frames, stride, tubelet)
 
     def to_table(self) -> dict[str, Any]:
         """The fields in the form that a recipe has."""

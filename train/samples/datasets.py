@@ -80,9 +80,8 @@ class PretrainDataset(Dataset):
             mask = mask_entry.draw(scene, rng, **config.mask.options)
             rng = counter_generator(*view_key, "decoder mask")
             decoded = decoder_entry.draw(scene, mask, rng, **config.decoder_mask.options)
-            of_tokens = config.target.of_view(clip.shown(view), cut)
             predicted = _predicted_tokens(mask, decoded, config.target.predicts_visible)
-            targets.append({name: values[predicted] for name, values in of_tokens.items()})
+            targets.append(config.target.of_tokens(clip.shown(view), cut, predicted))
             views.append(view)
             masks.append(mask)
             chosen.append(decoded)
@@ -92,10 +91,15 @@ class PretrainDataset(Dataset):
             "index": torch.full((len(views),), index),
             **({} if config.decodes_all else {"decoded": torch.from_numpy(np.stack(chosen))}),
             **{
-                name: torch.from_numpy(np.stack([target[name] for target in targets]))
+                name: torch.from_numpy(_stacked([target[name] for target in targets]))
                 for name in targets[0]
             },
         }
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    """The arrays as one with a new first axis. One array is not copied: targets are large."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 def token_counts(batch: Sample) -> tuple[int, int]:
