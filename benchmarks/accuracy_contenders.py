@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from train.network.autoencoder import MaskedAutoencoder, VideoEncoder
-from train.network.model_config import ModelConfig
 from train.objectives.pixels import masked_loss, masked_targets, normalised_pixels
 from train.options.config import PretrainConfig
 from train.running.optim import (
@@ -98,7 +97,8 @@ class HuggingFace(Contender):
             export_huggingface(Path(folder), MaskedAutoencoder(config.model))
             model: Any = VideoMAEForPreTraining.from_pretrained(folder)
         model.train()
-        decays, others = [], []
+        decays: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             one_sided = parameter.ndim == 1 or name.endswith("mask_token")
             (others if one_sided else decays).append(parameter)
@@ -112,14 +112,14 @@ class HuggingFace(Contender):
         super().__init__(model, optimizer, config, epoch_steps)
 
     def loss(self, batch: Sample) -> Tensor:
-        return self.model(batch["clips"].transpose(1, 2), bool_masked_pos=batch["mask"]).loss
+        model: Any = self.model
+        return model(batch["clips"].transpose(1, 2), bool_masked_pos=batch["mask"]).loss
 
     def encoder(self) -> VideoEncoder:
         with tempfile.TemporaryDirectory() as folder:
             self.model.save_pretrained(folder)
             imported = import_weights(Path(folder))
-        config: ModelConfig = imported.config
-        return build_encoder(config, imported)
+        return build_encoder(imported.config, imported)
 
 
 def learning_rate(config: PretrainConfig) -> float:
