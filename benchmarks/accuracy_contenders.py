@@ -117,7 +117,8 @@ class HuggingFace(Contender):
 
     def encoder(self) -> VideoEncoder:
         with tempfile.TemporaryDirectory() as folder:
-            self.model.save_pretrained(folder)
+            model: Any = self.model
+            model.save_pretrained(folder)
             imported = import_weights(Path(folder))
         return build_encoder(imported.config, imported)
 

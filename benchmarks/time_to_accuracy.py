@@ -61,16 +61,19 @@ Curve = list[dict[str, float]]
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
 @click.option("--data", type=click.Path(path_type=Path), default=Path("out"), metavar="FOLDER",
               help="Folder that holds the toy dataset.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(min=1), default=40,
+@click.option("--epochs", type=click.IntRange(min=1), default=40, metavar="EPOCHS",
               help="Epochs of each pretraining.")  # fmt: skip
 @click.option("--probe-every", type=click.IntRange(min=1), default=74, metavar="STEPS",
               help="Steps from one probe to the next.")  # fmt: skip
-@click.option("--seed", type=int, default=0, help="Seed for data order, views and masks.")
+@click.option("--seed", type=int, default=0, metavar="N",
+              help="Seed for data order, views and masks.")  # fmt: skip
 @out_option("time_to_accuracy-HOST")
 @user_errors
 def main(data: Path, epochs: int, probe_every: int, seed: int, out: Path | None) -> None:
     if not has_transformers():
-        raise InputError("not-installed", "transformers, the peer, is not installed")
+        raise InputError(
+            "missing-package", "transformers, the peer, is not installed; `make .venv` installs it"
+        )
     torch.set_num_threads(1)
     layout, tables = DatasetLayout(data, DATASET), read_recipe(DATASET, None)
     config = comparable_config(tables, epochs)

@@ -143,7 +143,7 @@ def test_a_recipe_is_chosen_by_name_or_by_the_number_of_clips(layout):
         assert done.exit_code == 0, done.output
         options = (layout.runs / f"by-{recipe}" / "options.json").read_text()
         frames[recipe] = json.loads(options)["options"]["frames"]
-    assert frames[None] == frames["small"] == {**DENSE, "short": "spread"}
+    assert frames[None] == frames["small"] and DENSE.items() <= frames["small"].items()
     assert frames["ssv2"]["kind"] == "segments"
     refused(embed(layout, "vit.safetensors", "--recipe", "smal"), "unknown-name", "smal", "small")
 
