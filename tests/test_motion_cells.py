@@ -40,8 +40,8 @@ def slow_cell_means(maps, view, source_size, grid):
     return result
 
 
-@given(st.integers(0, 2**32))
-def test_means_are_those_of_many_points(seed):
+def random_maps(seed, largest_grid):
+    """Two maps, a view of them, the size of the source, and a grid of cells."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 12, 2)
     maps = rng.random((2, height, width)).astype(np.float32)
@@ -49,7 +49,13 @@ def test_means_are_those_of_many_points(seed):
     corner = rng.uniform(-0.2, 0.8, 2) * source_size
     crop = (*corner, *(corner + rng.uniform(0.2, 0.6, 2) * source_size))
     view = View(crop, (64, 64), bool(rng.integers(2)), bool(rng.integers(2)))
-    grid = tuple(int(side) for side in rng.integers(1, 6, 2))
+    grid = tuple(int(side) for side in rng.integers(1, largest_grid + 1, 2))
+    return maps, view, source_size, grid
+
+
+@given(st.integers(0, 2**32))
+def test_means_are_those_of_many_points(seed):
+    maps, view, source_size, grid = random_maps(seed, largest_grid=5)
     found = cell_means(maps, view, source_size, grid)
     assert found.shape == (2, *grid) and found.dtype == np.float32
     assert np.abs(found - slow_cell_means(maps, view, source_size, grid)).max() < 0.05
@@ -74,14 +80,7 @@ def slow_top_means(maps, view, source_size, grid, top):
 
 @given(st.integers(0, 2**32), st.integers(1, 16))
 def test_the_parts_that_move_most_are_those_of_loops(seed, top):
-    rng = np.random.default_rng(seed)
-    height, width = rng.integers(1, 12, 2)
-    maps = rng.random((2, height, width)).astype(np.float32)
-    source_size = tuple(int(side) for side in rng.integers(20, 400, 2))
-    corner = rng.uniform(-0.2, 0.8, 2) * source_size
-    crop = (*corner, *(corner + rng.uniform(0.2, 0.6, 2) * source_size))
-    view = View(crop, (64, 64), bool(rng.integers(2)), bool(rng.integers(2)))
-    grid = tuple(int(side) for side in rng.integers(1, 5, 2))
+    maps, view, source_size, grid = random_maps(seed, largest_grid=4)
     found = pooled_cells(maps, view, source_size, grid, top)
     assert found.shape == (2, *grid) and found.dtype == np.float32
     slow = slow_top_means(maps, view, source_size, grid, top)
