@@ -48,6 +48,7 @@ RECIPES = {
 EDGES = [*range(0, 196, 28), 196, 197]  # of `figures` in benchmarks/boxes.py
 NUM_CLIPS, NUM_FRAMES = 10, 4
 WIDTH = 240  # px of a drawn frame
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 PATH = click.Path(path_type=Path)
 
@@ -145,7 +146,8 @@ def _row(layout: DatasetLayout, clip: AnnotatedClip, iou: float) -> np.ndarray:
         drawn.append(picture)
     sheet = np.concatenate(drawn, axis=1)
     text = f"{clip.clip_id} {iou:.2f}"
-    cv2.putText(sheet, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1)
+    for colour, width in ((BLACK, 3), (WHITE, 1)):  # readable on bright and on dark frames
+        cv2.putText(sheet, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width)
     return sheet
 
 
