@@ -257,8 +257,9 @@ def _descend(
     for _ in range(steps):
         difference = _differences(patches, second, u, v)
         total = _total(difference)
-        active = active & (_cost_of(difference, total) < best)
-        best = torch.where(active, _cost_of(difference, total), best)
+        cost = _cost_of(difference, total)
+        active = active & (cost < best)
+        best = torch.where(active, cost, best)
         best_u, best_v = torch.where(active, u, best_u), torch.where(active, v, best_v)
         x = _total(difference * gx) - patches.sum_across * total * SHARE
         y = _total(difference * gy) - patches.sum_down * total * SHARE
