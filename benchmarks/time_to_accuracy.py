@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import matplotlib
 import torch
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ from benchmarks.record import RESULTS, Figure, host_kind, print_figures, write_r
 from benchmarks.step_contenders import has_transformers
 from shared.decoder_masks import HALF
 from shared.errors import InputError, user_errors
+from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes
 from shared.progress import bar_options
@@ -43,18 +43,18 @@ from train.evaluation.features import compute_features
 from train.evaluation.frozen import fit_linear_probe
 from train.options.config import EvaluateConfig, LoaderConfig, PretrainConfig
 from train.options.recipe import loader_config, pretrain_config, read_recipe
+from train.pictures.charts import Curve, curves_chart
 from train.running.engine import Processes
 from train.samples.datasets import PretrainDataset
 from train.samples.loading import make_loader, read_batches, to_device
 
-matplotlib.use("Agg")
 DATASET, METHOD = "toy", "videomae"
 PEER = "Hugging Face"
-OURS, PART = "ours", "ours, half of the hidden tokens decoded"
+OURS, PART = "ours", "ours, half decoded"  # a chart has room for 28 characters
 IN_A_ROW = 3  # probes whose mean counts: 300 clips of split val are few
 ALONE = Processes(0, 1, torch.device("cpu"))
 
-Curve = list[dict[str, float]]
+Probes = list[dict[str, float]]
 """Probes: clips seen, processor seconds of the steps so far, and top-1 in percent."""
 
 
@@ -79,7 +79,7 @@ def main(data: Path, epochs: int, probe_every: int, seed: int, out: Path | None)
     config = comparable_config(tables, epochs)
     loader = loader_config(tables, {})
     table = read_clip_table(layout, ["train"], boxes=False)
-    probe = Probe(layout, config, loader)
+    probe = Probe(layout, table, config, loader)
 
     # ---------------------------------------------------------------------------------------------
     # Train all contenders on the same batches
@@ -90,7 +90,7 @@ def main(data: Path, epochs: int, probe_every: int, seed: int, out: Path | None)
         OURS: Ours(config, epoch_steps, whole=True),
         PART: Ours(config, epoch_steps, whole=False),
     }
-    curves: dict[str, Curve] = {name: [] for name in contenders}
+    curves: dict[str, Probes] = {name: [] for name in contenders}
     path = out or RESULTS / f"time_to_accuracy-{host_kind()}.json"
     num_steps = epochs * epoch_steps
     plan = BatchPlan.fit(config.batch_size, 1, config.batch_size)
@@ -108,7 +108,7 @@ def main(data: Path, epochs: int, probe_every: int, seed: int, out: Path | None)
                     seen = {"clips": (step + 1) * config.batch_size, "seconds": contender.seconds}
                     curves[name].append({**seen, "top1": probe.top1(contender)})
                 write_record(path, compare(curves), curves=curves)  # a part is a result too
-                draw(curves, path.with_suffix(".png"))
+                write_atomically(path.with_suffix(".png"), chart(curves))
 
     print_figures(compare(curves))
     print(path)
@@ -125,11 +125,13 @@ def comparable_config(tables: dict[str, Any], epochs: int) -> PretrainConfig:
 class Probe:
     """A linear probe on the means of each time step, fitted on split train, tested on split val."""
 
-    def __init__(self, layout: DatasetLayout, config: PretrainConfig, loader: LoaderConfig) -> None:
+    def __init__(
+        self, layout: DatasetLayout, known: ClipTable, config: PretrainConfig, loader: LoaderConfig
+    ) -> None:
         self._frames, self._loader = config.frames, loader
         self._classes = len(read_classes(layout.classes).label)
-        self._known: ClipTable = read_clip_table(layout, ["train"], boxes=False)
-        self._tested: ClipTable = read_clip_table(layout, ["val"], boxes=False)
+        self._known = known
+        self._tested = read_clip_table(layout, ["val"], boxes=False)
 
     def top1(self, contender: Contender) -> float:
         encoder = contender.encoder().eval()
@@ -152,7 +154,7 @@ class Probe:
         return round(100 * float((scores.argmax(axis=1) == self._tested.labels["label"]).mean()), 2)
 
 
-def compare(curves: dict[str, Curve]) -> list[Figure]:
+def compare(curves: dict[str, Probes]) -> list[Figure]:
     """Seconds of a step, the last accuracy, and the time to the accuracy of the peer."""
     wanted = mean_of_last(curves[PEER])
     reached = {name: seconds_to(curve, wanted) for name, curve in curves.items()}
@@ -182,7 +184,7 @@ def compare(curves: dict[str, Curve]) -> list[Figure]:
     return figures
 
 
-def seconds_to(curve: Curve, wanted: float) -> float | None:
+def seconds_to(curve: Probes, wanted: float) -> float | None:
     """Seconds at the last of the first three probes in a row with a mean of at least `wanted`."""
     for end in range(IN_A_ROW, len(curve) + 1):
         if mean_of_last(curve[:end]) >= wanted:
@@ -190,25 +192,19 @@ def seconds_to(curve: Curve, wanted: float) -> float | None:
     return None
 
 
-def mean_of_last(curve: Curve) -> float:
+def mean_of_last(curve: Probes) -> float:
     last: Sequence[float] = [each["top1"] for each in curve[-IN_A_ROW:]]
     return sum(last) / len(last)
 
 
-def draw(curves: dict[str, Curve], path: Path) -> None:
-    """A chart of probe accuracy against processor seconds."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, curve in curves.items():
-        seconds, top1 = ([probe[key] for probe in curve] for key in ("seconds", "top1"))
-        axes.plot(seconds, top1, label=name, linewidth=1.5)
-    axes.set_xlabel("processor seconds of pretraining steps")
-    axes.set_ylabel("linear probe, top-1 on val (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+def chart(curves: dict[str, Probes]) -> bytes:
+    """A PNG with the accuracy of probes over processor seconds."""
+    lines = [
+        Curve(name, *([probe[key] for probe in curve] for key in ("seconds", "top1")))
+        for name, curve in curves.items()
+    ]
+    x_label, y_label = "processor seconds of pretraining steps", "top-1 on val, %"
+    return curves_chart("Linear probe", lines, x_label, y_label).file()
 
 
 if __name__ == "__main__":
