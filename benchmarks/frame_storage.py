@@ -29,10 +29,9 @@ import torch
 from benchmarks.annotated_sets import AnnotatedSet, annotated_sets, make_flows, read_clips
 from benchmarks.datasets import run
 from benchmarks.frame_storage_accuracy import MEASURES, Encoding, measure_accuracy
-from benchmarks.options import chosen_parts, parts_option, samples_option
+from benchmarks.options import chosen_parts, known_names, parts_option, samples_option
 from benchmarks.real_clips import FOLDS
-from benchmarks.real_video import known_names
-from benchmarks.record import RESULTS, fastest
+from benchmarks.record import RESULTS, command_without, fastest
 from preprocess.annotated_boxes.metrics import box_figures
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
@@ -40,7 +39,7 @@ from shared.errors import InputError, user_errors
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import Clip
-from shared.run_record import command_line, git_commit, versions
+from shared.run_record import git_commit, versions
 from train.clips.reader import decode_jpeg
 from train.clips.view_rules import multi_scale
 from train.samples.views import cut
@@ -121,8 +120,7 @@ BOX_WAYS = {
 def main(
     samples: Path, only: str | None, rounds: int, folds: str, runs: Path | None, out: Path
 ) -> None:
-    known_names("--folds", folds, tuple(map(str, FOLDS)))
-    numbers = tuple(map(int, folds.split(",")))
+    numbers = tuple(map(int, known_names("--folds", folds, tuple(map(str, FOLDS)))))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -146,12 +144,8 @@ def main(
 def _write(out: Path, part: str, rows: list[dict[str, Any]]) -> None:
     """Add the rows of a part to the file, with the command that measured them."""
     content = json.loads(out.read_text()) if out.is_file() else {}
-    words = command_line().split()
-    for option in ("--samples", "--runs", "--out"):
-        if option in words:
-            words[words.index(option) + 1] = "PATH"
     content[part] = {
-        "command": " ".join(words),
+        "command": command_without(("--samples", "--runs", "--out"), "PATH"),
         "versions": versions(),
         "git_commit": git_commit(),
         "rows": rows,

@@ -49,3 +49,22 @@ def chosen_parts(only: str | None, known: Iterable[str]) -> list[str]:
         if name not in names:
             raise InputError("unknown-name", f"no part {name!r}; there are: {', '.join(names)}")
     return [name for name in names if name in asked]
+
+
+def known_names(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a list with commas; each must be known."""
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in known:
+            raise InputError("unknown-name", f"{option} has {name!r}; allowed: {', '.join(known)}")
+    return names
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """The numbers from 0 on of a list with commas."""
+    for part in text.split(","):
+        if not part.strip().isdecimal():
+            raise InputError(
+                "bad-setting", f"{option} has {part!r}; give whole numbers, such as 5,10"
+            )
+    return tuple(map(int, text.split(",")))

@@ -25,6 +25,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from benchmarks.options import known_names, whole_numbers
 from benchmarks.real_boxes import prepare_boxes
 from benchmarks.real_clips import (
     FOLDS,
@@ -51,14 +52,15 @@ from benchmarks.real_video_plan import plan_text
 from benchmarks.real_video_record import FinishedCells
 from benchmarks.real_video_scores import Results, ScoredClips, hours_of, read_tested
 from benchmarks.real_video_tables import RESULTS, write_results
+from benchmarks.record import command_without
 from benchmarks.training_runs import Trainer
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.progress import bar_options
-from shared.run_record import command_line
 from train.running.run_folder import RunFolder
 
 FINISHED = RESULTS.with_name("real_video_cells.json")
+PATHS = ("--videos", "--out", "--finished", "--results", "--boxes")
 COSTS = {"epochs": 1, "clips_seen": 0, "teraflops": 2, "hours": 3}  # and decimals
 
 
@@ -159,7 +161,7 @@ def main(
             prepare_boxes(clips, videos, boxes, sources, name)
         layouts = {fold: make_fold(clips, videos, fold) for fold in numbers}
     setting: dict[str, Any] = {
-        "command": shown_command(),
+        "command": command_without(PATHS, "FOLDER").replace(" --only-tables", ""),
         "folds": numbers,
         "seeds": chosen_seeds,
         "teraflops": teraflops,
@@ -265,34 +267,6 @@ def missing(
         for cell in cells
         if tested_clips(layouts, cell, record) is None
     ]  # fmt: skip
-
-
-def shown_command() -> str:
-    """The command line for the results file, without the folders of this machine."""
-    words = [word for word in command_line().split() if word != "--only-tables"]
-    for option in ("--videos", "--out", "--finished", "--results", "--boxes"):
-        if option in words:
-            words[words.index(option) + 1] = "FOLDER"
-    return " ".join(words)
-
-
-def known_names(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of a list with commas; each must be known."""
-    names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        if name not in known:
-            raise InputError("unknown-name", f"{option} has {name!r}; allowed: {', '.join(known)}")
-    return names
-
-
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """The numbers from 0 on of a list with commas."""
-    for part in text.split(","):
-        if not part.strip().isdecimal():
-            raise InputError(
-                "bad-setting", f"{option} has {part!r}; give whole numbers, such as 5,10"
-            )
-    return tuple(map(int, text.split(",")))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ another one. A cell is found again only if the recipe has the same options for i
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ class FinishedCells:
 
     def __init__(self, path: Path, flow: str) -> None:
         self._path, self._flow = path, flow
+        self._clips: dict[Path, tuple[list[str], np.ndarray]] = {}  # by manifest
         self._tables: dict[str, dict[str, Any]] = {"cells": {}, "pretrainings": {}}
         if path.is_file():
             try:
@@ -56,7 +58,7 @@ class FinishedCells:
     def tested(self, layout: DatasetLayout, cell: Cell) -> ScoredClips | None:
         """The tested clips of a cell; None if the file does not have it."""
         entry = self._tables["cells"].get(self._key(layout, cell))
-        ids, labels = _test_clips(layout, cell)
+        ids, labels = self._test_clips(layout, cell)
         if entry is None or entry["clips"] != len(ids):
             return None
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(entry["right"]), np.uint8))
@@ -65,7 +67,7 @@ class FinishedCells:
     def add(self, layout: DatasetLayout, cell: Cell, tested: ScoredClips) -> None:
         """Add a cell."""
         right = dict(zip(tested.clip_ids, tested.correct, strict=True))
-        ids, _ = _test_clips(layout, cell)
+        ids, _ = self._test_clips(layout, cell)
         bits = np.packbits(np.array([right[clip_id] for clip_id in ids], np.bool_))
         self._tables["cells"][self._key(layout, cell)] = {
             "clips": len(ids),
@@ -88,8 +90,22 @@ class FinishedCells:
         content = {name: dict(sorted(table.items())) for name, table in self._tables.items()}
         write_atomically(self._path, json.dumps(content, indent=1).encode() + b"\n")
 
+    def _test_clips(self, layout: DatasetLayout, cell: Cell) -> tuple[list[str], np.ndarray]:
+        """Ids and labels int64 [n] of the clips that a cell is tested on, in the order of the
+        ids. The manifest of a fold is read once."""
+        if layout.manifest not in self._clips:
+            split = held_out_split(cell.fold)
+            labels = {
+                clip.clip_id: clip.label
+                for clip in read_manifest(layout.manifest)
+                if clip.split == split and clip.label is not None
+            }
+            ids = sorted(labels)
+            self._clips[layout.manifest] = ids, np.array([labels[each] for each in ids], np.int64)
+        return self._clips[layout.manifest]
+
     def _key(self, layout: DatasetLayout, cell: Cell) -> str:
-        tables = read_recipe("", RECIPE)
+        tables = _recipe(RECIPE)
         options: list[Any] = [
             *(tables.get(section) for section in ("model", "loader")),
             written_options(tables, "finetune", METHODS[cell.key].head),
@@ -99,8 +115,13 @@ class FinishedCells:
         return f"{layout.dataset}/{self._flow}/{cell.run}/{_digest(options)}"
 
     def _pretraining_key(self, layout: DatasetLayout, pretraining: Pretraining) -> str:
-        options = _pretraining_options(read_recipe("", RECIPE), pretraining.key)
+        options = _pretraining_options(_recipe(RECIPE), pretraining.key)
         return f"{layout.dataset}/{self._flow}/{pretraining.run}/{_digest(options)}"
+
+
+@functools.cache
+def _recipe(path: Path) -> dict[str, Any]:
+    return read_recipe("", path)
 
 
 def _pretraining_options(tables: Mapping[str, Any], key: str) -> list[Any]:
@@ -112,15 +133,3 @@ def _pretraining_options(tables: Mapping[str, Any], key: str) -> list[Any]:
 
 def _digest(options: object) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _test_clips(layout: DatasetLayout, cell: Cell) -> tuple[list[str], np.ndarray]:
-    """Ids and labels int64 [n] of the clips that a cell is tested on, in the order of the ids."""
-    split = held_out_split(cell.fold)
-    labels = {
-        clip.clip_id: clip.label
-        for clip in read_manifest(layout.manifest)
-        if clip.split == split and clip.label is not None
-    }
-    ids = sorted(labels)
-    return ids, np.array([labels[clip_id] for clip_id in ids], np.int64)

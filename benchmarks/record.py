@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -74,6 +74,16 @@ def fastest(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, fl
             work()
             least[name] = min(least[name], time.process_time() - began)
     return least
+
+
+def command_without(paths: Iterable[str], word: str) -> str:
+    """The command line of this process, with `word` for the values of the options `paths`, which
+    are folders of this machine."""
+    words = command_line().split()
+    for option in paths:
+        if option in words:
+            words[words.index(option) + 1] = word
+    return " ".join(words)
 
 
 def machine() -> dict[str, Any]:
