@@ -1,6 +1,7 @@
 """Linear probe and k-NN on frozen features, against slow loops and end to end."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -10,12 +11,13 @@ from click.testing import CliRunner
 from errors import refused, refuses
 from shard_fixtures import write_moving_squares
 from sklearn.linear_model import LogisticRegression
-from training_fixtures import tiny_run
+from training_fixtures import TINY_RECIPE, tiny_run
 
 import train.probe
 from shared.layout import DatasetLayout
-from shared.manifest import read_manifest
+from shared.manifest import read_manifest, write_manifest
 from train.clips.table import read_clip_table
+from train.evaluation.fisher_vectors import FisherVectors
 from train.evaluation.frozen import PENALTIES, fit_linear_probe, nearest_neighbours
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, read_recipe
@@ -143,6 +145,74 @@ def test_an_attentive_probe_reads_all_tokens_and_leaves_scores(layout):
     assert scores["clips"] == 16
     unused = run(layout, "--probe", "attentive", "--pool", "steps", code=1)
     refused(unused[-1], "option-unused", "--pool steps", "--probe attentive")
+
+
+def test_fisher_vectors_are_made_of_all_clips_of_split_train(layout):
+    given = ("--run", "fisher", "--pool", "fisher", "--labels-per-class", "3")
+    lines = run(layout, *given)
+    folder = layout.runs / "fisher"
+    assert any("48 clips of train" in line for line in lines)
+    for name in train.probe.BOTH:
+        metrics = json.loads((folder / f"metrics-test-{name}.json").read_text())
+        assert (metrics["clips"], metrics["gaussians"]) == (16, 32)
+        assert 0 < metrics["axes"] <= 24
+    options = json.loads((folder / "options.json").read_text())["options"]
+    assert options["pool"] == "fisher" and options["clips"]["train"] == 12
+    files = sorted(folder.glob("features-*.h5"))
+    splits = ("test", "train", "val")
+    assert [path.name for path in files] == [f"features-{split}-tokens.h5" for split in splits]
+    with h5py.File(files[1]) as file:
+        ids, tokens = file["/clip/id"][:], file["/feature"][:]
+    assert ids.tolist() == read_clip_table(layout, ["train"], boxes=False).ids.tolist()
+    assert tokens.shape == (48, 8, 24)
+
+    before = [path.stat().st_mtime_ns for path in files]
+    run(layout, *given, "--probe", "sgd", "--probe-epochs", "2")
+    assert json.loads((folder / "metrics-test-sgd.json").read_text())["gaussians"] == 32
+    scores = (folder / "scores-test-linear.h5").read_bytes()
+    files[0].unlink()  # as if it was stopped after two of three splits
+    run(layout, *given)
+    assert [path.stat().st_mtime_ns for path in files[1:]] == before[1:]
+    assert (folder / "scores-test-linear.h5").read_bytes() == scores
+
+    few = ("--run", "fisher", "--labels-per-class", "3")  # its file of train has other clips
+    refused(run(layout, *few, "--probe", "attentive", code=1)[-1], "other-options", "pool")
+    unused = run(layout, "--probe", "attentive", "--pool", "fisher", code=1)
+    refused(unused[-1], "option-unused", "--pool fisher", "--probe attentive")
+
+
+def test_clips_without_a_label_change_the_mixture_alone(tmp_path, monkeypatch):
+    own = write_moving_squares(tmp_path, num_clips=40)
+    (tmp_path / "tiny.toml").write_text(TINY_RECIPE)
+    clips = read_manifest(own.manifest)
+    bare = {clip.clip_id for clip in [c for c in clips if c.split == "train"][:6]}
+    write_manifest(
+        own.manifest, [replace(c, label=None) if c.clip_id in bare else c for c in clips]
+    )
+    fitted, vectors = [], []
+    fit = FisherVectors.fit
+    monkeypatch.setattr(
+        FisherVectors, "fit", lambda tokens, seed: fitted.append(tokens) or fit(tokens, seed)
+    )
+    monkeypatch.setattr(
+        "train.evaluation.frozen.fit_linear_probe",
+        lambda *all: vectors.append(all) or fit_linear_probe(*all),
+    )
+    run(own, "--from", "none", "--pool", "fisher", "--probe", "linear")
+    table = read_clip_table(own, ["train"], boxes=False)
+    labelled = np.array([clip_id.decode() not in bare for clip_id in table.ids])
+    (tokens,), ((features, labels, *_),) = fitted, vectors
+    assert len(tokens) == 24 and labelled.sum() == 18
+    assert labels.tolist() == table.labels["label"][labelled].tolist()
+    np.testing.assert_array_equal(features, fit(tokens, 0)(tokens[labelled]))
+    assert not np.array_equal(features, fit(tokens[labelled], 0)(tokens[labelled]))
+
+
+def test_fisher_vectors_of_too_many_clips_are_refused(layout, monkeypatch):
+    """All clips of split train count: 48, although 4 labels are used, and 32 of test and val."""
+    monkeypatch.setattr("train.evaluation.attentive.MOST_BYTES", 2 * 79 * 8 * 24)
+    given = ("--pool", "fisher", "--labels-per-class", "1", "--run", "too-many")
+    refused(run(layout, *given, code=1)[-1], "out-of-range", "80 clips", "--pool clip")
 
 
 def test_the_model_has_the_shape_of_the_weights(layout, tmp_path):

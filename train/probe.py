@@ -5,7 +5,9 @@
 
 The model has the shape of the weights; the recipe says which frames and labels are used. The
 features of a clip are the mean of its tokens (--pool clip), the means of each time step one after
-another (--pool steps), or all tokens one after another (--pool tokens), without augmentation.
+another (--pool steps), all tokens one after another (--pool tokens), or the Fisher vector of its
+tokens (--pool fisher), without augmentation. Fisher vectors tell how tokens are distributed. Their
+mixture of Gaussians is fitted to all clips of split train, also to those without a label.
 
 The linear probe is a logistic regression on the labelled clips of split train. Its penalty is
 chosen on split val, or by cross-validation on split train where val is missing or is the tested
@@ -14,9 +16,11 @@ query that attends to all tokens of a clip. --probe sgd trains the linear probe 
 do.
 
 Writes OUT/<dataset>/runs/probe-<method>/: options.json, features-<split>.h5, and for each probe
-metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. A stopped probe continues with the split
-at which it stopped. It takes one forward pass for each clip: a minute for the toy dataset. The last
-lines are the results: `linear probe: test top-1 43.1 %`.
+metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. All tokens are in
+features-<split>-tokens.h5; with --pool fisher the one of split train holds all its clips, otherwise
+the clips whose labels are used. A stopped probe continues with the split at which it stopped. It
+takes one forward pass for each clip: a minute for the toy dataset. The last lines are the results:
+`linear probe: test top-1 43.1 %`.
 """
 
 from __future__ import annotations
@@ -64,6 +68,7 @@ from train.running.finetune_inputs import (
 from train.running.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from train.evaluation.fisher_vectors import FisherVectors
     from train.extractors.extractor import Extractor
     from train.extractors.sources import ExtractorSource
     from train.network.autoencoder import VideoEncoder
@@ -77,6 +82,7 @@ PROBES = {
 }
 BOTH = ("linear", "knn")
 TOKENS = "tokens"  # the pool of an attentive probe, which learns how to pool
+FISHER = "fisher"  # its vectors are made of all tokens after they are computed
 NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07
 SGD_EPOCHS = 100  # papers have 100, and some 20
 POSITIVE = click.IntRange(min=1)
@@ -131,7 +137,8 @@ POSITIVE = click.IntRange(min=1)
     type=click.Choice(POOLS),
     show_default="clip",
     help="Average tokens over the whole clip (clip), over each time step (steps), or not at all "
-    "(tokens). With steps the order in time stays, with tokens also the place in the picture.",
+    "(tokens). With steps the order in time stays, with tokens also the place in the picture. "
+    "fisher makes a Fisher vector of all tokens, which says how they are distributed.",
 )
 @click.option(
     "--segments",
@@ -291,9 +298,8 @@ def probe(
     config = replace(config, flips=())  # a probe does not augment, so no labels are swapped
     classes = read_classes(layout.classes)
     num_classes = count_classes(classes, config, layout)
-    learned, label_line = labelled_part(
-        read_clip_table(layout, ["train"], boxes=False), config, num_classes
-    )
+    all_train = read_clip_table(layout, ["train"], boxes=False)
+    learned, label_line = labelled_part(all_train, config, num_classes)
     splits = {"train": learned}
     if views.split != "train":
         tested = read_clip_table(layout, [views.split], boxes=False)
@@ -320,9 +326,12 @@ def probe(
         imported = None if weights is None else import_weights(weights, "encoder")
         encoder = frozen_encoder(config.model, imported, seed)
     model = encoder.config
-    if pool == TOKENS or "attentive" in probes:
-        count = sum(len(table) for table in splits.values())
-        refuse_too_many(count, model.num_tokens, model.width)
+    # The clips whose features are computed. A mixture of Gaussians needs no labels.
+    computed = splits | ({"train": all_train} if pool == FISHER else {})
+    if pool in (TOKENS, FISHER) or "attentive" in probes:
+        count = sum(len(table) for table in computed.values())
+        advice = {"advice": "give --pool clip or steps"} if pool == FISHER else {}
+        refuse_too_many(count, model.num_tokens, model.width, **advice)
     options = {
         "command": "probe",
         "dataset": layout.dataset,
@@ -347,7 +356,7 @@ def probe(
         options["few_labels"] = asdict(config.few_labels)
     processes = start_processes(device)
     check_decoding(loader, processes.device)
-    _print_summary(processes, folder, options, views, knn, probes)
+    _print_summary(processes, folder, options, views, knn, probes, len(computed["train"]))
     if label_line is not None:
         processes.say(f"  {label_line}")
 
@@ -360,16 +369,22 @@ def probe(
         # Features: one forward pass a clip and view
         # -------------------------------------------------------------------------------------
         encoder = encoder.to(processes.device)
-        pools = {TOKENS if name == "attentive" else pool for name in probes}
+        pools = {TOKENS if name == "attentive" or pool == FISHER else pool for name in probes}
         features = {
             (name, each): clip_features(
                 folder, name, encoder, table, config, views, loader, processes, each
             )
             for each in sorted(pools)
-            for name, table in splits.items()
+            for name, table in computed.items()
         }
         if not processes.is_first:
             return {}
+        mixture: dict[str, int] = {}
+        if pool == FISHER:
+            of_all = {split: features[split, TOKENS] for split in computed}
+            fisher, vectors = _fisher_vectors(of_all, all_train, learned)
+            features |= {(split, FISHER): values for split, values in vectors.items()}
+            mixture = {"gaussians": fisher.gaussians, "axes": fisher.axes}
 
         # -------------------------------------------------------------------------------------
         # Probes
@@ -384,7 +399,7 @@ def probe(
             for kind in config.labels:
                 scores[kind], how = _scores(
                     *(name, kind, pooled, splits, views.split, num_classes[kind]),
-                    *(knn, sgd_epochs, processes),
+                    *(knn, sgd_epochs, processes, of_pool),
                 )
                 chosen |= {f"{kind}_{key}": value for key, value in how.items()}
             metrics = {
@@ -395,6 +410,7 @@ def probe(
                 **chosen,
                 **(knn if name == "knn" else {}),
                 **({"epochs": sgd_epochs} if name == "sgd" else {}),
+                **mixture,
                 **accuracy(scores, labels),
             }
             write_scores(folder.scores(f"{views.split}-{name}"), tested, scores)
@@ -424,6 +440,26 @@ def _check_source(layout: DatasetLayout, source: str, classes: ClassList, manife
             check_same_dataset(layout, run, options, classes, manifest)
 
 
+def _fisher_vectors(
+    tokens: dict[str, np.ndarray], all_train: ClipTable, learned: ClipTable
+) -> tuple[FisherVectors, dict[str, np.ndarray]]:
+    """Fit a mixture to the tokens of all clips of split train; make the vectors of each split.
+
+    Args:
+        tokens: float [n, N, D] of each split, and of all clips of split train.
+        learned: the clips of split train whose vectors are made.
+    """
+    from train.evaluation.fisher_vectors import FisherVectors
+
+    fisher = FisherVectors.fit(tokens["train"], seed=0)
+    row_of = {clip_id: row for row, clip_id in enumerate(all_train.ids)}
+    of_learned = (tokens["train"][row_of[clip_id]] for clip_id in learned.ids)  # without a copy
+    return fisher, {
+        split: fisher(of_learned if split == "train" else values)
+        for split, values in tokens.items()
+    }
+
+
 def _print_summary(
     processes: Processes,
     folder: RunFolder,
@@ -431,6 +467,7 @@ def _print_summary(
     views: EvaluateConfig,
     knn: dict[str, Any],
     probes: tuple[str, ...],
+    num_computed: int,
 ) -> None:
     clips = ", ".join(f"{count:,} of {split}" for split, count in options["clips"].items())
     classes = ", ".join(f"{n:,} {PLURAL[kind]}" for kind, n in options["classes"].items())
@@ -440,7 +477,7 @@ def _print_summary(
         "clips": clips,
         "classes": classes,
         "tested on": f"split {views.split}, {views.segments} x {views.crops} views of a clip",
-        "tokens": _pooling(options["pool"], probes),
+        "tokens": _pooling(options["pool"], probes, num_computed),
         "folder": folder.path,
     }
     if "knn" in probes:
@@ -455,11 +492,13 @@ def _described(source: str, seed: int | None) -> str:
     return f"{'' if source == 'none' else f'{source}, '}random weights, seed {seed}"
 
 
-def _pooling(pool: str, probes: tuple[str, ...]) -> str:
+def _pooling(pool: str, probes: tuple[str, ...], num_computed: int) -> str:
     if probes == ("attentive",):
         return "pooled by attention"
     if pool == TOKENS:
         return "all of them, without an average"
+    if pool == FISHER:
+        return f"as Fisher vectors of a mixture that is fitted to {num_computed:,} clips of train"
     return f"averaged over each {'clip' if pool == 'clip' else 'time step'}"
 
 
@@ -473,10 +512,16 @@ def _scores(
     knn: dict[str, Any],
     sgd_epochs: int,
     processes: Processes,
+    pool: str,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Return the scores of the tested clips for one kind of label, and what was chosen for it."""
     from train.evaluation.attentive import fit_attentive_probe
-    from train.evaluation.frozen import fit_linear_probe, nearest_neighbours
+    from train.evaluation.frozen import (
+        CommonScale,
+        Standardiser,
+        fit_linear_probe,
+        nearest_neighbours,
+    )
     from train.evaluation.sgd_probe import fit_sgd_probe
 
     labels = splits["train"].labels[kind]
@@ -485,23 +530,22 @@ def _scores(
             split: values.reshape(len(values), -1).astype(np.float32)
             for split, values in features.items()
         }
+    known = features["train"], labels, num_classes
     if name == "knn":
-        known = features["train"], labels, num_classes
         return nearest_neighbours(*known, features[tested], **knn, device=processes.device), {}
     held_out = None
     if "val" in splits and tested != "val":
         held_out = features["val"], splits["val"].labels[kind]
     if name == "attentive":
-        attentive = fit_attentive_probe(
-            features["train"], labels, num_classes, held_out, device=processes.device
-        )
+        attentive = fit_attentive_probe(*known, held_out, device=processes.device)
         return attentive(features[tested]), {"learning_rate": attentive.learning_rate}
+    scaling = CommonScale if pool == FISHER else Standardiser
     if name == "sgd":
         by_sgd = fit_sgd_probe(
-            features["train"], labels, num_classes, held_out, sgd_epochs, device=processes.device
+            *known, held_out, sgd_epochs, device=processes.device, scaling=scaling
         )
         return by_sgd(features[tested]), {"learning_rate": by_sgd.learning_rate}
-    linear = fit_linear_probe(features["train"], labels, num_classes, held_out)
+    linear = fit_linear_probe(*known, held_out, scaling)
     return linear(features[tested]), {"inverse_penalty": linear.penalty}
 
 

@@ -103,8 +103,13 @@ def fit_attentive_probe(
     return at_best_rate(train_probe, RATES, is_fit, chooses)
 
 
-def refuse_too_many(clips: int, num_tokens: int, width: int) -> None:
+def refuse_too_many(
+    clips: int, num_tokens: int, width: int, advice: str = "give --labels-per-class"
+) -> None:
     """Refuse tokens that do not fit into memory.
+
+    Args:
+        advice: what the user can do, for the message.
 
     Raises:
         InputError: they take more than MOST_BYTES.
@@ -114,7 +119,7 @@ def refuse_too_many(clips: int, num_tokens: int, width: int) -> None:
         raise InputError(
             "out-of-range",
             f"the tokens of {clips:,} clips take {needed / 1e9:.0f} GB, and a probe keeps at most "
-            f"{MOST_BYTES / 1e9:.0f} GB in memory; give --labels-per-class",
+            f"{MOST_BYTES / 1e9:.0f} GB in memory; {advice}",
         )
 
 

@@ -4,7 +4,7 @@ Pool `clip` averages all tokens of a clip. The order of the time steps is then l
 each token holds about other times. Pool `steps` averages the tokens of each time step and puts
 these means one after another. This keeps the order, which matters where classes are motions, and
 makes the vector longer by the number of time steps. Pool `tokens` averages nothing; an attentive
-probe learns how to pool.
+probe learns how to pool, and Fisher vectors are made of all tokens.
 """
 
 from __future__ import annotations

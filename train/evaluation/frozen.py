@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from shared.errors import InputError
 
 # Inverse strengths of the L2 penalty that are tried, from the strongest penalty to the weakest.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+PENALTIES_OF_UNIT_LENGTH = (*PENALTIES, 100.0, 1000.0)
 FOLDS = 5
 CHUNK = 256  # clips whose similarities to all training clips are in memory at a time
 
@@ -31,7 +33,12 @@ class Standardiser:
     MAE's linear probe does the same with a BatchNorm without learned parameters (He et al. 2022,
     appendix A.1), because the features of a masked autoencoder differ in scale by orders of
     magnitude.
+
+    Attributes:
+        penalties: the inverse penalties that a linear probe tries on such features.
     """
+
+    penalties: ClassVar[tuple[float, ...]] = PENALTIES
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -46,14 +53,45 @@ class Standardiser:
 
 
 @dataclass(frozen=True)
+class CommonScale:
+    """Subtracts the mean of each feature and divides all features by one number.
+
+    The mean squared length of the training clips is then 1. This is for features whose sizes mean
+    something, as in Fisher vectors: a feature that hardly varies stays small there, and a
+    Standardiser would blow up its noise. Clips are shorter than with a Standardiser, so that weaker
+    penalties are tried too.
+
+    Attributes:
+        penalties: the inverse penalties that a linear probe tries on such features.
+    """
+
+    penalties: ClassVar[tuple[float, ...]] = PENALTIES_OF_UNIT_LENGTH
+
+    mean: np.ndarray
+    length: float
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> CommonScale:
+        exact = features.astype(np.float64)
+        variances = exact.var(axis=0)
+        return cls(exact.mean(axis=0), float(np.sqrt(variances.sum())) + 1e-6)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return ((features - self.mean) / self.length).astype(np.float32)
+
+
+Scaling = Standardiser | CommonScale
+
+
+@dataclass(frozen=True)
 class LinearProbe:
-    """A linear classifier on standardised features, and the penalty that was chosen for it.
+    """A linear classifier on scaled features, and the penalty that was chosen for it.
 
     Attributes:
         basis: float32 [D, n], the axes that the model works on; see `_span`.
     """
 
-    standardise: Standardiser
+    standardise: Scaling
     basis: np.ndarray | None
     model: LogisticRegression
     num_classes: int
@@ -72,6 +110,7 @@ def fit_linear_probe(
     labels: np.ndarray,
     num_classes: int,
     held_out: tuple[np.ndarray, np.ndarray] | None,
+    scaling: type[Scaling] = Standardiser,
 ) -> LinearProbe:
     """Fit a multinomial logistic regression with an L2 penalty, chosen by accuracy on other clips.
 
@@ -80,6 +119,7 @@ def fit_linear_probe(
         labels: int [n], 0 to num_classes - 1.
         held_out: features and labels of the clips that choose the penalty. None chooses it by
             cross-validation on five parts of the training clips.
+        scaling: how features are scaled before the fit, and with it which penalties are tried.
 
     Raises:
         InputError: there are fewer than two classes, or too few clips for cross-validation.
@@ -89,13 +129,13 @@ def fit_linear_probe(
             "too-few-clips",
             f"all {len(labels)} training clips are of one class; a probe needs at least two",
         )
-    standardise = Standardiser.of(features)
+    standardise, penalties = scaling.of(features), scaling.penalties
     inputs = standardise(features)
     basis = _span(inputs)
     inputs = _on_axes(inputs, basis)
     if held_out is not None:
         others = _on_axes(standardise(held_out[0]), basis)
-        right = _right_by_penalty(inputs, labels, others, held_out[1])
+        right = _right_by_penalty(penalties, inputs, labels, others, held_out[1])
     else:
         if len(labels) < 2 * FOLDS:
             raise InputError(
@@ -103,10 +143,11 @@ def fit_linear_probe(
                 f"there are {len(labels)} training clips and none in split val; at least "
                 f"{2 * FOLDS} are needed to choose a penalty",
             )
-        right = np.zeros(len(PENALTIES), np.int64)
+        right = np.zeros(len(penalties), np.int64)
         for fit, rest in KFold(FOLDS, shuffle=True, random_state=0).split(inputs):
-            right += _right_by_penalty(inputs[fit], labels[fit], inputs[rest], labels[rest])
-    penalty = PENALTIES[int(np.argmax(right))]  # the strongest one of those that are equally good
+            known, asked = (inputs[fit], labels[fit]), (inputs[rest], labels[rest])
+            right += _right_by_penalty(penalties, *known, *asked)
+    penalty = penalties[int(np.argmax(right))]  # the strongest one of those that are equally good
     model = _regression(penalty)
     _fit(model, inputs, labels)
     return LinearProbe(standardise, basis, model, num_classes, penalty)
@@ -128,14 +169,18 @@ def _on_axes(inputs: np.ndarray, basis: np.ndarray | None) -> np.ndarray:
 
 
 def _right_by_penalty(
-    inputs: np.ndarray, labels: np.ndarray, others: np.ndarray, their_labels: np.ndarray
+    penalties: tuple[float, ...],
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    others: np.ndarray,
+    their_labels: np.ndarray,
 ) -> np.ndarray:
     """Count how many of the other clips are classified correctly with each penalty."""
     if len(np.unique(labels)) < 2:
-        return np.zeros(len(PENALTIES), np.int64)
-    model = _regression(PENALTIES[0])
+        return np.zeros(len(penalties), np.int64)
+    model = _regression(penalties[0])
     right = []
-    for penalty in PENALTIES:
+    for penalty in penalties:
         model.set_params(C=penalty)
         _fit(model, inputs, labels)
         right.append(int((model.predict(others) == their_labels).sum()))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from train.evaluation.frozen import Standardiser
+from train.evaluation.frozen import CommonScale, Scaling, Standardiser
 from train.evaluation.gradient_probes import (
     at_best_rate,
     chosen_to_fit,
@@ -28,15 +28,17 @@ EPOCHS = 100
 """Epochs of the papers on Kinetics-400 and small datasets; some have 20."""
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Learning rates for a batch of 256 clips that are tried; MAE has 0.1."""
+RATES_OF_UNIT_LENGTH = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""The same for features of a CommonScale, which are shorter, so that their gradients are too."""
 BATCH = 256
 MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class SgdProbe:
-    """A linear classifier on standardised features, and the learning rate that was chosen."""
+    """A linear classifier on scaled features, and the learning rate that was chosen."""
 
-    standardise: Standardiser
+    standardise: Scaling
     model: nn.Linear
     learning_rate: float
 
@@ -55,6 +57,7 @@ def fit_sgd_probe(
     epochs: int = EPOCHS,
     seed: int = 0,
     device: torch.device | None = None,
+    scaling: type[Scaling] = Standardiser,
 ) -> SgdProbe:
     """Train a linear classifier by SGD with a cosine schedule.
 
@@ -64,6 +67,7 @@ def fit_sgd_probe(
         held_out: features and labels of the clips that choose the learning rate. None chooses it
             on every fifth training clip, and trains on all clips again.
         seed: of the order of clips.
+        scaling: how features are scaled first, and with it which learning rates are tried.
 
     Raises:
         InputError: there are fewer than two classes, or fewer than five clips.
@@ -71,7 +75,8 @@ def fit_sgd_probe(
     refuse_too_few(labels, "a probe by SGD")
     is_fit = chosen_to_fit(len(labels), held_out is not None, seed)
     chooses = held_out or (features[~is_fit], labels[~is_fit])
-    standardise = Standardiser.of(features[is_fit])
+    standardise = scaling.of(features[is_fit])
+    rates = RATES_OF_UNIT_LENGTH if scaling is CommonScale else RATES
     inputs = torch.from_numpy(standardise(features)).to(device)
     targets = torch.from_numpy(labels).to(device)
 
@@ -80,7 +85,7 @@ def fit_sgd_probe(
         model = _train(inputs[part], targets[part], num_classes, rate, epochs, seed)
         return SgdProbe(standardise, model, rate)
 
-    return at_best_rate(train, RATES, is_fit, chooses)
+    return at_best_rate(train, rates, is_fit, chooses)
 
 
 def _train(

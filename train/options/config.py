@@ -31,7 +31,7 @@ STARTS = ("frame", "stride")
 ZERO_STAGES = (0, 1, 2)
 COMPILE = ("gpu", "always", "never")
 LAYERS = ("output", "norm1")  # where in an encoder block GradCAM takes the tokens
-POOLS = ("clip", "steps", "tokens")  # the tokens that a probe averages over; tokens: none
+POOLS = ("clip", "steps", "tokens", "fisher")  # how a probe makes one vector of tokens
 DECODERS = ("cpu", "gpu")
 PRECISIONS = ("auto", "fp32", "bf16")
 
