@@ -132,8 +132,8 @@ needed_window = $(if $(findstring --track-,$(ARGS)),,$(shell $(python) -m train.
 tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_length "$(ROOT)/flows/dataset.json"),--trajectories $(track_stabilise) $(track_window),$(or $(if $(call recipe_has,target = "trajectories"),--trajectories --stabilise warp $(needed_window)),$(if $(or $(call recipe_has,mask = {kind = "flow_tube"),$(call recipe_has,mask = {kind = "motion_bins")),$(flow_tracks)))))
 # Masks that follow the flow follow the picture, with the camera's motion. They need no shape.
 flow_tracks := --trajectories --track-cell 0
-# Velocities are tracks of one step without shape, and free of the camera's motion.
-velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))
+# Velocities and motion descriptors need tracks of one step without shape, free of the camera's motion.
+velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(call recipe_has,target = {kind = "descriptors"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))
 velocity_tracks := --trajectories --stabilise subtract --track-length 1 --track-points 16 --track-cell 0
 # A method that masks along the codec's motion vectors needs those; the same.
 vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(call recipe_has,motion_source = "motion-vectors-length"),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))

@@ -49,7 +49,8 @@ SETTINGS = (
     *("model.width=48", "model.depth=2", "model.num_heads=3"),
     *("loader.log_steps=1", "loader.precision=fp32"),
 )
-ONLY = {"pretrain-velocity": ("target.points=4", "target.stabilised=false")}
+FEW_TRACKS = ("target.points=4", "target.stabilised=false")
+ONLY = {"pretrain-velocity": FEW_TRACKS, "pretrain-descriptors": FEW_TRACKS}
 """Further settings of one run: the stored tracks are few, and have the camera's motion."""
 VARIANTS = {
     "pretrain-mofo-decodes-motion": ("decoder_mask.kind=motion",),

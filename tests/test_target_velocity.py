@@ -10,7 +10,7 @@ import pytest
 import torch
 from errors import refuses
 from shard_fixtures import write_moving_squares
-from track_fixtures import add_tracks
+from track_fixtures import add_tracks, random_shown
 from training_fixtures import TINY_RECIPE, losses, tiny_run
 
 from shared.grid import View
@@ -40,22 +40,7 @@ mask = {kind = "random", mask_ratio = 0.25}
 flips = ["x", "y"]
 """
 )
-GRID, FRAMES = 3, 6  # patches a side; frames of the clip of random tracks
-
-
-def random_shown(view: View, rng: np.random.Generator, stride: int) -> ShownView:
-    """A clip of 60 x 40 pixels, tracked at 30 x 20 from 6 x 9 points."""
-    steps = rng.integers(0, 3, (FRAMES, 54)).astype(np.uint8)
-    steps[-1] = 0  # no frame follows
-    moves = rng.normal(0, 3, (FRAMES, 54, 2, 2)).astype(np.float32)
-    moves *= (np.arange(2) < steps[..., None])[..., None]
-    whole = Tracks(moves, steps, np.zeros((FRAMES, 54, 2, 0), np.float32))
-
-    def tracks(firsts: np.ndarray) -> PlacedTracks:
-        return PlacedTracks(whole.take(firsts), FRAMES - 1 - firsts, (6, 9), (30, 20))
-
-    frames = np.array([0, 1, 1, 2, 3, 4, 4, 5] if stride == 2 else [0, 1, 2, 3, 2, 3, 4, 5])
-    return ShownView(frames, frames[::4], FRAMES, view, (60, 40), tracks, lambda: np.zeros(0))
+GRID = 3  # patches a side
 
 
 def slow_target(shown: ShownView, target: Velocity, cut: ClipCut) -> tuple[np.ndarray, np.ndarray]:

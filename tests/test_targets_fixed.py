@@ -16,7 +16,8 @@ from shared.grid import View
 from train.clips.reader import ClipReader
 from train.clips.table import read_clip_table
 from train.network.autoencoder import MaskedAutoencoder
-from train.objectives.fixed_places import STILL_FLOW, fixed_target, frames_to_read
+from train.objectives.fixed_places import fixed_target, frames_to_read
+from train.objectives.flow_histograms import STILL_FLOW
 from train.objectives.tracked_points import FLAT_GREY, STILL_PIXELS
 from train.objectives.trajectories import loss_weights
 from train.objectives.trajectory_config import KINDS, TrajectoryConfig

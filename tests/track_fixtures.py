@@ -8,11 +8,14 @@ import numpy as np
 
 from preprocess.flow.options import TrackOptions
 from preprocess.flow.track_columns import coded
+from shared.grid import View
 from shared.layout import DatasetLayout
 from shared.shard_index import read_index, write_index
 from shared.shard_writer import write_shard
 from shared.shards import ShardReader
 from shared.tracks import HogLayout, Tracks, grid_shape, start_points
+from train.clips.tracks import PlacedTracks
+from train.objectives.target import ShownView
 
 
 def add_tracks(
@@ -102,3 +105,23 @@ def random_tracks(length: int) -> Tracks:
     steps = np.minimum(length, 11 - np.arange(12))[:, None].repeat(24, axis=1)
     steps = np.where(rng.random(steps.shape) < 0.1, steps // 2, steps)
     return Tracks(moves, steps.astype(np.uint8), np.zeros((12, 24, length, 0), np.float32))
+
+
+RANDOM_FRAMES = 6  # of the clip of `random_shown`
+
+
+def random_shown(view: View, rng: np.random.Generator, stride: int) -> ShownView:
+    """A clip of 60 x 40 pixels, tracked at 30 x 20 from 6 x 9 points."""
+    steps = rng.integers(0, 3, (RANDOM_FRAMES, 54)).astype(np.uint8)
+    steps[-1] = 0  # no frame follows
+    moves = rng.normal(0, 3, (RANDOM_FRAMES, 54, 2, 2)).astype(np.float32)
+    moves *= (np.arange(2) < steps[..., None])[..., None]
+    whole = Tracks(moves, steps, np.zeros((RANDOM_FRAMES, 54, 2, 0), np.float32))
+
+    def tracks(firsts: np.ndarray) -> PlacedTracks:
+        return PlacedTracks(whole.take(firsts), RANDOM_FRAMES - 1 - firsts, (6, 9), (30, 20))
+
+    frames = np.array([0, 1, 1, 2, 3, 4, 4, 5] if stride == 2 else [0, 1, 2, 3, 2, 3, 4, 5])
+    return ShownView(
+        frames, frames[::4], RANDOM_FRAMES, view, (60, 40), tracks, lambda: np.zeros(0)
+    )

@@ -10,9 +10,8 @@ the K points of a patch where tracks start, in S frames from the first frame of 
 - mbh: motion boundary histograms (Dalal et al. 2006), the change of flow along x and y: 8
   directions for each of the two components, over all K points.
 
-HOF and MBH are those of dense trajectories (Wang et al. 2013, sec. 3.2): vectors are weighted by
-their length, and each weight is divided between the two nearest directions. The flow at a position
-is the first step of the track that starts there, so that no other shards are needed.
+HOF and MBH are made in train/objectives/flow_histograms.py. The flow at a position is the first
+step of the track that starts there, so that no other shards are needed.
 
 Letters as in train/objectives/tracked_points.py; U frames of the clip are read.
 """
@@ -25,6 +24,7 @@ import numpy as np
 
 from shared.grid import View
 from train.clips.tracks import PlacedTracks
+from train.objectives.flow_histograms import hof_votes, mbh_votes, motion_boundaries
 from train.objectives.tracked_points import (
     by_patch,
     nearest_starts,
@@ -33,9 +33,6 @@ from train.objectives.tracked_points import (
     view_scale,
 )
 from train.objectives.trajectory_config import TrajectoryConfig
-
-DIRECTIONS = 8
-STILL_FLOW = 0.4  # pixels; HOF counts smaller flow as still (Wang et al.: 0.4 pixels too)
 
 
 def frames_to_read(ends: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,7 +89,7 @@ def fixed_target(
     if config.kind == "hog":
         values = tracks.hog[:, :, 0, config.hog_layout.flipped(view.flip_x, view.flip_y)]
     elif config.kind == "mbh":
-        values, known = _boundaries(moves, known, placed, scale)
+        values, known = motion_boundaries(moves, known, placed.grid, placed.size, scale)
     else:
         values = moves * scale
 
@@ -106,67 +103,9 @@ def fixed_target(
     elif config.kind == "hog":
         target = standardised(found, counts, config.normalise)
     else:
-        votes = _hof_votes(found) if config.kind == "hof" else _mbh_votes(found)
+        votes = hof_votes(found) if config.kind == "hof" else mbh_votes(found)
         number = np.maximum(counts.sum(axis=1, keepdims=True), 1)[..., None]
         histograms = (votes * counts[..., None]).sum(axis=1, keepdims=True) / number
         counts = np.any(counts, axis=1, keepdims=True)
         target = standardised(histograms.astype(np.float32), counts, config.normalise)
     return target.reshape(len(target), -1).astype(np.float32), counts
-
-
-def _boundaries(
-    moves: np.ndarray, known: np.ndarray, placed: PlacedTracks, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The change of flow from one point of the grid to the next.
-
-    Args:
-        moves: [U, G, 2] pixels of the tracked frames, known bool [U, G].
-        scale: [2], pixels of the view per pixel of the tracked frames, negative for a flip.
-
-    Returns:
-        float32 [U, G, 2, 2]: the change of the x and the y component, along x and along y, per
-        pixel of the view; and bool [U, G], whether the point and its four neighbours are known.
-    """
-    (rows, columns), (width, height) = placed.grid, placed.size
-    field = moves.reshape(-1, rows, columns, 2)
-    along_x = _differences(field, 2) / (width / columns)
-    along_y = _differences(field, 1) / (height / rows)
-    changes = np.stack([along_x, along_y], axis=-1)  # component, then axis
-    changes = changes * scale[:, None] / scale[None, :]
-    own_known = known.reshape(-1, rows, columns)
-    padded = np.pad(own_known, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    neighbours = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2])
-    whole = np.logical_and.reduce((own_known, *neighbours, padded[:, 1:-1, 2:]))
-    return changes.reshape(*moves.shape, 2).astype(np.float32), whole.reshape(known.shape)
-
-
-def _differences(field: np.ndarray, axis: int) -> np.ndarray:
-    """Central differences per grid step, one-sided at the ends; 0 for a single point."""
-    return np.zeros_like(field) if field.shape[axis] == 1 else np.gradient(field, axis=axis)
-
-
-def _direction_votes(vectors: np.ndarray) -> np.ndarray:
-    """The lengths of vectors [..., 2], divided between the two nearest of 8 directions: [...,
-    8]."""
-    length = np.hypot(vectors[..., 0], vectors[..., 1])
-    turn = np.arctan2(vectors[..., 1], vectors[..., 0]) * (DIRECTIONS / (2 * math.pi)) % DIRECTIONS
-    lower = np.floor(turn).astype(np.int64) % DIRECTIONS
-    upper_share = turn - np.floor(turn)
-    one_hot = np.eye(DIRECTIONS, dtype=np.float32)
-    return length[..., None] * (
-        (1 - upper_share)[..., None] * one_hot[lower]
-        + upper_share[..., None] * one_hot[(lower + 1) % DIRECTIONS]
-    )
-
-
-def _hof_votes(flow: np.ndarray) -> np.ndarray:
-    """Flow [N, K, S, 2] in pixels of the view -> [N, K, S, 9]; the ninth bin is 1 if it is
-    still."""
-    still = np.hypot(flow[..., 0], flow[..., 1]) < STILL_FLOW
-    votes = _direction_votes(flow) * ~still[..., None]
-    return np.concatenate([votes, still[..., None]], axis=-1)
-
-
-def _mbh_votes(changes: np.ndarray) -> np.ndarray:
-    """Changes [N, K, S, 2, 2] of the components -> [N, K, S, 16]."""
-    return _direction_votes(changes).reshape(*changes.shape[:-2], 2 * DIRECTIONS)

@@ -33,12 +33,13 @@ def cells_of(config: ModelConfig) -> int:
     return max(1, config.patch_size // CELL)
 
 
-def oriented_gradients(clips: Tensor, config: ModelConfig) -> Tensor:
+def oriented_gradients(clips: Tensor, config: ModelConfig, cells: int | None = None) -> Tensor:
     """The histograms of every token.
 
     Args:
         clips: standardised RGB [B, 3, T, H, W].
         config: defines the tubelets.
+        cells: c, by default `cells_of` the model.
 
     Returns:
         float32 [B, N, c * c * BINS], by cell (row by row) and bin. Each histogram is divided by its
@@ -61,12 +62,12 @@ def oriented_gradients(clips: Tensor, config: ModelConfig) -> Tensor:
     bins = strength.new_zeros(*strength.shape, BINS)
     bins.scatter_(-1, first.unsqueeze(-1), (strength * (1 - share)).unsqueeze(-1))
     bins.scatter_add_(-1, second.unsqueeze(-1), (strength * share).unsqueeze(-1))
-    return _normalised(_by_token(bins, config))
+    return _normalised(_by_token(bins, config, cells or cells_of(config)))
 
 
-def _by_token(bins: Tensor, config: ModelConfig) -> Tensor:
+def _by_token(bins: Tensor, config: ModelConfig, cells: int) -> Tensor:
     """Mean histograms of the cells of each token: [B, T, H, W, BINS] -> [B, N, c * c, BINS]."""
-    steps, grid, cells = config.time_steps, config.grid, cells_of(config)
+    steps, grid = config.time_steps, config.grid
     side = config.patch_size // cells
     shape = (len(bins), steps, -1, grid, cells, side, grid, cells, side, BINS)
     kept = grid * config.patch_size

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import InputError
+from train.objectives.descriptors import Descriptors
 from train.objectives.differences import PixelsAndDifferences
 from train.objectives.pixels_and_tracks import PixelsAndTracks
 from train.objectives.target import LossWords, NormalisedPixels, Target
@@ -18,6 +19,7 @@ TARGETS: dict[str, type[Target]] = {
     NormalisedPixels.name: NormalisedPixels,
     Trajectories.name: Trajectories,
     Velocity.name: Velocity,
+    Descriptors.name: Descriptors,
     PixelsAndDifferences.name: PixelsAndDifferences,
     PixelsAndTracks.name: PixelsAndTracks,
 }

@@ -1,0 +1,219 @@
+"""The target of motion descriptors: histograms of how the parts of a patch move and look.
+
+Before networks, the best features for actions were histograms along dense trajectories (Wang et al.
+2013): of optical flow (HOF), of motion boundaries (MBH), and of oriented gradients (HOG). This
+target is those histograms, at fixed places. A token has c x c cells and S steps of time, with a
+histogram of each kind for each of them.
+
+Every histogram becomes the square root of its share (Arandjelovic and Zisserman 2012), over all
+cells and steps of the token: how strong a motion is then counts less than what kind of motion it
+is. In the shares of MBH a small constant is added to the sum, so that the noise of flow in a patch
+at rest is not made as large as a motion. All tokens are predicted, also visible ones, because a
+single frame does not show the answer.
+
+Letters: N tokens of a clip, T' time steps, d frames of a tubelet, K points of a patch, S steps of a
+tubelet, C = c * c cells.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shared.errors import InputError
+from train.clips.table import MotionNeeds
+from train.clips.view_rules import least_side
+from train.objectives.flow_histograms import DIRECTIONS, hof_votes, mbh_votes, motion_boundaries
+from train.objectives.target import ClipCut, LossWords, ShownView, Target
+from train.objectives.tracked_points import by_patch, nearest_starts, view_scale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HOF_BINS = DIRECTIONS + 1
+MBH_BINS = 2 * DIRECTIONS
+
+
+@dataclass(frozen=True)
+class Descriptors(Target):
+    """HOF and MBH that the workers compute from the tracks of the flows shards, and HOG of the
+    input frames."""
+
+    name = "descriptors"
+    needs_flows = True
+    predicts_visible = True
+    points: int = 16
+    """Points of a patch (K), a square number; those of a cell vote in its histograms."""
+    cells: int = 2
+    """Cells along the side of a patch (c)."""
+    steps: int = 4
+    """Steps of a tubelet (S). Flow is averaged over the frames of a step. A tubelet with fewer
+    frames has one step per frame."""
+    still: float = 0.3
+    """Flow that is shorter, in pixels of the view per frame, counts as still in HOF."""
+    quiet: float = 0.002
+    """What is added to the mean change of flow of a patch, in pixels per pixel and frame, before
+    MBH is divided by it."""
+    shape: bool = True
+    """Whether HOG of the patch are predicted too."""
+    shape_share: float = 0.25
+    """Share of HOG in the weight of the loss."""
+    stabilised: bool | None = True
+    """Whether tracks must be without camera motion (flows made with --stabilise) or with it.
+    Without a value both are accepted."""
+
+    def __post_init__(self) -> None:
+        side = math.isqrt(max(self.points, 0))
+        if self.points < 1 or side**2 != self.points:
+            raise InputError(
+                "out-of-range",
+                f"points is {self.points}; it must be a square number (1, 4, 9, ...)",
+            )
+        if self.cells < 1 or side % self.cells:
+            raise InputError(
+                "out-of-range",
+                f"cells is {self.cells}; it must divide the {side} points along a side of a patch",
+            )
+        if self.steps < 1:
+            raise InputError("out-of-range", f"steps is {self.steps}; it must be at least 1")
+        for name in ("still", "quiet"):
+            if not getattr(self, name) > 0.0:
+                raise InputError(
+                    "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
+                )
+        if not 0.0 < self.shape_share < 1.0:
+            raise InputError(
+                "out-of-range",
+                f"shape_share is {self.shape_share}; it must be above 0 and below 1 (shape = false "
+                "leaves HOG out)",
+            )
+
+    @property
+    def words(self) -> LossWords:
+        return LossWords("motion descriptors", "that nothing moves", "rest")
+
+    def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
+        if "time" in flips:
+            raise InputError(
+                "option-conflict",
+                "flips has 'time', but points are tracked only forward in time; leave 'time' out",
+            )
+        depth = cut.model.tubelet_size
+        if depth % self.num_steps(cut):
+            raise InputError(
+                "out-of-range",
+                f"steps is {self.steps}; it must divide the {depth} frames of a tubelet",
+            )
+        if self.shape and self.cells > cut.model.patch_size:
+            raise InputError(
+                "out-of-range",
+                f"cells is {self.cells}, and a patch has {cut.model.patch_size} pixels a side",
+            )
+
+    def num_steps(self, cut: ClipCut) -> int:
+        """S, the steps of a tubelet."""
+        return min(self.steps, cut.model.tubelet_size)
+
+    def needed_motion(self, cut: ClipCut) -> MotionNeeds:
+        across = cut.model.grid * math.isqrt(self.points) / least_side(cut.crop)
+        return MotionNeeds(
+            track_length=1, track_points=math.floor(across), stabilised=self.stabilised
+        )
+
+    def num_values(self, cut: ClipCut) -> tuple[int, ...]:
+        return (sum(self._part_sizes(cut)),)
+
+    def _part_sizes(self, cut: ClipCut) -> tuple[int, int]:
+        """How many numbers of a token are histograms of motion, and how many are HOG."""
+        shape = 0
+        if self.shape:
+            from train.objectives.orientations import BINS
+
+            shape = BINS * self.cells**2
+        return self.cells**2 * self.num_steps(cut) * (HOF_BINS + MBH_BINS), shape
+
+    def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
+        """target float32 [N, C * S * 25]: HOF by cell, step and bin (still is the last one), minus
+        the histogram of rest; then MBH by cell, step, component and direction. counts bool [N, C *
+        S * 25], whether a point of the cell has a known motion. With `shape` also token int64 [N],
+        the number of the token."""
+        depth, steps = cut.model.tubelet_size, self.num_steps(cut)
+        frames = shown.frames.reshape(-1, depth)
+        placed = shown.tracks(frames.ravel())
+        per_side, grid = math.isqrt(self.points), cut.model.grid
+        points, within = nearest_starts(
+            placed.grid, shown.view, shown.source_size, (grid * per_side, grid * per_side)
+        )
+        tracks = placed.tracks.at(np.arange(math.prod(placed.grid)), hog=False)
+        moves, known = tracks.displacements[:, :, 0], tracks.num_steps > 0
+        scale = view_scale(placed.size, shown.source_size, shown.view)
+        changes, whole = motion_boundaries(moves, known, placed.grid, placed.size, scale)
+
+        def mean_by_step(values: np.ndarray, are_known: np.ndarray) -> tuple[np.ndarray, ...]:
+            # [T' * d, G, ...] -> means over the frames of a step [N, K, S, ...], and bool [N, K, S]
+            each = are_known[:, points] & within
+            kept = values[:, points] * each.reshape(*each.shape, *(1,) * (values.ndim - 2))
+            found = []
+            for summand in (kept, each):
+                shape = (len(frames), steps, depth // steps, *summand.shape[1:])
+                summed = np.moveaxis(summand.reshape(shape).sum(axis=2), 1, 3)
+                found.append(by_patch(summed, (grid, grid), per_side))
+            total, number = found
+            divisor = np.maximum(number, 1).reshape(*number.shape, *(1,) * (values.ndim - 2))
+            return total / divisor, number > 0
+
+        flow, in_hof = mean_by_step(moves * scale, known)
+        boundaries, in_mbh = mean_by_step(changes, whole)
+        hof, hof_counts = self._by_cell(hof_votes(flow, self.still), in_hof)
+        mbh, mbh_counts = self._by_cell(mbh_votes(boundaries), in_mbh)
+        # The square roots of the shares of a token have a mean square of 1 over all bins.
+        number = self.cells**2 * steps
+        total = hof.sum(axis=(1, 2, 3), keepdims=True)
+        shares = np.sqrt(hof / np.maximum(total, 1e-6)) * math.sqrt(number * HOF_BINS)
+        shares[..., -1] -= math.sqrt(HOF_BINS) * hof_counts[..., 0]  # what a patch at rest has
+        total = mbh.sum(axis=(1, 2, 3), keepdims=True) + self.quiet * number
+        roots = np.sqrt(mbh / total) * math.sqrt(number * MBH_BINS)
+        values = [shares, roots]
+        counts = [np.broadcast_to(each, part.shape)
+                  for each, part in zip((hof_counts, mbh_counts), values, strict=True)]  # fmt: skip
+        target, are_known = (np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+                             for parts in (values, counts))  # fmt: skip
+        found = {"target": target.astype(np.float32), "counts": are_known}
+        return found | {"token": np.arange(len(target))} if self.shape else found
+
+    def _by_cell(self, votes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean votes of the points of each cell: [N, K, S, bins] and [N, K, S] -> [N, C, S, bins]
+        and bool [N, C, S, 1]. A cell without a counted point has zeros."""
+        cells, side = self.cells, math.isqrt(self.points) // self.cells
+
+        def summed(values: np.ndarray) -> np.ndarray:
+            cut = values.reshape(len(values), cells, side, cells, side, *values.shape[2:])
+            total: np.ndarray = cut.sum(axis=(2, 4))
+            return total.reshape(len(values), cells * cells, *values.shape[2:])
+
+        number = summed(counts[..., None])
+        return summed(votes * counts[..., None]) / np.maximum(number, 1), number > 0
+
+    def of_batch(
+        self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
+    ) -> tuple[Tensor, Tensor | None]:
+        weight = batch["counts"].float()
+        if not self.shape:
+            return batch["target"], weight
+        import torch
+
+        from train.network.autoencoder import take_tokens
+        from train.objectives.orientations import oriented_gradients
+
+        shapes = oriented_gradients(batch["clips"], cut.model, self.cells)
+        histograms = take_tokens(shapes, batch["token"])
+        motion, shape = self._part_sizes(cut)
+        total = motion + shape
+        weights = (
+            weight * ((1 - self.shape_share) * total / motion),
+            torch.full_like(histograms, self.shape_share * total / shape),
+        )
+        return torch.cat([batch["target"], histograms], dim=2), torch.cat(weights, dim=2)
