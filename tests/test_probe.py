@@ -215,6 +215,31 @@ def test_fisher_vectors_of_too_many_clips_are_refused(layout, monkeypatch):
     refused(run(layout, *given, code=1)[-1], "out-of-range", "80 clips", "--pool clip")
 
 
+def test_predictions_are_those_of_the_decoder_without_a_mask(layout, tmp_path):
+    options = ("--probe", "linear", "--features", "predictions")
+    lines = run(layout, *options, "--pool", "fisher", "--run", "predicted")
+    assert any("its predictions" in line for line in lines)
+    with h5py.File(layout.runs / "predicted" / "features-val-tokens.h5") as file:
+        found = file["/feature"][:]
+    config = finetune_config(read_recipe("squares", layout.out / "tiny.toml"), "mean")
+    table = read_clip_table(layout, ["val"], boxes=False)
+    views = EvaluateConfig("val", 1, 1)
+    dataset = EvaluateDataset(table, config.model, config.frames, views, LoaderConfig(workers=0))
+    model = import_weights(layout.runs / "pretrain-mofo" / "weights.safetensors").build().eval()
+    for index in (0, 3):
+        clips = to_device(dict(dataset[index]), torch.device("cpu"))["clips"]
+        with torch.no_grad():
+            tokens = model.encoder_to_decoder(model.encoder(clips))
+            wanted = model.decoder(tokens + model.decoder_positions, tokens.shape[1])[0]
+        np.testing.assert_allclose(found[index], wanted.numpy(), atol=5e-3)  # stored in 16 bits
+    # Random weights predict too; other features of one folder are refused; encoders cannot predict.
+    run(layout, *options, "--from", "none", "--run", "predicted-none")
+    same_folder = ("--probe", "linear", "--pool", "fisher", "--run", "predicted")
+    refused(run(layout, *same_folder, code=1)[-1], "other-options", "features", "predictions")
+    extractor = ("--from", "timm:resnet18", "--run", "none-such")
+    refused(run(layout, *options, *extractor, code=1)[-1], "option-conflict", "timm:resnet18")
+
+
 def test_the_model_has_the_shape_of_the_weights(layout, tmp_path):
     """A recipe for another model gives the same features: frames and labels are its alone."""
     run(layout, "--run", "own-recipe", "--probe", "knn")

@@ -6,8 +6,9 @@
 The model has the shape of the weights; the recipe says which frames and labels are used. The
 features of a clip are the mean of its tokens (--pool clip), the means of each time step one after
 another (--pool steps), all tokens one after another (--pool tokens), or the Fisher vector of its
-tokens (--pool fisher), without augmentation. Fisher vectors tell how tokens are distributed. Their
-mixture of Gaussians is fitted to all clips of split train, also to those without a label.
+tokens (--pool fisher), without augmentation. Tokens are those of the encoder, or what the decoder
+predicts for each of them (--features predictions). Fisher vectors tell how tokens are distributed.
+Their mixture of Gaussians is fitted to all clips of split train, also to those without a label.
 
 The linear probe is a logistic regression on the labelled clips of split train. Its penalty is
 chosen on split val, or by cross-validation on split train where val is missing or is the tested
@@ -68,10 +69,10 @@ from train.running.finetune_inputs import (
 from train.running.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from train.evaluation.features import FeatureModel
     from train.evaluation.fisher_vectors import FisherVectors
-    from train.extractors.extractor import Extractor
     from train.extractors.sources import ExtractorSource
-    from train.network.autoencoder import VideoEncoder
+    from train.network.model_config import ModelConfig
     from train.running.engine import Processes
 
 PROBES = {
@@ -83,6 +84,7 @@ PROBES = {
 BOTH = ("linear", "knn")
 TOKENS = "tokens"  # the pool of an attentive probe, which learns how to pool
 FISHER = "fisher"  # its vectors are made of all tokens after they are computed
+ENCODER, PREDICTIONS = FEATURES = ("encoder", "predictions")
 NEIGHBOURS = {"neighbours": 20, "temperature": 0.07}  # Wu et al. 2018 have 200 and 0.07
 SGD_EPOCHS = 100  # papers have 100, and some 20
 POSITIVE = click.IntRange(min=1)
@@ -131,6 +133,13 @@ POSITIVE = click.IntRange(min=1)
     type=click.Choice(SPLITS),
     show_default="the split in the recipe",
     help="Split whose clips are tested.",
+)
+@click.option(
+    "--features",
+    type=click.Choice(FEATURES),
+    show_default=ENCODER,
+    help="Tokens to test: those of the encoder (encoder), or what the decoder of the pretraining "
+    "predicts for each of them where nothing is masked (predictions).",
 )
 @click.option(
     "--pool",
@@ -194,6 +203,7 @@ def main(
     probes: str,
     probe_epochs: int | None,
     split: str | None,
+    features: str | None,
     pool: str | None,
     labels_per_class: int | None,
     label_share: float | None,
@@ -242,6 +252,12 @@ def main(
             f"--pool {pool} has no effect on --probe attentive, which learns how to pool; leave it "
             "out",
         )
+    if features == PREDICTIONS and extractor is not None:
+        raise InputError(
+            "option-conflict",
+            f"--features {PREDICTIONS} and --from {source}: this model has no decoder of a "
+            "pretraining; leave --features out",
+        )
     limits = {
         "labels_per_class": labels_per_class,
         "label_share": label_share,
@@ -262,6 +278,7 @@ def main(
         overwrite,
         pool or "clip",
         probe_epochs or SGD_EPOCHS,
+        features or ENCODER,
     )
     for kind, metrics in figures.items():
         print(f"{PROBES[kind]}: {metrics['split']} top-1 {metrics['top1']:.1f} %")
@@ -281,6 +298,7 @@ def probe(
     overwrite: bool = False,
     pool: str = "clip",
     sgd_epochs: int = SGD_EPOCHS,
+    features_of: str = ENCODER,
 ) -> dict[str, dict[str, Any]]:
     """Compute features and test them; returns the metrics of each probe.
 
@@ -289,6 +307,7 @@ def probe(
         source: name of a run, path of weights, or "none".
         views: the views of each clip, in all splits, and the split to test on.
         knn: "neighbours" and "temperature".
+        features_of: "encoder" or "predictions", the tokens that are tested.
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
@@ -311,27 +330,21 @@ def probe(
     _check_source(layout, source, classes, manifest)
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.attentive import refuse_too_many
-    from train.evaluation.features import clip_features, frozen_encoder
+    from train.evaluation.features import clip_features
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
     from train.running.engine import start_processes
     from train.samples.coded_views import check_decoding
-    from train.weights.exchange import import_weights
     from train.weights.files import digest_of
 
-    encoder: VideoEncoder | Extractor
-    if extractor is not None:
-        encoder = extractor.read(seed, config.model.num_frames)
-    else:
-        imported = None if weights is None else import_weights(weights, "encoder")
-        encoder = frozen_encoder(config.model, imported, seed)
+    encoder, width = _frozen_model(extractor, weights, config.model, features_of, seed)
     model = encoder.config
     # The clips whose features are computed. A mixture of Gaussians needs no labels.
     computed = splits | ({"train": all_train} if pool == FISHER else {})
     if pool in (TOKENS, FISHER) or "attentive" in probes:
         count = sum(len(table) for table in computed.values())
         advice = {"advice": "give --pool clip or steps"} if pool == FISHER else {}
-        refuse_too_many(count, model.num_tokens, model.width, **advice)
+        refuse_too_many(count, model.num_tokens, width, **advice)
     options = {
         "command": "probe",
         "dataset": layout.dataset,
@@ -352,6 +365,8 @@ def probe(
             "labels": list(config.labels),
         },
     }
+    if features_of != ENCODER:
+        options["features"] = features_of
     if not config.few_labels.are_all:
         options["few_labels"] = asdict(config.few_labels)
     processes = start_processes(device)
@@ -421,6 +436,27 @@ def probe(
     return figures
 
 
+def _frozen_model(
+    extractor: ExtractorSource | None,
+    weights: Path | None,
+    config: ModelConfig,
+    features_of: str,
+    seed: int,
+) -> tuple[FeatureModel, int]:
+    """The model whose tokens are tested, and how many numbers a token has."""
+    from train.evaluation.features import frozen_encoder, frozen_predictor
+    from train.weights.exchange import import_weights
+
+    if extractor is not None:
+        read = extractor.read(seed, config.num_frames)
+        return read, read.config.width
+    if features_of == PREDICTIONS:
+        predictor = frozen_predictor(config, import_weights(weights) if weights else None, seed)
+        return predictor, predictor.config.output_dim
+    encoder = frozen_encoder(config, import_weights(weights, "encoder") if weights else None, seed)
+    return encoder, encoder.config.width
+
+
 def _name_of(source: str, extractor: ExtractorSource | None) -> str:
     """The part of the name of the folder that says whose features are tested."""
     return f"{extractor.kind}-{extractor.name}" if extractor else short_name(source)
@@ -473,7 +509,8 @@ def _print_summary(
     classes = ", ".join(f"{n:,} {PLURAL[kind]}" for kind, n in options["classes"].items())
     seed = options["seed"]
     rows = {
-        "features of": _described(options["from"], seed),
+        "features of": _described(options["from"], seed)
+        + (", its predictions" if "features" in options else ""),
         "clips": clips,
         "classes": classes,
         "tested on": f"split {views.split}, {views.segments} x {views.crops} views of a clip",

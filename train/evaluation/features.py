@@ -24,12 +24,20 @@ from train.evaluation.scoring import mean_over_views
 from train.extractors.extractor import Extractor
 from train.network.autoencoder import VideoEncoder
 from train.network.model_config import ModelConfig
+from train.network.predicted_tokens import PredictedTokens
 from train.options.config import EvaluateConfig, FinetuneConfig, LoaderConfig
 from train.running.engine import Processes
 from train.running.run_folder import RunFolder
 from train.samples.datasets import EvaluateDataset, Sample
 from train.tables.typed import Choice
-from train.weights.exchange import ImportedWeights, adopt_shape, build_encoder
+from train.weights.exchange import (
+    ImportedWeights,
+    adopt_shape,
+    build_encoder,
+    load_autoencoder,
+)
+
+FeatureModel = VideoEncoder | PredictedTokens | Extractor
 
 
 def frozen_encoder(
@@ -46,10 +54,28 @@ def frozen_encoder(
     return VideoEncoder(config, final_norm=True).eval()
 
 
+def frozen_predictor(
+    config: ModelConfig, imported: ImportedWeights | None, seed: int
+) -> PredictedTokens:
+    """Build a model whose features are the predictions of a pretraining, in evaluation mode.
+
+    Imported weights decide its shape; without them `config` does, and the weights are random.
+
+    Raises:
+        InputError: the weights are not those of a pretraining.
+    """
+    if imported is None:
+        torch.manual_seed(seed)
+        return PredictedTokens(config).eval()
+    model = PredictedTokens(imported.config)
+    load_autoencoder(model.autoencoder, imported)
+    return model.eval()
+
+
 def clip_features(
     folder: RunFolder,
     split: str,
-    encoder: VideoEncoder | Extractor,
+    encoder: FeatureModel,
     table: ClipTable,
     config: FinetuneConfig,
     views: EvaluateConfig,
@@ -82,7 +108,7 @@ def clip_features(
 
 
 def compute_features(
-    encoder: VideoEncoder | Extractor,
+    encoder: FeatureModel,
     table: ClipTable,
     frames: Choice,
     views: EvaluateConfig,
