@@ -23,7 +23,7 @@ from benchmarks.real_clips import (
     read_sources,
     write_clip_list,
 )
-from benchmarks.real_video_cells import ALL, METHODS, flops_of_clip, plan_cells
+from benchmarks.real_video_cells import ALL, MEASURES, METHODS, flops_of_clip, plan_cells
 from benchmarks.real_video_plan import list_trainings
 from benchmarks.real_video_record import FinishedCells
 from benchmarks.real_video_scores import Results, ScoredClips
@@ -144,12 +144,10 @@ def test_a_mask_that_hides_more_makes_a_clip_cheaper():
 
 def test_no_two_cells_share_a_run():
     counts = {1: 696, 2: 697}
-    cells = list(
-        plan_cells(tuple(METHODS), (1, 2), (0, 1), (5, ALL), ("probe", "finetune"), counts, 20e12)
-    )
+    cells = list(plan_cells(tuple(METHODS), (1, 2), (0, 1), (5, ALL), MEASURES, counts, 20e12))
     runs = {(cell.fold, cell.run) for cell in cells}
     assert len(runs) == len(cells)
-    probed = {cell.key for cell in cells if cell.measure == "probe"}
+    probed = {cell.key for cell in cells if cell.is_probe}
     assert probed == set(METHODS) - {"mofo-mca"}  # a probe has no head
 
 
@@ -168,7 +166,7 @@ def test_the_plan_is_printed_before_anything_runs(actions, clips):
     options = ["--videos", str(actions), "--out", out, "--plan", "--methods", "random,velocity"]
     shown = CliRunner().invoke(real_video.main, options)
     assert shown.exit_code == 0, shown.output
-    assert "pretrain velocity" in shown.output and "36 figures, 0 of them finished" in shown.output
+    assert "pretrain velocity" in shown.output and "72 figures, 0 of them finished" in shown.output
     assert not list(clips.out.glob("*/runs"))
 
 
@@ -293,7 +291,7 @@ def test_a_changed_recipe_makes_cells_unfinished(actions, clips, tmp_path, monke
     assert record.tested(layout, cell) is not None
     recipe = real_video_record.RECIPE
     other = tmp_path / "other.toml"
-    other.write_text(recipe.read_text().replace("image_size = 80", "image_size = 96"))
+    other.write_text(recipe.read_text().replace("image_size = 96", "image_size = 120"))
     monkeypatch.setattr(real_video_record, "RECIPE", other)
     assert record.tested(layout, cell) is None
 

@@ -12,7 +12,15 @@ from training_fixtures import losses, tiny_run
 
 from train.network.autoencoder import split_mask
 from train.network.model_config import ModelConfig
-from train.objectives.orientations import BINS, FLAT, GREY, SCALE, oriented_gradients
+from train.objectives.orientations import (
+    BINS,
+    DIRECTIONS,
+    FLAT,
+    GREY,
+    SCALE,
+    gradient_shares,
+    oriented_gradients,
+)
 from train.objectives.target import ClipCut
 from train.objectives.velocity import Velocity
 from train.pretrain import pretrain
@@ -52,6 +60,29 @@ def test_histograms_are_those_of_a_loop_over_pixels():
         top, left = 16 * row + 8 * (cell // 2), 16 * column + 8 * (cell % 2)
         expected = slow_histogram(grey[4 * step : 4 * step + 4 : 2], top, left)
         assert np.allclose(found[0, token].view(4, BINS)[cell], expected, atol=1e-4)
+
+
+def test_shares_of_gradients_are_those_of_a_loop_over_pixels():
+    clips = torch.randn(1, 3, 8, 32, 32, generator=torch.Generator().manual_seed(2))
+    found = gradient_shares(clips, CONFIG, cells=2, steps=2).view(8, 4, 2, DIRECTIONS)
+    grey = (clips[0] * torch.tensor(GREY)[:, None, None, None]).sum(0).double().numpy()
+    for time, row, column in ((0, 0, 0), (1, 1, 0)):
+        expected = np.zeros((4, 2, DIRECTIONS))
+        for cell in range(4):
+            for step in range(2):
+                frame = grey[4 * time + 2 * step]  # the first one of the step
+                for y in range(16 * row + 8 * (cell // 2), 16 * row + 8 * (cell // 2) + 8):
+                    for x in range(16 * column + 8 * (cell % 2), 16 * column + 8 * (cell % 2) + 8):
+                        dx = frame[y, min(x + 1, 31)] - frame[y, max(x - 1, 0)]
+                        dy = frame[min(y + 1, 31), x] - frame[max(y - 1, 0), x]
+                        turn = (math.atan2(dy, dx) % (2 * math.pi)) * DIRECTIONS / (2 * math.pi)
+                        lower, length = math.floor(turn), math.hypot(dx, dy) / 64
+                        expected[cell, step, lower % 8] += length * (1 - (turn - lower))
+                        expected[cell, step, (lower + 1) % 8] += length * (turn - lower)
+        shares = expected / (expected.sum() + FLAT * 8)
+        wanted = np.sqrt(shares) * math.sqrt(8 * DIRECTIONS) - 1
+        assert np.allclose(found[4 * time + 2 * row + column], wanted, atol=1e-4)
+    assert torch.all(gradient_shares(torch.zeros_like(clips), CONFIG, 1, 1) == -1)  # no edge
 
 
 def test_a_vertical_edge_fills_the_first_bin_and_a_flat_clip_none():

@@ -11,8 +11,8 @@ is. In the shares of MBH a small constant is added to the sum, so that the noise
 at rest is not made as large as a motion. All tokens are predicted, also visible ones, because a
 single frame does not show the answer.
 
-Letters: N tokens of a clip, T' time steps, d frames of a tubelet, K points of a patch, S steps of a
-tubelet, C = c * c cells.
+Letters: N tokens of a clip, T' time steps, R x Q patches, K points of a patch, S steps of a
+tubelet, C = c * c cells, U frames of the video in a window.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from train.clips.table import MotionNeeds
 from train.clips.view_rules import least_side
 from train.objectives.flow_histograms import DIRECTIONS, hof_votes, mbh_votes, motion_boundaries
 from train.objectives.target import ClipCut, LossWords, ShownView, Target
-from train.objectives.tracked_points import by_patch, nearest_starts, view_scale
+from train.objectives.tracked_points import nearest_starts, view_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,8 +50,8 @@ class Descriptors(Target):
     cells: int = 2
     """Cells along the side of a patch (c)."""
     steps: int = 4
-    """Steps of a tubelet (S). Flow is averaged over the frames of a step. A tubelet with fewer
-    frames has one step per frame."""
+    """Steps of a tubelet (S). All frames of the video from one step to the next vote in its
+    histograms. A tubelet with fewer frames has one step per frame."""
     still: float = 0.3
     """Flow that is shorter, in pixels of the view per frame, counts as still in HOF."""
     quiet: float = 0.002
@@ -130,9 +130,9 @@ class Descriptors(Target):
         """How many numbers of a token are histograms of motion, and how many are HOG."""
         shape = 0
         if self.shape:
-            from train.objectives.orientations import BINS
+            from train.objectives.orientations import DIRECTIONS as GRADIENT_DIRECTIONS
 
-            shape = BINS * self.cells**2
+            shape = GRADIENT_DIRECTIONS * self.cells**2 * self.num_steps(cut)
         return self.cells**2 * self.num_steps(cut) * (HOF_BINS + MBH_BINS), shape
 
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
@@ -140,9 +140,9 @@ class Descriptors(Target):
         the histogram of rest; then MBH by cell, step, component and direction. counts bool [N, C *
         S * 25], whether a point of the cell has a known motion. With `shape` also token int64 [N],
         the number of the token."""
-        depth, steps = cut.model.tubelet_size, self.num_steps(cut)
-        frames = shown.frames.reshape(-1, depth)
-        placed = shown.tracks(frames.ravel())
+        begins, ends = self._steps_of(shown, cut)
+        frames = np.arange(begins[0], ends[-1])
+        placed = shown.tracks(frames)
         per_side, grid = math.isqrt(self.points), cut.model.grid
         points, within = nearest_starts(
             placed.grid, shown.view, shown.source_size, (grid * per_side, grid * per_side)
@@ -152,25 +152,23 @@ class Descriptors(Target):
         scale = view_scale(placed.size, shown.source_size, shown.view)
         changes, whole = motion_boundaries(moves, known, placed.grid, placed.size, scale)
 
-        def mean_by_step(values: np.ndarray, are_known: np.ndarray) -> tuple[np.ndarray, ...]:
-            # [T' * d, G, ...] -> means over the frames of a step [N, K, S, ...], and bool [N, K, S]
-            each = are_known[:, points] & within
-            kept = values[:, points] * each.reshape(*each.shape, *(1,) * (values.ndim - 2))
-            found = []
-            for summand in (kept, each):
-                shape = (len(frames), steps, depth // steps, *summand.shape[1:])
-                summed = np.moveaxis(summand.reshape(shape).sum(axis=2), 1, 3)
-                found.append(by_patch(summed, (grid, grid), per_side))
-            total, number = found
-            divisor = np.maximum(number, 1).reshape(*number.shape, *(1,) * (values.ndim - 2))
-            return total / divisor, number > 0
+        def histograms(votes: np.ndarray, are_known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            # Votes [U, rows, columns, bins] of points -> means over the points of a cell and the
+            # frames of a step [N, C, S, bins], and bool [N, C, S, 1].
+            counted = are_known[..., None]
+            summed = [self._by_cell(each, grid) for each in (votes * counted, counted)]
+            total, number = (np.stack([each[begin - frames[0] : end - frames[0]].sum(axis=0)
+                                       for begin, end in zip(begins, ends, strict=True)])
+                             for each in summed)  # fmt: skip
+            mean = total / np.maximum(number, 1)  # [T' * S, R * Q, C, bins]
+            return self._by_token(mean, cut), self._by_token(number > 0, cut)
 
-        flow, in_hof = mean_by_step(moves * scale, known)
-        boundaries, in_mbh = mean_by_step(changes, whole)
-        hof, hof_counts = self._by_cell(hof_votes(flow, self.still), in_hof)
-        mbh, mbh_counts = self._by_cell(mbh_votes(boundaries), in_mbh)
+        hof, hof_counts = histograms(
+            hof_votes((moves * scale)[:, points], self.still), known[:, points] & within
+        )
+        mbh, mbh_counts = histograms(mbh_votes(changes[:, points]), whole[:, points] & within)
         # The square roots of the shares of a token have a mean square of 1 over all bins.
-        number = self.cells**2 * steps
+        number = self.cells**2 * self.num_steps(cut)
         total = hof.sum(axis=(1, 2, 3), keepdims=True)
         shares = np.sqrt(hof / np.maximum(total, 1e-6)) * math.sqrt(number * HOF_BINS)
         shares[..., -1] -= math.sqrt(HOF_BINS) * hof_counts[..., 0]  # what a patch at rest has
@@ -184,18 +182,31 @@ class Descriptors(Target):
         found = {"target": target.astype(np.float32), "counts": are_known}
         return found | {"token": np.arange(len(target))} if self.shape else found
 
-    def _by_cell(self, votes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean votes of the points of each cell: [N, K, S, bins] and [N, K, S] -> [N, C, S, bins]
-        and bool [N, C, S, 1]. A cell without a counted point has zeros."""
+    def _steps_of(self, shown: ShownView, cut: ClipCut) -> tuple[np.ndarray, np.ndarray]:
+        """The frames of the clip at which each step begins and ends, int64 [T' * S].
+
+        A step has all frames of the video up to the next step, and the last one as many as lie
+        between two input frames. The input frames of a clip that is shorter than the window lie
+        closer than the stride, or repeat: a step has at least one frame.
+        """
+        length = cut.model.tubelet_size // self.num_steps(cut)
+        begins = shown.frames[::length]
+        gap = max(1, int(shown.frames[-1] - shown.frames[-2])) if len(shown.frames) > 1 else 1
+        ends = np.append(begins[1:], min(shown.frames[-1] + gap, shown.num_frames))
+        return begins, np.maximum(ends, begins + 1)
+
+    def _by_cell(self, values: np.ndarray, grid: int) -> np.ndarray:
+        """Sums over the points of each cell: [U, rows, columns, bins] -> [U, R * Q, C, bins]."""
         cells, side = self.cells, math.isqrt(self.points) // self.cells
+        axes = values.reshape(len(values), grid, cells, side, grid, cells, side, -1)
+        summed: np.ndarray = axes.sum(axis=(3, 6))  # U, R, c, Q, c, bins
+        return np.moveaxis(summed, 2, 3).reshape(len(values), grid * grid, cells * cells, -1)
 
-        def summed(values: np.ndarray) -> np.ndarray:
-            cut = values.reshape(len(values), cells, side, cells, side, *values.shape[2:])
-            total: np.ndarray = cut.sum(axis=(2, 4))
-            return total.reshape(len(values), cells * cells, *values.shape[2:])
-
-        number = summed(counts[..., None])
-        return summed(votes * counts[..., None]) / np.maximum(number, 1), number > 0
+    def _by_token(self, values: np.ndarray, cut: ClipCut) -> np.ndarray:
+        """[T' * S, R * Q, C, bins] -> [N, C, S, bins]."""
+        steps = self.num_steps(cut)
+        axes = values.reshape(-1, steps, *values.shape[1:])  # T', S, R * Q, C, bins
+        return np.moveaxis(axes, 1, 3).reshape(-1, values.shape[2], steps, values.shape[3])
 
     def of_batch(
         self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut
@@ -206,9 +217,9 @@ class Descriptors(Target):
         import torch
 
         from train.network.autoencoder import take_tokens
-        from train.objectives.orientations import oriented_gradients
+        from train.objectives.orientations import gradient_shares
 
-        shapes = oriented_gradients(batch["clips"], cut.model, self.cells)
+        shapes = gradient_shares(batch["clips"], cut.model, self.cells, self.num_steps(cut))
         histograms = take_tokens(shapes, batch["token"])
         motion, shape = self._part_sizes(cut)
         total = motion + shape

@@ -39,20 +39,26 @@ def motion_boundaries(
     """
     (rows, columns), (width, height) = grid, size
     field = moves.reshape(-1, rows, columns, 2)
-    along_x = _differences(field, 2) / (width / columns)
-    along_y = _differences(field, 1) / (height / rows)
-    changes = np.stack([along_x, along_y], axis=-1)  # component, then axis
-    changes = changes * scale[:, None] / scale[None, :]
+    changes = np.empty((*field.shape, 2), np.float32)  # component, then axis
+    for axis, spacing in enumerate((width / columns, height / rows)):
+        ratios = (scale / (spacing * scale[axis])).astype(np.float32)
+        np.multiply(_differences(field, 2 - axis), ratios, out=changes[..., axis])
     own_known = known.reshape(-1, rows, columns)
     padded = np.pad(own_known, ((0, 0), (1, 1), (1, 1)), mode="edge")
     neighbours = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2])
     whole = np.logical_and.reduce((own_known, *neighbours, padded[:, 1:-1, 2:]))
-    return changes.reshape(*moves.shape, 2).astype(np.float32), whole.reshape(known.shape)
+    return changes.reshape(*moves.shape, 2), whole.reshape(known.shape)
 
 
 def _differences(field: np.ndarray, axis: int) -> np.ndarray:
     """Central differences per grid step, one-sided at the ends; 0 for a single point."""
-    return np.zeros_like(field) if field.shape[axis] == 1 else np.gradient(field, axis=axis)
+    if field.shape[axis] == 1:
+        return np.zeros_like(field)
+    along = np.moveaxis(field, axis, 0)
+    found = np.empty_like(along)
+    found[1:-1] = (along[2:] - along[:-2]) / 2
+    found[0], found[-1] = along[1] - along[0], along[-1] - along[-2]
+    return np.moveaxis(found, 0, axis)
 
 
 def hof_votes(flow: np.ndarray, still: float = STILL_FLOW) -> np.ndarray:
