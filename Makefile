@@ -134,7 +134,8 @@ tracks = $(if $(call velocities),$(velocity_tracks),$(if $(shell grep -ls track_
 flow_tracks := --trajectories --track-cell 0
 # Velocities and motion descriptors need tracks of one step without shape, free of the camera's motion.
 velocities = $(or $(call recipe_has,target = {kind = "velocity"),$(call recipe_has,target = {kind = "descriptors"),$(shell grep -ls '"track_length": 1,' "$(ROOT)/flows/dataset.json"))
-velocity_tracks := --trajectories --stabilise subtract --track-length 1 --track-points 16 --track-cell 0
+velocity_points = $(or $(shell sed -nE 's/.*"track_points": ([0-9]+).*/\1/p' "$(ROOT)/flows/dataset.json" 2>/dev/null | head -1),$(if $(filter toy,$(DATASET)),16,64))
+velocity_tracks = --trajectories --stabilise subtract --track-length 1 --track-points $(velocity_points) --track-cell 0
 # A method that masks along the codec's motion vectors needs those; the same.
 vectors = $(if $(filter --source --source=%,$(call goal_args,flows)),,$(if $(or $(call recipe_has,motion_source = "motion-vectors-length"),$(shell ls "$(ROOT)/flows-motion-vectors-length/dataset.json" 2>/dev/null)),--source tvl1$(comma)motion-vectors --lengths))
 flows_command    = $(call run,preprocess.flows,$(dataset) $(videos) $(tracks) $(vectors) $${CLIPS_PER_SHARD:+--clips-per-shard "$$CLIPS_PER_SHARD"} \
