@@ -30,10 +30,10 @@ CHOICE_FOLD = 0
 SHARDS = ("--clips-per-shard", "128")
 SHARD_FOLDERS = ("frames", "flows", "boxes")
 COLUMNS = ("clip_id", "video", "start_seconds", "stop_seconds", "split", "label", "verb", "noun")
-# Tracks of one step are the flow at 32 points, which is enough for crops of 0.875.
+# Tracks of one step are the flow at 64 points: 6 x 6 for each patch of 8 x 8.
 VELOCITIES = (
     *("--trajectories", "--stabilise", "subtract"),
-    *("--track-length", "1", "--track-points", "32", "--track-cell", "0"),
+    *("--track-length", "1", "--track-points", "64", "--track-cell", "0"),
 )
 # What MME predicts and what MGM masks along; megabytes for each clip.
 TRACKS = ("--trajectories", "--stabilise", "warp", "--source", "tvl1,motion-vectors", "--lengths")

@@ -6,7 +6,7 @@
 
 FOLDER holds jhmdb21/ (labels.csv, videos/) and, with --hockey, hockey/videos/. The command computes
 frames, flow, velocities and boxes once. On each fold it pretrains every method on the clips of the
-other folds with the same number of operations, and tests it with few labels: a linear probe on
+other folds with the same number of operations, and tests it with few labels: linear probes on
 frozen features, and finetuning. The clips of a fold are never pretrained on for that fold.
 
 You can stop the command at any time, and run it again on another day: it uses every finished run
@@ -42,6 +42,7 @@ from benchmarks.real_video_cells import (
     ALL,
     MEASURES,
     METHODS,
+    PROBES,
     RECIPE,
     Cell,
     needs_boxes,
@@ -77,7 +78,9 @@ COSTS = {"epochs": 1, "clips_seen": 0, "teraflops": 2, "hours": 3}  # and decima
 @click.option("--labels", default="10,5,all", metavar="LIST",
               help="Numbers of labelled clips of each class.")  # fmt: skip
 @click.option("--measures", default=",".join(MEASURES), metavar="LIST",
-              help="How a model is tested: probe, finetune.")  # fmt: skip
+              help="How a model is tested: probe (linear, on means of tokens), fisher (linear, on "
+              "Fisher vectors of its tokens), predictions (the same of what its decoder "
+              "predicts), finetune.")  # fmt: skip
 @click.option("--seeds", default="0", metavar="LIST",
               help="Seeds for weights, order, masks and the choice of labels.")  # fmt: skip
 @click.option("--teraflops", type=click.FloatRange(min=0, min_open=True), default=20.0,
@@ -196,8 +199,9 @@ def run_cell(layout: DatasetLayout, cell: Cell) -> None:
         source = trainer.pretrain(method.method, cell.seed, cell.pretraining.run, *arguments)
     few = ("--labels-per-class", str(cell.labels), "--label-seed", str(cell.seed))
     split = held_out_split(cell.fold)
-    if cell.measure == "probe":
-        trainer.probe(source, cell.seed, cell.run, *few, "--pool", "tokens", "--split", split)
+    if cell.is_probe:
+        how = PROBES[cell.measure]
+        trainer.probe(source, cell.seed, cell.run, *few, *how, "--split", split)
     else:
         head = ("--head", METHODS[cell.key].head)
         trainer.finetune(source, cell.seed, cell.run, *head, *few)

@@ -23,7 +23,13 @@ from train.options.recipe import finetune_config, parse_changes, pretrain_config
 from train.running.throughput import finetuning_flops, pretraining_flops
 
 RECIPE = Path(__file__).with_name("real_video.toml")
-MEASURES = ("probe", "finetune")
+PROBES = {
+    "probe": ("--pool", "clip"),
+    "fisher": ("--pool", "fisher"),
+    "predictions": ("--features", "predictions", "--pool", "fisher"),
+}
+"""The linear probes on frozen features, and the options of train.probe that each has."""
+MEASURES = (*PROBES, "finetune")
 ALL = 0  # labels per class: all of them
 
 
@@ -63,6 +69,7 @@ METHODS = {
     "mgm": Method("MGM", "mgm", needs_tracks=True),
     "mme": Method("MME", "mme", settings={"motion_source": TRACKS_NAME}, needs_tracks=True),
     "velocity": Method("velocities", "velocity"),
+    "descriptors": Method("motion descriptors", "descriptors"),
     "velocity-shape": Method("velocities and shape", "velocity", settings={"target.shape": "true"}),
 }
 
@@ -112,7 +119,7 @@ class Cell:
 
     Attributes:
         labels: labelled clips of each class that are learned from; ALL for all.
-        measure: probe (a linear probe on frozen features) or finetune.
+        measure: finetune, or a linear probe on frozen features, which is a key of PROBES.
         pretraining: None for random weights.
     """
 
@@ -124,10 +131,14 @@ class Cell:
     pretraining: Pretraining | None
 
     @property
+    def is_probe(self) -> bool:
+        return self.measure in PROBES
+
+    @property
     def run(self) -> str:
         source = self.pretraining.run.removeprefix("pretrain-") if self.pretraining else "random"
         source = source.removesuffix(f"-seed{self.seed}")
-        head = "" if self.measure == "probe" else f"-{METHODS[self.key].head}"
+        head = "" if self.is_probe else f"-{METHODS[self.key].head}"
         return f"{self.measure}-{source}{head}-{self.labels or 'all'}labels-seed{self.seed}"
 
 
@@ -193,7 +204,7 @@ def plan_cells(
                 if METHODS[key].method is not None:
                     pretraining = plan_pretraining(key, fold, seed, clips_of[fold], flops)
                 for measure in measures:
-                    if measure == "probe" and METHODS[key].head != "mean":
+                    if measure in PROBES and METHODS[key].head != "mean":
                         continue  # a probe has no head, so this is another row's figure
                     for count in labels:
                         yield Cell(fold, key, seed, count, measure, pretraining)

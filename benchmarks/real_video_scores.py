@@ -38,7 +38,7 @@ class ScoredClips:
 def score_file(layout: DatasetLayout, cell: Cell) -> Path:
     """The score file of a cell; it exists if the cell is finished."""
     split = held_out_split(cell.fold)
-    name = f"{split}-linear" if cell.measure == "probe" else split
+    name = f"{split}-linear" if cell.is_probe else split
     return RunFolder(layout.runs / cell.run).scores(name)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired_bootstrap import LEVEL, RESAMPLES, Accuracies, Estimate
-from benchmarks.real_video_cells import ALL, METHODS
+from benchmarks.real_video_cells import ALL, MEASURES, METHODS
 from benchmarks.real_video_scores import Results, Row
 from benchmarks.record import machine
 from shared.files import write_atomically
@@ -21,7 +21,12 @@ from train.pictures.charts import Curve, curves_chart
 
 RESULTS = Path(__file__).parent / "results" / "real_video.json"
 BASELINES = ("random", "videomae")
-TITLES = {"probe": "Linear probe on frozen features", "finetune": "Finetuning"}
+TITLES = {
+    "probe": "Linear probe on means of frozen features",
+    "fisher": "Linear probe on Fisher vectors of frozen features",
+    "predictions": "Linear probe on Fisher vectors of what the frozen model predicts",
+    "finetune": "Finetuning",
+}
 
 
 def write_results(
@@ -62,7 +67,7 @@ def tables(content: dict[str, Any], name: str) -> str:
     ]
     if content["pretrainings"]:
         lines += ["", *_costs(content)]
-    for measure in ("probe", "finetune"):
+    for measure in MEASURES:
         rows = [row for row in content["rows"] if row["measure"] == measure]
         if rows:
             lines += ["", f"## {TITLES[measure]}", "", *_table(rows)]
