@@ -65,27 +65,32 @@ def with_or_without(what: bool) -> str:
 FROM_RANDOM = Row("from random weights", "none", is_probed=True)
 MOFO = Row("MOFO* (MOFO, mean head)", "mofo", is_probed=True)
 TRACKMAE = Row("TrackMAE, pixels and point tracks", "trackmae", is_probed=True)
+VIDEOMAE = Row("VideoMAE", "videomae", is_probed=True)
+MGM = Row("MGM", "mgm", is_probed=True)
+MME = Row("MME", "mme", is_probed=True)
 INSIDE_RATIO = "mask.inside_ratio"
 # A mask of 90 % hides 14 of the 16 positions of a toy clip, and so nearly all positions outside the
 # box, whatever the share inside. A mask of 75 % hides 12, so the share inside can vary.
 THREE_QUARTERS = {"mask.mask_ratio": 0.75}
 # Every second frame only, so that there are frames to interpolate.
 SPARSE = {"model.num_frames": 8, "frames.stride": 2}
+TUBELETS_OF_2 = {"model.tubelet_size": 2}
+COLOUR_CHANNELS = ({"trajectories.hog_channels": "rgb"}, "--track-channels rgb")
 
 PARTS: dict[str, tuple[Row, ...]] = {
     "methods": (
         FROM_RANDOM,
-        Row("VideoMAE", "videomae", is_probed=True),
+        VIDEOMAE,
         Row("VideoMAE V2, half of the hidden tokens decoded", "videomae_v2", is_probed=True),
         Row("MotionMAE, pixels and frame differences", "motion_mae", is_probed=True),
         MOFO,
         Row("MOFO** (VideoMAE, cross attention)", "videomae", head="mca"),
         Row("MOFO-dagger (MOFO, cross attention)", "mofo", head="mca"),
         Row("SMM", "smm", is_probed=True),
-        Row("MGM", "mgm", is_probed=True),
+        MGM,
         Row("MGMAE", "mgmae", is_probed=True),
         TRACKMAE,
-        Row("MME", "mme", is_probed=True),
+        MME,
     ),
     "inside-ratio": (
         FROM_RANDOM,
@@ -202,8 +207,8 @@ PARTS: dict[str, tuple[Row, ...]] = {
         Row(
             "MME: HOG of each colour channel",
             "mme",
-            {"trajectories.hog_channels": "rgb"},
-            flows="--track-channels rgb",
+            COLOUR_CHANNELS[0],
+            flows=COLOUR_CHANNELS[1],
         ),
         Row(
             "MME: HOG of 2 x 2 cells",
@@ -232,6 +237,78 @@ PARTS: dict[str, tuple[Row, ...]] = {
             )
             for kind in ("running_cell", "random", "motion")
             for share in (0.5, 0.25)
+        ),
+    ),
+    # The last table of docs/methods.md: what a method does here beside what its paper or code does.
+    # Where only finetuning differs, the rows start from random weights.
+    "defaults": (
+        FROM_RANDOM,
+        Row("RandAugment on colours", "none", finetuning={"augment.rand_layers": 4}),
+        Row(
+            "RandAugment of all operations instead of colours",
+            "none",
+            finetuning={"augment.rand_layers": 4, "augment.rand_operations": "all"},
+        ),
+        # A window of 31 frames in clips of 16. Spread over the clip, it has the frames of all rows.
+        Row(
+            "a long window with the last frame repeated instead of spread",
+            "none",
+            finetuning={"frames.stride": 2, "frames.short": "repeat"},
+        ),
+        VIDEOMAE,
+        Row("VideoMAE without flips instead of all", "videomae", {"flips": []}, is_probed=True),
+        MGM,
+        Row(
+            "MGM, first mask at random instead of on the motion",
+            "mgm",
+            {"mask.first": "random"},
+            is_probed=True,
+        ),
+        Row(
+            "MGM, motion before each frame instead of after",
+            "mgm",
+            {"mask.before": "true"},
+            is_probed=True,
+        ),
+        MME,
+        Row(
+            "MME, HOG of each colour channel instead of grey",
+            "mme",
+            COLOUR_CHANNELS[0],
+            is_probed=True,
+            flows=COLOUR_CHANNELS[1],
+        ),
+        Row(
+            "MME, second beta 0.999 instead of 0.95",
+            "mme",
+            {"optim.betas": [0.9, 0.999]},
+            is_probed=True,
+        ),
+        Row(
+            "MME, tracks of 4 frames instead of 6",
+            "mme",
+            {"trajectories.length": 4},
+            is_probed=True,
+        ),
+        MOFO,
+        Row(
+            "MOFO, tubelets of 2 frames instead of 8",
+            "mofo",
+            TUBELETS_OF_2,
+            finetuning=TUBELETS_OF_2,
+            is_probed=True,
+        ),
+        Row(
+            "random weights, tubelets of 2 frames instead of 8",
+            "none",
+            finetuning=TUBELETS_OF_2,
+        ),
+        TRACKMAE,
+        Row(
+            "TrackMAE, 1e-6 px instead of 0.1 px added to the deviation",
+            "trackmae",
+            {"target.quiet": 1e-6},
+            is_probed=True,
         ),
     ),
     # These rows sample frames in another way, so they do not compare with the other parts.
