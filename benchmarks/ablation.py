@@ -23,7 +23,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,12 @@ def jobs_of(parts: Parts, seeds: list[int]) -> Iterator[tuple[list[Row], int]]:
     """
     rows: dict[str, Row] = {}
     for row in (row for part in parts.values() for row in part):
-        rows[row.run_name] = row if row.is_probed else rows.get(row.run_name, row)
+        known = rows.get(row.run_name, row)
+        rows[row.run_name] = replace(
+            row,
+            is_probed=row.is_probed or known.is_probed,
+            is_finetuned=row.is_finetuned or known.is_finetuned,
+        )
     for seed in seeds:
         for pretrained in dict.fromkeys(row.pretrained_name for row in rows.values()):
             yield [row for row in rows.values() if row.pretrained_name == pretrained], seed
@@ -265,15 +270,17 @@ def train_row(trainer: Trainer, row: Row, seed: int, budget: Budget) -> dict[str
             *("--epochs", str(budget.pretrain_epochs)),
             *settings({**row.pretraining, **precision}),
         )
-    finetuned = trainer.finetune(
-        source,
-        seed,
-        f"finetune-{row.run_name}-seed{seed}",
-        *("--head", row.head, "--epochs", str(budget.finetune_epochs)),
-        *ALL_LABELS,
-        *settings({**row.finetuning, **precision}),
-    )
-    top1 = {"finetuned": trainer.top1(finetuned)}
+    top1: dict[str, float] = {}
+    if row.is_finetuned:
+        finetuned = trainer.finetune(
+            source,
+            seed,
+            f"finetune-{row.run_name}-seed{seed}",
+            *("--head", row.head, "--epochs", str(budget.finetune_epochs)),
+            *ALL_LABELS,
+            *settings({**row.finetuning, **precision}),
+        )
+        top1["finetuned"] = trainer.top1(finetuned)
     if row.is_probed:
         probe = f"probe-{row.pretrained_name}-seed{seed}"
         top1["probe"] = trainer.probed_top1(source, seed, probe, *ALL_LABELS)

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -207,6 +208,27 @@ def test_rows_of_one_pretraining_are_trained_one_after_the_other():
     rows = [row for part in ablation_rows.PARTS.values() for row in part]
     assert probed == {row.run_name for row in rows if row.is_probed}
     assert {row.run_name for row in ablation_rows.PARTS["methods"] if row.head == "mean"} <= probed
+
+
+def test_a_row_is_finetuned_or_probed_as_it_says():
+    class Commands:
+        asked: ClassVar[list[str]] = []
+
+        def __getattr__(self, name):
+            def command(*arguments):
+                self.asked.append(name)
+                return 50.0 if name.endswith("top1") else "run"
+
+            return command
+
+    budget = ablation.Budget(24, 1, 1, "fp32")
+    probed = Row("a", "mgm", is_probed=True, is_finetuned=False)
+    assert ablation.train_row(Commands(), probed, 0, budget) == {"probe": 50.0}
+    assert Commands.asked == ["pretrain", "probed_top1"]
+    assert ablation.train_row(Commands(), Row("a", "none"), 0, budget) == {"finetuned": 50.0}
+    both = {"finetuned": 50.0, "probe": 50.0}
+    [([row], _)] = ablation.jobs_of({"x": [probed], "y": [Row("b", "mgm")]}, [0])
+    assert ablation.train_row(Commands(), row, 0, budget) == both
 
 
 def test_rows_that_are_left_end_with_the_first_that_fails(monkeypatch):
