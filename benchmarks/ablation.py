@@ -337,13 +337,15 @@ def tables(path: Path, known: dict[str, Any]) -> str:
     """The content of a results file as Markdown."""
     lines = [*HEADINGS[path.name], f"[{path.name}]({path.name})."]
     for part, content in known.items():
-        budget, seeds = content["budget"], ", ".join(map(str, content["seeds"]))
+        budget, seeds = content["budget"], content["seeds"]
+        over = f"seed {seeds[0]}"
+        if len(seeds) > 1:
+            over = f"mean +- standard deviation over seeds {', '.join(map(str, seeds))}"
         lines += [
             "",
             f"## {part}",
             "",
-            f"Test top-1 in percent, mean +- standard deviation over seeds {seeds}: pretrained for "
-            f"{budget['pretrain_epochs']}",
+            f"Test top-1 in percent, {over}: pretrained for {budget['pretrain_epochs']}",
             f"and finetuned for {budget['finetune_epochs']} epochs in {budget['precision']} on "
             f"{budget['clips']} toy clips (all splits), {content['machine']['processor']}.",
             "",
