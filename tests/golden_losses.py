@@ -5,12 +5,12 @@
 
 tests/golden/toy/ holds the shards of 12 clips of the toy dataset, rendered and preprocessed by the
 project's own commands. The shards are stored because optical flow, and with it the boxes and masks,
-depends on the vector instructions of the CPU. A very small model is trained on them for 50 steps:
-pretraining with every method of the toy recipe and the options in `VARIANTS`, and finetuning with
-both heads. Everything is
-computed on the CPU in float32 by one thread. tests/test_golden_losses.py repeats the runs and
-compares. Write the file again only after a change that is meant to alter training, and name that
-change in the commit.
+depends on the vector instructions of the CPU. HOG of each colour channel, three times the bytes of
+the grey HOG, is computed from the stored frames along the stored tracks. A very small model is
+trained on them for 50 steps: pretraining with every method of the toy recipe and the options in
+`VARIANTS`, and finetuning with both heads. Everything is computed on the CPU in float32 by one
+thread. tests/test_golden_losses.py repeats the runs and compares. Write the file again only after a
+change that is meant to alter training, and name that change in the commit.
 """
 
 from __future__ import annotations
@@ -19,16 +19,25 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import cv2
 import numpy as np
 import torch
 from click.testing import CliRunner
 
+from preprocess.flow.options import TrackOptions
+from preprocess.flow.tracks import hog_along
 from shared.layout import DatasetLayout
 from shared.manifest import write_classes, write_manifest
 from shared.run_record import read_jsonl
+from shared.shard_index import read_index, write_index
+from shared.shard_writer import write_shard
+from shared.shards import ShardReader
+from shared.stored_tracks import read_tracks
+from shared.tracks import Tracks, quantised, start_points
 from train.finetune import finetune
 from train.options.recipe import read_recipe
 from train.pretrain import pretrain
@@ -56,8 +65,11 @@ VARIANTS = {
     "pretrain-mofo-decodes-motion": ("decoder_mask.kind=motion",),
     "pretrain-mgm-top-before": ("mask.top=4", "mask.before=true"),
     "pretrain-trackmae-by-tubelet": ("target.starts=tubelet", "target.scale=size"),
+    "pretrain-mme-colour": ("trajectories.hog_channels=rgb",),
 }
 """Further runs of a method, which the name of the run begins with, with settings of their own."""
+IN_COLOUR = ("pretrain-mme-colour",)
+"""Runs on the clips of `colour_clips`."""
 DECODER = ("model.decoder_width=32", "model.decoder_depth=1", "model.decoder_heads=2")
 
 
@@ -119,6 +131,60 @@ def copy_clips(out: Path) -> DatasetLayout:
     return layout
 
 
+def colour_clips(layout: DatasetLayout) -> DatasetLayout:
+    """The clips with HOG of each colour channel along their tracks, as `flows --track-channels rgb`
+    stores it; made once, in the folder colour/ beside them."""
+    made = DatasetLayout(layout.out / "colour", layout.dataset)
+    if made.root.exists():
+        return made
+    shutil.copytree(GOLDEN / layout.dataset, made.root)
+    index = read_index(made.flows)
+    [entry] = index.shards
+    path = made.flows / entry.name
+    with (
+        ShardReader(path, "flows") as reader,
+        ShardReader(made.frames / entry.name, "frames") as frames,
+    ):
+        arrays = {name: reader[name] for name in reader._fields}
+        options = TrackOptions(
+            int(reader.attributes["track_length"]),
+            int(reader.attributes["track_points"]),
+            cell=int(reader.attributes["track_cell"]),
+            channels="rgb",
+        )
+        hog = [
+            _colour_hog(reader, frames, clip, options) for clip in range(len(arrays["/clip/id"]))
+        ]
+        attributes = reader.attributes | options.config()
+    arrays["/track/hog"] = np.concatenate(hog)
+    num_bytes, sha256 = write_shard(path, "flows", arrays, attributes)
+    entry = replace(entry, bytes=num_bytes, sha256=sha256)
+    write_index(made.flows, replace(index, shards=[entry], config=index.config | options.config()))
+    return made
+
+
+def _colour_hog(
+    reader: ShardReader, frames: ShardReader, clip: int, options: TrackOptions
+) -> np.ndarray:
+    """/track/hog of one clip, in the order of its tracks."""
+    first, last = reader["/clip/frames"][clip]
+    tracks = read_tracks(reader, range(first, last)).whole()
+    (width, height), grid = reader["/clip/track_size"][clip], reader["/clip/track_grid"][clip]
+    starts = start_points((int(height), int(width)), tuple(grid))
+    moved = np.cumsum(tracks.displacements, axis=2) - tracks.displacements
+    positions = torch.from_numpy(starts[:, None] + moved)
+    jpegs = frames.ragged("/jpeg/offsets", "/jpeg/values", first, last)
+    colour = torch.from_numpy(
+        np.stack([cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB) for jpeg in jpegs])
+    )
+    assert colour.shape[1:3] == (height, width), "the frames were tracked at another size"
+    steps = torch.from_numpy(tracks.num_steps.astype(np.int64))
+    numbers = torch.arange(int(last - first))
+    hog = [hog_along(each, numbers, positions, steps, options) for each in colour.unbind(-1)]
+    found = Tracks(tracks.displacements, tracks.num_steps, torch.cat(hog, dim=-1).numpy())
+    return quantised(found)["hog"].ravel()
+
+
 def first_losses(layout: DatasetLayout, run: str, *settings: str, threads: int = 1) -> np.ndarray:
     """Train one run from its beginning.
 
@@ -131,6 +197,8 @@ def first_losses(layout: DatasetLayout, run: str, *settings: str, threads: int =
         float64 [STEPS], the loss of every step.
     """
     command, what = run.split("-")[:2]
+    if run in IN_COLOUR:
+        layout = colour_clips(layout)
     decoder = DECODER if command == "pretrain" else ()
     common = Common(
         layout.dataset,

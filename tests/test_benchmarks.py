@@ -1,14 +1,16 @@
 """What benchmarks say: ratios, a table beside earlier results; that peers see the same clips."""
 
 import json
+import os
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from errors import refused
+from errors import refused, refuses
 from video_fixtures import moving_picture, render_video
 
 from benchmarks import ablation, ablation_rows, data_wait, mask_overlap, plan, suite
@@ -196,14 +198,37 @@ def test_rows_with_other_flows_have_a_dataset_of_their_own():
 
 
 def test_rows_of_one_pretraining_are_trained_one_after_the_other():
-    jobs = list(ablation.jobs_of(tuple(ablation_rows.PARTS), [0, 1]))
+    jobs = list(ablation.jobs_of(ablation_rows.PARTS, [0, 1]))
     assert len({(rows[0].pretrained_name, seed) for rows, seed in jobs}) == len(jobs)
     for rows, _ in jobs:
         assert len({row.pretrained_name for row in rows}) == 1
     trained = [(row.run_name, seed) for rows, seed in jobs for row in rows]
     assert len(set(trained)) == len(trained)
     probed = {row.run_name for rows, _ in jobs for row in rows if row.is_probed}
-    assert probed == {r.run_name for r in ablation_rows.PARTS["methods"] if r.head == "mean"}
+    rows = [row for part in ablation_rows.PARTS.values() for row in part]
+    assert probed == {row.run_name for row in rows if row.is_probed}
+    assert {row.run_name for row in ablation_rows.PARTS["methods"] if row.head == "mean"} <= probed
+
+
+def test_a_row_is_finetuned_or_probed_as_it_says():
+    class Commands:
+        asked: ClassVar[list[str]] = []
+
+        def __getattr__(self, name):
+            def command(*arguments):
+                self.asked.append(name)
+                return 50.0 if name.endswith("top1") else "run"
+
+            return command
+
+    budget = ablation.Budget(24, 1, 1, "fp32")
+    probed = Row("a", "mgm", is_probed=True, is_finetuned=False)
+    assert ablation.train_row(Commands(), probed, 0, budget) == {"probe": 50.0}
+    assert Commands.asked == ["pretrain", "probed_top1"]
+    assert ablation.train_row(Commands(), Row("a", "none"), 0, budget) == {"finetuned": 50.0}
+    both = {"finetuned": 50.0, "probe": 50.0}
+    [([row], _)] = ablation.jobs_of({"x": [probed], "y": [Row("b", "mgm")]}, [0])
+    assert ablation.train_row(Commands(), row, 0, budget) == both
 
 
 def test_rows_that_are_left_end_with_the_first_that_fails(monkeypatch):
@@ -222,9 +247,74 @@ def test_rows_that_are_left_end_with_the_first_that_fails(monkeypatch):
 def test_a_part_is_complete_seed_by_seed():
     rows = ablation_rows.PARTS["methods"]
     figures = {(row.run_name, seed): {"finetuned": 50.0} for row in rows for seed in (0, 2)}
-    assert ablation.complete_seeds("methods", [0, 1, 2], figures) == [0, 2]
+    assert ablation.complete_seeds(rows, [0, 1, 2], figures) == [0, 2]
     del figures[rows[-1].run_name, 2]
-    assert ablation.complete_seeds("methods", [0, 1, 2], figures) == [0]
+    assert ablation.complete_seeds(rows, [0, 1, 2], figures) == [0]
+
+
+def test_single_rows_are_chosen_by_their_names():
+    texts = ("trackmae", "RANDOM weights")
+    chosen = ablation.chosen_rows(("methods", "trackmae", "mme"), texts)
+    names = {part: [row.name for row in rows] for part, rows in chosen.items()}
+    assert names["methods"] == [ablation_rows.FROM_RANDOM.name, ablation_rows.TRACKMAE.name]
+    assert len(names["trackmae"]) == 5 and names["mme"] == [ablation_rows.FROM_RANDOM.name]
+    assert list(ablation.chosen_rows(("methods", "mme"), ("TrackMAE",))) == ["methods"]
+    assert ablation.chosen_rows(("mme",), ())["mme"] == ablation_rows.PARTS["mme"]
+    with refuses("unknown-name", "TrackMAV", ablation_rows.TRACKMAE.name):
+        ablation.chosen_rows(("methods",), ("TrackMAV",))
+
+
+def test_single_rows_have_a_results_file_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "prepare", lambda layout, clips, flows: layout)
+    monkeypatch.setattr(ablation, "WHOLE_PARTS", tmp_path / "ablation.json")
+    monkeypatch.setattr(ablation, "SINGLE_ROWS", tmp_path / "ablation_rows.json")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    top1 = {"mme": 60.0, "none": 70.0}
+    monkeypatch.setattr(
+        ablation,
+        "train_row",
+        lambda trainer, row, seed, budget: {"finetuned": top1[row.method] + seed},
+    )
+    asked = ["--out", str(tmp_path), "--part", "interpolation", "--seeds", "0,2"]
+    done = CliRunner().invoke(ablation.main, [*asked, "--rows", "random", "--rows", "not inter"])
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "ablation.json").exists()
+    part = json.loads((tmp_path / "ablation_rows.json").read_text())["interpolation"]
+    assert part["seeds"] == [0, 2] and list(part["top1"]) == [
+        "from random weights",
+        "MME, not interpolated",
+    ]
+    assert "| MME, not interpolated | 61.0 +- 1.4 |" in (tmp_path / "ablation_rows.md").read_text()
+    assert "deviation over seeds 0, 2:" in (tmp_path / "ablation_rows.md").read_text()
+    one_seed = [*asked[:-1], "2", "--rows", "random"]
+    assert CliRunner().invoke(ablation.main, one_seed).exit_code == 0
+    assert "in percent, seed 2: pretrained" in (tmp_path / "ablation_rows.md").read_text()
+    done = CliRunner().invoke(ablation.main, asked)
+    assert done.exit_code == 0
+    whole = json.loads((tmp_path / "ablation.json").read_text())["interpolation"]
+    assert len(whole["top1"]) == len(ablation_rows.PARTS["interpolation"])
+
+
+def test_threads_that_the_environment_asks_for_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "prepare", lambda layout, clips, flows: layout)
+    monkeypatch.setattr(ablation, "SINGLE_ROWS", tmp_path / "ablation_rows.json")
+    monkeypatch.setattr(ablation.os, "cpu_count", lambda: 8)
+    threads = []
+
+    def train_row(trainer, row, seed, budget):
+        threads.append(os.environ["OMP_NUM_THREADS"])
+        return {"finetuned": 50.0}
+
+    monkeypatch.setattr(ablation, "train_row", train_row)
+    asked = ["--out", str(tmp_path), "--part", "mme", "--rows", "random", "--seeds", "0"]
+    for given, workers in (("3", "2"), (None, "2")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        done = CliRunner().invoke(ablation.main, [*asked, "--workers", workers])
+        assert done.exit_code == 0, done.output
+    assert threads == ["3", "4"]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 def test_training_that_waits_for_data_is_vit_b_on_a_gpu():

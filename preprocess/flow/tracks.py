@@ -90,7 +90,7 @@ def make_tracks(
         if options.channels == "rgb":
             assert colour is not None and colour.shape == (*frames.shape, 3)
             pictures = list(colour.unbind(-1))
-        parts = [_hog_along(picture, first, positions, num_steps, options) for picture in pictures]
+        parts = [hog_along(picture, first, positions, num_steps, options) for picture in pictures]
         hog = torch.cat(parts, dim=-1)
     return Tracks(displacements.cpu().numpy(), num_steps.byte().cpu().numpy(), hog.cpu().numpy())
 
@@ -271,7 +271,7 @@ def _sampled(fields: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return values[..., 0].transpose(1, 2)
 
 
-def _hog_along(
+def hog_along(
     frames: torch.Tensor,
     first: torch.Tensor,
     positions: torch.Tensor,
