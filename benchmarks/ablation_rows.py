@@ -265,6 +265,12 @@ PARTS: dict[str, tuple[Row, ...]] = {
         probed("MGM, motion before each frame instead of after", "mgm", {"mask.before": "true"}),
         probed(MME.name, "mme"),
         probed("MME, HOG of each colour channel instead of grey", "mme", **IN_COLOUR),
+        probed("MME, displacements centred", "mme", {"trajectories.centred": "true"}),
+        probed(
+            "MME, each number of the target with the same weight",
+            "mme",
+            {"trajectories.equal_parts": "false"},
+        ),
         probed("MME, second beta 0.999 instead of 0.95", "mme", {"optim.betas": [0.9, 0.999]}),
         probed("MME, tracks of 4 frames instead of 6", "mme", {"trajectories.length": 4}),
         probed(MOFO.name, "mofo"),

@@ -23,7 +23,13 @@ from train.network.autoencoder import MaskedAutoencoder, VideoEncoder
 from train.network.head import VideoClassifier, build_head
 from train.network.head_config import HeadConfig
 from train.network.model_config import ModelConfig
-from train.objectives.tracked_points import _merged, scaled, standardised, trajectory_target
+from train.objectives.tracked_points import (
+    STILL_PIXELS,
+    _merged,
+    scaled,
+    standardised,
+    trajectory_target,
+)
 from train.objectives.trajectories import loss_weights
 from train.objectives.trajectory_config import UNIT, TrajectoryConfig
 from train.options.config import LoaderConfig
@@ -168,7 +174,48 @@ def test_without_a_loss_mask_all_numbers_count():
     assert torch.equal(whole[0, 0], whole[0, 1]) and whole.mean() == pytest.approx(1.0)
 
 
+def test_centred_displacements_are_those_of_loops():
+    rng = np.random.default_rng(2)
+    moves = rng.normal(size=(5, 4, 3, 2), loc=3.0).astype(np.float32)
+    counts = np.arange(3) < rng.integers(0, 4, (5, 4, 1))
+    counts[0], counts[4] = True, False
+    found = scaled(moves, counts, centred=True)
+    for token in range(5):
+        known = moves[token][counts[token]]  # [n, 2]
+        assert not found[token][~counts[token]].any()
+        if len(known):
+            rest = known - known.mean(axis=0)
+            deviation = np.sqrt(np.mean(rest**2)) + STILL_PIXELS
+            np.testing.assert_allclose(found[token][counts[token]], rest / deviation, atol=1e-5)
+    assert np.abs(scaled(moves, counts)[0]).mean() > np.abs(found[0]).mean()
+
+
+@pytest.mark.parametrize("kind", ["tracks", "flow"])
+def test_centred_targets_of_clips_sum_to_zero(squares, kind):
+    options = {"shape": False} if kind == "tracks" else {"kind": kind}
+    config, target, _ = batch_of(squares, **options)
+    assert config.target.predicts_displacements == (kind == "tracks")
+    config, centred, _ = batch_of(squares, centred=True, **options)
+    assert not config.target.predicts_displacements
+    sums = [each.unflatten(1, (-1, 2)).sum(dim=1).abs().max() for each in (target, centred)]
+    assert sums[0] > 1 and sums[1] < 1e-4
+
+
+def test_without_equal_parts_each_number_weighs_the_same():
+    counts = torch.ones(1, 2, 4, 6, dtype=torch.bool)
+    equal = loss_weights(counts, TrajectoryConfig(), 1)
+    each = loss_weights(counts, TrajectoryConfig(equal_parts=False), 1)
+    assert (each == 1).all() and equal.mean() == pytest.approx(1.0)
+    moved = 4 * 6 * 2
+    assert equal[..., :moved].sum() == pytest.approx(equal[..., moved:].sum().item())
+
+
 def test_impossible_options_are_refused():
+    for options in ({"normalise": False}, {"positions": False}, {"kind": "mbh"}):
+        with refuses("option-unused", "centred", "normalise"):
+            TrajectoryConfig(centred=True, **options)
+    with refuses("option-unused", "equal_parts"):
+        TrajectoryConfig(equal_parts=False, shape=False)
     with refuses("unknown-name", "merge", "sum", "mean, max"):
         TrajectoryConfig(merge="sum")
     with refuses("option-unused", "merge", "flow"):
@@ -227,7 +274,7 @@ def test_runs_train_with_all_of_them_and_older_runs_continue(squares):
     common = replace(tiny_run(squares.out, run="older", epochs=1, stop_after=0), recipe=recipe)
     folder = pretrain(common, "mme")
     record = RunFolder(folder.path).read_record()
-    for name in ("fixed_hog", "merge", "normalise", "loss_mask"):
+    for name in ("fixed_hog", "merge", "normalise", "loss_mask", "centred", "equal_parts"):
         record["options"]["config"]["trajectories"].pop(name)
     for name in ("clip_share", "shuffle_frames"):
         record["options"]["config"].pop(name)

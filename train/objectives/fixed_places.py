@@ -99,7 +99,7 @@ def fixed_target(
 
     found, counts = of_patches(values[:, points]), of_patches(known[:, points] & within)
     if config.kind == "flow":
-        target = scaled(found, counts, config.normalise)
+        target = scaled(found, counts, config.normalise, config.centred)
     elif config.kind == "hog":
         target = standardised(found, counts, config.normalise)
     else:

@@ -123,7 +123,7 @@ def _of_time_step(
         displacements, hog, counts = _merged(displacements, hog, counts, config.merge)
     values = []
     if config.positions:
-        values.append(scaled(displacements, counts, config.normalise))
+        values.append(scaled(displacements, counts, config.normalise, config.centred))
     if config.shape:
         values.append(standardised(hog, counts, config.normalise))
     return values, counts
@@ -216,11 +216,16 @@ def by_patch(values: np.ndarray, grid: tuple[int, int], per_side: int) -> np.nda
     return np.moveaxis(cut, 2, 3).reshape(num_tokens, per_side * per_side, *rest)
 
 
-def scaled(displacements: np.ndarray, counts: np.ndarray, normalise: bool = True) -> np.ndarray:
+def scaled(
+    displacements: np.ndarray, counts: np.ndarray, normalise: bool = True, centred: bool = False
+) -> np.ndarray:
     """Displacements [N, K, S, 2], divided by the root mean square of their patch, or by `UNIT`; 0
-    if not counted."""
-    kept = displacements.copy()
-    _clear(kept, counts, _partly(counts))
+    if not counted. With `centred` the mean of the patch along x and y is subtracted first."""
+    kept, partly = displacements.copy(), _partly(counts)
+    _clear(kept, counts, partly)
+    if centred:
+        kept -= (kept.sum(axis=(1, 2)) / _numbers(counts, 1)[:, None])[:, None, None]
+        _clear(kept, counts, partly)
     if not normalise:
         return kept / np.float32(UNIT)
     divisor = np.sqrt(_squares(kept) / _numbers(counts, 2)) + np.float32(STILL_PIXELS)

@@ -70,7 +70,7 @@ class Trajectories(TrajectoryConfig, Target):
     def predicts_displacements(self) -> bool:
         """Whether the displacements of each point are predicted, normalised over a patch."""
         each_point = self.kind == TRACKS and self.positions and self.merge == "none"
-        return each_point and self.normalise
+        return each_point and self.normalise and not self.centred
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
         if "time" in flips:
@@ -163,8 +163,9 @@ def loss_weights(
 ) -> Tensor:
     """The weight of each number of the target in the loss.
 
-    Motion and HOG have the same total weight, although their numbers differ. If all steps count,
-    the mean weight is 1. Without `loss_mask` all steps count.
+    Motion and HOG have the same total weight, although their numbers differ; without `equal_parts`
+    each number has the same. If all steps count, the mean weight is 1. Without `loss_mask` all
+    steps count.
 
     Args:
         counts: bool [B, M, K, S]; [B, M, 1, S] for histograms and merged tracks.
@@ -185,5 +186,5 @@ def loss_weights(
     for number, each, some in zip(parts, channels, known, strict=True):
         counted = some if config.loss_mask else torch.ones_like(some)
         expanded = counted.unsqueeze(-1).expand(*some.shape, each)
-        weights.append(expanded.flatten(2) * (share / number))
+        weights.append(expanded.flatten(2) * (share / number if config.equal_parts else 1.0))
     return torch.cat(weights, dim=2)

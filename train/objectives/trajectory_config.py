@@ -55,6 +55,13 @@ class TrajectoryConfig:
     normalise: bool = True
     """Whether numbers are normalised over their patch. Without it displacements, flow and
     histograms are divided by 20 pixels, and HOG by 20 grey values per pixel."""
+    centred: bool = False
+    """Whether the mean over the patch is subtracted from displacements and flow before they are
+    divided by what is left of them, as MME's text has it (sec. 3.3). Without it a patch that moves
+    as a whole keeps its motion."""
+    equal_parts: bool = True
+    """Whether displacements and HOG have the same weight in the loss (true), or each of their
+    numbers has, as in MME's code (false)."""
     loss_mask: bool = True
     """Whether steps outside of the frame or the clip are left out of the loss. Without it their
     target is zero."""
@@ -107,6 +114,19 @@ class TrajectoryConfig:
                 "option-conflict",
                 f"fixed_hog is true, but kind {self.kind} predicts HOG already; leave it out, or "
                 "set shape to false",
+            )
+        displaced = self.positions if self.kind == TRACKS else self.kind == "flow"
+        if self.centred and not (self.normalise and displaced):
+            raise InputError(
+                "option-unused",
+                "centred is an option of displacements and flow that are normalised over a patch "
+                "(normalise); leave it out",
+            )
+        if not self.equal_parts and len(self.part_channels) != 2:
+            raise InputError(
+                "option-unused",
+                "equal_parts weighs motion against HOG, and only one of them is predicted; leave "
+                "it out",
             )
         check_name("hog_channels", self.hog_channels, tuple(CHANNELS))
         if self.hog_cells < 1:

@@ -44,6 +44,8 @@ ADDED_LATER: dict[str, Any] = {
     "config.trajectories.merge": "none",
     "config.trajectories.normalise": True,
     "config.trajectories.loss_mask": True,
+    "config.trajectories.centred": False,
+    "config.trajectories.equal_parts": True,
 }
 # Defaults of METHOD in the Makefile: for the toy dataset, and for all others.
 MAKE_METHOD_OF_TOY, MAKE_METHOD = "velocity", "mofo"
