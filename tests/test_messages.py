@@ -17,6 +17,7 @@ from errors import refused, refuses
 import preprocess.manifest
 import train.gpus
 from shared import gpus
+from train.running.engine import slow_bf16
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
@@ -151,3 +152,13 @@ def test_make_show_without_a_video():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert one_line(done.stderr) == 'error: name a video: make show ARGS="clip.mp4"'
+
+
+@pytest.mark.parametrize("capability", ["NO AVX", "AVX2", "AVX512", "DEFAULT"])
+def test_bf16_without_instructions_for_it_is_said(monkeypatch, capability):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    is_slow = capability in ("NO AVX", "AVX2")
+    line = slow_bf16("bf16", uses_cuda=False)
+    assert (capability in line and "precision=fp32" in line) if is_slow else line == ""
+    assert slow_bf16("auto", uses_cuda=False) == slow_bf16("fp32", uses_cuda=False) == ""
+    assert slow_bf16("bf16", uses_cuda=True) == ""

@@ -15,7 +15,7 @@ from train.clips.table import ClipTable
 from train.network.head import parameter_counts
 from train.options.config import FinetuneConfig, LoaderConfig, PretrainConfig
 from train.running.command import Common, hold
-from train.running.engine import Processes, start_processes, wants_bf16
+from train.running.engine import Processes, slow_bf16, start_processes, wants_bf16
 from train.running.optim import effective_batch, scaled_learning_rate, warmup_steps
 from train.running.progress import Interruption
 from train.running.run_folder import RunFolder
@@ -201,5 +201,6 @@ def _summary_lines(setup: RunSetup, num_steps: int) -> list[str]:
         f"The learning rate rises to {setup.learning_rate:.3g} = "
         f"{config.optim.base_learning_rate:g} * {setup.effective_batch} / 256 in {warmup}.",
         f"Each process computes on a {device} in {precision} and reads clips with {workers}.",
+        *filter(None, [slow_bf16(setup.loader.precision, processes.uses_cuda)]),
         f"All options are in {setup.folder.options.name}; --verbose prints them.",
     ]
