@@ -12,7 +12,7 @@ import torch
 from errors import refuses
 from shard_fixtures import write_moving_squares
 from track_fixtures import add_tracks, random_shown
-from training_fixtures import TINY_RECIPE, losses, tiny_run
+from training_fixtures import DESCRIPTORS_RECIPE, losses, tiny_run
 
 from shared.grid import View
 from shared.layout import DatasetLayout
@@ -28,15 +28,6 @@ from train.pretrain import pretrain
 from train.samples.datasets import PretrainDataset
 from train.tables.typed import Choice
 
-RECIPE = (
-    TINY_RECIPE
-    + """
-[pretrain.descriptors]
-target = {kind = "descriptors", points = 4, cells = 2, steps = 2, stabilised = false}
-mask = {kind = "random", mask_ratio = 0.25}
-flips = ["x", "y"]
-"""
-)
 PATCHES = 3  # patches a side
 FRAMES = 6  # of the clip of random tracks
 MODEL = ModelConfig(12, 8, 4, 4, width=6, num_heads=1, decoder_width=6, decoder_heads=1)
@@ -212,7 +203,7 @@ def test_impossible_options_are_refused(tmp_path):
         with refuses("out-of-range", *options):
             Descriptors(**options)
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(DESCRIPTORS_RECIPE)
     tables = read_recipe("squares", recipe)
     with refuses("option-conflict", "flips", "'time'"):
         pretrain_config(tables, "descriptors", {"flips": ["time"]})
@@ -234,7 +225,7 @@ def squares(tmp_path_factory) -> DatasetLayout:
 
 def test_hog_is_a_quarter_of_the_loss_and_what_is_not_known_has_no_weight(squares, tmp_path):
     recipe = tmp_path / "descriptors.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(DESCRIPTORS_RECIPE)
     config = pretrain_config(read_recipe("squares", recipe), "descriptors")
     table = read_clip_table(squares, ["train"], False, config.needed_motion)
     sample = PretrainDataset(table, config, LoaderConfig(), 0)[0, 0]
@@ -261,7 +252,7 @@ def test_hog_is_a_quarter_of_the_loss_and_what_is_not_known_has_no_weight(square
 def test_pretraining_learns_what_moves(squares, tmp_path):
     common = tiny_run(squares.out, epochs=6, run="descriptors")
     recipe = tmp_path / "descriptors.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(DESCRIPTORS_RECIPE)
     folder = pretrain(replace(common, recipe=recipe), "descriptors")
     each = losses(folder.log)
     steps = sorted(each)

@@ -7,21 +7,12 @@ import pytest
 from click.testing import CliRunner
 from shard_fixtures import write_moving_squares
 from track_fixtures import add_tracks
-from training_fixtures import TINY_RECIPE
+from training_fixtures import DESCRIPTORS_RECIPE
 
 from benchmarks import true_descriptors
 from shared.layout import DatasetLayout
 from train.clips.table import read_clip_table
 from train.options.recipe import loader_config, pretrain_config, read_recipe
-
-RECIPE = (
-    TINY_RECIPE
-    + """
-[pretrain.descriptors]
-target = {kind = "descriptors", points = 4, cells = 2, steps = 2, stabilised = false}
-mask = {kind = "random", mask_ratio = 0.25}
-"""
-)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +20,7 @@ def squares(tmp_path_factory) -> DatasetLayout:
     """Squares that move in the direction of their class."""
     layout = write_moving_squares(tmp_path_factory.mktemp("squares"), num_clips=80)
     add_tracks(layout, length=1, points=24, cell=0)
-    (layout.out / "recipe.toml").write_text(RECIPE)
+    (layout.out / "recipe.toml").write_text(DESCRIPTORS_RECIPE)
     return layout
 
 

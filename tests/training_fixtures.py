@@ -75,6 +75,15 @@ rand_layers = 2
 segments = 2
 crops = 3
 """
+DESCRIPTORS_RECIPE = (
+    TINY_RECIPE
+    + """
+[pretrain.descriptors]
+target = {kind = "descriptors", points = 4, cells = 2, steps = 2, stabilised = false}
+mask = {kind = "random", mask_ratio = 0.25}
+flips = ["x", "y"]
+"""
+)
 
 
 def tiny_run(out: Path, *settings: str, **options: Any) -> Common:

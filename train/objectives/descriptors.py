@@ -8,8 +8,7 @@ histogram of each kind for each of them.
 Every histogram becomes the square root of its share (Arandjelovic and Zisserman 2012), over all
 cells and steps of the token: how strong a motion is then counts less than what kind of motion it
 is. In the shares of MBH a small constant is added to the sum, so that the noise of flow in a patch
-at rest is not made as large as a motion. All tokens are predicted, also visible ones, because a
-single frame does not show the answer.
+at rest is not made as large as a motion.
 
 Letters: N tokens of a clip, T' time steps, R x Q patches, K points of a patch, S steps of a
 tubelet, C = c * c cells, U frames of the video in a window.
@@ -24,10 +23,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shared.errors import InputError
-from train.clips.table import MotionNeeds
-from train.clips.view_rules import least_side
 from train.objectives.flow_histograms import DIRECTIONS, hof_votes, mbh_votes, motion_boundaries
-from train.objectives.target import ClipCut, LossWords, ShownView, Target
+from train.objectives.sampled_flow import SampledFlow
+from train.objectives.target import ClipCut, LossWords, ShownView
 from train.objectives.tracked_points import nearest_starts, view_scale
 
 if TYPE_CHECKING:
@@ -38,20 +36,16 @@ MBH_BINS = 2 * DIRECTIONS
 
 
 @dataclass(frozen=True)
-class Descriptors(Target):
+class Descriptors(SampledFlow):
     """HOF and MBH that the workers compute from the tracks of the flows shards, and HOG of the
-    input frames."""
+    input frames. The points of a cell vote in its histograms, and all frames of the video from one
+    step to the next."""
 
     name = "descriptors"
-    needs_flows = True
-    predicts_visible = True
     points: int = 16
-    """Points of a patch (K), a square number; those of a cell vote in its histograms."""
+    """Points of a patch (K), a square number that `cells` divides along a side."""
     cells: int = 2
     """Cells along the side of a patch (c)."""
-    steps: int = 4
-    """Steps of a tubelet (S). All frames of the video from one step to the next vote in its
-    histograms. A tubelet with fewer frames has one step per frame."""
     still: float = 0.3
     """Flow that is shorter, in pixels of the view per frame, counts as still in HOF."""
     quiet: float = 0.002
@@ -61,29 +55,16 @@ class Descriptors(Target):
     """Whether HOG of the patch are predicted too."""
     shape_share: float = 0.25
     """Share of HOG in the weight of the loss."""
-    stabilised: bool | None = True
-    """Whether tracks must be without camera motion (flows made with --stabilise) or with it.
-    Without a value both are accepted."""
 
     def __post_init__(self) -> None:
-        side = math.isqrt(max(self.points, 0))
-        if self.points < 1 or side**2 != self.points:
-            raise InputError(
-                "out-of-range",
-                f"points is {self.points}; it must be a square number (1, 4, 9, ...)",
-            )
+        super().__post_init__()
+        side = math.isqrt(self.points)
         if self.cells < 1 or side % self.cells:
             raise InputError(
                 "out-of-range",
                 f"cells is {self.cells}; it must divide the {side} points along a side of a patch",
             )
-        if self.steps < 1:
-            raise InputError("out-of-range", f"steps is {self.steps}; it must be at least 1")
-        for name in ("still", "quiet"):
-            if not getattr(self, name) > 0.0:
-                raise InputError(
-                    "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
-                )
+        self._check_positive("still", "quiet")
         if not 0.0 < self.shape_share < 1.0:
             raise InputError(
                 "out-of-range",
@@ -96,32 +77,12 @@ class Descriptors(Target):
         return LossWords("motion descriptors", "that nothing moves", "rest")
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
-        if "time" in flips:
-            raise InputError(
-                "option-conflict",
-                "flips has 'time', but points are tracked only forward in time; leave 'time' out",
-            )
-        depth = cut.model.tubelet_size
-        if depth % self.num_steps(cut):
-            raise InputError(
-                "out-of-range",
-                f"steps is {self.steps}; it must divide the {depth} frames of a tubelet",
-            )
+        super().check(cut, flips)
         if self.shape and self.cells > cut.model.patch_size:
             raise InputError(
                 "out-of-range",
                 f"cells is {self.cells}, and a patch has {cut.model.patch_size} pixels a side",
             )
-
-    def num_steps(self, cut: ClipCut) -> int:
-        """S, the steps of a tubelet."""
-        return min(self.steps, cut.model.tubelet_size)
-
-    def needed_motion(self, cut: ClipCut) -> MotionNeeds:
-        across = cut.model.grid * math.isqrt(self.points) / least_side(cut.crop)
-        return MotionNeeds(
-            track_length=1, track_points=math.floor(across), stabilised=self.stabilised
-        )
 
     def num_values(self, cut: ClipCut) -> tuple[int, ...]:
         return (sum(self._part_sizes(cut)),)

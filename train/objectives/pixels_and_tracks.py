@@ -23,6 +23,7 @@ from shared.errors import InputError
 from train.clips.followed import cell_centres, moved_points, paths_of_points
 from train.clips.table import MotionNeeds
 from train.clips.view_rules import least_side
+from train.objectives.point_rules import check_square, refuse_time
 from train.objectives.target import ClipCut, LossWords, ShownView, Target
 from train.objectives.tracked_points import by_patch
 from train.tables.nested import check_name
@@ -71,11 +72,7 @@ class PixelsAndTracks(Target):
     Without a value both are accepted."""
 
     def __post_init__(self) -> None:
-        if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
-            raise InputError(
-                "out-of-range",
-                f"points is {self.points}; it must be a square number (1, 4, 9, ...)",
-            )
+        check_square(self.points)
         check_name("starts", self.starts, STARTS)
         check_name("scale", self.scale, SCALES)
         if self.points == 1 and (self.upsample or self.scale == "patch"):
@@ -104,11 +101,7 @@ class PixelsAndTracks(Target):
         )
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
-        if "time" in flips:
-            raise InputError(
-                "option-conflict",
-                "flips has 'time', but points are tracked only forward in time; leave 'time' out",
-            )
+        refuse_time(flips)
         if cut.model.time_steps < 2:
             raise InputError(
                 "out-of-range",

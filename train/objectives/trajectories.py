@@ -16,6 +16,7 @@ from shared.tracks import HogLayout
 from train.clips.table import MotionNeeds
 from train.clips.view_rules import least_side
 from train.objectives.fixed_places import fixed_target, frames_to_read
+from train.objectives.point_rules import refuse_time
 from train.objectives.target import ClipCut, LossWords, ShownView, Target
 from train.objectives.tracked_points import trajectory_target
 from train.objectives.trajectory_config import TRACKS, TrajectoryConfig
@@ -73,11 +74,7 @@ class Trajectories(TrajectoryConfig, Target):
         return each_point and self.normalise and not self.centred
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
-        if "time" in flips:
-            raise InputError(
-                "option-conflict",
-                "flips has 'time', but points are tracked only forward in time; leave 'time' out",
-            )
+        refuse_time(flips)
         if not self.interpolate and cut.stride < 2:
             raise InputError(
                 "option-needs-another",

@@ -5,13 +5,13 @@ Letters: K points of a patch, L stored steps of a track, S steps of a target.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from shared.errors import InputError
 from shared.tracks import CHANNELS, NUM_BINS, HogLayout
+from train.objectives.point_rules import check_square
 from train.tables.nested import check_name
 
 # The numbers per point and step of each kind. Tracks have displacements and HOG; for the others see
@@ -79,11 +79,7 @@ class TrajectoryConfig:
     def __post_init__(self) -> None:
         if self.length < 1:
             raise InputError("out-of-range", f"length is {self.length}; it must be at least 1")
-        if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
-            raise InputError(
-                "out-of-range",
-                f"points is {self.points}; it must be a square number (1, 4, 9, ...)",
-            )
+        check_square(self.points)
         check_name("kind", self.kind, tuple(KINDS))
         if self.kind != TRACKS and not (self.positions and self.shape):
             raise InputError(

@@ -5,8 +5,7 @@ Values are in pixels of the view per frame. The flow target of MME
 most of its loss is the noise of the flow in patches at rest (docs/findings.md). This target is not
 normalised. Instead, long vectors are shortened: a vector w becomes g(w) = scale * w / (1 + |w| /
 softness). The length |g(w)| is predicted beside the two components, because a model learns that
-something moves long before it learns the direction. All tokens are predicted, also visible ones,
-because a single frame does not show the answer.
+something moves long before it learns the direction.
 
 Letters: N tokens of a clip, T' time steps, d frames of a tubelet, K points of a patch, S steps of a
 tubelet.
@@ -20,10 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shared.errors import InputError
-from train.clips.table import MotionNeeds
-from train.clips.view_rules import least_side
-from train.objectives.target import ClipCut, LossWords, ShownView, Target
+from train.objectives.sampled_flow import SampledFlow
+from train.objectives.target import ClipCut, LossWords, ShownView
 from train.objectives.tracked_points import by_patch, nearest_starts, view_scale
 
 if TYPE_CHECKING:
@@ -33,72 +30,27 @@ VALUES = 3  # x, y, length
 
 
 @dataclass(frozen=True)
-class Velocity(Target):
-    """Velocities that the workers compute from the tracks of the flows shards."""
+class Velocity(SampledFlow):
+    """Velocities, averaged over the frames of a step."""
 
     name = "velocity"
-    needs_flows = True
-    predicts_visible = True
-    points: int = 4
-    """Points of a patch (K), a square number. The patch is divided into K cells; each point is the
-    one nearest to the centre of its cell."""
-    steps: int = 4
-    """Steps of a tubelet (S). Velocities are averaged over the frames of a step. A tubelet with
-    fewer frames has one step per frame."""
     softness: float = 2.0
     """The length, in pixels per frame, at which a vector is halved."""
     scale: float = 6.0
     """Factor on all values. With 6 the loss of predicting rest is about 1 on the toy dataset."""
-    stabilised: bool | None = True
-    """Whether tracks must be without camera motion (flows made with --stabilise) or with it.
-    Without a value both are accepted."""
-
     shape: bool = False
     """Whether the histograms of oriented gradients of the patch are predicted too, with the same
     total weight as the velocities (train/objectives/orientations.py)."""
 
     def __post_init__(self) -> None:
-        if self.points < 1 or math.isqrt(self.points) ** 2 != self.points:
-            raise InputError(
-                "out-of-range",
-                f"points is {self.points}; it must be a square number (1, 4, 9, ...)",
-            )
-        if self.steps < 1:
-            raise InputError("out-of-range", f"steps is {self.steps}; it must be at least 1")
-        for name in ("softness", "scale"):
-            if not getattr(self, name) > 0.0:
-                raise InputError(
-                    "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
-                )
+        super().__post_init__()
+        self._check_positive("softness", "scale")
 
     @property
     def words(self) -> LossWords:
         if self.shape:
             return LossWords("velocities and shape", "rest and even histograms", "rest")
         return LossWords("velocities", "that nothing moves", "rest")
-
-    def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
-        if "time" in flips:
-            raise InputError(
-                "option-conflict",
-                "flips has 'time', but points are tracked only forward in time; leave 'time' out",
-            )
-        depth = cut.model.tubelet_size
-        if depth % self.num_steps(cut):
-            raise InputError(
-                "out-of-range",
-                f"steps is {self.steps}; it must divide the {depth} frames of a tubelet",
-            )
-
-    def num_steps(self, cut: ClipCut) -> int:
-        """S, the steps of a tubelet."""
-        return min(self.steps, cut.model.tubelet_size)
-
-    def needed_motion(self, cut: ClipCut) -> MotionNeeds:
-        across = cut.model.grid * math.isqrt(self.points) / least_side(cut.crop)
-        return MotionNeeds(
-            track_length=1, track_points=math.floor(across), stabilised=self.stabilised
-        )
 
     def num_values(self, cut: ClipCut) -> tuple[int, ...]:
         return (sum(self._part_sizes(cut)),)
