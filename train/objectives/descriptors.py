@@ -17,13 +17,15 @@ tubelet, C = c * c cells, U frames of the video in a window.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shared.errors import InputError
-from train.objectives.flow_histograms import DIRECTIONS, hof_votes, mbh_votes, motion_boundaries
+from train.objectives.flow_histograms import DIRECTIONS, hof_sums, mbh_sums, motion_boundaries
 from train.objectives.sampled_flow import SampledFlow
 from train.objectives.target import ClipCut, LossWords, ShownView
 from train.objectives.tracked_points import nearest_starts, view_scale
@@ -111,23 +113,34 @@ class Descriptors(SampledFlow):
         tracks = placed.tracks.at(np.arange(math.prod(placed.grid)), hog=False)
         moves, known = tracks.displacements[:, :, 0], tracks.num_steps > 0
         scale = view_scale(placed.size, shown.source_size, shown.view)
-        changes, whole = motion_boundaries(moves, known, placed.grid, placed.size, scale)
+        changes, whole = motion_boundaries(moves, known, points, placed.grid, placed.size, scale)
+        cells = self._cells_of_points(grid)
+        of_frame = cells.max() + 1
+        places = np.arange(len(frames))[:, None, None] * of_frame + cells
 
-        def histograms(votes: np.ndarray, are_known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            # Votes [U, rows, columns, bins] of points -> means over the points of a cell and the
-            # frames of a step [N, C, S, bins], and bool [N, C, S, 1].
-            counted = are_known[..., None]
-            summed = [self._by_cell(each, grid) for each in (votes * counted, counted)]
-            total, number = (np.stack([each[begin - frames[0] : end - frames[0]].sum(axis=0)
-                                       for begin, end in zip(begins, ends, strict=True)])
-                             for each in summed)  # fmt: skip
-            mean = total / np.maximum(number, 1)  # [T' * S, R * Q, C, bins]
-            return self._by_token(mean, cut), self._by_token(number > 0, cut)
+        def histograms(
+            sums: Callable[[np.ndarray, np.ndarray, int], np.ndarray],
+            values: np.ndarray,
+            are_known: np.ndarray,
+        ) -> tuple[np.ndarray, np.ndarray]:
+            # Values [U, rows, columns, ...] of points -> mean votes over the points of a cell and
+            # the frames of a step [N, C, S, bins], and bool [N, C, S, 1].
+            voting = places[are_known]
+            votes = sums(values[are_known], voting, len(frames) * of_frame)
+            number = np.bincount(voting, minlength=len(frames) * of_frame)
+            by_frame = np.column_stack([votes, number]).reshape(len(frames), of_frame, -1)
+            by_step = np.stack([by_frame[begin - frames[0] : end - frames[0]].sum(axis=0)
+                                for begin, end in zip(begins, ends, strict=True)])  # fmt: skip
+            by_token = self._by_token(by_step, cut)
+            total, number = by_token[..., :-1], by_token[..., -1:]
+            return total / np.maximum(number, 1), number > 0
 
         hof, hof_counts = histograms(
-            hof_votes((moves * scale)[:, points], self.still), known[:, points] & within
+            partial(hof_sums, still=self.still),
+            moves[:, points] * scale,
+            known[:, points] & within,
         )
-        mbh, mbh_counts = histograms(mbh_votes(changes[:, points]), whole[:, points] & within)
+        mbh, mbh_counts = histograms(mbh_sums, changes, whole & within)
         # The square roots of the shares of a token have a mean square of 1 over all bins.
         number = self.cells**2 * self.num_steps(cut)
         total = hof.sum(axis=(1, 2, 3), keepdims=True)
@@ -156,18 +169,19 @@ class Descriptors(SampledFlow):
         ends = np.append(begins[1:], min(shown.frames[-1] + gap, shown.num_frames))
         return begins, np.maximum(ends, begins + 1)
 
-    def _by_cell(self, values: np.ndarray, grid: int) -> np.ndarray:
-        """Sums over the points of each cell: [U, rows, columns, bins] -> [U, R * Q, C, bins]."""
-        cells, side = self.cells, math.isqrt(self.points) // self.cells
-        axes = values.reshape(len(values), grid, cells, side, grid, cells, side, -1)
-        summed: np.ndarray = axes.sum(axis=(3, 6))  # U, R, c, Q, c, bins
-        return np.moveaxis(summed, 2, 3).reshape(len(values), grid * grid, cells * cells, -1)
+    def _cells_of_points(self, grid: int) -> np.ndarray:
+        """int64 [rows, columns]: the cell of each point, 0 to R * Q * C - 1, patch by patch."""
+        along = np.arange(grid * self.cells).repeat(math.isqrt(self.points) // self.cells)
+        patch, cell = np.divmod(along, self.cells)
+        patches = patch[:, None] * grid + patch
+        within: np.ndarray = cell[:, None] * self.cells + cell
+        return patches * self.cells**2 + within
 
     def _by_token(self, values: np.ndarray, cut: ClipCut) -> np.ndarray:
-        """[T' * S, R * Q, C, bins] -> [N, C, S, bins]."""
-        steps = self.num_steps(cut)
-        axes = values.reshape(-1, steps, *values.shape[1:])  # T', S, R * Q, C, bins
-        return np.moveaxis(axes, 1, 3).reshape(-1, values.shape[2], steps, values.shape[3])
+        """[T' * S, R * Q * C, bins] -> [N, C, S, bins]."""
+        steps, cells, bins = self.num_steps(cut), self.cells**2, values.shape[-1]
+        axes = values.reshape(-1, steps, cut.model.grid**2, cells, bins)  # T', S, R * Q, C, bins
+        return np.moveaxis(axes, 1, 3).reshape(-1, cells, steps, bins)
 
     def of_batch(
         self, batch: dict[str, Tensor], num_decoded: int, cut: ClipCut

@@ -86,18 +86,19 @@ def fixed_target(
     known = tracks.num_steps >= lengths[:, None]  # [U, G]
     used = np.arange(tracks.displacements.shape[2]) < lengths[:, None]  # [U, L]
     moves = np.where(used[:, None, :, None], tracks.displacements, 0).sum(axis=2)
-    if config.kind == "hog":
-        values = tracks.hog[:, :, 0, config.hog_layout.flipped(view.flip_x, view.flip_y)]
-    elif config.kind == "mbh":
-        values, known = motion_boundaries(moves, known, placed.grid, placed.size, scale)
+    if config.kind == "mbh":
+        values, known = motion_boundaries(moves, known, points, placed.grid, placed.size, scale)
+    elif config.kind == "hog":
+        flipped = config.hog_layout.flipped(view.flip_x, view.flip_y)
+        values, known = tracks.hog[:, :, 0, flipped][:, points], known[:, points]
     else:
-        values = moves * scale
+        values, known = moves[:, points] * scale, known[:, points]
 
     def of_patches(each: np.ndarray) -> np.ndarray:
         # [U, rows, columns, ...] -> [T', rows, columns, S, ...] -> [N, K, S, ...]
         return by_patch(np.moveaxis(each[places], 1, 3), grid, per_side)
 
-    found, counts = of_patches(values[:, points]), of_patches(known[:, points] & within)
+    found, counts = of_patches(values), of_patches(known & within)
     if config.kind == "flow":
         target = scaled(found, counts, config.normalise, config.centred)
     elif config.kind == "hog":

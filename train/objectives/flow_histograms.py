@@ -21,6 +21,7 @@ STILL_FLOW = 0.4  # pixels; HOF counts smaller flow as still (Wang et al.: 0.4 p
 def motion_boundaries(
     moves: np.ndarray,
     known: np.ndarray,
+    points: np.ndarray,
     grid: tuple[int, int],
     size: tuple[int, int],
     scale: np.ndarray,
@@ -29,36 +30,31 @@ def motion_boundaries(
 
     Args:
         moves: [U, G, 2] pixels of the tracked frames; known bool [U, G].
-        grid: rows and columns of the points.
+        points: int64 [rows, columns], the points that are asked for. Those of a row lie in one row
+            of the grid, and those of a column in one column.
+        grid: rows and columns of the grid.
         size: width and height of the tracked frames, pixels.
         scale: [2], pixels of the view per pixel of the tracked frames, negative for a flip.
 
     Returns:
-        float32 [U, G, 2, 2]: the change of the x and the y component, along x and along y, per
-        pixel of the view; and bool [U, G], whether the point and its four neighbours are known.
+        float32 [U, rows, columns, 2, 2]: the change of the x and the y component, along x and along
+        y, per pixel of the view; and bool [U, rows, columns], whether the point and its four
+        neighbours are known.
     """
     (rows, columns), (width, height) = grid, size
-    field = moves.reshape(-1, rows, columns, 2)
-    changes = np.empty((*field.shape, 2), np.float32)  # component, then axis
-    for axis, spacing in enumerate((width / columns, height / rows)):
-        ratios = (scale / (spacing * scale[axis])).astype(np.float32)
-        np.multiply(_differences(field, 2 - axis), ratios, out=changes[..., axis])
-    own_known = known.reshape(-1, rows, columns)
-    padded = np.pad(own_known, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    neighbours = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2])
-    whole = np.logical_and.reduce((own_known, *neighbours, padded[:, 1:-1, 2:]))
-    return changes.reshape(*moves.shape, 2), whole.reshape(known.shape)
-
-
-def _differences(field: np.ndarray, axis: int) -> np.ndarray:
-    """Central differences per grid step, one-sided at the ends; 0 for a single point."""
-    if field.shape[axis] == 1:
-        return np.zeros_like(field)
-    along = np.moveaxis(field, axis, 0)
-    found = np.empty_like(along)
-    found[1:-1] = (along[2:] - along[:-2]) / 2
-    found[0], found[-1] = along[1] - along[0], along[-1] - along[-2]
-    return np.moveaxis(found, 0, axis)
+    place = np.divmod(points, columns)
+    changes = np.empty((len(moves), *points.shape, 2, 2), np.float32)  # component, then axis
+    whole: np.ndarray = known[:, points]
+    for axis, spacing, last in ((1, width / columns, columns - 1), (0, height / rows, rows - 1)):
+        step = (columns, 1)[axis]  # in the order of points
+        before = points - np.where(place[axis] > 0, step, 0)
+        after = points + np.where(place[axis] < last, step, 0)
+        # Central differences per grid step, one-sided at the ends; 0 for a single point.
+        distance = np.maximum((after - before) // step, 1)[..., None].astype(np.float32)
+        ratios = (scale / (spacing * scale[1 - axis])).astype(np.float32)
+        changes[..., 1 - axis] = (moves[:, after] - moves[:, before]) / distance * ratios
+        whole = whole & known[:, before] & known[:, after]
+    return changes, whole
 
 
 def hof_votes(flow: np.ndarray, still: float = STILL_FLOW) -> np.ndarray:
@@ -73,15 +69,53 @@ def mbh_votes(changes: np.ndarray) -> np.ndarray:
     return _direction_votes(changes).reshape(*changes.shape[:-2], 2 * DIRECTIONS)
 
 
+def hof_sums(flow: np.ndarray, places: np.ndarray, number: int, still: float) -> np.ndarray:
+    """The sums of `hof_votes` over the vectors of each place.
+
+    Args:
+        flow: [n, 2], pixels.
+        places: int64 [n], 0 to number - 1.
+        still: pixels; shorter flow counts as still.
+
+    Returns:
+        float64 [number, 9].
+    """
+    at_rest = np.hypot(flow[:, 0], flow[:, 1]) < still
+    resting = np.bincount(places[at_rest], minlength=number)
+    moving = _direction_sums(flow[~at_rest], places[~at_rest], number)
+    return np.concatenate([moving, resting[:, None]], axis=1)
+
+
+def mbh_sums(changes: np.ndarray, places: np.ndarray, number: int) -> np.ndarray:
+    """The sums of `mbh_votes` over the changes [n, 2, 2] of each place, float64 [number, 16]."""
+    each = [_direction_sums(changes[:, component], places, number) for component in (0, 1)]
+    return np.concatenate(each, axis=1)
+
+
 def _direction_votes(vectors: np.ndarray) -> np.ndarray:
     """The lengths of vectors [..., 2], divided between the two nearest of 8 directions: [...,
     8]."""
+    bins, shares = _divided(vectors)
+    votes = np.zeros((*vectors.shape[:-1], DIRECTIONS), vectors.dtype)
+    for each, share in zip(bins, shares, strict=True):
+        np.put_along_axis(votes, each[..., None], share[..., None], axis=-1)
+    return votes
+
+
+def _direction_sums(vectors: np.ndarray, places: np.ndarray, number: int) -> np.ndarray:
+    """The sums of `_direction_votes` of vectors [n, 2] over those of each place: [number, 8]."""
+    sums = np.zeros(number * DIRECTIONS)
+    for each, share in zip(*_divided(vectors), strict=True):
+        sums += np.bincount(places * DIRECTIONS + each, share, number * DIRECTIONS)
+    return sums.reshape(number, DIRECTIONS)
+
+
+def _divided(vectors: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """The two directions nearest to each vector [..., 2], int64, and how much of its length each
+    gets."""
     length = np.hypot(vectors[..., 0], vectors[..., 1])
     turn = np.arctan2(vectors[..., 1], vectors[..., 0]) * (DIRECTIONS / (2 * math.pi)) % DIRECTIONS
     lower = np.floor(turn)
     upper_share = turn - lower
-    first = lower.astype(np.int64)[..., None] % DIRECTIONS
-    votes = np.zeros((*length.shape, DIRECTIONS), length.dtype)
-    np.put_along_axis(votes, first, (length * (1 - upper_share))[..., None], axis=-1)
-    np.put_along_axis(votes, (first + 1) % DIRECTIONS, (length * upper_share)[..., None], axis=-1)
-    return votes
+    first = lower.astype(np.int64) % DIRECTIONS
+    return (first, (first + 1) % DIRECTIONS), (length * (1 - upper_share), length * upper_share)
