@@ -30,7 +30,7 @@ CHOICE_FOLD = 0
 SHARDS = ("--clips-per-shard", "128")
 SHARD_FOLDERS = ("frames", "flows", "boxes")
 COLUMNS = ("clip_id", "video", "start_seconds", "stop_seconds", "split", "label", "verb", "noun")
-# Tracks of one step are the flow at 64 points: 6 x 6 for each patch of 8 x 8.
+# Tracks of one step are the flow at 64 points along the short side, 8 x 8 for each patch.
 VELOCITIES = (
     *("--trajectories", "--stabilise", "subtract"),
     *("--track-length", "1", "--track-points", "64", "--track-cell", "0"),

@@ -140,13 +140,14 @@ def test_the_flows_of_the_main_job_are_kept_by_other_methods(tmp_path):
         return next(line for line in lines if "-m preprocess.flows" in line)
 
     options = "--trajectories --stabilise subtract --track-length 1"
-    assert options in flows_command()
+    assert f"{options} --track-points 16 " in flows_command()
     assert options not in flows_command("METHOD=mofo")
     (tmp_path / "toy" / "flows").mkdir(parents=True)
     (tmp_path / "toy" / "flows" / "dataset.json").write_text(
-        '{"config": {\n  "track_length": 1,\n  "track_points": 16}}'
+        '{"config": {\n  "track_length": 1,\n  "track_points": 48}}'
     )
-    assert options in flows_command("METHOD=mofo")
+    assert f"{options} --track-points 48 " in flows_command("METHOD=mofo")
+    assert "--track-points 64 " in flows_command("DATASET=mine", "VIDEOS=v", "METHOD=descriptors")
 
 
 def commands(tmp_path: Path, *arguments: str) -> dict[str, str]:

@@ -85,7 +85,7 @@ def slow_target(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token by token, histogram by histogram."""
     side, steps, cells = math.isqrt(target.points), target.num_steps(cut), target.cells
-    (x1, y1, x2, y2), number = shown.view.crop, target.cells**2 * target.num_steps(cut)
+    x1, y1, x2, y2 = shown.view.crop
     length, all_frames = cut.model.tubelet_size // steps, shown.frames.tolist()
     starts = [*all_frames[::length], min(2 * all_frames[-1] - all_frames[-2], FRAMES)]
     values, found = [], []
@@ -117,9 +117,11 @@ def slow_target(
                         mbh[cell, step] += np.concatenate(both)
             hof /= np.maximum(in_hof, 1)[..., None]
             mbh /= np.maximum(in_mbh, 1)[..., None]
+            number, change_number = (max((each > 0).sum(), 1) for each in (in_hof, in_mbh))
             hof = np.sqrt(hof / max(hof.sum(), 1e-6) * number * HOF_BINS)
             hof[..., 8] -= math.sqrt(HOF_BINS) * (in_hof > 0)
-            mbh = np.sqrt(mbh / (mbh.sum() + target.quiet * number) * number * MBH_BINS)
+            total = mbh.sum() + target.quiet * change_number
+            mbh = np.sqrt(mbh / total * change_number * MBH_BINS)
             values.append(np.concatenate([hof.ravel(), mbh.ravel()]))
             known = [np.repeat((each > 0).ravel(), bins)
                      for each, bins in ((in_hof, HOF_BINS), (in_mbh, MBH_BINS))]  # fmt: skip
@@ -148,9 +150,10 @@ def test_the_target_is_that_of_loops(flips, points, cells, steps, stride):
     assert target.num_values(cut) == (made["target"].shape[1] + shape,)
 
 
-def shown_field(moves: np.ndarray) -> ShownView:
-    """A clip of 9 frames of 48 x 48 pixels, all with this flow [24, 24, 2]."""
-    num_frames = 9
+def shown_field(
+    moves: np.ndarray, num_frames: int = 9, crop: tuple[float, ...] = (0.0, 0.0, 48.0, 48.0)
+) -> ShownView:
+    """8 frames of a clip of 48 x 48 pixels, all with this flow [24, 24, 2]."""
     steps = np.ones((num_frames, 24 * 24), np.uint8)
     steps[-1] = 0
     each = np.tile(moves.reshape(1, -1, 1, 2).astype(np.float32), (num_frames, 1, 1, 1))
@@ -159,7 +162,7 @@ def shown_field(moves: np.ndarray) -> ShownView:
     def tracks(firsts: np.ndarray) -> PlacedTracks:
         return PlacedTracks(whole.take(firsts), num_frames - 1 - firsts, (24, 24), (48, 48))
 
-    frames, view = np.arange(8), View((0.0, 0.0, 48.0, 48.0), (12, 12))
+    frames, view = np.arange(8), View(crop, (12, 12))
     return ShownView(frames, frames[::4], num_frames, view, (48, 48), tracks, lambda: np.zeros(0))
 
 
@@ -175,6 +178,26 @@ def parts_of(moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_rest_is_zero():
     hof, mbh = parts_of(np.zeros((24, 24, 2)))
     assert np.abs(hof).max() < 1e-6 and not mbh.any()
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "crop"),
+    [(8, (0.0, 0.0, 48.0, 48.0)), (9, (-11.0, -7.0, 30.0, 34.0))],
+    ids=["the last frame has no flow", "beyond the frame"],
+)
+def test_rest_is_zero_where_only_a_part_of_a_token_is_known(num_frames, crop):
+    shown = shown_field(np.zeros((24, 24, 2)), num_frames, crop)
+    made = Descriptors(steps=4).of_view(shown, ClipCut(MODEL, 1, Choice("centre", {})))
+    known = made["counts"].mean(axis=1)
+    assert ((known > 0) & (known < 1)).any()
+    assert np.abs(made["target"]).max() < 1e-5
+
+
+def test_shuffled_frames_are_refused(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(DESCRIPTORS_RECIPE)
+    with refuses("option-conflict", "shuffle_frames"):
+        pretrain_config(read_recipe("squares", recipe), "descriptors", {"shuffle_frames": True})
 
 
 def test_a_motion_that_all_points_share_has_no_boundary():

@@ -85,8 +85,9 @@ def clip_features(
 ) -> np.ndarray:
     """Return the features of the clips of a table, averaged over the views of each clip.
 
-    They are float32 [n, D]. D is the width of the encoder for pool `clip`, and time steps * width
-    for pool `steps`. Pool `tokens` gives all tokens, float16 [n, tokens, width].
+    They are float32 [n, D]. D is the width of a token for pool `clip`, and time steps * width for
+    pool `steps`. Pool `tokens` gives all tokens, float16 [n, tokens, width]. The width is that of
+    the encoder, or for predictions the number of predicted values.
 
     The features are kept in features-<split>.h5 of the folder (/clip/id S64 [n], /feature [n, D]),
     and all tokens in features-<split>-tokens.h5. If the file exists, they are read from it. All

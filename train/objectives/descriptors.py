@@ -76,7 +76,13 @@ class Descriptors(SampledFlow):
 
     @property
     def words(self) -> LossWords:
+        if self.shape:
+            return LossWords("motion descriptors and shape", "rest and even histograms", "rest")
         return LossWords("motion descriptors", "that nothing moves", "rest")
+
+    @property
+    def needs_order(self) -> bool:
+        return True
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
         super().check(cut, flips)
@@ -141,13 +147,15 @@ class Descriptors(SampledFlow):
             known[:, points] & within,
         )
         mbh, mbh_counts = histograms(mbh_sums, changes, whole & within)
-        # The square roots of the shares of a token have a mean square of 1 over all bins.
-        number = self.cells**2 * self.num_steps(cut)
+        # The square roots of the shares of a token have a mean square of 1 over all known bins,
+        # that of MBH less where little changes.
+        number = np.maximum(hof_counts.sum(axis=(1, 2, 3), keepdims=True), 1)
         total = hof.sum(axis=(1, 2, 3), keepdims=True)
-        shares = np.sqrt(hof / np.maximum(total, 1e-6)) * math.sqrt(number * HOF_BINS)
+        shares = np.sqrt(hof / np.maximum(total, 1e-6) * number * HOF_BINS)
         shares[..., -1] -= math.sqrt(HOF_BINS) * hof_counts[..., 0]  # what a patch at rest has
+        number = np.maximum(mbh_counts.sum(axis=(1, 2, 3), keepdims=True), 1)
         total = mbh.sum(axis=(1, 2, 3), keepdims=True) + self.quiet * number
-        roots = np.sqrt(mbh / total) * math.sqrt(number * MBH_BINS)
+        roots = np.sqrt(mbh / total * number * MBH_BINS)
         values = [shares, roots]
         counts = [np.broadcast_to(each, part.shape)
                   for each, part in zip((hof_counts, mbh_counts), values, strict=True)]  # fmt: skip
@@ -159,9 +167,9 @@ class Descriptors(SampledFlow):
     def _steps_of(self, shown: ShownView, cut: ClipCut) -> tuple[np.ndarray, np.ndarray]:
         """The frames of the clip at which each step begins and ends, int64 [T' * S].
 
-        A step has all frames of the video up to the next step, and the last one as many as lie
-        between two input frames. The input frames of a clip that is shorter than the window lie
-        closer than the stride, or repeat: a step has at least one frame.
+        A step has all frames of the video up to the next step, and the last one ends one gap
+        between input frames after the last of them. The input frames of a clip that is shorter than
+        the window lie closer than the stride, or repeat: a step has at least one frame.
         """
         length = cut.model.tubelet_size // self.num_steps(cut)
         begins = shown.frames[::length]

@@ -5,7 +5,7 @@ length, and each weight is divided between the two nearest of 8 directions. MBH 
 are histograms of the change of flow along x and y, one for each component of flow. A motion that
 all points share, such as that of the camera, leaves no trace in them.
 
-Letters: U frames, G grid points in rows and columns.
+Letters: U frames, G grid points, n vectors. Rows and columns are those of the points of a view.
 """
 
 from __future__ import annotations

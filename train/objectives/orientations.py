@@ -1,11 +1,13 @@
 """Histograms of oriented gradients (HOG) of the patches of a clip, as a target.
 
 Wei et al., "Masked Feature Prediction" (CVPR 2022), sec. 3.2, predict them in place of pixels. A
-histogram says which edges a cell has and ignores light and exact place. Ours are averaged over up
-to FRAMES frames of a tubelet, at equal distances, have 9 bins of unsigned orientations, and cells
-of CELL pixels of the view.
+histogram says which edges a cell has and ignores light and exact place. `oriented_gradients`
+averages them over up to FRAMES frames of a tubelet, at equal distances, with 9 bins of unsigned
+orientations and cells of CELL pixels of the view. `gradient_shares` has 8 directions from dark to
+light, and any number of cells and steps.
 
-Letters: B clips, T frames, H, W pixels, N tokens, c cells along the side of a patch.
+Letters: B clips, T frames, H, W pixels, N tokens, c cells along the side of a patch, S steps of a
+tubelet.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ CELL = 8  # pixels; a patch of another size has as many cells as fit, at least o
 BINS = 9
 FRAMES = 2  # more take time, and the shape of a tubelet changes little
 GREY = (0.299, 0.587, 0.114)
-# Added to the length of a histogram, in units of the standardised clip per pixel: the noise of a
-# flat cell is not blown up to a shape.
+# Added to the length of a histogram, or to the sum of one, in units of the standardised clip per
+# pixel: the noise of a flat cell is not blown up to a shape.
 FLAT = 0.05
 SCALE = 4.0  # makes the variance of the numbers near 1 on natural video
 
@@ -60,9 +62,9 @@ def gradient_shares(clips: Tensor, config: ModelConfig, cells: int, steps: int) 
         steps: steps of a tubelet, S. The first frame of each step counts.
 
     Returns:
-        float32 [B, N, c * c * S * DIRECTIONS], by cell, step and direction. Their mean square is 1
-        before the even distribution is subtracted, so that zeros mean that all edges are equally
-        frequent everywhere.
+        float32 [B, N, c * c * S * DIRECTIONS], by cell, step and direction. For strong edges their
+        mean square is 1 before the even distribution is subtracted, so that zeros mean that all
+        edges are equally frequent everywhere; a flat token has -1 everywhere.
     """
     bins = _votes(_some_frames(clips, config, steps), 2 * math.pi, DIRECTIONS)
     means = _by_token(bins, config, cells, steps)  # [B, N, S, c * c, DIRECTIONS]
@@ -73,7 +75,7 @@ def gradient_shares(clips: Tensor, config: ModelConfig, cells: int, steps: int) 
 
 
 def _some_frames(clips: Tensor, config: ModelConfig, number: int) -> Tensor:
-    """`number` frames of each tubelet at equal distances: [B, 3, T' * number, H, W]."""
+    """Up to `number` frames of each tubelet at equal distances: [B, 3, T' * frames, H, W]."""
     stride = -(-config.tubelet_size // number)
     tubelets = clips.unflatten(2, (config.time_steps, config.tubelet_size))[:, :, :, ::stride]
     return tubelets.flatten(2, 3)

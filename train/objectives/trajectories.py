@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _STILL, _EVEN = ("that nothing moves", "rest"), ("even histograms", "even histograms")
 _EMPTY = ("empty histograms", "empty histograms")
+_ALIKE = ("that patches move as a whole", "shared motion")
 _WORDS = {
     "positions": LossWords("displacements of points", *_STILL),
     "shape": LossWords("histograms of oriented gradients", *_EVEN),
@@ -55,6 +56,11 @@ class Trajectories(TrajectoryConfig, Target):
         if self.kind == TRACKS:
             parts = [part for part in ("positions", "shape") if getattr(self, part)]
         words = [_WORDS[part] for part in [*parts, *(["hog"] if self.fixed_hog else [])]]
+        if self.centred:
+            words = [
+                LossWords(each.target, *_ALIKE) if each.zeros == _STILL[0] else each
+                for each in words
+            ]
         if not self.normalise:  # without the mean, zeros are histograms of nothing
             words = [
                 LossWords(each.target, *_EMPTY) if each.zeros == _EVEN[0] else each

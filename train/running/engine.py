@@ -143,7 +143,7 @@ def wants_bf16(precision: str, uses_cuda: bool) -> bool:
 
 
 def slow_bf16(precision: str, uses_cuda: bool) -> str:
-    """A line for a run that computes in bf16 on a CPU without instructions for it; "" for others.
+    """A line for a run that computes in bf16 on a CPU with AVX2 or less; "" for others.
 
     PyTorch then emulates bf16: a product of matrices took 39 times as long as in fp32 on an AMD
     EPYC with AVX2.
