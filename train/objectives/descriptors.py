@@ -93,16 +93,16 @@ class Descriptors(SampledFlow):
             )
 
     def num_values(self, cut: ClipCut) -> tuple[int, ...]:
-        return (sum(self._part_sizes(cut)),)
+        return (sum(self.part_sizes(cut)),)
 
-    def _part_sizes(self, cut: ClipCut) -> tuple[int, int]:
-        """How many numbers of a token are histograms of motion, and how many are HOG."""
-        shape = 0
+    def part_sizes(self, cut: ClipCut) -> tuple[int, int, int]:
+        """How many numbers of a token are HOF, MBH and HOG, in this order."""
+        places, shape = self.cells**2 * self.num_steps(cut), 0
         if self.shape:
             from train.objectives.orientations import DIRECTIONS as GRADIENT_DIRECTIONS
 
-            shape = GRADIENT_DIRECTIONS * self.cells**2 * self.num_steps(cut)
-        return self.cells**2 * self.num_steps(cut) * (HOF_BINS + MBH_BINS), shape
+            shape = GRADIENT_DIRECTIONS * places
+        return HOF_BINS * places, MBH_BINS * places, shape
 
     def of_view(self, shown: ShownView, cut: ClipCut) -> dict[str, np.ndarray]:
         """target float32 [N, C * S * 25]: HOF by cell, step and bin (still is the last one), minus
@@ -204,7 +204,8 @@ class Descriptors(SampledFlow):
 
         shapes = gradient_shares(batch["clips"], cut.model, self.cells, self.num_steps(cut))
         histograms = take_tokens(shapes, batch["token"])
-        motion, shape = self._part_sizes(cut)
+        *of_motion, shape = self.part_sizes(cut)
+        motion = sum(of_motion)
         total = motion + shape
         weights = (
             weight * ((1 - self.shape_share) * total / motion),
