@@ -33,7 +33,7 @@ def squares(tmp_path_factory) -> DatasetLayout:
 
 def test_a_short_run_predicts_better_than_the_mean(squares):
     recipe = squares.out / "recipe.toml"
-    common = replace(tiny_run(squares.out, epochs=20, run="some"), recipe=recipe)
+    common = replace(tiny_run(squares.out, epochs=30, run="some"), recipe=recipe)
     pretrain(common, "descriptors")
     options = ["--dataset", "squares", "--out", str(squares.out), "--run", "some"]
     shown = CliRunner().invoke(predicted_descriptors.main, options)
