@@ -107,7 +107,11 @@ def test_a_run_records_the_batch_that_was_cut(tmp_path):
     assert record["options"]["config"]["batch_size"] == 12
 
 
-@pytest.mark.parametrize("method", ["mofo", "velocity", "videomae", "mme"])
+@pytest.mark.parametrize(
+    "method",
+    ["mofo", "videomae", "videomae_v2", "motion_mae", "random", "block", "smm", "mgm", "mgmae",
+     "trackmae", "mme", "velocity", "descriptors"],
+)  # fmt: skip
 def test_the_small_recipe_is_small(method):
     config = pretrain_config(read_recipe("mine", SMALL), method)
     assert config.batch_size <= 64 and config.model.image_size <= 112
