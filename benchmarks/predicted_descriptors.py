@@ -11,29 +11,28 @@ of split train, which needs no model: 100 % means that the run has learned nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from benchmarks.descriptor_targets import plain_targets
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS
-from shared.progress import bar_options
 from train.clips.table import ClipTable, read_clip_table
+from train.evaluation.features import frozen_predictor
 from train.network.autoencoder import split_mask
 from train.network.predicted_tokens import PredictedTokens
 from train.objectives.descriptors import Descriptors
-from train.options.config import LoaderConfig, PretrainConfig
-from train.pictures.inputs import read_autoencoder, read_pretraining
+from train.options.config import PretrainConfig
+from train.pictures.inputs import read_pretraining
+from train.running.finetune_inputs import find_weights
 from train.running.run_folder import RunFolder
-from train.samples.datasets import PretrainDataset
-from train.samples.loading import to_device
-from train.tables.typed import Choice
+from train.weights.exchange import import_weights
 
 KINDS = ("HOF", "MBH", "HOG")
 
@@ -53,10 +52,9 @@ def main(dataset: str, out: Path, run: str, split: str) -> None:
         raise InputError(
             "other-kind", f"{folder.path} predicts {config.target.words.target}, not descriptors"
         )
-    autoencoder = read_autoencoder(folder)
-    model = PredictedTokens(autoencoder.config)
-    model.autoencoder.load_state_dict(autoencoder.state_dict())
-    model.eval()
+    weights = find_weights(layout, run)
+    assert weights is not None, run
+    model = frozen_predictor(config.model, import_weights(weights), seed=0)
     mean: np.ndarray | None = None
     print(f"{'loss, % of that of the mean':28}" + "".join(f"{name:>8}" for name in ("all", *KINDS)))
     for name in dict.fromkeys(("train", split)):
@@ -85,16 +83,11 @@ class Tokens:
 
 def read_tokens(table: ClipTable, config: PretrainConfig, model: PredictedTokens) -> Tokens:
     """The tokens of one window of each clip."""
-    plain = replace(config, crop=Choice("centre", {}), flips=(), repeats=1)
-    dataset = PretrainDataset(table, plain, LoaderConfig(workers=0), 0)
     found: list[tuple[np.ndarray, ...]] = []
-    for index in tqdm(range(len(table)), "clips", unit="clip", **bar_options()):
-        batch = to_device(dict(dataset[0, index]), torch.device("cpu"))
-        target, weight = config.target.of_batch(batch, config.model.num_tokens, config.cut)
-        assert weight is not None
+    for batch, target, weight in plain_targets(table, config):
         with torch.no_grad():
             predicted = model(batch["clips"])
-        # A batch has visible tokens first; the model, which sees all, predicts them in order.
+        # The model sees all tokens and predicts them in order of position.
         order = torch.cat(split_mask(batch["mask"]), dim=1)[0]
         found.append((target[0].numpy(), weight[0].numpy(), predicted[0, order].numpy()))
     return Tokens(*(np.concatenate(each) for each in zip(*found, strict=True)))

@@ -16,22 +16,17 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
-from tqdm import tqdm
 
+from benchmarks.descriptor_targets import plain_targets
 from shared.errors import user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import SPLITS, read_classes
-from shared.progress import bar_options
 from train.clips.table import ClipTable, read_clip_table
 from train.evaluation.fisher_vectors import FisherVectors
 from train.evaluation.frozen import CommonScale, Standardiser, fit_linear_probe
-from train.options.config import FinetuneConfig, LoaderConfig, PretrainConfig
-from train.options.recipe import finetune_config, loader_config, pretrain_config, read_recipe
+from train.options.config import FinetuneConfig, PretrainConfig
+from train.options.recipe import finetune_config, pretrain_config, read_recipe
 from train.running.finetune_inputs import count_classes, labelled, labelled_part
-from train.samples.datasets import PretrainDataset
-from train.samples.loading import to_device
-from train.tables.typed import Choice
 
 METHOD = "descriptors"
 
@@ -48,16 +43,14 @@ METHOD = "descriptors"
 @user_errors
 def main(dataset: str, out: Path, recipe: Path | None, split: str, labels: str) -> None:
     layout, tables = DatasetLayout(out, dataset), read_recipe(dataset, recipe)
-    pretraining = pretrain_config(tables, METHOD)
-    pretraining = replace(pretraining, crop=Choice("centre", {}), flips=(), repeats=1)
-    finetuning = finetune_config(tables, "mean")
+    pretraining, finetuning = pretrain_config(tables, METHOD), finetune_config(tables, "mean")
     classes = count_classes(read_classes(layout.classes), finetuning, layout)
     parts = {name: read_clip_table(layout, [name], False, pretraining.needed_motion)
              for name in ("train", split)}  # fmt: skip
     tested = labelled(parts[split], finetuning, classes)
     tokens = {
-        "train": descriptors(parts["train"], pretraining, loader_config(tables)),
-        "tested": descriptors(tested, pretraining, loader_config(tables)),
+        "train": descriptors(parts["train"], pretraining),
+        "tested": descriptors(tested, pretraining),
     }
     fisher = FisherVectors.fit(tokens["train"], seed=0)
     features = {
@@ -79,16 +72,14 @@ def main(dataset: str, out: Path, recipe: Path | None, split: str, labels: str) 
         print(f"{title:16}" + "".join(f"{top1:16.1f}" for top1 in found), flush=True)
 
 
-def descriptors(table: ClipTable, config: PretrainConfig, loader: LoaderConfig) -> np.ndarray:
+def descriptors(table: ClipTable, config: PretrainConfig) -> np.ndarray:
     """The descriptors of all tokens of each clip, float16 [n, N, D]; unknown numbers are 0."""
-    dataset = PretrainDataset(table, config, replace(loader, cache_megabytes=0, decode="cpu"), 0)
-    found = []
-    for index in tqdm(range(len(table)), "descriptors", unit="clip", **bar_options()):
-        batch = to_device(dict(dataset[0, index]), torch.device("cpu"))
-        target, weight = config.target.of_batch(batch, config.model.num_tokens, config.cut)
-        assert weight is not None
-        found.append((target * (weight > 0))[0].numpy().astype(np.float16))
-    return np.stack(found)
+    return np.stack(
+        [
+            (target * (weight > 0))[0].numpy().astype(np.float16)
+            for _, target, weight in plain_targets(table, config)
+        ]
+    )
 
 
 def labelled_rows(

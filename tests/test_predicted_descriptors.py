@@ -10,9 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from errors import refused
-from shard_fixtures import write_moving_squares
-from track_fixtures import add_tracks
-from training_fixtures import DESCRIPTORS_RECIPE, tiny_run
+from track_fixtures import squares_with_descriptors
+from training_fixtures import tiny_run
 
 from benchmarks import predicted_descriptors
 from benchmarks.predicted_descriptors import Tokens, read_tokens, shares_of_loss
@@ -24,11 +23,7 @@ from train.pretrain import pretrain
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory) -> DatasetLayout:
-    """Squares that move in the direction of their class."""
-    layout = write_moving_squares(tmp_path_factory.mktemp("squares"), num_clips=80)
-    add_tracks(layout, length=1, points=24, cell=0)
-    (layout.out / "recipe.toml").write_text(DESCRIPTORS_RECIPE)
-    return layout
+    return squares_with_descriptors(tmp_path_factory.mktemp("squares"))
 
 
 def test_a_short_run_predicts_better_than_the_mean(squares):

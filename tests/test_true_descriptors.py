@@ -8,27 +8,21 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from shard_fixtures import write_moving_squares
-from track_fixtures import add_tracks
-from training_fixtures import DESCRIPTORS_RECIPE
+from track_fixtures import squares_with_descriptors
 
 from benchmarks import true_descriptors
 from shared.layout import DatasetLayout
 from train.clips.table import read_clip_table
 from train.objectives.descriptors import Descriptors
 from train.options.config import LoaderConfig
-from train.options.recipe import loader_config, pretrain_config, read_recipe
+from train.options.recipe import pretrain_config, read_recipe
 from train.samples.datasets import PretrainDataset
 from train.tables.typed import Choice
 
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory) -> DatasetLayout:
-    """Squares that move in the direction of their class."""
-    layout = write_moving_squares(tmp_path_factory.mktemp("squares"), num_clips=80)
-    add_tracks(layout, length=1, points=24, cell=0)
-    (layout.out / "recipe.toml").write_text(DESCRIPTORS_RECIPE)
-    return layout
+    return squares_with_descriptors(tmp_path_factory.mktemp("squares"))
 
 
 def test_the_motion_of_the_squares_tells_their_classes(squares):
@@ -49,7 +43,7 @@ def test_tokens_are_those_of_the_target(squares):
     tables = read_recipe("squares", squares.out / "recipe.toml")
     config = pretrain_config(tables, "descriptors")
     table = read_clip_table(squares, ["val"], False, config.needed_motion)
-    found = true_descriptors.descriptors(table, config, loader_config(tables))
+    found = true_descriptors.descriptors(table, config)
     shape = (len(table), config.model.num_tokens, config.model.output_dim)
     assert found.shape == shape and found.dtype == np.float16 and np.isfinite(found).all()
     # Without flips and with the centre crop of the recipe, this is the sample of pretraining.
@@ -72,5 +66,5 @@ def test_unknown_numbers_are_zero(squares, monkeypatch):
         return target, torch.tensor([0.0, 0.5, 2.0]).expand_as(target)
 
     monkeypatch.setattr(Descriptors, "of_batch", of_batch)
-    found = true_descriptors.descriptors(table, config, loader_config(tables))
+    found = true_descriptors.descriptors(table, config)
     assert (found == [0, 1, 1]).all()

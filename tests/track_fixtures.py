@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from shard_fixtures import write_moving_squares
+from training_fixtures import DESCRIPTORS_RECIPE
 
 from preprocess.flow.options import TrackOptions
 from preprocess.flow.track_columns import coded
@@ -105,6 +108,14 @@ def random_tracks(length: int) -> Tracks:
     steps = np.minimum(length, 11 - np.arange(12))[:, None].repeat(24, axis=1)
     steps = np.where(rng.random(steps.shape) < 0.1, steps // 2, steps)
     return Tracks(moves, steps.astype(np.uint8), np.zeros((12, 24, length, 0), np.float32))
+
+
+def squares_with_descriptors(out: Path) -> DatasetLayout:
+    """80 squares that move in the direction of their class, with flow and recipe.toml beside."""
+    layout = write_moving_squares(out, num_clips=80)
+    add_tracks(layout, length=1, points=24, cell=0)
+    (layout.out / "recipe.toml").write_text(DESCRIPTORS_RECIPE)
+    return layout
 
 
 RANDOM_FRAMES = 6  # of the clip of `random_shown`

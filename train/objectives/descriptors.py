@@ -29,6 +29,7 @@ from train.objectives.flow_histograms import DIRECTIONS, hof_sums, mbh_sums, mot
 from train.objectives.sampled_flow import SampledFlow
 from train.objectives.target import ClipCut, LossWords, ShownView
 from train.objectives.tracked_points import nearest_starts, view_scale
+from train.tables.nested import check_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +67,7 @@ class Descriptors(SampledFlow):
                 "out-of-range",
                 f"cells is {self.cells}; it must divide the {side} points along a side of a patch",
             )
-        self._check_positive("still", "quiet")
+        check_positive(self, "still", "quiet")
         if not 0.0 < self.shape_share < 1.0:
             raise InputError(
                 "out-of-range",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from shared.errors import InputError
 from train.network.model_config import ModelConfig
 from train.objectives.target import ClipCut, ClipTarget, LossWords
-from train.tables.nested import check_name
+from train.tables.nested import check_name, check_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +58,7 @@ class PixelsAndDifferences(ClipTarget):
             raise InputError("out-of-range", f"gap is {self.gap}; it must be at least 1")
         if self.decoders not in (1, 2):
             raise InputError("out-of-range", f"decoders is {self.decoders}; it must be 1 or 2")
-        if not self.weight > 0.0:
-            raise InputError("out-of-range", f"weight is {self.weight}; it must be above 0")
+        check_positive(self, "weight")
 
     def check(self, cut: ClipCut, flips: tuple[str, ...]) -> None:
         most = cut.model.num_frames // 2

@@ -26,7 +26,7 @@ from train.clips.view_rules import least_side
 from train.objectives.point_rules import check_square, refuse_time
 from train.objectives.target import ClipCut, LossWords, ShownView, Target
 from train.objectives.tracked_points import by_patch
-from train.tables.nested import check_name
+from train.tables.nested import check_name, check_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,11 +81,7 @@ class PixelsAndTracks(Target):
                 "points is 1, but upsample and the scale patch need several points in a patch; set "
                 "upsample to false and scale to size or none",
             )
-        for name in ("quiet", "weight"):
-            if not getattr(self, name) > 0.0:
-                raise InputError(
-                    "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
-                )
+        check_positive(self, "quiet", "weight")
 
     @property
     def needs_order(self) -> bool:

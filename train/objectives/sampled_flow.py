@@ -55,10 +55,3 @@ class SampledFlow(Target):
         return MotionNeeds(
             track_length=1, track_points=math.floor(across), stabilised=self.stabilised
         )
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            if not getattr(self, name) > 0.0:
-                raise InputError(
-                    "out-of-range", f"{name} is {getattr(self, name)}; it must be above 0"
-                )

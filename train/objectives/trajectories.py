@@ -56,16 +56,13 @@ class Trajectories(TrajectoryConfig, Target):
         if self.kind == TRACKS:
             parts = [part for part in ("positions", "shape") if getattr(self, part)]
         words = [_WORDS[part] for part in [*parts, *(["hog"] if self.fixed_hog else [])]]
-        if self.centred:
-            words = [
-                LossWords(each.target, *_ALIKE) if each.zeros == _STILL[0] else each
-                for each in words
-            ]
-        if not self.normalise:  # without the mean, zeros are histograms of nothing
-            words = [
-                LossWords(each.target, *_EMPTY) if each.zeros == _EVEN[0] else each
-                for each in words
-            ]
+        # Zeros mean something else with the mean of displacements off, or that of histograms on.
+        changed = {_STILL[0]: _ALIKE} if self.centred else {}
+        changed |= {} if self.normalise else {_EVEN[0]: _EMPTY}
+        words = [
+            LossWords(each.target, *changed.get(each.zeros, (each.zeros, each.level)))
+            for each in words
+        ]
         joined = (" and ".join(getattr(each, f.name) for each in words) for f in fields(LossWords))
         return LossWords(*joined)
 

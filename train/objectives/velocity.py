@@ -22,6 +22,7 @@ import numpy as np
 from train.objectives.sampled_flow import SampledFlow
 from train.objectives.target import ClipCut, LossWords, ShownView
 from train.objectives.tracked_points import by_patch, nearest_starts, view_scale
+from train.tables.nested import check_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ class Velocity(SampledFlow):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_positive("softness", "scale")
+        check_positive(self, "softness", "scale")
 
     @property
     def words(self) -> LossWords:

@@ -29,6 +29,15 @@ def refuse_unknown(table: Mapping[str, Any], known: Mapping[str, Any], where: st
         )
 
 
+def check_positive(options: object, *names: str) -> None:
+    """Raise InputError if one of these numbers is not above 0."""
+    for name in names:
+        if not getattr(options, name) > 0.0:
+            raise InputError(
+                "out-of-range", f"{name} is {getattr(options, name)}; it must be above 0"
+            )
+
+
 def check_name(what: str, name: str, allowed: tuple[str, ...]) -> None:
     """Raise InputError if `name` is not one of the allowed names."""
     if name not in allowed:
