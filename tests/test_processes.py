@@ -26,6 +26,14 @@ def test_a_task_that_kills_its_process_costs_itself_alone():
     assert found == {n: None if n % 5 == 3 else n * n for n in range(10)}
 
 
+def test_a_task_that_a_broken_pool_refuses_is_not_lost():
+    found = {}
+    for task, result in results_of(deadly, [0, 3, 1, 2], 2):
+        found[task] = result
+        time.sleep(1.0)  # 3 kills its process before the next task is handed over
+    assert found == {0: 0, 3: None, 1: 1, 2: 4}
+
+
 def sleepy(number: int) -> None:
     time.sleep(3600)
 

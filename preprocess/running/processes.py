@@ -63,8 +63,9 @@ def results_of(
             try:
                 while waiting or running:
                     while waiting and len(running) < num_workers:
-                        task = waiting.popleft()
-                        running[pool.submit(function, task)] = task
+                        # Refused if a worker has died by now: the task is still waiting then.
+                        future = pool.submit(function, waiting[0])
+                        running[future] = waiting.popleft()
                     for future in wait_for(running, return_when=FIRST_COMPLETED).done:
                         result = future.result()
                         yield running.pop(future), result
