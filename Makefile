@@ -234,14 +234,17 @@ ablation: $(STAMP)  ## Compare all methods on the same toy clips, three seeds ea
 
 ##@ Development
 
+# The longest test takes 3 minutes; one that hangs is ended, and its stack is printed.
+fast_tests = -n 2 --dist loadfile --timeout 900
+
 test: $(STAMP)  ## Run the fast tests (at most 8 minutes on two cores).
-	@$(python) -m pytest -n 2 --dist loadfile $(call goal_args,test)
+	@$(python) -m pytest $(fast_tests) $(call goal_args,test)
 
 test-slow: $(STAMP)  ## Run the tests that do real harm or work at scale.
 	@$(python) -m pytest -m slow $(call goal_args,test-slow)
 
 test-lowest: $(STAMP) .venv-lowest/installed  ## Run the fast tests with the lowest versions that setup.cfg allows.
-	@.venv-lowest/bin/python -m pytest -n 2 --dist loadfile $(call goal_args,test-lowest)
+	@.venv-lowest/bin/python -m pytest $(fast_tests) $(call goal_args,test-lowest)
 
 bench: $(STAMP)  ## Measure every headline figure beside its peer (15 minutes on two cores).
 	@$(python) -m benchmarks.suite $(call goal_args,bench)
