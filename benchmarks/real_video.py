@@ -58,6 +58,7 @@ from benchmarks.training_runs import Trainer
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.progress import bar_options
+from train.options.config import PRECISIONS
 from train.running.run_folder import RunFolder
 
 FINISHED = RESULTS.with_name("real_video_cells.json")
@@ -93,6 +94,9 @@ COSTS = {"epochs": 1, "clips_seen": 0, "teraflops": 2, "hours": 3}  # and decima
               help="Source of the flow of velocities and boxes.")  # fmt: skip
 @click.option("--pool", type=click.Choice(["ray", "in-process"]), default="ray",
               help="How preprocess.flows runs its workers.")  # fmt: skip
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto",
+              help="loader.precision of each training. bf16 is faster on CPUs that have "
+              "instructions for it.")  # fmt: skip
 @click.option("--only-tables", is_flag=True,
               help="Write the tables of finished figures, and run nothing.")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Print the cost of each pretraining and stop.")
@@ -116,6 +120,7 @@ def main(
     boxes: Path | None,
     source: str,
     pool: str,
+    precision: str,
     only_tables: bool,
     plan: bool,
     finished: Path,
@@ -145,7 +150,7 @@ def main(
     counts = {fold: count_clips(layout) for fold, layout in layouts.items()}
     budget = 1e12 * teraflops
     cells = list(plan_cells(keys, numbers, chosen_seeds, per_class, asked, counts, budget))
-    record = FinishedCells(finished, source)
+    record = FinishedCells(finished, source, precision)
     waiting = [each for each in cells if tested_clips(layouts, each, record) is None]
     print(plan_text(cells, waiting, layouts))
     if plan:
@@ -169,6 +174,7 @@ def main(
         "seeds": chosen_seeds,
         "teraflops": teraflops,
         "flow": source,
+        "precision": precision,
     }
 
     def write_tables() -> None:
@@ -181,19 +187,20 @@ def main(
     # Cells: the tables are written after each
     # ---------------------------------------------------------------------------------------------
     for cell in tqdm([] if only_tables else waiting, "cells", unit="cell", **bar_options()):
-        run_cell(layouts[cell.fold], cell)
+        run_cell(layouts[cell.fold], cell, precision)
         write_tables()
     write_tables()
     print(results.with_suffix(".md").read_text())
 
 
-def run_cell(layout: DatasetLayout, cell: Cell) -> None:
+def run_cell(layout: DatasetLayout, cell: Cell, precision: str) -> None:
     """Train what the cell needs, and test it; finished runs are used again."""
     trainer, source = Trainer(layout, RECIPE), "none"
+    computing = ("--set", f"loader.precision={precision}")
     if cell.pretraining is not None:
         method = METHODS[cell.key]
         assert method.method is not None
-        arguments = ["--epochs", str(cell.pretraining.epochs)]
+        arguments = ["--epochs", str(cell.pretraining.epochs), *computing]
         for name, value in method.settings.items():
             arguments += ["--set", f"{name}={value}"]
         source = trainer.pretrain(method.method, cell.seed, cell.pretraining.run, *arguments)
@@ -204,7 +211,7 @@ def run_cell(layout: DatasetLayout, cell: Cell) -> None:
         trainer.probe(source, cell.seed, cell.run, *few, *how, "--split", split)
     else:
         head = ("--head", METHODS[cell.key].head)
-        trainer.finetune(source, cell.seed, cell.run, *head, *few)
+        trainer.finetune(source, cell.seed, cell.run, *head, *few, *computing)
         trainer.evaluate(cell.run, "--split", split)
 
 

@@ -36,13 +36,16 @@ class FinishedCells:
     Args:
         path: the file; it need not exist.
         flow: the source of the flow.
+        precision: loader.precision of the trainings.
 
     Raises:
         InputError: the file is damaged.
     """
 
-    def __init__(self, path: Path, flow: str) -> None:
+    def __init__(self, path: Path, flow: str, precision: str = "auto") -> None:
         self._path, self._flow = path, flow
+        # An asked precision is an option of each training. A probe alone trains nothing in it.
+        self._precision = [] if precision == "auto" else [precision]
         self._clips: dict[Path, tuple[list[str], np.ndarray]] = {}  # by manifest
         self._tables: dict[str, dict[str, Any]] = {"cells": {}, "pretrainings": {}}
         if path.is_file():
@@ -112,10 +115,12 @@ class FinishedCells:
         ]
         if cell.pretraining is not None:
             options.append(_pretraining_options(tables, cell.key))
+        if cell.pretraining is not None or not cell.is_probe:
+            options += self._precision
         return f"{layout.dataset}/{self._flow}/{cell.run}/{_digest(options)}"
 
     def _pretraining_key(self, layout: DatasetLayout, pretraining: Pretraining) -> str:
-        options = _pretraining_options(_recipe(RECIPE), pretraining.key)
+        options = _pretraining_options(_recipe(RECIPE), pretraining.key) + self._precision
         return f"{layout.dataset}/{self._flow}/{pretraining.run}/{_digest(options)}"
 
 

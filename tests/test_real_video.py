@@ -265,6 +265,7 @@ def test_finished_cells_outlive_their_runs(actions, clips, tmp_path):
     record = FinishedCells(file, "dis")
     record.add(layout, velocity, ScoredClips(ids, labels, correct))
     record.add_cost(layout, velocity.pretraining, {"hours": 0.5})
+    record.add(layout, random, ScoredClips(ids, labels, ~correct))
     record.write()
 
     again = FinishedCells(file, "dis")
@@ -272,8 +273,11 @@ def test_finished_cells_outlive_their_runs(actions, clips, tmp_path):
     assert found.clip_ids == ids[::-1] and found.correct.tolist() == correct[::-1].tolist()
     assert found.labels.tolist() == labels[::-1].tolist()
     assert again.cost(layout, velocity.pretraining) == {"hours": 0.5}
-    assert again.tested(layout, random) is None
     assert FinishedCells(file, "tvl1").tested(layout, velocity) is None  # other flow
+    in_bf16 = FinishedCells(file, "dis", "bf16")
+    assert in_bf16.tested(layout, velocity) is None  # other precision
+    assert in_bf16.cost(layout, velocity.pretraining) is None
+    assert in_bf16.tested(layout, random) is not None  # a probe of random weights trains in neither
     more = plan_cells(("velocity",), (1,), (0,), (5,), ("probe",), {1: 20}, 3e12)
     assert again.tested(layout, next(more)) is None  # more compute
     file.write_text(file.read_text()[:40])
