@@ -20,6 +20,7 @@ from shared.run_record import versions
 from train.pictures.charts import Curve, curves_chart
 
 RESULTS = Path(__file__).parent / "results" / "real_video.json"
+SHIFT = 0.008  # of the axis, between the curves of two methods
 BASELINES = ("random", "videomae")
 TITLES = {
     "probe": "Linear probe on means of frozen features",
@@ -92,17 +93,23 @@ def _costs(content: dict[str, Any]) -> list[str]:
 
 
 def efficiency_curves(content: dict[str, Any], measure: str) -> bytes:
-    """A PNG with top-1 over labels per class, one curve for each method."""
+    """A PNG with top-1 over labelled clips, one curve with intervals for each method."""
+    chosen = [row for row in content["rows"] if row["measure"] == measure]
+    keys = [key for key in METHODS if any(row["method"] == key for row in chosen)]
+    widest = max((row["labelled_clips"] for row in chosen), default=0.0)
     curves = []
-    for key, method in METHODS.items():
+    for place, key in enumerate(keys):
+        aside = (place - (len(keys) - 1) / 2) * SHIFT * widest  # so that bars stand side by side
         points = sorted(
-            (row["labelled_clips"], row["top1"]["value"])
-            for row in content["rows"]
-            if row["measure"] == measure and row["method"] == key
+            (
+                row["labelled_clips"] + aside,
+                *(row["top1"][name] for name in ("value", "low", "high")),
+            )
+            for row in chosen
+            if row["method"] == key
         )
-        if points:
-            x, y = zip(*points, strict=True)
-            curves.append(Curve(method.name, x, y))
+        x, y, low, high = zip(*points, strict=True)
+        curves.append(Curve(METHODS[key].name, x, y, list(zip(low, high, strict=True))))
     chart = curves_chart(
         TITLES[measure], curves, "labelled clips", "test top-1, %", from_zero=True, width=5.0
     )

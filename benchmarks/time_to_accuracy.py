@@ -200,7 +200,7 @@ def mean_of_last(curve: Probes) -> float:
 def chart(curves: dict[str, Probes]) -> bytes:
     """A PNG with the accuracy of probes over processor seconds."""
     lines = [
-        Curve(name, *([probe[key] for probe in curve] for key in ("seconds", "top1")))
+        Curve(name, [probe["seconds"] for probe in curve], [probe["top1"] for probe in curve])
         for name, curve in curves.items()
     ]
     x_label, y_label = "processor seconds of pretraining steps", "top-1 on val, %"

@@ -60,6 +60,9 @@ CHARTS = {
         "Loss", [Curve("a", range(50), np.linspace(2, 1, 50)), Curve("b", [1, 2], [1.5, np.nan])],
         "epoch", "loss", reference=(1.0, "level"),
     ),
+    "intervals": curves_chart(
+        "Top-1", [Curve("a", [1, 2], [3, 4], [(2, 4), (3, 6)])], "clips", "top-1, %"
+    ),
     "many points": curves_chart("Loss", [Curve("a", range(9999), range(9999))], "epoch", "loss"),
     "no points": curves_chart("Loss", [Curve("a", [], [])], "epoch", "loss"),
     "shares": shares_chart("Area", {"a": np.array([0.1, np.nan, 2.0])}, "x", "y"),

@@ -20,11 +20,17 @@ MOST_POINTS = 600  # points of a curve that a chart of this width can show
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart: values y over x, both [n]."""
+    """One line of a chart: values y over x, both [n].
+
+    Attributes:
+        between: lowest and highest value of an interval around each y, drawn as vertical bars; none
+            if empty.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    between: Sequence[tuple[float, float]] = ()
 
     @property
     def is_line(self) -> bool:
@@ -52,6 +58,9 @@ def curves_chart(
             style = "-" if number < len(SERIES) else "--"
             name = printable(curve.name, 28)
             axes.plot(x, y, style, label=name, color=colour, marker=marker, markersize=3.5)
+            if curve.between:
+                low, high = zip(*curve.between, strict=True)
+                axes.vlines(curve.x, low, high, color=colour, linewidth=1.2, alpha=0.6)
         if reference is not None:
             value, name = reference
             axes.axhline(value, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
