@@ -18,6 +18,7 @@ figure, so a part of the cells is a result too; cells that are missing are liste
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -76,8 +77,9 @@ COSTS = {"epochs": 1, "clips_seen": 0, "teraflops": 2, "hours": 3}  # and decima
               "mofo-others need --boxes.")  # fmt: skip
 @click.option("--folds", default="1,2,3", metavar="LIST",
               help="Folds to test on. Fold 0 is for choices.")  # fmt: skip
-@click.option("--labels", default="10,5,all", metavar="LIST",
-              help="Numbers of labelled clips of each class.")  # fmt: skip
+@click.option("--labels", default="all,10,5", metavar="LIST",
+              help="Numbers of labelled clips of each class, in the order in which they run. The "
+              "features of all serve 10 and 5 too.")  # fmt: skip
 @click.option("--measures", default=",".join(MEASURES), metavar="LIST",
               help="How a model is tested: probe (linear, on means of tokens), fisher (linear, on "
               "Fisher vectors of its tokens), predictions (the same of what its decoder "
@@ -187,14 +189,18 @@ def main(
     # Cells: the tables are written after each
     # ---------------------------------------------------------------------------------------------
     for cell in tqdm([] if only_tables else waiting, "cells", unit="cell", **bar_options()):
-        run_cell(layouts[cell.fold], cell, precision)
+        run_cell(layouts[cell.fold], cell, precision, per_class)
         write_tables()
     write_tables()
     print(results.with_suffix(".md").read_text())
 
 
-def run_cell(layout: DatasetLayout, cell: Cell, precision: str) -> None:
-    """Train what the cell needs, and test it; finished runs are used again."""
+def run_cell(layout: DatasetLayout, cell: Cell, precision: str, per_class: tuple[int, ...]) -> None:
+    """Train what the cell needs, and test it; finished runs are used again.
+
+    A probe takes the features of a finished probe with another one of the numbers `per_class` of
+    labels.
+    """
     trainer, source = Trainer(layout, RECIPE), "none"
     computing = ("--set", f"loader.precision={precision}")
     if cell.pretraining is not None:
@@ -208,7 +214,10 @@ def run_cell(layout: DatasetLayout, cell: Cell, precision: str) -> None:
     split = held_out_split(cell.fold)
     if cell.is_probe:
         how = PROBES[cell.measure]
-        trainer.probe(source, cell.seed, cell.run, *few, *how, "--split", split)
+        others = [replace(cell, labels=count).run for count in per_class if count != cell.labels]
+        lenders = [run for run in others if RunFolder(layout.runs / run).is_finished]
+        reuse = ("--reuse", lenders[0]) if lenders else ()
+        trainer.probe(source, cell.seed, cell.run, *few, *how, *reuse, "--split", split)
     else:
         head = ("--head", METHODS[cell.key].head)
         trainer.finetune(source, cell.seed, cell.run, *head, *few, *computing)

@@ -106,6 +106,48 @@ def test_features_are_used_again_and_other_ones_refused(layout):
     refused(run(layout, "--run", "again", code=1)[-1], "damaged-file", files[0])
 
 
+@pytest.mark.parametrize("pool", ["clip", "fisher"])
+def test_features_of_a_probe_with_other_labels_are_taken(layout, pool):
+    options = ("--probe", "linear", "--pool", pool)
+    few = ("--labels-per-class", "2")
+    run(layout, *options, "--run", f"{pool}-all")
+    expected = run(layout, *options, *few, "--run", f"{pool}-own")
+    lines = run(layout, *options, *few, "--run", f"{pool}-few", "--reuse", f"{pool}-all")
+    assert [line.split()[4] for line in lines if line.startswith("reuse: ")] == [
+        *("train", "test", "val")
+    ]
+    assert lines[-1] == expected[-1]
+    folder, own = layout.runs / f"{pool}-few", layout.runs / f"{pool}-own"
+    names = sorted(path.name for path in own.glob("*.h5"))
+    assert names == sorted(path.name for path in folder.glob("*.h5")) and len(names) == 4
+    for name in names:
+        with h5py.File(folder / name) as file, h5py.File(own / name) as expected_file:
+            datasets = [
+                key for key in ("/clip/id", "/feature", "/label/probability") if key in file
+            ]
+            for key in datasets:
+                values = expected_file[key][:]
+                assert len(values) and np.array_equal(file[key][:], values), (name, key)
+    # A probe that lacks clips lends none of this split.
+    back = run(layout, *options, "--run", f"{pool}-back", "--reuse", f"{pool}-few")
+    lent = [line.split()[4] for line in back if line.startswith("reuse: ")]
+    assert lent == (["train"] if pool == "fisher" else []) + ["test", "val"]
+
+
+def test_features_of_another_model_or_view_are_not_taken(layout):
+    run(layout, "--run", "lender", "--probe", "linear")
+    for options, named in (
+        (("--from", "none"), ("from", "pretrain-mofo", "none")),
+        (("--segments", "2"), ("segments", "1", "2")),
+        (("--pool", "steps"), ("pool", "clip", "steps")),
+    ):
+        lines = run(layout, "--run", "borrower", "--reuse", "lender", *options, code=1)
+        refused(lines[-1], "other-options", layout.runs / "lender", *named)
+    assert not (layout.runs / "borrower").exists()
+    lines = run(layout, "--run", "borrower", "--reuse", "pretrain-mofo", code=1)
+    refused(lines[-1], "other-kind", layout.runs / "pretrain-mofo")
+
+
 def test_random_weights_depend_on_the_seed(layout):
     features = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):

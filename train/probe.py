@@ -20,7 +20,8 @@ Writes OUT/<dataset>/runs/probe-<method>/: options.json, features-<split>.h5, an
 metrics-<split>-<probe>.json and scores-<split>-<probe>.h5. All tokens are in
 features-<split>-tokens.h5; with --pool fisher the one of split train holds all its clips, otherwise
 the clips whose labels are used. A stopped probe continues with the split at which it stopped. It
-takes one forward pass for each clip: a minute for the toy dataset. The last lines are the results:
+takes one forward pass for each clip: a minute for the toy dataset. --reuse RUN takes the features
+of a probe with other labels instead. The last lines are the results:
 `linear probe: test top-1 43.1 %`.
 """
 
@@ -185,6 +186,12 @@ POSITIVE = click.IntRange(min=1)
     show_default="0",
     help="Seed of the random weights (--from none).",
 )
+@click.option(
+    "--reuse",
+    metavar="RUN",
+    help="Take the features that this probe of the same model has computed, as far as it has those "
+    "of all clips of a split. Only the labels may differ.",
+)
 @run_option("Name of the folder that the probe writes.")
 @click.option(
     "--overwrite",
@@ -213,6 +220,7 @@ def main(
     neighbours: int | None,
     temperature: float | None,
     seed: int | None,
+    reuse: str | None,
     run: str | None,
     overwrite: bool,
 ) -> None:
@@ -279,6 +287,7 @@ def main(
         pool or "clip",
         probe_epochs or SGD_EPOCHS,
         features or ENCODER,
+        RunFolder(layout.runs / reuse) if reuse else None,
     )
     for kind, metrics in figures.items():
         print(f"{PROBES[kind]}: {metrics['split']} top-1 {metrics['top1']:.1f} %")
@@ -299,6 +308,7 @@ def probe(
     pool: str = "clip",
     sgd_epochs: int = SGD_EPOCHS,
     features_of: str = ENCODER,
+    lender: RunFolder | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compute features and test them; returns the metrics of each probe.
 
@@ -308,6 +318,7 @@ def probe(
         views: the views of each clip, in all splits, and the split to test on.
         knn: "neighbours" and "temperature".
         features_of: "encoder" or "predictions", the tokens that are tested.
+        lender: a probe of the same model whose features are used where it has them.
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
@@ -331,6 +342,7 @@ def probe(
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.attentive import refuse_too_many
     from train.evaluation.features import clip_features
+    from train.evaluation.lent_features import check_lender, copy_features
     from train.evaluation.metrics import accuracy
     from train.evaluation.score_files import write_scores
     from train.running.engine import start_processes
@@ -369,6 +381,7 @@ def probe(
         options["features"] = features_of
     if not config.few_labels.are_all:
         options["few_labels"] = asdict(config.few_labels)
+    check_lender(lender, options)
     processes = start_processes(device)
     check_decoding(loader, processes.device)
     _print_summary(processes, folder, options, views, knn, probes, len(computed["train"]))
@@ -378,13 +391,13 @@ def probe(
     with hold(folder, processes), folder.restored_on_failure(processes.is_first):
         if processes.is_first:
             folder.begin(options, overwrite)
-        processes.wait()
 
         # -------------------------------------------------------------------------------------
-        # Features: one forward pass a clip and view
+        # Features: one forward pass a clip and view, unless another probe has them
         # -------------------------------------------------------------------------------------
-        encoder = encoder.to(processes.device)
         pools = {TOKENS if name == "attentive" or pool == FISHER else pool for name in probes}
+        copy_features(lender, folder, computed, sorted(pools), processes)
+        encoder = encoder.to(processes.device)
         features = {
             (name, each): clip_features(
                 folder, name, encoder, table, config, views, loader, processes, each

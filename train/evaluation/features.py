@@ -96,16 +96,41 @@ def clip_features(
     Raises:
         InputError: the file is damaged, or holds other clips.
     """
-    path = folder.path / f"features-{split}{'-tokens' if pool == 'tokens' else ''}.h5"
+    path = features_file(folder, split, pool)
     if processes.from_first(path.is_file()):
         return _read(path, table)
 
     found = compute_features(encoder, table, config.frames, views, loader, processes, pool, split)
     if processes.is_first:
-        with atomic_h5(path) as file:
-            file.create_dataset("/clip/id", data=table.ids, track_times=False)
-            file.create_dataset("/feature", data=found, track_times=False)
+        write_features(path, table.ids, found)
     return found
+
+
+def features_file(folder: RunFolder, split: str, pool: str) -> Path:
+    """The file of the features of a split in the folder of a probe."""
+    return folder.path / f"features-{split}{'-tokens' if pool == 'tokens' else ''}.h5"
+
+
+def write_features(path: Path, ids: np.ndarray, features: np.ndarray) -> None:
+    """Write features [n, ...] of the clips `ids`, S64 [n]."""
+    with atomic_h5(path) as file:
+        file.create_dataset("/clip/id", data=ids, track_times=False)
+        file.create_dataset("/feature", data=features, track_times=False)
+
+
+def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read ids S64 [n] and features [n, ...].
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return file["/clip/id"][:], file["/feature"][:]
+    except (OSError, KeyError) as error:
+        raise InputError(
+            "damaged-file", f"{path} cannot be read ({error!r}); delete it and run again"
+        ) from None
 
 
 def compute_features(
@@ -148,13 +173,7 @@ def pooled(tokens: Tensor, pool: str, time_steps: int) -> Tensor:
 
 
 def _read(path: Path, table: ClipTable) -> np.ndarray:
-    try:
-        with h5py.File(path, "r") as file:
-            ids, features = file["/clip/id"][:], file["/feature"][:]
-    except (OSError, KeyError) as error:
-        raise InputError(
-            "damaged-file", f"{path} cannot be read ({error!r}); delete it and run again"
-        ) from None
+    ids, features = read_features(path)
     if not np.array_equal(ids, table.ids):
         raise InputError(
             "other-clips",
