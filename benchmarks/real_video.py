@@ -80,6 +80,9 @@ COSTS = {"epochs": 1, "clips_seen": 0, "teraflops": 2, "hours": 3}  # and decima
 @click.option("--labels", default="all,10,5", metavar="LIST",
               help="Numbers of labelled clips of each class, in the order in which they run. The "
               "features of all serve 10 and 5 too.")  # fmt: skip
+@click.option("--draws", type=click.IntRange(1), default=1, metavar="COUNT",
+              help="How often the labelled clips of a probe are drawn at random; the figure is "
+              "the mean.")  # fmt: skip
 @click.option("--measures", default=",".join(MEASURES), metavar="LIST",
               help="How a model is tested: probe (linear, on means of tokens), fisher (linear, on "
               "Fisher vectors of its tokens), predictions (the same of what its decoder "
@@ -115,6 +118,7 @@ def main(
     methods: str,
     folds: str,
     labels: str,
+    draws: int,
     measures: str,
     seeds: str,
     teraflops: float,
@@ -151,7 +155,7 @@ def main(
     layouts = {fold: make_fold(clips, videos, fold) for fold in numbers}
     counts = {fold: count_clips(layout) for fold, layout in layouts.items()}
     budget = 1e12 * teraflops
-    cells = list(plan_cells(keys, numbers, chosen_seeds, per_class, asked, counts, budget))
+    cells = list(plan_cells(keys, numbers, chosen_seeds, per_class, asked, counts, budget, draws))
     record = FinishedCells(finished, source, precision)
     waiting = [each for each in cells if tested_clips(layouts, each, record) is None]
     print(plan_text(cells, waiting, layouts))
@@ -198,8 +202,7 @@ def main(
 def run_cell(layout: DatasetLayout, cell: Cell, precision: str, per_class: tuple[int, ...]) -> None:
     """Train what the cell needs, and test it; finished runs are used again.
 
-    A probe takes the features of a finished probe with another one of the numbers `per_class` of
-    labels.
+    A probe takes the features of a finished probe with one of the numbers `per_class` of labels.
     """
     trainer, source = Trainer(layout, RECIPE), "none"
     computing = ("--set", f"loader.precision={precision}")
@@ -210,11 +213,11 @@ def run_cell(layout: DatasetLayout, cell: Cell, precision: str, per_class: tuple
         for name, value in method.settings.items():
             arguments += ["--set", f"{name}={value}"]
         source = trainer.pretrain(method.method, cell.seed, cell.pretraining.run, *arguments)
-    few = ("--labels-per-class", str(cell.labels), "--label-seed", str(cell.seed))
+    few = ("--labels-per-class", str(cell.labels), "--label-seed", str(cell.label_seed))
     split = held_out_split(cell.fold)
     if cell.is_probe:
         how = PROBES[cell.measure]
-        others = [replace(cell, labels=count).run for count in per_class if count != cell.labels]
+        others = [replace(cell, labels=count, draw=0).run for count in per_class]
         lenders = [run for run in others if RunFolder(layout.runs / run).is_finished]
         reuse = ("--reuse", lenders[0]) if lenders else ()
         trainer.probe(source, cell.seed, cell.run, *few, *how, *reuse, "--split", split)
@@ -283,7 +286,7 @@ def missing(
     """The cells that are not finished."""
     return [
         {"fold": cell.fold, "method": cell.key, "seed": cell.seed,
-         "labels_per_class": cell.labels or "all", "measure": cell.measure}
+         "labels_per_class": cell.labels or "all", "draw": cell.draw, "measure": cell.measure}
         for cell in cells
         if tested_clips(layouts, cell, record) is None
     ]  # fmt: skip

@@ -121,6 +121,7 @@ class Cell:
         labels: labelled clips of each class that are learned from; ALL for all.
         measure: finetune, or a linear probe on frozen features, which is a key of PROBES.
         pretraining: None for random weights.
+        draw: number of the draw of the labelled clips; 0 where all are used.
     """
 
     fold: int
@@ -129,6 +130,12 @@ class Cell:
     labels: int
     measure: str
     pretraining: Pretraining | None
+    draw: int = 0
+
+    @property
+    def label_seed(self) -> int:
+        """Seed of the choice of labelled clips; another draw has other ones."""
+        return self.seed + 1000 * self.draw
 
     @property
     def is_probe(self) -> bool:
@@ -139,7 +146,8 @@ class Cell:
         source = self.pretraining.run.removeprefix("pretrain-") if self.pretraining else "random"
         source = source.removesuffix(f"-seed{self.seed}")
         head = "" if self.is_probe else f"-{METHODS[self.key].head}"
-        return f"{self.measure}-{source}{head}-{self.labels or 'all'}labels-seed{self.seed}"
+        draw = f"-draw{self.draw}" if self.draw else ""
+        return f"{self.measure}-{source}{head}-{self.labels or 'all'}labels-seed{self.seed}{draw}"
 
 
 def pretraining_config(key: str) -> PretrainConfig:
@@ -192,10 +200,15 @@ def plan_cells(
     measures: tuple[str, ...],
     clips_of: Mapping[int, int],
     flops: float,
+    draws: int = 1,
 ) -> Iterator[Cell]:
     """All cells, in the order in which they are computed.
 
     A method comes on every fold before the next method, so that a stopped benchmark has whole rows.
+
+    Args:
+        draws: how often the labelled clips of a probe are drawn. A finetuning takes too long for
+            more than one draw.
     """
     for seed in seeds:
         for key in keys:
@@ -207,7 +220,8 @@ def plan_cells(
                     if measure in PROBES and METHODS[key].head != "mean":
                         continue  # a probe has no head, so this is another row's figure
                     for count in labels:
-                        yield Cell(fold, key, seed, count, measure, pretraining)
+                        for draw in range(draws if measure in PROBES and count != ALL else 1):
+                            yield Cell(fold, key, seed, count, measure, pretraining, draw)
 
 
 def finetuning_flops_of(cell: Cell, labelled: int, tables: Mapping[str, Any]) -> float:

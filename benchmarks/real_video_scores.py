@@ -70,27 +70,28 @@ class Results:
     """The tested clips of all finished cells, and what follows from them.
 
     A row is a method, a number of labels and a measure. Its figure is over the test clips of all
-    folds together; with several seeds a clip counts with the share of seeds that are right.
+    folds together; with several seeds, or draws of labels, a clip counts with the share of these
+    that are right.
     """
 
     def __init__(self, sources: Mapping[str, str]) -> None:
         self._sources = sources
-        self._tested: dict[Row, dict[tuple[int, int], ScoredClips]] = {}
+        self._tested: dict[Row, dict[tuple[int, int, int], ScoredClips]] = {}
         self._labelled: dict[Row, dict[int, int]] = {}
         self._resamplers: dict[tuple[str, ...], Resampler] = {}
 
     def add(self, cell: Cell, tested: ScoredClips, labelled: int) -> None:
         """Add the tested clips of a cell that was learned from `labelled` clips."""
         row = cell.key, cell.labels, cell.measure
-        self._tested.setdefault(row, {})[cell.fold, cell.seed] = tested
+        self._tested.setdefault(row, {})[cell.fold, cell.seed, cell.draw] = tested
         self._labelled.setdefault(row, {})[cell.fold] = labelled
 
     def rows(self) -> list[Row]:
         """(method, labels, measure) of each row with a finished cell."""
         return list(self._tested)
 
-    def cells_of(self, row: Row) -> list[tuple[int, int]]:
-        """(fold, seed) of each finished cell of a row."""
+    def cells_of(self, row: Row) -> list[tuple[int, int, int]]:
+        """(fold, seed, draw of labels) of each finished cell of a row."""
         return sorted(self._tested.get(row, ()))
 
     def labelled_clips(self, row: Row) -> float:
@@ -115,9 +116,9 @@ class Results:
         return self._resampler(ids, labels).difference(ours, theirs)
 
     def _joined(
-        self, row: Row, cells: Sequence[tuple[int, int]]
+        self, row: Row, cells: Sequence[tuple[int, int, int]]
     ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-        """Ids, labels, and the share of seeds that are right, of the tested clips of all folds."""
+        """Ids, labels, and the share of cells that are right, of the tested clips of all folds."""
         right: dict[str, list[bool]] = {}
         label: dict[str, int] = {}
         for cell in cells:

@@ -123,8 +123,9 @@ def _row(results: Results, row: Row) -> dict[str, Any]:
         "method": key,
         "labels_per_class": labels or "all",
         "measure": measure,
-        "folds": sorted({fold for fold, _ in cells}),
-        "seeds": sorted({seed for _, seed in cells}),
+        "folds": sorted({fold for fold, _, _ in cells}),
+        "seeds": sorted({seed for _, seed, _ in cells}),
+        "draws": len({draw for _, _, draw in cells}),
         "labelled_clips": results.labelled_clips(row),
         **_rounded(results.accuracies(row)),
     }
@@ -138,15 +139,15 @@ def _row(results: Results, row: Row) -> dict[str, Any]:
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| labels a class | method | folds x seeds | top-1 | mean class | minus random weights | "
-        "minus VideoMAE |",
+        "| labels a class | method | folds x seeds x draws | top-1 | mean class | "
+        "minus random weights | minus VideoMAE |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells = [
             str(row["labels_per_class"]),
             METHODS[row["method"]].name,
-            f"{len(row['folds'])} x {len(row['seeds'])}",
+            f"{len(row['folds'])} x {len(row['seeds'])} x {row['draws']}",
             _text(row["top1"]),
             f"{row['mean_class']['value']:.1f}",
             *(

@@ -160,6 +160,31 @@ def test_rows_that_differ_after_pretraining_share_it(actions, clips):
     assert sum(kind.startswith("pretrain") for kind in kinds) == 1 and len(kinds) == 1 + 4
 
 
+def test_labels_of_probes_are_drawn_several_times():
+    plan = (("random",), (1,), (0, 1), (5, ALL), ("probe", "finetune"), {1: 20}, 1e12, 3)
+    cells = list(plan_cells(*plan))
+    assert len({cell.run for cell in cells}) == len(cells) == 2 * (3 + 1 + 1 + 1)
+    few = [cell for cell in cells if cell.is_probe and cell.labels == 5]
+    assert [cell.draw for cell in few] == [0, 1, 2] * 2
+    assert len({cell.label_seed for cell in few}) == len(few)
+    # The first draw is the cell of a benchmark with one.
+    first = [cell for cell in cells if cell.draw == 0]
+    assert first == list(plan_cells(*plan[:-1]))
+
+
+def test_a_clip_counts_with_the_share_of_draws_that_are_right():
+    results = Results({"a": "one", "b": "two"})
+    plan = (("random", "velocity"), (1,), (0,), (5,), ("probe",), {1: 20}, 1e12, 2)
+    right = {("random", 0): [0, 1], ("random", 1): [0, 1], ("velocity", 0): [1, 1],
+             ("velocity", 1): [1, 0]}  # fmt: skip
+    for cell in plan_cells(*plan):
+        correct = np.array(right[cell.key, cell.draw], bool)
+        results.add(cell, ScoredClips(["a", "b"], np.array([0, 1]), correct), 10)
+    ours, random = ("velocity", 5, "probe"), ("random", 5, "probe")
+    assert results.accuracies(ours).top1.value == 75  # 1 and 0.5
+    assert results.difference(ours, random).top1.value == 25
+
+
 def test_the_plan_is_printed_before_anything_runs(actions, clips):
     out = str(clips.out)
     clips.root.rename(clips.out / "jhmdb")
@@ -245,7 +270,7 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
     ]  # fmt: skip
     assert few["top1"]["value"] == 50 and few["minus_random"]["top1"]["value"] == 25
     assert "minus_videomae" not in few  # VideoMAE has no figure yet
-    assert "| 5 | velocities | 1 x 1 | 50.0 [" in path.with_suffix(".md").read_text()
+    assert "| 5 | velocities | 1 x 1 x 1 | 50.0 [" in path.with_suffix(".md").read_text()
     assert "[real.json](real.json)" in tables(content, path.name)
     assert "Not run yet: 1 cells" in tables(content, path.name)
     assert "| velocities | 15 | 10,455 | 3.36 | 3.0 |" in tables(content, path.name)
