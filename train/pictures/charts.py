@@ -58,9 +58,9 @@ def curves_chart(
             style = "-" if number < len(SERIES) else "--"
             name = printable(curve.name, 28)
             axes.plot(x, y, style, label=name, color=colour, marker=marker, markersize=3.5)
-            if curve.between:
-                low, high = zip(*curve.between, strict=True)
-                axes.vlines(curve.x, low, high, color=colour, linewidth=1.2, alpha=0.6)
+            for place, bar in zip(curve.x, curve.between, strict=bool(curve.between)):
+                # A line, which the legend avoids; it does not see what axes.vlines draws.
+                axes.plot([place, place], bar, color=colour, linewidth=1.2, alpha=0.6)
         if reference is not None:
             value, name = reference
             axes.axhline(value, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
