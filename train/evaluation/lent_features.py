@@ -17,7 +17,6 @@ from train.clips.table import ClipTable
 from train.evaluation.features import features_file, read_features, write_features
 from train.running.engine import Processes
 from train.running.run_folder import RunFolder
-from train.tables.nested import flatten
 
 # Options of a probe that its features do not depend on. The pool has files of its own.
 OF_LABELS = {"classes", "class_names", "clips", "few_labels", "config.labels", "manifest"}
@@ -32,24 +31,13 @@ def check_lender(lender: RunFolder | None, options: Mapping[str, Any]) -> None:
     """
     if lender is None:
         return
-    theirs, ours = (
-        {
-            name: value
-            for name, value in flatten(each).items()
-            if not any(
-                name == of_labels or name.startswith(f"{of_labels}.") for of_labels in OF_LABELS
-            )
-        }
-        for each in (lender.options_of("probe", "is no probe, so it has no features"), options)
-    )
-    for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name):
-            raise InputError(
-                "other-options",
-                f"{lender.path} has features with {name} = {theirs.get(name)}, and this probe has "
-                f"{name} = {ours.get(name)}; name a probe of the same model, views and pool, or "
-                "leave --reuse out",
-            )
+    lender.options_of("probe", "is no probe, so it has no features")
+    if differing := lender.differences(options, OF_LABELS):
+        raise InputError(
+            "other-options",
+            f"{lender.path} has other features: {'; '.join(differing)}. Name a probe of the same "
+            "model, views and pool, or leave --reuse out",
+        )
 
 
 def copy_features(

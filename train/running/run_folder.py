@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,23 @@ class RunFolder:
             self._refuse_other_options(options)
         write_options(self.options, dict(options))
 
+    def differences(self, options: Mapping[str, Any], ignored: Iterable[str] = ()) -> list[str]:
+        """The options of the run that differ from these: `KEY was VALUE and is now VALUE`.
+
+        Args:
+            ignored: options that may differ, beside MAY_DIFFER; the name of a table stands for its
+                keys.
+        """
+        plain = json.loads(json.dumps(options, default=str))
+        before, now = (_compared(each) for each in (self.read_options(), plain))
+        free = set(ignored)
+        return [
+            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if free.isdisjoint((key, key.partition(".")[0]))
+            and before.get(key, _when_absent(key, now)) != now.get(key)
+        ]
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
         write_atomically(self.finished, json.dumps(summary, indent=1).encode() + b"\n")
@@ -201,13 +218,7 @@ class RunFolder:
         return [path for path in self.path.iterdir() if path not in kept]
 
     def _refuse_other_options(self, options: Mapping[str, Any]) -> None:
-        plain = json.loads(json.dumps(options, default=str))
-        before, now = (_compared(each) for each in (self.read_options(), plain))
-        differing = [
-            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key, _when_absent(key, now)) != now.get(key)
-        ]
+        differing = self.differences(options)
         if differing:
             raise InputError(
                 "other-options",
