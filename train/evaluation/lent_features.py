@@ -7,6 +7,7 @@ most of a probe's time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,13 @@ def copy_features(
         InputError: a file of the lender is damaged.
     """
     if lender is not None and processes.is_first:
-        for pool in pools:
-            for split, table in tables.items():
-                source, target = (features_file(each, split, pool) for each in (lender, folder))
-                if source.is_file() and not target.is_file():
-                    found = _of_clips(source, table)
-                    if found is not None:
-                        write_features(target, table.ids, found)
-                        processes.say(f"reuse: features of split {split} are those of {source}")
+        for pool, (split, table) in product(pools, tables.items()):
+            source, target = (features_file(each, split, pool) for each in (lender, folder))
+            if target.is_file() or not source.is_file():
+                continue
+            if (found := _of_clips(source, table)) is not None:
+                write_features(target, table.ids, found)
+                processes.say(f"reuse: features of split {split} are those of {source}")
     processes.wait()
 
 
