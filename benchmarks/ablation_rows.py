@@ -273,6 +273,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
         ),
         probed("MME, second beta 0.999 instead of 0.95", "mme", {"optim.betas": [0.9, 0.999]}),
         probed("MME, tracks of 4 frames instead of 6", "mme", {"trajectories.length": 4}),
+        probed("MME, a tanh as last layer of the decoder", "mme", {"model.decoder_output": "tanh"}),
         probed(MOFO.name, "mofo"),
         probed("MOFO, tubelets of 2 frames instead of 8", "mofo", TUBELETS_OF_2),
         probed(TRACKMAE.name, "trackmae"),

@@ -8,6 +8,7 @@ import torch
 from errors import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from shared.grid import View
 from shared.randomness import counter_generator
@@ -160,6 +161,20 @@ def test_erasing_covers_the_same_place_in_all_frames():
     clip = np.zeros((3, 40, 40, 3), np.uint8)
     erase(clip, 0.0, counter_generator(0))
     assert not clip.any()
+
+
+def test_erasing_fills_with_noise_that_is_normal_after_standardisation():
+    clip = np.zeros((8, 120, 120, 3), np.uint8)
+    erase(clip, 1.0, counter_generator(3))
+    filled = clip[clip.any(axis=-1)].astype(np.float64) / 255
+    assert len(filled) > 2000
+    standard = (filled - IMAGENET_DEFAULT_MEAN) / IMAGENET_DEFAULT_STD
+    # Bytes end at 0 and 255, about two deviations from the mean, which takes a little off.
+    assert np.allclose(standard.mean(axis=0), 0, atol=0.05)
+    assert np.allclose(standard.std(axis=0), 0.96, atol=0.04)
+    middle = np.abs(standard) < 1
+    assert np.allclose(middle.mean(axis=0), 0.683, atol=0.02)
+    assert not np.array_equal(clip[0], clip[1])
 
 
 def test_seeding_leaves_no_trace():

@@ -95,6 +95,7 @@ def test_token_counts_of_videomae_and_of_the_mofo_text() -> None:
             ["positions", "'learned'", "sincos-1d, sincos-3d"],
         ),
         ({"attention": "axial"}, "unknown-name", ["attention", "'axial'", "joint, divided"]),
+        ({"decoder_output": "relu"}, "unknown-name", ["'relu'", "linear, tanh"]),
         ({"width": 15, "num_heads": 3}, "out-of-range", ["width is 15", 2]),
         ({"drop_path": 1.0}, "out-of-range", ["drop_path is 1.0"]),
         ({"layer_norm_eps": 0.0}, "out-of-range", ["layer_norm_eps is 0.0"]),
@@ -248,6 +249,16 @@ def test_predictions_follow_the_masked_positions(autoencoder: MaskedAutoencoder)
 def test_the_decoder_predicts_other_targets_too() -> None:
     model = MaskedAutoencoder(ModelConfig.from_dict({**TINY.to_dict(), "prediction_dim": 60}))
     assert model(tiny_clips(), random_masks(2, 20, 0)).shape == (2, 20, 60)
+
+
+@pytest.mark.parametrize("second", [None, 20])
+def test_a_tanh_bounds_what_the_decoder_predicts(second: int | None) -> None:
+    fields = {**TINY.to_dict(), "prediction_dim": 60, "second_prediction_dim": second}
+    linear = MaskedAutoencoder(ModelConfig.from_dict(fields))
+    bounded = MaskedAutoencoder(ModelConfig.from_dict({**fields, "decoder_output": "tanh"}))
+    bounded.load_state_dict(linear.state_dict())
+    clips, mask = tiny_clips(), random_masks(2, 20, 0)
+    assert torch.equal(bounded(clips, mask), linear(clips, mask).tanh())
 
 
 @pytest.mark.parametrize("attention", ["joint", "divided"])

@@ -248,12 +248,14 @@ def test_what_videomae_has_no_place_for_is_not_exported(tmp_path: Path) -> None:
     factorised = ModelConfig.from_dict({**CONFIG.to_dict(), "positions": "sincos-3d"})
     trajectories = ModelConfig.from_dict({**CONFIG.to_dict(), "prediction_dim": 60})
     divided = ModelConfig.from_dict({**CONFIG.to_dict(), "attention": "divided"})
+    bounded = ModelConfig.from_dict({**CONFIG.to_dict(), "decoder_output": "tanh"})
     for model, code, named in (
         (classifier(HeadConfig("mca")), "not-supported", ["mca"]),
         (classifier(verb=3, noun=4), "not-supported", ["verb, noun"]),
         (MaskedAutoencoder(factorised), "not-supported", ["sincos-3d", "sincos-1d"]),
         (MaskedAutoencoder(trajectories), "not-supported", [60, CONFIG.patch_dim]),
         (MaskedAutoencoder(divided), "not-supported", ["divided", "joint"]),
+        (MaskedAutoencoder(bounded), "not-supported", ["tanh", "linear"]),
     ):
         with refuses(code, *named):
             export_huggingface(tmp_path, model)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data.auto_augment import RandAugment, rand_augment_ops
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.transforms import RandomErasing
 
 from train.clips.geometric import GEOMETRIC_OPERATIONS, draw_movement, magnitude_of
@@ -26,6 +27,7 @@ COLOUR_OPERATIONS = [
 
 
 ALL_OPERATIONS = (*COLOUR_OPERATIONS, *GEOMETRIC_OPERATIONS)
+_MEAN, _STD = (np.float32(each) for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 APPLIED = 0.5  # timm applies each drawn operation with this probability
 
 
@@ -95,6 +97,9 @@ def erase(frames: np.ndarray, probability: float, rng: np.random.Generator) -> N
     """Random erasing (Zhong et al. 2020): fill the same rectangle of all frames with noise, in
     place.
 
+    After standardisation the noise is normal with mean 0 and deviation 1, as in VideoMAE's code,
+    but rounded to bytes and cut off at 0 and 255. Each frame has its own noise.
+
     Args:
         frames: uint8 [T, H, W, 3].
         probability: of erasing. The rectangle covers 2% to a third of the picture.
@@ -105,8 +110,9 @@ def erase(frames: np.ndarray, probability: float, rng: np.random.Generator) -> N
     with seeded_globals(rng):
         picture = torch.empty(1, *frames.shape[1:3])
         y, x, height, width, _ = RandomErasing.get_params(picture, (0.02, 1 / 3), (0.3, 3.3), [0.0])
-    shape = (len(frames), height, width, 3)
-    frames[:, y : y + height, x : x + width] = rng.integers(0, 256, shape, dtype=np.uint8)
+    noise = rng.standard_normal((len(frames), height, width, 3), dtype=np.float32)
+    levels = noise * (255 * _STD) + 255 * _MEAN
+    frames[:, y : y + height, x : x + width] = np.clip(np.rint(levels), 0, 255)
 
 
 @contextlib.contextmanager

@@ -181,7 +181,8 @@ class Decoder(nn.Module):
         """Tokens [B, V + K, D] with the masked tokens last -> predictions [B, P, numbers] for the
         last P = `num_predicted` tokens."""
         tokens = _run(self.blocks, tokens, self.config.activation_checkpointing)
-        return self.head(self.norm(tokens[:, tokens.shape[1] - num_predicted :]))
+        predicted = self.head(self.norm(tokens[:, tokens.shape[1] - num_predicted :]))
+        return predicted.tanh() if self.config.decoder_output == "tanh" else predicted
 
 
 class MaskedAutoencoder(nn.Module):

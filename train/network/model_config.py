@@ -12,6 +12,7 @@ from train.tables.typed import PlainValues
 NUM_CHANNELS = 3
 POSITIONS = ("sincos-1d", "sincos-3d")
 ATTENTION = ("joint", "divided")
+DECODER_OUTPUTS = ("linear", "tanh")
 
 # Dosovitskiy et al. 2021, table 1 (L), and Touvron et al. 2021, table 1 (S, B).
 SIZES = {
@@ -62,6 +63,9 @@ class ModelConfig(PlainValues):
     """Number of attention heads in a decoder block."""
     decoder_mlp_ratio: float = 4.0
     """Hidden width of the MLP of a decoder block, as a multiple of decoder_width (rounded)."""
+    decoder_output: str = "linear"
+    """Last layer of the decoder: linear, or a tanh after it, as in MME's code. A tanh cannot reach
+    targets beyond -1 and 1."""
     prediction_dim: int | None = None
     """How many numbers are predicted for a masked token. None: the pixels of a tubelet
     (patch_dim)."""
@@ -96,7 +100,11 @@ class ModelConfig(PlainValues):
         _require_multiple(self, "num_frames", "tubelet_size")
         _require_multiple(self, "width", "num_heads")
         _require_multiple(self, "decoder_width", "decoder_heads")
-        for name, allowed in (("positions", POSITIONS), ("attention", ATTENTION)):
+        for name, allowed in (
+            ("positions", POSITIONS),
+            ("attention", ATTENTION),
+            ("decoder_output", DECODER_OUTPUTS),
+        ):
             if getattr(self, name) not in allowed:
                 found = getattr(self, name)
                 raise InputError(

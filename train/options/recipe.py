@@ -49,7 +49,7 @@ MCA_FIELDS = {
 
 DECODER_FIELDS = (
     *("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio"),
-    *("prediction_dim", "second_prediction_dim"),
+    *("decoder_output", "prediction_dim", "second_prediction_dim"),
 )
 """Fields of ModelConfig that only pretraining uses."""
 

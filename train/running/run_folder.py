@@ -28,6 +28,7 @@ ADDED_LATER: dict[str, Any] = {
     "config.label_share": 1.0,
     "config.label_seed": 0,
     "config.model.predict_visible": False,
+    "config.model.decoder_output": "linear",
     "config.target.shape": False,
     "config.mask.inside": "box",
     "config.head.inside": "box",

@@ -39,7 +39,9 @@ _ENCODER_FIELDS = (
     *("positions", "attention", "layer_norm_eps"),
 )
 _CLIP_FIELDS = ("num_frames", "image_size")
-_DECODER_FIELDS = ("decoder_width", "decoder_depth", "decoder_heads", "head_norm_eps")
+_DECODER_FIELDS = (
+    *("decoder_width", "decoder_depth", "decoder_heads", "decoder_output", "head_norm_eps"),
+)
 
 
 @dataclass(frozen=True)

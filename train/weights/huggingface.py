@@ -270,7 +270,10 @@ def huggingface_config(
     Raises:
         InputError: Hugging Face's VideoMAE does not support the model.
     """
-    for name, value in (("positions", "sincos-1d"), ("attention", "joint")):
+    supported = [("positions", "sincos-1d"), ("attention", "joint")]
+    if class_names is None:
+        supported.append(("decoder_output", "linear"))
+    for name, value in supported:
         if getattr(config, name) != value:
             raise InputError(
                 "not-supported",
