@@ -27,7 +27,7 @@ COLOUR_OPERATIONS = [
 
 
 ALL_OPERATIONS = (*COLOUR_OPERATIONS, *GEOMETRIC_OPERATIONS)
-_MEAN, _STD = (np.float32(each) for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+_MEAN, _STD = (np.array(each, np.float32) for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 APPLIED = 0.5  # timm applies each drawn operation with this probability
 
 

@@ -7,6 +7,7 @@ channel. A clip is either `pixels` (RGB, 0..1) or `standardised` (the input of t
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -47,8 +48,11 @@ def normalised_pixels(clips: Tensor, config: ModelConfig) -> Tensor:
         of a pixel side by side. This is VideoMAE's layout, so that imported decoders predict the
         same numbers.
     """
-    tubelets, mean, std = _tubelet_statistics(clips, config)
-    return _channels_last((tubelets - mean) / (std + STD_OFFSET))
+    centred, _, std = _centred_tubelets(clips, config)
+    # Standardised pixels differ from 0..1 by the channel's mean, which is gone, and by its standard
+    # deviation, which the offset is divided by instead.
+    offset = STD_OFFSET / _channel_statistics(std.device, std.dtype)[1].view(-1, 1)
+    return _channels_last(centred.div_(std + offset))
 
 
 def masked_targets(target: Tensor, mask: Tensor, num_masked: int | None = None) -> Tensor:
@@ -74,7 +78,11 @@ def mean_predictor_loss(target: Tensor, weight: Tensor | None = None) -> Tensor:
     colour, such as black bars, lower it. For other targets `LossWords.zeros` has the meaning of
     zeros.
     """
-    return masked_loss(torch.zeros_like(target), target, weight)
+    if weight is not None:
+        return masked_loss(torch.zeros_like(target), target, weight)
+    # Norms of tokens need no further array of the size of the target. A single norm of all numbers
+    # would be off by 1e-4, because float32 adds them one by one.
+    return torch.linalg.vector_norm(target.float(), dim=-1).square().sum() / target.numel()
 
 
 def pixels_from_prediction(
@@ -96,14 +104,16 @@ def pixels_from_prediction(
     Returns:
         pixels float32 [B, C, T, H, W] in 0..1.
     """
-    tubelets, mean, std = _tubelet_statistics(clips, config)
+    pixels = unstandardise(clips.float())
+    _, mean, std = _centred_tubelets(pixels, config)
     masked = split_mask(mask)[1]
     content = (
         predicted[..., : config.patch_dim].float().unflatten(2, (-1, NUM_CHANNELS)).transpose(2, 3)
     )
     content = content * (take_tokens(std, masked) + STD_OFFSET) + take_tokens(mean, masked)
     rows = torch.arange(len(masked), device=masked.device)[:, None]
-    return join_tubelets(tubelets.index_put((rows, masked), content), config).clamp(0.0, 1.0)
+    tubelets = split_tubelets(pixels, config).index_put((rows, masked), content)
+    return join_tubelets(tubelets, config).clamp(0.0, 1.0)
 
 
 def join_tubelets(tubelets: Tensor, config: ModelConfig) -> Tensor:
@@ -120,18 +130,22 @@ def join_tubelets(tubelets: Tensor, config: ModelConfig) -> Tensor:
     return axes.reshape(-1, NUM_CHANNELS, config.num_frames, size, size)
 
 
-def _tubelet_statistics(clips: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Tubelets [B, N, C, P] in 0..1, their means and standard deviations [B, N, C, 1]; float32."""
-    tubelets = split_tubelets(unstandardise(clips.float()), config)
-    # On a CPU torch.var_mean processes one number at a time and takes several times as long.
+def _centred_tubelets(clips: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """The tubelets [B, N, C, P] of clips of any scale without their means, the means, and the
+    unbiased standard deviations [B, N, C, 1]; float32.
+
+    A small model on a CPU spends most of a step here, so that there is one new array of the size of
+    the clips, and torch.var_mean is not used: it takes several times as long.
+    """
+    tubelets = split_tubelets(clips.float(), config)
     # Relative to its first pixel, a tubelet of one colour is exactly zero, so that no rounding
     # error is divided by a standard deviation near zero.
     first = tubelets[..., :1]
     centred = tubelets - first
     offset = centred.mean(dim=-1, keepdim=True)
     centred -= offset
-    variance = torch.linalg.vecdot(centred, centred) / (tubelets.shape[-1] - 1)
-    return tubelets, first + offset, variance.sqrt().unsqueeze(-1)
+    root = math.sqrt(centred.shape[-1] - 1)
+    return centred, first + offset, torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / root
 
 
 def _channels_last(tubelets: Tensor) -> Tensor:
