@@ -8,7 +8,7 @@ The command renders a toy dataset of its own with motion vectors and trajectorie
 row of the chosen parts (benchmarks/ablation_rows.py) with every seed and the same budget. Several
 trainings run at the same time and share the cores. It prints test top-1 as mean +- standard
 deviation over the seeds, of finetuning and of a linear probe, beside random weights. A row takes
-two to three minutes for each seed on one core. Finished runs are used again, so a stopped command
+one and a half to three minutes for each seed on one core. Finished runs are used again, so a stopped command
 continues where it stopped. The tables are written to benchmarks/results/: whole parts to
 ablation.json and ablation.md, single rows of a part (`--rows`) to ablation_rows.json and
 ablation_rows.md, because a table should hold rows that were trained together.

@@ -204,6 +204,10 @@ def test_other_sizes_and_lengths_have_the_numbers_of_videomaes_scripts(recipe):
         tuned.optim.base_learning_rate, effective_batch(tuned.batch_size, tuned.repeats)
     )
     assert found_rate == pytest.approx(scaled_learning_rate(rate, tuned.batch_size))
+    least_rate = scaled_learning_rate(
+        tuned.optim.min_learning_rate, effective_batch(tuned.batch_size, tuned.repeats)
+    )
+    assert least_rate == pytest.approx(scaled_learning_rate(1e-6, tuned.batch_size))
     assert config.cut.stride == (2 if recipe.startswith("ssv2") else 4)
 
 

@@ -64,8 +64,8 @@ class ModelConfig(PlainValues):
     decoder_mlp_ratio: float = 4.0
     """Hidden width of the MLP of a decoder block, as a multiple of decoder_width (rounded)."""
     decoder_output: str = "linear"
-    """Last layer of the decoder: linear, or a tanh after it, as in MME's code. A tanh cannot reach
-    targets beyond -1 and 1."""
+    """Last layer of the decoder: linear, or a tanh after it, as MME's code has for displacements. A
+    tanh cannot reach targets beyond -1 and 1."""
     prediction_dim: int | None = None
     """How many numbers are predicted for a masked token. None: the pixels of a tubelet
     (patch_dim)."""
