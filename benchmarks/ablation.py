@@ -8,9 +8,9 @@ The command renders a toy dataset of its own with motion vectors and trajectorie
 row of the chosen parts (benchmarks/ablation_rows.py) with every seed and the same budget. Several
 trainings run at the same time and share the cores. It prints test top-1 as mean +- standard
 deviation over the seeds, of finetuning and of a linear probe, beside random weights. A row takes
-one and a half to three minutes for each seed on one core. Finished runs are used again, so a stopped command
-continues where it stopped. The tables are written to benchmarks/results/: whole parts to
-ablation.json and ablation.md, single rows of a part (`--rows`) to ablation_rows.json and
+one and a half to three minutes for each seed on one core. Finished runs are used again, so a
+stopped command continues where it stopped. The tables are written to benchmarks/results/: whole
+parts to ablation.json and ablation.md, single rows of a part (`--rows`) to ablation_rows.json and
 ablation_rows.md, because a table should hold rows that were trained together.
 """
 
@@ -31,6 +31,7 @@ import click
 from tqdm import tqdm
 
 from benchmarks.ablation_rows import PARTS, Row, dataset_name
+from benchmarks.options import whole_numbers
 from benchmarks.record import machine
 from benchmarks.training_runs import ROOT, Trainer, mean_and_spread, summary
 from shared.errors import InputError, user_errors
@@ -127,7 +128,7 @@ def main(
     asked = chosen_rows(parts or tuple(PARTS), texts)
     results = SINGLE_ROWS if texts else WHOLE_PARTS
     budget = Budget(clips, pretrain_epochs, finetune_epochs, precision)
-    chosen = [int(seed) for seed in seeds.split(",")]
+    chosen = list(whole_numbers("--seeds", seeds))
     trainers = {
         flows: Trainer(prepare(DatasetLayout(folder_of(out, flows), "toy"), clips, flows))
         for flows in dict.fromkeys(row.flows for part in asked for row in asked[part])

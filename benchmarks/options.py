@@ -52,8 +52,8 @@ def chosen_parts(only: str | None, known: Iterable[str]) -> list[str]:
 
 
 def known_names(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of a list with commas; each must be known."""
-    names = tuple(name.strip() for name in text.split(","))
+    """The names of a list with commas, each once; each must be known."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in known:
             raise InputError("unknown-name", f"{option} has {name!r}; allowed: {', '.join(known)}")
@@ -61,10 +61,10 @@ def known_names(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ..
 
 
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """The numbers from 0 on of a list with commas."""
+    """The numbers from 0 on of a list with commas, each once."""
     for part in text.split(","):
         if not part.strip().isdecimal():
             raise InputError(
                 "bad-setting", f"{option} has {part!r}; give whole numbers, such as 5,10"
             )
-    return tuple(map(int, text.split(",")))
+    return tuple(dict.fromkeys(map(int, text.split(","))))

@@ -52,7 +52,7 @@ from benchmarks.real_video_cells import (
 )
 from benchmarks.real_video_plan import plan_text
 from benchmarks.real_video_record import FinishedCells
-from benchmarks.real_video_scores import Results, ScoredClips, hours_of, read_tested
+from benchmarks.real_video_scores import Results, hours_of, threads_of
 from benchmarks.real_video_tables import RESULTS, write_results
 from benchmarks.record import command_without
 from benchmarks.training_runs import Trainer
@@ -64,7 +64,7 @@ from train.running.run_folder import RunFolder
 
 FINISHED = RESULTS.with_name("real_video_cells.json")
 PATHS = ("--videos", "--out", "--finished", "--results", "--boxes")
-COSTS = {"epochs": 1, "clips_seen": 0, "teraflops": 2, "hours": 3}  # and decimals
+COSTS = {"epochs": 1, "clips_seen": 0, "teraflops": 2, "hours": 3, "threads": 1}  # and decimals
 
 
 @click.command(help=__doc__.split("\n")[0], context_settings={"show_default": True})
@@ -157,7 +157,7 @@ def main(
     budget = 1e12 * teraflops
     cells = list(plan_cells(keys, numbers, chosen_seeds, per_class, asked, counts, budget, draws))
     record = FinishedCells(finished, source, precision)
-    waiting = [each for each in cells if tested_clips(layouts, each, record) is None]
+    waiting = [each for each in cells if record.tested(layouts[each.fold], each) is None]
     print(plan_text(cells, waiting, layouts))
     if plan:
         return
@@ -194,6 +194,7 @@ def main(
     # ---------------------------------------------------------------------------------------------
     for cell in tqdm([] if only_tables else waiting, "cells", unit="cell", **bar_options()):
         run_cell(layouts[cell.fold], cell, precision, per_class)
+        record.mark(layouts[cell.fold], cell)
         write_tables()
     write_tables()
     print(results.with_suffix(".md").read_text())
@@ -227,14 +228,6 @@ def run_cell(layout: DatasetLayout, cell: Cell, precision: str, per_class: tuple
         trainer.evaluate(cell.run, "--split", split)
 
 
-def tested_clips(
-    layouts: Mapping[int, DatasetLayout], cell: Cell, record: FinishedCells
-) -> ScoredClips | None:
-    """The tested clips of a cell, from its run or from the record; None if it is not finished."""
-    layout = layouts[cell.fold]
-    return read_tested(layout, cell) or record.tested(layout, cell)
-
-
 def collect(
     cells: Iterable[Cell],
     layouts: Mapping[int, DatasetLayout],
@@ -245,7 +238,7 @@ def collect(
     results = Results(sources)
     for cell in cells:
         layout = layouts[cell.fold]
-        tested = tested_clips(layouts, cell, record)
+        tested = record.tested(layout, cell)
         if tested is not None:
             record.add(layout, cell, tested)
             results.add(cell, tested, count_labelled(layout, cell.labels))
@@ -263,17 +256,19 @@ def pretrainings(
             continue
         layout = layouts[cell.fold]
         folder = RunFolder(layout.runs / each.run)
-        if folder.is_finished:
+        key = record.pretraining_key(layout, each)
+        if folder.is_finished and record.is_marked(layout, each.run, key):
             record.add_cost(layout, each, {"epochs": each.epochs, "clips_seen": each.clips_seen,
                                            "teraflops": each.flops / 1e12,
-                                           "hours": hours_of(folder)})  # fmt: skip
+                                           "hours": hours_of(folder),
+                                           "threads": threads_of(folder)})  # fmt: skip
         cost = record.cost(layout, each)
         if cost is not None:
             found.setdefault(cell.key, {})[cell.fold, cell.seed] = cost
     return {
         key: {"runs": len(those)}
         | {
-            name: round(fmean(cost[name] for cost in those.values()), digits)
+            name: round(fmean(cost.get(name, 1) for cost in those.values()), digits)
             for name, digits in COSTS.items()
         }
         for key, those in found.items()
@@ -288,7 +283,7 @@ def missing(
         {"fold": cell.fold, "method": cell.key, "seed": cell.seed,
          "labels_per_class": cell.labels or "all", "draw": cell.draw, "measure": cell.measure}
         for cell in cells
-        if tested_clips(layouts, cell, record) is None
+        if record.tested(layouts[cell.fold], cell) is None
     ]  # fmt: skip
 
 

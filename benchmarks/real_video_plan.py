@@ -44,6 +44,7 @@ def plan_text(
         waiting: those that are not finished.
     """
     trainings = list_trainings(waiting, layouts)
+    known = list_trainings(cells, layouts)
     lines = [
         f"{'training':34} {'runs':>5} {'TFLOP each':>11} {'hours each':>11} {'finished':>9} "
         f"{'hours left':>11}"
@@ -52,9 +53,10 @@ def plan_text(
     for kind in dict.fromkeys(training.kind for training in trainings):
         those = [training for training in trainings if training.kind == kind]
         each = sum(training.flops for training in those) / len(those)
-        hours = each / _rate(those) / 3600
+        rate = _rate([training for training in known if training.kind == kind])
+        hours = each / rate / 3600
         undone = sum(training.flops for training in those if training.hours is None)
-        remaining = undone / _rate(those) / 3600
+        remaining = undone / rate / 3600
         left += remaining
         finished = sum(training.hours is not None for training in those)
         lines.append(

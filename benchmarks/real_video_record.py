@@ -2,7 +2,8 @@
 
 A cell takes minutes to hours, and its run has hundreds of megabytes. The file keeps of each cell
 only which test clips were right, so that a benchmark that was begun on one machine continues on
-another one. A cell is found again only if the recipe has the same options for it.
+another one. A cell is found again only if the recipe has the same options for it. The same holds
+for a run: a mark in its folder says what it was made with, because its name does not.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import numpy as np
 
 from benchmarks.real_clips import held_out_split
 from benchmarks.real_video_cells import METHODS, RECIPE, Cell, Pretraining
-from benchmarks.real_video_scores import ScoredClips
+from benchmarks.real_video_scores import ScoredClips, read_tested
 from shared.errors import InputError
 from shared.files import write_atomically
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from train.options.recipe import read_recipe, written_options
+
+MARK = "benchmark-key"
+"""A file in the folder of a run with the key of its cell, or of its pretraining."""
 
 
 class FinishedCells:
@@ -47,19 +51,15 @@ class FinishedCells:
         # An asked precision is an option of each training. A probe alone trains nothing in it.
         self._precision = [] if precision == "auto" else [precision]
         self._clips: dict[Path, tuple[list[str], np.ndarray]] = {}  # by manifest
-        self._tables: dict[str, dict[str, Any]] = {"cells": {}, "pretrainings": {}}
-        if path.is_file():
-            try:
-                content = json.loads(path.read_text())
-                self._tables = {name: dict(content[name]) for name in self._tables}
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    "damaged-file",
-                    f"{path} cannot be read ({error!r}); delete it, and its cells run again",
-                ) from None
+        self._tables = _read(path)
 
     def tested(self, layout: DatasetLayout, cell: Cell) -> ScoredClips | None:
-        """The tested clips of a cell; None if the file does not have it."""
+        """The tested clips of a cell, from its run if that is marked, or else from the file; None
+        if neither has it."""
+        if self.is_marked(layout, cell.run, self._key(layout, cell)):
+            found = read_tested(layout, cell)
+            if found is not None:
+                return found
         entry = self._tables["cells"].get(self._key(layout, cell))
         ids, labels = self._test_clips(layout, cell)
         if entry is None or entry["clips"] != len(ids):
@@ -79,18 +79,35 @@ class FinishedCells:
 
     def cost(self, layout: DatasetLayout, pretraining: Pretraining) -> Mapping[str, float] | None:
         """The cost of a pretraining, as it was added; None if the file does not have it."""
-        return self._tables["pretrainings"].get(self._pretraining_key(layout, pretraining))
+        return self._tables["pretrainings"].get(self.pretraining_key(layout, pretraining))
 
     def add_cost(
         self, layout: DatasetLayout, pretraining: Pretraining, cost: Mapping[str, float]
     ) -> None:
         """Add what a pretraining took."""
-        key = self._pretraining_key(layout, pretraining)
+        key = self.pretraining_key(layout, pretraining)
         self._tables["pretrainings"].setdefault(key, dict(cost))
 
+    def mark(self, layout: DatasetLayout, cell: Cell) -> None:
+        """Mark the finished run of a cell, and that of its pretraining, with their keys."""
+        keys = {cell.run: self._key(layout, cell)}
+        if cell.pretraining is not None:
+            keys[cell.pretraining.run] = self.pretraining_key(layout, cell.pretraining)
+        for run, key in keys.items():
+            write_atomically(layout.runs / run / MARK, f"{key}\n".encode())
+
+    def is_marked(self, layout: DatasetLayout, run: str, key: str) -> bool:
+        """Whether a run was made for this key. Other runs have the same name if the recipe, the
+        flow or the precision is another one."""
+        path = layout.runs / run / MARK
+        return path.is_file() and path.read_text() == f"{key}\n"
+
     def write(self) -> None:
-        """Replace the file."""
-        content = {name: dict(sorted(table.items())) for name, table in self._tables.items()}
+        """Replace the file. Cells that another benchmark has added since it was read are kept."""
+        tables = {
+            name: {**there, **self._tables[name]} for name, there in _read(self._path).items()
+        }
+        content = {name: dict(sorted(table.items())) for name, table in tables.items()}
         write_atomically(self._path, json.dumps(content, indent=1).encode() + b"\n")
 
     def _test_clips(self, layout: DatasetLayout, cell: Cell) -> tuple[list[str], np.ndarray]:
@@ -113,15 +130,33 @@ class FinishedCells:
             *(tables.get(section) for section in ("model", "loader")),
             written_options(tables, "finetune", METHODS[cell.key].head),
         ]
+        if not cell.is_probe:
+            options.append(tables.get("evaluate"))
         if cell.pretraining is not None:
             options.append(_pretraining_options(tables, cell.key))
         if cell.pretraining is not None or not cell.is_probe:
             options += self._precision
         return f"{layout.dataset}/{self._flow}/{cell.run}/{_digest(options)}"
 
-    def _pretraining_key(self, layout: DatasetLayout, pretraining: Pretraining) -> str:
+    def pretraining_key(self, layout: DatasetLayout, pretraining: Pretraining) -> str:
+        """The key of a pretraining: its dataset, flow and run, and a digest of its options."""
         options = _pretraining_options(_recipe(RECIPE), pretraining.key) + self._precision
         return f"{layout.dataset}/{self._flow}/{pretraining.run}/{_digest(options)}"
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of the file; empty ones if there is no file."""
+    tables: dict[str, dict[str, Any]] = {"cells": {}, "pretrainings": {}}
+    if not path.is_file():
+        return tables
+    try:
+        content = json.loads(path.read_text())
+        return {name: dict(content[name]) for name in tables}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "damaged-file",
+            f"{path} cannot be read ({error!r}); delete it, and its cells run again",
+        ) from None
 
 
 @functools.cache

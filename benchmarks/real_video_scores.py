@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,12 @@ def hours_of(folder: RunFolder) -> float:
             total += last
         last = seconds
     return (total + last) / 3600
+
+
+def threads_of(folder: RunFolder) -> int:
+    """Number of threads that a run computed with: what OpenMP was told, or every core."""
+    told = folder.read_record().get("openmp", {}).get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() else os.cpu_count() or 1
 
 
 class Results:

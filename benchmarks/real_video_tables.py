@@ -80,14 +80,14 @@ def tables(content: dict[str, Any], name: str) -> str:
 def _costs(content: dict[str, Any]) -> list[str]:
     """What a pretraining of each method takes."""
     lines = [
-        f"| pretraining ({content['machine']['processor']}, one thread) | epochs | clips seen | "
-        "TFLOP | minutes |",
-        "|---|---|---|---|---|",
+        f"| pretraining ({content['machine']['processor']}) | epochs | clips seen | "
+        "TFLOP | threads | minutes |",
+        "|---|---|---|---|---|---|",
     ]
     for key, cost in content["pretrainings"].items():
         lines.append(
             f"| {METHODS[key].name} | {cost['epochs']:g} | {cost['clips_seen']:,.0f} | "
-            f"{cost['teraflops']:.2f} | {60 * cost['hours']:.1f} |"
+            f"{cost['teraflops']:.2f} | {cost['threads']:g} | {60 * cost['hours']:.1f} |"
         )
     return lines
 

@@ -34,6 +34,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.options import whole_numbers
 from benchmarks.record import machine
 from benchmarks.toy_boxes import with_random_boxes
 from benchmarks.training_runs import Trainer, mean_and_spread, summary
@@ -69,7 +70,7 @@ def main(out: Path, seeds: str, epochs: int) -> None:
         raise InputError(
             "not-finished", f"no toy dataset with boxes in {layout.root}; make one with `make`"
         )
-    chosen = [int(seed) for seed in seeds.split(",")]
+    chosen = list(whole_numbers("--seeds", seeds))
     stills = read_stills(layout)
     figures: dict[str, list[float]] = {}
     for seed in chosen:

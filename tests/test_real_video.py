@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from video_fixtures import render_video
 
-from benchmarks import real_video, real_video_record
+from benchmarks import real_video, real_video_plan, real_video_record
 from benchmarks.paired_bootstrap import Resampler
 from benchmarks.real_boxes import exchanged, read_person_boxes, something_else
 from benchmarks.real_clips import (
@@ -26,10 +27,11 @@ from benchmarks.real_clips import (
 from benchmarks.real_video_cells import ALL, MEASURES, METHODS, flops_of_clip, plan_cells
 from benchmarks.real_video_plan import list_trainings
 from benchmarks.real_video_record import FinishedCells
-from benchmarks.real_video_scores import Results, ScoredClips
+from benchmarks.real_video_scores import Results, ScoredClips, score_file
 from benchmarks.real_video_tables import efficiency_curves, tables, write_results
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes, read_manifest, write_classes, write_manifest
+from train.evaluation.score_files import write_scores
 
 CLASSES = ("jump", "run")
 FOLDS, PER_FOLD = 4, 3
@@ -258,7 +260,8 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
         correct = np.arange(len(ids)) % share[cell.key] == 0
         results.add(cell, ScoredClips(ids, labels, correct), 10 if cell.labels else 18)
     missing = [{"fold": 2, "method": "mofo", "seed": 0, "labels_per_class": 5, "measure": "probe"}]
-    cost = {"epochs": 15, "clips_seen": 10455, "teraflops": 3.36, "hours": 0.05, "runs": 1}
+    cost = {"epochs": 15, "clips_seen": 10455, "teraflops": 3.36, "hours": 0.05, "threads": 1,
+            "runs": 1}  # fmt: skip
     setting = {"command": "python", "folds": [1], "seeds": [0], "teraflops": 1.0,
                "pretrainings": {"velocity": cost}}  # fmt: skip
     path = tmp_path / "real.json"
@@ -273,7 +276,7 @@ def test_tables_have_differences_and_name_what_is_missing(actions, tmp_path):
     assert "| 5 | velocities | 1 x 1 x 1 | 50.0 [" in path.with_suffix(".md").read_text()
     assert "[real.json](real.json)" in tables(content, path.name)
     assert "Not run yet: 1 cells" in tables(content, path.name)
-    assert "| velocities | 15 | 10,455 | 3.36 | 3.0 |" in tables(content, path.name)
+    assert "| velocities | 15 | 10,455 | 3.36 | 1 | 3.0 |" in tables(content, path.name)
     assert efficiency_curves(content, "probe").startswith(b"\x89PNG")
     assert (tmp_path / "real-probe.png").is_file()
 
@@ -323,6 +326,71 @@ def test_a_changed_recipe_makes_cells_unfinished(actions, clips, tmp_path, monke
     other.write_text(recipe.read_text().replace("image_size = 96", "image_size = 120"))
     monkeypatch.setattr(real_video_record, "RECIPE", other)
     assert record.tested(layout, cell) is None
+
+
+def test_a_run_of_other_options_is_not_taken_for_the_cell(actions, clips, tmp_path):
+    """The name of a run does not say with which precision, flow or recipe it was made."""
+    layout, file = make_fold(clips, actions, 1), tmp_path / "cells.json"
+    [cell] = plan_cells(("velocity",), (1,), (0,), (5,), ("probe",), {1: 20}, 1e12)
+    tested = [each for each in read_manifest(layout.manifest) if each.split == "test"]
+    path = score_file(layout, cell)
+    path.parent.mkdir(parents=True)
+    (layout.runs / cell.pretraining.run).mkdir()
+    ids = [each.clip_id for each in tested]
+    labels = np.array([each.label for each in tested])
+    scores = np.eye(len(CLASSES), dtype=np.float32)[labels]
+    table = SimpleNamespace(ids=np.array(ids, "S64"), labels={"label": labels})
+    write_scores(path, table, {"label": scores})
+    record = FinishedCells(file, "dis", "fp32")
+    assert record.tested(layout, cell) is None  # a run that somebody made by hand
+    record.mark(layout, cell)
+    assert record.tested(layout, cell).correct.all()
+    key = record.pretraining_key(layout, cell.pretraining)
+    assert record.is_marked(layout, cell.pretraining.run, key)
+    for flow, precision in (("dis", "bf16"), ("tvl1", "fp32"), ("dis", "auto")):
+        assert FinishedCells(file, flow, precision).tested(layout, cell) is None
+
+
+def test_a_changed_test_makes_finetuned_cells_unfinished(actions, clips, tmp_path, monkeypatch):
+    layout = make_fold(clips, actions, 1)
+    plan = (("velocity",), (1,), (0,), (5,), ("probe", "finetune"), {1: 20}, 1e12)
+    [probed, finetuned] = plan_cells(*plan)
+    ids = sorted(read_sources(actions))
+    tested = ScoredClips(ids, np.zeros(len(ids), int), np.ones(len(ids), bool))
+    record = FinishedCells(tmp_path / "cells.json", "dis")
+    for cell in (probed, finetuned):
+        record.add(layout, cell, tested)
+    other = tmp_path / "other.toml"
+    other.write_text(real_video_record.RECIPE.read_text().replace("crops = 1", "crops = 3"))
+    monkeypatch.setattr(real_video_record, "RECIPE", other)
+    assert record.tested(layout, probed) is not None and record.tested(layout, finetuned) is None
+
+
+def test_two_benchmarks_keep_each_others_cells(actions, clips, tmp_path):
+    layout, file = make_fold(clips, actions, 1), tmp_path / "cells.json"
+    cells = list(plan_cells(("random", "velocity"), (1,), (0,), (5,), ("probe",), {1: 20}, 1e12))
+    ids = sorted(read_sources(actions))
+    tested = ScoredClips(ids, np.zeros(len(ids), int), np.ones(len(ids), bool))
+    records = [FinishedCells(file, "dis") for _ in cells]
+    for record, cell in zip(records, cells, strict=True):
+        record.add(layout, cell, tested)
+        record.write()
+    assert all(FinishedCells(file, "dis").tested(layout, cell) for cell in cells)
+
+
+def test_a_plan_has_the_speed_of_what_has_finished(actions, clips, monkeypatch):
+    layouts = {fold: make_fold(clips, actions, fold) for fold in (1, 2)}
+    plan = (("velocity",), (1, 2), (0,), (5,), ("probe",), {1: 20, 2: 20}, 1e12)
+    cells = list(plan_cells(*plan))
+    fast = layouts[1].runs / cells[0].pretraining.run
+    monkeypatch.setattr(
+        real_video_plan, "_hours", lambda folder: 0.5 if folder.path == fast else None
+    )
+    [line] = [
+        line for line in real_video_plan.plan_text(cells, cells[1:], layouts).splitlines()
+        if line.startswith("pretrain velocity")
+    ]  # fmt: skip
+    assert line.split()[-4:] == [f"{cells[1].pretraining.flops / 1e12:.2f}", "0.50", "0", "0.50"]
 
 
 @pytest.mark.slow
