@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import InputError
-from shared.mirror import local_folder, shown
+from shared.mirror import local_folder, refuse_unstored, shown
 from shared.mirror_sync import pull
 
 MAX_NAME_BYTES = 200  # file systems allow 255 for a name, and some names get a suffix
@@ -51,8 +51,9 @@ class DatasetLayout:
     machine (shared/mirror.py), whose small files are then as in the store.
 
     Raises:
-        InputError: the dataset name has characters that could leave OUT or confuse a shell, or the
-            object storage cannot be reached.
+        InputError: the dataset name has characters that could leave OUT or confuse a shell; for
+            object storage, the name is that of a folder that stays on this machine, or the storage
+            cannot be reached.
     """
 
     out: Path
@@ -61,6 +62,7 @@ class DatasetLayout:
     def __post_init__(self) -> None:
         _check_name("dataset name", self.dataset)
         if local_folder(self.out) != Path(self.out):
+            refuse_unstored(self.dataset, f"dataset name {self.dataset!r} on S3", "another name")
             pull(self.root)
 
     @property

@@ -29,7 +29,8 @@ def local_folder(out: Path) -> Path:
     """The folder for an OUT: the mirror for s3://bucket/path, and any other OUT itself.
 
     Raises:
-        InputError: the address has no bucket, or the store is another one than S3.
+        InputError: the address has no bucket, the store is another one than S3, or nothing would be
+            stored there.
     """
     kind, _, rest = str(out).partition(":")
     if not re.fullmatch("[a-z][a-z0-9]+", kind) or rest[:1] not in ("", "/") or str(out) == kind:
@@ -40,7 +41,28 @@ def local_folder(out: Path) -> Path:
             "unsafe-path",
             f"OUT {kind}:/{rest}: s3://bucket/path is allowed, or a folder",
         )
+    for part in (bucket, *parts):
+        refuse_unstored(part, f"OUT s3://{'/'.join((bucket, *parts))}", "another bucket or path")
     return Path(os.environ.get(FOLDER_VARIABLE) or ".").absolute() / MIRROR / bucket / Path(*parts)
+
+
+def refuse_unstored(part: str, what: str, instead: str) -> None:
+    """Refuse a part of an address in object storage below which nothing would be stored.
+
+    Args:
+        part: a bucket, or the name of a folder.
+        what: whose part it is, for the message.
+        instead: what to choose instead, for the message.
+
+    Raises:
+        InputError: the part is hidden, or is one of `OWN_FOLDERS`.
+    """
+    if part.startswith(".") or part in OWN_FOLDERS:
+        raise InputError(
+            "unsafe-path",
+            f"{what}: nothing would be stored below {part!r}, because hidden folders and the "
+            f"folders {', '.join(OWN_FOLDERS)} stay on this machine; choose {instead}",
+        )
 
 
 def address_of(path: Path) -> str | None:

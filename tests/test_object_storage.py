@@ -103,6 +103,21 @@ def test_addresses_that_are_refused(out):
         local_folder(Path(out))
 
 
+@pytest.mark.parametrize(
+    ("out", "dataset", "part"),
+    [
+        ("s3://videos/path", "toy", "videos"),
+        ("s3://bucket/runs/path", "toy", "runs"),
+        ("s3://bucket/a/.hidden", "toy", ".hidden"),
+        ("s3://bucket/path", "annotations", "annotations"),
+    ],
+)
+def test_addresses_where_nothing_would_be_stored_are_refused(out, dataset, part):
+    with refuses("unsafe-path", repr(part), "choose another"):
+        DatasetLayout(Path(out), dataset)
+    assert DatasetLayout(Path("out") / part, "truth").root == Path("out") / part / "truth"
+
+
 @pytest.mark.parametrize("given", ["0", "-1", "many", "nan", "inf"])
 def test_a_limit_that_is_no_size_is_refused(given, monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, given)
