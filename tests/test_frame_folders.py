@@ -78,6 +78,15 @@ def test_every_frame_is_decoded_once_in_order_with_its_time(tmp_path):
     assert times == pytest.approx([index / 10 for index in range(12)])
 
 
+def test_hidden_files_beside_frames_are_passed_over(tmp_path):
+    frames = write_frames(tmp_path / "a", 3, "img_{}.png")
+    for path in list(frames.iterdir()):
+        (frames / f"._{path.name}").write_bytes(b"what macOS writes")
+    assert scan_videos(tmp_path).paths == ["a/"]
+    rgb, _ = decoded(CLIP, tmp_path)
+    assert np.array_equal(rgb, [moving_picture(index) for index in range(3)])
+
+
 def test_spans_take_their_frames_alone_and_together(tmp_path):
     write_frames(tmp_path / "a", 10)
     clips = [Clip(str(i), "a/", i / 10, i / 10 + 0.3, frames_per_second=10.0) for i in (0, 2, 7)]

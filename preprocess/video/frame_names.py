@@ -16,7 +16,8 @@ def frame_series(names: Iterable[str]) -> list[str]:
 
     Frames are pictures whose names differ only in a number before the suffix, such as
     `img_00001.jpg`. They are sorted by that number, so 10 comes after 9. Series that begin with
-    `flow` are passed over. There must be two frames or more, and only one series.
+    `flow` are passed over, and so are hidden files: macOS writes `._img_00001.jpg` beside
+    `img_00001.jpg`. There must be two frames or more, and only one series.
 
     Args:
         names: names of files in one folder; those without a picture's suffix are passed over.
@@ -24,7 +25,7 @@ def frame_series(names: Iterable[str]) -> list[str]:
     series: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for name in names:
         parts = NUMBERED.fullmatch(name)
-        if parts is None or not is_picture(name):
+        if parts is None or not is_picture(name) or name.startswith("."):
             continue
         prefix, number, suffix = parts.groups()
         if not prefix.lower().startswith(FLOW_PREFIXES):
