@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import av
 import h5py
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from dataset_fixtures import run_flows
 from errors import sets_aside
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from video_fixtures import moving_picture, render_video
 
 from preprocess.doctor import diagnose
@@ -108,6 +109,22 @@ def test_pictures_are_upright_scaled_and_rgb(tmp_path):
         image.save(tmp_path / "a" / f"{index}.jpg", exif=turned)
     [chunk] = decode_clip(CLIP, tmp_path, DecodeOptions(short_side=24))
     assert chunk.source_size == (48, 64) and chunk.rgb.shape == (2, 32, 24, 3)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_frames_of_16_bit_grey_are_scaled_to_8_bits(tmp_path, monkeypatch, mode):
+    """Within one of what FFmpeg makes of such a video; versions of Pillow open them differently."""
+    grey = np.tile(np.arange(0, 65536, 1024, np.uint16), (48, 1))
+    grey[:, -1] = 65535
+    (tmp_path / "a").mkdir()
+    for index in range(2):
+        Image.fromarray(grey).save(tmp_path / "a" / f"{index}.png")
+    opened = ImageOps.exif_transpose
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda image: opened(image).convert(mode))
+    rgb, _ = decoded(CLIP, tmp_path)
+    assert np.array_equal(rgb[0, :, :, 0], np.round(grey / 257)) and np.array_equal(*rgb)
+    video = av.VideoFrame.from_ndarray(grey, format="gray16le").reformat(format="rgb24")
+    assert np.abs(video.to_ndarray().astype(int) - rgb[0]).max() <= 1
 
 
 def test_folders_that_cannot_be_used_are_set_aside(tmp_path):

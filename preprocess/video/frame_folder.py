@@ -142,8 +142,20 @@ def _read(path: Path, max_pixels: int) -> np.ndarray:
                     f"{path.name} is {width}x{height}; up to {max_pixels} pixels are allowed "
                     "(--max-pixels)",
                 )
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return _rgb(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
         raise ClipError(
             "damaged-file", f"{path.name} is damaged or not a picture: {error}"
         ) from None
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """The pixels of a picture: uint8 [H, W, 3]; 0..65535 of 16-bit grey becomes 0..255.
+
+    Pillow's own conversion of 16-bit grey cuts at 255, which makes such pictures white. It opens
+    them in mode I or in one of I;16, by its version.
+    """
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return np.asarray(image.convert("RGB"))
+    grey = (np.asarray(image).astype(np.int32) + 128) // 257  # rounded
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
