@@ -36,6 +36,9 @@ def labels_of(tmp_path: Path, text: str, *more: object) -> dict[str, int | None]
         "a/1.mp4 40 0\na/2 x.mp4 -1 1\nb,c/3.webm 0 16 0\n",
         'path,label\na/1.mp4,0\na/2 x.mp4,1\n"b,c/3.webm",0\n',
         'label,group,Path\n0,g,./a/1.mp4\n1,g,a/2 x.mp4\n0,h,"b,c/3.webm"\n',
+        '"path","label"\n"a/1.mp4",0\n"a/2 x.mp4",1\n"b,c/3.webm",0\n',
+        '"label", "path"\n0, "a/1.mp4"\n1, "a/2 x.mp4"\n0, "b,c/3.webm"\n',
+        '"video" "label"\na/1.mp4 0\na/2 x.mp4 1\nb,c/3.webm 0\n',
         "video label\na/1.mp4 0\na/2 x.mp4 1\nb,c/3.webm 0\n",
         'path,label\na\\1.mp4,0\na\\2 x.mp4,1\n"b,c\\3.webm",0\n',
     ],
@@ -92,6 +95,7 @@ def test_a_folder_of_lists_has_the_splits(tmp_path):
         ("a.mp4 0\nb.mp4 100000\n", "out-of-range", ("row 2", "100000")),
         ("id,label\na.mp4,0\n", "missing-key", ("row 1", "id,label", "path, video")),
         ("path,label,label\na.mp4,0,1\n", "duplicate", ("row 1", "'label'", "2 times")),
+        (f"{'a' * 200_000},0\n", "wrong-format", ("list.csv, row 1", "limit")),
         ("", "empty", ("list.csv",)),
     ],
 )
@@ -156,6 +160,14 @@ def test_backslashes_and_byte_order_marks_are_read(tmp_path):
     path.write_bytes((HEADER + "a,x/1.mp4,,,train,0,,\n").encode("utf-16"))
     done = invoke(tmp_path, "--videos", videos, "--manifest", path)
     refused(done, "wrong-format", "UTF-16", "UTF-8")
+
+
+def test_a_manifest_whose_header_is_quoted_is_read(tmp_path):
+    videos = touch(tmp_path / "v", "1.mp4")
+    quoted = '"' + HEADER.strip().replace(",", '","') + '"\n'
+    path = own_csv(tmp_path, '"a","1.mp4","","","train","0","",""', header=quoted)
+    clips = manifest_of(tmp_path, "--videos", videos, "--manifest", path)
+    assert (clips["a"].video, clips["a"].label) == ("1.mp4", 0)
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path):

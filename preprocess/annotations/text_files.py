@@ -42,13 +42,21 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}, row {number}", line.strip()
 
 
-def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def read_csv(
+    path: Path, columns: tuple[str, ...], skip_spaces: bool = False
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (where, row) for every row of a CSV file whose header has at least `columns`.
+
+    Args:
+        path: the file.
+        columns: the columns that it must have.
+        skip_spaces: whether spaces after a comma are skipped, so that a quote may follow them.
 
     Raises:
         InputError: a column is missing or there twice, or a row has too few values.
     """
-    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    stream = io.StringIO(read_text(path), newline="")
+    rows = csv.DictReader(stream, skipinitialspace=skip_spaces)
     try:
         found = [name.strip() for name in rows.fieldnames or []]
         rows.fieldnames = found

@@ -58,7 +58,7 @@ def read_own_list(path: Path, index: VideoIndex) -> Annotations:
 
 def _is_list(path: Path) -> bool:
     """Whether a file is a list of videos: its header, if any, has no column of a manifest alone."""
-    header = {cell.strip() for cell in read_text(path).partition("\n")[0].split(",")}
+    header = {*_cells(f"{path}, row 1", read_text(path).partition("\n")[0])}
     return not header & (set(COLUMNS) - {*PATH_NAMES, *LABEL_NAMES})
 
 
@@ -134,8 +134,9 @@ def _rows(path: Path) -> Iterator[_Row]:
     lines = list(read_lines(path))
     if not lines:
         return
-    separator = "," if "," in lines[0][1] else None
-    header = [cell.strip() for cell in lines[0][1].split(separator)]
+    first_row, first_line = lines[0]
+    separator = "," if "," in first_line else None
+    header = _cells(first_row, first_line) if separator else first_line.replace('"', "").split()
     lowered = [cell.lower() for cell in header]
     has_header = not {*lowered}.isdisjoint({*PATH_NAMES, *LABEL_NAMES})
     if has_header and separator:
@@ -147,7 +148,8 @@ def _rows(path: Path) -> Iterator[_Row]:
                 f"{path}, row 1: no column of paths; the header is {','.join(header)[:200]}, and "
                 f"one of {', '.join(PATH_NAMES)} is needed",
             )
-        for where, row in read_csv(path, (path_at, *([label_at] if label_at else []))):
+        needed = (path_at, *([label_at] if label_at else []))
+        for where, row in read_csv(path, needed, skip_spaces=True):
             others = {
                 name: (value or "").strip()
                 for name, value in row.items()
@@ -160,12 +162,21 @@ def _rows(path: Path) -> Iterator[_Row]:
         yield _row_of(where, line, separator)
 
 
+def _cells(where: str, line: str) -> list[str]:
+    """The cells of a line of a CSV, without quotes and surrounding spaces.
+
+    Raises:
+        InputError: the line is not CSV.
+    """
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])]
+    except csv.Error as error:
+        raise InputError("wrong-format", f"{where}: not CSV ({error})") from None
+
+
 def _row_of(where: str, line: str, separator: str | None) -> _Row:
     """`path`, `path label` or `path frames label`; a path may have the separator in it."""
-    if separator:
-        cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
-    else:
-        cells = line.split()
+    cells = _cells(where, line) if separator else line.split()
     if len(cells) == 1:
         return _Row(where, cells[0], "")
     label, rest = cells[-1], cells[:-1]
