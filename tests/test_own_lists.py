@@ -56,6 +56,19 @@ def test_labels_may_be_names_or_absent(tmp_path):
     assert set(labels_of(tmp_path, "a/1.mp4 0 -1\n").values()) == {None}  # VideoMAE V2
 
 
+@pytest.mark.parametrize("header", ["", "path\n"])
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize(
+    "names", [("clip 1.mp4", "my clip.mp4"), ("name, 1.mp4", "a,b.mp4"), ("one.mp4", "a, b c.MOV")]
+)
+def test_paths_without_labels_may_have_spaces_and_commas(tmp_path, names, quote, header):
+    videos = touch(tmp_path / "v", *names)
+    path = tmp_path / "list.txt"
+    path.write_text(header + "".join(f"{quote}{name}{quote}\n" for name in names))
+    clips = manifest_of(tmp_path, "--videos", videos, "--manifest", path)
+    assert [(clip.video, clip.label) for clip in clips.values()] == [(name, None) for name in names]
+
+
 def test_absolute_paths_below_the_root_are_read(tmp_path):
     found = labels_of(tmp_path, f"{tmp_path}/v/a/1.mp4 0\n{tmp_path}/v/a/2 x.mp4 1\n")
     assert found == {"a/1.mp4": 0, "a/2 x.mp4": 1}

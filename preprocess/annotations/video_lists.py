@@ -2,6 +2,7 @@
 
     videos/one.mp4 3            separated by spaces; the label is the last word
     videos/one.mp4,3            separated by commas
+    videos/the one.mp4          without a label: the line ends with the suffix of a video
     frames/one 120 3            a folder of frames, its number of frames, and the label
     path,label,group            with a header, which may have further columns
     videos/one.mp4,jump,g01
@@ -21,14 +22,15 @@ from preprocess.annotations.base import AnnotatedClip, Annotations, require_clip
 from preprocess.annotations.class_numbers import classes_beside, refuse_unlisted
 from preprocess.annotations.readers.manifest_csv import read_manifest_csv
 from preprocess.annotations.text_files import read_csv, read_lines, read_text
-from preprocess.video.video_index import VideoIndex, composed, without_suffix
+from preprocess.video.video_index import SUFFIXES, VideoIndex, composed, suffix_of, without_suffix
 from shared.errors import InputError
 from shared.manifest import COLUMNS, MAX_CLASSES, SPLITS, ClassList, check_relative_path
 
 PATH_NAMES = ("path", "video", "video_path", "filename", "file", "name", "clip")
 LABEL_NAMES = ("label", "class", "class_id", "label_id", "category", "target")
+QUOTES = "\"'"
 NO_LABEL = "-1"  # in VideoMAE V2's lists for pretraining
-SUFFIXES = (".csv", ".txt")  # of the lists in a folder
+LIST_SUFFIXES = (".csv", ".txt")  # of the lists in a folder
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _read_folder(folder: Path, index: VideoIndex) -> Annotations:
 
 def _split_lists(folder: Path) -> dict[str, Path]:
     """The list of each split that has one."""
-    paths = {split: [folder / f"{split}{suffix}" for suffix in SUFFIXES] for split in SPLITS}
+    paths = {split: [folder / f"{split}{suffix}" for suffix in LIST_SUFFIXES] for split in SPLITS}
     return {
         split: next(path for path in tried if path.is_file())
         for split, tried in paths.items()
@@ -139,6 +141,7 @@ def _rows(path: Path) -> Iterator[_Row]:
     header = _cells(first_row, first_line) if separator else first_line.replace('"', "").split()
     lowered = [cell.lower() for cell in header]
     has_header = not {*lowered}.isdisjoint({*PATH_NAMES, *LABEL_NAMES})
+    has_header &= not _ends_with_video(first_line)  # `clip 1.mp4` is a path
     if has_header and separator:
         path_at = next((cell for cell in header if cell.lower() in PATH_NAMES), None)
         label_at = next((cell for cell in header if cell.lower() in LABEL_NAMES), None)
@@ -178,7 +181,9 @@ def _row_of(where: str, line: str, separator: str | None) -> _Row:
     """`path`, `path label` or `path frames label`; a path may have the separator in it."""
     cells = _cells(where, line) if separator else line.split()
     if len(cells) == 1:
-        return _Row(where, cells[0], "")
+        return _Row(where, cells[0] if separator else line.strip(QUOTES), "")
+    if _ends_with_video(line):
+        return _Row(where, line.strip(QUOTES), "")
     label, rest = cells[-1], cells[:-1]
     # VideoMAE's lists of folders of frames have numbers of frames between path and label.
     while len(rest) > 1 and rest[-1].lstrip("-").isdigit():
@@ -188,7 +193,12 @@ def _row_of(where: str, line: str, separator: str | None) -> _Row:
     end = line.rstrip()
     for _ in range(len(cells) - len(rest)):
         end = end.rpartition(end.split()[-1])[0].rstrip()
-    return _Row(where, end.strip("\"'"), label)
+    return _Row(where, end.strip(QUOTES), label)
+
+
+def _ends_with_video(line: str) -> bool:
+    """Whether the last word of a line is the name of a video file, so that it has no label."""
+    return suffix_of(line.strip(QUOTES)) in SUFFIXES
 
 
 def _relative(row: _Row, index: VideoIndex) -> str:
