@@ -27,6 +27,7 @@ FLIPS = ("x", "y", "time")  # left to right, top to bottom, reversed in time
 FLIP_FIELDS = tuple(f"flip_{flip}" for flip in FLIPS)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # these would break a row or a terminal
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may escape a single one; UTF-8 cannot hold it
+PROTOCOL = re.compile("[A-Za-z][A-Za-z0-9+.-]*:|subfile,.*:")  # not `at 14:23.mp4`
 MAX_CLIP_ID_BYTES = 64  # `/clip/id` is S64 in the shards
 MAX_CLASSES = 100_000  # class numbers decide the size of lists and of a layer
 MAX_FRAMES_PER_SECOND = 10_000  # of high-speed cameras
@@ -179,7 +180,7 @@ def check_relative_path(video: str) -> None:
         raise InputError("unsafe-path", f"video {_short(video)}: {allowed}")
     if path.is_absolute() or ".." in path.parts:
         raise InputError("unsafe-path", f"video {_short(video)} leaves the video root; {allowed}")
-    if ":" in path.parts[0]:
+    if PROTOCOL.match(path.parts[0]):
         raise InputError("unsafe-path", f"video {_short(video)} looks like an address; {allowed}")
     if len(video.encode()) > 1024 or any(len(part.encode()) > 255 for part in path.parts):
         raise InputError("bad-name", f"video {_short(video)}: the path is too long; {allowed}")

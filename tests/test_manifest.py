@@ -44,6 +44,12 @@ def test_flat_folder_has_no_labels_and_is_all_train(tmp_path):
     assert read_classes(tmp_path / "out/mine/classes.json") == ClassList()
 
 
+def test_a_time_in_a_name_is_no_protocol(tmp_path):
+    names = ("2024-01-05 14:23.mp4", "Screencast from 2024-01-05 14:23:45.webm")
+    clips = manifest_of(tmp_path, "--videos", touch(tmp_path / "v", *names))
+    assert sorted(clip.video for clip in clips.values()) == list(names)
+
+
 def test_prefer_mp4(tmp_path):
     videos = touch(tmp_path / "v", "a.webm", "a.mp4", "b.webm")
     clips = manifest_of(tmp_path, "--videos", videos, "--prefer", "mp4")

@@ -63,6 +63,7 @@ def test_ids_stay_strings(tmp_path):
         ("a,/etc/passwd,,,train,,,", "unsafe-path", "/etc/passwd"),
         ("a,x/../../y.mp4,,,train,,,", "unsafe-path", "x/../../y.mp4"),
         ("a,http://host/x.mp4,,,train,,,", "unsafe-path", "http://host/x.mp4"),
+        ("a,c:/data/x.mp4,,,train,,,", "unsafe-path", "c:/data/x.mp4"),
         ("a,concat:a.mp4|b.mp4,,,train,,,", "unsafe-path", "concat:a.mp4|b.mp4"),
         (f"a,{'x' * 4000},,,train,,,", "bad-name", "xxx..."),
         ("a,,,,train,,,", "unsafe-path", "video ''"),
