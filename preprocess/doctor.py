@@ -58,6 +58,7 @@ class Diagnosis:
         codecs: name -> number of videos.
         hours: total length of all videos whose header has a length.
         remarks: notes on the videos.
+        notes: lines on folders that were not searched.
         headers_per_second: number of files read per second of wall-clock time.
     """
 
@@ -70,6 +71,12 @@ class Diagnosis:
     hours: float = 0.0
     headers_per_second: float = 0.0
     remarks: Remarks = field(default_factory=Remarks)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def note_lines(self) -> list[str]:
+        """All notes, a line each."""
+        return [*(f"note: {note}" for note in self.notes), *self.remarks.lines()]
 
     @property
     def num_remaining(self) -> int:
@@ -140,7 +147,7 @@ def diagnose(
     paths = sorted({clip.video for clip in clips})
     expected = _expected_rates(layout.dataset, paths, video_info)
     # ------------------------------------------------------------------ headers
-    diagnosis = Diagnosis(len(clips) + len(missing))
+    diagnosis = Diagnosis(len(clips) + len(missing), notes=[index.unread] if index.unread else [])
     headers: dict[str, VideoHeader | str] = {}
     rates = {clip.video: clip.frames_per_second for clip in clips}
     began = time.perf_counter()
@@ -214,7 +221,7 @@ def summary(diagnosis: Diagnosis, first: int) -> dict:
         "frame_rates": {f"{rate:g}": n for rate, n in sorted(diagnosis.frame_rates.items())},
         "codecs": dict(diagnosis.codecs.most_common()),
         "hours": diagnosis.hours,
-        "notes": diagnosis.remarks.lines(),
+        "notes": diagnosis.note_lines,
     }
 
 
@@ -239,7 +246,7 @@ def table(diagnosis: Diagnosis, first: int) -> str:
         [
             *lines,
             "",
-            *diagnosis.remarks.lines(),
+            *diagnosis.note_lines,
             f"{diagnosis.num_remaining} of {diagnosis.num_clips} clips remain",
         ]
     )

@@ -381,7 +381,8 @@ def _refuse_nothing_found(rows: ClipRows, index: VideoIndex) -> None:
     raise InputError(
         "no-match",
         f"none of the {len(rows.missing)} annotated videos is below {index.root}, which has "
-        f"{holds}; the first annotated video is {video!r}",
+        f"{holds}; the first annotated video is {video!r}"
+        + (f"; {index.unread}" if index.unread else ""),
     )
 
 

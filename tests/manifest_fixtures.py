@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from preprocess.manifest import main
@@ -18,6 +21,18 @@ def touch(root: Path, *paths: str) -> Path:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).touch()
     return root
+
+
+def lock(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let nobody read a folder, as it is for others than root."""
+    scandir = os.scandir
+
+    def refusing(path: Path) -> object:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
 
 
 def invoke(tmp_path: Path, *arguments: object, dataset: str = "mine") -> Result:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from errors import refused, refuses
+from manifest_fixtures import lock
 
 from preprocess.doctor import FINDINGS, diagnose, examine, main
 from preprocess.running.video_headers import read_headers
@@ -284,6 +285,17 @@ def test_the_command_prints_a_table_or_json(dataset, tmp_path):
     assert found["clips"] == 11 and found["remaining"] == 6
     assert found["findings"]["unreadable"]["clips"] == 2
     assert [row["clip_id"] for row in found["findings"]["unreadable"]["first"]] == ["torn"]
+
+
+def test_folders_that_may_not_be_read_are_noted(dataset, tmp_path, monkeypatch):
+    (dataset.videos / "lost+found").mkdir()
+    lock(monkeypatch, dataset.videos / "lost+found")
+    options = ["--dataset", "ssv2", "--out", tmp_path, "--workers", 0]
+    note = "note: 1 folder not searched, such as 'lost+found': Permission denied"
+    status, stdout, _ = run(*options)
+    assert status == 0 and f"\n{note}" in stdout
+    _, stdout, _ = run(*options, "--json")
+    assert [line.startswith(note) for line in json.loads(stdout)["notes"]] == [True]
 
 
 def test_a_list_of_missing_clips_that_is_none_is_named(dataset, tmp_path):

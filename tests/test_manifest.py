@@ -11,7 +11,7 @@ import pytest
 from errors import refused, refuses
 from hypothesis import given
 from hypothesis import strategies as st
-from manifest_fixtures import HEADER, invoke, manifest_of, own_csv, touch
+from manifest_fixtures import HEADER, invoke, lock, manifest_of, own_csv, touch
 
 from preprocess.annotations.base import Annotations
 from preprocess.annotations.class_folders import read_class_folders
@@ -48,6 +48,24 @@ def test_a_time_in_a_name_is_no_protocol(tmp_path):
     names = ("2024-01-05 14:23.mp4", "Screencast from 2024-01-05 14:23:45.webm")
     clips = manifest_of(tmp_path, "--videos", touch(tmp_path / "v", *names))
     assert sorted(clip.video for clip in clips.values()) == list(names)
+
+
+def test_folders_that_may_not_be_read_are_noted(tmp_path, monkeypatch):
+    videos = touch(tmp_path / "v", "run/1.mp4", "jump/2.mp4", "lost+found/3.mp4")
+    lock(monkeypatch, videos / "lost+found")
+    done = invoke(tmp_path, "--videos", videos, "--test-share", 0)
+    assert done.exit_code == 0, done.output
+    assert "1 folder not searched, such as 'lost+found': Permission denied" in done.output
+    clips = read_manifest(tmp_path / "out/mine/manifest.csv")
+    assert sorted(clip.video for clip in clips) == ["jump/2.mp4", "run/1.mp4"]
+    alone = touch(tmp_path / "w", "a/1.mp4")
+    lock(monkeypatch, alone / "a")
+    refused(invoke(tmp_path, "--videos", alone), "empty", alone, "'a': Permission denied")
+    listed = own_csv(tmp_path, "a,a/2.mp4,,,train,0,,")
+    done = invoke(tmp_path, "--videos", alone, "--manifest", listed)
+    refused(done, "no-match", "a/2.mp4", "'a': Permission denied")
+    lock(monkeypatch, alone)
+    refused(invoke(tmp_path, "--videos", alone), "no-permission", alone)
 
 
 def test_prefer_mp4(tmp_path):

@@ -119,7 +119,8 @@ def _found_instead(index: VideoIndex) -> str:
     suffixes: Counter[str] = Counter()
     for (_, suffix), number in index.others.items():
         suffixes[suffix or "without suffix"] += number
-    return f"; it has {_contents(suffixes, False)}" if suffixes else ""
+    found = f"; it has {_contents(suffixes, False)}" if suffixes else ""
+    return found + (f"; {index.unread}" if index.unread else "")
 
 
 def _refuse_odd(index: VideoIndex) -> None:

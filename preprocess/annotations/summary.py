@@ -19,6 +19,8 @@ def index_notes(index: VideoIndex) -> list[str]:
         notes.append(
             f"{counted(len(index.links), 'linked folder')} not searched, such as {index.links[0]!r}"
         )
+    if index.unread:
+        notes.append(index.unread)
     if index.refused:
         path, reason = next(iter(index.refused.items()))
         left_out = counted(len(index.refused), "video")

@@ -15,6 +15,7 @@ from pathlib import Path
 from preprocess.video.frame_names import frame_series, is_picture
 from shared.errors import InputError
 from shared.manifest import FOLDER_END
+from shared.wording import counted
 
 # Suffixes of the containers that preprocess/video/decode.py opens. If a clip has several files, the
 # one that the user prefers is used; after it, this order decides.
@@ -64,6 +65,7 @@ class VideoIndex:
         folders: all other folders, relative to the root, sorted.
         others: number of files that are no video and no frame, by (folder, suffix).
         other: one of these files; empty if there are none.
+        unreadable: the reason why a folder was not searched that may not be read, by its path.
     """
 
     root: Path
@@ -73,6 +75,7 @@ class VideoIndex:
     folders: list[str] = field(default_factory=list)
     others: Counter[tuple[str, str]] = field(default_factory=Counter)
     other: str = ""
+    unreadable: dict[str, str] = field(default_factory=dict)
     _by_stem: dict[str, list[str]] = field(init=False)
     _refused_by_stem: dict[str, str] = field(init=False)
     _by_composed: dict[str, list[str]] = field(init=False)
@@ -86,6 +89,18 @@ class VideoIndex:
         self._refused_by_stem = {composed(stem_of(path)): path for path in self.refused}
         self._known = set(self.paths)
         self._folders = set(self.folders)
+
+    @property
+    def unread(self) -> str:
+        """Text on the folders that may not be read; empty if there are none."""
+        if not self.unreadable:
+            return ""
+        folder, reason = min(self.unreadable.items())
+        folders = counted(len(self.unreadable), "folder")
+        return (
+            f"{folders} not searched, such as {folder!r}: {reason}; change who may read it if it "
+            "has videos"
+        )
 
     def find(self, video: str, prefer: str, rooted: bool = False) -> list[str]:
         """Files of a clip, with the one to use first; empty if there is none.
@@ -153,10 +168,11 @@ class VideoIndex:
 
 
 def scan_videos(root: Path) -> VideoIndex:
-    """Walk the video root once.
+    """Walk the video root once. Folders below it that may not be read are noted, and left out.
 
     Raises:
         InputError: the folder does not exist.
+        PermissionError: the folder itself may not be read.
     """
     if not Path(root).is_dir():
         raise InputError(
@@ -176,6 +192,7 @@ def scan_videos(root: Path) -> VideoIndex:
         sorted(index.folders),
         index.others,
         index.other,
+        index.unreadable,
     )
 
 
@@ -190,28 +207,31 @@ class _Walk:
         self.folders: list[str] = []
         self.others: Counter[tuple[str, str]] = Counter()
         self.other = ""
+        self.unreadable: dict[str, str] = {}
 
     def enter(self, folder: str) -> list[str]:
         """Look at the entries of a folder, `a/b/` or empty; returns the folders in it."""
         inner: list[str] = []
         pictures: list[str] = []
         num_videos = 0
-        with os.scandir(self.root / folder) as entries:
-            for entry in entries:
-                path = f"{folder}{entry.name}"
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    inner.append(path + "/")
-                elif entry.is_symlink() and os.path.isdir(entry.path):
-                    self.links.append(path)
-                elif suffix_of(path) in SUFFIXES:
-                    num_videos += 1
-                    self._add_video(path, entry)
-                elif is_picture(entry.name):
-                    pictures.append(entry.name)
-                else:
-                    self._add_other(path)
+        entries = self._entries(folder)
+        if entries is None:
+            return []
+        for entry in entries:
+            path = f"{folder}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(path + "/")
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                self.links.append(path)
+            elif suffix_of(path) in SUFFIXES:
+                num_videos += 1
+                self._add_video(path, entry)
+            elif is_picture(entry.name):
+                pictures.append(entry.name)
+            else:
+                self._add_other(path)
         # Pictures beside videos are thumbnails.
         frames = frame_series(pictures) if folder and not num_videos else []
         if frames:
@@ -221,6 +241,17 @@ class _Walk:
         for name in set(pictures).difference(frames):
             self._add_other(folder + name)
         return inner
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]] | None:
+        """The entries of a folder; None if it may not be read, which is an error for the root."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return list(entries)
+        except PermissionError as error:
+            if not folder:
+                raise
+            self.unreadable[folder.removesuffix("/")] = error.strerror or "no permission"
+            return None
 
     def _add_video(self, path: str, entry: os.DirEntry[str]) -> None:
         plain = entry.is_file(follow_symlinks=False)
