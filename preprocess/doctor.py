@@ -10,7 +10,8 @@ thousands of files a second from a local disk. It counts and lists clips with th
     empty         the span of the clip has fewer than two frames
     shorter       the video ends before the clip; its frames up to there are used
     frame rate    the video has a frame rate that the dataset does not have
-    double        several files have this name, or another clip has the same span
+    double        another clip has the same span, or a file that no clip uses has the same name (for
+                  your own data: in the same folder)
 
 Missing, unreadable and empty clips cannot be used. The others remain.
 """
@@ -36,14 +37,22 @@ from preprocess.running.video_headers import read_headers
 from preprocess.video.completeness import END_TOLERANCE_FRAMES
 from preprocess.video.headers import VideoHeader
 from preprocess.video.remarks import Remarks
-from preprocess.video.video_index import VideoIndex, scan_videos, stem_of
+from preprocess.video.video_index import (
+    VideoIndex,
+    composed,
+    scan_videos,
+    stem_of,
+    without_suffix,
+)
 from shared.errors import InputError, user_errors
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, read_manifest
 from shared.progress import bar_options
+from shared.wording import listed
 
 FINDINGS = ("missing", "unreadable", "empty", "shorter", "frame_rate", "double")
 LOST = {"missing", "unreadable", "empty"}
+MOST_NAMES = 3  # of the unused files of a clip
 RATE_TOLERANCE = 0.005  # share: 29.97 passes for 30
 
 
@@ -169,7 +178,9 @@ def diagnose(
     for clip in clips:
         for kind, what in examine(clip, headers[clip.video], expected[clip.video]):
             diagnosis.findings[kind].append((clip.clip_id, what))
-    diagnosis.findings["double"] += _doubles(clips, index)
+    spec = read_spec(layout.dataset)
+    rooted = spec is None or spec.has_own_manifest
+    diagnosis.findings["double"] += doubles(clips, index, rooted)
     return diagnosis
 
 
@@ -271,17 +282,34 @@ def _expected_rates(
     return dict.fromkeys(videos, general) | known
 
 
-def _doubles(clips: list[Clip], index: VideoIndex) -> Iterator[tuple[str, str]]:
-    """Yield (clip_id, details) for clips with the same span, and for videos with several files."""
+def doubles(clips: list[Clip], index: VideoIndex, rooted: bool) -> Iterator[tuple[str, str]]:
+    """Yield (clip_id, details) for clips with one span, and for unused files with a clip's name.
+
+    Args:
+        clips: the clips of the manifest.
+        index: the videos.
+        rooted: whether the manifest names videos by their path. Files in other folders are then
+            other videos.
+    """
+    used = {clip.video for clip in clips}
+    unused: dict[str, list[str]] = {}
+    for path in index.paths:
+        if path not in used:
+            unused.setdefault(_name_of(path, rooted), []).append(path)
     first_with: dict[tuple, str] = {}
     for clip in clips:
         span = (clip.video, clip.start_seconds, clip.stop_seconds)
         if span in first_with:
             yield clip.clip_id, f"the same span of {clip.video} as clip {first_with[span]}"
         first_with.setdefault(span, clip.clip_id)
-        others = [path for path in index.same_name(clip.video) if path != clip.video]
+        others = unused.get(_name_of(clip.video, rooted))
         if others:
-            yield clip.clip_id, f"{clip.video} is used, not {', '.join(others)}"
+            yield clip.clip_id, f"{clip.video} is used, not {listed(others, MOST_NAMES)}"
+
+
+def _name_of(path: str, rooted: bool) -> str:
+    """What files of one video have in common: the path without suffix, or its last part."""
+    return composed(without_suffix(path) if rooted else stem_of(path))
 
 
 def _close(rate: float, expected: float) -> bool:

@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from errors import refused, refuses
 from manifest_fixtures import lock
 
-from preprocess.doctor import FINDINGS, diagnose, examine, main
+from preprocess.doctor import FINDINGS, diagnose, doubles, examine, main
 from preprocess.running.video_headers import read_headers
 from preprocess.video.decode import decode_clip
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import DecodeOptions
 from preprocess.video.headers import VideoHeader, read_header
+from preprocess.video.video_index import VideoIndex
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
 
@@ -255,6 +256,29 @@ def test_each_finding_is_counted_and_named(dataset):
         "again2": "the same span of again.mp4 as clip again",
         "both": "both.webm is used, not both.mp4",
     }
+
+
+def test_only_files_that_no_clip_uses_are_doubles(tmp_path):
+    paths = [f"{i:04d}/video.{suffix}" for i in range(3000) for suffix in ("mp4", "webm")]
+    index = VideoIndex(tmp_path, paths, {}, [])
+    all_used = [Clip(path, path) for path in paths]
+    assert not list(doubles(all_used, index, rooted=False))
+    webm = [clip for clip in all_used if clip.video.endswith(".webm")]
+    found = list(doubles(webm, index, rooted=True))
+    assert len(found) == 3000
+    assert found[7] == ("0007/video.webm", "0007/video.webm is used, not 0007/video.mp4")
+    few = "0000/video.mp4, 0001/video.mp4, 0002/video.mp4, ..."
+    assert {what.partition(" is used, not ")[2] for _, what in doubles(webm, index, False)} == {few}
+
+
+def test_own_videos_of_one_name_in_several_folders_are_no_doubles(tmp_path, second):
+    layout = DatasetLayout(tmp_path, "mine")
+    for folder in "abc":
+        (layout.videos / folder).mkdir(parents=True)
+        shutil.copy(second, layout.videos / folder / "video.mp4")
+    write_manifest(layout.manifest, [Clip("a", "a/video.mp4"), Clip("b", "b/video.mp4")])
+    found = diagnose(layout, layout.videos, None, workers=0)
+    assert found.num_clips == found.num_remaining == 2 and not found.findings["double"]
 
 
 def test_frame_rates_by_video(dataset, tmp_path):

@@ -19,7 +19,8 @@ from preprocess.annotations.clip_rows import clip_id_of, format_missing, read_mi
 from preprocess.annotations.dataset_spec import known_datasets, read_spec
 from preprocess.annotations.readers import known_readers, reader_of
 from preprocess.annotations.splits import SplitRule, split_clips
-from preprocess.video.video_index import SUFFIXES, scan_videos
+from preprocess.video import video_index
+from preprocess.video.video_index import SUFFIXES, VideoIndex, scan_videos
 from shared.manifest import CONTROL, ClassList, read_classes, read_manifest, write_classes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +100,21 @@ def test_a_file_of_the_same_name_in_another_class_is_another_clip(tmp_path):
         "z__a__clip": ("z/a/clip.webm", 2),
         "z__two": ("z/two.webm", 2),
     }
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "rgb/"])
+def test_videos_of_one_name_are_found_by_their_path_in_a_step_each(tmp_path, monkeypatch, name):
+    """In `id/video.mp4` or `id/rgb/0001.jpg`, all videos have one name."""
+    paths = [f"{i}/{name}" for i in range(3000)]
+    index = VideoIndex(tmp_path, paths, {}, [])
+    compared = []
+    whole = video_index.without_suffix
+    monkeypatch.setattr(
+        video_index, "without_suffix", lambda path: compared.append(path) or whole(path)
+    )
+    assert [index.find(whole(path), "webm", rooted=True) for path in paths] == [[p] for p in paths]
+    assert index.find("3000/video", "webm", rooted=True) == []
+    assert len(compared) <= 2 * len(paths)
 
 
 def test_split_folders_are_kept(tmp_path):

@@ -77,14 +77,17 @@ class VideoIndex:
     other: str = ""
     unreadable: dict[str, str] = field(default_factory=dict)
     _by_stem: dict[str, list[str]] = field(init=False)
+    _by_name: dict[str, list[str]] = field(init=False)
     _refused_by_stem: dict[str, str] = field(init=False)
     _by_composed: dict[str, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._by_stem = {}
+        self._by_name = {}
         self._by_composed = {}
         for path in self.paths:
             self._by_stem.setdefault(composed(stem_of(path)), []).append(path)
+            self._by_name.setdefault(composed(without_suffix(path)), []).append(path)
             self._by_composed.setdefault(composed(path.removesuffix(FOLDER_END)), []).append(path)
         self._refused_by_stem = {composed(stem_of(path)): path for path in self.refused}
         self._known = set(self.paths)
@@ -115,19 +118,17 @@ class VideoIndex:
             InputError: the only file of that name is refused.
         """
         stem = composed(video.rpartition("/")[2])
-        found = self._by_stem.get(stem, [])
-        if not found and stem in self._refused_by_stem:
+        if stem not in self._by_stem and stem in self._refused_by_stem:
             path = self._refused_by_stem[stem]
             raise InputError("unsafe-path", f"video {path!r} {self.refused[path]}")
-        if rooted:
-            found = [path for path in found if without_suffix(path) == video]
+        if rooted:  # not all files of one stem: in `id/video.mp4` these are all videos
+            same = self._by_name.get(composed(video), [])
+            found = [path for path in same if without_suffix(path) == video]
+        else:
+            found = self._by_stem.get(stem, [])
         if len(found) < 2:
             return found
         return sorted(found, key=lambda path: _rank(path, video, prefer))
-
-    def same_name(self, path: str) -> list[str]:
-        """All files with the name of this one, in any folder and with any suffix."""
-        return self._by_stem.get(composed(stem_of(path)), [])
 
     def find_exact(self, path: str) -> list[str]:
         """The file or folder of frames of this path, as the disk spells it; empty if there is none.
