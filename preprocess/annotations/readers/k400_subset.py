@@ -12,7 +12,6 @@ from preprocess.annotations.text_files import read_lines
 from shared.errors import InputError
 from shared.wording import counted
 
-SPLITS_WITH_IDS = ("train", "val")
 ROLES = ("train", "val", "train_ids", "val_ids")
 
 
