@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from errors import refused
 from shard_fixtures import write_moving_squares
 from training_fixtures import assert_same_weights, losses, tiny_run
@@ -73,11 +73,34 @@ def test_the_report_draws_them_beside_the_loss(run: RunFolder, layout: DatasetLa
 
 def test_clips_without_labels_are_refused(tmp_path: Path) -> None:
     layout = write_moving_squares(tmp_path)
+    relabel(layout, val=None)
+    refused(pretrain_command(tmp_path), "missing-label", "--probe-every", "val")
+
+
+def test_too_few_clips_and_classes_are_refused_before_training(tmp_path: Path) -> None:
+    few, alike = write_moving_squares(tmp_path / "few", num_clips=12), tmp_path / "alike"
+    refused(pretrain_command(few.out), "too-few-clips", "--probe-every", "8 clips", "10 clips")
+    relabel(write_moving_squares(alike), train=2)
+    refused(pretrain_command(alike), "too-few-clips", "12 clips of 1 class;", "two classes")
+    assert not few.runs.exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_labels_that_are_no_class_are_refused_before_training(tmp_path: Path, split: str) -> None:
+    relabel(write_moving_squares(tmp_path), **{split: 4})
+    refused(pretrain_command(tmp_path), "other-classes", "label 4", "has 4 classes")
+
+
+def relabel(layout: DatasetLayout, **labels: int | None) -> None:
+    """Give all clips of a split the same label."""
     clips = read_manifest(layout.manifest)
-    unlabelled = [dataclasses.replace(c, label=None) if c.split == "val" else c for c in clips]
-    write_manifest(layout.manifest, unlabelled)
-    tiny_run(tmp_path)  # writes the recipe
-    arguments = ["--dataset", "squares", "--out", str(tmp_path), "--probe-every", "1",
-                 "--recipe", str(tmp_path / "tiny.toml")]  # fmt: skip
-    done = CliRunner().invoke(train.pretrain.main, arguments)
-    refused(done, "missing-label", "--probe-every", "val")
+    changed = [dataclasses.replace(c, label=labels.get(c.split, c.label)) for c in clips]
+    write_manifest(layout.manifest, changed)
+
+
+def pretrain_command(out: Path) -> Result:
+    """The command with --probe-every on the squares below `out`."""
+    tiny_run(out)  # writes the recipe
+    arguments = ["--dataset", "squares", "--out", str(out), "--probe-every", "1",
+                 "--recipe", str(out / "tiny.toml"), "--device", "cpu"]  # fmt: skip
+    return CliRunner().invoke(train.pretrain.main, arguments)

@@ -15,8 +15,10 @@ import numpy as np
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import read_classes
+from shared.wording import counted
 from train.clips.table import NO_LABEL, ClipTable, read_clip_table
 from train.options.config import EvaluateConfig, PretrainConfig
+from train.running.finetune_inputs import refuse_unknown_classes
 
 if TYPE_CHECKING:
     from train.running.run_setup import RunSetup
@@ -36,7 +38,8 @@ class ProbeSeries:
         every: optimiser steps from one probe to the next; 0 never probes.
 
     Raises:
-        InputError: split train or val has no labelled clip.
+        InputError: split train or val has no labelled clip, a label is not in classes.json, or
+            split train has too few labelled clips or classes for a probe.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class ProbeSeries:
             self._classes = len(getattr(read_classes(layout.classes), self._kind))
             for split in ("train", "val"):
                 self._tables[split] = _labelled(layout, split, self._kind)
+                refuse_unknown_classes(self._tables[split], self._kind, self._classes)
+            _refuse_too_few(self._tables["train"].labels[self._kind], self._kind)
 
     def is_due(self, step: int, num_steps: int) -> bool:
         """Whether to probe after a step."""
@@ -97,6 +102,21 @@ def _labelled(layout: DatasetLayout, split: str, kind: str) -> ClipTable:
             "none; leave --probe-every out, or add labels",
         )
     return table.take(known)
+
+
+def _refuse_too_few(labels: np.ndarray, kind: str) -> None:
+    """Refuse labels of split train that `fit_linear_probe` would refuse at the first probe."""
+    from train.evaluation.frozen import FOLDS  # imports torch, which takes seconds
+
+    count, classes = len(labels), len(np.unique(labels))
+    if count < 2 * FOLDS or classes < 2:
+        raise InputError(
+            "too-few-clips",
+            f"--probe-every trains a linear probe on the clips of split train that have a {kind}, "
+            f"and there are {counted(count, 'clip')} of {counted(classes, 'class', 'classes')}; "
+            f"at least {2 * FOLDS} clips and two classes are needed. Leave --probe-every out, or "
+            "add labels",
+        )
 
 
 def _top1(scores: np.ndarray, truth: np.ndarray) -> float:

@@ -157,14 +157,20 @@ def labelled(table: ClipTable, config: HasLabels, num_classes: dict[str, int]) -
                 f"{num_unlabelled} of {len(table)} clips have no {kind}; add it to manifest.csv, "
                 "because finetuning needs it for each clip",
             )
-        if labels.max() >= num_classes[kind]:
-            raise InputError(
-                "other-classes",
-                f"a clip has {kind} {labels.max()}, and classes.json has {num_classes[kind]} "
-                f"classes; {make_around(table.frames_folder, 'manifest')} writes manifest.csv and "
-                "classes.json together",
-            )
+        refuse_unknown_classes(table, kind, num_classes[kind])
     return table
+
+
+def refuse_unknown_classes(table: ClipTable, kind: str, num_classes: int) -> None:
+    """Refuse labels of one kind that classes.json does not have."""
+    highest = table.labels[kind].max()
+    if highest >= num_classes:
+        raise InputError(
+            "other-classes",
+            f"a clip has {kind} {highest}, and classes.json has {num_classes} classes; "
+            f"{make_around(table.frames_folder, 'manifest')} writes manifest.csv and classes.json "
+            "together",
+        )
 
 
 def labelled_part(
