@@ -19,7 +19,7 @@ from shared.object_store import describe, listing
 from shared.temporary_names import temporary_name, temporary_pattern
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write a file in one step. After a kill at any time, `path` is the old file or the new one."""
     with atomic_file(path) as stream:
         stream.write(data)

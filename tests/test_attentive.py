@@ -1,12 +1,14 @@
 """The attentive probe: it finds what only one token holds, and refuses what it cannot do."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from errors import refuses
 
-from train.evaluation import attentive
+from train.evaluation import attentive, frozen
 from train.evaluation.attentive import fit_attentive_probe, refuse_too_many
-from train.evaluation.frozen import fit_linear_probe
+from train.evaluation.frozen import Standardiser, fit_linear_probe
 
 
 def one_loud_token(num_clips: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,3 +63,33 @@ def test_too_few_clips_and_too_many_tokens_are_refused(clips):
         fit_attentive_probe(tokens, np.zeros(len(tokens), np.int64), 3, None)
     with refuses("out-of-range", "168,913", "--labels-per-class"):
         refuse_too_many(168_913, 1568, 768)
+
+
+def test_blocks_standardise_as_all_vectors_at_once(clips, monkeypatch):
+    (tokens, _), _ = clips
+    chosen = np.arange(len(tokens)) % 3 > 0
+    vectors = tokens[chosen].reshape(-1, 16).astype(np.float64)
+    whole = Standardiser.of(tokens, chosen)
+    assert np.array_equal(whole.mean, vectors.mean(axis=0))
+    assert np.array_equal(whole.deviation, vectors.std(axis=0) + 1e-6)
+    scaled = whole(vectors)
+    monkeypatch.setattr(frozen, "BLOCK", 1000)
+    parts = Standardiser.of(tokens, chosen)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(parts.deviation, whole.deviation, rtol=1e-12)
+    assert np.array_equal(whole(vectors), scaled)
+
+
+def test_tokens_are_not_copied_as_a_whole(clips, monkeypatch):
+    """Only what NumPy takes is counted: few tokens at a time, and every fifth clip, held out."""
+    monkeypatch.setattr(attentive, "EPOCHS", 1)
+    monkeypatch.setattr(attentive, "RATES", (1e-3,))
+    monkeypatch.setattr(frozen, "BLOCK", 1000)
+    (tokens, labels), _ = clips
+    tokens = np.tile(tokens, (1, 40, 1))  # so that they are more than what Python itself takes
+    tracemalloc.start()
+    try:
+        fit_attentive_probe(tokens, labels, 3, None)
+        assert tracemalloc.get_traced_memory()[1] < 0.6 * tokens.nbytes
+    finally:
+        tracemalloc.stop()

@@ -1,6 +1,7 @@
 """Linear probe and k-NN on frozen features, against slow loops and end to end."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import h5py
@@ -19,9 +20,11 @@ from shared.manifest import read_manifest, write_manifest
 from train.clips.table import read_clip_table
 from train.evaluation.fisher_vectors import FisherVectors
 from train.evaluation.frozen import PENALTIES, fit_linear_probe, nearest_neighbours
+from train.evaluation.scoring import _together, mean_over_views
 from train.options.config import EvaluateConfig, LoaderConfig
 from train.options.recipe import finetune_config, read_recipe
 from train.pretrain import pretrain
+from train.running.engine import Processes
 from train.samples.datasets import EvaluateDataset
 from train.samples.loading import to_device
 from train.weights.exchange import import_weights
@@ -280,6 +283,46 @@ def test_predictions_are_those_of_the_decoder_without_a_mask(layout, tmp_path):
     refused(run(layout, *same_folder, code=1)[-1], "other-options", "features", "predictions")
     extractor = ("--from", "timm:resnet18", "--run", "none-such")
     refused(run(layout, *options, *extractor, code=1)[-1], "option-conflict", "timm:resnet18")
+
+
+def test_features_are_cast_as_they_are_computed(layout):
+    """The features of all clips are in memory once, in the type that is kept."""
+    found, peak = wide_features(layout, Processes(0, 1, torch.device("cpu")))
+    assert found.dtype == np.float16 and found.shape == (16, 200_000)
+    assert peak < 1.5 * found.nbytes
+
+
+def test_processes_put_their_features_together(layout):
+    """Three processes share 16 clips: each gives what one process computes of its own."""
+    alone, _ = wide_features(layout, Processes(0, 1, torch.device("cpu")))
+
+    class Unheard(Processes):
+        def gather(self, value):
+            return [value]
+
+    each = [{"f": wide_features(layout, Unheard(r, 3, torch.device("cpu")))[0]} for r in range(3)]
+    assert [len(own["f"]) for own in each] == [6, 5, 5]
+    assert np.array_equal(_together(each, 16)["f"], alone)
+
+
+def wide_features(layout: DatasetLayout, processes: Processes) -> tuple[np.ndarray, int]:
+    """A wide vector for each clip of split val, and the most bytes that NumPy took meanwhile."""
+    config = finetune_config(read_recipe("squares", layout.out / "tiny.toml"), "mean")
+    table = read_clip_table(layout, ["val"], boxes=False)
+    loader = LoaderConfig(workers=0, micro_batch_size=2)
+    dataset = EvaluateDataset(table, config.model, config.frames, EvaluateConfig("val"), loader)
+    ramp = torch.linspace(0, 1, 200_000)
+    model = torch.nn.Identity()
+
+    def compute(batch):
+        return {"f": batch["clips"].flatten(1).float().mean(1, keepdim=True) * ramp}
+
+    tracemalloc.start()
+    try:
+        found = mean_over_views(compute, model, dataset, loader, processes, "val", np.float16)
+        return found["f"], tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_model_has_the_shape_of_the_weights(layout, tmp_path):

@@ -30,30 +30,45 @@ WEIGHT_DECAY = 0.1
 EPOCHS = 30
 BATCH = 64
 CHANNELS_OF_HEAD = 64
-MOST_BYTES = 16e9  # tokens that are kept in memory
+MOST_BYTES = 16e9
+"""Most bytes of the tokens of all clips in float16, which are in memory together.
+
+For an attentive probe and Fisher vectors they are most of the memory. Beside them there is at most
+one more copy of a split, while its file is written. Other probes on all tokens (--pool tokens) make
+float32 vectors of them, which take several times as much.
+"""
 
 
 class AttentivePooling(nn.Module):
-    """Attention pooling and a linear classifier: tokens [B, N, D] -> logits [B, C]."""
+    """Attention pooling and a linear classifier: tokens [B, N, D] -> logits [B, C].
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    It standardises each channel itself, so that no float32 copy of all tokens is needed.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, standardise: Standardiser, num_classes: int) -> None:
         super().__init__()
+        width = len(standardise.mean)
         heads = max(1, width // CHANNELS_OF_HEAD)
         while width % heads:
             heads -= 1
+        self.register_buffer("mean", torch.from_numpy(standardise.mean).float())
+        self.register_buffer("deviation", torch.from_numpy(standardise.deviation).float())
         self.pool = AttentionPoolLatent(width, num_heads=heads, norm_layer=nn.LayerNorm)
         self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.classifier(self.norm(self.pool(tokens)))
+        standard = (tokens.float() - self.mean) / self.deviation
+        return self.classifier(self.norm(self.pool(standard)))
 
 
 @dataclass(frozen=True)
 class AttentiveProbe:
     """A trained attentive probe, and the learning rate that was chosen for it."""
 
-    standardise: Standardiser
     model: AttentivePooling
     device: torch.device
     learning_rate: float
@@ -62,7 +77,7 @@ class AttentiveProbe:
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens [m, N, D] -> scores float32 [m, C]; each row adds up to 1."""
         scores = [
-            self.model(_inputs(self.standardise, part, self.device)).softmax(1).cpu()
+            self.model(torch.from_numpy(part).to(self.device)).softmax(1).cpu()
             for part in np.array_split(tokens, max(1, len(tokens) // BATCH))
         ]
         return torch.cat(scores).numpy()
@@ -92,13 +107,13 @@ def fit_attentive_probe(
     device = device or torch.device("cpu")
     is_fit = chosen_to_fit(len(labels), held_out is not None, seed)
     chooses = held_out or (tokens[~is_fit], labels[~is_fit])
-    standardise = Standardiser.of(tokens[is_fit].reshape(-1, tokens.shape[2]))
+    standardise = Standardiser.of(tokens, is_fit)
+    inputs = torch.from_numpy(tokens).to(device)
+    targets = torch.from_numpy(labels).to(device)
 
     def train_probe(rate: float, chosen: np.ndarray) -> AttentiveProbe:
-        inputs = _inputs(standardise, tokens[chosen], device)
-        targets = torch.from_numpy(labels[chosen]).to(device)
-        model = _train(inputs, targets, num_classes, rate, seed)
-        return AttentiveProbe(standardise, model, device, rate)
+        model = _train(standardise, inputs, targets, chosen, num_classes, rate, seed)
+        return AttentiveProbe(model, device, rate)
 
     return at_best_rate(train_probe, RATES, is_fit, chooses)
 
@@ -124,16 +139,17 @@ def refuse_too_many(
 
 
 def _train(
-    inputs: Tensor, targets: Tensor, num_classes: int, rate: float, seed: int
+    standardise: Standardiser,
+    inputs: Tensor,
+    targets: Tensor,
+    chosen: np.ndarray,
+    num_classes: int,
+    rate: float,
+    seed: int,
 ) -> AttentivePooling:
     torch.manual_seed(seed)
-    model = AttentivePooling(inputs.shape[2], num_classes).to(inputs.device)
+    model = AttentivePooling(standardise, num_classes).to(inputs.device)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
     order = torch.default_generator  # seeded above, and used for the initial weights
-    train_classifier(model, optimizer, inputs, targets, EPOCHS, BATCH, order)
+    train_classifier(model, optimizer, inputs, targets, chosen, EPOCHS, BATCH, order)
     return model.eval()
-
-
-def _inputs(standardise: Standardiser, tokens: np.ndarray, device: torch.device) -> Tensor:
-    """float32 [n, N, D], each channel standardised."""
-    return torch.from_numpy(standardise(tokens.astype(np.float32))).to(device)

@@ -156,11 +156,11 @@ def compute_features(
 
     loader = replace(loader, cache_megabytes=0)  # each clip is read once
     dataset = EvaluateDataset(table, config, frames, views, loader)
-    means = mean_over_views(features, encoder, dataset, loader, processes, f"features of {name}")
-    found = means["feature"]
-    if pool == "tokens":
-        return found.astype(np.float16).reshape(len(found), config.num_tokens, -1)
-    return found
+    dtype = np.float16 if pool == "tokens" else np.float32
+    found = mean_over_views(
+        features, encoder, dataset, loader, processes, f"features of {name}", dtype
+    )["feature"]
+    return found.reshape(len(found), config.num_tokens, -1) if pool == "tokens" else found
 
 
 def pooled(tokens: Tensor, pool: str, time_steps: int) -> Tensor:

@@ -24,6 +24,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 PENALTIES_OF_UNIT_LENGTH = (*PENALTIES, 100.0, 1000.0)
 FOLDS = 5
 CHUNK = 256  # clips whose similarities to all training clips are in memory at a time
+BLOCK = 1 << 24  # values that are in memory as float64 at a time
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,35 @@ class Standardiser:
     deviation: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Standardiser:
-        exact = features.astype(np.float64)
-        return cls(exact.mean(axis=0), exact.std(axis=0) + 1e-6)
+    def of(cls, features: np.ndarray, chosen: np.ndarray | None = None) -> Standardiser:
+        """The means and deviations of features [n, D], or of tokens [n, N, D].
+
+        Args:
+            chosen: bool [n], the clips that count; None for all.
+        """
+        rows = np.arange(len(features)) if chosen is None else np.flatnonzero(chosen)
+        blocks = [rows[block] for block in _blocks(len(rows), features[0].size)]
+        count = len(rows) * features[0].size // features.shape[-1]
+        mean = sum(_exact(features[block]).sum(axis=0) for block in blocks) / count
+        squares = sum(((_exact(features[b]) - mean) ** 2).sum(axis=0) for b in blocks)
+        return cls(mean, np.sqrt(squares / count) + 1e-6)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        return ((features - self.mean) / self.deviation).astype(np.float32)
+        scaled = np.empty(features.shape, np.float32)
+        for block in _blocks(len(features), features.shape[1]):
+            scaled[block] = (features[block] - self.mean) / self.deviation
+        return scaled
+
+
+def _blocks(num_rows: int, values_of_row: int) -> list[slice]:
+    """Rows of at most BLOCK values, or a single row."""
+    size = max(1, BLOCK // values_of_row)
+    return [slice(first, first + size) for first in range(0, num_rows, size)]
+
+
+def _exact(features: np.ndarray) -> np.ndarray:
+    """Features [..., D] as float64 [_, D]."""
+    return features.reshape(-1, features.shape[-1]).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ def train_classifier(
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     targets: Tensor,
+    chosen: np.ndarray,
     epochs: int,
     batch: int,
     generator: torch.Generator,
@@ -101,13 +102,15 @@ def train_classifier(
 
     Args:
         inputs, targets: one row for each clip, on the device of the model.
+        chosen: bool [n], the clips to train on.
         generator: draws the order of the clips of each epoch.
     """
-    steps = epochs * -(-len(inputs) // batch)
+    places = torch.from_numpy(np.flatnonzero(chosen)).to(inputs.device)
+    steps = epochs * -(-len(places) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(epochs):
-        for chosen in torch.randperm(len(inputs), generator=generator).split(batch):
-            rows = chosen.to(inputs.device)
+        for drawn in torch.randperm(len(places), generator=generator).split(batch):
+            rows = places[drawn.to(inputs.device)]
             optimizer.zero_grad()
             F.cross_entropy(model(inputs[rows]), targets[rows]).backward()
             optimizer.step()

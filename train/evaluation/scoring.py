@@ -52,6 +52,7 @@ def mean_over_views(
     loader: LoaderConfig,
     processes: Processes,
     name: str,
+    dtype: type[np.floating] = np.float32,
 ) -> dict[str, np.ndarray]:
     """Return what `compute` gives for each clip, averaged over the views of the clip.
 
@@ -61,9 +62,10 @@ def mean_over_views(
         model: the model that `compute` uses, on the device of the processes. Its training mode is
             restored afterwards.
         name: label of the progress bar.
+        dtype: of what is returned. Nothing larger is kept of a batch.
 
     Returns:
-        float32 [n, K] by name, in the order of the dataset's table. Every process gets all clips.
+        [n, K] by name, in the order of the dataset's table. Every process gets all clips.
     """
     views = dataset.config.segments * dataset.config.crops
     indices = np.arange(processes.rank, len(dataset.table), processes.world_size).tolist()
@@ -74,7 +76,8 @@ def mean_over_views(
     cast = torch.autocast("cuda", torch.bfloat16) if casts else nullcontext()
     was_training = model.training
     model.eval()
-    parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+    own: dict[str, np.ndarray] = {}  # a row for each clip of this process
+    counted = np.zeros(len(indices), dtype=np.int64)
     bar = tqdm(
         total=len(indices),
         desc=name,
@@ -90,28 +93,28 @@ def mean_over_views(
             batch = to_device(batch, processes.device)
             with cast:
                 computed = compute(batch)
-            means = {
-                kind: values.float().unflatten(0, (-1, views)).mean(1).cpu().numpy()
-                for kind, values in computed.items()
-            }
-            parts.append((batch["index"].cpu().numpy(), means))
+            rows = batch["index"].cpu().numpy() // processes.world_size
+            counted[rows] += 1
+            for kind, values in computed.items():
+                means = values.float().unflatten(0, (-1, views)).mean(1).cpu().numpy()
+                if kind not in own:
+                    own[kind] = np.empty((len(indices), means.shape[1]), dtype)
+                own[kind][rows] = means
             bar.update(len(batch["index"]))
     model.train(was_training)
-    return _together(processes.gather(parts), len(dataset.table))
-
-
-def _together(
-    by_process: list[list[tuple[np.ndarray, dict[str, np.ndarray]]]], num_clips: int
-) -> dict[str, np.ndarray]:
-    parts = [part for process in by_process for part in process]
-    counted = np.zeros(num_clips, dtype=np.int64)
-    together = {
-        kind: np.empty((num_clips, values.shape[1]), np.float32)
-        for kind, values in parts[0][1].items()
-    }
-    for index, means in parts:
-        counted[index] += 1
-        for kind, values in means.items():
-            together[kind][index] = values
     assert np.all(counted == 1), "a clip was computed twice or not at all"
+    return _together(processes.gather(own), len(dataset.table))
+
+
+def _together(by_process: list[dict[str, np.ndarray]], num_clips: int) -> dict[str, np.ndarray]:
+    """Of P processes, process p has the clips p, p + P, p + 2 P and so on."""
+    if len(by_process) == 1:
+        return by_process[0]  # without a copy: all tokens of many clips fill the memory
+    together = {
+        kind: np.empty((num_clips, values.shape[1]), values.dtype)
+        for kind, values in by_process[0].items()
+    }
+    for rank, own in enumerate(by_process):
+        for kind, values in own.items():
+            together[kind][rank :: len(by_process)] = values
     return together

@@ -81,8 +81,7 @@ def fit_sgd_probe(
     targets = torch.from_numpy(labels).to(device)
 
     def train(rate: float, chosen: np.ndarray) -> SgdProbe:
-        part = torch.from_numpy(np.flatnonzero(chosen)).to(inputs.device)
-        model = _train(inputs[part], targets[part], num_classes, rate, epochs, seed)
+        model = _train(inputs, targets, chosen, num_classes, rate, epochs, seed)
         return SgdProbe(standardise, model, rate)
 
     return at_best_rate(train, rates, is_fit, chooses)
@@ -91,6 +90,7 @@ def fit_sgd_probe(
 def _train(
     inputs: torch.Tensor,
     targets: torch.Tensor,
+    chosen: np.ndarray,
     num_classes: int,
     rate: float,
     epochs: int,
@@ -100,7 +100,7 @@ def _train(
     model = nn.Linear(inputs.shape[1], num_classes).to(inputs.device)
     nn.init.zeros_(model.weight)  # the problem is convex, so that no random start is needed
     nn.init.zeros_(model.bias)
-    batch = min(BATCH, len(inputs))
+    batch = min(BATCH, int(chosen.sum()))
     optimizer = torch.optim.SGD(model.parameters(), rate * batch / BATCH, momentum=MOMENTUM)
-    train_classifier(model, optimizer, inputs, targets, epochs, batch, generator)
+    train_classifier(model, optimizer, inputs, targets, chosen, epochs, batch, generator)
     return model
