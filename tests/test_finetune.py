@@ -139,6 +139,19 @@ def test_it_stops_early_and_keeps_the_best(out, monkeypatch):
     assert len(losses(folder.log)) == 30 and folder.weights.is_file()
 
 
+@pytest.mark.parametrize(("workers", "cached"), [(0, 5), (2, 0)])
+def test_readers_that_end_with_a_validation_keep_no_frames(out, monkeypatch, workers, cached):
+    real, seen = EvaluateDataset, []
+    monkeypatch.setattr(
+        train.evaluation.validation,
+        "EvaluateDataset",
+        lambda *given, **more: seen.append(given[4].cache_megabytes) or real(*given, **more),
+    )
+    options = {"batch_size": 8, "epochs": 1, "workers": workers, "overwrite": True}
+    finetune(tiny_run(out, "loader.cache_megabytes=5", run="cached", **options), "mean", "none")
+    assert seen == [cached]
+
+
 def test_the_head_by_options_of_its_own(out, pretrained):
     arguments = [
         *("--dataset", "squares", "--out", str(out), "--recipe", str(out / "tiny.toml")),

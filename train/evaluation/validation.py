@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from train.clips.table import ClipTable
@@ -37,6 +38,9 @@ class Validation:
         num_classes: dict[str, int],
     ) -> None:
         self._setup, self._config, self._num_classes = setup, config, num_classes
+        self._loader = setup.loader
+        if setup.loader.workers:  # each validation has its own, and their caches end with them
+            self._loader = replace(setup.loader, cache_megabytes=0)
         self._labels = {}
         if held_out is not None:
             one_view = EvaluateConfig(segments=1, crops=1)
@@ -46,7 +50,7 @@ class Validation:
                 config.model,
                 config.frames,
                 one_view,
-                setup.loader,
+                self._loader,
                 config.head.box,
                 inside=config.head.inside,
             )
@@ -68,7 +72,7 @@ class Validation:
         setup, progress = self._setup, training.progress
         epoch = training.step // setup.epoch_steps
         module = training.engine.module
-        scores = score_clips(module, self._clips, setup.loader, setup.processes, "val")
+        scores = score_clips(module, self._clips, self._loader, setup.processes, "val")
         figures = accuracy(scores, self._labels)
         training.log_event("validate", epoch=epoch, **figures)
         if figures["top1"] > progress["best_top1"]:
