@@ -124,6 +124,18 @@ def test_three_are_kept_and_half_ones_are_passed_over(processes, tmp_path):
     assert complete_checkpoints(tmp_path / "nowhere") == []
 
 
+def test_a_save_removes_what_kills_left(processes, tmp_path):
+    engine = engine_of(processes, 0)
+    own = [tmp_path / "step-00000001-mine", tmp_path / "notes"]
+    for folder in (*own, tmp_path / "step-00000002", tmp_path / "step-00000004-of-3"):
+        folder.mkdir()
+        (folder / "mp_rank_00_model_states.pt").write_bytes(b"cut sh")
+    damaged = save_checkpoint(engine, tmp_path, 3, {}, processes)
+    os.truncate(next(damaged.glob("*optim_states.pt")), 100)
+    newest = save_checkpoint(engine, tmp_path, 5, {}, processes)
+    assert {path for path in tmp_path.iterdir() if path.is_dir()} == {*own, newest}
+
+
 class RunsCode:
     """What a stranger's checkpoint could hold."""
 

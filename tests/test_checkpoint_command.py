@@ -16,6 +16,7 @@ from test_weights import CONFIG, autoencoder, classifier, same, videomae_names
 from training_fixtures import assert_same_weights, losses, tiny_run
 
 from shared.manifest import read_classes
+from shared.run_record import RunLock
 from train.checkpoint import main
 from train.finetune import finetune
 from train.network.autoencoder import VideoEncoder
@@ -256,6 +257,12 @@ def test_to_three_processes_and_back_nothing_is_lost(stopped):
         assert same(parts[1]["base_optimizer_state"]["state"][group], means)
     done = run("reshard", stopped.path, "--processes", 1)
     refused(done, "other-processes", complete_checkpoints(stopped.checkpoints)[-1], 1)
+
+
+def test_a_run_in_progress_is_not_converted(stopped):
+    with RunLock(stopped.lock):
+        refused(run("reshard", stopped.path, "--processes", 5), "locked", stopped.path)
+    assert not list(stopped.checkpoints.glob("*-of-5"))
 
 
 def test_shares_are_what_the_processes_would_have_saved(stopped):

@@ -20,8 +20,10 @@ import click
 
 from shared.errors import InputError, user_errors
 from shared.manifest import read_classes
+from shared.run_record import RunLock
 from train.network.autoencoder import VideoEncoder
 from train.options.recipe import parse_changes
+from train.running.run_folder import RunFolder
 from train.weights.exchange import ImportedWeights, import_weights, write_safetensors
 from train.weights.huggingface import FILES, export_huggingface
 from train.weights.own_runs import (
@@ -141,7 +143,8 @@ def reshard_command(run: Path, processes: int) -> None:
     """Convert the newest checkpoint of the run folder RUN for another number of processes."""
     if not is_run(run):
         raise InputError("other-kind", f"{run} is not a run folder: it has no options.json")
-    tag = reshard(find_checkpoint(run)[1], processes)
+    with RunLock(RunFolder(run).lock):
+        tag = reshard(find_checkpoint(run)[1], processes)
     print(f"{tag} is for {processes} processes; start that many to continue the run.")
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from train.running.engine import Processes
 
 COMPLETE = "COMPLETE"
 KEPT = 3
+NAME = re.compile(r"step-\d+(-of-\d+)*")  # the latter from `train.checkpoint reshard`
 
 
 def save_checkpoint(
@@ -32,7 +34,8 @@ def save_checkpoint(
     """Save the state after `step` optimiser steps. All processes must call this.
 
     Args:
-        folder: holds all checkpoints of the run; the three newest complete ones are kept.
+        folder: holds all checkpoints of the run; the three newest complete ones are kept, and no
+            incomplete one.
         progress: plain values that `load_checkpoint` returns.
     """
     tag = folder / f"step-{step:08d}"
@@ -45,10 +48,21 @@ def save_checkpoint(
     processes.wait()
     if processes.is_first:
         mark_complete(tag, step, _state_options(engine))
-        for old in complete_checkpoints(folder)[:-KEPT]:
-            (old / COMPLETE).unlink()  # first, so that a half-deleted checkpoint is not complete
-            shutil.rmtree(old)
+        _remove_others(folder, complete_checkpoints(folder)[-KEPT:])
     return tag
+
+
+def _remove_others(folder: Path, kept: list[Path]) -> None:
+    """Remove all other checkpoints, also incomplete ones, which a kill left.
+
+    Nobody writes one now: all processes have written theirs, and the lock of the run keeps others
+    away.
+    """
+    for tag in sorted(folder.glob("step-*")):
+        if NAME.fullmatch(tag.name) and tag not in kept:
+            # First, so that a half-deleted checkpoint is not complete.
+            (tag / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(tag)
 
 
 def mark_complete(tag: Path, step: int, options: dict[str, Any]) -> None:
