@@ -14,11 +14,13 @@ from training_fixtures import losses, tiny_run
 
 from shared.run_record import read_jsonl
 from train.clips.sampler import BatchPlan
+from train.evaluation.probe_series import ProbeSeries
 from train.network.autoencoder import MaskedAutoencoder, ModelConfig, VideoEncoder, named_config
 from train.network.compiled import compile_blocks, wants_compiling
 from train.network.head import CrossAttentionHead
 from train.network.head_config import HeadConfig
 from train.options.config import LoaderConfig
+from train.pictures.snapshots import Snapshots
 from train.pretrain import pretrain
 from train.running.engine import Processes, deepspeed_config
 from train.running.progress import Stopwatch
@@ -101,6 +103,18 @@ def test_a_line_of_the_log_says_how_fast_it_went():
     assert 0.05 < figures["peak_memory_gb"] < 100
     watch.reset()
     assert watch.read(1e12)["clips_per_second"] == 0
+
+
+def test_probes_and_snapshots_are_no_part_of_the_speed(out, monkeypatch):
+    """Each takes a second here, and the steps of the tiny model are much shorter."""
+    monkeypatch.setattr(ProbeSeries, "run", lambda *given: time.sleep(1))
+    monkeypatch.setattr(Snapshots, "is_due", lambda watch, step: step == 2)
+    monkeypatch.setattr(Snapshots, "take", lambda *given: time.sleep(1) or {})
+    run = tiny_run(out, "loader.log_steps=2", run="probed", epochs=1)
+    folder = pretrain(run, "mofo", probe_every=2)
+    first, *others = read_jsonl(folder.log)
+    assert first["step"] == 2 and first["seconds"] > 2
+    assert all(event["step_seconds"] < 0.9 for event in (first, *others))
 
 
 def test_a_run_logs_its_speed_and_traces_five_steps(out):

@@ -165,12 +165,14 @@ def pretrain(
                     training.backward(loss, mean_predictor_loss(target, weight))
                 training.end_step()
                 if processes.is_first and snapshots.is_due(training.step):
-                    for name, picture in snapshots.take(
-                        training.engine.module, training.step, processes.device
-                    ).items():
-                        training.log_picture(f"snapshots/{name}", picture)
+                    with training.untimed():
+                        for name, picture in snapshots.take(
+                            training.engine.module, training.step, processes.device
+                        ).items():
+                            training.log_picture(f"snapshots/{name}", picture)
                 if probes.is_due(training.step, setup.num_steps):
-                    probes.run(training, setup)
+                    with training.untimed():
+                        probes.run(training, setup)
                 if training.should_log():
                     mean = training.mean_losses()
                     training.log(

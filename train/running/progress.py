@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -93,6 +94,17 @@ class Stopwatch:
         batch = next(batches)
         self._waited += time.monotonic() - began
         return batch
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of the interval; `seconds` have it."""
+        if self._processes.uses_cuda:  # the steps that the GPU has yet to finish are no part of it
+            torch.cuda.synchronize(self._processes.device)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since += time.monotonic() - began
 
     def read(self, clip_flops: float) -> dict[str, float]:
         """The figures of the interval.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -186,6 +186,10 @@ class Training:
     # -----------------------------------------------------------------------------------------
     # Once in a while. Only these methods wait for the device and for other processes.
     # -----------------------------------------------------------------------------------------
+
+    def untimed(self) -> AbstractContextManager[None]:
+        """A block between two steps whose time is no part of the speed of training."""
+        return self._watch.paused()
 
     def should_log(self, asked: bool = False) -> bool:
         """Whether losses are read after this step: after each `log_steps` steps, at the end, when a
