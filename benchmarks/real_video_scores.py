@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from benchmarks.paired_bootstrap import Accuracies, Resampler
 from benchmarks.real_clips import held_out_split
 from benchmarks.real_video_cells import Cell
 from shared.layout import DatasetLayout
+from shared.run_record import read_jsonl
 from train.evaluation.score_files import read_scores
+from train.running.log_times import training_seconds
 from train.running.run_folder import RunFolder
 
 Row = tuple[str, int, str]
@@ -54,17 +55,7 @@ def read_tested(layout: DatasetLayout, cell: Cell) -> ScoredClips | None:
 
 def hours_of(folder: RunFolder) -> float:
     """Hours that the training of a run took, with all parts of a run that was stopped."""
-    if not folder.log.is_file():
-        return 0.0
-    total, last = 0.0, 0.0
-    for line in folder.log.read_text().splitlines():
-        seconds = json.loads(line).get("seconds")
-        if seconds is None:
-            continue
-        if seconds < last:  # the run was stopped and continued: the clock starts again
-            total += last
-        last = seconds
-    return (total + last) / 3600
+    return training_seconds(read_jsonl(folder.log)) / 3600
 
 
 def threads_of(folder: RunFolder) -> int:

@@ -37,7 +37,7 @@ def test_tensorboard_has_what_the_log_has(out):
     found = curves(folder)
     for event in read_jsonl(folder.log):
         for name, value in event.items():
-            if name not in ("event", "step"):
+            if name not in ("event", "step", "started"):
                 points = found[f"{event['event']}/{name}"]
                 assert (event["step"], pytest.approx(value, rel=1e-6)) in points
     assert {"train/loss", "train/learning_rate", "validate/top1"} <= set(found)

@@ -18,16 +18,20 @@ from matplotlib.figure import Figure
 from run_fixtures import add_verbs_and_nouns, write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
 from track_fixtures import add_tracks
+from training_fixtures import tiny_run
 
+from benchmarks.real_video_scores import hours_of
 from shared.grid import window_box
 from shared.layout import DatasetLayout
 from shared.manifest import ClassList, read_classes, read_manifest
+from shared.run_record import read_jsonl
 from shared.shard_index import INDEX_NAME
 from train.clips.stored_boxes import read_box_table, read_clip
 from train.clips.table import read_clip_table
 from train.objectives.target import LossWords
 from train.options.config import LoaderConfig
 from train.options.recipe import pretrain_config, read_recipe
+from train.pretrain import pretrain
 from train.report import main
 from train.report_sections.clips import MaskSettings, choose_samples, sample_pictures, unusual
 from train.report_sections.comparison import comparison_section, option_differences
@@ -517,6 +521,23 @@ def test_runs_that_resumed_count_each_step_once_and_all_time(tmp_path: Path) -> 
     assert len(run.curve("loss").x) == 10
     assert run.curve("loss").y[-2:] == [0.5, 0.5]
     assert run.minutes == pytest.approx((20 + 6) / 60)
+
+
+def test_the_time_of_short_starts_counts(tmp_path: Path) -> None:
+    """A run that stops after its first step and continues later, whose first line comes later."""
+    layout = write_moving_squares(tmp_path, num_clips=20)
+    pretrain(tiny_run(tmp_path, run="short", stop_after=0.0), "mofo")
+    folder = pretrain(tiny_run(tmp_path, run="short"), "mofo")
+    first, *others = lines = read_jsonl(folder.log)
+    assert len({line["started"] for line in others}) == 1
+    assert others[0]["started"] > first["started"]
+    for line in lines:
+        line["seconds"] = 12.0 if line is first else 13.0 + line["step"]
+    folder.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    [run] = read_runs(layout.runs)[0]
+    seconds = 12 + lines[-1]["seconds"]
+    assert run.minutes == pytest.approx(seconds / 60)
+    assert hours_of(folder) == pytest.approx(seconds / 3600)
 
 
 def test_unfinished_runs_say_so(tmp_path: Path) -> None:

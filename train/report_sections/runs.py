@@ -18,6 +18,7 @@ from train.objectives.registry import loss_words, recorded_target
 from train.objectives.target import LossWords
 from train.pictures.charts import Curve
 from train.report_sections.clips import MaskSettings
+from train.running.log_times import training_seconds
 from train.running.run_folder import RunFolder
 
 
@@ -82,14 +83,9 @@ class Run:
 
     @property
     def minutes(self) -> float | None:
-        """Minutes of training over all starts; `seconds` of the log count from the last start."""
-        total = before = 0.0
-        for line in self.events:
-            seconds = line.get("seconds")
-            if _is_number(seconds):
-                total += before if seconds < before else 0.0
-                before = seconds
-        return (total + before) / 60 if before else None
+        """Minutes of training over all starts; None if the log has no times."""
+        seconds = training_seconds(self.events)
+        return seconds / 60 if seconds else None
 
     @property
     def tested_split(self) -> str:

@@ -1,9 +1,10 @@
 """Writes the figures of a run as it trains: log.jsonl, TensorBoard and, on request, Weights &
 Biases.
 
-All three have the same figures under the same names. The report reads log.jsonl. For an event
-{"event": "train", "step": 10, "loss": 0.9} TensorBoard and Weights & Biases get train/loss = 0.9 at
-step 10. TensorBoard also gets the options of the run, for its page "HParams", and pictures.
+All three have the same figures under the same names; texts are in log.jsonl alone. The report reads
+log.jsonl. For an event {"event": "train", "step": 10, "loss": 0.9} TensorBoard and Weights & Biases
+get train/loss = 0.9 at step 10. TensorBoard also gets the options of the run, for its page
+"HParams", and pictures.
 """
 
 from __future__ import annotations

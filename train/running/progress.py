@@ -7,6 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from types import FrameType
 from typing import TypeVar
 
@@ -70,10 +71,16 @@ class LossWatch:
 
 
 class Stopwatch:
-    """Measures the speed of training from one line of the log to the next."""
+    """Measures the speed of training from one line of the log to the next.
+
+    Attributes:
+        begin: when it was made, at the start of the run or where the run continues.
+        started: the same in UTC, such as `2026-12-01T09:30:00.123456+00:00`.
+    """
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
+        self.started = datetime.now(UTC).isoformat()
         self.begin = time.monotonic()
         self.reset()
 

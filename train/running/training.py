@@ -210,6 +210,7 @@ class Training:
             **figures,
             learning_rate=self.learning_rate,
             **self._watch.read(clip_flops),
+            started=self._watch.started,
             **self._skipped(),
         )
         self._bar.set_postfix({"epoch": self._epoch, **shown}, refresh=False)
@@ -225,7 +226,7 @@ class Training:
         any."""
         return {"skipped_steps": skipped} if (skipped := self.engine.skipped_steps) else {}
 
-    def log_event(self, event: str, **figures: float) -> None:
+    def log_event(self, event: str, **figures: float | str) -> None:
         """Write a line of the log about another event than a step, such as a validation."""
         self._log.write({"event": event, "step": self.step, **figures})
 
