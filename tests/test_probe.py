@@ -71,6 +71,15 @@ def test_a_probe_leaves_figures_scores_and_features(layout):
         assert metrics["top1"] == pytest.approx(100 * np.mean(scores.argmax(1) == labels))
 
 
+def test_a_recipe_that_nobody_named_is_named(layout):
+    arguments = ["--dataset", "squares", "--out", str(layout.out), "--device", "cpu",
+                 "--workers", "0", "--probe", "knn", "--run", "no-recipe"]  # fmt: skip
+    done = CliRunner().invoke(train.probe.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "The recipe is small, because split train has 48 clips" in done.stdout
+    assert not any("The recipe is" in line for line in run(layout, "--probe", "knn"))
+
+
 def test_features_are_the_mean_token_of_the_frozen_encoder(layout):
     found = {}
     for pool in ("clip", "steps"):

@@ -8,8 +8,9 @@
 
 --run names a run, or weights of others: a Hugging Face folder of VideoMAE with a classifier, a
 .safetensors file or a .pth file. Results of such weights go to OUT/<dataset>/runs/evaluate-<name>/.
-Their classes are matched to those of the dataset by name. The recipe of the dataset says how frames
-are sampled and how many views a clip gets, unless a folder that this project exported says it.
+Their classes are matched to those of the dataset by name. The recipe of the dataset, or
+default.toml where it has none, says how frames are sampled and how many views a clip gets, unless a
+folder that this project exported says it.
 
 Reads a finished run below OUT/<dataset>/runs and uses its best weights on split val, or its last
 weights where split val has no labelled clips. Writes into the folder of the run
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
 @click.option(
     "--head",
     type=click.Choice(KINDS),
-    show_default="the head in the recipe",
+    show_default="that in the recipe of the dataset, or in default.toml",
     help="Pooling head of the finetuned run to test.",
 )
 @click.option(

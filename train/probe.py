@@ -97,8 +97,9 @@ POSITIVE = click.IntRange(min=1)
     "--recipe",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Recipe, a TOML file. The probe uses the frames and labels of its [finetune], and for "
-    "random weights its [model].  [default: that of the dataset, or default.toml]",
+    help="Recipe file, or a name in train/recipes/. The probe uses the frames and labels of its "
+    "[finetune], and for random weights its [model].  [default: that of the dataset, or small or "
+    "default by its number of clips]",
 )
 @click.option(
     "--method",
@@ -226,7 +227,8 @@ def main(
 ) -> None:
     """Test the frozen features of a pretraining run with simple classifiers."""
     layout = DatasetLayout(out, dataset)
-    tables = read_recipe(dataset, choose_recipe(layout, recipe)[0])
+    chosen, recipe_line = choose_recipe(layout, recipe)
+    tables = read_recipe(dataset, chosen)
     if source and method:
         raise InputError(
             "option-conflict", f"--from {source} and --method {method}: give only one of them"
@@ -288,6 +290,7 @@ def main(
         probe_epochs or SGD_EPOCHS,
         features or ENCODER,
         RunFolder(layout.runs / reuse) if reuse else None,
+        recipe_line,
     )
     for kind, metrics in figures.items():
         print(f"{PROBES[kind]}: {metrics['split']} top-1 {metrics['top1']:.1f} %")
@@ -309,6 +312,7 @@ def probe(
     sgd_epochs: int = SGD_EPOCHS,
     features_of: str = ENCODER,
     lender: RunFolder | None = None,
+    recipe_line: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compute features and test them; returns the metrics of each probe.
 
@@ -319,6 +323,7 @@ def probe(
         knn: "neighbours" and "temperature".
         features_of: "encoder" or "predictions", the tokens that are tested.
         lender: a probe of the same model whose features are used where it has them.
+        recipe_line: says why the recipe was chosen, where nobody named it.
     """
     # -----------------------------------------------------------------------------------------
     # Resolve
@@ -384,9 +389,8 @@ def probe(
     check_lender(lender, options)
     processes = start_processes(device)
     check_decoding(loader, processes.device)
-    _print_summary(processes, folder, options, views, knn, probes, len(computed["train"]))
-    if label_line is not None:
-        processes.say(f"  {label_line}")
+    notes = [line for line in (recipe_line, label_line) if line is not None]
+    _print_summary(processes, folder, options, views, knn, probes, len(computed["train"]), notes)
 
     with hold(folder, processes), folder.restored_on_failure(processes.is_first):
         if processes.is_first:
@@ -517,6 +521,7 @@ def _print_summary(
     knn: dict[str, Any],
     probes: tuple[str, ...],
     num_computed: int,
+    notes: list[str],
 ) -> None:
     clips = ", ".join(f"{count:,} of {split}" for split, count in options["clips"].items())
     classes = ", ".join(f"{n:,} {PLURAL[kind]}" for kind, n in options["classes"].items())
@@ -534,6 +539,8 @@ def _print_summary(
         rows["k-NN"] = f"{knn['neighbours']} neighbours, temperature {knn['temperature']:g}"
     for name, value in rows.items():
         processes.say(f"  {name:<12}  {value}")
+    for note in notes:
+        processes.say(f"  {note}")
 
 
 def _described(source: str, seed: int | None) -> str:
