@@ -142,7 +142,9 @@ class Stopwatch:
 class Interruption:
     """A context manager that turns Ctrl-C, SIGTERM and --stop-after into a request to stop.
 
-    At the next step the run saves a checkpoint and ends. A second Ctrl-C ends it immediately.
+    One process saves a checkpoint after the step in progress and ends. Several processes ask each
+    other only at a line of the log, and so they save and end at the next one. A second Ctrl-C ends
+    this process immediately.
     """
 
     def __init__(self, processes: Processes, stop_after_minutes: float | None) -> None:
