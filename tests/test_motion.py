@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from preprocess.box_run.shards import _corners as corner_vertices
+from preprocess.box_run.shards import _textures as textures_of
 from preprocess.flow.motion_maps import motion_map, reduce_maps
 from preprocess.motion_boxes.boxes import motion_boxes
 from preprocess.motion_boxes.contours import contour_vertices
-from preprocess.motion_boxes.evidence import texture_maps
+from preprocess.motion_boxes.evidence import motion_evidence, texture_maps
 from preprocess.motion_boxes.presets import (
     OF_BOUNDARIES,
     PRESETS,
@@ -240,6 +242,34 @@ def test_texture_is_the_mean_length_of_the_gradient():
     assert texture.shape == (1, 6, 8) and texture.dtype == np.float32
     np.testing.assert_allclose(texture[0, 1:-1, 1:3], np.hypot(3, 2), rtol=1e-6)
     assert texture[0, :, 5:].max() == 0
+
+
+def test_only_some_frames_are_in_memory_for_their_texture(monkeypatch):
+    grey = np.random.default_rng(0).integers(0, 256, (10, 24, 32), dtype=np.uint8)
+    files = [cv2.imencode(".png", picture)[1].reshape(-1) for picture in grey]
+    read = []
+
+    class Stored:
+        def ragged(self, offsets, values, first, last):
+            read.append((first, last))
+            return files[first:last]
+
+    monkeypatch.setattr("preprocess.box_run.shards.TEXTURE_FRAMES", 4)
+    maps = np.zeros((9, 6, 8), dtype=np.float32)
+    np.testing.assert_array_equal(
+        textures_of(Stored(), 1, 10, maps), texture_maps(grey[1:], (6, 8))
+    )
+    assert read == [(1, 5), (5, 9), (9, 10)]
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (3, 0), (2, 1), (20, 20)])
+def test_motion_is_summed_over_a_window_that_the_ends_cut(before, after):
+    maps = np.random.default_rng(0).gamma(0.5, 10, (9, 4, 5)).astype(np.float32)
+    window = dataclasses.replace(EXACT, frames_before=before, frames_after=after)
+    sums = motion_evidence(maps, window, None)
+    for frame, found in enumerate(sums):
+        near = maps[max(frame - before, 0) : frame + after + 1]
+        np.testing.assert_allclose(found, near.sum(axis=0), rtol=1e-6)
 
 
 def test_motion_counts_by_the_texture_that_it_lies_on():

@@ -28,6 +28,9 @@ from shared.shards import ShardReader
 ANNOTATED_LINES = 64
 """Short side of the tables of what moves, for annotated boxes; those of motion maps have theirs."""
 
+TEXTURE_FRAMES = 64
+"""Number of frames of the source size that are in memory at a time when textures are computed."""
+
 
 class ShardBuilder(Protocol):
     """Builds the arrays of a boxes shard from a shard of another kind with the same clips."""
@@ -88,9 +91,19 @@ class FromMotion:
 
 def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) -> np.ndarray:
     """The texture of stored frames, float32 [T, h, w], at the size of the maps."""
-    import cv2
-
     from preprocess.motion_boxes.evidence import texture_maps
+
+    textures = np.empty_like(maps)
+    for begin in range(first, last, TEXTURE_FRAMES):
+        end = min(begin + TEXTURE_FRAMES, last)
+        grey = _grey_frames(pictures, begin, end)
+        textures[begin - first : end - first] = texture_maps(grey, maps.shape[1:])
+    return textures
+
+
+def _grey_frames(pictures: ShardReader, first: int, last: int) -> list[np.ndarray]:
+    """Stored frames, each uint8 [H, W]."""
+    import cv2
 
     files = pictures.ragged("/jpeg/offsets", "/jpeg/values", first, last)
     decoded = [cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files]
@@ -101,7 +114,7 @@ def _textures(pictures: ShardReader, first: int, last: int, maps: np.ndarray) ->
             "damaged-file",
             f"{pictures.path}: a frame is not a valid JPEG image; {checked} lists damaged shards",
         )
-    return texture_maps(np.stack(grey), maps.shape[1:])
+    return grey
 
 
 @dataclass(frozen=True)

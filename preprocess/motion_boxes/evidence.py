@@ -1,11 +1,14 @@
 """Weights motion maps by texture and sums them over neighbouring frames.
 
 Contours are found in the result, which the code calls evidence.
-frames uint8 [T,H,W] --texture_maps--> float32 [T,h,w]
+T frames uint8 [H,W] --texture_maps--> float32 [T,h,w]
 maps float32 [T,h,w] --motion_evidence--> float32 [T,h,w]
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
 
 import cv2
 import numpy as np
@@ -13,14 +16,14 @@ import numpy as np
 from preprocess.motion_boxes.presets import MotionParameters
 
 
-def texture_maps(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def texture_maps(pictures: Collection[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Compute the texture of each cell of a map: the mean length of the image gradient.
 
     Optical flow is measured where there is texture. Elsewhere the smoothness term interpolates it.
     A motion boundary is therefore better evidence where there is more texture.
 
     Args:
-        pictures: uint8 [T, H, W], grey frames, at least as large as the maps.
+        pictures: T grey frames, each uint8 [H, W], at least as large as the maps.
         size: (h, w) of the maps.
 
     Returns:
@@ -56,10 +59,19 @@ def motion_evidence(
 
 def _window_sums(maps: np.ndarray, parameters: MotionParameters) -> np.ndarray:
     """float32 [T, h, w]: for each frame the sum of the maps in its window, cut at the ends."""
-    if parameters.frames_before == parameters.frames_after == 0:
+    before, after = parameters.frames_before, parameters.frames_after
+    if before == after == 0:
         return maps
-    total = np.concatenate([np.zeros_like(maps[:1]), maps.cumsum(axis=0, dtype=np.float64)])
-    frames = np.arange(len(maps))
-    first = np.maximum(frames - parameters.frames_before, 0)
-    last = np.minimum(frames + parameters.frames_after + 1, len(maps))
-    return (total[last] - total[first]).astype(np.float32)
+    sums = np.empty(maps.shape, dtype=np.float32)
+    # Sums of the first maps, from those before the window up to those in it. They are float64, so
+    # that the difference of two has no rounding of float32; only one window of them is kept.
+    totals = deque([np.zeros(maps.shape[1:], dtype=np.float64)])
+    num_added = 0
+    for frame, window in enumerate(sums):
+        for added in maps[num_added : frame + after + 1]:
+            totals.append(totals[-1] + added)
+            num_added += 1
+        if frame > before:
+            totals.popleft()
+        window[:] = totals[-1] - totals[0]
+    return sums
