@@ -90,6 +90,8 @@ CODES: dict[str, str] = {
     "CPU.",
     "missing-package": "A package or program is not installed. Install it.",
     "no-workers": "Worker processes do not start. The message has the reason.",
+    "process-died": "A worker process ended in the middle of its work, usually for want of memory. "
+    "Give fewer --workers.",
     "not-supported": "A file format, codec, library or service cannot do what was asked.",
     "service-refused": "A service on the network refused. The message has the reason.",
     "no-space": "The disk is full. Free some space and run the same command again.",

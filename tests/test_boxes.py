@@ -1,5 +1,6 @@
 """The boxes command: from flows shards alone, tube tables, reuse, refusals, resume."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,8 +8,9 @@ import time
 import numpy as np
 import pytest
 from dataset_fixtures import ROOT, arguments, checksums, make_dataset, run_boxes, run_flows, start
-from errors import refused
+from errors import refused, refuses
 
+from preprocess.box_run.run import shard_pool
 from preprocess.running.journal import JOURNAL_NAME
 from shared.grid import canonical_view, positions_inside, window_box
 from shared.layout import DatasetLayout
@@ -196,6 +198,19 @@ def test_a_damaged_flows_shard_is_named(flowed, layout):
     (layout.flows / "00001.h5").write_bytes(damaged)
     refused(run_boxes(layout, "--workers", 1), "damaged-file", layout.flows / "00001.h5")
     assert read_index(layout.boxes) is None
+
+
+class DiesAtOnce:
+    """A builder that ends its process, as the system does where memory is short."""
+
+    def arrays(self, path):
+        os.abort()
+
+
+def test_a_process_that_dies_is_named_with_what_to_do(tmp_path):
+    tasks = [(n, tmp_path / "in.h5", tmp_path / "out.h5", DiesAtOnce(), {}) for n in range(3)]
+    with refuses("process-died", "2 processes", "--workers 1"), shard_pool(2) as run:
+        list(run(tasks))
 
 
 def test_a_second_run_is_refused(layout):

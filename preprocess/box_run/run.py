@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from preprocess.box_run.inputs import BoxInputs
 from preprocess.box_run.shards import ShardBuilder
 from preprocess.running.journal import Journal, described, remove_other_shards
 from preprocess.running.processes import executor
+from shared.errors import InputError
 from shared.files import put_in_place, remove_file, remove_leftovers
 from shared.grid import CANONICAL_SIZE, PATCH, TUBE_GRID
 from shared.layout import DatasetLayout
@@ -60,7 +62,8 @@ def make_box_shards(
         on_start: called when the folder is declared unfinished.
 
     Raises:
-        InputError: an earlier run had other options, or a shard that is read is damaged.
+        InputError: an earlier run had other options, a shard that is read is damaged, or a process
+            died.
     """
     # ----- Keep the shards that an earlier run finished
     remove_leftovers(folder)
@@ -137,15 +140,26 @@ def shard_pool(
     """Give a function that runs `make_shard` on tasks, in this process or in several.
 
     The function yields results in the order in which shards are finished.
+
+    Raises:
+        InputError: a process died, as the system ends one that takes too much memory.
     """
     if num_workers <= 1:
         yield lambda tasks: (make_shard(*task) for task in tasks)
         return
-    with executor(num_workers) as pool:
-        yield lambda tasks: (
-            future.result()
-            for future in as_completed([pool.submit(make_shard, *task) for task in tasks])
-        )
+    try:
+        with executor(num_workers) as pool:
+            yield lambda tasks: (
+                future.result()
+                for future in as_completed([pool.submit(make_shard, *task) for task in tasks])
+            )
+    except BrokenProcessPool:
+        raise InputError(
+            "process-died",
+            f"One of {num_workers} processes that make boxes died, usually because the machine "
+            "ran out of memory. What was finished is kept. Run `boxes` again with fewer processes: "
+            "--workers 1 needs the least memory",
+        ) from None
 
 
 def make_shard(
