@@ -50,7 +50,7 @@ from shared.files import remove_file, remove_leftovers
 from shared.layout import DatasetLayout
 from shared.manifest import read_manifest
 from shared.progress import bar_options
-from shared.run_record import RunLock, write_options
+from shared.run_record import RunLock
 from shared.shard_cache import open_shard
 from shared.shard_index import read_index, shard_name
 from shared.tracks import CHANNELS
@@ -318,9 +318,11 @@ def compute(plan: Plan) -> list[dict[str, Any]]:
 
 def declare_complete(plan: Plan, journal: Journal) -> None:
     """Write dataset.json of every folder, and delete what was needed until then."""
+    from preprocess.flow_run.run_start import record_options
+
     layout = plan.layout
     if plan.complete:
-        write_options(plan.main_folder / "options.json", plan.config.options())
+        record_options(plan)
     plan.write_indexes({name: journal.entries(name) for name in plan.folders})
     journal.remove()
     for path in [*files_of_parts(plan.failures), *files_of_parts(layout.lock)]:

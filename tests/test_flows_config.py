@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from errors import refuses
 
-from preprocess.flow.options import FlowOptions, TrackOptions
+from preprocess.flow.options import FlowOptions, TrackOptions, united
 from preprocess.flow.source_options import (
     SourceOptions,
     declarations,
@@ -117,6 +117,7 @@ def test_options_that_an_older_run_did_not_know_have_their_defaults(tmp_path):
             ),
         ),
         FlowsConfig("a", flow=FlowOptions(("motion-vectors",), (VectorOptions(True),))),
+        FlowsConfig("a", flow=FlowOptions(("tvl1", "dis"), lengths=True, left_out=("dis-length",))),
     ],
 )
 def test_what_is_recorded_is_read_back(config):
@@ -125,6 +126,37 @@ def test_what_is_recorded_is_read_back(config):
     assert again.options() == config.options()
     for output in () if "raft" in config.flow.sources else config.flow.outputs:
         assert again.flow.config(output) == config.flow.config(output)
+
+
+FAST_DIS = (DisOptions("fast"),)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "kept", "later", "outputs"),
+    [
+        (FlowOptions(("tvl1", "dis"), FAST_DIS), {"dis"}, FlowOptions(lengths=True),
+         ("tvl1", "dis", "tvl1-length")),
+        (FlowOptions(boundaries=True), {"tvl1-boundaries"}, FlowOptions(("tvl1", "dis"), FAST_DIS),
+         ("tvl1", "dis", "tvl1-boundaries")),
+        (FlowOptions(("tvl1", "dis"), FAST_DIS), set(), FlowOptions(lengths=True),
+         ("tvl1", "tvl1-length")),
+        (FlowOptions(("dis", "tvl1")), {"tvl1"}, FlowOptions(lengths=True),
+         ("tvl1", "tvl1-length")),
+        (FlowOptions(()), set(), FlowOptions(), ("tvl1",)),
+    ],
+)  # fmt: skip
+def test_the_options_of_two_runs_make_what_both_have_made(earlier, kept, later, outputs):
+    both = united(earlier, kept, later)
+    assert both.outputs == outputs
+    if "dis" in outputs:
+        assert both.options_of("dis") == FAST_DIS[0]
+
+
+def test_united_options_keep_the_tracks_of_the_source_that_has_them():
+    tracked = FlowOptions(("motion-vectors", "dis"), tracks=TrackOptions())
+    later = FlowOptions(("motion-vectors", "tvl1"))
+    assert united(tracked, {"dis"}, later).tracked == "dis"
+    assert united(later, {"tvl1"}, tracked).tracked == "dis"
 
 
 def test_a_config_cannot_be_changed():

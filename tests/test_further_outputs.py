@@ -9,6 +9,7 @@ from errors import refused
 from video_fixtures import render_video
 
 from preprocess.flow_run import publishing
+from preprocess.flow_run.config import recorded_config
 from shared.errors import EXIT_SET_ASIDE
 from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
@@ -125,6 +126,39 @@ def test_clips_stay_set_aside_until_they_are_retried(layout, monkeypatch):
     assert done.exit_code == EXIT_SET_ASIDE and "continuing" not in done.output, done.output
     assert [record["clip_id"] for record in read_jsonl(layout.failures)] == ["clip-4", "clip-5"]
     assert verify(layout).exit_code == 0, verify(layout).output
+
+
+def test_a_repair_knows_the_outputs_of_all_runs(tmp_path):
+    from preprocess.retry import main as retry
+    from preprocess.verify import main as verify_and_repair
+
+    layout = make_dataset(tmp_path)
+    (layout.videos / "1.mp4").write_bytes(b"not yet a video")
+    both = (*PLAIN, "--source", "tvl1,dis", "--dis-preset", "fast")
+    assert run_flows(layout, *both).exit_code == EXIT_SET_ASIDE
+    assert run_flows(layout, *FURTHER).exit_code == EXIT_SET_ASIDE
+    render_video(layout.videos / "1.mp4", 9, size=(48, 32))
+    made = ("frames", "flows", "flows-dis", FOLDER)
+    again = arguments(layout, "--videos", layout.videos)
+    done = CliRunner().invoke(retry, again)
+    assert done.exit_code == 0, done.output
+    for name in made:
+        assert [entry.clips for entry in read_index(layout.root / name).shards] == [2, 2, 2], name
+    assert verify(layout).exit_code == 0, verify(layout).output
+    assert not (layout.root / "flows-dis-boundaries").exists()
+
+    good = checksums(layout.root / "flows-dis")
+    (layout.root / "flows-dis" / "00001.h5").unlink()
+    done = CliRunner().invoke(verify_and_repair, [*again, "--workers", "1", "--repair"])
+    assert done.exit_code == 0, done.output
+    assert checksums(layout.root / "flows-dis") == good
+
+
+def test_an_output_that_was_deleted_is_not_made_by_a_repair(finished, layout):
+    assert run_flows(layout, *PLAIN, "--source", "tvl1,dis").exit_code == EXIT_SET_ASIDE
+    shutil.rmtree(layout.root / "flows-dis")
+    assert run_flows(layout, *FURTHER).exit_code == EXIT_SET_ASIDE
+    assert recorded_config(layout, {}).flow.outputs == ("tvl1", "tvl1-boundaries")
 
 
 def test_a_lost_list_of_failures_is_written_again(layout):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,9 @@ class FlowOptions:
         tracks: how to track points through the first source that computes flow from frames; None =
             no tracks. Points follow the flow between the original frames. With `stabilise`, the
             recorded displacements are free of camera motion.
+        left_out: names of outputs that are not made, although the other options ask for them.
+            Several runs may have made the outputs of a dataset: one those of two sources, and
+            another one the lengths of one of them (see `united`).
 
     Raises:
         InputError: options contradict each other, or a value is not allowed.
@@ -172,6 +175,7 @@ class FlowOptions:
     boundaries: bool = False
     residual: bool = True
     tracks: TrackOptions | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_sources(self.sources)
@@ -243,11 +247,12 @@ class FlowOptions:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of all outputs, the one of `flows/` first."""
+        """The names of all outputs that are made, the one of `flows/` first."""
         kept = (self.sources[0] + UNSTABILISED,) if self.keep_unstabilised else ()
         lengths = tuple(name + LENGTHS for name in self.sources) if self.lengths else ()
         boundaries = tuple(name + BOUNDARIES for name in self.pictured) if self.boundaries else ()
-        return self.sources + kept + lengths + boundaries
+        names = self.sources + kept + lengths + boundaries
+        return tuple(name for name in names if name not in self.left_out)
 
     @property
     def frames_before(self) -> int:
@@ -305,6 +310,7 @@ _DEFAULTS: dict[str, Any] = {
     "boundaries": FlowOptions.boundaries,
     "residual": False,  # what is not recorded was not made: older runs had no such option
     "trajectories": False,
+    "left_out": (),  # no option of the command line; only records have it
 }
 
 
@@ -357,6 +363,7 @@ def read_flow_options(given: Mapping[str, Any]) -> FlowOptions:
         given["boundaries"],
         given["residual"],
         TrackOptions(**tracks) if given["trajectories"] else None,
+        tuple(given["left_out"]),
     )
 
 
@@ -373,7 +380,44 @@ def recorded_flow_options(flow: FlowOptions) -> dict[str, Any]:
     record["trajectories"] = flow.tracks is not None
     for name in TRACK_NAMES:
         record[f"track_{name}"] = None if flow.tracks is None else getattr(flow.tracks, name)
+    if flow.left_out:
+        record["left_out"] = list(flow.left_out)
     return record
+
+
+def united(earlier: FlowOptions, kept: Collection[str], later: FlowOptions) -> FlowOptions:
+    """The options of one run that makes what two runs have made of the same flows/.
+
+    Args:
+        earlier: options of the run before.
+        kept: those of its outputs that there still are.
+        later: options of the run now. They hold where both runs have a value.
+    """
+    is_same_first = earlier.sources[:1] == later.sources[:1]
+    if not kept or not is_same_first or earlier.stabilise != later.stabilise:
+        return later
+    # Tracks are those of the first source with pictures; the run that has tracks says which it is.
+    first, second = (later, earlier) if later.tracks else (earlier, later)
+    of_kept = {split_output(output)[0] for output in kept}
+    sources = tuple(
+        source
+        for source in dict.fromkeys((*first.sources, *second.sources))
+        if source in later.sources or source in of_kept
+    )
+    both = replace(
+        later,
+        sources=sources,
+        source_options=tuple(
+            (later if source in later.sources else earlier).options_of(source) for source in sources
+        ),
+        keep_unstabilised=later.keep_unstabilised or earlier.keep_unstabilised,
+        lengths=later.lengths or earlier.lengths,
+        boundaries=later.boundaries or earlier.boundaries,
+        tracks=later.tracks or earlier.tracks,
+        left_out=(),
+    )
+    made = {*later.outputs, *kept}
+    return replace(both, left_out=tuple(name for name in both.outputs if name not in made))
 
 
 def flow_folders(options: FlowOptions) -> dict[str, str]:

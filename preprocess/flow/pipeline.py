@@ -70,6 +70,7 @@ class FlowPipeline:
         # A copy: frames from the object store are read-only, and torch warns about that.
         frames = torch.from_numpy(grey.frames.copy()).to(self._device)
         num_known = max(0, grey.num_before - 1)  # pairs of the previous chunk
+        outputs = self._flow.outputs
         results: list[Maps | TracksOfFrames] = []
         for name, source in self._sources.items():
             is_tracked = name == self._flow.tracked
@@ -79,10 +80,10 @@ class FlowPipeline:
             solved = self._solve(name, source, frames[first:])
             camera = _slice_camera(solved.camera, new)
             at = grey.first_index + num_known
-            results.append(self._maps(grey, name, at, solved.flow[new:], camera))
-            if self._flow.lengths:
-                results.append(self._maps(grey, name + LENGTHS, at, solved.flow[new:], camera))
-            if self._flow.boundaries:
+            for output in (name, name + LENGTHS):
+                if output in outputs:
+                    results.append(self._maps(grey, output, at, solved.flow[new:], camera))
+            if name + BOUNDARIES in outputs:
                 results += self._boundaries(grey, name + BOUNDARIES, at, solved)
             if solved.unstabilised is not None:
                 results.append(
@@ -157,7 +158,7 @@ def vector_maps(
     camera = None
     if options.is_stabilised(MOTION_VECTORS):
         cells, camera = _subtracted(cells, VECTOR_INLIER_PX / VECTOR_CELL)
-    outputs = (MOTION_VECTORS, MOTION_VECTORS + LENGTHS)[: 1 + options.lengths]
+    outputs = (MOTION_VECTORS, MOTION_VECTORS + LENGTHS)
     return [
         Maps(
             clip_index,
@@ -169,6 +170,7 @@ def vector_maps(
             *_residual(cells, map_short_side, options, output),
         )
         for output in outputs
+        if output in options.outputs
     ]
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from preprocess.flow.options import flow_folders, united
 from preprocess.flow_run.assembly import Assembly
+from preprocess.flow_run.config import recorded_config
 from preprocess.flow_run.messages import WrittenShard
 from preprocess.flow_run.plan import Plan
 from preprocess.running.failures import write_failures
@@ -15,7 +19,7 @@ from preprocess.running.journal import Journal, remove_journal
 from shared.errors import InputError
 from shared.files import put_in_place
 from shared.run_record import JsonlLog, write_options
-from shared.shard_index import ShardEntry
+from shared.shard_index import ShardEntry, read_index
 
 
 def require_videos(plan: Plan) -> None:
@@ -36,6 +40,25 @@ def require_videos(plan: Plan) -> None:
             f"{root} has none of the videos of {plan.layout.manifest}; the first one is "
             f"{plan.clips[0].video}. Give the folder of the videos with --videos (VIDEOS=)",
         )
+
+
+def record_options(plan: Plan) -> None:
+    """Write options.json, with the further outputs that earlier runs made of the same flows/.
+
+    `retry` and `verify --repair` make all outputs of a dataset again from this record alone. With
+    --overwrite, outputs of earlier runs do not belong to the new shards.
+    """
+    config, layout = plan.config, plan.layout
+    if not config.overwrite and plan.main_folder == layout.flows:
+        with suppress(InputError):  # there was no earlier run, or its record is lost
+            earlier = recorded_config(layout, {}).flow
+            kept = [
+                output
+                for output, folder in flow_folders(earlier).items()
+                if read_index(layout.root / folder) is not None
+            ]
+            config = replace(config, flow=united(earlier, kept, config.flow))
+    write_options(plan.main_folder / "options.json", config.options())
 
 
 class RunStart:
@@ -74,7 +97,7 @@ class RunStart:
         plan.remove_indexes()
         if not plan.complete:  # beside complete folders, the record that `retry` reads stays
             write_failures(plan.failures, [*self._journal.failures(), *self._early_failures])
-            write_options(plan.main_folder / "options.json", plan.config.options())
+            record_options(plan)
         self._log = JsonlLog(plan.failures)
         self.has_started = True
 
