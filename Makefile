@@ -178,11 +178,14 @@ boxes: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Find motion boxes and tube
 export: $(STAMP) | $(ROOT_FILE)/boxes/dataset.json  ## Write the boxes as COCO JSON, Something-Else JSON and CSV.
 	$(call run,preprocess.export,$(dataset) $(call goal_args,export),$(python))
 
-verify: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Check every shard for damage; ARGS=--repair rebuilds damaged shards.
+# `make flows ARGS="--source none"` makes frames/ alone, with its record; nothing more is made for these.
+shards := $(if $(and $(wildcard $(ROOT_FILE)/frames/options.json),$(if $(wildcard $(ROOT_FILE)/flows),,alone)),,$(ROOT_FILE)/flows/dataset.json)
+
+verify: $(STAMP) | $(shards)  ## Check every shard for damage; ARGS=--repair rebuilds damaged shards.
 	$(call run,preprocess.verify,$(dataset) $(if $(findstring --repair,$(ARGS)),$(videos)) \
 	  $(call goal_args,verify),$(python))
 
-retry: $(STAMP) | $(ROOT_FILE)/flows/dataset.json  ## Process the clips of failures.jsonl again.
+retry: $(STAMP) | $(shards)  ## Process the clips of failures.jsonl again.
 	$(call run,preprocess.retry,$(dataset) $(videos) $(call goal_args,retry),$(python))
 
 show: $(STAMP)  ## Draw the motion of any video: make show ARGS="clip.mp4".

@@ -116,6 +116,11 @@ class DatasetLayout:
         _check_name("boxes name", name)
         return self.root / f"boxes-{name}"
 
+    @property
+    def has_frames_alone(self) -> bool:
+        """Whether `flows --source none` alone was run, which leaves its record in frames/."""
+        return (self.frames / "options.json").is_file() and not self.flows.is_dir()
+
     def boxes_folders(self) -> list[Path]:
         """All existing folders of boxes: boxes/ and `boxes-<name>/`."""
         beside = sorted(path for path in self.root.glob("boxes-*") if path.is_dir())

@@ -30,11 +30,13 @@ def first_source(layout: DatasetLayout) -> str:
 
 
 def make_flows(layout: DatasetLayout, folder: Path) -> str:
-    """The command line that makes flows/, or a folder of further flows.
+    """The command line that makes flows/ with frames/, or a folder of further flows.
 
     Further flows are made together with the first: `make flows ARGS='--source tvl1,dis'` makes
     flows-dis/.
     """
+    if folder.name == layout.frames.name:
+        return layout.make("flows", "--source none" if layout.has_frames_alone else "")
     output = folder.name.removeprefix(layout.flows.name).removeprefix("-")
     if not output:
         return layout.make("flows")

@@ -112,6 +112,20 @@ def test_flows_have_tracks_where_the_method_predicts_them(tmp_path):
         assert kept in flows_command("flows", f"METHOD={method}")
 
 
+def test_frames_alone_are_checked_without_flows(tmp_path):
+    """`flows --source none` made them; the goals that check or mend them compute no flow."""
+    frames = tmp_path / "mine" / "frames"
+    frames.mkdir(parents=True)
+    for goal in ("verify", "retry"):
+        assert "preprocess.flows" in commands(tmp_path, goal, "DATASET=mine", "VIDEOS=/data")
+    (frames / "options.json").write_text("{}")
+    for goal in ("verify", "retry"):
+        found = commands(tmp_path, goal, "DATASET=mine", "VIDEOS=/data")
+        assert list(found) == [f"preprocess.{goal}"]
+    (tmp_path / "mine" / "flows").mkdir()
+    assert "preprocess.flows" in commands(tmp_path, "retry", "DATASET=mine", "VIDEOS=/data")
+
+
 def test_the_main_job_shows_what_pretraining_is_worth(tmp_path):
     """On the toy dataset alone it finetunes and evaluates twice; the report prints both figures."""
 

@@ -402,6 +402,36 @@ def test_a_damaged_shard_is_not_taken_over(finished, tmp_path):
     assert run_retry(layout).exit_code == 0
 
 
+def test_frames_without_flows_are_repaired_and_retried(tmp_path):
+    layout = make_dataset(tmp_path, num_clips=3)
+    (layout.videos / "1.mp4").write_bytes(b"not yet a video")
+    frames_alone = ("--source", "none", "--clips-per-shard", 2)
+    assert run_flows(layout, *frames_alone).exit_code == EXIT_SET_ASIDE
+    good = checksums(layout.frames)
+    flip(layout.frames / "00001.h5")
+    assert run_verify(layout, "--repair").exit_code == 0
+    assert checksums(layout.frames) == good
+
+    render_video(layout.videos / "1.mp4", 9, size=(48, 32))
+    done = run_retry(layout)
+    assert done.exit_code == 0, done.output
+    assert [entry.clips for entry in read_index(layout.frames).shards] == [2, 1]
+    assert not layout.flows.exists() and not (layout.root / ".rebuild").exists()
+
+    (layout.frames / "dataset.json").unlink()
+    to_finish = layout.make("flows", "--source none")
+    for done in (run_verify(layout), run_retry(layout)):
+        refused(done, "not-finished", layout.frames, to_finish)
+
+
+def test_a_lost_record_of_flows_is_not_replaced_by_one_of_frames(tmp_path):
+    layout = make_dataset(tmp_path, num_clips=1)
+    assert run_flows(layout, "--source", "none").exit_code == 0
+    assert run_flows(layout).exit_code == 0
+    (layout.flows / "options.json").unlink()
+    refused(run_retry(layout), "missing-file", layout.flows / "options.json")
+
+
 def test_retry_of_what_is_not_there(tmp_path):
     layout = make_dataset(tmp_path, num_clips=1)
     done = run_retry(layout)

@@ -63,7 +63,7 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
             raise InputError(
                 "not-finished",
                 f"{layout.root / name} is not complete (no dataset.json). Run "
-                f"`{layout.make('flows')}` to finish it",
+                f"`{make_flows(layout, layout.root / name)}` to finish it",
             )
         else:
             folder = layout.root / name
@@ -79,9 +79,7 @@ def find_dataset(layout: DatasetLayout) -> FoundDataset:
 def folder_names(layout: DatasetLayout) -> list[str]:
     """frames, flows, folders of further flows, and all folders of boxes, complete or not."""
     others = sorted(path.name for path in layout.root.glob("flows-*") if path.is_dir())
-    # A run that computes no flow leaves its record in frames/.
-    are_frames_alone = (layout.frames / "options.json").is_file() and not layout.flows.is_dir()
-    first = ["frames"] if are_frames_alone else ["frames", "flows"]
+    first = ["frames"] if layout.has_frames_alone else ["frames", "flows"]
     return [*first, *others, *(folder.name for folder in layout.boxes_folders())]
 
 

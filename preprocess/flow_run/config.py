@@ -12,6 +12,7 @@ from typing import Any
 from preprocess.flow.options import FlowOptions, read_flow_options, recorded_flow_options
 from shared.errors import InputError
 from shared.layout import DatasetLayout
+from shared.shard_index import read_index
 
 POOLS = ("ray", "in-process")
 
@@ -118,17 +119,20 @@ NOT_TAKEN_OVER = (
 )
 
 
-def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsConfig:
+def recorded_config(
+    layout: DatasetLayout, given: Mapping[str, Any], path: Path | None = None
+) -> FlowsConfig:
     """The config of the run that made a dataset, from its options.json.
 
     Args:
         given: options that replace those of that run, by name; None for an option that was not
             given.
+        path: the record; None = the one of flows/, or of frames/ if there are frames alone.
 
     Raises:
         InputError: options.json is missing, or was not written by `flows`.
     """
-    path = layout.flows / "options.json"
+    path = path or _record_of(layout)
     replaced = {name: value for name, value in given.items() if value is not None}
     dataset = {"out": layout.out, "dataset": layout.dataset}
     try:
@@ -149,6 +153,13 @@ def recorded_config(layout: DatasetLayout, given: Mapping[str, Any]) -> FlowsCon
             f"{path} is not a file that preprocess.flows writes ({error!r}). Restore it, or make "
             f"all shards again with `{layout.make('flows', '--overwrite')}`",
         ) from None
+
+
+def _record_of(layout: DatasetLayout) -> Path:
+    """The record of the run of a dataset. A run that computes no flow leaves it in frames/."""
+    of_flows, of_frames = (folder / "options.json" for folder in (layout.flows, layout.frames))
+    has_flows = of_flows.is_file() or read_index(layout.flows) is not None
+    return of_frames if of_frames.is_file() and not has_flows else of_flows
 
 
 def with_workers(config: FlowsConfig) -> FlowsConfig:

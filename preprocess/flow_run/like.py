@@ -27,6 +27,6 @@ def options_like(folder: Path) -> dict[str, Any]:
             "other-kind",
             f"--like {folder}: this is not the folder flows/ of a dataset, such as out/ssv2/flows",
         )
-    config = recorded_config(layout, {})
+    config = recorded_config(layout, {}, layout.flows / "options.json")
     stored = {name: getattr(config, name) for name in STORED}
     return stored | recorded_flow_options(config.flow)

@@ -85,7 +85,9 @@ def rebuild(
             num_failed += isinstance(event, ClipFailed)
             on_settled(event)
     print(f"{purpose}: {len(clip_indexes) - num_failed} of {len(clip_indexes)} clips were made.")
-    return _put_in_place(plan, journal, folders, indexes)
+    left = _put_in_place(plan, journal, folders, indexes)
+    shutil.rmtree(staging)
+    return left
 
 
 def _staged(
@@ -157,5 +159,4 @@ def _put_in_place(
     write_failures(plan.layout.failures, left)
     plan.write_indexes({name: journal.entries(name) for name in plan.folders})
     journal.remove()
-    shutil.rmtree(folders["flows"].parent)
     return left
