@@ -14,11 +14,13 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeGuard, TypeVar
 
 EXIT_ERROR = 1
 EXIT_SET_ASIDE = 3  # finished, but some clips were set aside (see failures.jsonl)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 PRINTED = re.compile(r"error: (?P<message>.*) \[(?P<code>[a-z-]+)\]")  # the line of `fail`
 
 P = ParamSpec("P")
@@ -200,13 +202,27 @@ def printed_error(line: str) -> InputError | None:
     return InputError(match["code"], match["message"])
 
 
+def is_of_the_machine(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether an error says that the machine lacks something, whichever file was in use.
+
+    A full disk says nothing about the video that is decoded at that moment, and the next one would
+    fail as well.
+    """
+    return isinstance(error, OSError) and error.errno in (*OUT_OF_SPACE, *TOO_MANY_OPEN)
+
+
 def _describe(error: OSError) -> tuple[str, str]:
     """Code and message of an error of the file system."""
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in OUT_OF_SPACE:
         return "no-space", (
             f"no space left to write{where}: {error.strerror}; what was finished is kept, "
             "free some space and run the same command again"
+        )
+    if error.errno in TOO_MANY_OPEN:
+        return "file-system", (
+            f"no further file can be opened{where}: {error.strerror}; what was finished is kept, "
+            "allow more (`ulimit -n`) or use fewer processes, and run the same command again"
         )
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return (

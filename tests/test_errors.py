@@ -121,6 +121,7 @@ def test_unknown_code_is_an_error_of_ours():
     [
         (InputError("no-gpu", "--num-gpus 2: there is none"), "no-gpu", "--num-gpus 2"),
         (OSError(errno.ENOSPC, "No space left", "/data/x.h5"), "no-space", "/data/x.h5"),
+        (OSError(errno.EMFILE, "Too many open files", "/data/x.h5"), "file-system", "ulimit -n"),
         (OSError(errno.ENOTDIR, "Not a directory", "/data"), "existing-output", "/data"),
         (PermissionError(errno.EACCES, "Permission denied", "/root"), "no-permission", "/root"),
         (OSError(errno.EIO, "Input/output error", "/data"), "file-system", "Input/output"),

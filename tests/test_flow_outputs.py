@@ -1,6 +1,8 @@
 """What `flows` makes on request: further sources, stabilised flow, tracks; and what it refuses."""
 
+import errno
 import hashlib
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +24,7 @@ from preprocess.flow.tracks import make_tracks
 from preprocess.flow.tvl1 import tvl1_flow
 from preprocess.flow_run.decode_step import grey_frames as grey_pictures
 from preprocess.flow_run.decode_step import scaled_frames
+from preprocess.video import transcode
 from preprocess.video.decode import decode_clip
 from preprocess.video.frame_chunks import DecodeOptions
 from shared.errors import EXIT_SET_ASIDE
@@ -316,6 +319,34 @@ def test_videos_without_vectors_need_copies(tmp_path):
         assert frames["/clip/frames"].tolist() == [[0, 12], [12, 24], [24, 30]]
         times = frames["/frame/pts_seconds"][24:]
         assert times == pytest.approx(np.arange(3, 9) / 12, abs=1e-3), "frames are the video's own"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "no-space"), (errno.EMFILE, "file-system")]
+)
+def test_a_disk_that_is_full_of_copies_ends_the_run_and_costs_no_clip(
+    tmp_path, monkeypatch, number, code
+):
+    layout = DatasetLayout(tmp_path, "mixed")
+    for index in range(3):
+        write_clip(layout.videos / f"{index}.mkv", 12 + index, "ffv1")
+    write_manifest(layout.manifest, [Clip(f"clip-{n}", f"{n}.mkv") for n in range(3)])
+    real = transcode._copy_frames
+
+    def copy_frames(source, stream, output):
+        if source.name.endswith("1.mkv"):
+            raise av.error.FFmpegError(number, os.strerror(number))
+        real(source, stream, output)
+
+    options = ("--source", "motion-vectors", "--transcode", "--clips-per-shard", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(transcode, "_copy_frames", copy_frames)
+        refused(run_flows(layout, *options), code, ".transcoded", "run the same command again")
+    assert read_jsonl(layout.failures) == [] and read_index(layout.flows) is None
+    done = run_flows(layout, *options)
+    assert done.exit_code == 0, done.output
+    assert "1 of 3 shards are finished" in done.output
+    assert [entry.clips for entry in read_index(layout.flows).shards] == [1, 1, 1]
 
 
 def test_lengths_are_how_far_things_move(tmp_path):

@@ -4,14 +4,18 @@ Ray's answers are given in this process (tests/ray_in_process.py); everything el
 tests/test_cluster.py does the same with a real cluster.
 """
 
+import errno
+
 import pytest
 from dataset_fixtures import checksums, make_dataset, run_flows
+from errors import refused
 from ray_in_process import RayInProcess, losses
 
-from preprocess.flow_run import ray_crew, ray_pool
+from preprocess.flow_run import decode_step, ray_crew, ray_pool
 from preprocess.flow_run.messages import DecodeResult
 from shared.layout import DatasetLayout
 from shared.run_record import read_jsonl
+from shared.shard_index import read_index
 
 KINDS = ("frames", "flows")
 PLAIN = ("--clips-per-shard", 3, "--flow-short-side", 16, "--map-short-side", 8)
@@ -66,6 +70,21 @@ def test_machines_that_are_lost_cost_no_clip(finished, run, seed, writers):
     done, layout = run(RayInProcess(losses(seed, 3)), "--shard-writers", writers)
     assert done.exit_code == 3, done.output
     check_same(layout, finished)
+
+
+def test_a_full_disk_of_a_machine_ends_the_run_and_blames_no_clip(run, monkeypatch):
+    def decode_clip(clip, *rest):
+        if clip.clip_id == "clip-7":
+            raise OSError(errno.ENOSPC, "No space left on device", "/scratch/copy.mp4")
+        return real(clip, *rest)
+
+    real = decode_step.decode_clip
+    with monkeypatch.context() as patch:
+        patch.setattr(decode_step, "decode_clip", decode_clip)
+        done, layout = run(RayInProcess(), "--shard-writers", 0)
+    refused(done, "no-space", "/scratch/copy.mp4")
+    assert "clip-7" not in [record["clip_id"] for record in read_jsonl(layout.failures)]
+    assert read_index(layout.flows) is None
 
 
 def test_a_clip_is_blamed_when_every_machine_with_it_is_lost(run):

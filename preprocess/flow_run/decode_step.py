@@ -32,6 +32,7 @@ from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import FrameChunk, scaled_size
 from preprocess.video.spans import decode_together
 from preprocess.video.transcode import clear_scratch
+from shared.errors import is_of_the_machine
 
 # Chunks of short clips are sent together, so that the cost of a call is small compared to the work.
 # A batch is full when it reaches one of these limits; its last chunk may exceed them.
@@ -67,6 +68,9 @@ class Decoder:
 
         Returns:
             the result for the driver, and the batch of grey frames for a flow worker.
+
+        Raises:
+            OSError: the machine lacks something. This ends the run; no clip is to blame.
         """
         began, before = time.perf_counter(), self._tally.num_frames
         result = DecodeResult()
@@ -102,10 +106,16 @@ class Decoder:
         self._steps = self.steps(group)
 
     def _next_step(self) -> DecodeStep:
-        """Decode one chunk, or end a clip; an error fails all clips of the group."""
+        """Decode one chunk, or end a clip; an error fails all clips of the group.
+
+        Raises:
+            OSError: the machine lacks something, such as space for the copies of videos.
+        """
         try:
             return next(self._steps)
         except Exception as error:  # one clip must not stop the run, whatever its error
+            if is_of_the_machine(error):
+                raise
             return [_failed(task, error) for task in self._group.tasks], None
 
     def _record(self, events: list[DecodeEvent], result: DecodeResult) -> None:

@@ -24,6 +24,7 @@ from preprocess.flow_run.messages import (
 from preprocess.flow_run.ray_assemblers import Assembling, RayAssemblers
 from preprocess.flow_run.ray_crew import TEND_SECONDS, Actor, Crew, FlowTask, Kind, Stage
 from preprocess.flow_run.ray_start import connect_to_cluster, is_cluster_named, start_ray
+from shared.errors import is_of_the_machine
 
 DECODER, FLOW = "decoder", "flow worker"
 LOST_NODES = 3  # how many nodes may be lost with a clip before the clip is blamed
@@ -233,7 +234,11 @@ class RayPool:
     # Results of the workers
 
     def _finish(self, actor: Actor) -> Iterator[Event]:
-        """Handle the result of an actor's call, or the death of the actor."""
+        """Handle the result of an actor's call, or the death of the actor.
+
+        Raises:
+            OSError: a machine lacks something that work needs, such as space on the disk.
+        """
         errors = self._ray.exceptions
         try:
             result = self._ray.get(actor.call if actor.result is None else actor.result)
@@ -253,6 +258,9 @@ class RayPool:
                 yield from self._restart(DecodeGroup((lost.tasks[index],)), "frames were lost")
             return
         except errors.RayError as error:
+            cause = getattr(error, "cause", None)
+            if actor.stage is Stage.READY and is_of_the_machine(cause):
+                raise cause from None
             yield from self._replace(actor, f"worker failed: {_name_of(error)}")
             return
         if actor.stage is not Stage.READY:

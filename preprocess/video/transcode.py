@@ -6,7 +6,6 @@ A copy is named by the content of its video, so that it is made once for all cli
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -18,7 +17,7 @@ import av
 
 from preprocess.video.errors import ClipError
 from preprocess.video.video_file import open_video, video_stream
-from shared.errors import InputError
+from shared.errors import OUT_OF_SPACE, TOO_MANY_OPEN, InputError
 from shared.files import remove_leftovers, sync_folder
 from shared.temporary_names import temporary_name
 
@@ -55,7 +54,7 @@ def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
     Raises:
         ClipError: the video does not decode, or its codec or container is not allowed.
         InputError: this build of FFmpeg has no H.264 encoder.
-        OSError: the disk is full, or the video cannot be read.
+        OSError: the disk is full, too many files are open, or the video cannot be read.
     """
     copy = Path(scratch) / f"{_content_key(video)}.mp4"
     if copy.is_file():
@@ -109,7 +108,7 @@ def _encode(video: Path, target: Path, max_pixels: int) -> None:
         ):
             _copy_frames(source, video_stream(source, max_pixels), output)
     except av.error.FFmpegError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (*OUT_OF_SPACE, *TOO_MANY_OPEN):
             raise OSError(error.errno, error.strerror, str(target)) from None
         raise ClipError("not-supported", f"cannot be transcoded: {error.strerror}") from None
 
