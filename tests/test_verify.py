@@ -386,6 +386,20 @@ def test_boxes_follow_also_after_a_kill(finished, with_failures, monkeypatch):
     assert all_checksums(layout) == all_checksums(finished)
 
 
+def test_boxes_follow_frames_that_changed_alone(layout):
+    """As another version of the JPEG encoder makes them, while the flows stay as they are."""
+    before = in_place(layout)
+    rewrite(layout, "frames", 1, lambda _, attributes: attributes.update(encoder="another"))
+    assert "made from other frames" in problems(layout)[str(layout.boxes)]
+    assert "made from another frames shard" in problems(layout)["boxes/00001.h5"]
+    done = run_retry(layout)
+    assert done.exit_code == 0, done.output
+    assert read_index(layout.boxes).config["frames"] == read_index(layout.frames).digest
+    replaced = {path for path, inode in in_place(layout).items() if inode != before[path]}
+    assert replaced == {layout.frames / "00001.h5", layout.boxes / "00001.h5"}
+    assert problems(layout) == {}
+
+
 def test_a_damaged_shard_is_not_taken_over(finished, tmp_path):
     layout = DatasetLayout(tmp_path, finished.dataset)
     shutil.copytree(finished.videos, layout.videos)

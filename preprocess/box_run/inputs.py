@@ -135,6 +135,15 @@ def source_of(config: dict[str, Any]) -> tuple[str, str]:
     return folder, "frames" if folder == "frames" else "flows"
 
 
+def sources_of(config: dict[str, Any]) -> dict[str, str]:
+    """The folder of each kind of shards whose digest is recorded in the config of boxes.
+
+    Boxes from motion maps are also made from frames/ where texture counts.
+    """
+    folder, kind = source_of(config)
+    return {kind: folder} | ({"frames": "frames"} if "frames" in config else {})
+
+
 def _inputs_of_annotations(layout: DatasetLayout, options: dict[str, Any]) -> BoxInputs:
     """The inputs of boxes that are read from annotation files, for the clips of frames/."""
     frames = read_index(layout.frames)

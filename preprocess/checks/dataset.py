@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from preprocess.box_run.inputs import source_of
+from preprocess.box_run.inputs import sources_of
 from preprocess.checks.shard import ShardFile, ShardsOfNumber
 from preprocess.flow.options import shard_kind
 from preprocess.running.failures import read_failures
@@ -108,9 +108,9 @@ def _index_problems(found: FoundDataset, name: str) -> Iterator[str]:
     if index.clips_per_shard != first.clips_per_shard:
         yield f"has {index.clips_per_shard} clips per shard, and frames {first.clips_per_shard}"
     if index.kind == "boxes":
-        source, kind = source_of(index.config)
-        if source in found.indexes and index.config.get(kind) != found.indexes[source].digest:
-            yield f"was made from other {source}"
+        for kind, source in sources_of(index.config).items():
+            if source in found.indexes and index.config.get(kind) != found.indexes[source].digest:
+                yield f"was made from other {source}"
 
 
 def _shards(found: FoundDataset) -> Iterator[ShardsOfNumber]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.box_run.inputs import source_of
+from preprocess.box_run.inputs import sources_of
 from preprocess.flow.options import TrackOptions
 from preprocess.flow.track_columns import track_columns
 from shared.errors import InputError
@@ -134,10 +134,10 @@ def content_problems(reader: ShardReader, shards: ShardsOfNumber, name: str) -> 
             found = reader.attributes.get(option)
             yield f"was made with {option} {found}; dataset.json states {value}"
     if reader.kind == "boxes":
-        folder, kind = source_of(file.config)
-        source = shards.files.get(folder)
-        if source and reader.attributes.get(kind) != source.entry.sha256:
-            yield f"was made from another {folder} shard"
+        for kind, folder in sources_of(file.config).items():
+            source = shards.files.get(folder)
+            if source and reader.attributes.get(kind) != source.entry.sha256:
+                yield f"was made from another {folder} shard"
     yield from _clip_problems(reader, shards)
     of_kind = {"frames": _frames_problems, "flows": _flows_problems, "boxes": _boxes_problems}
     yield from of_kind[reader.kind](reader)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from preprocess.box_run.inputs import motion_inputs, source_of
+from preprocess.box_run.inputs import motion_inputs, source_of, sources_of
 from preprocess.box_run.run import make_box_shards, wanted_index
 from preprocess.motion_boxes.presets import MotionParameters
 from preprocess.running.journal import Journal, described
@@ -20,7 +20,7 @@ from shared.wording import counted
 
 
 def renew_boxes(layout: DatasetLayout, bad: Mapping[str, Iterable[int]]) -> None:
-    """Make boxes shards again that are bad, or whose flows shard has been replaced.
+    """Make boxes shards again that are bad, or whose flows or frames shard has been replaced.
 
     Boxes that cannot be made again here are printed with the command that makes them.
 
@@ -34,12 +34,15 @@ def renew_boxes(layout: DatasetLayout, bad: Mapping[str, Iterable[int]]) -> None
 
 def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
     index = read_index(folder)
-    name, kind = source_of({} if index is None else index.config)
-    source = read_index(layout.root / name)
-    if index is None or source is None:
+    config = {} if index is None else index.config
+    name, kind = source_of(config)
+    sources = {of: read_index(layout.root / each) for of, each in sources_of(config).items()}
+    if index is None or None in sources.values():
         command = make_boxes(layout, folder)
         print(f"{folder} is not complete. Run `{command}` to finish it.", file=sys.stderr)
         return
+    made_from = {of: source for of, source in sources.items() if source is not None}
+    source = made_from[kind]
     if _division(index) != _division(source):  # shards of one number have different clips
         command = make_boxes(layout, folder, "--overwrite")
         print(
@@ -51,12 +54,12 @@ def _renew(layout: DatasetLayout, folder: Path, bad: Iterable[int]) -> None:
             file=sys.stderr,
         )
         return
-    stale = set(bad) | {
-        number
-        for number, (entry, made_of) in enumerate(zip(index.shards, source.shards, strict=True))
-        if _source_digest(folder / entry.name, kind) != made_of.sha256
-    }
-    if not stale and index.config[kind] == source.digest:
+    stale = set(bad)
+    for number, entry in enumerate(index.shards):
+        now = {of: each.shards[number].sha256 for of, each in made_from.items()}
+        if _source_digests(folder / entry.name, now) != now:
+            stale.add(number)
+    if not stale and all(config[of] == each.digest for of, each in made_from.items()):
         return
     if kind == "frames":
         print(
@@ -84,10 +87,10 @@ def _division(index: DatasetIndex) -> tuple[int, int, str]:
     return len(index.shards), index.clips_per_shard, index.manifest_digest
 
 
-def _source_digest(path: Path, kind: str) -> str | None:
-    """sha256 of the shard that a boxes shard was made from; None if it cannot be read."""
+def _source_digests(path: Path, kinds: Iterable[str]) -> dict[str, str | None]:
+    """sha256 of the shards that a boxes shard was made from, by kind; none if it is unreadable."""
     try:
         with ShardReader(path, "boxes") as reader:
-            return reader.attributes.get(kind)
+            return {kind: reader.attributes.get(kind) for kind in kinds}
     except InputError:
-        return None
+        return {}
