@@ -18,13 +18,13 @@ def faulty(tmp_path, monkeypatch):
     layout = make_dataset(tmp_path, num_clips=4)
     (layout.videos / "3.mp4").write_bytes(b"not a video")
 
-    def decode_clip(clip, *rest):
+    def decode_steps(clip, *rest):
         if clip.clip_id == "clip-1":
             None.no_such_attribute  # noqa: B018
         return decode(clip, *rest)
 
-    decode = preprocess.flow_run.decode_step.decode_clip
-    monkeypatch.setattr(preprocess.flow_run.decode_step, "decode_clip", decode_clip)
+    decode = preprocess.flow_run.decode_step.decode_steps
+    monkeypatch.setattr(preprocess.flow_run.decode_step, "decode_steps", decode_steps)
     return layout
 
 

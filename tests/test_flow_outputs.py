@@ -336,7 +336,7 @@ def test_a_disk_that_is_full_of_copies_ends_the_run_and_costs_no_clip(
     def copy_frames(source, stream, output):
         if source.name.endswith("1.mkv"):
             raise av.error.FFmpegError(number, os.strerror(number))
-        real(source, stream, output)
+        return real(source, stream, output)
 
     options = ("--source", "motion-vectors", "--transcode", "--clips-per-shard", 1)
     with monkeypatch.context() as patch:

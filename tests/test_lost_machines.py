@@ -73,14 +73,14 @@ def test_machines_that_are_lost_cost_no_clip(finished, run, seed, writers):
 
 
 def test_a_full_disk_of_a_machine_ends_the_run_and_blames_no_clip(run, monkeypatch):
-    def decode_clip(clip, *rest):
+    def decode_steps(clip, *rest):
         if clip.clip_id == "clip-7":
             raise OSError(errno.ENOSPC, "No space left on device", "/scratch/copy.mp4")
         return real(clip, *rest)
 
-    real = decode_step.decode_clip
+    real = decode_step.decode_steps
     with monkeypatch.context() as patch:
-        patch.setattr(decode_step, "decode_clip", decode_clip)
+        patch.setattr(decode_step, "decode_steps", decode_steps)
         done, layout = run(RayInProcess(), "--shard-writers", 0)
     refused(done, "no-space", "/scratch/copy.mp4")
     assert "clip-7" not in [record["clip_id"] for record in read_jsonl(layout.failures)]

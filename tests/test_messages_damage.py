@@ -247,7 +247,7 @@ def test_transcoding_without_its_encoder_or_a_frame(tmp_path, monkeypatch):
     with av.open(str(tmp_path / "copy.mp4"), "w", format="mp4") as output:
         empty = SimpleNamespace(decode=lambda stream: iter(()))
         with sets_aside("empty"):
-            transcode._copy_frames(empty, SimpleNamespace(time_base=None), output)
+            list(transcode._copy_frames(empty, SimpleNamespace(time_base=None), output))
     monkeypatch.setattr(transcode, "ENCODER", "libx999")
     with refuses("missing-package", "libx999", "--transcode", "--source"):
         transcode.transcode(path, tmp_path / "scratch", 1 << 20)

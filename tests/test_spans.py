@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from test_pool import shards_of
 from video_fixtures import moving_picture, render_video
 
+from preprocess.flow.options import FlowOptions
 from preprocess.flow_run.decode_groups import ClipTask, group_overlapping
-from preprocess.flow_run.messages import WorkerOptions
+from preprocess.flow_run.decode_step import BATCH_FRAMES, Decoder
+from preprocess.flow_run.messages import ClipDecoded, WorkerOptions
 from preprocess.flow_run.pool import InProcessPool
 from preprocess.flow_run.ray_pool import RayPool
 from preprocess.video.decode import Tally, decode_clip
 from preprocess.video.errors import ClipError
-from preprocess.video.frame_chunks import DecodeOptions
+from preprocess.video.frame_chunks import STEP_FRAMES, DecodeOptions
 from preprocess.video.spans import decode_together
 from shared.manifest import Clip
 
@@ -191,3 +193,44 @@ def test_groups_have_no_gaps_and_do_not_touch(spans):
             reached = max(stop, reached or stop)
         ends.append((group.tasks[0].clip.span[0], reached))
     assert all(before[1] < after[0] for before, after in pairwise(ends))
+
+
+def calls_of_decoder(clips, folder, **options):
+    """What each call of a Decoder returned, until all clips have ended."""
+    decoder = Decoder(WorkerOptions(folder, **options))
+    tasks = [ClipTask(clip_index, clip) for clip_index, clip in enumerate(clips)]
+    results, given = [], group_overlapping(tasks)
+    while given or results[-1].running is not None:
+        results.append(decoder.next_batch(given)[0])
+        given = given[results[-1].num_started :]
+    return results
+
+
+@pytest.mark.parametrize(
+    ("extension", "codec", "spans"),
+    [("avi", "mpeg4", [(640, 650)]), ("mpg", "mpeg2video", [(640, 650), (642, 652)])],
+)
+def test_a_decoder_answers_before_it_comes_to_a_late_span(tmp_path, extension, codec, spans):
+    """The file must be read from its start. A decoder without an answer for long is killed."""
+    path = render_video(tmp_path / f"a.{extension}", 660, size=(32, 32), codec=codec)
+    clips = clips_of(path, spans)
+    results = calls_of_decoder(clips, tmp_path)
+    assert max(result.num_frames for result in results) <= BATCH_FRAMES + STEP_FRAMES
+    assert sum(result.num_frames for result in results) >= 640
+    events = [event for result in results for event in result.events]
+    ended = [event.num_frames for event in events if isinstance(event, ClipDecoded)]
+    assert ended == [stop - start for start, stop in spans]
+
+
+def test_a_decoder_answers_while_it_transcodes(tmp_path):
+    path = render_video(tmp_path / "a.mkv", 600, size=(32, 32), codec="ffv1")
+    results = calls_of_decoder(
+        [Clip("clip", path.name)],
+        tmp_path,
+        decode=DecodeOptions(scratch=tmp_path / "copies"),
+        flow=FlowOptions(("motion-vectors",), residual=False),
+    )
+    assert [result.events for result in results[:2]] == [[], []], "512 frames were transcoded"
+    assert results[0].running is not None
+    events = [event for result in results for event in result.events]
+    assert sum(event.num_frames for event in events if isinstance(event, ClipDecoded)) == 600

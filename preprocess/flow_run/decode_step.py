@@ -27,9 +27,9 @@ from preprocess.flow_run.messages import (
     EncodedFrames,
     WorkerOptions,
 )
-from preprocess.video.decode import Tally, decode_clip
+from preprocess.video.decode import Tally, decode_steps
 from preprocess.video.errors import ClipError
-from preprocess.video.frame_chunks import FrameChunk, scaled_size
+from preprocess.video.frame_chunks import STEP_FRAMES, FrameChunk, scaled_size
 from preprocess.video.spans import decode_together
 from preprocess.video.transcode import clear_scratch
 from shared.errors import is_of_the_machine
@@ -42,6 +42,8 @@ BATCH_GROUPS = 16
 
 DecodeStep = tuple[list[DecodeEvent], GreyFrames | None]
 """Events for the driver, and frames for a flow worker."""
+NOTHING_YET: DecodeStep = ([], None)
+"""STEP_FRAMES frames were decoded or transcoded, and no chunk is full yet."""
 
 
 class Decoder:
@@ -66,6 +68,9 @@ class Decoder:
     def next_batch(self, groups: list[DecodeGroup]) -> tuple[DecodeResult, list[GreyFrames]]:
         """Continue the running group, then start `groups`, until a batch is full or all are done.
 
+        Frames that no clip keeps, and frames that are transcoded, count as well. The driver kills a
+        decoder that does not return for long.
+
         Returns:
             the result for the driver, and the batch of grey frames for a flow worker.
 
@@ -85,6 +90,8 @@ class Decoder:
             events, grey = self._next_step()
             self._record(events, result)
             num_frames += sum(len(e.pts_seconds) for e in events if isinstance(e, EncodedFrames))
+            if not events:
+                num_frames += STEP_FRAMES
             if grey is not None:
                 batch.append(grey)
                 num_bytes += grey.frames.nbytes
@@ -133,12 +140,16 @@ class Decoder:
         encoders = [ClipEncoder(task, self.options, self._decode.vectors) for task in group.tasks]
         root = self.options.video_root
         if len(encoders) == 1:
-            for chunk in decode_clip(group.tasks[0].clip, root, self._decode, self._tally):
-                yield encoders[0].encode(chunk)
+            for chunk in decode_steps(group.tasks[0].clip, root, self._decode, self._tally):
+                yield encoders[0].encode(chunk) if chunk is not None else NOTHING_YET
             yield [encoders[0].finish()], None
             return
         clips = [task.clip for task in group.tasks]
-        for index, step in decode_together(clips, root, self._decode, self._tally):
+        for found in decode_together(clips, root, self._decode, self._tally):
+            if found is None:
+                yield NOTHING_YET
+                continue
+            index, step = found
             if step is None:
                 yield [encoders[index].finish()], None
             elif isinstance(step, ClipError):

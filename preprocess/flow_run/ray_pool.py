@@ -47,8 +47,9 @@ class RayPool:
         num_decoders, num_flow_workers: number of actors of each kind; None = as many as suit the
             CPUs of the cluster.
         num_gpus: number of GPUs that the flow actors share; 0 on CPU.
-        clip_timeout: seconds until a call counts as hung. A call covers at most 16 groups and
-            about BATCH_FRAMES frames, never a whole long video.
+        clip_timeout: seconds until a call counts as hung. A call of a decoder covers at most 16
+            groups, and about BATCH_FRAMES frames of those that it stores, of those before a span
+            and of those that it transcodes, so never a whole long video.
         decoder, flow_worker: classes that the actors run.
         dashboard: whether a Ray that is started here shows its dashboard, on 127.0.0.1.
         assembling: how actors assemble and write shards; None = the caller of `run` does. With it,

@@ -9,10 +9,9 @@ preprocess/video/spans.py decodes several spans of one video in one pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 
 import av
@@ -21,19 +20,20 @@ from preprocess.video.clip_vectors import ClipVectors
 from preprocess.video.completeness import Completeness
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.errors import ClipError, LandedLateError
-from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Scaler
+from preprocess.video.frame_chunks import STEP_FRAMES, Chunker, DecodeOptions, FrameChunk, Scaler
 from preprocess.video.frame_folder import decode_frame_folder
 from preprocess.video.limits import refuse_too_long, refuse_too_many
 from preprocess.video.motion_vectors import CODECS as VECTOR_CODECS
 from preprocess.video.orientation import Orientation
 from preprocess.video.remarks import LATE, Remark, remarks_on
 from preprocess.video.seeking import Clock, check_landing, first_orientation, seek_before
-from preprocess.video.transcode import transcode
+from preprocess.video.transcode import transcode_in_steps
 from preprocess.video.video_file import find_video, open_video, picture_start_of, video_stream
 from shared.errors import InputError
 from shared.manifest import Clip
 
-Frames = Iterator[tuple[float, av.VideoFrame]]  # seconds from the start of the picture, frame
+TimedFrame = tuple[float, av.VideoFrame]  # seconds from the start of the picture, frame
+Frames = Iterator[TimedFrame | None]  # None: no frame of the clip has come for STEP_FRAMES frames
 
 
 @dataclass
@@ -82,6 +82,22 @@ def decode_clip(
         ClipError: the clip cannot be used (see the module). The caller must discard the chunks
             that were yielded before.
     """
+    for chunk in decode_steps(clip, video_root, options, tally):
+        if chunk is not None:
+            yield chunk
+
+
+def decode_steps(
+    clip: Clip, video_root: Path, options: DecodeOptions, tally: Tally | None = None
+) -> Iterator[FrameChunk | None]:
+    """Decode a clip as `decode_clip` does, and also yield None while there is no chunk for long.
+
+    That is the case before a span late in a file that must be read from its start, and while a long
+    video is transcoded. A caller that is watched, as decoders are, so shows that it has not hung.
+
+    Raises:
+        ClipError: see `decode_clip`.
+    """
     tally = tally or Tally()
     if clip.is_frame_folder:
         for chunk in decode_frame_folder(clip, video_root, options):
@@ -97,14 +113,22 @@ def decode_clip(
 
 def _chunks(
     clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
-) -> Iterator[FrameChunk]:
+) -> Iterator[FrameChunk | None]:
     progress: Completeness | None = None
     try:
-        reading = _reading(clip, path, options, tally, from_the_start)
-        with reading as (video, frames, vectors):
+        with ExitStack() as opened:
+            video = opened.enter_context(open_at_span(clip, path, options, from_the_start))
             progress = video.progress
+            note_remarks(clip, video, tally)
+            frames, vectors = yield from _frames_and_vectors(
+                clip, path, video, options, tally, from_the_start, opened
+            )
             chunker, scaler = Chunker(options, vectors), Scaler(options.short_side)
-            for seconds, frame in frames:
+            for timed in frames:
+                if timed is None:
+                    yield None
+                    continue
+                seconds, frame = timed
                 full = chunker.add(seconds, scaler.picture(frame, orientation_of(video, frame)))
                 if full is not None:
                     yield full
@@ -127,25 +151,30 @@ def _chunks(
         raise ClipError("damaged-file", f"cannot be decoded: {error!r}") from None
 
 
-@contextmanager
-def _reading(
-    clip: Clip, path: Path, options: DecodeOptions, tally: Tally, from_the_start: bool
-) -> Iterator[tuple[OpenedVideo, Frames, ClipVectors | None]]:
-    """The video, the frames of the clip, and the object that collects their motion vectors."""
-    with open_at_span(clip, path, options, from_the_start) as video:
-        note_remarks(clip, video, tally)
-        if not options.vectors:
-            yield video, _frames(video, options, None, tally), None
-        elif video.stream.codec_context.name in VECTOR_CODECS or options.scratch is None:
-            vectors = ClipVectors(video.stream)
-            yield video, _frames(video, options, vectors, tally), vectors
-        else:
-            copy = transcode(path, options.scratch, options.max_pixels)
-            late = picture_start_of(video.container, video.stream)  # the copy has no sound
-            with open_at_span(clip, copy, options, from_the_start, late) as copied:
-                vectors = ClipVectors(copied.stream)
-                others = _frames(copied, options, vectors, Tally())
-                yield video, _matching(_frames(video, options, None, tally), others), vectors
+def _frames_and_vectors(
+    clip: Clip,
+    path: Path,
+    video: OpenedVideo,
+    options: DecodeOptions,
+    tally: Tally,
+    from_the_start: bool,
+    opened: ExitStack,
+) -> Generator[None, None, tuple[Frames, ClipVectors | None]]:
+    """The frames of the clip, and the object that collects their motion vectors.
+
+    It yields None while the video is transcoded. The copy is closed with `opened`.
+    """
+    if not options.vectors:
+        return _frames(video, options, None, tally), None
+    if video.stream.codec_context.name in VECTOR_CODECS or options.scratch is None:
+        vectors = ClipVectors(video.stream)
+        return _frames(video, options, vectors, tally), vectors
+    copy = yield from transcode_in_steps(path, options.scratch, options.max_pixels)
+    late = picture_start_of(video.container, video.stream)  # the copy has no sound
+    copied = opened.enter_context(open_at_span(clip, copy, options, from_the_start, late))
+    vectors = ClipVectors(copied.stream)
+    others = _frames(copied, options, vectors, Tally())
+    return _matching(_frames(video, options, None, tally), others), vectors
 
 
 def note_remarks(clip: Clip, video: OpenedVideo, tally: Tally) -> None:
@@ -157,12 +186,25 @@ def note_remarks(clip: Clip, video: OpenedVideo, tally: Tally) -> None:
 
 def _matching(frames: Frames, others: Frames) -> Frames:
     """Read a video and its copy, and yield frames of the video: both must have the same frames."""
-    for frame, other in zip_longest(frames, others):
+    while True:
+        frame = yield from _next_frame(frames)
+        other = yield from _next_frame(others)
+        if frame is None and other is None:
+            return
         if frame is None or other is None:
             raise ClipError(
                 "damaged-file", "the copy re-encoded for motion vectors has other frames"
             )
         yield frame
+
+
+def _next_frame(frames: Frames) -> Generator[None, None, TimedFrame | None]:
+    """The next frame of the clip, None at its end; yields None where it takes long to come."""
+    for frame in frames:
+        if frame is not None:
+            return frame
+        yield None
+    return None
 
 
 @contextmanager
@@ -219,10 +261,14 @@ def check_length(progress: Completeness, stream: av.VideoStream, options: Decode
 def _frames(
     video: OpenedVideo, options: DecodeOptions, vectors: ClipVectors | None, tally: Tally
 ) -> Frames:
-    """Yield (seconds, frame) for the frames of the clip, in the order in which they are shown."""
+    """Yield (seconds, frame) for the frames of the clip, in the order in which they are shown.
+
+    It yields None after every STEP_FRAMES frames that do not belong to the clip.
+    """
     progress = video.progress
     clock = Clock(video.container, video.stream, progress)
     num_before = tally.num_frames
+    num_passed = 0
     demuxer = Demuxer(video.container, video.stream)
     for packet in demuxer:
         progress.saw_packet(packet, demuxer)
@@ -241,6 +287,9 @@ def _frames(
                 yield seconds, frame
             if vectors is not None:
                 vectors.saw_frame(frame, is_shown)
+            num_passed += not is_shown
+            if not is_shown and num_passed % STEP_FRAMES == 0:
+                yield None
         if progress.is_past:
             break
     if tally.num_frames == num_before:

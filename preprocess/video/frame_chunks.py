@@ -15,6 +15,8 @@ from preprocess.video.errors import ClipError
 from preprocess.video.orientation import Orientation
 
 SMALLEST_SIDE = 16  # pixels; TV-L1 needs that much, and a patch is as large
+STEP_FRAMES = 64
+"""After so many frames without a chunk, decoding says that it goes on; see `decode_steps`."""
 LONGEST_KEPT_SIDE = 65_500  # pixels; the limit of JPEG
 
 

@@ -8,29 +8,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-
 from preprocess.video.completeness import TIME_TOLERANCE, Completeness
 from preprocess.video.containers import traits_of
 from preprocess.video.decode import (
     OpenedVideo,
     Tally,
+    TimedFrame,
     check_caps,
     check_length,
-    decode_clip,
+    decode_steps,
     note_remarks,
     open_at_span,
     orientation_of,
 )
 from preprocess.video.demuxer import Demuxer
 from preprocess.video.errors import ClipError, LandedLateError
-from preprocess.video.frame_chunks import Chunker, DecodeOptions, FrameChunk, Picture, Scaler
+from preprocess.video.frame_chunks import (
+    STEP_FRAMES,
+    Chunker,
+    DecodeOptions,
+    FrameChunk,
+    Picture,
+    Scaler,
+)
 from preprocess.video.seeking import check_landing
 from preprocess.video.video_file import find_video, picture_start_of
 from shared.manifest import Clip
 
-Step = tuple[int, FrameChunk | ClipError | None]
-TimedFrame = tuple[float, av.VideoFrame]  # seconds from the start of the picture, frame
+Step = tuple[int, FrameChunk | ClipError | None] | None
 
 
 @dataclass
@@ -62,6 +67,7 @@ def decode_together(
 
     Yields:
         (index of the clip, chunk), and at the end of each clip (index, None) or (index, error).
+        None stands for STEP_FRAMES frames that belong to no clip, as before a late first span.
 
     Raises:
         Exception: anything stops the pass. Clips that have not ended must be decoded alone.
@@ -81,8 +87,8 @@ def _one_by_one(
 ) -> Iterator[Step]:
     for index, clip in enumerate(clips):
         try:
-            for chunk in decode_clip(clip, video_root, options, tally):
-                yield index, chunk
+            for chunk in decode_steps(clip, video_root, options, tally):
+                yield None if chunk is None else (index, chunk)
             yield index, None
         except ClipError as error:
             yield index, error
@@ -123,6 +129,7 @@ def _shared_pass(
     scaler = Scaler(options.short_side)
     running: list[_Span] = []
     last: TimedFrame | None = None
+    num_passed = 0
     demuxer = Demuxer(video.container, video.stream)
     for packet in demuxer:
         if packet.size or packet.dts is not None:  # the packet at the end flushes the decoder
@@ -139,6 +146,9 @@ def _shared_pass(
             shown = [span for span in running if span.progress.saw_frame(seconds, frame)]
             if shown:
                 yield from _add(shown, seconds, scaler.picture(frame, orientation), options)
+            num_passed += not shown
+            if not shown and num_passed % STEP_FRAMES == 0:
+                yield None
             for span in [span for span in running if span.progress.is_past]:
                 running.remove(span)
                 yield from _end_of(span)

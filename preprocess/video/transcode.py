@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 import av
 
 from preprocess.video.errors import ClipError
+from preprocess.video.frame_chunks import STEP_FRAMES
 from preprocess.video.video_file import open_video, video_stream
 from shared.errors import OUT_OF_SPACE, TOO_MANY_OPEN, InputError
 from shared.files import remove_leftovers, sync_folder
@@ -40,7 +42,19 @@ COPY_NAME = re.compile(r"[0-9a-f]{32}\.mp4")
 
 
 def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
+    """Return the H.264 copy of a video, as `transcode_in_steps` makes it."""
+    steps = transcode_in_steps(video, scratch, max_pixels)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def transcode_in_steps(video: Path, scratch: Path, max_pixels: int) -> Generator[None, None, Path]:
     """Return the H.264 copy of a video; make it if the scratch folder does not have it.
+
+    It yields None after every STEP_FRAMES frames, because a long video takes long.
 
     The copy has the frames, order, times (from the first frame on) and size of the video. It has no
     rotation in its metadata, and no sound. A process that is killed at any moment leaves no partial
@@ -62,7 +76,7 @@ def transcode(video: Path, scratch: Path, max_pixels: int) -> Path:
     copy.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(copy)
     try:
-        _encode(video, temporary, max_pixels)
+        yield from _encode(video, temporary, max_pixels)
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, copy)
@@ -94,7 +108,7 @@ def _content_key(video: Path) -> str:
     return hashed.hexdigest()
 
 
-def _encode(video: Path, target: Path, max_pixels: int) -> None:
+def _encode(video: Path, target: Path, max_pixels: int) -> Iterator[None]:
     if ENCODER not in av.codecs_available:
         raise InputError(
             "missing-package",
@@ -106,7 +120,7 @@ def _encode(video: Path, target: Path, max_pixels: int) -> None:
             open_video(video, max_pixels) as source,
             av.open(str(target), "w", format="mp4") as output,
         ):
-            _copy_frames(source, video_stream(source, max_pixels), output)
+            yield from _copy_frames(source, video_stream(source, max_pixels), output)
     except av.error.FFmpegError as error:
         if error.errno in (*OUT_OF_SPACE, *TOO_MANY_OPEN):
             raise OSError(error.errno, error.strerror, str(target)) from None
@@ -117,12 +131,12 @@ def _copy_frames(
     source: av.container.InputContainer,
     stream: av.VideoStream,
     output: av.container.OutputContainer,
-) -> None:
+) -> Iterator[None]:
     encoder: av.VideoStream | None = None
     time_base = stream.time_base or Fraction(1, 1000)
     first: int | None = None
     last: int | None = None
-    for frame in source.decode(stream):
+    for number, frame in enumerate(source.decode(stream), start=1):
         if encoder is None:
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             encoder = output.add_stream(ENCODER, rate=rate, options=ENCODER_OPTIONS)
@@ -138,6 +152,8 @@ def _copy_frames(
         upright.pts, upright.time_base = last - first, time_base
         upright.pict_type = av.video.frame.PictureType.NONE  # the encoder chooses
         output.mux(encoder.encode(upright))
+        if number % STEP_FRAMES == 0:
+            yield
     if encoder is None:
         raise ClipError("empty", "no frame could be decoded")
     output.mux(encoder.encode(None))
