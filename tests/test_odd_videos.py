@@ -253,6 +253,37 @@ def test_frames_at_uneven_distances_are_no_holes(tmp_path, codec, extension, wit
     assert len(decode(path, 2.0, 9.0)[0]) > 10
 
 
+def _at_4_per_second(index, packet):
+    packet.pts = packet.dts = round(index / 4 / packet.time_base)
+    packet.duration = round(1 / 4 / packet.time_base)
+
+
+@pytest.mark.parametrize("sound", [False, 4.0])
+def test_an_flv_whose_frames_come_less_often_than_its_rate_says_is_whole(tmp_path, sound):
+    """FLV states no duration of a frame, and the last one is shown for as long as the others."""
+    source = render_video(
+        tmp_path / "a.mp4", 48, rate=30, with_sound=sound, options={"bf": "0"}, keyframe_every=4
+    )
+    path = remux(source, tmp_path / "slow.flv", _at_4_per_second)
+    assert len(decode(path)[0]) == 48
+    assert len(decode(path, 10.0, 20.0)[0]) == 8
+    data = path.read_bytes()
+    pictures = flv_pictures(data)
+    for num_lost in (4, 12, 24):  # at the end of a packet, where nothing else shows the cut
+        path.write_bytes(data[: pictures[-num_lost]])
+        assert_set_aside("damaged-file", path, named=["12.0"])
+
+
+def flv_pictures(data):
+    """Where the tag of each picture begins; the first one has the parameters of the codec."""
+    found, at = [], 13
+    while at < len(data):
+        if data[at] == 9:
+            found.append(at)
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    return found
+
+
 @pytest.mark.parametrize("extension", ["mkv", "ts"])
 def test_holes_where_packets_were_lost_are_found(tmp_path, extension):
     source = render_video(tmp_path / f"a.{extension}", 96, options={"bf": "0"}, keyframe_every=4)

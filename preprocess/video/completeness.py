@@ -72,7 +72,6 @@ class Completeness:
         self._time_base = time_base_of(stream)
         self._stream_start = float((stream.start_time or 0) * self._time_base)
         self._traits = traits_of(container)
-        self._tolerance = END_TOLERANCE_FRAMES * self.frame_seconds
         self.duration = self._announced_duration(container)
         self._path = Path(container.name)
         self._missing_bytes = 0
@@ -144,7 +143,16 @@ class Completeness:
     @property
     def end(self) -> float:
         """When the last frame ends, in seconds from the start of the picture."""
-        return self._end
+        return max(self._end, max(self._times, default=-math.inf) + self._usual_seconds())
+
+    def _usual_seconds(self) -> float:
+        """For how long a frame is shown whose duration the file does not state.
+
+        At a rate that varies, frames lie further apart than the nominal rate says.
+        """
+        if self._traits.has_frame_durations or len(self._times) < 2:
+            return self.frame_seconds
+        return max(self.frame_seconds, float(np.median(np.diff(np.sort(self._times)))))
 
     def error(self) -> ClipError | None:
         """Why the clip is not complete; None if it is complete."""
@@ -170,7 +178,8 @@ class Completeness:
             if self.num_frames < expected - FRAMES_TOLERANCE:
                 return f"ended early: {self.num_frames} frames decoded of {expected} {how}"
         expected_end = min(self.stop, self.duration or 0.0)
-        if not self._reached_stop and self.end < expected_end - self._tolerance - self._unshown():
+        tolerance = END_TOLERANCE_FRAMES * self._usual_seconds()
+        if not self._reached_stop and self.end < expected_end - tolerance - self._unshown():
             return (
                 f"ended early: the last frame is shown until {self.end:.3f} s "
                 f"of {expected_end:.3f} s"
@@ -181,7 +190,7 @@ class Completeness:
             return f"ended early: {self._missing_bytes} bytes of the file are missing"
         end_of_all = min(self.stop, self._end_of_all or 0.0)
         latest = max(self.end, self._others_end)
-        if not self._reached_stop and latest < end_of_all - self._tolerance - SOUND_TOLERANCE:
+        if not self._reached_stop and latest < end_of_all - tolerance - SOUND_TOLERANCE:
             return f"ended early: the last stream ends at {latest:.3f} s of {end_of_all:.3f} s"
         allowed = max(FRAMES_TOLERANCE, HOLES_TOLERANCE * len(self._times))
         is_suspect = self._stream.frames == 0 and self._may_have_holes

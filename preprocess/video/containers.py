@@ -19,6 +19,8 @@ class Traits:
         has_stream_duration: each stream has a duration of its own, also if there are several.
         has_frame_times: packets have presentation times. Without them there are only decoding
             times, which count the packets.
+        has_frame_durations: the file says for how long each frame is shown, or all are shown for as
+            long. Without this, FFmpeg gives each the same time, also where the rate varies.
         can_seek: frames have the same times after a seek as in a pass from the start.
         needs_all_streams: the packets of all streams are needed to see whether the file is whole.
         is_contiguous: packets follow one another with small headers between them.
@@ -35,6 +37,7 @@ class Traits:
     has_edit_lists: bool = False
     has_stream_duration: bool = True
     has_frame_times: bool = True
+    has_frame_durations: bool = True
     can_seek: bool = True
     needs_all_streams: bool = False
     is_contiguous: bool = False
@@ -64,7 +67,12 @@ CONTAINERS = {  # by FFmpeg's name of the demuxer, or the first of its names
     # After a seek, a program stream does not tell when frames are shown that have no time of their
     # own.
     "mpeg": Traits(can_seek=False),
-    "flv": Traits(duration_is_end=True, needs_all_streams=True, is_contiguous=True),
+    "flv": Traits(
+        duration_is_end=True,
+        has_frame_durations=False,
+        needs_all_streams=True,
+        is_contiguous=True,
+    ),
     # Few pages of the file have a time, so a seek may land anywhere.
     "ogg": Traits(packets_are_frames=True, can_seek=False, marks_end=True),
     "asf": Traits(has_stream_duration=False, has_file_size=True),
