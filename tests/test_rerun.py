@@ -56,6 +56,16 @@ def test_a_finetuning_is_run_again_to_the_same_weights(out, tuned):
     refused(printed, "other-kind", tuned.path, "train.finetune", "train.pretrain")
 
 
+def test_a_finetuning_with_the_mean_head_is_run_again(out):
+    mean = finetune.finetune(tiny_run(out, run="mean", epochs=1), "mean", "none")
+    (out / "tiny.toml").unlink()
+    again(finetune, out, "--like", "mean", "--run", "mean-again")
+    second = RunFolder(out / "squares" / "runs" / "mean-again")
+    assert mean.read_options() == second.read_options()
+    printed = again(finetune, out, "--like", "mean", "--mca-heads", "2", status=1)
+    refused(printed, "option-unused", "--mca-heads")
+
+
 def test_changes_are_laid_over_the_earlier_options(out):
     printed = again(
         *(pretrain, out, "--like", "first", "--run", "other", "--dry-run", "--seed", "8"),

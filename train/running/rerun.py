@@ -38,6 +38,9 @@ class EarlierRun:
         config = dict(self.options["config"])
         computed = ("prediction_dim", "second_prediction_dim")
         config["model"] = {k: v for k, v in config["model"].items() if k not in computed}
+        if config.get("head", {}).get("kind") == "mean":
+            # The other recorded options are those of the head mca.
+            config["head"] = {"kind": "mean"}
         if self.command == "pretrain":
             config[self.options["method"]] = {}
         recipe = {"loader": self.options["loader"], self.command: config}
