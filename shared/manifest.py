@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -321,6 +321,33 @@ def manifest_digest(clips: list[Clip]) -> str:
             what += (clip.frames_per_second,)
         hashed.update(json.dumps(what).encode() + b"\n")
     return hashed.hexdigest()
+
+
+def row_digests(clips: Iterable[Clip]) -> dict[str, dict[str, str]]:
+    """Return digests of the rows of each split that has clips, in their order.
+
+    `manifest_digest` leaves out splits and labels, which decide what a run learns and is tested on.
+
+    Returns:
+        for each split the sha256 of its ids, `clips`, and of ids and labels of each kind: `label`,
+        `verb` and `noun`.
+    """
+    of_split: dict[str, list[Clip]] = {}
+    for clip in clips:
+        of_split.setdefault(clip.split, []).append(clip)
+    return {
+        split: {"clips": _digest_of_lines(clip.clip_id for clip in of_split[split])}
+        | {
+            kind: _digest_of_lines(f"{c.clip_id}\t{getattr(c, kind)}" for c in of_split[split])
+            for kind in LABEL_KINDS
+        }
+        for split in SPLITS
+        if split in of_split
+    }
+
+
+def _digest_of_lines(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()  # ids have no control characters
 
 
 def read_classes(path: Path) -> ClassList:

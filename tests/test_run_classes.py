@@ -24,12 +24,15 @@ from shared.manifest import (
     manifest_digest,
     read_classes,
     read_manifest,
+    row_digests,
     write_classes,
     write_manifest,
 )
 from shared.shard_index import read_index, write_index
 from train.evaluation.run_classes import check_same_dataset, class_names
 from train.finetune import finetune
+from train.pretrain import pretrain
+from train.running.rerun import read_earlier
 from train.running.run_folder import RunFolder
 
 DIRECTIONS = ["left", "right", "up", "down"]
@@ -78,6 +81,20 @@ def another_manifest(layout: DatasetLayout) -> str:
     for folder in (layout.frames, layout.flows, layout.boxes):
         write_index(folder, replace(read_index(folder), manifest_digest=digest))
     return digest
+
+
+def swap(layout: DatasetLayout, field: str, splits: tuple[str, str]) -> None:
+    """Swap the values of a column between two clips, the first of each split that differ in it."""
+    clips = read_manifest(layout.manifest)
+    one = next(c for c in clips if c.split == splits[0])
+    other = next(
+        c for c in clips if c.split == splits[1] and getattr(c, field) != getattr(one, field)
+    )
+    new = {
+        one.clip_id: replace(one, **{field: getattr(other, field)}),
+        other.clip_id: replace(other, **{field: getattr(one, field)}),
+    }
+    write_manifest(layout.manifest, [new.get(clip.clip_id, clip) for clip in clips])
 
 
 def call(command: ModuleType, *arguments: object) -> Result:
@@ -147,12 +164,71 @@ def test_a_test_by_name_finds_classes_of_other_numbers(layout, finetuned) -> Non
     assert evaluate(layout, "--on", "squares", "--overwrite").stdout.splitlines()[-1] == plain
 
 
+def test_clips_that_changed_places_with_those_of_the_training_are_refused(layout, finetuned):
+    """The counts and the digest of the manifest stay the same."""
+    trained = finetuned.read_options()["rows"]["train"]["clips"]
+    swap(layout, "split", ("train", "test"))
+    now = row_digests(read_manifest(layout.manifest))["train"]["clips"]
+    message = refused(evaluate(layout), "other-manifest", trained[:12], now[:12], "split train")
+    assert "--on squares" in message
+    where = ("--dataset", layout.dataset, "--out", layout.out)
+    refused(call(train.report, *where, "--run", finetuned.path.name), "other-manifest", now[:12])
+
+
+def test_corrected_labels_of_tested_clips_are_tested_again(layout, finetuned) -> None:
+    first = evaluate(layout, "--overwrite")
+    assert "has these results already" in evaluate(layout).stdout
+    swap(layout, "label", ("test", "test"))
+    again = evaluate(layout)
+    assert again.exit_code == 0, again.output
+    assert "has these results already" not in again.stdout
+    assert "has these results already" in evaluate(layout).stdout
+    assert first.exit_code == 0
+
+
+def test_corrected_labels_of_the_training_do_not_matter_for_a_test(layout, finetuned) -> None:
+    assert evaluate(layout).exit_code == 0
+    swap(layout, "label", ("train", "train"))
+    assert "has these results already" in evaluate(layout).stdout
+
+
+@pytest.mark.parametrize(
+    ("field", "splits", "named"),
+    [
+        ("label", ("train", "train"), "rows.train.label (the labels of split train in manifest"),
+        ("split", ("train", "test"), "rows.train.clips (the clips of split train in manifest"),
+        ("label", ("val", "val"), "rows.val.label (the labels of split val in manifest.csv)"),
+    ],
+)
+def test_a_run_continues_only_with_the_same_rows(layout, finetuned, field, splits, named) -> None:
+    out, before = layout.out, finetuned.options.read_bytes()
+    swap(layout, field, splits)
+    with refuses("other-options", named, "the same manifest", "--overwrite"):
+        finetune(tiny_run(out, epochs=1, batch_size=8), "mean", "none")
+    assert finetuned.options.read_bytes() == before
+    earlier = read_earlier(layout, finetuned.path.name, "finetune")
+    with refuses("other-inputs", named, "restore"):
+        finetune(tiny_run(out, earlier=earlier, epochs=1, dry_run=True), "mean", "none")
+
+
+def test_labels_do_not_matter_for_pretraining(layout) -> None:
+    run = tiny_run(layout.out, epochs=1, batch_size=8)
+    folder = pretrain(run, "videomae")
+    assert folder.read_options()["rows"].keys() == {"train"}
+    swap(layout, "label", ("train", "train"))
+    assert pretrain(run, "videomae").is_finished
+    swap(layout, "split", ("train", "test"))
+    with refuses("other-options", "rows.train.clips", "the same manifest"):
+        pretrain(run, "videomae")
+
+
 def test_runs_without_the_record_still_work(layout, finetuned) -> None:
     record = json.loads(finetuned.options.read_text())
-    for name in ("class_names", "manifest"):
+    for name in ("class_names", "manifest", "rows"):
         record["options"].pop(name)
     finetuned.options.write_text(json.dumps(record))
     another_manifest(layout)
+    swap(layout, "split", ("train", "test"))
     assert evaluate(layout, "--overwrite").exit_code == 0
     classes = read_classes(layout.classes)
     assert class_names(finetuned.read_options(), classes) == {"label": DIRECTIONS}
@@ -177,9 +253,11 @@ def test_verbs_and_nouns_are_compared_each(tmp_path: Path) -> None:
     }
     classes = replace(read_classes(layout.classes), verb=["take", "put"], noun=["cup"])
     run = RunFolder(layout.runs / "finetune-mofo-mean")
-    check_same_dataset(layout, run, options, classes, "a" * 64)
+    check_same_dataset(layout, run, options, classes, "a" * 64, {})
     with refuses("other-classes", "1 noun (cup)", "2 nouns (cup, lid)") as caught:
-        check_same_dataset(layout, run, options, replace(classes, noun=["cup", "lid"]), "a" * 64)
+        check_same_dataset(
+            layout, run, options, replace(classes, noun=["cup", "lid"]), "a" * 64, {}
+        )
     assert "--on" not in caught.value.message  # classes of these kinds cannot be matched by name
     with refuses("other-manifest", "a" * 12, "b" * 12):
-        check_same_dataset(layout, run, options, classes, "b" * 64)
+        check_same_dataset(layout, run, options, classes, "b" * 64, {})

@@ -1,5 +1,7 @@
 """manifest.csv and classes.json: what is written reads back equal; bad rows are named."""
 
+from dataclasses import replace
+
 import pytest
 from errors import refuses
 from hypothesis import given
@@ -15,6 +17,7 @@ from shared.manifest import (
     parse_manifest,
     read_classes,
     read_manifest,
+    row_digests,
     write_classes,
     write_manifest,
 )
@@ -115,6 +118,18 @@ def test_digest_follows_videos_and_spans_but_not_labels():
     clip = Clip("a", "a.mp4", 0.0, 1.0, "train", 1)
     assert manifest_digest([clip]) == manifest_digest([Clip("a", "a.mp4", 0.0, 1.0, "val", 2)])
     assert manifest_digest([clip]) != manifest_digest([Clip("a", "a.mp4", 0.0, 1.5, "train", 1)])
+
+
+def test_the_digests_of_rows_are_of_one_split_and_one_kind_of_label():
+    clips = [Clip("a", "a.mp4", label=1), Clip("b", "b.mp4", split="test", label=2, verb=0)]
+    before = row_digests(clips)
+    assert before.keys() == {"train", "test"}
+    assert before["test"].keys() == {"clips", "label", "verb", "noun"}
+    after = row_digests([clips[0], replace(clips[1], label=3)])
+    assert after["train"] == before["train"]
+    assert [kind for kind in before["test"] if before["test"][kind] != after["test"][kind]] == [
+        "label"
+    ]
 
 
 def test_classes_read_back_equal(tmp_path):

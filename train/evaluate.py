@@ -23,9 +23,9 @@ actions, pairs of verb and noun, also gets the accuracy of verbs and of nouns: t
 the actions of each are added up. It takes seconds for the toy dataset. The last line is the result:
 `test top-1 93.1 %`.
 
-A run belongs to the manifest and the classes that it was trained with. If its dataset has others
-now, the run is refused. `--on DATASET` with the name of its own dataset tests it on the present
-clips, with classes matched by name.
+A run belongs to the manifest, the clips of split train and the classes that it was trained with. If
+its dataset has others now, the run is refused. `--on DATASET` with the name of its own dataset
+tests it on the present clips, with classes matched by name.
 """
 
 from __future__ import annotations
@@ -234,7 +234,9 @@ def evaluate(
     table = read_clip_table(clips.layout, [views.split], needs, box_source=source)
     now = read_classes(layout.classes)
     if tested.run and clips.layout == layout and not clips.by_name:
-        check_same_dataset(layout, folder, tested.options, now, table.manifest_digest)
+        check_same_dataset(
+            layout, folder, tested.options, now, table.manifest_digest, table.row_digests
+        )
     learned = _learned(tested, now)
     classes = _class_map(layout, clips, tested, learned)
     kinds = tested.labels
@@ -263,6 +265,8 @@ def evaluate(
         "weights": tested.which,
         "weights_digest": digest_of(weights),
         "data": table.data_digest,
+        # Labels and splits can be corrected without another digest of the shards.
+        "rows": table.rows_of(views.split, kinds),
         "dataset": clips.layout.dataset,
         "class_map": classes.digest if classes else None,
         "among_target_classes": clips.among_tested if classes else None,

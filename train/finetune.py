@@ -151,6 +151,7 @@ def finetune(common: Common, head: str | None, source: str) -> RunFolder:
         config,
         loader,
         table,
+        held_out,
         **{"from": source},
         from_digest=digest_of(weights),
         classes=num_classes,

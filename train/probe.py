@@ -342,8 +342,7 @@ def probe(
     held_out = read_held_out(layout, config, num_classes)
     if held_out is not None:
         splits["val"] = held_out  # it chooses the penalty, or it is the tested split
-    manifest = splits["train"].manifest_digest
-    _check_source(layout, source, classes, manifest)
+    _check_source(layout, source, classes, all_train)
     # Imported here, which takes seconds: what is wrong above is reported without waiting for it.
     from train.evaluation.attentive import refuse_too_many
     from train.evaluation.features import clip_features
@@ -366,7 +365,7 @@ def probe(
         "command": "probe",
         "dataset": layout.dataset,
         "data": splits["train"].data_digest,
-        "manifest": manifest,
+        "manifest": all_train.manifest_digest,
         "clips": {name: len(table) for name, table in splits.items()},
         "from": source,
         "from_digest": digest_of(weights),
@@ -479,7 +478,7 @@ def _name_of(source: str, extractor: ExtractorSource | None) -> str:
     return f"{extractor.kind}-{extractor.name}" if extractor else short_name(source)
 
 
-def _check_source(layout: DatasetLayout, source: str, classes: ClassList, manifest: str) -> None:
+def _check_source(layout: DatasetLayout, source: str, classes: ClassList, table: ClipTable) -> None:
     """Refuse a finetuned run of this dataset if the dataset has changed since then.
 
     The run may have been trained on clips that would be tested.
@@ -490,7 +489,8 @@ def _check_source(layout: DatasetLayout, source: str, classes: ClassList, manife
     if run.options.is_file() and run.path.resolve().parent == layout.runs.resolve():
         options = run.read_options()
         if options.get("command") == "finetune":
-            check_same_dataset(layout, run, options, classes, manifest)
+            digests = table.manifest_digest, table.row_digests
+            check_same_dataset(layout, run, options, classes, *digests)
 
 
 def _fisher_vectors(

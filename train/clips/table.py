@@ -12,7 +12,7 @@ from tqdm import tqdm
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.make_commands import make_around, make_boxes, make_flows, rebuild_advice
-from shared.manifest import LABEL_KINDS, Clip, manifest_digest, read_manifest
+from shared.manifest import LABEL_KINDS, Clip, manifest_digest, read_manifest, row_digests
 from shared.mirror import stored_address
 from shared.progress import bar_options
 from shared.shard_index import DatasetIndex, read_index
@@ -59,6 +59,7 @@ class ClipTable:
         shard_names: file names of the shards, the same in all folders.
         data_digest: identifies the content of the shards, for the record of a run.
         manifest_digest: sha256 of the manifest that the shards were made from.
+        row_digests: digests of the manifest's rows of every split, as `row_digests` returns them.
         ids: S64 [n], ids of the clips.
         shard: int32 [n], position of the shard in shard_names.
         row: int32 [n], row in the per-clip datasets of the shard.
@@ -74,6 +75,7 @@ class ClipTable:
     shard_names: tuple[str, ...]
     data_digest: str
     manifest_digest: str
+    row_digests: dict[str, dict[str, str]]
     ids: np.ndarray
     shard: np.ndarray
     row: np.ndarray
@@ -87,6 +89,14 @@ class ClipTable:
 
     def clip_id(self, index: int) -> str:
         return self.ids[index].decode()
+
+    def rows_of(self, split: str, kinds: Sequence[str] = ()) -> dict[str, str]:
+        """The digests of the manifest's rows of a split: of its ids, and of these kinds of label.
+
+        All rows of the split count, also those that are not in the table.
+        """
+        digests = self.row_digests.get(split, {})
+        return {name: digests[name] for name in ("clips", *kinds) if name in digests}
 
     def take(self, chosen: np.ndarray) -> ClipTable:
         """The table with only the chosen clips; `chosen` is an index array or bool [n]."""
@@ -160,6 +170,7 @@ def read_clip_table(
         shard_names=tuple(entry.name for entry in index.shards),
         data_digest="+".join(each.digest[:16] for each in (index, *(o.index for o in companions))),
         manifest_digest=digest,
+        row_digests=row_digests(clips.values()),
         ids=ids,
         shard=shard,
         row=row,

@@ -1,8 +1,9 @@
 """Checks that a finetuned run and its dataset still have the same clips and classes.
 
-A run records the names of its classes and the digest of its manifest in options.json. The class
-numbers of another manifest may stand for other classes, and its test clips may be clips that the
-run was trained on. An accuracy of the run on such clips would be wrong.
+A run records the names of its classes, the digest of its manifest and that of the clips of split
+train in options.json. The class numbers of another manifest may stand for other classes, and its
+test clips may be clips that the run was trained on. An accuracy of the run on such clips would be
+wrong. Labels of split train that were corrected later do not matter: the run is tested on others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.manifest import PLURAL, ClassList
 from shared.wording import counted, listed
-from train.running.run_folder import RunFolder
+from train.running.run_folder import ROWS, RunFolder
 
 
 def class_names(options: Mapping[str, Any], classes: ClassList) -> dict[str, list[str]]:
@@ -38,8 +39,9 @@ def check_same_dataset(
     options: Mapping[str, Any],
     classes: ClassList,
     digest: str,
+    rows: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Refuse a run whose dataset has other classes or another manifest now.
+    """Refuse a run whose dataset has other classes, another manifest or another split train now.
 
     What a run of an earlier version did not record is not compared.
 
@@ -47,7 +49,7 @@ def check_same_dataset(
         layout: the dataset of the run.
         options: the resolved options of the run.
         classes: the classes of the dataset now.
-        digest: `manifest_digest` of its manifest now.
+        digest, rows: `manifest_digest` and `row_digests` of its manifest now.
 
     Raises:
         InputError: it names both lists of classes, or both digests.
@@ -71,6 +73,18 @@ def check_same_dataset(
             f"run {run} was trained with manifest {trained[:12]}, and {layout.manifest} is "
             f"{digest[:12]} now, so its test clips may be clips of the training; {ways_out}",
         )
+    learned_from, train = (_clips_of_train(each) for each in (options.get(ROWS) or {}, rows))
+    if learned_from not in (None, train):
+        raise InputError(
+            "other-manifest",
+            f"run {run} was trained on the clips {learned_from[:12]} of split train, and split "
+            f"train of {layout.manifest} has the clips {(train or 'none')[:12]} now, so its test "
+            f"clips may be clips of the training; {ways_out}",
+        )
+
+
+def _clips_of_train(rows: Mapping[str, Mapping[str, str]]) -> str | None:
+    return rows.get("train", {}).get("clips")
 
 
 def _described(kind: str, names: list[str]) -> str:

@@ -10,7 +10,14 @@ from typing import Any, TypeGuard
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
-from shared.manifest import PLURAL, SPLITS, manifest_digest, read_classes, read_manifest
+from shared.manifest import (
+    PLURAL,
+    SPLITS,
+    manifest_digest,
+    read_classes,
+    read_manifest,
+    row_digests,
+)
 from shared.run_record import read_jsonl
 from train.evaluation.run_classes import check_same_dataset
 from train.evaluation.score_files import Scores, read_scores
@@ -175,12 +182,12 @@ def without_outdated_results(
         classes, clips = read_classes(layout.classes), read_manifest(layout.manifest)
     except InputError:
         return runs  # without a manifest there is nothing to compare
-    digest = manifest_digest(clips)
+    digests = manifest_digest(clips), row_digests(clips)
     checked = []
     for run in runs:
         try:
             if run.kind == "finetune":
-                check_same_dataset(layout, run.folder, run.options, classes, digest)
+                check_same_dataset(layout, run.folder, run.options, classes, *digests)
             checked.append(run)
         except InputError as error:
             if run.name == named:

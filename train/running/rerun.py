@@ -10,9 +10,10 @@ from typing import Any
 from shared.errors import InputError
 from shared.layout import DatasetLayout
 from shared.run_record import git_commit, versions
-from train.running.run_folder import RunFolder
+from train.running.run_folder import ROWS, RunFolder, described
+from train.tables.nested import flatten
 
-INPUTS = ("data", "manifest", "init_digest", "from_digest", "classes")
+INPUTS = ("data", "manifest", ROWS, "init_digest", "from_digest", "classes")
 """Entries of options.json that identify the input of a run. If one differs, so does the result."""
 
 
@@ -66,19 +67,22 @@ class EarlierRun:
         Raises:
             InputError: one differs; the message names both digests.
         """
-        for name in INPUTS:
-            before, now = self.options.get(name), options.get(name, "none")
-            if before is None:
-                continue
+        known = [name for name in INPUTS if self.options.get(name) is not None]
+        recorded, present = (
+            flatten({name: each[name] for name in known if each.get(name) is not None})
+            for each in (self.options, options)
+        )
+        for name in sorted(recorded.keys() | present.keys()):
+            before, now = recorded.get(name, "none"), present.get(name, "none")
             if name == "data" and before.count("+") != now.count("+"):
                 # Another mask or target reads other shards; only the frames can be compared.
                 before, now = before.split("+")[0], now.split("+")[0]
             if before != now:
                 raise InputError(
                     "other-inputs",
-                    f"{name} is {now}, but run {self.name} had {before}, so that the same options "
-                    "would give another result; restore the earlier input, or start a new run "
-                    "with --recipe",
+                    f"{described(name)} is {now}, but run {self.name} had {before}, so that the "
+                    "same options would give another result; restore the earlier input, or start "
+                    "a new run with --recipe",
                 )
 
     def differences(self) -> list[str]:

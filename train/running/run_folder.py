@@ -19,9 +19,11 @@ from train.tables.nested import flatten
 
 # These options may differ when a run continues: they decide speed and memory, or the evaluation.
 MAY_DIFFER = ("loader", "device", "evaluate")
+ROWS = "rows"  # the option that has the digests of the manifest's rows
 # Earlier versions did not record these options, and used these values. None: the present value.
 ADDED_LATER: dict[str, Any] = {
     "manifest": None,
+    ROWS: None,
     "init_digest": None,
     "class_names": None,
     "config.labels_per_class": 0,
@@ -158,7 +160,7 @@ class RunFolder:
         before, now = (_compared(each) for each in (self.read_options(), plain))
         free = set(ignored)
         return [
-            f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+            f"{described(key)} was {before.get(key)!r} and is now {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
             if free.isdisjoint((key, key.partition(".")[0]))
             and before.get(key, _when_absent(key, now)) != now.get(key)
@@ -221,12 +223,24 @@ class RunFolder:
     def _refuse_other_options(self, options: Mapping[str, Any]) -> None:
         differing = self.differences(options)
         if differing:
+            other_rows = any(each.startswith(f"{ROWS}.") for each in differing)
+            manifest = " and the same manifest" if other_rows else ""
             raise InputError(
                 "other-options",
                 f"{self.path} was started with other options: {'; '.join(differing)}. Give the "
-                "same options to continue it, --run NAME for a new run, or --overwrite to start "
-                "it again",
+                f"same options{manifest} to continue it, --run NAME for a new run, or --overwrite "
+                "to start it again",
             )
+
+
+def described(key: str) -> str:
+    """The name of an option, with what it stands for where the name does not say it."""
+    entry, _, place = key.partition(".")
+    if entry != ROWS:
+        return key
+    split, _, column = place.partition(".")
+    plural = column if column == "clips" else f"{column}s"
+    return f"{key} (the {plural} of split {split} in manifest.csv)"
 
 
 def _how_to_make(run: Path) -> str:

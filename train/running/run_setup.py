@@ -18,7 +18,7 @@ from train.running.command import Common, hold
 from train.running.engine import Processes, slow_bf16, start_processes, wants_bf16
 from train.running.optim import effective_batch, scaled_learning_rate, warmup_steps
 from train.running.progress import Interruption
-from train.running.run_folder import RunFolder
+from train.running.run_folder import ROWS, RunFolder
 from train.samples.coded_views import check_decoding
 from train.tables.nested import flatten
 from train.tables.typed import to_table
@@ -103,12 +103,14 @@ def set_up(
     config: PretrainConfig | FinetuneConfig,
     loader: LoaderConfig,
     table: ClipTable,
+    held_out: ClipTable | None = None,
     **further: Any,
 ) -> RunSetup:
     """Start the processes, divide the work, and print what the run will do.
 
     Args:
         command: "pretrain" or "finetune".
+        held_out: the clips of split val that choose the best weights; None if there are none.
         further: options of this command alone, for options.json.
 
     Raises:
@@ -126,6 +128,7 @@ def set_up(
         "dataset": common.dataset,
         "data": table.data_digest,
         "manifest": table.manifest_digest,
+        ROWS: _rows(config, table, held_out),
         "clips": len(table),
         **further,
         "seed": common.seed,
@@ -147,6 +150,17 @@ def set_up(
             processes.say(f"Versions differ from run {earlier.name}: {', '.join(changed)}.")
         earlier.check_input(options)
     return setup
+
+
+def _rows(
+    config: PretrainConfig | FinetuneConfig, table: ClipTable, held_out: ClipTable | None
+) -> dict[str, dict[str, Any]]:
+    """Digests of the rows of the manifest that a run uses: their ids, and the labels it learns."""
+    if isinstance(config, PretrainConfig):
+        return {"train": table.rows_of("train")}
+    # Without an entry, clips of split val that are added later would not be noticed.
+    val = {"clips": None} if held_out is None else table.rows_of("val", config.labels)
+    return {"train": table.rows_of("train", config.labels), "val": val}
 
 
 def _with_fitting_batch(
