@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from errors import refused, refuses
 from shard_fixtures import write_moving_squares
-from training_fixtures import tiny_run
+from training_fixtures import TINY_RECIPE, tiny_run
 
 import train.evaluate
 import train.figures
@@ -209,6 +209,21 @@ def test_a_run_continues_only_with_the_same_rows(layout, finetuned, field, split
     earlier = read_earlier(layout, finetuned.path.name, "finetune")
     with refuses("other-inputs", named, "restore"):
         finetune(tiny_run(out, earlier=earlier, epochs=1, dry_run=True), "mean", "none")
+
+
+def test_a_finished_run_keeps_its_record_but_for_the_test_views(layout, finetuned) -> None:
+    record = finetuned.read_record() | {"command": "python -m elsewhere", "versions": {}}
+    record["options"]["device"] = {"kind": "cuda", "processes": 8}
+    finetuned.options.write_text(json.dumps(record, indent=1) + "\n")
+    before = finetuned.options.read_bytes()
+    run = tiny_run(layout.out, "loader.prefetch=2", epochs=1, batch_size=8)
+    finetune(run, "mean", "none")
+    assert finetuned.options.read_bytes() == before
+    assert run.recipe is not None
+    run.recipe.write_text(TINY_RECIPE.replace("segments = 2", "segments = 5"))
+    finetune(run, "mean", "none")
+    record["options"]["evaluate"]["segments"] = 5
+    assert finetuned.read_record() == record
 
 
 def test_labels_do_not_matter_for_pretraining(layout) -> None:

@@ -135,8 +135,15 @@ class RunFolder:
             raise InputError("other-kind", f"{self.path} {refusal}")
         return options
 
-    def begin(self, options: Mapping[str, Any], overwrite: bool) -> None:
+    def begin(
+        self, options: Mapping[str, Any], overwrite: bool, keeps_finished: bool = False
+    ) -> None:
         """Make the folder, or check that the run in it was started with the same options.
+
+        Args:
+            keeps_finished: keep the record of a finished run, whose results are not made again. It
+                says on which machine and by which versions they were made. Only the test views in
+                it are replaced, because they decide the next evaluation.
 
         Raises:
             InputError: it was started with other options; the message names both values.
@@ -147,7 +154,10 @@ class RunFolder:
             self._set_aside()
         if self.options.exists():
             self._refuse_other_options(options)
-        write_options(self.options, dict(options))
+        if keeps_finished and self.is_finished:
+            self._replace_views(options)
+        else:
+            write_options(self.options, dict(options))
 
     def differences(self, options: Mapping[str, Any], ignored: Iterable[str] = ()) -> list[str]:
         """The options of the run that differ from these: `KEY was VALUE and is now VALUE`.
@@ -219,6 +229,12 @@ class RunFolder:
     def _content(self) -> list[Path]:
         kept = {self.lock, self.replaced, self._moving}
         return [path for path in self.path.iterdir() if path not in kept]
+
+    def _replace_views(self, options: Mapping[str, Any]) -> None:
+        record, views = self.read_record(), options.get("evaluate")
+        if views != record["options"].get("evaluate"):
+            record["options"]["evaluate"] = views
+            write_atomically(self.options, json.dumps(record, indent=1).encode() + b"\n")
 
     def _refuse_other_options(self, options: Mapping[str, Any]) -> None:
         differing = self.differences(options)

@@ -77,7 +77,7 @@ class RunSetup:
 
     @contextlib.contextmanager
     def open_folder(self) -> Iterator[Interruption | None]:
-        """Lock the run folder and write options.json.
+        """Lock the run folder and write options.json, unless the run is finished.
 
         Yields:
             The requests to stop the run; None if the run is finished, which is printed.
@@ -89,7 +89,7 @@ class RunSetup:
             Interruption(processes, self.common.stop_after) as stop,
         ):
             if processes.is_first:
-                folder.begin(self.options, self.common.overwrite)
+                folder.begin(self.options, self.common.overwrite, keeps_finished=True)
             processes.wait()
             if folder.is_finished:
                 processes.say(f"Run {folder.path} is finished; nothing is trained.")
