@@ -337,6 +337,44 @@ def test_merging_replaces_a_choice_of_another_kind():
     assert merge(base, {"mask": {"ratio": 2}})["mask"] == {"kind": "tube", "ratio": 2}
     assert merge(base, {"mask": {"kind": "block"}})["mask"] == {"kind": "block"}
     assert flatten(base) == {"mask.kind": "tube", "mask.ratio": 1, "optim.lr": 1, "optim.wd": 2}
+    named = {"mask": "tube"}
+    assert merge(named, {"mask": {"ratio": 2}})["mask"] == {"kind": "tube", "ratio": 2}
+    assert merge(named, {"mask": {"kind": "block", "side": 1}})["mask"] == {
+        "kind": "block",
+        "side": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "kind", "options"),
+    [
+        (("mask=random", "mask.mask_ratio=0.75"), "mask", "random", {"mask_ratio": 0.75}),
+        (("mask.kind=random", "mask.mask_ratio=0.75"), "mask", "random", {"mask_ratio": 0.75}),
+        (
+            ("decoder_mask=motion", "decoder_mask.share=0.25"),
+            *("decoder_mask", "motion", {"share": 0.25}),
+        ),
+    ],
+)
+def test_a_kind_by_name_and_an_option_of_it_belong_together(settings, name, kind, options):
+    tables = read_recipe("toy", None)
+    choice = getattr(pretrain_config(tables, "videomae", parse_changes(settings)), name)
+    assert choice.kind == kind and options.items() <= choice.options.items()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("mask.mask_ratio=0.75", "mask=random"),
+        ("mask.mask_ratio=0.75", "mask.kind=random"),
+        ("model.depth=6", "model.size=vit-s"),
+    ],
+)
+def test_a_setting_that_a_later_one_would_drop_is_refused(settings):
+    with refuses("option-conflict", settings[0].partition("=")[0], f"{settings[1]} first"):
+        parse_changes(settings)
+    assert parse_changes(settings[::-1])
+    assert parse_changes(("mask.kind=tube", "mask=random")) == {"mask": "random"}
 
 
 def test_numbers_and_truth_are_not_mixed_up():

@@ -32,7 +32,7 @@ from train.options.config import (
     PretrainConfig,
 )
 from train.options.merging import merge
-from train.tables.nested import check_name, refuse_unknown
+from train.tables.nested import check_name, flatten, refuse_unknown
 from train.tables.typed import build, choose, fields_by_name
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -88,7 +88,11 @@ def read_recipe(dataset: str, file: Path | None) -> dict[str, Any]:
 
 
 def parse_changes(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Nested tables of settings such as `optim.weight_decay=0.1`; the values are TOML."""
+    """Nested tables of settings such as `optim.weight_decay=0.1`; the values are TOML.
+
+    Raises:
+        InputError: a setting has no value, or an earlier setting would have no effect.
+    """
     changes: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -100,8 +104,25 @@ def parse_changes(settings: tuple[str, ...]) -> dict[str, Any]:
             value = text  # a bare word is a string: --set mask.kind=tube
         for part in reversed(key.strip().split(".")):
             value = {part: value}
-        changes = merge(changes, value)
+        before, changes = changes, merge(changes, value)
+        if dropped := _dropped(before, changes):
+            raise InputError(
+                "option-conflict",
+                f"--set {setting} replaces what --set {dropped[0]} gave before it; give --set "
+                f"{setting} first, or leave {dropped[0]} out",
+            )
     return changes
+
+
+def _dropped(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The options that are no longer there, without names and kinds, which others may replace."""
+    kept = flatten(after)
+    return [
+        key
+        for key in flatten(before)
+        if key.rpartition(".")[2] != "kind"
+        and not any(each == key or each.startswith(f"{key}.") for each in kept)
+    ]
 
 
 def pretrain_config(
