@@ -1,13 +1,20 @@
 """Recipes: every key known and of its type, nothing ignored."""
 
+import copy
 import dataclasses
 import inspect
 import json
+from dataclasses import fields, is_dataclass
+from typing import get_type_hints
 
 import pytest
 from errors import refuses
 from training_fixtures import TINY_RECIPE
 
+from shared.decoder_masks import DECODER_MASKS
+from shared.masks import MASKS
+from train.clips.view_rules import CROPS, FRAME_RULES
+from train.objectives.registry import TARGETS
 from train.options import config as options_config
 from train.options.config import (
     EvaluateConfig,
@@ -29,6 +36,7 @@ from train.options.recipe import (
     recorded_pretrain_config,
 )
 from train.running.optim import effective_batch, scaled_learning_rate
+from train.running.run_folder import ADDED_LATER, RunFolder
 from train.tables.nested import flatten
 from train.tables.typed import Choice, convert, to_table
 
@@ -382,3 +390,80 @@ def test_numbers_and_truth_are_not_mixed_up():
     for value, kind in ((True, int), (True, float), (1.5, int), (1, bool), (1, str)):
         with refuses("wrong-type", repr(value), kind.__name__):
             convert(value, kind, "x")
+
+
+OLDEST_OPTIONS = """
+augment.cutmix_alpha augment.erase_probability augment.label_smoothing augment.mixup_alpha
+augment.rand_layers augment.rand_magnitude augment.rand_magnitude_std batch_size crop.area
+crop.aspect crop.kind crop.pixels crop.scales decoder_mask.share dropout early_stop_epochs
+epochs flips frames.kind frames.stride head.depth head.head_width head.kind head.mlp_ratio
+head.num_heads head.residual init_scale labels mask.aspect mask.base mask.inside_ratio mask.kind
+mask.mask_ratio mask.min_positions mask.moving_share mask.pattern mask.speed mask.spread
+mask.stabilised model.activation_checkpointing model.attention model.decoder_depth
+model.decoder_heads model.decoder_mlp_ratio model.decoder_width model.depth model.drop_path
+model.head_norm_eps model.image_size model.layer_norm_eps model.mlp_ratio model.num_frames
+model.num_heads model.patch_size model.positions model.prediction_dim
+model.second_prediction_dim model.tubelet_size model.width motion_source
+optim.base_learning_rate optim.betas optim.eps optim.gradient_clipping optim.layer_decay
+optim.min_learning_rate optim.warmup_epochs optim.weight_decay repeats shuffle_shards
+target.cells target.decoders target.gap target.points target.quiet target.scale
+target.shape_share target.softness target.stabilised target.starts target.steps target.still
+target.upsample target.weight trajectories.interpolate trajectories.length trajectories.points
+trajectories.positions trajectories.shape trajectories.stabilised validate_epochs
+"""
+"""Options that a run has recorded since the first version, or since the method exists that has
+them. Later ones need their former value in ADDED_LATER."""
+
+
+def keyword_options(functions):
+    return {
+        name
+        for function in functions
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def recorded_options():
+    """The names of all options that the `config` of a run can have."""
+    chosen = {
+        "frames": keyword_options(FRAME_RULES.values()),
+        "crop": keyword_options(CROPS.values()),
+        "mask": keyword_options(mask.draw for mask in MASKS.values()),
+        "decoder_mask": keyword_options(mask.draw for mask in DECODER_MASKS.values()),
+    }
+    hints = get_type_hints(options_config.PretrainConfig) | get_type_hints(FinetuneConfig)
+    for name, kind in hints.items():
+        if name in chosen:
+            yield from (f"{name}.{option}" for option in ("kind", *chosen[name]))
+        elif is_dataclass(kind) and name != "target":
+            yield from (f"{name}.{field.name}" for field in fields(kind))
+        elif name != "target":
+            yield name
+    for name, target in TARGETS.items():
+        table = name if target.has_own_table else "target"
+        yield from (f"{table}.{field.name}" for field in fields(target))
+
+
+def test_a_new_option_has_a_value_for_the_runs_before_it():
+    """Otherwise these runs neither continue nor lend their features."""
+    later = {name.removeprefix("config.") for name in ADDED_LATER if name.startswith("config.")}
+    assert later.isdisjoint(OLDEST_OPTIONS.split())
+    assert later | set(OLDEST_OPTIONS.split()) == set(recorded_options())
+
+
+def test_a_run_that_lacks_later_options_continues(tmp_path):
+    """With what it did before these options existed, which may differ from the defaults now."""
+    tables, folder = read_recipe("default", None), RunFolder(tmp_path)
+    before = ("mask.first=motion", "mask.top=16", "mask.before=false")
+    now, other = (
+        {"config": to_table(pretrain_config(tables, "mgm", parse_changes(changes)))}
+        for changes in (before, ("mask.first=random", *before[1:]))
+    )
+    older = copy.deepcopy(now)
+    del older["config"]["frames"]["begins_every"], older["config"]["box_source"]
+    for option in ("first", "top", "before"):
+        del older["config"]["mask"][option]
+    folder.begin(older, overwrite=False)
+    assert folder.differences(now) == []
+    assert folder.differences(other) == ["config.mask.first was None and is now 'random'"]
