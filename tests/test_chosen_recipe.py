@@ -10,7 +10,7 @@ from errors import refused, refuses
 from hypothesis import given
 from hypothesis import strategies as st
 from shard_fixtures import write_moving_squares
-from training_fixtures import TINY_RECIPE
+from training_fixtures import TINY_RECIPE, tiny_run
 
 from shared.layout import DatasetLayout
 from shared.manifest import Clip, write_manifest
@@ -19,6 +19,7 @@ from train.options.chosen_recipe import FEW_CLIPS, choose_recipe, shipped_recipe
 from train.options.config import LoaderConfig
 from train.options.recipe import RECIPES, pretrain_config, read_recipe
 from train.pretrain import main as pretrain_command
+from train.pretrain import pretrain
 from train.running.run_setup import _with_fitting_batch
 
 SMALL, DEFAULT = RECIPES / "small.toml", RECIPES / "default.toml"
@@ -105,6 +106,23 @@ def test_a_run_records_the_batch_that_was_cut(tmp_path):
     assert done.exit_code == 0 and "The batch of 50 clips is cut to 12" in done.output
     record = json.loads((layout.runs / "pretrain-mofo" / "options.json").read_text())
     assert record["options"]["config"]["batch_size"] == 12
+
+
+def test_a_run_whose_batch_was_cut_continues_with_less_memory(tmp_path):
+    """Micro-batches of 8 clips alone would cut the batch to 24, all clips of split train."""
+    write_moving_squares(tmp_path, num_clips=40)
+    begun = tiny_run(tmp_path, "loader.micro_batch_size=10", batch_size=50, stop_after=0.0)
+    folder = pretrain(begun, "videomae")
+    assert not folder.is_finished and folder.read_options()["config"]["batch_size"] == 20
+    saving = "loader.micro_batch_size=8", "model.activation_checkpointing=true"
+    for changes, stop_after in ((saving, 0.0), (saving[:1], None)):
+        pretrain(tiny_run(tmp_path, *changes, batch_size=50, stop_after=stop_after), "videomae")
+        assert folder.read_options()["config"]["batch_size"] == 20
+    assert folder.is_finished
+    with refuses("other-options", "config.batch_size was 20 and is now 12"):
+        pretrain(tiny_run(tmp_path, batch_size=12), "videomae")
+    again = tiny_run(tmp_path, *saving, batch_size=50, overwrite=True)
+    assert pretrain(again, "videomae").read_options()["config"]["batch_size"] == 24
 
 
 @pytest.mark.parametrize(

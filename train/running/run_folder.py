@@ -18,7 +18,7 @@ from shared.run_record import write_options
 from train.tables.nested import flatten
 
 # These options may differ when a run continues: they decide speed and memory, or the evaluation.
-MAY_DIFFER = ("loader", "device", "evaluate")
+MAY_DIFFER = ("loader", "device", "evaluate", "config.model.activation_checkpointing")
 ROWS = "rows"  # the option that has the digests of the manifest's rows
 # Earlier versions did not record these options, and used these values. None: the present value.
 ADDED_LATER: dict[str, Any] = {
@@ -294,4 +294,8 @@ def _when_absent(key: str, now: Mapping[str, Any]) -> Any:
 
 def _compared(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that must be the same when a run continues."""
-    return flatten({key: value for key, value in options.items() if key not in MAY_DIFFER})
+    return {
+        key: value
+        for key, value in flatten(options).items()
+        if {key, key.partition(".")[0]}.isdisjoint(MAY_DIFFER)
+    }

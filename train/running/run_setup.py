@@ -122,7 +122,10 @@ def set_up(
     """
     processes = start_processes(common.device)
     check_decoding(loader, processes.device)
-    config, batch_line = _with_fitting_batch(config, loader, len(table), processes.world_size)
+    begun = None if common.overwrite else _begun_batch(folder)
+    config, batch_line = _with_fitting_batch(
+        config, loader, len(table), processes.world_size, begun
+    )
     options = {
         "command": command,
         "dataset": common.dataset,
@@ -163,19 +166,36 @@ def _rows(
     return {"train": table.rows_of("train", config.labels), "val": val}
 
 
+def _begun_batch(folder: RunFolder) -> int | None:
+    """The batch of the run in this folder; None if there is none."""
+    if not folder.options.is_file():
+        return None
+    return (folder.read_options().get("config") or {}).get("batch_size")
+
+
 def _with_fitting_batch(
-    config: PretrainConfig | FinetuneConfig, loader: LoaderConfig, num_clips: int, world_size: int
+    config: PretrainConfig | FinetuneConfig,
+    loader: LoaderConfig,
+    num_clips: int,
+    world_size: int,
+    begun: int | None = None,
 ) -> tuple[PretrainConfig | FinetuneConfig, str | None]:
     """The config with a batch that is no larger than the dataset, and a line if it was cut.
 
     A batch that was cut can be divided over the processes, and into full micro-batches if it has
-    more than one.
+    more than one. A run that continues keeps the batch to which it was cut, also with micro-batches
+    of another size, such as smaller ones for want of memory.
+
+    Args:
+        begun: the batch of the run if it continues.
     """
     batch_size = config.batch_size
     if batch_size <= num_clips:
         return config, None
     full = loader.micro_batch_size * world_size
     cut = num_clips // full * full or num_clips // world_size * world_size
+    if begun is not None and begun <= num_clips < 2 * begun and begun % world_size == 0:
+        cut = begun  # a cut leaves out less than half of the clips
     if cut == 0:  # refused where steps are counted
         return config, None
     line = (
