@@ -135,6 +135,15 @@ def test_a_probe_of_two_runs(layout):
 def test_a_decoder_of_another_size_than_the_target(tables):
     with refuses("option-conflict", "prediction_dim", 7, "normalised_pixels"):
         pretrain_config(tables, "mofo", parse_changes(("model.prediction_dim=7",)))
+    visible = parse_changes(("model.predict_visible=true",))
+    with refuses("option-conflict", "predict_visible is true", "normalised_pixels", "leave"):
+        pretrain_config(tables, "mofo", visible)
+    with refuses("option-unused", "finetuning has no decoder", "predict_visible"):
+        finetune_config(tables, "mean", visible)
+    toy, hidden = read_recipe("toy", None), parse_changes(("model.predict_visible=false",))
+    assert pretrain_config(toy, "velocity", visible).model.predict_visible
+    with refuses("option-conflict", "predict_visible is false", "velocity", "visible and masked"):
+        pretrain_config(toy, "velocity", hidden)
 
 
 def test_weights_without_blocks():

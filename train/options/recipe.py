@@ -49,7 +49,7 @@ MCA_FIELDS = {
 
 DECODER_FIELDS = (
     *("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio"),
-    *("decoder_output", "prediction_dim", "second_prediction_dim"),
+    *("decoder_output", "prediction_dim", "second_prediction_dim", "predict_visible"),
 )
 """Fields of ModelConfig that only pretraining uses."""
 
@@ -133,7 +133,19 @@ def pretrain_config(
     check_name("method", method, tuple(methods))
     table = merge(merge(table, methods[method]), changes or {})
     table["model"] = _model(tables, table)
-    return recorded_pretrain_config(table)
+    config = recorded_pretrain_config(table)
+    _refuse_other_predict_visible(table["model"].get("predict_visible"), config)
+    return config
+
+
+def _refuse_other_predict_visible(given: bool | None, config: PretrainConfig) -> None:
+    if given not in (None, config.model.predict_visible):
+        which = "visible and masked" if config.target.predicts_visible else "masked"
+        raise InputError(
+            "option-conflict",
+            f"[model] predict_visible is {str(given).lower()}, but the target {config.target.name} "
+            f"is predicted for {which} tokens; leave predict_visible out",
+        )
 
 
 def finetune_config(

@@ -37,7 +37,7 @@ class EarlierRun:
     def tables(self) -> dict[str, Any]:
         """The options as tables of a recipe, without those that are computed from the others."""
         config = dict(self.options["config"])
-        computed = ("prediction_dim", "second_prediction_dim")
+        computed = ("prediction_dim", "second_prediction_dim", "predict_visible")
         config["model"] = {k: v for k, v in config["model"].items() if k not in computed}
         if config.get("head", {}).get("kind") == "mean":
             # The other recorded options are those of the head mca.
