@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from errors import refused, refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from run_fixtures import add_verbs_and_nouns, write_finetune_run, write_pretrain_run
 from shard_fixtures import write_moving_squares
 
@@ -63,6 +64,9 @@ CHARTS = {
     "intervals": curves_chart(
         "Top-1", [Curve("a", [1, 2], [3, 4], [(2, 4), (3, 6)])], "clips", "top-1, %"
     ),
+    "many curves": curves_chart(
+        "Loss", [Curve(str(n), [0, 1], [n, n]) for n in range(7)], "epoch", "loss"
+    ),
     "many points": curves_chart("Loss", [Curve("a", range(9999), range(9999))], "epoch", "loss"),
     "no points": curves_chart("Loss", [Curve("a", [], [])], "epoch", "loss"),
     "shares": shares_chart("Area", {"a": np.array([0.1, np.nan, 2.0])}, "x", "y"),
@@ -89,6 +93,17 @@ def test_chart_as_png_has_its_size() -> None:
     image = cv2.imdecode(np.frombuffer(chart.file("png", 100), np.uint8), cv2.IMREAD_COLOR)
     assert image.shape == (round(chart.height * 100), round(chart.width * 100), 3)
     assert image.std() > 5 and image[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("number", "is_beside"), [(5, False), (6, True)])
+def test_a_long_legend_lies_beside_the_curves(number: int, is_beside: bool) -> None:
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    curves = [Curve(str(n), [0, 1], [n, n]) for n in range(number)]
+    curves_chart("Loss", curves, "epoch", "loss").draw(axes)
+    figure.draw_without_rendering()
+    legend = axes.get_legend().get_window_extent()
+    assert (legend.x0 >= axes.get_window_extent().x1) == is_beside
 
 
 @settings(deadline=None, max_examples=25)

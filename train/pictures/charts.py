@@ -16,6 +16,7 @@ from train.pictures.style import PALETTE, SERIES, Chart, heat_rgba, printable, s
 MOST_NAMED_CLASSES = 16  # with more, the axes of a confusion matrix show class numbers
 LONGEST_NAME = 34  # characters of the name of a class beside a confusion matrix
 MOST_POINTS = 600  # points of a curve that a chart of this width can show
+MOST_NAMES_INSIDE = 5  # curves whose legend lies inside the axes
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def curves_chart(
                 color=PALETTE["muted"],
                 fontsize=8.5,
             )
-        if len(curves) > 1:
+        if len(curves) > MOST_NAMES_INSIDE:  # a long legend would cover curves
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2.4)
+        elif len(curves) > 1:
             axes.legend(loc="best", handlelength=1.4)
         if as_percent:
             axes.yaxis.set_major_formatter(PlainTicks(percent=True))
