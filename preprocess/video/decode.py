@@ -263,12 +263,11 @@ def _frames(
 ) -> Frames:
     """Yield (seconds, frame) for the frames of the clip, in the order in which they are shown.
 
-    It yields None after every STEP_FRAMES frames that do not belong to the clip.
+    It yields None once in STEP_FRAMES frames while frames do not belong to the clip.
     """
     progress = video.progress
     clock = Clock(video.container, video.stream, progress)
     num_before = tally.num_frames
-    num_passed = 0
     demuxer = Demuxer(video.container, video.stream)
     for packet in demuxer:
         progress.saw_packet(packet, demuxer)
@@ -287,8 +286,7 @@ def _frames(
                 yield seconds, frame
             if vectors is not None:
                 vectors.saw_frame(frame, is_shown)
-            num_passed += not is_shown
-            if not is_shown and num_passed % STEP_FRAMES == 0:
+            if not is_shown and tally.num_frames % STEP_FRAMES == 0:
                 yield None
         if progress.is_past:
             break

@@ -129,7 +129,6 @@ def _shared_pass(
     scaler = Scaler(options.short_side)
     running: list[_Span] = []
     last: TimedFrame | None = None
-    num_passed = 0
     demuxer = Demuxer(video.container, video.stream)
     for packet in demuxer:
         if packet.size or packet.dts is not None:  # the packet at the end flushes the decoder
@@ -146,8 +145,7 @@ def _shared_pass(
             shown = [span for span in running if span.progress.saw_frame(seconds, frame)]
             if shown:
                 yield from _add(shown, seconds, scaler.picture(frame, orientation), options)
-            num_passed += not shown
-            if not shown and num_passed % STEP_FRAMES == 0:
+            if not shown and tally.num_frames % STEP_FRAMES == 0:
                 yield None
             for span in [span for span in running if span.progress.is_past]:
                 running.remove(span)
