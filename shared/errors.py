@@ -21,6 +21,8 @@ EXIT_SET_ASIDE = 3  # finished, but some clips were set aside (see failures.json
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+OF_THE_MACHINE = (*OUT_OF_SPACE, *TOO_MANY_OPEN)
+"""What the machine lacks, whichever file was in use; see `is_of_the_machine`."""
 PRINTED = re.compile(r"error: (?P<message>.*) \[(?P<code>[a-z-]+)\]")  # the line of `fail`
 
 P = ParamSpec("P")
@@ -208,7 +210,7 @@ def is_of_the_machine(error: BaseException | None) -> TypeGuard[OSError]:
     A full disk says nothing about the video that is decoded at that moment, and the next one would
     fail as well.
     """
-    return isinstance(error, OSError) and error.errno in (*OUT_OF_SPACE, *TOO_MANY_OPEN)
+    return isinstance(error, OSError) and error.errno in OF_THE_MACHINE
 
 
 def _describe(error: OSError) -> tuple[str, str]:

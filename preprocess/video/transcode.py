@@ -19,7 +19,7 @@ import av
 from preprocess.video.errors import ClipError
 from preprocess.video.frame_chunks import STEP_FRAMES
 from preprocess.video.video_file import open_video, video_stream
-from shared.errors import OUT_OF_SPACE, TOO_MANY_OPEN, InputError
+from shared.errors import OF_THE_MACHINE, InputError
 from shared.files import remove_leftovers, sync_folder
 from shared.temporary_names import temporary_name
 
@@ -122,7 +122,7 @@ def _encode(video: Path, target: Path, max_pixels: int) -> Iterator[None]:
         ):
             yield from _copy_frames(source, video_stream(source, max_pixels), output)
     except av.error.FFmpegError as error:
-        if error.errno in (*OUT_OF_SPACE, *TOO_MANY_OPEN):
+        if error.errno in OF_THE_MACHINE:
             raise OSError(error.errno, error.strerror, str(target)) from None
         raise ClipError("not-supported", f"cannot be transcoded: {error.strerror}") from None
 
