@@ -48,7 +48,7 @@ def normalised_pixels(clips: Tensor, config: ModelConfig) -> Tensor:
         of a pixel side by side. This is VideoMAE's layout, so that imported decoders predict the
         same numbers.
     """
-    centred, _, std = _centred_tubelets(clips, config)
+    centred, _, std = _centred(split_tubelets(clips.float(), config))
     # Standardised pixels differ from 0..1 by the channel's mean, which is gone, and by its standard
     # deviation, which the offset is divided by instead.
     offset = STD_OFFSET / _channel_statistics(std.device, std.dtype)[1].view(-1, 1)
@@ -104,16 +104,15 @@ def pixels_from_prediction(
     Returns:
         pixels float32 [B, C, T, H, W] in 0..1.
     """
-    pixels = unstandardise(clips.float())
-    _, mean, std = _centred_tubelets(pixels, config)
+    tubelets = split_tubelets(unstandardise(clips.float()), config)
+    _, mean, std = _centred(tubelets)
     masked = split_mask(mask)[1]
     content = (
         predicted[..., : config.patch_dim].float().unflatten(2, (-1, NUM_CHANNELS)).transpose(2, 3)
     )
     content = content * (take_tokens(std, masked) + STD_OFFSET) + take_tokens(mean, masked)
     rows = torch.arange(len(masked), device=masked.device)[:, None]
-    tubelets = split_tubelets(pixels, config).index_put((rows, masked), content)
-    return join_tubelets(tubelets, config).clamp(0.0, 1.0)
+    return join_tubelets(tubelets.index_put((rows, masked), content), config).clamp(0.0, 1.0)
 
 
 def join_tubelets(tubelets: Tensor, config: ModelConfig) -> Tensor:
@@ -130,14 +129,13 @@ def join_tubelets(tubelets: Tensor, config: ModelConfig) -> Tensor:
     return axes.reshape(-1, NUM_CHANNELS, config.num_frames, size, size)
 
 
-def _centred_tubelets(clips: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """The tubelets [B, N, C, P] of clips of any scale without their means, the means, and the
-    unbiased standard deviations [B, N, C, 1]; float32.
+def _centred(tubelets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tubelets [B, N, C, P] of any scale without their means, the means, and the unbiased standard
+    deviations [B, N, C, 1]; float32.
 
-    A small model on a CPU spends most of a step here, so that there is one new array of the size of
-    the clips, and torch.var_mean is not used: it takes several times as long.
+    A small model on a CPU spends much of a step here, so that there is one new array of the size of
+    the tubelets, and torch.var_mean is not used: it takes several times as long.
     """
-    tubelets = split_tubelets(clips.float(), config)
     # Relative to its first pixel, a tubelet of one colour is exactly zero, so that no rounding
     # error is divided by a standard deviation near zero.
     first = tubelets[..., :1]
