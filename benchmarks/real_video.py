@@ -264,11 +264,12 @@ def pretrainings(
                                            "threads": threads_of(folder)})  # fmt: skip
         cost = record.cost(layout, each)
         if cost is not None:
-            found.setdefault(cell.key, {})[cell.fold, cell.seed] = cost
+            # Costs that were recorded before threads were are those of one thread.
+            found.setdefault(cell.key, {})[cell.fold, cell.seed] = {"threads": 1, **cost}
     return {
         key: {"runs": len(those)}
         | {
-            name: round(fmean(cost.get(name, 1) for cost in those.values()), digits)
+            name: round(fmean(cost[name] for cost in those.values()), digits)
             for name, digits in COSTS.items()
         }
         for key, those in found.items()

@@ -56,11 +56,12 @@ class FinishedCells:
     def tested(self, layout: DatasetLayout, cell: Cell) -> ScoredClips | None:
         """The tested clips of a cell, from its run if that is marked, or else from the file; None
         if neither has it."""
-        if self.is_marked(layout, cell.run, self._key(layout, cell)):
+        key = self._key(layout, cell)
+        if self.is_marked(layout, cell.run, key):
             found = read_tested(layout, cell)
             if found is not None:
                 return found
-        entry = self._tables["cells"].get(self._key(layout, cell))
+        entry = self._tables["cells"].get(key)
         ids, labels = self._test_clips(layout, cell)
         if entry is None or entry["clips"] != len(ids):
             return None
