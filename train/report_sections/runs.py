@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from shared.errors import InputError
 from shared.layout import DatasetLayout
@@ -27,6 +27,7 @@ from train.pictures.charts import Curve
 from train.report_sections.clips import MaskSettings
 from train.running.log_times import training_seconds
 from train.running.run_folder import RunFolder
+from train.tables.typed import is_number
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Run:
             line["epoch"]: line[key]
             for line in self.events
             if line.get("event") == event
-            and _is_number(line.get(key))
-            and _is_number(line.get("epoch"))
+            and is_number(line.get(key))
+            and is_number(line.get("epoch"))
         }
         epochs = sorted(points)
         return Curve(name or self.name, epochs, [points[epoch] for epoch in epochs])
@@ -117,7 +118,7 @@ class Run:
         """Number of classes of a finetuned run by kind of label."""
         kinds = self.option("classes")
         counts = kinds.items() if isinstance(kinds, dict) else ()
-        return {kind: int(n) for kind, n in counts if kind in PLURAL and _is_number(n) and n > 0}
+        return {kind: int(n) for kind, n in counts if kind in PLURAL and is_number(n) and n > 0}
 
     @property
     def chance(self) -> float | None:
@@ -129,7 +130,7 @@ class Run:
     def test_top1(self) -> float | None:
         """Top-1 on `tested_split`, in percent; None if the run was not tested on it."""
         value = (self.metrics or {}).get("top1")
-        return value if _is_number(value) else None
+        return value if is_number(value) else None
 
 
 def read_run(path: Path) -> Run:
@@ -227,11 +228,11 @@ def mask_settings(run: Run | None) -> MaskSettings:
         return MaskSettings()
     sides = {name: run.option("config", "model", name) for name in ("image_size", "patch_size")}
     mask = run.option("config", "mask") or {}
-    if not all(map(_is_number, sides.values())):
+    if not all(map(is_number, sides.values())):
         return MaskSettings()
     is_tube = mask.get("kind") in ("tube", "motion_tube")
     of_box = mask.get("inside", "box") == "box"  # the pictures have boxes
-    if not (is_tube and of_box and _is_number(mask.get("mask_ratio"))):
+    if not (is_tube and of_box and is_number(mask.get("mask_ratio"))):
         return MaskSettings(**sides)
     return MaskSettings(
         **sides,
@@ -251,7 +252,3 @@ def scores_of(run: Run) -> list[Scores]:
         InputError: the file is damaged.
     """
     return read_scores(run.folder.scores(run.tested_split))
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from train.tables.typed import is_number
+
 
 def training_seconds(events: Iterable[Mapping[str, Any]]) -> float:
     """Seconds of training over all starts of a run, each up to its last line of the log.
@@ -19,7 +21,7 @@ def training_seconds(events: Iterable[Mapping[str, Any]]) -> float:
     start = None
     for line in events:
         seconds = line.get("seconds")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        if not is_number(seconds):
             continue
         if line.get("started") != start or seconds < last:
             total += last

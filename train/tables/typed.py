@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeGuard, TypeVar
 
 from shared.errors import InputError
 from train.tables.nested import refuse_unknown
@@ -31,6 +31,11 @@ class Choice:
 
     def to_table(self) -> dict[str, Any]:
         return {"kind": self.kind, **self.options}
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a plain value is a number. True and false are none, although Python counts them."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def build(cls: type[T], table: Any, where: str) -> T:
